@@ -1,0 +1,82 @@
+# Needs: make, and Python 3.11 or newer with its venv module. Everything else goes into .venv.
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+# The first Python that is new enough and can make virtual environments; PYTHON=... chooses another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$python; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types imports diagram pytest faults up bench conformance docker-test format lock clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything that is pinned in requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { \
+	echo "No Python 3.11 or newer with the modules venv and ensurepip is on PATH." >&2; \
+	echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv), or say make PYTHON=..." >&2; \
+	exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## Real work through a real MCP client, with a crash on the way; under two minutes
+	tasks-service demo
+
+test: lint types imports diagram pytest ## Everything that CI checks
+
+lint: $(STAMP) ## Style
+	ruff check
+	ruff format --check
+
+types: $(STAMP) ## Strict type check
+	mypy
+
+imports: $(STAMP) ## Which module may import which
+	lint-imports
+
+diagram: $(STAMP) ## The state diagram in the docs is the one of the code
+	python docs/draw_state_machine.py --check
+
+pytest: $(STAMP) ## The test suite: real Redis, real workers, real MCP clients
+	pytest
+
+faults: $(STAMP) ## Lost connections, races and planted bugs, in earnest (ten minutes at most)
+	TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1000 \
+	pytest tests/faults -m "faults or not faults"
+
+up: $(STAMP) ## The whole service from the Procfile, Flower included, until Ctrl-C
+	tasks-service up --procfile Procfile
+
+bench: $(STAMP) ## What one task costs, and what waiting tasks cost the others (two minutes)
+	python -m bench.latency
+	python -m bench.parked
+
+conformance: $(STAMP) ## The official conformance suite's tasks scenarios against the fixture server (needs npm)
+	python -m tests.conformance.run
+
+docker-test: $(STAMP) ## Build the image, bring the compose stack up, call a tool, scale, take it down
+	docker/test.sh
+
+format: $(STAMP) ## Mend what can be mended automatically
+	ruff check --fix
+	ruff format
+
+LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --upgrade --quiet --output-file
+
+lock: $(STAMP) ## Pin the newest versions that pyproject.toml allows, for each supported Python
+	python -m pip install --quiet uv
+	$(LOCK) requirements.lock --all-extras --group dev
+	$(LOCK) docker/requirements.lock --extra flower --extra tools
+
+clean: ## Remove what was made, data of `make up` excepted
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

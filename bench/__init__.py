@@ -1,0 +1,1 @@
+"""Benchmarks: what the service costs, measured on the machine at hand."""

@@ -1,0 +1,127 @@
+"""What every command needs: the author's service, the settings, the store that operators look into."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from celery import Celery
+
+from ..domain.errors import ConfigurationError
+from ..embedded import find_running
+from ..service import TaskService
+from ..settings import Settings
+from ..store.redis import RedisTaskStore
+
+DEFAULT_APP = "workers:service"
+"""The deployment that ships with the repository."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def app_option(command: F) -> F:
+    """The option `--app`."""
+    return click.option(
+        "--app",
+        default=DEFAULT_APP,
+        envvar="TASKS_APP",
+        show_default=True,
+        metavar="MODULE:NAME",
+        help="Where the TaskService is; the current directory is searched first.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """The option `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def load_service(path: str) -> TaskService:
+    """Import the author's service.
+
+    Args:
+        path: `module:name`; the name may be left out if it is `service`.
+
+    Raises:
+        ConfigurationError: There is no such module, or no TaskService of that name in it.
+    """
+    module_name, _, name = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(
+            f"There is no module {module_name!r} in {here} or on the Python path. "
+            "Name the module of your TaskService with --app module:service."
+        ) from None
+    service = getattr(module, name or "service", None)
+    if not isinstance(service, TaskService):
+        raise ConfigurationError(f"{path}: expected a TaskService, found {type(service).__name__}.")
+    return service
+
+
+def load_connected_service(path: str, settings: Settings) -> TaskService:
+    """Import the author's service so that it finds its Redis, be it the private one that runs.
+
+    Raises:
+        ConfigurationError: There is no such service, or no Redis.
+    """
+    os.environ["TASKS_REDIS_URL"] = redis_url_of(settings)
+    return load_service(path)
+
+
+def celery_path(path: str) -> str:
+    """Where `celery -A` finds the Celery app of a service, given where the service is.
+
+    Raises:
+        ConfigurationError: The service's module does not name its Celery app.
+    """
+    app: Celery = load_service(path).celery
+    module_name = path.partition(":")[0]
+    for name, value in vars(sys.modules[module_name]).items():
+        if value is app:
+            return f"{module_name}:{name}"
+    raise ConfigurationError(
+        f"Celery cannot find the app of {path}: add the line `app = service.celery` to {module_name}."
+    )
+
+
+def redis_url_of(settings: Settings) -> str:
+    """The Redis that the running service uses: the one that is set, else the private one that runs.
+
+    Raises:
+        ConfigurationError: Neither.
+    """
+    url = settings.redis_url or find_running(settings.data_dir)
+    if url is None:
+        raise ConfigurationError(
+            f"TASKS_REDIS_URL is not set, and no private Redis runs in {settings.data_dir}. "
+            "Start the service with `tasks-service up`, or set TASKS_REDIS_URL."
+        )
+    return url
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[RedisTaskStore]:
+    """The store, as operators see it.
+
+    Raises:
+        ConfigurationError: There is no Redis to look into.
+    """
+    store = RedisTaskStore(
+        redis_url_of(settings), prefix=settings.key_prefix, shards=settings.shards, limits=settings.limits
+    )
+    try:
+        yield store
+    finally:
+        store.close()

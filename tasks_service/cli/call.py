@@ -1,0 +1,144 @@
+"""`tasks-service call`: call a tool as any MCP client would, and wait for its result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx2
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, Tool
+
+from ..settings import Settings
+from .answers import Answerer, PreparedAnswer, Unanswered, parse_answer
+from .client import CannotConnect, ServiceClient, TaskEnded, connect
+from .probe import http_url
+from .progress import ProgressBar
+from .results import save, shown
+
+#: What a shell expects of a command that Ctrl-C ended.
+INTERRUPTED = 130
+#: A question is open, and there is nobody to answer it.
+UNANSWERED = 3
+
+
+@click.command()
+@click.argument("tool")
+@click.argument("arguments", default="{}", metavar="[JSON]")
+@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="One argument; may be repeated.")
+@click.option("--url", envvar="TASKS_URL", help="The MCP endpoint. [default: where this service listens]")
+@click.option("--key", envvar="TASKS_KEY", help="An API key, if the service wants one.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Save the result here: an image as such, anything else as text.",
+)
+@click.option(
+    "--answer",
+    "answers",
+    multiple=True,
+    metavar="KEY=JSON|KEY.FIELD=VALUE",
+    help="Answer the question KEY: all of it, or one field; true or false answers a link. May be repeated.",
+)
+@click.option("--resume", metavar="TASK_ID", help="Go on with this task of TOOL instead of a new call.")
+def call(
+    tool: str,
+    arguments: str,
+    pairs: Sequence[str],
+    url: str | None,
+    key: str | None,
+    output: Path | None,
+    answers: Sequence[str],
+    resume: str | None,
+) -> None:
+    """Call TOOL and wait, with a progress bar; Ctrl-C cancels the task.
+
+    Arguments are one JSON object, or --arg NAME=VALUE pairs, or both. What the tool asks is asked in the
+    terminal, unless --answer has answered it; Ctrl-D declines. Exit status: 0 for a result, 1 for a tool's
+    error, 2 if the call could not be made, 3 if a question is open that nobody here can answer: the task
+    waits for --resume.
+    """
+    given = _object(arguments)
+    prepared = [parse_answer(text) for text in answers]
+    try:
+        result = asyncio.run(_call(url or _own_url(), key, tool, given, pairs, prepared, resume))
+    except Unanswered as waiting:
+        click.echo(waiting.explanation(tool), err=True)
+        sys.exit(UNANSWERED)
+    except KeyboardInterrupt:
+        click.echo("Cancelled.", err=True)
+        sys.exit(INTERRUPTED)
+    except TaskEnded:
+        raise
+    except MCPError as error:
+        raise CannotConnect(f"The server refused the call: {error} (error {error.code})") from error
+    except httpx2.HTTPError as error:
+        raise CannotConnect(f"The connection was lost: {error}") from error
+    if output is not None or not result.is_error:
+        for path in save(result, tool, output):
+            click.echo(f"Saved {path}", err=True)
+    text = shown(result)
+    if text and (output is None or result.is_error):
+        click.echo(text, err=bool(result.is_error))
+    sys.exit(1 if result.is_error else 0)
+
+
+def _own_url() -> str:
+    settings = Settings()
+    return http_url(settings.host, settings.port, "/mcp")
+
+
+async def _call(
+    url: str,
+    key: str | None,
+    name: str,
+    given: Mapping[str, Any],
+    pairs: Sequence[str],
+    prepared: Sequence[PreparedAnswer],
+    resume: str | None,
+) -> CallToolResult:
+    with ProgressBar(name) as bar:
+        answerer = Answerer(prepared, bar)
+        async with connect(url, key, answerer.answer) as client:
+            tool = await _find(client, name)
+            if resume is not None:
+                return await client.follow(await client.get(resume), bar.watch)
+            arguments = {**given, **dict(_argument(tool, pair) for pair in pairs)}
+            return await client.call(name, arguments, bar.watch)
+
+
+async def _find(client: ServiceClient, name: str) -> Tool:
+    tools = {tool.name: tool for tool in await client.tools()}
+    if name not in tools:
+        raise click.UsageError(f"The server has no tool {name!r}. It has: {', '.join(tools) or 'none'}.")
+    return tools[name]
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"The arguments are not JSON ({error}): {text}") from None
+    if not isinstance(value, dict):
+        raise click.UsageError(
+            f'The arguments must be one JSON object, such as \'{{"path": "a.csv"}}\': {text}'
+        )
+    return value
+
+
+def _argument(tool: Tool, pair: str) -> tuple[str, Any]:
+    """One `name=value`: text where the schema says string, else JSON if it is JSON."""
+    name, equals, value = pair.partition("=")
+    if not (name and equals):
+        raise click.UsageError(f"--arg {pair}: expected NAME=VALUE")
+    if tool.input_schema.get("properties", {}).get(name, {}).get("type") == "string":
+        return name, value
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

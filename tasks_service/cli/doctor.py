@@ -1,0 +1,261 @@
+"""`tasks-service doctor`: what is wrong with a service, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import click
+from celery import Celery
+from rich.console import Console
+
+from ..domain.errors import StoreUnavailable
+from ..service import TaskService
+from ..settings import Settings
+from ..store.base import Finding, Severity
+from ..store.redis import RedisTaskStore
+from .application import app_option, json_option, load_connected_service, open_store
+from .probe import http_status, http_url
+from .stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
+
+#: Seconds that workers have to answer, and the broker to take a connection.
+ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 5
+#: Clocks further apart than this make the times that people read misleading.
+CLOCK_SKEW_SECONDS = 1.0
+#: A sweep that is this many intervals late is missing.
+LATE_SWEEPS = 5
+#: What beat calls itself when it answers.
+BEAT_NAME = "celerybeat@"
+#: What an app's own settings should be, and what happens otherwise. Apps that we create have them.
+ADVISED_SETTINGS: Mapping[str, tuple[object, str]] = {
+    "worker_cancel_long_running_tasks_on_connection_loss": (
+        False,
+        "a short outage of Redis kills running tools, which start again only after their lease",
+    ),
+    "worker_prefetch_multiplier": (1, "a busy worker holds messages that an idle one could take"),
+    "broker_connection_max_retries": (None, "workers give up when the broker is away for long"),
+}
+
+
+@dataclass
+class Patient:
+    """The service under examination; what is asked of it once is kept."""
+
+    service: TaskService
+    settings: Settings
+    store: RedisTaskStore
+    _replies: dict[str, object] | None = field(default=None)
+
+    @property
+    def app(self) -> Celery:
+        """Its Celery app."""
+        return self.service.celery
+
+    def nodes(self) -> set[str]:
+        """The workers and beats that answer."""
+        if self._replies is None:
+            answers = self.app.control.ping(timeout=ANSWER_SECONDS)
+            self._replies = {name: reply for answer in answers for name, reply in answer.items()}
+        return set(self._replies)
+
+    def workers(self) -> set[str]:
+        """The workers that answer."""
+        return {name for name in self.nodes() if not name.startswith(BEAT_NAME)}
+
+
+Check = Callable[[Patient], Iterable[Finding]]
+
+
+@click.command()
+@app_option
+@json_option
+def doctor(app: str, as_json: bool) -> None:
+    """Examine Redis, broker, workers, beat, front end and Flower; exit status 1 if something is broken."""
+    settings = Settings()
+    report: list[tuple[str, list[Finding]]] = []
+    with open_store(settings) as store:
+        patient = Patient(load_connected_service(app, settings), settings, store)
+        for title, check in CHECKS.items():
+            found = list(check(patient))
+            report.append((title, found))
+            if title == REDIS and any(finding.severity is Severity.ERROR for finding in found):
+                break  # nothing else works without it, and would only repeat so
+    if as_json:
+        click.echo(json.dumps([_as_json(title, found) for title, found in report]))
+    else:
+        _print(report)
+    sys.exit(any(finding.severity is Severity.ERROR for _, found in report for finding in found))
+
+
+def check_redis(patient: Patient) -> Iterator[Finding]:
+    """It answers, is new enough, never evicts, and keeps what it is told."""
+    try:
+        yield from patient.store.check()
+    except StoreUnavailable as error:
+        yield _error(str(error), "Start Redis, or correct TASKS_REDIS_URL.")
+
+
+def check_clock(patient: Patient) -> Iterator[Finding]:
+    """This machine and Redis agree on the time; decisions use Redis's, people read both."""
+    before = time.time()
+    theirs = patient.store.now_ms() / 1000
+    skew = theirs - (before + time.time()) / 2
+    if abs(skew) > CLOCK_SKEW_SECONDS:
+        yield _warning(
+            f"This machine's clock is {abs(skew):.1f} s {'behind' if skew > 0 else 'ahead of'} Redis's.",
+            "Run a time service (chrony, systemd-timesyncd) on both machines.",
+        )
+
+
+def check_broker(patient: Patient) -> Iterator[Finding]:
+    """It takes connections."""
+    connection = patient.app.connection_for_write()
+    try:
+        connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
+    except Exception as error:
+        yield _error(
+            f"The broker {connection.as_uri()} does not answer: {error}",
+            "Start it, or correct TASKS_BROKER_URL. Until then tasks are recorded and wait.",
+        )
+    finally:
+        connection.release()
+
+
+def check_workers(patient: Patient) -> Iterator[Finding]:
+    """There are some."""
+    if not patient.workers():
+        yield _error("No worker answers: tasks are recorded and wait.", f"Run: {_worker_command(patient)}")
+
+
+def check_queues(patient: Patient) -> Iterator[Finding]:
+    """Each tool's queue is taken by a worker."""
+    if not patient.workers():
+        return
+    active = patient.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
+    taken = {queue["name"] for queues in active.values() for queue in queues}
+    wanted: dict[str, list[str]] = {}
+    for tool in patient.service.tools.values():
+        wanted.setdefault(tool.queue, []).append(tool.name)
+    for queue in wanted.keys() - taken:
+        yield _error(
+            f"No worker takes the queue {queue!r}, so these tools never run: {', '.join(wanted[queue])}.",
+            f"Run: {_worker_command(patient)} -Q {queue}",
+        )
+
+
+def check_sweeps(patient: Patient) -> Iterator[Finding]:
+    """Lost tasks are found again: workers and beat look for them."""
+    age_ms = patient.store.last_sweep_ms()
+    late = patient.settings.sweep_interval * LATE_SWEEPS
+    if age_ms is None or age_ms / 1000 > late:
+        when = "never" if age_ms is None else f"last {age_ms / 1000:.0f} s ago"
+        yield _error(
+            f"Lost and overdue tasks are not looked for: a sweep ran {when}.",
+            f"Run a worker ({_worker_command(patient)}) or beat; each of them sweeps.",
+        )
+
+
+def check_beat(patient: Patient) -> Iterator[Finding]:
+    """It runs; the workers sweep too, so that its absence is no disaster."""
+    if not any(name.startswith(BEAT_NAME) for name in patient.nodes()):
+        yield _warning(
+            "Beat does not answer. Workers sweep too; but while all of them are away, nobody does, "
+            "and your own periodic tasks do not run.",
+            "Run: celery -A ... beat --enable-remote-control",
+        )
+
+
+def check_settings(patient: Patient) -> Iterator[Finding]:
+    """Settings of the whole Celery app, which we leave alone on a shop's own."""
+    for name, (advised, consequence) in ADVISED_SETTINGS.items():
+        actual = patient.app.conf[name]
+        if actual != advised:
+            yield _warning(
+                f"The Celery app has {name} = {actual!r}: {consequence}.", f"Set {name} = {advised!r}."
+            )
+
+
+def check_front_end(patient: Patient) -> Iterator[Finding]:
+    """It answers, and says that it is ready."""
+    host, port = patient.settings.host, patient.settings.port
+    status, where = http_status(host, port, "/readyz"), http_url(host, port)
+    if status is None:
+        yield _warning(
+            f"No front end answers at {where}.",
+            "Run: tasks-service serve (or set TASKS_HOST and TASKS_PORT to where it runs).",
+        )
+    elif status != HTTPStatus.OK:
+        yield _error(f"The front end at {where} is not ready (status {status}).", "Its log says why.")
+
+
+def check_flower(_: Patient) -> Iterator[Finding]:
+    """It is not open to other machines."""
+    port = int(os.environ.get(FLOWER_PORT) or DEFAULT_FLOWER_PORT)
+    address = _outer_address()
+    if address is not None and http_status(address, port, "/api/workers") == HTTPStatus.OK:
+        yield _error(
+            f"Flower at {address}:{port} shows every task to whoever can reach this machine.",
+            "Set FLOWER_BASIC_AUTH=name:password, or start Flower with --address=127.0.0.1.",
+        )
+
+
+REDIS = "Redis"
+CHECKS: Mapping[str, Check] = {
+    REDIS: check_redis,
+    "clock": check_clock,
+    "broker": check_broker,
+    "workers": check_workers,
+    "queues": check_queues,
+    "sweeps": check_sweeps,
+    "beat": check_beat,
+    "Celery settings": check_settings,
+    "front end": check_front_end,
+    "Flower": check_flower,
+}
+
+
+def _worker_command(patient: Patient) -> str:
+    return f"celery -A {patient.app.main or '...'} worker"
+
+
+def _outer_address() -> str | None:
+    """The address that other machines know this one by; None without a network. Sends nothing."""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # RFC 5737: reserved for documentation, routed like any other
+        except OSError:
+            return None
+        address: str = probe.getsockname()[0]
+        return None if address.startswith("127.") else address
+
+
+def _error(what: str, mend: str) -> Finding:
+    return Finding(severity=Severity.ERROR, what=what, mend=mend)
+
+
+def _warning(what: str, mend: str) -> Finding:
+    return Finding(severity=Severity.WARNING, what=what, mend=mend)
+
+
+def _as_json(title: str, found: list[Finding]) -> dict[str, object]:
+    findings = [{"severity": f.severity.value, "what": f.what, "mend": f.mend} for f in found]
+    return {"check": title, "findings": findings}
+
+
+def _print(report: list[tuple[str, list[Finding]]]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for title, found in report:
+        if not found:
+            console.print(f"[green]ok[/green]       {title}")
+        for finding in found:
+            colour = "red" if finding.severity is Severity.ERROR else "yellow"
+            console.print(f"[{colour}]{finding.severity.value:8}[/{colour}] {title}: ", end="")
+            console.print(finding.what, markup=False)
+            console.print(f"         mend: {finding.mend}", markup=False)

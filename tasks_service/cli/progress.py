@@ -1,0 +1,69 @@
+"""How a task comes along, for people who watch a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from .client import TaskState
+
+
+class ProgressBar:
+    """Shows how a task comes along; nothing remains of it, and without a terminal there is nothing.
+
+    Args:
+        title: In front.
+        console: Where to; stderr if not given.
+    """
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        self._title = title
+        shown_on = console or Console(stderr=True)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=shown_on,
+            transient=True,
+            disable=not shown_on.is_terminal,
+        )
+        self._bar = self._progress.add_task(title, total=None)
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Leave the terminal to somebody else for a while."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+    def watch(self, state: TaskState) -> None:
+        """Show a state of the task."""
+        progress = state.progress
+        message = state.status_message or state.status
+        self._progress.update(
+            self._bar,
+            description=f"{self._title}: {message}",
+            total=progress.total if progress else None,
+            completed=progress.progress if progress else 0.0,
+        )

@@ -1,0 +1,88 @@
+"""`tasks-service up`: everything on one machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from ..settings import Settings
+from .application import app_option, celery_path
+from .processes import DEFAULT_PROCFILE, ProcessSpec, parse_procfile
+from .stack import Stack
+
+#: One colour for each process, in their order.
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
+#: Seconds between two looks whether the front end is ready.
+READY_SECONDS = 0.2
+
+
+@click.command()
+@app_option
+@click.option(
+    "--procfile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run the processes of this Procfile instead of the usual ones.",
+)
+def up(app: str, procfile: Path | None) -> None:
+    """Run everything on this machine: Redis, front end, worker, beat, Flower.
+
+    Without TASKS_REDIS_URL a private Redis keeps its data in TASKS_DATA_DIR. Ctrl-C stops everything in
+    order. Flower runs where it is installed (`pip install 'tasks-service[flower]'`), for this machine only.
+    """
+    specs = [spec for spec in _processes(app, procfile) if spec.name != "flower" or _has_flower()]
+    say = lines_with_names([spec.name for spec in specs])
+    stack = Stack(Settings(), specs, say)
+    enough = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: enough.set())
+    try:
+        stack.start()
+        threading.Thread(target=_announce, args=(stack, enough, say), daemon=True).start()
+        stack.processes.run(enough)
+    finally:
+        enough.set()
+        stack.stop()
+    say("up", "everything is stopped")
+
+
+def lines_with_names(names: list[str]) -> Callable[[str, str], None]:
+    """Something that prints lines with a coloured name in front; safe to use from several threads."""
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(len(name) for name in [*names, "up"])
+    colours = dict(zip(names, COLOURS * len(names), strict=False))
+
+    def say(name: str, line: str) -> None:
+        prefix = Text(f"{name:{width}} | ", style=colours.get(name, "bold"))
+        console.print(prefix + Text.from_ansi(line))
+
+    return say
+
+
+def _processes(app: str, procfile: Path | None) -> list[ProcessSpec]:
+    if procfile is not None:
+        return parse_procfile(procfile.read_text())
+    return parse_procfile(DEFAULT_PROCFILE.substitute(app=app, celery_app=celery_path(app)))
+
+
+def _has_flower() -> bool:
+    return importlib.util.find_spec("flower") is not None
+
+
+def _announce(stack: Stack, enough: threading.Event, say: Callable[[str, str], None]) -> None:
+    """Say where to connect, once one can."""
+    while not enough.is_set() and not stack.is_ready():
+        time.sleep(READY_SECONDS)
+    if not enough.is_set():
+        say("up", f"ready: MCP at {stack.mcp_url} (try: tasks-service call --help)")
+    while stack.has_flower and not enough.is_set() and not stack.shows_flower():
+        time.sleep(READY_SECONDS)
+    if stack.has_flower and not enough.is_set():
+        say("up", f"ready: Flower at {stack.flower_url}")

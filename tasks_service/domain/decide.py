@@ -1,0 +1,741 @@
+"""The state machine. Every rule about what may happen to a task lives in this file, and nowhere else.
+
+How it works. `TRANSITIONS` is the machine as data: for each phase, which events it accepts and which phases
+may follow; the diagram in `docs/state-machine.md` is drawn from it. `decide` first brings the task to its
+*effective* state (what time alone has already decided: deadlines and expiry), then recognises a repeated
+token, then asks the table, then the one small function that knows the event. It reads no clock and does no
+I/O: a store reads a record and the clock, calls `decide`, and writes what it says, or nothing.
+
+An event is `Applied` (here is the new task and what to write), `Replayed` (this token was applied before:
+here is the line that did it) or `Refused` (here is what was met). A refused event changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from . import errors
+from .events import (
+    AnswerInput,
+    Cancel,
+    Claim,
+    CompleteWithResult,
+    Create,
+    Event,
+    Expire,
+    FailWithError,
+    Mend,
+    Note,
+    Overdue,
+    Reap,
+    Redispatch,
+    Release,
+    Renew,
+    RequestInput,
+    Retry,
+    Reveal,
+    Sleep,
+    WorkerEvent,
+)
+from .limits import DEFAULT_LIMITS, Limits, check_size, cut, size
+from .task import (
+    EntryKind,
+    Failure,
+    FailureKind,
+    InputRequest,
+    JournalEntry,
+    JsonText,
+    Lease,
+    LogEntry,
+    Phase,
+    Task,
+    TaskStatus,
+)
+
+GONE = None
+"""The target of expiry: the task is no more. As a source: it is not yet."""
+
+_P, _R, _Q = Phase.PENDING, Phase.RUNNING, Phase.PARKED
+_C, _F, _X = Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED
+
+TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]]] = MappingProxyType(
+    {
+        GONE: {Create: (_P,)},
+        _P: {
+            Claim: (_R, _F),
+            Cancel: (_X,),
+            Overdue: (_F,),
+            Reveal: (_P,),
+            Redispatch: (_P,),
+            Mend: (_F,),
+        },
+        _R: {
+            Renew: (_R,),
+            Note: (_R,),
+            RequestInput: (_Q,),
+            Sleep: (_P,),
+            Retry: (_P, _C, _F),
+            Release: (_P, _F),
+            CompleteWithResult: (_C,),
+            FailWithError: (_F,),
+            Cancel: (_X,),
+            Reap: (_P, _F),
+            Overdue: (_F,),
+            Reveal: (_R,),
+            Mend: (_F,),
+        },
+        _Q: {
+            AnswerInput: (_Q, _P),
+            Cancel: (_X,),
+            Overdue: (_Q, _P, _F),
+            Reveal: (_Q,),
+            Mend: (_F,),
+        },
+        _C: {Expire: (GONE,), Reveal: (_C,), Mend: (_C, _F)},
+        _F: {Expire: (GONE,), Reveal: (_F,), Mend: (_F,)},
+        _X: {Expire: (GONE,), Reveal: (_X,), Mend: (_X,)},
+    }
+)
+"""From a phase, by an event, to the phases that may follow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """What a store saw when a task is about to be created.
+
+    Attributes:
+        owner_live: The owner's tasks that are not final; exact.
+        total: All tasks of the shard; may be a little old.
+        existing: (task id, request digest) under the same idempotency key, if there is one.
+    """
+
+    owner_live: int = 0
+    total: int = 0
+    existing: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The event happened.
+
+    Attributes:
+        task: The task afterwards; None when it is gone.
+        log: Lines for the transition log; empty for what moves nothing.
+        arguments: To be written with a creation.
+        result: To be written in the same write as the status `completed`.
+        journal: Entries to append.
+    """
+
+    task: Task | None
+    log: tuple[LogEntry, ...] = ()
+    arguments: JsonText | None = None
+    result: JsonText | None = None
+    journal: tuple[JournalEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """This token was applied before; nothing is to be written.
+
+    Attributes:
+        task: The task as it is now; None for a creation that was found under its idempotency key.
+        task_id: Which task the earlier event made or moved.
+        entry: The line of the log, where it is still kept.
+    """
+
+    task: Task | None
+    task_id: str
+    entry: LogEntry | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The event may not happen; nothing is to be written.
+
+    Attributes:
+        current: The phase that was met; None if there is no such task.
+        error: What to raise.
+    """
+
+    current: Phase | None
+    error: errors.TasksServiceError
+
+
+Decision = Applied | Replayed | Refused
+
+
+class _Refusal(Exception):
+    """How a handler says no; turned into `Refused` by `decide`."""
+
+    def __init__(self, error: errors.TasksServiceError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """What every handler needs beside task and event."""
+
+    now_ms: int
+    limits: Limits
+    census: Census
+
+
+def decide(
+    task: Task | None,
+    event: Event,
+    now_ms: int,
+    *,
+    log: Sequence[LogEntry] = (),
+    limits: Limits = DEFAULT_LIMITS,
+    census: Census | None = None,
+) -> Decision:
+    """Say what an event does to a task.
+
+    Args:
+        task: The stored task, or None if there is none.
+        event: What happens.
+        now_ms: The store's clock.
+        log: The task's transition log, to recognise a repeated token.
+        limits: What is allowed.
+        census: For `Create`: what the store counted.
+
+    Returns:
+        Applied, Replayed or Refused; never raises for anything that a caller can send.
+    """
+    moment = _Moment(now_ms=now_ms, limits=limits, census=census or Census())
+    settled, passed = _settle(task, now_ms, keep_expired=isinstance(event, Create | Expire | Overdue))
+    if settled is not None and (entry := _find(log, event.token)) is not None:
+        return Replayed(task=settled, task_id=settled.task_id, entry=entry)
+    phase = None if settled is None else settled.phase
+    try:
+        if isinstance(event, Overdue):
+            return _overdue(task, settled, passed, event)
+        _guard(settled, phase, event)
+        decided = _HANDLERS[type(event)](settled, event, moment)
+    except _Refusal as refusal:
+        return Refused(current=phase, error=refusal.error)
+    except errors.LimitExceeded as error:
+        return Refused(current=phase, error=error)
+    if isinstance(decided, Replayed):
+        return decided
+    target = None if decided.task is None else decided.task.phase
+    if target not in TRANSITIONS[phase][type(event)]:
+        raise AssertionError(f"{type(event).__name__} led from {phase} to {target}, which the table forbids")
+    if not passed.log:
+        return decided
+    if not passed.log:
+        return decided
+    return replace(decided, log=(*passed.log, *decided.log), journal=(*passed.journal, *decided.journal))
+
+
+def effective(task: Task, now_ms: int) -> Task | None:
+    """The task as time has made it, whether or not a sweep has written that down.
+
+    Args:
+        task: The stored task.
+        now_ms: The store's clock.
+
+    Returns:
+        The task after all passed deadlines; None once it has expired.
+    """
+    return _settle(task, now_ms)[0]
+
+
+def next_due_ms(task: Task) -> int:
+    """When time alone will next change this task: its deadline, or its end."""
+    return task.expires_ms if task.status.is_final else task.deadline_ms
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+_CAPPED = "The task came to the end of the longest life that its tool allows."
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """What the deadlines that have passed leave behind: lines of the log, answers given by default."""
+
+    log: tuple[LogEntry, ...] = ()
+    journal: tuple[JournalEntry, ...] = ()
+
+
+def _settle(task: Task | None, now_ms: int, *, keep_expired: bool = False) -> tuple[Task | None, _Passed]:
+    log: tuple[LogEntry, ...] = ()
+    journal: tuple[JournalEntry, ...] = ()
+    while task is not None and not task.status.is_final and now_ms >= task.deadline_ms:
+        after, answers = _pass_deadline(task)
+        log += (_line(task.phase, after, f"overdue-{after.revision}", "sweep", task.deadline_ms),)
+        journal += answers
+        task = after
+    if task is not None and task.status.is_final and now_ms >= task.expires_ms and not keep_expired:
+        return None, _Passed()
+    return task, _Passed(log, journal)
+
+
+def _pass_deadline(task: Task) -> tuple[Task, tuple[JournalEntry, ...]]:
+    """One deadline passes, at the moment it was set for: so reads are stable and a late sweep agrees."""
+    at_ms = task.deadline_ms
+    capped = at_ms >= _latest_ms(task)
+    if task.phase is _P:
+        message = _CAPPED if capped else f"No worker that has the tool '{task.tool}' took the task in time."
+        return _failed(task, at_ms, FailureKind.PATIENCE, message), ()
+    if task.phase is _R:
+        message = _CAPPED if capped else f"The tool ran longer than its {task.policy.timeout_ms / 1000:g} s."
+        return _failed(task, at_ms, FailureKind.TIMEOUT, message), ()
+    due = {key: asked for key, asked in task.inputs.items() if asked.deadline_ms <= at_ms}
+    answers = {
+        key: _answer(key, asked, asked.default) for key, asked in due.items() if asked.default is not None
+    }
+    if len(answers) < len(due):
+        return _failed(task, at_ms, FailureKind.QUESTION, "A question was not answered in time."), ()
+    return _answered(task, answers, at_ms), tuple(answers.values())
+
+
+def _overdue(stored: Task | None, settled: Task | None, passed: _Passed, event: Event) -> Applied:
+    if stored is None or settled is None:
+        raise _Refusal(errors.TaskNotFound(""))
+    if not passed.log:
+        raise _Refusal(_invalid(stored, event, "no deadline has passed"))
+    last = replace(passed.log[-1], token=event.token)
+    return Applied(task=settled, log=(*passed.log[:-1], last), journal=passed.journal)
+
+
+def _answer(key: str, asked: InputRequest, value: JsonText) -> JournalEntry:
+    return JournalEntry(kind=EntryKind.ANSWER, name=key, digest=asked.digest, value=value)
+
+
+# --- the events -----------------------------------------------------------------------------------
+
+
+def _guard(task: Task | None, phase: Phase | None, event: Event) -> None:
+    if type(event) in TRANSITIONS[phase] and task is None:
+        return
+    if task is None:
+        raise _Refusal(errors.TaskNotFound(""))
+    if isinstance(event, WorkerEvent) and (task.lease is None or task.lease.lease_id != event.lease_id):
+        reason = "the lease is not the writer's"
+        raise _Refusal(errors.LeaseLost(task.task_id, task.phase, type(event).__name__, reason))
+    if type(event) not in TRANSITIONS[phase]:
+        raise _Refusal(_invalid(task, event, f"not possible while {task.phase}"))
+
+
+def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replayed:
+    census, limits, now_ms = moment.census, moment.limits, moment.now_ms
+    if census.existing is not None:
+        task_id, digest = census.existing
+        if digest != event.request_digest:
+            raise _Refusal(errors.IdempotencyConflict())
+        return Replayed(task=None, task_id=task_id)
+    check_size("arguments", event.arguments, limits.arguments_bytes)
+    _check_quota("live tasks of one owner", census.owner_live, limits.live_per_owner)
+    _check_quota("stored tasks", census.total, limits.tasks_total)
+    policy = event.policy
+    latest_ms = now_ms + policy.cap_ms - policy.retention_ms
+    deadline_ms = min(now_ms + policy.patience_ms, latest_ms)
+    task = Task(
+        task_id=event.task_id,
+        owner=event.owner,
+        tool=event.tool,
+        queue=event.queue,
+        policy=policy,
+        status=TaskStatus.WORKING,
+        revision=0,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        due_ms=now_ms,
+        deadline_ms=deadline_ms,
+        expires_ms=min(
+            max(now_ms + policy.ttl_ms, deadline_ms + policy.retention_ms), now_ms + policy.cap_ms
+        ),
+        dispatched_ms=now_ms,
+        visible=event.visible,
+        era=event.era,
+        capabilities=event.capabilities,
+        trace=event.trace,
+        idempotency=event.idempotency,
+    )
+    return Applied(
+        task=_journaled(task, event.journal, limits),
+        log=(_line(None, task, event.token, event.actor, now_ms),),
+        arguments=event.arguments,
+        journal=event.journal,
+    )
+
+
+def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
+    now_ms, policy = moment.now_ms, task.policy
+    if now_ms < task.due_ms:
+        raise _Refusal(_invalid(task, event, f"not due for another {task.due_ms - now_ms} ms"))
+    if task.tries >= policy.max_attempts:
+        return _logged(task, _used_up(task, now_ms, "its workers were lost"), event, now_ms)
+    deadline_ms = min(now_ms + policy.timeout_ms, _latest_ms(task))
+    lease = Lease(
+        lease_id=event.lease_id, until_ms=min(now_ms + policy.lease_ms, deadline_ms), worker=event.worker
+    )
+    claimed = _moved(
+        task,
+        now_ms,
+        deadline_ms,
+        lease=lease,
+        run=task.run + 1,
+        tries=task.tries + 1,
+        redispatches=0,
+    )
+    return _logged(task, claimed, event, now_ms, actor=event.worker)
+
+
+def _renew(task: Task, _: Renew, moment: _Moment) -> Applied:
+    assert task.lease is not None  # noqa: S101 - the guard has compared it
+    until_ms = min(moment.now_ms + task.policy.lease_ms, task.deadline_ms)
+    return Applied(task=replace(task, lease=replace(task.lease, until_ms=max(until_ms, task.lease.until_ms))))
+
+
+def _note(task: Task, event: Note, moment: _Moment) -> Applied | Replayed:
+    limits = moment.limits
+    changed: dict[str, Any] = {}
+    if event.variables:
+        variables = {**task.variables, **event.variables}
+        kept = {name: value for name, value in variables.items() if value is not None}
+        check_size("variables", "".join(f'"{n}":{v},' for n, v in kept.items()), limits.variables_bytes)
+        changed["variables"] = kept
+    if event.progress is not None:
+        message = _message(event.progress.message, limits)
+        changed["progress"] = replace(event.progress, message=message)
+        if message is not None:
+            changed["status_message"] = message
+    if event.step is None:
+        return Applied(task=replace(task, **changed))
+    if event.step_index < task.journal_length:
+        return Replayed(task=task, task_id=task.task_id)
+    if event.step_index > task.journal_length:
+        raise _Refusal(_invalid(task, event, f"the journal ends at {task.journal_length}"))
+    noted = _journaled(replace(task, **changed), (event.step,), limits)
+    return Applied(task=noted, journal=(event.step,))
+
+
+def _request_input(task: Task, event: RequestInput, moment: _Moment) -> Applied:
+    now_ms, limits = moment.now_ms, moment.limits
+    if reused := sorted(set(event.inputs) & set(task.used_keys)):
+        raise _Refusal(_invalid(task, event, f"question key {reused[0]!r} was used before"))
+    if not event.inputs:
+        raise _Refusal(_invalid(task, event, "no question was asked"))
+    if len(event.inputs) > limits.open_inputs:
+        raise errors.LimitExceeded(
+            "open questions", maximum=limits.open_inputs, actual=len(event.inputs), unit="questions"
+        )
+    if (length := task.journal_length + len(event.inputs)) > limits.journal_entries:
+        raise errors.LimitExceeded("journal", maximum=limits.journal_entries, actual=length, unit="entries")
+    inputs = {
+        key: question.opened(now_ms, task.policy, _latest_ms(task)) for key, question in event.inputs.items()
+    }
+    parked = _moved(
+        task,
+        now_ms,
+        min(asked.deadline_ms for asked in inputs.values()),
+        status=TaskStatus.INPUT_REQUIRED,
+        status_message=_message(event.message, limits),
+        lease=None,
+        tries=0,
+        inputs=inputs,
+        used_keys=(*task.used_keys, *inputs),
+    )
+    return _logged(task, parked, event, now_ms)
+
+
+def _answer_input(task: Task, event: AnswerInput, moment: _Moment) -> Applied:
+    known = {
+        key: _answer(key, task.inputs[key], value)
+        for key, value in event.answers.items()
+        if key in task.inputs
+    }
+    if not known:
+        return Applied(task=task)
+    check_size("answers", "".join(entry.value for entry in known.values()), moment.limits.answers_bytes)
+    answered = _answered(task, known, moment.now_ms, moment.limits)
+    applied = _logged(task, answered, event, moment.now_ms)
+    return replace(applied, journal=tuple(known.values()))
+
+
+def _sleep(task: Task, event: Sleep, moment: _Moment) -> Applied:
+    entries = () if event.timer is None else (event.timer,)
+    noted = _journaled(task, entries, moment.limits)
+    asleep = _pending(noted, moment.now_ms, event.delay_ms, tries=0)
+    return replace(_logged(task, asleep, event, moment.now_ms), journal=entries)
+
+
+def _retry(task: Task, event: Retry, moment: _Moment) -> Applied:
+    if task.tries >= task.policy.max_attempts:
+        ended = replace(event.otherwise, token=event.token)
+        return _HANDLERS[type(ended)](task, ended, moment)  # type: ignore[return-value]
+    message = _message(event.message, moment.limits)
+    again = _pending(task, moment.now_ms, event.delay_ms, status_message=message)
+    return _logged(task, again, event, moment.now_ms)
+
+
+def _release(task: Task, event: Release, moment: _Moment) -> Applied:
+    now_ms = moment.now_ms
+    if event.lost and task.tries >= task.policy.max_attempts:
+        return _logged(task, _used_up(task, now_ms, event.reason or "its worker was lost"), event, now_ms)
+    tries = task.tries if event.lost else max(task.tries - 1, 0)
+    return _logged(task, _pending(task, now_ms, 0, tries=tries), event, now_ms)
+
+
+def _complete(task: Task, event: CompleteWithResult, moment: _Moment) -> Applied:
+    check_size("result", event.result, moment.limits.result_bytes)
+    done = _ended(
+        task,
+        moment.now_ms,
+        TaskStatus.COMPLETED,
+        is_error=event.is_error,
+        status_message=_message(event.message, moment.limits),
+    )
+    return replace(_logged(task, done, event, moment.now_ms), result=event.result)
+
+
+def _fail(task: Task, event: FailWithError, moment: _Moment) -> Applied:
+    limits, failure = moment.limits, event.failure
+    if failure.data is not None:
+        check_size("error data", failure.data, limits.variables_bytes)
+    message = cut(failure.message, limits.status_message_bytes)
+    failed = _ended(
+        task,
+        moment.now_ms,
+        TaskStatus.FAILED,
+        failure=replace(failure, message=message),
+        status_message=message,
+    )
+    return _logged(task, failed, event, moment.now_ms)
+
+
+def _cancel(task: Task, event: Cancel, moment: _Moment) -> Applied:
+    message = _message(event.reason, moment.limits)
+    cancelled = _ended(task, moment.now_ms, TaskStatus.CANCELLED, status_message=message)
+    return _logged(task, cancelled, event, moment.now_ms)
+
+
+def _reveal(task: Task, _: Reveal, __: _Moment) -> Applied:
+    return Applied(task=replace(task, visible=True))
+
+
+def _reap(task: Task, event: Reap, moment: _Moment) -> Applied:
+    assert task.lease is not None  # noqa: S101 - the table lets only running tasks come here
+    if moment.now_ms < task.lease.until_ms:
+        raise _Refusal(_invalid(task, event, "the lease has not run out"))
+    lost = f"worker {task.lease.worker} was lost"
+    if task.tries >= task.policy.max_attempts:
+        return _logged(task, _used_up(task, moment.now_ms, lost), event, moment.now_ms)
+    again = _pending(task, moment.now_ms, 0, status_message=f"Runs again: {lost}.")
+    return _logged(task, again, event, moment.now_ms)
+
+
+def _expire(task: Task, event: Expire, moment: _Moment) -> Applied:
+    if moment.now_ms < task.expires_ms:
+        raise _Refusal(_invalid(task, event, "it has not expired"))
+    return Applied(task=None)
+
+
+def _redispatch(task: Task, event: Redispatch, moment: _Moment) -> Applied:
+    if moment.now_ms < task.due_ms:
+        raise _Refusal(_invalid(task, event, "it is not due"))
+    again = replace(task, dispatched_ms=moment.now_ms, redispatches=task.redispatches + 1)
+    return Applied(task=again)
+
+
+def contradiction(task: Task, evidence: Mend) -> str | None:
+    """What a record says against itself, in a sentence for whoever called the tool; None if it is sound.
+
+    None of this can come from an event, since each writes status and payload together: it is what a hand in
+    the store, a bug or a half-restored backup leaves behind.
+    """
+    status = task.status
+    if status is TaskStatus.COMPLETED and not evidence.result_present:
+        return "The task was completed, and its result was lost in the store."
+    if status is TaskStatus.FAILED and task.failure is None:
+        return "The task failed, and its error was lost in the store."
+    if status is TaskStatus.INPUT_REQUIRED and not task.inputs:
+        return "The task waited for answers, and its questions were lost in the store."
+    if evidence.journal_kept < task.journal_length:
+        return "A recorded step of the task was lost in the store."
+    if status is not TaskStatus.FAILED and task.failure is not None:
+        return f"The task was {status} and carried an error at once."
+    if status is not TaskStatus.INPUT_REQUIRED and task.inputs:
+        return f"The task was {status} and had open questions at once."
+    if status is not TaskStatus.WORKING and task.lease is not None:
+        return f"The task was {status} and held by a worker at once."
+    return None
+
+
+def _mend(task: Task, event: Mend, moment: _Moment) -> Applied:
+    """A record that contradicts itself comes to an end that is true.
+
+    Why failed. A task that says `completed` and has no result can be left as it is, run again, or failed.
+    Left, every reader meets a lie, and a caller that waits for the result breaks on it. Run again, its
+    effects happen twice, which `completed` had promised against. Failed is what is true: there was a result
+    and nobody will ever see it. It is the only way from one final phase to another; the log names the
+    repair. The same holds for questions that nobody can answer any more (running on without the answers would
+    be a guess) and for lost journal entries of a task that is not over (its steps would run twice).
+
+    A task that is over, and has what belongs to its end, keeps that end: what does not belong to it (a lease,
+    a question, another phase's error, entries of a journal that nobody will replay) is let go.
+    """
+    if (what := contradiction(task, event)) is None:
+        raise _Refusal(_invalid(task, event, "the record is sound"))
+    kept = replace(
+        task,
+        journal_length=min(task.journal_length, event.journal_kept),
+        journal_bytes=event.journal_bytes_kept,
+    )
+    if _has_its_end(task, event):
+        failure = task.failure if task.status is TaskStatus.FAILED else None
+        mended = _moved(kept, moment.now_ms, task.deadline_ms, lease=None, inputs={}, failure=failure)
+    else:
+        mended = _failed(kept, min(moment.now_ms, _latest_ms(task)), FailureKind.DAMAGED, what)
+    return _logged(task, mended, event, moment.now_ms)
+
+
+def _has_its_end(task: Task, event: Mend) -> bool:
+    if task.status is TaskStatus.COMPLETED:
+        return event.result_present
+    return task.status is TaskStatus.CANCELLED or (
+        task.status is TaskStatus.FAILED and task.failure is not None
+    )
+
+
+_Handler = Callable[[Any, Any, _Moment], Applied | Replayed]
+
+_HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
+    {
+        Create: _create,
+        Claim: _claim,
+        Renew: _renew,
+        Note: _note,
+        RequestInput: _request_input,
+        AnswerInput: _answer_input,
+        Sleep: _sleep,
+        Retry: _retry,
+        Release: _release,
+        CompleteWithResult: _complete,
+        FailWithError: _fail,
+        Cancel: _cancel,
+        Reveal: _reveal,
+        Reap: _reap,
+        Expire: _expire,
+        Redispatch: _redispatch,
+        Mend: _mend,
+    }
+)
+
+
+# --- the pieces that transitions are made of ---------------------------------------------------------
+
+
+def _latest_ms(task: Task) -> int:
+    """The last moment that any deadline of this task may name: the cap, less the retention after it."""
+    return task.created_ms + task.policy.cap_ms - task.policy.retention_ms
+
+
+def _moved(task: Task, now_ms: int, deadline_ms: int, **changes: Any) -> Task:
+    """The task one revision on; its lifetime covers the new deadline and only grows.
+
+    It stays within the cap, since no deadline is set past `_latest_ms`.
+    """
+    return replace(
+        task,
+        revision=task.revision + 1,
+        updated_ms=max(now_ms, task.updated_ms),
+        deadline_ms=deadline_ms,
+        expires_ms=max(task.expires_ms, deadline_ms + task.policy.retention_ms),
+        **changes,
+    )
+
+
+def _pending(task: Task, now_ms: int, delay_ms: int, **changes: Any) -> Task:
+    """Waiting for a worker, due after `delay_ms`; the wait itself is outside patience."""
+    latest_ms = _latest_ms(task)
+    due_ms = min(now_ms + max(delay_ms, 0), latest_ms)
+    deadline_ms = min(due_ms + task.policy.patience_ms, latest_ms)
+    changes.setdefault("status_message", task.status_message)
+    return _moved(
+        task,
+        now_ms,
+        deadline_ms,
+        status=TaskStatus.WORKING,
+        lease=None,
+        due_ms=due_ms,
+        dispatched_ms=due_ms,
+        **changes,
+    )
+
+
+def _ended(task: Task, now_ms: int, status: TaskStatus, **changes: Any) -> Task:
+    """Final: nothing is leased, asked or waited for any more."""
+    return _moved(task, now_ms, now_ms, status=status, lease=None, inputs={}, **changes)
+
+
+def _failed(task: Task, now_ms: int, kind: FailureKind, message: str) -> Task:
+    failure = Failure(kind=kind, message=message)
+    return _ended(task, now_ms, TaskStatus.FAILED, failure=failure, status_message=message)
+
+
+def _used_up(task: Task, now_ms: int, what: str) -> Task:
+    tries = "once" if task.tries == 1 else f"{task.tries} times"
+    return _failed(task, now_ms, FailureKind.ATTEMPTS, f"The task was tried {tries} without an end: {what}.")
+
+
+def _answered(
+    task: Task, answers: Mapping[str, JournalEntry], now_ms: int, limits: Limits | None = None
+) -> Task:
+    """Answers leave the open questions; the last one lets the tool go on. Defaults have no limit to meet."""
+    noted = _journaled(task, tuple(answers.values()), limits)
+    open_inputs = {key: asked for key, asked in task.inputs.items() if key not in answers}
+    if open_inputs:
+        deadline_ms = min(asked.deadline_ms for asked in open_inputs.values())
+        return _moved(noted, now_ms, deadline_ms, inputs=open_inputs)
+    return _pending(noted, now_ms, 0, inputs={}, status_message=None)
+
+
+def _journaled(task: Task, entries: Iterable[JournalEntry], limits: Limits | None) -> Task:
+    entries = tuple(entries)
+    length = task.journal_length + len(entries)
+    total = task.journal_bytes + sum(size(entry.value) for entry in entries)
+    if limits is not None and length > limits.journal_entries:
+        raise errors.LimitExceeded("journal", maximum=limits.journal_entries, actual=length, unit="entries")
+    if limits is not None and total > limits.journal_bytes:
+        raise errors.LimitExceeded("journal", maximum=limits.journal_bytes, actual=total, unit="bytes")
+    return replace(task, journal_length=length, journal_bytes=total)
+
+
+def _logged(before: Task, after: Task, event: Event, now_ms: int, actor: str = "") -> Applied:
+    line = _line(before.phase, after, event.token, actor or event.actor, now_ms)
+    return Applied(task=after, log=(line,))
+
+
+def _line(source: Phase | None, after: Task, token: str, actor: str, at_ms: int) -> LogEntry:
+    return LogEntry(
+        revision=after.revision, source=source, target=after.phase, token=token, actor=actor, at_ms=at_ms
+    )
+
+
+def _message(text: str | None, limits: Limits) -> str | None:
+    return None if text is None else cut(text, limits.status_message_bytes)
+
+
+def _check_quota(what: str, actual: int, maximum: int) -> None:
+    if actual >= maximum:
+        raise _Refusal(errors.QuotaExceeded(what, maximum=maximum, actual=actual, unit="tasks"))
+
+
+def _invalid(task: Task, event: Event, reason: str) -> errors.InvalidTransition:
+    return errors.InvalidTransition(task.task_id, task.phase, type(event).__name__, reason)
+
+
+def _find(log: Sequence[LogEntry], token: str) -> LogEntry | None:
+    for entry in reversed(log):
+        if entry.token == token:
+            return entry
+    return None

@@ -1,0 +1,238 @@
+"""The error catalogue: one class per way to fail, each with what a caller needs to act on it.
+
+Two families stand apart. `TasksServiceError` is what callers of the service meet. `AttemptEnded` derives
+from `BaseException`: it ends the attempt of a running tool, and an author's `except Exception` must not
+swallow it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class TasksServiceError(Exception):
+    """Everything that this service raises on purpose."""
+
+
+class ConfigurationError(TasksServiceError):
+    """The operator's set-up cannot work; the message says how to mend it."""
+
+
+class NotJson(TasksServiceError):
+    """A value cannot be written as strict JSON.
+
+    Attributes:
+        what: Which value: "arguments", "result".
+        reason: Why not.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what}: not valid JSON: {reason}")
+        self.what, self.reason = what, reason
+
+
+class LimitExceeded(TasksServiceError):
+    """Something is larger, deeper or more than allowed; nothing was recorded.
+
+    Attributes:
+        what: Which limit.
+        maximum: What is allowed.
+        actual: What was met.
+        unit: Of both numbers.
+    """
+
+    def __init__(self, what: str, *, maximum: int, actual: int, unit: str) -> None:
+        super().__init__(f"{what}: {actual} {unit}, at most {maximum} allowed")
+        self.what, self.maximum, self.actual, self.unit = what, maximum, actual, unit
+
+
+class QuotaExceeded(LimitExceeded):
+    """The owner, or the whole store, has as many tasks as it may; retry when some have ended."""
+
+
+class UnknownTool(TasksServiceError):
+    """No tool of that name is registered."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Unknown tool: {name}")
+        self.name = name
+
+
+class InvalidArguments(TasksServiceError):
+    """Arguments do not match the tool's schema; nothing was recorded.
+
+    Attributes:
+        tool: The tool's name.
+        problems: One (field path, what is wrong) for each problem.
+    """
+
+    def __init__(self, tool: str, problems: tuple[tuple[str, str], ...]) -> None:
+        listed = "; ".join(f"{path}: {problem}" if path else problem for path, problem in problems)
+        super().__init__(f"Invalid arguments for {tool}: {listed}")
+        self.tool, self.problems = tool, problems
+
+
+class TaskNotFound(TasksServiceError):
+    """No such task for this owner: unknown, foreign, malformed and expired are one and the same."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("Task not found")
+        self.task_id = task_id
+
+
+class InvalidTransition(TasksServiceError):
+    """The state machine refused an event; never retried, because the answer would be the same.
+
+    Attributes:
+        task_id: Which task.
+        current: The phase that was met.
+        attempted: The event that was refused.
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, task_id: str, current: str, attempted: str, reason: str) -> None:
+        super().__init__(f"{attempted} refused: the task is {current} ({reason})")
+        self.task_id, self.current, self.attempted, self.reason = task_id, current, attempted, reason
+
+
+class LeaseLost(InvalidTransition):
+    """The writer's lease is no longer the task's; `current` says what became of the task."""
+
+
+class IdempotencyConflict(TasksServiceError):
+    """The idempotency key was used before, with another request."""
+
+    def __init__(self) -> None:
+        super().__init__("This idempotency key was already used with a different request")
+
+
+class AnswerRefused(TasksServiceError):
+    """An answer does not fit its question; nothing was recorded, and the question stays open.
+
+    Attributes:
+        key: The question's key.
+        path: Where in the answer; empty for the whole.
+        problem: What was expected.
+    """
+
+    def __init__(self, key: str, path: str, problem: str) -> None:
+        where = f"{key}.{path}" if path else key
+        super().__init__(f"The answer to {where} does not fit: {problem}")
+        self.key, self.path, self.problem = key, path, problem
+
+
+class HistoryMismatch(TasksServiceError):
+    """What the tool does now does not fit what was recorded of it; its code has changed meanwhile.
+
+    Attributes:
+        index: Which entry of the journal, from 0.
+        expected: What the tool did at this point now.
+        found: What the journal says that it did.
+    """
+
+    def __init__(self, index: int, expected: str, found: str) -> None:
+        super().__init__(
+            f"The tool has changed since this task began: journal entry {index} is {found}, "
+            f"but the tool now comes to {expected}"
+        )
+        self.index, self.expected, self.found = index, expected, found
+
+
+class StoreUnavailable(TasksServiceError):
+    """The store did not answer in time, or contention did not end; the outcome may be unknown.
+
+    Attributes:
+        token: The write token; repeating the call with it cannot apply the write twice.
+        retry_after_ms: When it is sensible to come back.
+    """
+
+    def __init__(self, reason: str, *, token: str | None = None, retry_after_ms: int = 1_000) -> None:
+        super().__init__(f"The task store is unavailable: {reason}")
+        self.reason, self.token, self.retry_after_ms = reason, token, retry_after_ms
+
+
+class Contention(StoreUnavailable):
+    """Too many writers on one task for too long; the store itself is well."""
+
+
+class CorruptRecord(TasksServiceError):
+    """A stored record cannot be read: written by another version of the service, or damaged."""
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(f"The record of task {task_id} cannot be read: {reason}")
+        self.task_id, self.reason = task_id, reason
+
+
+class ToolError(Exception):
+    """Raised by a tool's author: the sentence reaches the client as an `isError` result, and is not retried.
+
+    Args:
+        message: What went wrong, for the model and the person who called the tool.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ProtocolError(Exception):
+    """Raised by a tool's author to fail the task with a JSON-RPC error of its own.
+
+    Args:
+        code: The JSON-RPC error code.
+        message: A sentence for the caller.
+        data: Anything that JSON can carry, or None.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.data = code, message, data
+
+
+class ClientCannot(Exception):
+    """Raised in a tool that asks for something the client has not declared; uncaught, it fails the task.
+
+    Attributes:
+        needs: What the client would have to declare: `form`, `url`, `sampling` or `roots`.
+    """
+
+    def __init__(self, needs: str) -> None:
+        super().__init__(f"The client did not declare that it can be asked for this: {needs}")
+        self.needs = needs
+
+
+class ClientError(Exception):
+    """Raised in a tool whose question the client answered with an error.
+
+    Attributes:
+        code: The JSON-RPC error code.
+        message: The client's message.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"The client answered with an error: {message}")
+        self.code, self.message = code, message
+
+
+class AttemptEnded(BaseException):
+    """This attempt must stop now; not an `Exception`, so that no tool swallows it by accident."""
+
+
+class TaskCancelled(AttemptEnded):
+    """The client cancelled the task."""
+
+
+class AttemptLost(AttemptEnded):
+    """The lease went to another worker, or the task ended otherwise; nothing that runs on counts."""
+
+
+class AttemptTimedOut(AttemptEnded):
+    """The attempt ran past the tool's timeout."""
+
+
+class Parked(AttemptEnded):
+    """The task waits, for an answer or for a time; its tool runs again from the top when that has come."""
+
+
+class WorkerStopping(AttemptEnded):
+    """The worker process shuts down; the task is handed back and runs again elsewhere."""

@@ -1,0 +1,125 @@
+"""How much of anything is allowed: one definition, used by every store and every edge.
+
+A limit that differs between stores, or between front end and worker, is a bug that only production
+finds; so there is one `Limits`, one way to measure a payload, and one way to say no.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import LimitExceeded, NotJson
+from .task import JsonText
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Sizes, depths and quotas. Sizes are bytes of UTF-8 JSON text.
+
+    Attributes:
+        arguments_bytes: Arguments of one call.
+        result_bytes: Result of one task.
+        variables_bytes: All variables of one task together.
+        status_message_bytes: A status or progress message; longer ones are cut, not refused.
+        answers_bytes: All answers of one `answer_input`.
+        journal_bytes: All journal entries of one task together.
+        journal_entries: Journal entries of one task.
+        open_inputs: Questions of one task that are open at once.
+        depth: Nesting of any JSON that is stored.
+        live_per_owner: Tasks of one owner that are not final.
+        tasks_total: Tasks of a shard, final ones included; may overshoot by the creates in flight.
+        log_entries: Lines kept of a task's transition log.
+    """
+
+    arguments_bytes: int = MIB
+    result_bytes: int = MIB
+    variables_bytes: int = 64 * KIB
+    status_message_bytes: int = KIB
+    answers_bytes: int = 64 * KIB
+    journal_bytes: int = 4 * MIB
+    journal_entries: int = 10_000
+    open_inputs: int = 64
+    depth: int = 64
+    live_per_owner: int = 10_000
+    tasks_total: int = 2_000_000
+    log_entries: int = 64
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def size(text: str) -> int:
+    """The size of a text in bytes of UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def check_size(what: str, text: str, maximum: int) -> None:
+    """Refuse a text over `maximum` bytes.
+
+    Raises:
+        LimitExceeded: It names the limit, its maximum and the size that was met.
+    """
+    if (actual := size(text)) > maximum:
+        raise LimitExceeded(what, maximum=maximum, actual=actual, unit="bytes")
+
+
+def to_json(what: str, value: Any, *, maximum: int, depth: int = DEFAULT_LIMITS.depth) -> JsonText:
+    """Write a value as strict JSON text within the limits.
+
+    Args:
+        what: What the value is, for the error: "arguments", "result".
+        value: Anything made of dict, list, str, int, float, bool and None.
+        maximum: Largest size in bytes.
+        depth: Deepest nesting.
+
+    Raises:
+        NotJson: NaN, an infinity, a lone surrogate, or a type that JSON does not have.
+        LimitExceeded: Too large or too deep.
+    """
+    check_depth(what, value, depth)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        actual = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise NotJson(what, "it contains a lone surrogate, which is not valid Unicode") from error
+    except ValueError as error:
+        raise NotJson(what, "NaN and Infinity are not JSON numbers") from error
+    except TypeError as error:
+        raise NotJson(what, str(error)) from error
+    if actual > maximum:
+        raise LimitExceeded(what, maximum=maximum, actual=actual, unit="bytes")
+    return JsonText(text)
+
+
+def check_depth(what: str, value: Any, maximum: int) -> None:
+    """Refuse nesting deeper than `maximum`, without recursion of our own.
+
+    Raises:
+        LimitExceeded: Nested too deeply.
+    """
+    level: list[Any] = [value]
+    for _ in range(maximum + 1):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list | tuple)
+            for child in (node.values() if isinstance(node, Mapping) else node)
+            if isinstance(child, dict | list | tuple)
+        ]
+        if not level:
+            return
+    raise LimitExceeded(what, maximum=maximum, actual=maximum + 1, unit="levels of nesting")
+
+
+def cut(text: str, maximum: int) -> str:
+    """Shorten a message for people to `maximum` bytes, at a character boundary, with an ellipsis."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= maximum:
+        return encoded.decode()
+    return encoded[: maximum - 3].decode(errors="ignore") + "…"

@@ -1,0 +1,295 @@
+"""What a task is: the record that the state machine moves, and the pieces that it is made of.
+
+Everything here is immutable. Times are milliseconds since the epoch, read from the store's clock
+(Redis TIME), never from a host's. Payloads (arguments, results, variables, answers) are JSON *text*:
+the domain measures and keeps them, and leaves their meaning to those who wrote them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+Owner = NewType("Owner", str)
+"""Whose task it is: a keyed hash of a principal, so that neither keys nor logs hold a name."""
+
+JsonText = NewType("JsonText", str)
+"""A JSON document as text, already checked to be strict JSON."""
+
+NO_TEXT = JsonText("")
+
+SECOND = 1_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+TOKEN_BYTES = 16
+"""Random bytes in a write token or a lease id: 128 bits, so that equality alone is a proof."""
+
+
+def new_token() -> str:
+    """Draw a fresh 128-bit random name, for a write token or a lease id."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+class TaskStatus(StrEnum):
+    """The status as every MCP revision knows it; the last three are final."""
+
+    WORKING = "working"
+    INPUT_REQUIRED = "input_required"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no event leads out of it (only expiry, which removes the task)."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+class Phase(StrEnum):
+    """Where in its life a task is; `working` covers two phases, told apart by the lease."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    PARKED = "parked"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+_PHASE_OF_STATUS = {
+    TaskStatus.INPUT_REQUIRED: Phase.PARKED,
+    TaskStatus.COMPLETED: Phase.COMPLETED,
+    TaskStatus.FAILED: Phase.FAILED,
+    TaskStatus.CANCELLED: Phase.CANCELLED,
+}
+
+
+class FailureKind(StrEnum):
+    """Why a task is `failed`. Wire modules turn a kind into their error code."""
+
+    AUTHOR = "author"
+    """The tool raised a protocol error of its own; its code is in the failure."""
+    PATIENCE = "patience"
+    """No worker that has the tool took it in time."""
+    TIMEOUT = "timeout"
+    """An attempt ran past the tool's timeout."""
+    ATTEMPTS = "attempts"
+    """Its workers were lost as often as the tool's `max_attempts` allows."""
+    QUESTION = "question"
+    """A question was not answered in time and had no default."""
+    RESULT_LIMIT = "result_limit"
+    """The result is larger than the limit."""
+    RESULT_INVALID = "result_invalid"
+    """The result is not serialisable, or violates the tool's output schema."""
+    CLIENT_CANNOT = "client_cannot"
+    """The tool needs something of the client that the client has not declared."""
+    HISTORY = "history"
+    """The recorded journal does not fit the tool that runs now."""
+    DAMAGED = "damaged"
+    """A part of the record was lost in the store; a repair has found it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The error that a `failed` task carries.
+
+    Attributes:
+        kind: Why, in the service's own terms.
+        message: A sentence for whoever called the tool; no internals.
+        code: The author's own JSON-RPC error code (`FailureKind.AUTHOR` only).
+        data: The author's own error data, as JSON text.
+    """
+
+    kind: FailureKind
+    message: str
+    code: int | None = None
+    data: JsonText | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the tool's author asked for, recorded with the task so that no rule needs the tool again.
+
+    Attributes:
+        ttl_ms: Kept at least this long from creation.
+        retention_ms: Kept at least this long after it ended.
+        patience_ms: How long it may be pending before it fails.
+        timeout_ms: How long one attempt may run.
+        question_ms: How long a question may stay open, unless the question says otherwise.
+        cap_ms: Its whole life, from creation; no deadline and no extension goes beyond.
+        lease_ms: How long a silent worker is believed.
+        max_attempts: Attempts since the last sure progress before it fails.
+        poll_interval_ms: What clients are asked to wait between two polls.
+    """
+
+    ttl_ms: int = HOUR
+    retention_ms: int = HOUR
+    patience_ms: int = DAY
+    timeout_ms: int = DAY
+    question_ms: int = 7 * DAY
+    cap_ms: int = 30 * DAY
+    lease_ms: int = 10 * SECOND
+    max_attempts: int = 3
+    poll_interval_ms: int = SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who runs the task now.
+
+    Attributes:
+        lease_id: 128 random bits; a writer proves by *equality* that the task is still its own.
+        until_ms: When a silent holder is given up.
+        worker: The holder's name, for people.
+    """
+
+    lease_id: str
+    until_ms: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a running tool says it is."""
+
+    current: float
+    total: float | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequest:
+    """A question that is open.
+
+    Attributes:
+        request: What the client is asked, as JSON text; its meaning belongs to the wire modules.
+        deadline_ms: When it stops being answerable.
+        default: The answer that silence gives, if the author named one.
+        digest: Goes with the answer into the journal, so that a changed question is noticed.
+    """
+
+    request: JsonText
+    deadline_ms: int
+    default: JsonText | None = None
+    digest: str = ""
+
+
+class EntryKind(StrEnum):
+    """What a journal entry records."""
+
+    STEP = "step"
+    ANSWER = "answer"
+    TIMER = "timer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """Something that happened once in the tool and must not happen again.
+
+    Attributes:
+        kind: Step, answer or timer.
+        name: The step's or the question's name.
+        digest: Hash of the schema or the arguments, so that a changed tool is noticed.
+        value: What it returned, as JSON text.
+    """
+
+    kind: EntryKind
+    name: str
+    digest: str
+    value: JsonText
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """One line of a task's transition log: audit trail, deduplication, and witness for tests."""
+
+    revision: int
+    source: Phase | None
+    target: Phase
+    token: str
+    actor: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Everything that a decision about a task depends on.
+
+    Arguments, result and journal are not here: no rule reads them, so no transition has to load
+    them. `TaskRecord` has them all.
+
+    Attributes:
+        run: Counts every claim; orders and names dispatches.
+        tries: Attempts since the last sure progress; only this meets `max_attempts`.
+        revision: Counts logged transitions, from 0.
+        updated_ms: When the task last moved; reads and renewals leave it alone.
+        due_ms: While pending, when it may be claimed.
+        deadline_ms: When the present phase is overdue; the end itself for a final phase.
+        expires_ms: When a final task goes; only grows.
+        dispatched_ms: When its last message was made; lets a sweep see that it was overtaken.
+        visible: Whether its handle was ever given out.
+        capabilities: What the creating call declared it can be asked, as JSON text.
+    """
+
+    task_id: str
+    owner: Owner
+    tool: str
+    queue: str
+    policy: Policy
+    status: TaskStatus
+    revision: int
+    created_ms: int
+    updated_ms: int
+    due_ms: int
+    deadline_ms: int
+    expires_ms: int
+    status_message: str | None = None
+    run: int = 0
+    tries: int = 0
+    lease: Lease | None = None
+    dispatched_ms: int = 0
+    redispatches: int = 0
+    visible: bool = True
+    era: str = ""
+    capabilities: JsonText = NO_TEXT
+    trace: str = ""
+    progress: Progress | None = None
+    failure: Failure | None = None
+    is_error: bool = False
+    variables: Mapping[str, JsonText] = field(default_factory=dict)
+    inputs: Mapping[str, InputRequest] = field(default_factory=dict)
+    used_keys: tuple[str, ...] = ()
+    journal_length: int = 0
+    journal_bytes: int = 0
+    idempotency: str = ""
+
+    @property
+    def phase(self) -> Phase:
+        """The phase, derived from status and lease."""
+        if self.status is TaskStatus.WORKING:
+            return Phase.PENDING if self.lease is None else Phase.RUNNING
+        return _PHASE_OF_STATUS[self.status]
+
+    @property
+    def ttl_ms(self) -> int:
+        """The exact retention as of now, from creation (docs/protocol.md, "ttlMs")."""
+        return self.expires_ms - self.created_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """A task with everything that is stored of it, as operators and tests see it."""
+
+    task: Task
+    arguments: JsonText
+    result: JsonText | None = None
+    journal: tuple[JournalEntry, ...] = ()
+    log: tuple[LogEntry, ...] = ()

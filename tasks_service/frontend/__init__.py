@@ -1,0 +1,1 @@
+"""The MCP server: HTTP in front, the store behind, one module per concept between them."""

@@ -1,0 +1,311 @@
+"""The front end as one ASGI application: `/mcp`, and `/healthz` and `/readyz` beside it.
+
+It starts without Redis: whoever restarts everything at once need not think of an order. Readiness is red
+until the store answers and has passed its self check, and whenever it does not answer. What no waiting can
+mend (a setting, an eviction policy) is refused at start instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..domain.errors import ConfigurationError, StoreUnavailable
+from ..owner import load_secret
+from ..settings import Settings
+from ..store.base import AsyncTaskStore, Finding, Outbox, Severity
+from ..store.redis import AsyncRedisTaskStore
+from ..store.sessions import SessionStore
+from ..tool import ToolRegistry
+from .admission import Admission
+from .asking import Questions
+from .attendance import Desk
+from .auth import Authenticator, refuse_open_door
+from .handlers import Handlers
+from .handshake import build_handshake_server
+from .http import McpEndpoint
+from .ingress import AddressGuard
+from .legacy import EraRouter, LegacyFront
+from .preflight import Preflight
+from .push import ChangeFeed, ChangeSource
+from .server import build_server
+
+logger = logging.getLogger(__name__)
+
+MCP_PATH = "/mcp"
+
+
+class FrontEndStore(AsyncTaskStore, ChangeSource, Protocol):
+    """What a front end needs of its store beyond the tasks."""
+
+    @property
+    def sessions(self) -> SessionStore:
+        """Sessions of clients that have them; what they wake comes as changes."""
+
+    async def ping(self) -> None:
+        """Return if the store answers, else raise `StoreUnavailable`."""
+
+    async def check(self) -> list[Finding]:
+        """What is wrong with the store's set-up; raises `StoreUnavailable` if it does not answer."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+
+
+def create_app(
+    *,
+    name: str,
+    version: str,
+    instructions: str | None,
+    tools: ToolRegistry,
+    settings: Settings,
+    outbox: Outbox,
+    store: FrontEndStore | None = None,
+) -> FrontEnd:
+    """The front end; does no work and opens nothing until the server that runs it starts it.
+
+    Args:
+        name: What clients see as the server's name.
+        version: And as its version.
+        instructions: For the model: what the tools are good for.
+        tools: What can be called, as registered when it starts.
+        settings: Configuration.
+        outbox: Makes the message of a task that is created.
+        store: Instead of the one that `settings.redis_url` names; it is the caller's to close.
+
+    Returns:
+        An ASGI application. Its start raises `ConfigurationError` for a set-up that cannot work.
+    """
+    return FrontEnd(
+        name=name,
+        version=version,
+        instructions=instructions,
+        tools=tools,
+        settings=settings,
+        outbox=outbox,
+        store=store,
+    )
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that a front end cannot work with; touches neither disk nor network.
+
+    Raises:
+        ConfigurationError: The message says how to mend it.
+    """
+    refuse_open_door(settings)
+    if settings.redis_url is None:
+        raise ConfigurationError(
+            "TASKS_REDIS_URL is not set, so there is no Redis to keep tasks in. Set it, for example to "
+            "redis://127.0.0.1:6379/0, or run 'tasks-service up', which starts a private one"
+        )
+
+
+class FrontEnd:
+    """See `create_app`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        instructions: str | None,
+        tools: ToolRegistry,
+        settings: Settings,
+        outbox: Outbox,
+        store: FrontEndStore | None,
+    ) -> None:
+        self._name, self._version, self._instructions = name, version, instructions
+        self._tools, self._settings, self._outbox, self._given = tools, settings, outbox, store
+        self._endpoint: ASGIApp = _not_started
+        self._router: EraRouter | None = None
+        self._readiness: Readiness | None = None
+        self._site = Starlette(
+            routes=[Route("/healthz", self._alive), Route("/readyz", self._ready)],
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope; `/mcp` goes the short way."""
+        if scope["type"] == "http" and scope["path"] == MCP_PATH:
+            await self._endpoint(scope, receive, send)
+        else:
+            await self._site(scope, receive, send)
+
+    def drain(self) -> None:
+        """End the streams that would keep a server from stopping; to be called when it begins to."""
+        if self._router is not None:
+            self._router.drain()
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with self._opened_store() as store:
+            readiness = Readiness(store)
+            await readiness.refuse_unworkable()
+            feed = ChangeFeed(store)
+            self._endpoint = self._router = self._build(store, feed)
+            self._readiness = readiness
+            following = asyncio.create_task(feed.run(), name="change feed")
+            try:
+                yield
+            finally:
+                self._endpoint, self._router, self._readiness = _not_started, None, None
+                following.cancel()
+                with suppress(asyncio.CancelledError):
+                    await following
+
+    def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
+        return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
+
+    def _build(self, store: FrontEndStore, feed: ChangeFeed) -> EraRouter:
+        settings, secret = self._settings, load_secret(self._settings)
+        handlers = Handlers(
+            tools=self._tools,
+            store=store,
+            feed=feed,
+            preflight=Preflight(secret, limits=settings.limits),
+            limits=settings.limits,
+            shards=settings.shards,
+            wait_limit=settings.wait_limit,
+        )
+        server = build_server(
+            name=self._name,
+            version=self._version,
+            instructions=self._instructions,
+            tools=self._tools,
+            handlers=handlers,
+        )
+        guard = AddressGuard(settings)
+        admission = Admission(
+            tools=self._tools,
+            authenticator=Authenticator(settings),
+            guard=guard,
+            limits=settings.limits,
+        )
+        modern = McpEndpoint(server=server, admission=admission)
+        desk = Desk(
+            store=store,
+            sessions=store.sessions,
+            questions=Questions(store, store.sessions, secret, limits=settings.limits),
+            feed=feed,
+        )
+        handshake = build_handshake_server(
+            name=self._name,
+            version=self._version,
+            instructions=self._instructions,
+            tools=self._tools,
+            handlers=handlers,
+            desk=desk,
+            secret=secret,
+            wait_limit=settings.wait_limit,
+        )
+        legacy = LegacyFront(
+            server=handshake,
+            desk=desk,
+            admission=admission,
+            guard=guard,
+            limits=settings.limits,
+            modern=modern,
+        )
+        return EraRouter(modern=modern, legacy=legacy)
+
+    async def _alive(self, _: Request) -> Response:
+        """The process runs; says nothing of what it depends on."""
+        return JSONResponse({"status": "alive"})
+
+    async def _ready(self, _: Request) -> Response:
+        problem = (
+            "the front end has not started" if self._readiness is None else await self._readiness.problem()
+        )
+        if problem is None:
+            return JSONResponse({"status": "ready", "store": "ok"})
+        return JSONResponse({"status": "not ready", "store": problem}, status_code=503)
+
+
+class Readiness:
+    """Whether the store can be used now.
+
+    Its set-up is checked once it is first reached; after an outage too, since it may be another server.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: FrontEndStore) -> None:
+        self._store = store
+        self._checked = False
+
+    async def problem(self) -> str | None:
+        """What is wrong, as a sentence; None if all is well."""
+        try:
+            if self._checked:
+                await self._store.ping()
+                return None
+            errors = await self._errors()
+        except StoreUnavailable as error:
+            self._checked = False
+            return str(error)
+        self._checked = not errors
+        return " ".join(errors) or None
+
+    async def refuse_unworkable(self) -> None:
+        """Check the store at start; one that is down may come up later.
+
+        Raises:
+            ConfigurationError: It answers, and its set-up would lose tasks.
+        """
+        try:
+            errors = await self._errors()
+        except StoreUnavailable as error:
+            logger.warning("Starting without a store, not ready until it answers: %s", error)
+            return
+        if errors:
+            raise ConfigurationError(" ".join(errors))
+        self._checked = True
+
+    async def _errors(self) -> list[str]:
+        errors = []
+        for finding in await self._store.check():
+            if finding.severity is Severity.ERROR:
+                errors.append(f"{finding.what} {finding.mend}")
+            else:
+                logger.warning("%s %s", finding.what, finding.mend)
+        return errors
+
+
+@asynccontextmanager
+async def _open(settings: Settings, outbox: Outbox) -> AsyncIterator[FrontEndStore]:
+    check_settings(settings)
+    store = AsyncRedisTaskStore(
+        str(settings.redis_url),
+        prefix=settings.key_prefix,
+        shards=settings.shards,
+        limits=settings.limits,
+        outbox=outbox,
+        pool=settings.pool,
+        deadline=settings.store_deadline,
+    )
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
+async def _borrow(store: FrontEndStore) -> AsyncIterator[FrontEndStore]:
+    yield store
+
+
+async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stands in for the endpoint outside of the lifespan."""
+    message = "the front end was not started: run it on a server that supports ASGI's lifespan"
+    await JSONResponse({"error": message}, status_code=503)(scope, receive, send)

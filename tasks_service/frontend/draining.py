@@ -1,0 +1,43 @@
+"""Running a front end so that it stops soon: streams that clients hold open for ever are ended first."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+
+from .app import FrontEnd
+
+EXIT_NOT_STARTED = 3
+"""The exit status of a server that could not start, as uvicorn's own command has it."""
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, front_end: FrontEnd, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._front_end = front_end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn waits for open responses before it ends the application's lifespan."""
+        self._front_end.drain()
+        await super().shutdown(sockets)
+
+
+def run(front_end: FrontEnd, **options: Any) -> None:
+    """Serve until a signal says stop, like `uvicorn.run`.
+
+    Args:
+        front_end: What is served.
+        options: Of `uvicorn.Config`; one process, no reloading.
+
+    Raises:
+        SystemExit: It could not start.
+    """
+    server = _Server(front_end, uvicorn.Config(front_end, **options))
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(EXIT_NOT_STARTED)

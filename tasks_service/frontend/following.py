@@ -1,0 +1,98 @@
+"""A session's own stream (HTTP GET): what becomes of its tasks, for as long as it is open.
+
+One stream holds a session: the newest. Each message goes to one stream of one session (2025-11-25,
+transports), so a task is reported in the session that made it and nowhere else. A
+question is asked here only if no `tasks/result` has asked it within `GRACE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ..domain.errors import StoreUnavailable, TaskNotFound
+from ..domain.task import new_token
+from ..store.sessions import Enlisted, Session, Standing, session_name
+from .attendance import Attendance, Desk, Listener
+from .push import HEAL_SECONDS
+from .streams import Outgoing
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 1.5
+"""How long a question waits for a `tasks/result` to be asked on."""
+
+
+class Following:
+    """The tasks of a session, reported on its stream.
+
+    Args:
+        desk: What attending to tasks needs.
+        session: Whose tasks.
+        outgoing: The stream.
+    """
+
+    def __init__(self, desk: Desk, session: Session, outgoing: Outgoing) -> None:
+        self._desk, self._session, self._outgoing = desk, session, outgoing
+        self._name = new_token()
+        self._attended: dict[Enlisted, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Report until the session ends, or another stream takes its place.
+
+        Raises:
+            StoreUnavailable: The session could not be taken; the client may open another stream.
+        """
+        session_id = self._session.session_id
+        await self._desk.sessions.take_stream(session_id, self._name)
+        resumed = True
+        with self._desk.feed.watch(session_name(session_id)) as watcher:
+            try:
+                while True:
+                    try:
+                        standing = await self._desk.sessions.standing(session_id)
+                    except StoreUnavailable as error:
+                        logger.warning("A session's stream cannot read its session for now: %s", error)
+                    else:
+                        if standing is None or standing.stream != self._name:
+                            return
+                        self._attend(standing, resumed=resumed)
+                        resumed = False
+                    await watcher.changed(HEAL_SECONDS)
+            finally:
+                await self._stop()
+
+    def _attend(self, standing: Standing, *, resumed: bool) -> None:
+        for enlisted in standing.tasks:
+            if enlisted not in self._attended:
+                attending = self._follow(enlisted, resumed=resumed)
+                self._attended[enlisted] = asyncio.create_task(attending)
+        listed = set(standing.tasks)
+        for enlisted in [one for one, task in self._attended.items() if task.done() and one not in listed]:
+            del self._attended[enlisted]
+
+    async def _follow(self, enlisted: Enlisted, *, resumed: bool) -> None:
+        listener = Listener(
+            session=self._session,
+            outgoing=self._outgoing,
+            reports=True,
+            progress_token=enlisted.progress_token,
+            resumed=resumed,
+            patience=GRACE_SECONDS,
+        )
+        try:
+            try:
+                await Attendance(self._desk, enlisted.task_id, listener).run()
+            except TaskNotFound:
+                logger.debug("a task of a session is gone")
+            await self._desk.sessions.delist(self._session.session_id, enlisted)
+        except StoreUnavailable as error:
+            logger.warning("The end of a task may be reported again: %s", error)
+        except Exception:
+            logger.exception("A session's stream stopped to report one of its tasks")
+
+    async def _stop(self) -> None:
+        attended = list(self._attended.values())
+        for task in attended:
+            task.cancel()
+        await asyncio.gather(*attended, return_exceptions=True)

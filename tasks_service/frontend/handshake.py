@@ -1,0 +1,271 @@
+"""The methods of the revisions that begin with a handshake, on the SDK's own server.
+
+Like `server` for 2026-07-28: where a method meets its parser, its handler and its renderer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, TypeVar
+
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolRequestParams, PaginatedRequestParams, RequestParams, SetLevelRequestParams
+from mcp_types.jsonrpc import INVALID_PARAMS
+
+from ..domain.errors import InvalidArguments, InvalidTransition, StoreUnavailable, TasksServiceError
+from ..domain.events import Cancel, Create
+from ..domain.task import Owner, Task
+from ..store.base import TaskView
+from ..store.sessions import Enlisted, Session
+from ..tool import ToolRegistry
+from .attendance import MOST_REFUSALS, Attendance, Desk, Listener
+from .calls import (
+    CallTooLong,
+    CapabilityRequired,
+    InputRequired,
+    InvalidRequest,
+    QuestionWithoutHandle,
+    ToolCall,
+)
+from .handlers import Handlers
+from .interview import Interview
+from .streams import Outgoing
+from .wire import v2025_11_25 as wire
+
+logger = logging.getLogger(__name__)
+
+PAGE_TASKS = 50
+"""Tasks on a page of `tasks/list`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """One request, as the transport hands it to the methods.
+
+    Attributes:
+        session: The session that it was sent in.
+        outgoing: Goes to its client before the answer.
+        can_be_asked: Whether requests reach the client that way.
+        cancelled: Whether the client has cancelled it; otherwise, what ends it is a lost connection.
+    """
+
+    session: Session
+    outgoing: Outgoing
+    can_be_asked: bool
+    cancelled: bool = False
+
+
+Context = ServerRequestContext[dict[str, Any], Visit]
+Result = dict[str, Any]
+Params = TypeVar("Params", bound=RequestParams)
+Handler = Callable[[Context, Params], Awaitable[Result]]
+
+
+def build_handshake_server(
+    *,
+    name: str,
+    version: str,
+    instructions: str | None,
+    tools: ToolRegistry,
+    handlers: Handlers,
+    desk: Desk,
+    secret: bytes,
+    wait_limit: float,
+) -> Server[dict[str, Any]]:
+    """The server that answers the revisions before 2026-07-28.
+
+    Args:
+        name: What clients see as the server's name.
+        version: And as its version.
+        instructions: For the model.
+        tools: Listed as they are now.
+        handlers: Make the record of a call.
+        desk: What waiting for a task needs.
+        secret: The deployment's; cursors are sealed under a key made from it.
+        wait_limit: Seconds that a call without a task may wait.
+    """
+    server: Server[dict[str, Any]] = Server(name, version=version, instructions=instructions)
+    # As in `server`: tracing that nobody collects costs a fifth of a poll.
+    server.middleware.clear()
+    calls = _Calls(tools, handlers, desk, wait_limit)
+    tasks = _Tasks(wire.Results(tools), handlers, desk, _Cursors(secret))
+    add = server.add_request_handler
+    add(wire.TOOLS_LIST, PaginatedRequestParams, _refusing(calls.list_tools))
+    add(wire.TOOLS_CALL, CallToolRequestParams, _refusing(calls.call_tool))
+    add(wire.CREATE_TASK, CallToolRequestParams, _refusing(calls.create_task))
+    add(wire.TASKS_GET, RequestParams, _refusing(tasks.get))
+    add(wire.TASKS_RESULT, RequestParams, _refusing(tasks.result))
+    add(wire.TASKS_LIST, PaginatedRequestParams, _refusing(tasks.list))
+    add(wire.TASKS_CANCEL, RequestParams, _refusing(tasks.cancel))
+    add(wire.SET_LEVEL, SetLevelRequestParams, _set_level)
+    return server
+
+
+class _Calls:
+    """`tools/*`."""
+
+    def __init__(self, tools: ToolRegistry, handlers: Handlers, desk: Desk, wait_limit: float) -> None:
+        self._tools, self._handlers, self._desk, self._wait_limit = tools, handlers, desk, wait_limit
+        self._results = wire.Results(tools)
+
+    async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
+        if params.cursor is not None:
+            raise InvalidRequest("cursor: all tools are on the first page, no other was offered")
+        return self._results.listing(_visit(context).session.version)
+
+    async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
+        visit = _visit(context)
+        call = self._call(visit, context, params)
+        try:
+            event = await self._creation(visit, call, visible=False)
+        except (InvalidArguments, CapabilityRequired) as error:
+            return self._results.refused_call(error)
+        token = wire.progress_token(context.params)
+        return self._results.call(await self._to_the_end(visit, call, event, token))
+
+    async def create_task(self, context: Context, params: CallToolRequestParams) -> Result:
+        visit = _visit(context)
+        call = self._call(visit, context, params)
+        task = await self._handlers.record(await self._creation(visit, call, visible=True))
+        enlisted = Enlisted(task.task_id, wire.progress_token(context.params))
+        try:
+            await self._desk.sessions.enlist(visit.session.session_id, enlisted)
+        except StoreUnavailable as error:
+            logger.warning("A task is not reported on its session's stream: %s", error)
+        return self._results.handle(task)
+
+    def _call(self, visit: Visit, context: Context, params: CallToolRequestParams) -> ToolCall:
+        call = wire.tool_call(
+            params.name,
+            params.arguments,
+            context.params,
+            version=visit.session.version,
+            capabilities=visit.session.capabilities,
+        )
+        wire.require_support(self._tools.find(call.tool), call)
+        return call
+
+    async def _creation(self, visit: Visit, call: ToolCall, *, visible: bool) -> Create:
+        """The event that records a call, once the client has answered what is asked before."""
+        interview = Interview(self._desk, visit.session, visit.outgoing)
+        for _ in range(MOST_REFUSALS):
+            event = self._handlers.creation(visit.session.owner, call, visible=visible)
+            if not isinstance(event, InputRequired):
+                return event
+            if not visit.can_be_asked:
+                break
+            call = replace(call, answers=await interview.ask(event.questions), state=event.state)
+        raise QuestionWithoutHandle
+
+    async def _to_the_end(
+        self, visit: Visit, call: ToolCall, event: Create, token: str | int | None
+    ) -> TaskView:
+        """Wait for the execution; only a client that cancels ends it."""
+        comes_back = call.idempotency_key is not None
+        listener = Listener(
+            session=visit.session,
+            outgoing=visit.outgoing,
+            can_be_asked=visit.can_be_asked,
+            names_task=False,
+            progress_token=token,
+        )
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                task = (await self._desk.store.create(event)).task
+                return await Attendance(self._desk, task.task_id, listener).run()
+        except TimeoutError:
+            if not comes_back:
+                await self._handlers.give_up(event.owner, event.task_id)
+            raise CallTooLong(self._wait_limit) from None
+        except asyncio.CancelledError:
+            if visit.cancelled:
+                await self._handlers.give_up(event.owner, event.task_id)
+            raise
+
+
+class _Tasks:
+    """`tasks/*`."""
+
+    def __init__(self, results: wire.Results, handlers: Handlers, desk: Desk, cursors: _Cursors) -> None:
+        self._results, self._handlers, self._desk, self._cursors = results, handlers, desk, cursors
+
+    async def get(self, context: Context, params: RequestParams) -> Result:
+        view = await self._handlers.get(_owner(context), wire.task_id(context.params))
+        return self._results.task(view.task)
+
+    async def result(self, context: Context, params: RequestParams) -> Result:
+        visit = _visit(context)
+        listener = Listener(session=visit.session, outgoing=visit.outgoing, can_be_asked=visit.can_be_asked)
+        view = await Attendance(self._desk, wire.task_id(context.params), listener).run()
+        return self._results.outcome(view)
+
+    async def list(self, context: Context, params: PaginatedRequestParams) -> Result:
+        owner = _owner(context)
+        after = None if params.cursor is None else self._cursors.opened(owner, params.cursor)
+        page = await self._desk.store.page(owner, after=after, limit=PAGE_TASKS)
+        cursor = None if page.last is None else self._cursors.sealed(owner, page.last)
+        return self._results.page(page.tasks, cursor)
+
+    async def cancel(self, context: Context, params: RequestParams) -> Result:
+        try:
+            task: Task = await self._desk.store.act(_owner(context), wire.task_id(context.params), Cancel())
+        except InvalidTransition:
+            # 2025-11-25, tasks, cancellation: receivers MUST refuse this with -32602.
+            raise MCPError(INVALID_PARAMS, "Cannot cancel task: it has ended already") from None
+        return self._results.task(task)
+
+
+class _Cursors:
+    """Positions in an owner's list of tasks, which nobody else can use and nobody can read or change."""
+
+    def __init__(self, secret: bytes) -> None:
+        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-cursor").digest()
+        self._codec = AESGCMRequestStateCodec([key])
+
+    def sealed(self, owner: Owner, position: str) -> str:
+        return self._codec.seal(json.dumps([owner, position]).encode())
+
+    def opened(self, owner: Owner, cursor: str) -> str:
+        try:
+            whose, position = json.loads(self._codec.unseal(cursor))
+        except InvalidRequestState:
+            whose, position = None, ""
+        if whose != owner:
+            raise InvalidRequest("cursor: expected one that tasks/list has returned to this caller")
+        return str(position)
+
+
+async def _set_level(_: Context, __: SetLevelRequestParams) -> Result:
+    return {}
+
+
+def _visit(context: Context) -> Visit:
+    if context.request is None:
+        raise RuntimeError("the transport did not say in which session")
+    return context.request
+
+
+def _owner(context: Context) -> Owner:
+    return _visit(context).session.owner
+
+
+def _refusing(handler: Handler[Params]) -> Handler[Params]:
+    """Let a handler's refusals reach the caller as errors of the protocol."""
+
+    @wraps(handler)
+    async def handle(context: Context, params: Params) -> Result:
+        try:
+            return await handler(context, params)
+        except TasksServiceError as error:
+            raise wire.refusal(error) from error
+
+    return handle

@@ -1,0 +1,422 @@
+"""MCP over HTTP for the revisions that begin with a handshake: 2025-11-25 and those before it.
+
+These have sessions, streams that the server sends requests on, and answers that arrive by themselves. None of
+that is kept in a process: a session is a row in the store, so that any front end may receive any POST, GET
+or DELETE (see `store.sessions`). Requests run on the SDK's own kernel (`serve_one`).
+
+A request is answered with JSON if nothing is sent before its answer and it does not take long; otherwise with
+a stream of events. A client that hangs up cancels nothing; `notifications/cancelled` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from secrets import token_urlsafe
+from typing import Any, Final
+
+import pydantic_core
+from mcp.server.connection import Connection
+from mcp.server.lowlevel import Server
+from mcp.server.runner import modern_error_data, serve_one
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp.shared.message import ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import ErrorData
+from mcp_types.jsonrpc import INVALID_REQUEST, METHOD_NOT_FOUND
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..domain.errors import StoreUnavailable
+from ..domain.limits import Limits
+from ..domain.task import JsonText
+from ..store.sessions import Session, calls_name
+from .admission import Admission, check_accept, has_envelope, headers_of
+from .attendance import Desk
+from .calls import Caller
+from .following import Following
+from .handshake import Visit
+from .http import DEFERRAL_SECONDS, Exchange, reject
+from .ingress import AddressGuard, Disconnected, Rejection, parse, read_body, request_id
+from .push import HEAL_SECONDS
+from .streams import (
+    JSON,
+    PING,
+    Outgoing,
+    begin_stream,
+    end_stream,
+    error_message,
+    event,
+    hang_up,
+    send_part,
+    send_whole,
+)
+from .wire import v2025_11_25 as wire
+
+logger = logging.getLogger(__name__)
+
+SESSION_HEADER: Final = "mcp-session-id"
+
+SESSION_BYTES: Final = 24
+"""Random bytes in a session's id: 192 bits."""
+
+_WAITING: Final = frozenset({wire.TOOLS_CALL, wire.CREATE_TASK, wire.TASKS_RESULT})
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A JSON-RPC request in a session."""
+
+    identity: str | int
+    method: str
+    params: Mapping[str, Any] | None
+    headers: Mapping[str, str]
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether the client takes a stream of events for an answer."""
+        return _takes_events(self.headers)
+
+
+class EraRouter:
+    """Sends each request to the front of its revision.
+
+    The header says which; where there is none, what the message itself says. A version that nobody speaks is
+    refused by the front that the rest of the request belongs to.
+
+    Args:
+        modern: Serves 2026-07-28.
+        legacy: Serves what begins with a handshake; hands on what turns out to be the other's.
+    """
+
+    def __init__(self, *, modern: ASGIApp, legacy: LegacyFront) -> None:
+        self._modern, self._legacy = modern, legacy
+
+    def drain(self) -> None:
+        """See `LegacyFront.drain`."""
+        self._legacy.drain()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        headers = dict(headers_of(scope))
+        version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+        if version is None or version in HANDSHAKE_PROTOCOL_VERSIONS or SESSION_HEADER in headers:
+            await self._legacy(scope, receive, send)
+        else:
+            await self._modern(scope, receive, send)
+
+
+class LegacyFront:
+    """The ASGI application for sessions.
+
+    Args:
+        server: Answers requests.
+        desk: Sessions, questions and wake-ups.
+        admission: Says who calls.
+        guard: Says from where one may call.
+        limits: How deep a message may be.
+        modern: Serves a message without version header that names 2026-07-28 itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: Server[dict[str, Any]],
+        desk: Desk,
+        admission: Admission,
+        guard: AddressGuard,
+        limits: Limits,
+        modern: ASGIApp,
+    ) -> None:
+        self._server, self._desk, self._modern = server, desk, modern
+        self._admission, self._guard, self._limits = admission, guard, limits
+        self._brief: set[asyncio.Task[Any]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        headers = dict(headers_of(scope))
+        try:
+            await self._guard.check(scope, headers)
+            caller = self._admission.authenticated(headers)
+            match scope["method"]:
+                case "POST":
+                    await self._post(scope, caller, headers, receive, send)
+                case "GET":
+                    await self._get(await self._session(caller, headers), headers, receive, send)
+                case "DELETE":
+                    session = await self._session(caller, headers)
+                    await self._desk.sessions.remove(session.session_id)
+                    await send_whole(send, 200, b"")
+                case _:
+                    await reject(_NOT_ALLOWED, send)
+        except Rejection as rejection:
+            await reject(rejection, send)
+        except StoreUnavailable as error:
+            refusal = wire.refusal(error).error
+            await reject(Rejection(503, refusal.code, refusal.message, data=refusal.data), send)
+        except Disconnected:
+            return
+
+    def drain(self) -> None:
+        """End what clients can begin again elsewhere: sessions' streams, and waits for results."""
+        for work in tuple(self._brief):
+            work.cancel()
+
+    # --- sessions ---
+
+    async def _session(
+        self, caller: Caller, headers: Mapping[str, str], identity: str | int | None = None
+    ) -> Session:
+        """The caller's session; to others, and once it is over, there is none (404)."""
+        version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+        if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            known = ", ".join(HANDSHAKE_PROTOCOL_VERSIONS)
+            message = f"MCP-Protocol-Version: expected one of {known}"
+            raise Rejection(400, INVALID_REQUEST, message, request_id=identity)
+        session_id = headers.get(SESSION_HEADER)
+        if session_id is None:
+            message = "Mcp-Session-Id is missing: begin with initialize, and send the id that it answers with"
+            raise Rejection(400, INVALID_REQUEST, message, request_id=identity)
+        session = await self._desk.sessions.find(caller.owner, session_id)
+        if session is None:
+            message = "Session not found: it has ended, or never was; begin again with initialize"
+            raise Rejection(404, INVALID_REQUEST, message, request_id=identity)
+        return session
+
+    async def _initialize(self, caller: Caller, request: _Request, send: Send) -> None:
+        exchange = _exchange(request, None)
+        connection = Connection.for_loop(exchange)
+        try:
+            result = await serve_one(
+                self._server,
+                exchange,
+                request.method,
+                request.params,
+                connection=connection,
+                lifespan_state={},
+            )
+        except Exception as error:
+            body = pydantic_core.to_json(error_message(request.identity, modern_error_data(error)))
+            await send_whole(send, 200, body, (JSON,))
+            return
+        session = Session(
+            session_id=token_urlsafe(SESSION_BYTES),
+            owner=caller.owner,
+            version=connection.protocol_version,
+            capabilities=wire.client_capabilities(request.params, connection.protocol_version),
+        )
+        await self._desk.sessions.create(session)
+        if wire.has_tasks(session.version):
+            result["capabilities"]["tasks"] = wire.TASKS_CAPABILITY
+        body = pydantic_core.to_json({"jsonrpc": "2.0", "id": request.identity, "result": result})
+        await send_whole(send, 200, body, (JSON, (SESSION_HEADER.encode(), session.session_id.encode())))
+
+    # --- messages ---
+
+    async def _post(
+        self, scope: Scope, caller: Caller, headers: Mapping[str, str], receive: Receive, send: Send
+    ) -> None:
+        check_accept(headers.get("accept", ""))
+        body = await read_body(receive, headers)
+        decoded = parse(body, self._limits)
+        if MCP_PROTOCOL_VERSION_HEADER not in headers and has_envelope(decoded):
+            await self._modern(scope, _replayed(body, receive), send)
+            return
+        match decoded:
+            case {"jsonrpc": "2.0", "id": str() | int() as identity, "method": str() as method} if (
+                not isinstance(identity, bool)
+            ):
+                request = _Request(identity, method, _params(decoded), headers)
+                if method == wire.INITIALIZE:
+                    await self._initialize(caller, request, send)
+                else:
+                    session = await self._session(caller, headers, identity)
+                    await self._answer(session, request, receive, send)
+            case {"jsonrpc": "2.0", "method": str() as method} if "id" not in decoded:
+                session = await self._session(caller, headers)
+                if method == wire.CANCELLED:
+                    await self._cancel(session, decoded.get("params"))
+                await send_whole(send, 202, b"")
+            case {"jsonrpc": "2.0", "id": _, "result": _} | {"jsonrpc": "2.0", "id": _, "error": _}:
+                session = await self._session(caller, headers)
+                await self._desk.questions.receive(session.owner, decoded)
+                await send_whole(send, 202, b"")
+            case _:
+                raise Rejection(
+                    400,
+                    INVALID_REQUEST,
+                    "Body must be a single JSON-RPC 2.0 request, notification or response object",
+                    request_id=request_id(decoded),
+                )
+
+    async def _cancel(self, session: Session, params: Any) -> None:
+        request = wire.cancelled_request(params)
+        if request is not None:
+            await self._desk.sessions.cancel(session.session_id, request)
+
+    async def _answer(self, session: Session, request: _Request, receive: Receive, send: Send) -> None:
+        visit = Visit(session=session, outgoing=Outgoing(), can_be_asked=request.may_stream)
+        method = wire.served_method(request.method, request.params, session.version)
+        work = asyncio.create_task(self._serve(request, method, visit))
+        if method == wire.TASKS_RESULT:
+            self._may_end(work)
+        gone = asyncio.create_task(hang_up(receive))
+        name = wire.request_name(request.identity) if method in _WAITING else None
+        watch = None if name is None else asyncio.create_task(self._heed(visit, name, work))
+        try:
+            await _respond(work, visit.outgoing, gone, send, may_stream=request.may_stream)
+        finally:
+            for task in (gone, work, watch):
+                if task is not None:
+                    task.cancel()
+            await asyncio.wait({task for task in (gone, work, watch) if task is not None})
+
+    async def _serve(self, request: _Request, method: str, visit: Visit) -> Mapping[str, Any]:
+        """Run a request through the SDK's kernel."""
+        exchange, connection = _exchange(request, visit), _connection(visit.session)
+        try:
+            if not method:
+                return error_message(request.identity, _METHOD_NOT_FOUND)
+            result = await serve_one(
+                self._server, exchange, method, request.params, connection=connection, lifespan_state={}
+            )
+        except Exception as error:
+            return error_message(request.identity, modern_error_data(error))
+        return {"jsonrpc": "2.0", "id": request.identity, "result": result}
+
+    async def _heed(self, visit: Visit, name: JsonText, work: asyncio.Task[Any]) -> None:
+        """Stop the work when its client cancels it, through whichever front end."""
+        session_id = visit.session.session_id
+        with self._desk.feed.watch(calls_name(session_id)) as watcher:
+            while not work.done():
+                await watcher.changed(HEAL_SECONDS)
+                try:
+                    visit.cancelled = await self._desk.sessions.is_cancelled(session_id, name)
+                except StoreUnavailable as error:
+                    logger.warning("Whether a request was cancelled is not known for now: %s", error)
+                if visit.cancelled:
+                    work.cancel()
+                    return
+
+    def _may_end(self, work: asyncio.Task[Any]) -> None:
+        self._brief.add(work)
+        work.add_done_callback(self._brief.discard)
+
+    async def _get(self, session: Session, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
+        if not _takes_events(headers):
+            raise Rejection(406, INVALID_REQUEST, "Accept: expected text/event-stream")
+        outgoing = Outgoing()
+        work = asyncio.create_task(_follow(Following(self._desk, session, outgoing)))
+        self._may_end(work)
+        gone = asyncio.create_task(hang_up(receive))
+        try:
+            await _stream(work, outgoing, gone, send)
+        finally:
+            work.cancel()
+            gone.cancel()
+            await asyncio.wait({work, gone})
+
+
+async def _follow(following: Following) -> None:
+    """The stream ends without a last message."""
+    try:
+        await following.run()
+    except StoreUnavailable as error:
+        logger.warning("A session's stream ends: %s", error)
+
+
+async def _respond(
+    work: asyncio.Task[Mapping[str, Any]],
+    outgoing: Outgoing,
+    gone: asyncio.Task[None],
+    send: Send,
+    *,
+    may_stream: bool,
+) -> None:
+    """Answer as soon as it is known how: with JSON, or with a stream. Nothing, if the client has gone."""
+    filled = asyncio.create_task(outgoing.filled())
+    try:
+        waits = {work, gone, filled} if may_stream else {work, gone}
+        limit = DEFERRAL_SECONDS if may_stream else None
+        await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        filled.cancel()
+    if gone.done():
+        return
+    message = _outcome(work) if work.done() else None
+    if message is None or (outgoing and may_stream):
+        await _stream(work, outgoing, gone, send)
+    else:
+        await send_whole(send, 200, pydantic_core.to_json(message), (JSON,))
+
+
+async def _stream(work: asyncio.Task[Any], outgoing: Outgoing, gone: asyncio.Task[None], send: Send) -> None:
+    """A stream of what goes out, and of the answer, if there is one; with signs of life in between."""
+    await begin_stream(send)
+    await send_part(send, PING)
+    while not gone.done():
+        for message in outgoing.take():
+            await send_part(send, event(message))
+        if work.done() and not outgoing:
+            answer = _outcome(work)
+            await end_stream(send, b"" if answer is None else event(answer))
+            return
+        filled = asyncio.create_task(outgoing.filled())
+        done, _ = await asyncio.wait(
+            {work, gone, filled}, timeout=DEFERRAL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        filled.cancel()
+        if not done:
+            await send_part(send, PING)
+
+
+def _outcome(work: asyncio.Task[Any]) -> Mapping[str, Any] | None:
+    """The answer; None if there is none, because the client has cancelled, or the server stops."""
+    if work.cancelled():
+        return None
+    answer: Mapping[str, Any] | None = work.result()
+    return answer
+
+
+def _exchange(request: _Request, visit: Visit | None) -> Exchange:
+    return Exchange(
+        transport=TransportContext(kind="streamable-http", can_send_request=False, headers=request.headers),
+        request_id=request.identity,
+        message_metadata=ServerMessageMetadata(request_context=visit),
+    )
+
+
+def _connection(session: Session) -> Connection:
+    return Connection.from_envelope(session.version, None, None)
+
+
+def _params(decoded: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    params = decoded.get("params")
+    if params is not None and not isinstance(params, Mapping):
+        raise Rejection(400, INVALID_REQUEST, "params: expected an object", request_id=request_id(decoded))
+    return params
+
+
+def _takes_events(headers: Mapping[str, str]) -> bool:
+    accept = headers.get("accept", "")
+    return "text/event-stream" in accept or "*/*" in accept
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The rest of a request whose body was read already, with the body in front again."""
+    unread = [body]
+
+    async def replay() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        return await receive()
+
+    return replay
+
+
+_NOT_ALLOWED: Final = Rejection(
+    405, INVALID_REQUEST, "Use POST, GET or DELETE", headers=((b"allow", b"GET, POST, DELETE"),)
+)
+_METHOD_NOT_FOUND: Final = ErrorData(code=METHOD_NOT_FOUND, message="Method not found")

@@ -1,0 +1,192 @@
+"""What a tool wants to know before its task exists.
+
+The questions that an author declared with `ask=` are put to the client in rounds: a call without all answers
+is answered with what is still asked, and the client makes the call again, with answers. Nothing is recorded
+meanwhile, no code of the author runs here, and no process remembers the call: what was answered so far
+travels with the client, in a sealed `state` that any front end of the deployment can open.
+
+A state is bound to its owner, the tool, the arguments and a time; it is new in each round. The last round may
+be repeated: all repetitions find the one execution that the first of them made, with the first one's answers
+(docs/protocol.md, "questions before the task"; 2026-07-28, multi round-trip requests).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
+
+from ..domain.errors import AnswerRefused, LimitExceeded, NotJson
+from ..domain.limits import Limits, check_size, cut
+from ..domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
+from ..questions import Question, check_answer, question_digest
+from ..tool import Tool
+from .calls import CapabilityRequired, InputRequired, StateRefused, ToolCall, request_digest
+
+logger = logging.getLogger(__name__)
+
+STATE_SECONDS = 3600
+"""Seconds that a client may take to answer a round."""
+
+PROBLEM_BYTES = 512
+"""Longest reason for which a question is asked again."""
+
+_PURPOSE = "preflight"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """All that was asked is answered.
+
+    Attributes:
+        journal: The answers, in the order in which the author declared the questions.
+        conversation: A name for these rounds, so that their end can be repeated; empty if there was but one.
+    """
+
+    journal: tuple[JournalEntry, ...] = ()
+    conversation: str = ""
+
+
+NOTHING_ASKED = Answered()
+"""For a tool that declares no questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """A declared question, as it is asked and as its answer is recorded."""
+
+    recorded: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(slots=True)
+class _Rounds:
+    """What the rounds so far have brought: answers by key, and why others were refused."""
+
+    conversation: str
+    answers: dict[str, JournalEntry] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class Preflight:
+    """Asks what tools declare.
+
+    Args:
+        secret: The deployment's; states are sealed under a key made from it.
+        limits: How large answers may be.
+    """
+
+    def __init__(self, secret: bytes, *, limits: Limits) -> None:
+        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-preflight").digest()
+        self._codec = AESGCMRequestStateCodec([key])
+        self._limits = limits
+        self._declared: dict[str, dict[str, _Declared]] = {}
+
+    def require(self, tool: Tool, capabilities: JsonText) -> None:
+        """Refuse a client that cannot be asked what a tool asks.
+
+        Raises:
+            CapabilityRequired: It names all that is missing.
+        """
+        declared = json.loads(capabilities or "[]")
+        needs = {question.needs: None for question in tool.ask.values()}
+        if missing := [need for need in needs if need not in declared]:
+            raise CapabilityRequired(tool.name, missing)
+
+    def next_round(self, owner: Owner, tool: Tool, call: ToolCall) -> Answered | InputRequired:
+        """Take the answers of this round; ask for those that are missing or do not fit.
+
+        Raises:
+            StateRefused: The state was changed, has expired, or is not of this caller and call.
+            LimitExceeded: The answers are too large together.
+        """
+        declared = self._questions(tool)
+        rounds = self._opened(owner, call, declared)
+        for key, asked in declared.items():
+            if key in call.answers and key not in rounds.answers:
+                _take(key, asked, call.answers[key], rounds)
+        answers = "".join(entry.value for entry in rounds.answers.values())
+        check_size("answers", answers, self._limits.answers_bytes)
+        if missing := [key for key in declared if key not in rounds.answers]:
+            questions = {
+                key: asked_again(declared[key].recorded, rounds.problems.get(key)) for key in missing
+            }
+            return InputRequired(questions=questions, state=self._sealed(owner, call, rounds))
+        journal = tuple(rounds.answers[key] for key in declared)
+        return Answered(journal, "" if call.state is None else f"{_PURPOSE} {rounds.conversation}")
+
+    def _questions(self, tool: Tool) -> Mapping[str, _Declared]:
+        if tool.name not in self._declared:
+            self._declared[tool.name] = {key: _declared(asked) for key, asked in tool.ask.items()}
+        return self._declared[tool.name]
+
+    def _sealed(self, owner: Owner, call: ToolCall, rounds: _Rounds) -> str:
+        state = {
+            "binding": _binding(owner, call),
+            "until": time.time() + STATE_SECONDS,
+            "conversation": rounds.conversation,
+            "answers": {key: [entry.digest, entry.value] for key, entry in rounds.answers.items()},
+        }
+        return self._codec.seal(json.dumps(state, separators=(",", ":")).encode())
+
+    def _opened(self, owner: Owner, call: ToolCall, declared: Mapping[str, _Declared]) -> _Rounds:
+        if call.state is None:
+            return _Rounds(new_token())
+        try:
+            state = json.loads(self._codec.unseal(call.state))
+        except InvalidRequestState as error:
+            raise _refused(str(error)) from error
+        if state["binding"] != _binding(owner, call):
+            raise _refused("it was made for another caller or call")
+        if time.time() >= state["until"]:
+            raise _refused("it has expired")
+        answers = {
+            key: _entry(key, digest, value)
+            for key, (digest, value) in state["answers"].items()
+            # A question that was changed by a deployment between two rounds is asked again.
+            if key in declared and declared[key].digest == digest
+        }
+        return _Rounds(state["conversation"], answers)
+
+
+def _declared(question: Question) -> _Declared:
+    return _Declared(question.recorded(), question_digest(question))
+
+
+def _take(key: str, asked: _Declared, answer: Any, rounds: _Rounds) -> None:
+    """Keep an answer that fits; remember why another does not."""
+    try:
+        rounds.answers[key] = _entry(key, asked.digest, check_answer(key, asked.recorded, answer))
+    except AnswerRefused as error:
+        rounds.problems[key] = f"{error.path}: {error.problem}" if error.path else error.problem
+    except (LimitExceeded, NotJson) as error:
+        rounds.problems[key] = str(error)
+
+
+def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str, Any]:
+    """The question, with what was wrong with the last answer to it, where the question has a text."""
+    if not problem or "message" not in recorded:
+        return recorded
+    refused = f"The last answer was refused: {cut(problem, PROBLEM_BYTES)}"
+    return {**recorded, "message": f"{recorded['message']}\n\n{refused}"}
+
+
+def _entry(key: str, digest: str, value: JsonText) -> JournalEntry:
+    return JournalEntry(kind=EntryKind.ANSWER, name=key, digest=digest, value=value)
+
+
+def _binding(owner: Owner, call: ToolCall) -> list[str]:
+    """For what a state is good: this purpose, this owner, this tool with these arguments."""
+    return [_PURPOSE, owner, call.tool, request_digest(call)]
+
+
+def _refused(reason: str) -> StateRefused:
+    """One answer for every reason, so that a forger learns nothing; the log has the reason."""
+    logger.warning("A requestState was refused: %s", reason)
+    return StateRefused()

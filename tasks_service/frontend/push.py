@@ -1,0 +1,106 @@
+"""Wake-ups: whoever waits for a task hears of its changes, over one subscription per process.
+
+A waiter registers first, then reads, then waits, so that no change falls between. A wake-up may still be
+lost on its way (pub/sub promises nothing), so no wait is longer than `HEAL_SECONDS`: the caller reads again
+and the loss is healed. A new connection wakes everybody, since anything may have happened without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from ..store.base import Change
+
+logger = logging.getLogger(__name__)
+
+HEAL_SECONDS = 5.0
+"""Longest wait before a waiter reads again, whether or not it was woken."""
+
+RESTART_SECONDS = 1.0
+"""Pause before a subscription that failed is tried again."""
+
+
+class ChangeSource(Protocol):
+    """Where changes come from: a store."""
+
+    def changes(self) -> AsyncIterator[Change | None]:
+        """Changes as they are committed; None when the subscription was made (again)."""
+
+
+class Watcher:
+    """One waiter's ear for one task; holds a flag, so any number of changes costs the same."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let the next, or the present, `changed` return at once."""
+        self._event.set()
+
+    async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - the wait is the whole purpose
+        """Wait until the task may have changed since this was last called; at most `timeout` seconds."""
+        try:
+            async with asyncio.timeout(min(timeout, HEAL_SECONDS)):
+                await self._event.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._event.clear()
+
+
+class ChangeFeed:
+    """All watchers of a process, fed by one subscription.
+
+    Args:
+        source: The store whose changes are followed.
+    """
+
+    def __init__(self, source: ChangeSource) -> None:
+        self._source = source
+        self._watchers: dict[str, set[Watcher]] = {}
+
+    def __len__(self) -> int:
+        """How many tasks are watched."""
+        return len(self._watchers)
+
+    @contextmanager
+    def watch(self, *names: str) -> Iterator[Watcher]:
+        """Hear of changes while the context is open; read what is watched only after it has opened.
+
+        Args:
+            names: Ids of tasks, and whatever else is woken by name (see `store.sessions`).
+        """
+        watcher = Watcher()
+        for name in names:
+            self._watchers.setdefault(name, set()).add(watcher)
+        try:
+            yield watcher
+        finally:
+            for name in names:
+                watchers = self._watchers[name]
+                watchers.discard(watcher)
+                if not watchers:
+                    del self._watchers[name]
+
+    async def run(self) -> None:
+        """Follow the source until cancelled; outlives every outage of it."""
+        while True:
+            try:
+                async for change in self._source.changes():
+                    self._spread(change)
+            except Exception:
+                logger.exception("The change feed broke; it starts again in %s s", RESTART_SECONDS)
+            await asyncio.sleep(RESTART_SECONDS)
+
+    def _spread(self, change: Change | None) -> None:
+        if change is None:
+            for watchers in self._watchers.values():
+                for watcher in watchers:
+                    watcher.wake()
+            return
+        for watcher in self._watchers.get(change.task_id, ()):
+            watcher.wake()

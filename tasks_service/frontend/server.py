@@ -1,0 +1,117 @@
+"""The SDK's server: which method is answered by which handler.
+
+The official SDK validates the shape of requests, picks the handler and shapes what it returns. Between the
+two stand the wire modules: this file is where a method meets its parser, its handler and its renderer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp_types import CallToolRequestParams, PaginatedRequestParams, RequestParams
+
+from ..domain.errors import InvalidArguments, TasksServiceError
+from ..domain.task import Owner, Task
+from ..tool import ToolRegistry
+from .calls import Caller, InputRequired, InvalidRequest
+from .handlers import Handlers
+from .wire import v2026_07_28 as wire
+
+Context = ServerRequestContext[dict[str, Any], Caller]
+Result = dict[str, Any]
+Params = TypeVar("Params", bound=RequestParams)
+Handler = Callable[[Context, Params], Awaitable[Result]]
+
+
+def build_server(
+    *, name: str, version: str, instructions: str | None, tools: ToolRegistry, handlers: Handlers
+) -> Server[dict[str, Any]]:
+    """The server that answers every revision that this service speaks.
+
+    Args:
+        name: What clients see as the server's name.
+        version: And as its version.
+        instructions: For the model.
+        tools: Listed as they are now.
+        handlers: What the methods do.
+    """
+    server: Server[dict[str, Any]] = Server(
+        name,
+        version=version,
+        instructions=instructions,
+        cache_hints={wire.DISCOVER: CacheHint(ttl_ms=wire.LIST_TTL_MS, scope="public")},
+    )
+    # The SDK traces every request by default, which costs a fifth of a poll even without an exporter.
+    server.middleware.clear()
+    server.extensions[wire.TASKS_EXTENSION] = {}
+    methods = _Methods(handlers, wire.Results(tools))
+    server.add_request_handler(wire.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
+    server.add_request_handler(wire.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
+    server.add_request_handler(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
+    server.add_request_handler(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))
+    server.add_request_handler(wire.TASKS_CANCEL, RequestParams, _refusing(methods.cancel_task))
+    return server
+
+
+class _Methods:
+    """One method each: parse, act, render."""
+
+    def __init__(self, handlers: Handlers, results: wire.Results) -> None:
+        self._handlers = handlers
+        self._results = results
+
+    async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
+        if params.cursor is not None:
+            raise InvalidRequest("cursor: all tools are on the first page, no other was offered")
+        return self._results.listing()
+
+    async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
+        call = wire.tool_call(params.name, params.arguments, context.params)
+        try:
+            outcome = await self._handlers.call(_owner(context), call)
+        except InvalidArguments as error:
+            return self._results.argument_problems(error)
+        if isinstance(outcome, InputRequired):
+            return self._results.questions(outcome)
+        if isinstance(outcome, Task):
+            return self._results.handle(outcome)
+        return self._results.call(outcome)
+
+    async def get_task(self, context: Context, params: RequestParams) -> Result:
+        wire.require_tasks(context.params)
+        return self._results.task(await self._handlers.get(_owner(context), wire.task_id(context.params)))
+
+    async def update_task(self, context: Context, params: RequestParams) -> Result:
+        wire.require_tasks(context.params)
+        owner, task_id = _owner(context), wire.task_id(context.params)
+        await self._handlers.answer(owner, task_id, wire.answers(context.params))
+        return self._results.acknowledgement()
+
+    async def cancel_task(self, context: Context, params: RequestParams) -> Result:
+        wire.require_tasks(context.params)
+        await self._handlers.cancel(_owner(context), wire.task_id(context.params))
+        return self._results.acknowledgement()
+
+
+def _owner(context: Context) -> Owner:
+    if context.request is None:
+        raise RuntimeError("the transport did not say who calls")
+    return context.request.owner
+
+
+def _refusing(handler: Handler[Params]) -> Handler[Params]:
+    """Let a handler's refusals reach the caller as errors of the protocol."""
+
+    @wraps(handler)
+    async def handle(context: Context, params: Params) -> Result:
+        try:
+            return await handler(context, params)
+        except TasksServiceError as error:
+            raise wire.refusal(error) from error
+
+    return handle

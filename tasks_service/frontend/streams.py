@@ -1,0 +1,108 @@
+"""What goes out over HTTP: one JSON document, or events on a stream that a slow reader cannot hold up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pydantic_core
+from mcp_types import ErrorData
+from starlette.types import Receive, Send
+
+STREAM_EVENTS: Final = 256
+"""Events that wait for a reader; of more, the oldest are dropped."""
+
+JSON: Final = (b"content-type", b"application/json")
+PING: Final = b": ping\r\n\r\n"
+
+_STREAM_HEADERS: Final = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Outgoing:
+    """Messages on their way to one stream.
+
+    Whoever puts one in never waits: a reader that does not keep up loses the oldest, and nobody else notices.
+    """
+
+    def __init__(self) -> None:
+        self._events: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._filled = asyncio.Event()
+        self._count = 0
+
+    def put(self, message: Mapping[str, Any], *, instead_of: str = "") -> None:
+        """Add a message.
+
+        Args:
+            message: A JSON-RPC message.
+            instead_of: Names what it is the latest of; an older one that still waits is dropped.
+        """
+        self._count += 1
+        name = instead_of or f"#{self._count}"
+        self._events.pop(name, None)
+        self._events[name] = message
+        if len(self._events) > STREAM_EVENTS:
+            self._events.popitem(last=False)
+        self._filled.set()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    async def filled(self) -> None:
+        """Return when there is something to take."""
+        await self._filled.wait()
+
+    def take(self) -> list[Mapping[str, Any]]:
+        """All that waits, oldest first."""
+        taken = list(self._events.values())
+        self._events.clear()
+        self._filled.clear()
+        return taken
+
+
+async def hang_up(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        """Parts of a body that was read already."""
+
+
+async def send_whole(
+    send: Send, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    """Answer with one body."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def begin_stream(send: Send, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    """Answer with a stream of events."""
+    await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM_HEADERS, *headers]})
+
+
+async def send_part(send: Send, part: bytes) -> None:
+    """Some of a stream; waits for a reader that is slow."""
+    await send({"type": "http.response.body", "body": part, "more_body": True})
+
+
+async def end_stream(send: Send, part: bytes = b"") -> None:
+    """The last of a stream."""
+    await send({"type": "http.response.body", "body": part, "more_body": False})
+
+
+def event(message: Mapping[str, Any]) -> bytes:
+    """A message as an event. Without an id: streams are not resumed."""
+    return b"event: message\r\ndata: " + pydantic_core.to_json(message) + b"\r\n\r\n"
+
+
+def error_message(identity: str | int | None, error: ErrorData) -> dict[str, Any]:
+    """A JSON-RPC error."""
+    fields: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        fields["data"] = error.data
+    return {"jsonrpc": "2.0", "id": identity, "error": fields}

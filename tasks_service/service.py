@@ -1,0 +1,258 @@
+"""The author's door: a `TaskService` collects tools and hands out the Celery app and the ASGI app."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
+
+from celery import Celery
+from mcp_types import ToolAnnotations
+
+from .broker import add_queues, broker_url_of, create_app
+from .dispatch import Dispatcher
+from .domain.errors import ConfigurationError
+from .domain.task import DAY, MINUTE, Policy
+from .questions import Form, Link, Question
+from .retry import RetryPolicy
+from .settings import Settings
+from .tool import DEFAULT_QUEUE, TaskSupport, Tool, ToolRegistry, build_tool
+from .worker.celery_tasks import register_tool
+from .worker.engine import Engine
+from .worker.exposed import original_task, queue_of
+from .worker.schedule import DEFAULT_BEAT_SCHEDULE
+from .worker.steps import install
+
+if TYPE_CHECKING:
+    from .frontend.app import FrontEnd
+
+F = TypeVar("F", bound=Callable[..., Any])
+Support = Literal["forbidden", "optional", "required"]
+
+LONGEST = timedelta(days=30)
+"""The longest life of a task, and so the longest of any duration."""
+
+
+class ToolOptions(TypedDict, total=False):
+    """What an author can say of a tool. Durations are positive and at most 30 days.
+
+    Attributes:
+        name: As clients call it; defaults to the function's name.
+        title: For people; shown by clients in place of the name.
+        description: For the model that chooses among tools; defaults to the docstring.
+        annotations: Hints for clients: read-only, destructive, idempotent.
+        task: Whether a call may (`optional`, the default), must (`required`) or must not (`forbidden`)
+            become a task that the client sees.
+        grace: How long an `optional` call is awaited before a task is given out. Default 0: at once.
+        ttl: A task is kept at least this long from its creation. Default 1 hour.
+        retention: And at least this long after its end. Default 1 hour.
+        patience: How long it may wait for a worker before it fails. Default 1 day.
+        timeout: How long one attempt may run before it fails. Default 1 day.
+        poll_interval: What clients are asked to wait between two polls. Default 1 second.
+        max_attempts: Attempts, lost workers included, before it fails. Default 3.
+        retry: Which of its exceptions are tried again, and when. Default: none.
+        lease: How long a silent worker is believed. Default 10 seconds; longer for code that holds the
+            interpreter's lock for longer.
+        queue: The Celery queue of its messages. Default `tasks`; for an exposed task, where its own go.
+        ask: Questions that the client answers before the task exists, by name; the tool finds the answers in
+            `ctx.answers`. Default: none.
+    """
+
+    name: str | None
+    title: str | None
+    description: str | None
+    annotations: ToolAnnotations | None
+    task: Support
+    grace: timedelta
+    ttl: timedelta
+    retention: timedelta
+    patience: timedelta
+    timeout: timedelta
+    poll_interval: timedelta
+    max_attempts: int
+    retry: RetryPolicy | None
+    lease: timedelta
+    queue: str
+    ask: Mapping[str, Form | Link]
+
+
+class TaskService:
+    """A set of tools, served over MCP and run by Celery workers.
+
+    Making one needs no Redis and starts nothing: workers and front ends connect when they run.
+
+    Args:
+        name: What clients see as the server's name.
+        celery: An existing Celery app; its other tasks and its settings stay as they are. None: an app of
+            our own, configured for durable tasks.
+        settings: Configuration; read from `TASKS_*` variables if not given.
+        version: What clients see as the server's version.
+        instructions: For the model: what these tools are good for.
+
+    Attributes:
+        tools: The tools, by name.
+        settings: Configuration.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        celery: Celery | None = None,
+        settings: Settings | None = None,
+        version: str = "",
+        instructions: str | None = None,
+    ) -> None:
+        self.name, self.version, self.instructions = name, version, instructions
+        self.settings = settings or Settings()
+        self.tools = ToolRegistry()
+        self._owns_app = celery is None
+        self._celery = celery or self._own_app()
+        self._engine = Engine(self._celery, self.settings)
+        install(self._celery, self._engine, self.tools)
+
+    @property
+    def celery(self) -> Celery:
+        """The Celery app: what `celery -A module worker` and `beat` find."""
+        return self._celery
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        """What turns a recorded task into a Celery message: the outbox of every store of this service."""
+        return self._engine.dispatcher()
+
+    def tool(self, **options: Unpack[ToolOptions]) -> Callable[[F], F]:
+        """Make a tool of the decorated function, sync or async; the function itself stays as it is.
+
+        Args:
+            options: See `ToolOptions`.
+
+        Raises:
+            ConfigurationError: An option, or the function's signature, cannot work.
+        """
+
+        def decorate(function: F) -> F:
+            self._add(build_tool(function, **_fields(options, DEFAULT_QUEUE)))
+            return function
+
+        return decorate
+
+    def expose(self, celery_name: str, **options: Unpack[ToolOptions]) -> None:
+        """Make a tool of a Celery task that exists already, untouched, on this service's Celery app.
+
+        Its arguments are those of its `run`; its queue is where its own messages go, unless `queue` says
+        otherwise. `update_state` becomes progress and `self.retry` raises its cause, for the tool's `retry`
+        to judge; `replace`, `Ignore` and `Reject` fail the task.
+
+        Args:
+            celery_name: The Celery task's name.
+            options: See `ToolOptions`; `name` defaults to the last part of `celery_name`.
+
+        Raises:
+            ConfigurationError: There is no such task, or an option cannot work.
+        """
+        original = original_task(self._celery, celery_name)
+        named: ToolOptions = {**options, "name": options.get("name") or celery_name.rpartition(".")[2]}
+        if named["name"] in self._celery.tasks:
+            raise ConfigurationError(
+                f"A Celery task named {named['name']!r} exists already, and the tool needs one of its own: "
+                "give it another name="
+            )
+        tool = build_tool(original.run, **_fields(named, queue_of(self._celery, original)))
+        self._add(replace(tool, fn=None, celery_name=celery_name))
+
+    def asgi(self) -> FrontEnd:
+        """The front end, as an ASGI application with its own lifespan."""
+        from .frontend.app import create_app as create_front_end  # a worker needs none of it
+
+        return create_front_end(
+            name=self.name,
+            version=self.version,
+            instructions=self.instructions,
+            tools=self.tools,
+            settings=self.settings,
+            outbox=self.dispatcher,
+        )
+
+    def _add(self, tool: Tool) -> None:
+        self.tools.add(tool)
+        if self._owns_app:
+            add_queues(self._celery, [tool.queue])
+        register_tool(self._celery, self._engine, tool)
+
+    def _own_app(self) -> Celery:
+        settings = self.settings
+        broker_url = settings.broker_url or (broker_url_of(settings.redis_url) if settings.redis_url else "")
+        slug = re.sub(r"\W+", "_", self.name.lower()).strip("_") or "tasks_service"
+        app = create_app(slug, broker_url=broker_url, key_prefix=settings.key_prefix)
+        app.conf.beat_schedule = DEFAULT_BEAT_SCHEDULE
+        return app
+
+
+def _fields(options: ToolOptions, queue: str) -> dict[str, Any]:
+    """The fields of a `Tool` that options mean; refuses what cannot work."""
+    name = options.get("name") or "the tool"
+    if unknown := set(options) - set(ToolOptions.__annotations__):
+        raise ConfigurationError(f"{name}: there is no option {', '.join(sorted(unknown))}")
+    support = _support(options)
+    grace = options.get("grace", timedelta(0))
+    if grace and support is not TaskSupport.OPTIONAL:
+        raise ConfigurationError(f"{name}: grace= is for task='optional' only, not for task='{support}'")
+    return {
+        "name": options.get("name"),
+        "title": options.get("title"),
+        "description": options.get("description"),
+        "annotations": options.get("annotations"),
+        "support": support,
+        "policy": _policy(options),
+        "queue": options.get("queue") or queue,
+        "retry": options.get("retry"),
+        "grace_ms": _milliseconds("grace", grace) if grace else 0,
+        "ask": _questions(name, options.get("ask", {})),
+    }
+
+
+def _questions(tool: str, ask: Mapping[str, Form | Link]) -> dict[str, Question]:
+    """The declared questions, each of which can be asked: a schema that cannot is refused here."""
+    for name, question in ask.items():
+        try:
+            question.recorded()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{tool}: ask={name!r}: {error}") from None
+    return dict(ask)
+
+
+def _support(options: ToolOptions) -> TaskSupport:
+    wanted = options.get("task", "optional")
+    try:
+        return TaskSupport(wanted)
+    except ValueError:
+        raise ConfigurationError(f"task={wanted!r}: expected 'forbidden', 'optional' or 'required'") from None
+
+
+def _policy(options: ToolOptions) -> Policy:
+    durations = {
+        f"{option}_ms": _milliseconds(option, options[option])
+        for option in ("ttl", "retention", "patience", "timeout", "poll_interval", "lease")
+        if option in options
+    }
+    attempts = options.get("max_attempts", Policy().max_attempts)
+    if attempts < 1:
+        raise ConfigurationError(f"max_attempts={attempts}: at least 1 is needed")
+    policy = Policy(**durations, max_attempts=attempts)
+    if policy.lease_ms < 1000:
+        raise ConfigurationError("lease: at least 1 second is needed, for a worker to renew it in time")
+    if policy.retention_ms > policy.cap_ms - MINUTE:
+        raise ConfigurationError(f"retention: less than {policy.cap_ms // DAY} days, or no time is left")
+    return policy
+
+
+def _milliseconds(option: str, duration: timedelta) -> int:
+    if not isinstance(duration, timedelta):
+        raise ConfigurationError(f"{option}={duration!r}: expected a datetime.timedelta")
+    if not timedelta(0) < duration <= LONGEST:
+        raise ConfigurationError(f"{option}={duration}: expected more than 0 and at most {LONGEST.days} days")
+    return max(round(duration.total_seconds() * 1000), 1)

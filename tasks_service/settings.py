@@ -1,0 +1,108 @@
+"""Every `TASKS_*` variable, typed, checked and explained, in one place.
+
+Settings come from the environment (or a `.env` file in the working directory) and are frozen. A value that
+cannot work is refused here, at start, with a sentence that says how to mend it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from .domain.limits import KIB, MIB, Limits
+
+
+class Settings(BaseSettings):
+    """Configuration of every process of the service.
+
+    Attributes:
+        redis_url: Where the truth is: `redis://`, `rediss://` or `unix://`. Unset: a private redis-server is
+            started in `data_dir`.
+        broker_url: Celery's broker. Unset: the same Redis, and then record and message are one write.
+        key_prefix: In front of every key, so that several services can share a Redis.
+        shards: Slots that tasks are spread over; 1 on a single Redis. Never change it on a used store.
+        data_dir: For the private redis-server and the secret.
+        secret: Keys the hash that owners are stored under. Unset: one is made in `data_dir`, mode 0600.
+        host: Address that HTTP is served on.
+        port: Port that HTTP is served on.
+        api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. Required unless `host`
+            is a loopback address.
+        allowed_hosts: Host headers to accept beside the bound address; needed behind a proxy.
+        tools_root: Directory that the shipped tools may read; nothing outside it is ever opened.
+        reports_dir: Directory that the shipped `publish_report` writes into; made if it is missing. Unset:
+            its reports are in its results alone.
+        pool: Redis connections per process; work waits for one.
+        sweep_interval: Seconds between two sweeps.
+        store_deadline: Seconds that a front end waits for the store before it says so to the client.
+        wait_limit: Seconds that a call without a task handle may wait for its result.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TASKS_", env_file=".env", extra="ignore", frozen=True)
+
+    redis_url: str | None = None
+    broker_url: str | None = None
+    key_prefix: str = Field(default="ts", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
+    shards: int = Field(default=1, ge=1, le=256)
+    data_dir: Path = Path(".tasks-service")
+    secret: SecretStr | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8787, ge=0, le=65535)
+    api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    tools_root: Path = Path()
+    reports_dir: Path | None = None
+    pool: int = Field(default=16, ge=2, le=1000)
+    sweep_interval: float = Field(default=2.0, gt=0, le=60)
+    store_deadline: float = Field(default=1.8, gt=0, le=30)
+    wait_limit: float = Field(default=3600.0, gt=0)
+    max_arguments: int = Field(default=MIB, ge=KIB)
+    max_result: int = Field(default=MIB, ge=KIB)
+    max_live_per_owner: int = Field(default=10_000, ge=1)
+    max_tasks: int = Field(default=2_000_000, ge=1)
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _parse_keys(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.strip() for pair in value.split(",") if pair.strip()]
+        keys = {}
+        for pair in pairs:
+            name, colon, key = pair.partition(":")
+            if not (colon and name and len(key) >= 16):
+                raise ValueError(
+                    f"TASKS_API_KEYS: {name or pair!r} is not of the form name:key with a key of at least 16 "
+                    "characters"
+                )
+            keys[name] = key
+        return keys
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _parse_hosts(cls, value: object) -> object:
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The limits that stores and edges share."""
+        return Limits(
+            arguments_bytes=self.max_arguments,
+            result_bytes=self.max_result,
+            live_per_owner=self.max_live_per_owner,
+            tasks_total=self.max_tasks,
+        )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether HTTP is served to this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,346 @@
+"""What a store promises.
+
+`TaskStore` is what callers need: clients of a front end (every such method takes the `Owner`, so that
+forgetting whose task it is cannot be written) and workers (every such event carries the lease id).
+`AsyncTaskStore` is the same with `await`. `TaskStoreMaintenance` is what sweeps and operators need; no
+owner's request ever reaches it.
+
+Every method is one atomic step: it reads the record and the store's clock, asks `decide`, and writes all
+that `decide` says or nothing. A refusal is raised as the error that `decide` named and is never retried; an
+outage is `StoreUnavailable`, after the store's deadline.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import blake2b
+from secrets import token_urlsafe
+from typing import NamedTuple, Protocol
+
+from ..domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
+from ..domain.task import JournalEntry, JsonText, Owner, Task, TaskRecord
+
+SHARD_DIGITS = 2
+"""A task id begins with the number of its shard, in this many hex digits."""
+
+
+TASK_ID_BYTES = 18
+"""Random bytes in a task id: 144 bits."""
+
+
+def shard_of_owner(owner: Owner, shards: int) -> int:
+    """The shard that all tasks of an owner are kept in, so that one write can touch them together."""
+    return int.from_bytes(blake2b(owner.encode(), digest_size=4).digest()) % shards
+
+
+def new_task_id(owner: Owner, shards: int = 1) -> str:
+    """Draw a task id: the owner's shard in hex, then 144 random bits.
+
+    Args:
+        owner: Whose task it will be.
+        shards: How many shards the store has.
+    """
+    return f"{shard_of_owner(owner, shards):0{SHARD_DIGITS}x}{token_urlsafe(TASK_ID_BYTES)}"
+
+
+class Change(NamedTuple):
+    """A transition that was logged, as it is published to whoever waits."""
+
+    task_id: str
+    revision: int
+
+
+class Push(NamedTuple):
+    """A broker message for the same write as the record: LPUSH `payload` to `key`."""
+
+    key: str
+    payload: bytes
+
+
+class Outbox(Protocol):
+    """Turns a pending task into a broker message; `dispatch` implements it."""
+
+    def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
+        """Messages to be written in the same transaction as the task; empty if the broker is elsewhere."""
+
+    def committed(self, task: Task) -> None:
+        """The task is stored and pending, due now: publish, if `pushes` did not. Returns at once."""
+
+
+class NoOutbox:
+    """An outbox that sends nothing: the task waits for a sweep, or for a test."""
+
+    def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
+        """Nothing."""
+        return ()
+
+    def committed(self, task: Task) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A task was recorded, or found under its idempotency key (`replayed`)."""
+
+    task: Task
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """A task as its owner may see it: in its effective state, with its result once it has one."""
+
+    task: Task
+    result: JsonText | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A task that is now the claimer's, with what the tool needs to run."""
+
+    task: Task
+    arguments: JsonText
+    journal: tuple[JournalEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some of an owner's tasks, newest first; `last` continues the listing, None at its end."""
+
+    tasks: tuple[Task, ...]
+    last: str | None = None
+
+
+class TaskStore(Protocol):
+    """Tasks for those who own them and those who run them, blocking."""
+
+    def create(self, event: Create) -> Created:
+        """Record a task.
+
+        Raises:
+            LimitExceeded: Arguments too large.
+            QuotaExceeded: The owner or the store has too many tasks.
+            IdempotencyConflict: The key was used with another request.
+            StoreUnavailable: No answer in time; the task may exist, and the same event settles it.
+        """
+
+    def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
+        """Read a task in its effective state; writes nothing.
+
+        Args:
+            owner: Whose task it must be.
+            task_id: Any text; a malformed id is an unknown one.
+            hidden: Also find a task whose handle was never given out.
+
+        Raises:
+            TaskNotFound: Unknown, foreign, hidden or expired.
+            StoreUnavailable: No answer in time.
+        """
+
+    def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        """Apply an owner's event.
+
+        Raises:
+            TaskNotFound: Unknown, foreign, hidden or expired.
+            InvalidTransition: Refused; `current` says what was met.
+            StoreUnavailable: No answer in time.
+        """
+
+    def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
+        """List an owner's visible tasks, newest first, after the position that an earlier page ended with."""
+
+    def claim(self, task_id: str, event: Claim) -> Claimed:
+        """Take a pending task.
+
+        Raises:
+            TaskNotFound: It is gone.
+            InvalidTransition: It is not to be had: running, final or not due; or its attempts are used up,
+                in which case it is now failed and `current` says so.
+            StoreUnavailable: No answer in time; the message may be dropped, pending remains.
+        """
+
+    def commit(self, task_id: str, event: WorkerEvent) -> Task:
+        """Apply an event of the lease's holder.
+
+        Raises:
+            LeaseLost: The task is another's, or over; `current` says which.
+            LimitExceeded: What is to be written is too large; nothing was written, the lease stands.
+            InvalidTransition: Refused for another reason.
+            StoreUnavailable: No answer in time; the same event may be committed again.
+        """
+
+
+class AsyncTaskStore(Protocol):
+    """`TaskStore` for an event loop; the same promises, method for method."""
+
+    async def create(self, event: Create) -> Created:
+        """See `TaskStore.create`."""
+
+    async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
+        """See `TaskStore.get`."""
+
+    async def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        """See `TaskStore.act`."""
+
+    async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
+        """See `TaskStore.page`."""
+
+    async def claim(self, task_id: str, event: Claim) -> Claimed:
+        """See `TaskStore.claim`."""
+
+    async def commit(self, task_id: str, event: WorkerEvent) -> Task:
+        """See `TaskStore.commit`."""
+
+
+class Due(StrEnum):
+    """The indexes that a sweep works off."""
+
+    EXPIRED = "expired"
+    """Past `expires_ms`."""
+    OVERDUE = "overdue"
+    """Past the deadline of their phase."""
+    LEASES = "leases"
+    """Past their lease."""
+    TIMERS = "timers"
+    """Come due after a sleep or a retry's delay; no message was ever made for them: `Redispatch` makes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many tasks a store holds, by what is to be done about them."""
+
+    total: int
+    pending: int
+    running: int
+    live: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """Something wrong with what is stored, and whether it has been mended.
+
+    Attributes:
+        task_id: Which task; empty for a key that no task can be held to account for.
+        what: What was found.
+        mended: Whether it is well now; False in a dry run, and for what only a person can decide.
+    """
+
+    task_id: str
+    what: str
+    mended: bool
+
+
+class TaskStoreMaintenance(Protocol):
+    """Tasks for sweeps and operators, across owners, blocking."""
+
+    def now_ms(self) -> int:
+        """The store's clock."""
+
+    def due(self, index: Due, *, limit: int) -> list[str]:
+        """Ids of the tasks that an index says are due by now, oldest first, over all shards."""
+
+    def settle(self, task_id: str, event: SweepEvent) -> Task | None:
+        """Write down what time has decided; None if the task is gone afterwards.
+
+        Raises:
+            TaskNotFound: It is gone already; any index entry that named it is removed.
+            InvalidTransition: It is not so (any more).
+        """
+
+    def queues(self) -> list[str]:
+        """The queues that pending tasks wait in."""
+
+    def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
+        """Ids of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
+
+    def overtaken_ms(self, queue: str) -> int:
+        """The newest `dispatched_ms` that a claim from this queue has carried; 0 before the first."""
+
+    def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
+        """Remember that messages seem lost; answer, for each, when it may be sent again.
+
+        The first call for a task sets `not_before_ms`; later ones answer what was set, until the task leaves
+        pending. A `Redispatch` moves it on by the backoff.
+        """
+
+    def hold(self, name: str, *, for_ms: int) -> bool:
+        """Take a short lock that ends by itself; False if another process holds it."""
+
+    def mark_sweep(self) -> int:
+        """Note that a sweep starts now; answer how many ms ago the last one did (0 for the first)."""
+
+    def last_sweep_ms(self) -> int | None:
+        """How many ms ago the last sweep began; None if none ever did."""
+
+    def inspect(self, task_id: str) -> TaskRecord:
+        """Everything stored of one task, as it is stored (not its effective state).
+
+        Raises:
+            TaskNotFound: There is no such record.
+            CorruptRecord: There is one that cannot be read.
+        """
+
+    def task_ids(self) -> Iterator[str]:
+        """Every stored task's id, in no order; may miss or repeat tasks that come or go meanwhile."""
+
+    def index_problems(self, task_id: str) -> list[str]:
+        """Where the indexes disagree with the record of a task; empty when all is well."""
+
+    def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
+        """Walk through everything that is stored, and mend what is wrong; each finding as it is met.
+
+        Safe at any time, beside any traffic: each task is one atomic step, and a sound one is left alone.
+
+        Args:
+            dry_run: Only tell.
+            quarantine: Move records aside that cannot be read at all.
+        """
+
+    def counts(self) -> Counts:
+        """How many tasks there are."""
+
+
+class Severity(StrEnum):
+    """What a finding means for the service."""
+
+    ERROR = "error"
+    """It will lose or refuse work: start-up refuses."""
+    WARNING = "warning"
+    """It works, with a risk that the operator should know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something about the store's set-up that an operator should know.
+
+    Attributes:
+        severity: Whether the service can start.
+        what: What was found.
+        mend: What to do about it.
+    """
+
+    severity: Severity
+    what: str
+    mend: str
+
+
+def awaits_first_message(task: Task) -> bool:
+    """Whether a pending task comes due, or came due, without a message ever having been made for it."""
+    return task.due_ms > task.updated_ms and task.redispatches == 0
+
+
+REDISPATCH_FIRST_MS = 2_000
+REDISPATCH_MOST_MS = 60_000
+
+
+def redispatch_backoff_ms(redispatches: int) -> int:
+    """How long to wait after the nth redispatch of a task before the next: 2 s doubling to 60 s."""
+    return min(REDISPATCH_FIRST_MS << min(redispatches, 16), REDISPATCH_MOST_MS)
+
+
+def full_jitter(attempt: int, *, first: float = 0.001, most: float = 0.05) -> float:
+    """Seconds to wait before the next try: uniform up to an exponential bound (notes: p99 221 to 83 ms)."""
+    return random.uniform(0.0, min(most, first * 2 ** min(attempt, 16)))  # noqa: S311 - not a secret

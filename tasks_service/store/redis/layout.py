@@ -1,0 +1,186 @@
+r"""Which keys there are, and which of them a task is in.
+
+Everything of a shard carries its hash tag, so that one transaction touches one slot and the same code runs
+on a single Redis, on Sentinel and on Cluster:
+
+    ts:{00}:t:<task id>         HASH  the record (see `codec`)
+    ts:{00}:l:<task id>         LIST  the transition log, rev|from|to|token|actor|ms, newest last, capped
+    ts:{00}:owner:<owner>       ZSET  the owner's tasks, by creation
+    ts:{00}:live:<owner>        SET   the owner's tasks that are not final: the quota
+    ts:{00}:idem:<owner>:<hash> STR   task id|request digest, under an idempotency key
+    ts:{00}:expired             ZSET  all tasks, by the moment they may go; its size is the shard's total
+    ts:{00}:overdue             ZSET  tasks that are not final, by the deadline of their phase
+    ts:{00}:leases              ZSET  running tasks, by the end of their lease
+    ts:{00}:timers              ZSET  pending tasks that come due later, by then
+    ts:{00}:pending:<queue>     ZSET  pending tasks, by when their message was made: the outbox
+    ts:{00}:queues              SET   queues that a pending task was ever in
+    ts:{00}:suspects            ZSET  pending tasks whose message seems lost, by when it may be sent again
+    ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
+    ts:lock:<name>              STR   short locks of sweeps
+    ts:swept                    STR   when the last sweep began
+    ts:changes                  pub/sub channel: "<task id> <revision>" for each logged transition
+
+Record and log end by PEXPIREAT, the owner's keys by PEXPIRE: a backstop only, for a store that nobody
+sweeps. What has expired is decided by `expires_ms` against the store's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ...domain.decide import next_due_ms
+from ...domain.task import DAY, MINUTE, Owner, Phase, Task
+from ..base import SHARD_DIGITS, awaits_first_message, shard_of_owner
+
+BACKSTOP_MS = 10 * MINUTE
+"""How long after `expires_ms` Redis itself removes a record that no sweep has removed."""
+
+OWNER_KEYS_MS = 31 * DAY
+"""Life of an owner's index after its last create: no task lives longer (the cap is 30 days)."""
+
+LONGEST_ID = 64
+"""Ids of ours are shorter; a longer text is some unknown id and is cut, so that no key grows with it."""
+
+Command = tuple[str | bytes | int | float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The keys of one shard."""
+
+    tag: str
+
+    def task(self, task_id: str) -> str:
+        """The record."""
+        return f"{self.tag}:t:{_safe(task_id)}"
+
+    def log(self, task_id: str) -> str:
+        """The transition log."""
+        return f"{self.tag}:l:{_safe(task_id)}"
+
+    def owner(self, owner: Owner) -> str:
+        """The owner's tasks."""
+        return f"{self.tag}:owner:{owner}"
+
+    def live(self, owner: Owner) -> str:
+        """The owner's tasks that are not final."""
+        return f"{self.tag}:live:{owner}"
+
+    def idempotency(self, owner: Owner, key_hash: str) -> str:
+        """What an idempotency key stands for."""
+        return f"{self.tag}:idem:{owner}:{key_hash}"
+
+    def index(self, name: str) -> str:
+        """A shard-wide index: `expired`, `overdue`, `leases`, `timers`, `queues`, `suspects`, `overtaken`."""
+        return f"{self.tag}:{name}"
+
+    def pending(self, queue: str) -> str:
+        """The pending tasks of a queue."""
+        return f"{self.tag}:pending:{queue}"
+
+
+class Layout:
+    """Names every key of a store.
+
+    Args:
+        prefix: In front of every key.
+        shards: How many slots tasks are spread over.
+    """
+
+    def __init__(self, prefix: str, shards: int) -> None:
+        self.prefix = prefix
+        self.shards = [Shard(f"{prefix}:{{{number:0{SHARD_DIGITS}x}}}") for number in range(shards)]
+        self.swept = f"{prefix}:swept"
+        self.changes = f"{prefix}:changes"
+
+    def lock(self, name: str) -> str:
+        """A short lock."""
+        return f"{self.prefix}:lock:{name}"
+
+    def shard_of(self, task_id: str) -> Shard:
+        """The shard that an id names; a malformed id names one too, where it will not be found."""
+        try:
+            number = int(task_id[:SHARD_DIGITS], 16)
+        except ValueError:
+            number = 0
+        return self.shards[number] if 0 <= number < len(self.shards) else self.shards[0]
+
+    def shard_of_owner(self, owner: Owner) -> Shard:
+        """The shard that holds everything of an owner."""
+        return self.shards[shard_of_owner(owner, len(self.shards))]
+
+
+def _safe(task_id: str) -> str:
+    return task_id[:LONGEST_ID].encode(errors="replace").decode()
+
+
+def sorted_places(shard: Shard, task: Task) -> dict[str, int]:
+    """The sorted sets that a task is in, with its score in each."""
+    places = {
+        shard.index("expired"): task.expires_ms,
+        shard.owner(task.owner): task.created_ms,
+    }
+    if not task.status.is_final:
+        places[shard.index("overdue")] = next_due_ms(task)
+    if task.lease is not None:
+        places[shard.index("leases")] = task.lease.until_ms
+    if task.phase is Phase.PENDING:
+        if awaits_first_message(task):
+            places[shard.index("timers")] = task.due_ms
+        else:
+            places[shard.pending(task.queue)] = task.dispatched_ms
+    return places
+
+
+def place(shard: Shard, before: Task | None, after: Task | None) -> Iterator[Command]:
+    """The commands that bring the indexes from one state of a task to the next."""
+    task = after or before
+    if task is None:
+        return
+    old = sorted_places(shard, before) if before else {}
+    new = sorted_places(shard, after) if after else {}
+    for key, score in new.items():
+        if old.get(key) != score:
+            yield ("ZADD", key, score, task.task_id)
+    for key in old.keys() - new.keys():
+        yield ("ZREM", key, task.task_id)
+    yield from _place_live(shard, before, after, task)
+    if after is not None and after.phase is Phase.PENDING and (before is None or before.queue != after.queue):
+        yield ("SADD", shard.index("queues"), after.queue)
+    if before is not None and (after is None or _is_pending(before) != _is_pending(after)):
+        # On coming to pending as well: a sweep may have suspected it a moment after it had left.
+        yield ("ZREM", shard.index("suspects"), task.task_id)
+
+
+def _is_pending(task: Task) -> bool:
+    return task.phase is Phase.PENDING
+
+
+def _place_live(shard: Shard, before: Task | None, after: Task | None, task: Task) -> Iterator[Command]:
+    was_live = before is not None and not before.status.is_final
+    is_live = after is not None and not after.status.is_final
+    if is_live and not was_live:
+        yield ("SADD", shard.live(task.owner), task.task_id)
+    if was_live and not is_live:
+        yield ("SREM", shard.live(task.owner), task.task_id)
+
+
+def problems(shard: Shard, task: Task, found: Mapping[str, int | None], is_live: bool) -> list[str]:
+    """Where the indexes disagree with the record.
+
+    Args:
+        shard: The task's shard.
+        task: The record.
+        found: For every sorted set that the task could be in, the score that is stored, or None.
+        is_live: Whether the owner's quota counts it.
+    """
+    expected = sorted_places(shard, task)
+    wrong = [
+        f"{key}: expected {expected.get(key)}, found {score}"
+        for key, score in found.items()
+        if score != expected.get(key)
+    ]
+    if is_live == task.status.is_final:
+        wrong.append(f"{shard.live(task.owner)}: {'has' if is_live else 'lacks'} it")
+    return wrong

@@ -1,0 +1,503 @@
+"""Every operation of the store, written once, as programs of the transaction loop.
+
+Each method returns a program; the blocking and the asyncio face only drive it. The pattern is always the
+same: read the record and the clock, let `decide` judge, turn what it says into commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ...domain.decide import Applied, Census, Refused, Replayed, decide, effective
+from ...domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
+from ...domain.events import Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
+from ...domain.limits import Limits
+from ...domain.task import JsonText, LogEntry, Owner, Phase, Task, TaskRecord
+from ..base import (
+    Change,
+    Claimed,
+    Counts,
+    Created,
+    Due,
+    Outbox,
+    Page,
+    TaskView,
+    redispatch_backoff_ms,
+)
+from . import codec
+from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Layout, Shard, place, problems, sorted_places
+from .transaction import Program, Reply, Write, milliseconds, once, transact
+
+QUOTA_HEADROOM = 256
+"""Further below its quota than this, an owner's create does not WATCH the quota.
+
+Creates in flight are bounded by the front ends' connections, and while those are fewer than this, a create
+that saw more room than this cannot be one too many. Nearer to the limit the quota is watched, and exact;
+further away, creates of one owner do not void each other.
+"""
+
+_STATE = len(codec.STATE_FIELDS)
+
+
+Clock = Callable[[int], int]
+
+
+class _Stored(NamedTuple):
+    """A record as a transition reads it."""
+
+    now_ms: int
+    task: Task | None
+    log: tuple[LogEntry, ...]
+    rest: list[Reply]
+
+
+class _Judged(NamedTuple):
+    """What `decide` said, as commands; `sends` if a message goes out with them."""
+
+    applied: Applied
+    commands: list[Command]
+    sends: bool
+
+
+def _state_reads(shard: Shard, task_id: str) -> list[Command]:
+    return [
+        ("TIME",),
+        ("HMGET", shard.task(task_id), *codec.STATE_FIELDS),
+        ("LRANGE", shard.log(task_id), 0, -1),
+    ]
+
+
+class Operations:
+    """Builds the programs of one store.
+
+    Args:
+        layout: Which keys there are.
+        limits: What is allowed.
+        outbox: Makes the message that goes out in the same write as a task that becomes pending.
+        deadline: Seconds that an operation may try.
+        clock: From the server's time to the time that decisions use, in ms; tests move it.
+    """
+
+    def __init__(
+        self, layout: Layout, limits: Limits, outbox: Outbox, deadline: float, clock: Clock | None
+    ) -> None:
+        self.layout = layout
+        self.limits = limits
+        self.outbox = outbox
+        self.deadline = deadline
+        self._clock = clock
+
+    def time_of(self, reply: Reply) -> int:
+        """The time that decisions use, from the answer of TIME."""
+        now_ms = milliseconds(reply)
+        return now_ms if self._clock is None else self._clock(now_ms)
+
+    def _stored(self, task_id: str, replies: list[Reply]) -> _Stored:
+        time, values, lines, *rest = replies
+        log = tuple(codec.decode_line(line) for line in lines)
+        return _Stored(self.time_of(time), codec.decode(task_id, values), log, rest)
+
+    # --- clients ---------------------------------------------------------------------------------------
+
+    def create(self, event: Create) -> Program[Created]:
+        """See `TaskStore.create`."""
+        shard = self.layout.shard_of_owner(event.owner)
+        live = shard.live(event.owner)
+        keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
+        watched = [shard.task(event.task_id), *keyed]
+        reads = [
+            *_state_reads(shard, event.task_id),
+            ("SCARD", live),
+            ("ZCARD", shard.index("expired")),
+            *(("GET", key) for key in keyed),
+        ]
+
+        def judge(replies: list[Reply]) -> Write | None:
+            now_ms, task, log, (owner_live, total, *found) = self._stored(event.task_id, replies)
+            if owner_live + QUOTA_HEADROOM >= self.limits.live_per_owner and live not in watched:
+                watched.append(live)
+                return None
+            census = Census(
+                owner_live=owner_live, total=total, existing=_existing(found[0]) if found else None
+            )
+            decision = decide(task, event, now_ms, log=log, limits=self.limits, census=census)
+            if isinstance(decision, Refused):
+                raise decision.error
+            if isinstance(decision, Replayed) or decision.task is None:
+                return Write((), decision)
+            commands = self.writes(shard, None, decision, now_ms, sends=True)
+            commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
+            value = f"{event.task_id}|{event.request_digest}"
+            commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
+            return Write(commands, decision)
+
+        decision: Applied | Replayed = yield from transact(
+            event.task_id, lambda: watched, reads, judge, token=event.token, deadline=self.deadline
+        )
+        if isinstance(decision, Applied) and decision.task is not None:
+            self.outbox.committed(decision.task)
+            return Created(task=decision.task)
+        task_id = decision.task_id if isinstance(decision, Replayed) else event.task_id
+        view = yield from self.get(event.owner, task_id, hidden=True)
+        return Created(task=view.task, replayed=True)
+
+    def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> Program[TaskView]:
+        """See `TaskStore.get`: one exchange of two commands."""
+        shard = self.layout.shard_of(task_id)
+        reads: list[Command] = [("TIME",), ("HMGET", shard.task(task_id), *codec.VIEW_FIELDS)]
+        time, values = yield from once(reads, self.deadline)
+        _no_error(task_id, values)
+        task = codec.decode(task_id, values[:_STATE])
+        now = None if task is None else effective(task, self.time_of(time))
+        if now is None or now.owner != owner or not (now.visible or hidden):
+            raise TaskNotFound(task_id)
+        return TaskView(task=now, result=values[_STATE] or None)
+
+    def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Program[Task]:
+        """See `TaskStore.act`."""
+
+        def owned(task: Task | None) -> Task | None:
+            return task if task is not None and task.owner == owner and (task.visible or hidden) else None
+
+        applied = yield from self._transition(task_id, event, owned)
+        return _standing(applied)
+
+    def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Program[Page]:
+        """See `TaskStore.page`: the owner's index from a position on, then the records in one exchange."""
+        shard = self.layout.shard_of_owner(owner)
+        key = shard.owner(owner)
+        tasks: list[Task] = []
+        position = after
+        while True:
+            ids, position = yield from self._members(key, position, limit)
+            if ids:
+                tasks += yield from self._visible(shard, owner, ids)
+            if position is None or len(tasks) >= limit:
+                break
+        if len(tasks) > limit:
+            tasks = tasks[:limit]
+            position = _position(tasks[-1])
+        return Page(tasks=tuple(tasks), last=position)
+
+    def _members(self, key: str, after: str | None, limit: int) -> Program[tuple[list[str], str | None]]:
+        if after is None:
+            reads: list[Command] = [("ZREVRANGE", key, 0, limit, "WITHSCORES")]
+            (flat,) = yield from once(reads, self.deadline)
+            pairs = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
+        else:
+            score, _, member = after.partition(":")
+            reads = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, limit + 64)]
+            (flat,) = yield from once(reads, self.deadline)
+            found = zip(flat[::2], map(int, flat[1::2]), strict=True)
+            pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
+        ids = [member for member, _ in pairs[:limit]]
+        more = len(pairs) > limit
+        return ids, f"{pairs[limit - 1][1]}:{pairs[limit - 1][0]}" if more else None
+
+    def _visible(self, shard: Shard, owner: Owner, ids: Sequence[str]) -> Program[list[Task]]:
+        reads: list[Command] = [("TIME",)]
+        reads += [("HMGET", shard.task(task_id), *codec.STATE_FIELDS) for task_id in ids]
+        time, *records = yield from once(reads, self.deadline)
+        now_ms = self.time_of(time)
+        found = (codec.decode(task_id, values) for task_id, values in zip(ids, records, strict=True))
+        current = (effective(task, now_ms) for task in found if task is not None)
+        return [task for task in current if task is not None and task.owner == owner and task.visible]
+
+    # --- workers ---------------------------------------------------------------------------------------
+
+    def claim(self, task_id: str, event: Claim) -> Program[Claimed]:
+        """See `TaskStore.claim`; arguments and journal come with the same read."""
+        shard = self.layout.shard_of(task_id)
+        key = shard.task(task_id)
+        reads: list[Command] = [("TIME",), ("HGETALL", key), ("LRANGE", shard.log(task_id), 0, -1)]
+
+        def judge(replies: list[Reply]) -> Write:
+            time, flat, lines = replies
+            record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+            state = [time, [record.get(name) for name in codec.STATE_FIELDS], lines]
+            stored = self._stored(task_id, state)
+            judged = self._judge(shard, task_id, stored, event, stored.task)
+            journal = () if stored.task is None else codec.decode_journal(stored.task, record)
+            commands = [*judged.commands, *_overtaking(shard, judged.applied.task, event)]
+            return Write(commands, (judged.applied, record, (*journal, *judged.applied.journal)))
+
+        applied, record, journal = yield from transact(
+            task_id, lambda: [key], reads, judge, token=event.token, deadline=self.deadline
+        )
+        task = _standing(applied)
+        if task.lease is None or task.lease.lease_id != event.lease_id:
+            raise InvalidTransition(task_id, task.phase, "Claim", task.status_message or "not to be had")
+        return Claimed(task=task, arguments=JsonText(record.get("arguments", "")), journal=journal)
+
+    def commit(self, task_id: str, event: WorkerEvent) -> Program[Task]:
+        """See `TaskStore.commit`."""
+        applied = yield from self._transition(task_id, event)
+        return _standing(applied)
+
+    # --- sweeps and operators ----------------------------------------------------------------------------
+
+    def settle(self, task_id: str, event: SweepEvent) -> Program[Task | None]:
+        """See `TaskStoreMaintenance.settle`."""
+        try:
+            applied = yield from self._transition(task_id, event)
+        except TaskNotFound:
+            # It may be there and only have expired; then the indexes still have to lead the sweep to it.
+            (exists,) = yield from once(
+                [("EXISTS", self.layout.shard_of(task_id).task(task_id))], self.deadline
+            )
+            if not exists:
+                yield from once(self._forget(task_id), self.deadline)
+            raise
+        return applied.task
+
+    def _forget(self, task_id: str) -> list[Command]:
+        shard = self.layout.shard_of(task_id)
+        names = (*(index.value for index in Due), "suspects")
+        return [("ZREM", shard.index(name), task_id) for name in names]
+
+    def now_ms(self) -> Program[int]:
+        """See `TaskStoreMaintenance.now_ms`."""
+        (time,) = yield from once([("TIME",)], self.deadline)
+        return self.time_of(time)
+
+    def due(self, index: Due, *, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.due`."""
+        now_ms = yield from self.now_ms()
+        reads: list[Command] = [
+            ("ZRANGEBYSCORE", shard.index(index.value), "-inf", now_ms, "LIMIT", 0, limit)
+            for shard in self.layout.shards
+        ]
+        found = yield from once(reads, self.deadline)
+        return [task_id for ids in found for task_id in ids][:limit]
+
+    def queues(self) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.queues`."""
+        reads: list[Command] = [("SMEMBERS", shard.index("queues")) for shard in self.layout.shards]
+        found = yield from once(reads, self.deadline)
+        return sorted({queue for queues in found for queue in queues})
+
+    def pending(self, queue: str, *, until_ms: int, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.pending`."""
+        reads: list[Command] = [
+            ("ZRANGEBYSCORE", shard.pending(queue), "-inf", until_ms, "LIMIT", 0, limit)
+            for shard in self.layout.shards
+        ]
+        found = yield from once(reads, self.deadline)
+        return [task_id for ids in found for task_id in ids][:limit]
+
+    def overtaken_ms(self, queue: str) -> Program[int]:
+        """See `TaskStoreMaintenance.overtaken_ms`."""
+        reads: list[Command] = [("ZSCORE", shard.index("overtaken"), queue) for shard in self.layout.shards]
+        scores = yield from once(reads, self.deadline)
+        return max((int(float(score)) for score in scores if score is not None), default=0)
+
+    def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
+        """See `TaskStoreMaintenance.suspect`."""
+        if not task_ids:
+            return []
+        commands: list[Command] = []
+        for task_id in task_ids:
+            key = self.layout.shard_of(task_id).index("suspects")
+            commands += [("ZADD", key, "NX", not_before_ms, task_id), ("ZSCORE", key, task_id)]
+        replies = yield from once(commands, self.deadline)
+        return [int(float(score)) for score in replies[1::2]]
+
+    def hold(self, name: str, *, for_ms: int) -> Program[bool]:
+        """See `TaskStoreMaintenance.hold`."""
+        (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
+        return reply is not None
+
+    def mark_sweep(self) -> Program[int]:
+        """See `TaskStoreMaintenance.mark_sweep`."""
+        now_ms = yield from self.now_ms()
+        (before,) = yield from once([("SET", self.layout.swept, now_ms, "GET")], self.deadline)
+        return max(now_ms - int(before), 0) if before else 0
+
+    def last_sweep_ms(self) -> Program[int | None]:
+        """See `TaskStoreMaintenance.last_sweep_ms`."""
+        time, before = yield from once([("TIME",), ("GET", self.layout.swept)], self.deadline)
+        return max(self.time_of(time) - int(before), 0) if before else None
+
+    def inspect(self, task_id: str) -> Program[TaskRecord]:
+        """See `TaskStoreMaintenance.inspect`."""
+        shard = self.layout.shard_of(task_id)
+        reads: list[Command] = [("HGETALL", shard.task(task_id)), ("LRANGE", shard.log(task_id), 0, -1)]
+        flat, lines = yield from once(reads, self.deadline)
+        _no_error(task_id, flat)
+        record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+        task = codec.decode(task_id, [record.get(name) for name in codec.STATE_FIELDS])
+        if task is None:
+            raise TaskNotFound(task_id)
+        result = record.get("result")
+        return TaskRecord(
+            task=task,
+            arguments=JsonText(record.get("arguments", "")),
+            result=None if result is None else JsonText(result),
+            journal=codec.decode_journal(task, record),
+            log=tuple(codec.decode_line(line) for line in lines),
+        )
+
+    def scan(self, shard: Shard, cursor: str) -> Program[tuple[str, list[str]]]:
+        """One step of walking through a shard's tasks: the next cursor ("0" at the end) and some ids."""
+        reads: list[Command] = [("ZSCAN", shard.index("expired"), cursor, "COUNT", 500)]
+        ((following, flat),) = yield from once(reads, self.deadline)
+        return following, flat[::2]
+
+    def index_problems(self, task_id: str) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.index_problems`."""
+        record = yield from self.inspect(task_id)
+        task, shard = record.task, self.layout.shard_of(task_id)
+        indexes = [shard.index(name.value) for name in Due] + [shard.pending(task.queue)]
+        keys = sorted({*sorted_places(shard, task), *indexes})
+        reads: list[Command] = [("ZSCORE", key, task_id) for key in keys]
+        reads.append(("SISMEMBER", shard.live(task.owner), task_id))
+        *scores, is_live = yield from once(reads, self.deadline)
+        found = {
+            key: None if score is None else int(float(score)) for key, score in zip(keys, scores, strict=True)
+        }
+        return problems(shard, task, found, bool(is_live))
+
+    def counts(self) -> Program[Counts]:
+        """See `TaskStoreMaintenance.counts`."""
+        queues = yield from self.queues()
+        total = running = live = pending = 0
+        for shard in self.layout.shards:
+            names = [shard.index(name) for name in ("expired", "leases", "overdue", "timers")]
+            reads: list[Command] = [("ZCARD", key) for key in (*names, *map(shard.pending, queues))]
+            counted = yield from once(reads, self.deadline)
+            total, running, live = total + counted[0], running + counted[1], live + counted[2]
+            pending += sum(counted[3:])
+        return Counts(total=total, pending=pending, running=running, live=live)
+
+    # --- what transitions share --------------------------------------------------------------------------
+
+    def _transition(
+        self,
+        task_id: str,
+        event: Event,
+        seen: Callable[[Task | None], Task | None] = lambda task: task,
+    ) -> Program[Applied]:
+        shard = self.layout.shard_of(task_id)
+        key = shard.task(task_id)
+
+        def judge(replies: list[Reply]) -> Write:
+            stored = self._stored(task_id, replies)
+            judged = self._judge(shard, task_id, stored, event, seen(stored.task))
+            return Write(judged.commands, judged)
+
+        judged: _Judged = yield from transact(
+            task_id,
+            lambda: [key],
+            _state_reads(shard, task_id),
+            judge,
+            token=event.token,
+            deadline=self.deadline,
+        )
+        if judged.sends and judged.applied.task is not None:
+            self.outbox.committed(judged.applied.task)
+        return judged.applied
+
+    def _judge(self, shard: Shard, task_id: str, stored: _Stored, event: Event, seen: Task | None) -> _Judged:
+        if seen is None:
+            raise TaskNotFound(task_id)
+        decision = decide(seen, event, stored.now_ms, log=stored.log, limits=self.limits)
+        if isinstance(decision, Refused):
+            raise TaskNotFound(task_id) if isinstance(decision.error, TaskNotFound) else decision.error
+        if isinstance(decision, Replayed):
+            return _Judged(Applied(task=decision.task), [], sends=False)
+        after = decision.task
+        moved = bool(decision.log) or isinstance(event, Redispatch)
+        sends = moved and after is not None and after.phase is Phase.PENDING and after.due_ms <= stored.now_ms
+        commands = self.writes(shard, seen, decision, stored.now_ms, sends=sends)
+        if isinstance(event, Redispatch) and after is not None:
+            not_before_ms = stored.now_ms + redispatch_backoff_ms(after.redispatches)
+            commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_id))
+        return _Judged(decision, commands, sends)
+
+    def writes(
+        self, shard: Shard, before: Task | None, applied: Applied, now_ms: int, *, sends: bool
+    ) -> list[Command]:
+        """Everything that an applied event writes, for one MULTI."""
+        after = applied.task
+        if after is None:
+            return [] if before is None else self._removal(shard, before)
+        if after == before and not applied.log:
+            return []
+        key, log = shard.task(after.task_id), shard.log(after.task_id)
+        commands: list[Command] = list(_record_writes(key, before, applied, after))
+        commands += place(shard, before, after)
+        if applied.log:
+            commands.append(("RPUSH", log, *map(codec.encode_line, applied.log)))
+            commands += [
+                ("PUBLISH", self.layout.changes, f"{after.task_id} {line.revision}") for line in applied.log
+            ]
+        if after.revision >= self.limits.log_entries:
+            commands.append(("LTRIM", log, -self.limits.log_entries, -1))
+        if before is None or before.expires_ms != after.expires_ms:
+            commands += [("PEXPIREAT", name, after.expires_ms + BACKSTOP_MS) for name in (key, log)]
+        if sends:
+            commands += [("LPUSH", push.key, push.payload) for push in self.outbox.pushes(after, now_ms)]
+        return commands
+
+    def _removal(self, shard: Shard, task: Task) -> list[Command]:
+        commands: list[Command] = [("UNLINK", shard.task(task.task_id), shard.log(task.task_id))]
+        commands += place(shard, task, None)
+        if task.idempotency:
+            commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))
+        return commands
+
+
+def _record_writes(key: str, before: Task | None, applied: Applied, after: Task) -> list[Command]:
+    old = codec.encode(before) if before is not None else {}
+    new = codec.encode(after)
+    changed = {name: text for name, text in new.items() if text and text != old.get(name)}
+    if applied.arguments is not None:
+        changed["arguments"] = applied.arguments
+    if applied.result is not None:
+        changed["result"] = applied.result
+    start = after.journal_length - len(applied.journal)
+    for number, entry in enumerate(applied.journal, start=start):
+        changed[f"j:{number}"] = codec.encode_entry(entry)
+    commands: list[Command] = []
+    if changed:
+        commands.append(("HSET", key, *(part for pair in changed.items() for part in pair)))
+    if emptied := [name for name, text in new.items() if not text and old.get(name)]:
+        commands.append(("HDEL", key, *emptied))
+    return commands
+
+
+def _overtaking(shard: Shard, task: Task | None, event: Claim) -> list[Command]:
+    """A claim lets the sweep see which messages it has overtaken."""
+    if task is None or task.phase is not Phase.RUNNING or not event.dispatched_ms:
+        return []
+    return [("ZADD", shard.index("overtaken"), "GT", event.dispatched_ms, task.queue)]
+
+
+def _existing(text: str | None) -> tuple[str, str] | None:
+    if not text:
+        return None
+    task_id, _, digest = text.partition("|")
+    return task_id, digest
+
+
+def _standing(applied: Applied) -> Task:
+    """The task after an event that does not remove it."""
+    if applied.task is None:
+        raise AssertionError("only expiry removes a task")
+    return applied.task
+
+
+def _position(task: Task) -> str:
+    return f"{task.created_ms}:{task.task_id}"
+
+
+def _no_error(task_id: str, reply: Reply) -> None:
+    if isinstance(reply, Exception):
+        raise CorruptRecord(task_id, str(reply))
+
+
+def parse_change(text: str) -> Change:
+    """What was published, read back."""
+    task_id, _, revision = text.partition(" ")
+    return Change(task_id, int(revision))

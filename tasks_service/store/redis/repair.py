@@ -1,0 +1,374 @@
+"""Repair: find what an audit finds, and mend it, one task at a time.
+
+Safe while the service runs. A change of a task's place in an index is always part of a write to its record,
+so a transaction that watches the record alone sees every rival: it reads record and places after WATCH, and
+if the task moves before EXEC nothing is written and it looks again. On a sound store it writes nothing.
+
+Two walks lead to every key. From each record: does it contradict itself, is it where it must be, does it
+end? From each place that names a task: is there such a task, and does it belong here? The first cannot see
+an entry whose record is gone, the second cannot see a record that is missing from an index.
+
+What repair never does: guess at a record that it cannot read. One of another schema version may be newer
+software's, and is only reported. A damaged one is reported, and moved aside only when asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from redis.exceptions import ResponseError
+
+from ...domain.decide import Refused, Replayed, contradiction, decide
+from ...domain.errors import CorruptRecord
+from ...domain.events import Mend
+from ...domain.limits import size
+from ...domain.task import DAY, Phase, Task
+from ..base import Repair
+from . import codec
+from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, sorted_places
+from .operations import Operations
+from .transaction import Program, Reply, Write, once, transact
+
+QUARANTINE_MS = 30 * DAY
+"""How long a record that was moved aside is kept for people to look at."""
+
+WALK = 500
+"""Keys or members that one step of a walk asks for."""
+
+_SORTED = ("expired", "overdue", "leases", "timers", "suspects")
+"""The shard-wide indexes that name tasks; `overtaken` and `queues` name queues."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The keys of one shard that name tasks, as a walk finds them."""
+
+    shard: Shard
+    records: tuple[str, ...]
+    logs: tuple[str, ...]
+    sets: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+class Repairs:
+    """Builds the programs of a repair.
+
+    Args:
+        operations: Of the same store.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._deadline = operations.deadline
+
+    # --- walking ---------------------------------------------------------------------------------------
+
+    def keys(self, shard: Shard, cursor: str) -> Program[tuple[str, Places]]:
+        """One step through the keys of a shard: the next cursor ("0" at the end), and what was met."""
+        pattern = shard.tag.replace("[", "\\[").replace("?", "\\?").replace("*", "\\*") + ":*"
+        ((following, keys),) = yield from once(
+            [("SCAN", cursor, "MATCH", pattern, "COUNT", WALK)], self._deadline
+        )
+        names: dict[str, list[str]] = {"t": [], "l": [], "sets": [], "idem": []}
+        for key in keys:
+            kind, _, rest = key.removeprefix(f"{shard.tag}:").partition(":")
+            if kind in ("t", "l"):
+                names[kind].append(rest)
+            elif kind == "idem":
+                names[kind].append(key)
+            elif kind in (*_SORTED, "owner", "live", "pending"):
+                names["sets"].append(key)
+        return following, Places(
+            shard, tuple(names["t"]), tuple(names["l"]), tuple(names["sets"]), tuple(names["idem"])
+        )
+
+    def members(self, shard: Shard, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
+        """One step through an index: the next cursor, and the ids in it that have no business there."""
+        is_set = key.startswith(f"{shard.tag}:live:")
+        command: Command = ("SSCAN" if is_set else "ZSCAN", key, cursor, "COUNT", WALK)
+        (reply,) = yield from once([command], self._deadline)
+        if isinstance(reply, ResponseError):
+            raise CorruptRecord(key, str(reply))
+        following, flat = reply
+        ids = flat if is_set else flat[::2]
+        reads: list[Command] = [("HMGET", shard.task(task_id), *codec.STATE_FIELDS) for task_id in ids]
+        records = (yield from once(reads, self._deadline)) if ids else []
+        pairs = zip(ids, records, strict=True)
+        return following, [task_id for task_id, values in pairs if _is_stray(shard, key, task_id, values)]
+
+    def without_record(self, shard: Shard, ids: Sequence[str]) -> Program[list[str]]:
+        """Which of these tasks have no record."""
+        if not ids:
+            return []
+        replies = yield from once([("EXISTS", shard.task(task_id)) for task_id in ids], self._deadline)
+        return [task_id for task_id, exists in zip(ids, replies, strict=True) if not exists]
+
+    def led_to(self, key: str) -> Program[str]:
+        """The task that an idempotency key leads to; empty if it leads nowhere."""
+        (value,) = yield from once([("GET", key)], self._deadline)
+        return value.partition("|")[0] if isinstance(value, str) else ""
+
+    # --- one task --------------------------------------------------------------------------------------
+
+    def task(
+        self, task_id: str, found_in: str | None, *, dry_run: bool, quarantine: bool
+    ) -> Program[list[Repair]]:
+        """Mend one task.
+
+        Args:
+            task_id: Which one; there may be no record of it.
+            found_in: A key that names it, beyond those that its record says.
+            dry_run: Only say what would be done.
+            quarantine: Move it aside if it cannot be read.
+        """
+        try:
+            return (yield from self._mend(task_id, found_in, dry_run=dry_run))
+        except CorruptRecord as error:
+            if not quarantine or dry_run or not (yield from self._is_beyond_repair(task_id)):
+                return [Repair(task_id=task_id, what=f"it cannot be read: {error.reason}", mended=False)]
+            shard = self._operations.layout.shard_of(task_id)
+            yield from self._quarantine(shard, task_id)
+            what = f"it could not be read, and was moved to {_aside(shard, task_id)}: {error.reason}"
+            return [Repair(task_id=task_id, what=what, mended=True)]
+
+    def _is_beyond_repair(self, task_id: str) -> Program[bool]:
+        """Whether the record itself is damaged: not an index beside it, and not newer software's record."""
+        shard = self._operations.layout.shard_of(task_id)
+        (values,) = yield from once([("HMGET", shard.task(task_id), *codec.STATE_FIELDS)], self._deadline)
+        if isinstance(values, ResponseError):
+            return True
+        if values[0] not in (None, codec.SCHEMA_VERSION):
+            return False
+        try:
+            return codec.decode(task_id, values) is None
+        except CorruptRecord:
+            return True
+
+    def _mend(self, task_id: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
+        shard = self._operations.layout.shard_of(task_id)
+        key, log = shard.task(task_id), shard.log(task_id)
+        look = _Look(shard, task_id, found_in)
+        reads: list[Command] = []
+        look.extend(reads, None)
+        done: list[Repair] = []
+
+        def judge(replies: list[Reply]) -> Write | None:
+            time, *rest = replies
+            now_ms = self._operations.time_of(time)
+            flat, last, record_ends, log_ends, *found = rest
+            if isinstance(flat, ResponseError):
+                raise CorruptRecord(task_id, str(flat))
+            record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+            task = codec.decode(task_id, [record.get(name) for name in codec.STATE_FIELDS])
+            if look.extend(reads, task):
+                return None
+            if task is None and record:
+                raise CorruptRecord(task_id, "it has neither state nor status")
+            commands: list[Command] = []
+            problems: list[str] = []
+            beyond: list[str] = []
+            if task is not None:
+                beyond += _misfit(task, last)
+                task = self._sound(shard, task, record, now_ms, commands, problems)
+                commands += _lifetime(task, {key: record_ends, log: log_ends}, problems)
+                commands += _leftovers(key, task, record, problems)
+            elif last:
+                problems.append(f"{log}: the log of no task")
+                commands.append(("DEL", log))
+            commands += look.moves(task, found, problems)
+            if problems or beyond:
+                # An outcome that nobody told us is found mended by the next look; it was still our finding.
+                done[:] = [Repair(task_id=task_id, what=what, mended=not dry_run) for what in problems]
+                done.extend(Repair(task_id=task_id, what=what, mended=False) for what in beyond)
+            return Write(() if dry_run else commands, None)
+
+        yield from transact(
+            task_id, lambda: [key, *look.watched], reads, judge, token="", deadline=self._deadline
+        )
+        return done
+
+    def _sound(
+        self,
+        shard: Shard,
+        task: Task,
+        record: Mapping[str, str],
+        now_ms: int,
+        commands: list[Command],
+        problems: list[str],
+    ) -> Task:
+        """The task after its contradictions have been mended, as `decide` says."""
+        kept, kept_bytes = _journal(task, record)
+        has_result = "result" in record
+        event = Mend(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
+        if (what := contradiction(task, event)) is not None:
+            decision = decide(task, event, now_ms, limits=self._operations.limits)
+            # Refused: time has ended it meanwhile, and a sweep writes that down.
+            if not isinstance(decision, Refused | Replayed) and decision.task is not None:
+                problems.append(what)
+                commands += self._operations.writes(shard, task, decision, now_ms, sends=False)
+                task = decision.task
+        if has_result and task.phase is not Phase.COMPLETED:
+            problems.append(f"it is {task.phase}, and has a result that nobody is shown")
+            commands.append(("HDEL", shard.task(task.task_id), "result"))
+        return task
+
+    def _quarantine(self, shard: Shard, task_id: str) -> Program[None]:
+        key, log, aside = shard.task(task_id), shard.log(task_id), _aside(shard, task_id)
+
+        def judge(replies: list[Reply]) -> Write:
+            (exists,) = replies
+            if not exists:
+                return Write((), None)
+            commands: list[Command] = [
+                ("RENAME", key, aside),
+                ("PEXPIRE", aside, QUARANTINE_MS),
+                ("DEL", log),
+            ]
+            commands += [("ZREM", shard.index(name), task_id) for name in _SORTED]
+            return Write(commands, None)
+
+        yield from transact(
+            task_id, lambda: [key], [("EXISTS", key)], judge, token="", deadline=self._deadline
+        )
+
+
+class _Look:
+    """Which places of a task are read in a try, and what is to be done about what was found there."""
+
+    def __init__(self, shard: Shard, task_id: str, found_in: str | None) -> None:
+        self._shard, self._task_id = shard, task_id
+        self._sorted = [shard.index(name) for name in _SORTED]
+        self._sets: list[str] = []
+        self._idempotency: list[str] = []
+        self._queue = ""
+        self.watched: list[str] = []
+        if found_in is None:
+            return
+        kind = found_in.removeprefix(f"{shard.tag}:").partition(":")[0]
+        if kind == "live":
+            self._sets.append(found_in)
+        elif kind == "idem":
+            self._idempotency.append(found_in)
+            self.watched.append(found_in)
+        elif found_in not in self._sorted:
+            self._sorted.append(found_in)
+
+    def extend(self, reads: list[Command], task: Task | None) -> bool:
+        """Make `reads` complete for a task; whether anything was missing."""
+        before = (len(self._sorted), len(self._sets), self._queue)
+        if task is not None:
+            self._sorted += [key for key in sorted_places(self._shard, task) if key not in self._sorted]
+            if (pending := self._shard.pending(task.queue)) not in self._sorted:
+                self._sorted.append(pending)
+            if (live := self._shard.live(task.owner)) not in self._sets:
+                self._sets.append(live)
+            self._queue = task.queue
+        shard, task_id = self._shard, self._task_id
+        reads[:] = [
+            ("TIME",),
+            ("HGETALL", shard.task(task_id)),
+            ("LRANGE", shard.log(task_id), -1, -1),
+            ("PEXPIRETIME", shard.task(task_id)),
+            ("PEXPIRETIME", shard.log(task_id)),
+            *(("ZSCORE", key, task_id) for key in self._sorted),
+            *(("SISMEMBER", key, task_id) for key in self._sets),
+            ("SISMEMBER", shard.index("queues"), self._queue),
+            *(("GET", key) for key in self._idempotency),
+        ]
+        return before != (len(self._sorted), len(self._sets), self._queue)
+
+    def moves(self, task: Task | None, found: Sequence[Reply], problems: list[str]) -> Iterator[Command]:
+        """What brings the places into agreement with the record; says what was wrong."""
+        shard, task_id = self._shard, self._task_id
+        scores, rest = found[: len(self._sorted)], found[len(self._sorted) :]
+        members, (knows_queue, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]
+        expected = {} if task is None else sorted_places(shard, task)
+        for key, score in zip(self._sorted, scores, strict=True):
+            has, wants = None if score is None else int(float(score)), expected.get(key)
+            if key == shard.index("suspects"):
+                wants = has if task is not None else None
+            if has != wants:
+                problems.append(f"{key}: expected {wants}, found {has}")
+                yield ("ZREM", key, task_id) if wants is None else ("ZADD", key, wants, task_id)
+                if task is not None and wants is not None and key == shard.owner(task.owner):
+                    yield ("PEXPIRE", key, OWNER_KEYS_MS)
+        lives_in = shard.live(task.owner) if task is not None and not task.status.is_final else None
+        for key, is_member in zip(self._sets, members, strict=True):
+            if bool(is_member) != (key == lives_in):
+                problems.append(f"{key}: {'counts' if is_member else 'does not count'} it")
+                yield ("SREM" if is_member else "SADD", key, task_id)
+                if not is_member:
+                    yield ("PEXPIRE", key, OWNER_KEYS_MS)
+        if task is not None and task.phase is Phase.PENDING and not knows_queue:
+            problems.append(f"{shard.index('queues')}: lacks its queue {task.queue!r}")
+            yield ("SADD", shard.index("queues"), task.queue)
+        for key, value in zip(self._idempotency, leads_to, strict=True):
+            owned = task is not None and shard.idempotency(task.owner, task.idempotency) == key
+            if not owned and (value or "").partition("|")[0] == task_id:
+                problems.append(f"{key}: leads to no task of that key")
+                yield ("DEL", key)
+
+
+def _aside(shard: Shard, task_id: str) -> str:
+    return f"{shard.tag}:quarantine:{task_id}"
+
+
+def _is_stray(shard: Shard, key: str, task_id: str, values: Reply) -> bool:
+    """Whether an index names a task that is not there, or that belongs elsewhere."""
+    if isinstance(values, ResponseError):
+        return False
+    try:
+        task = codec.decode(task_id, values)
+    except CorruptRecord:
+        return False
+    if task is None:
+        return True
+    if key == shard.index("suspects"):
+        return False
+    if key.startswith(f"{shard.tag}:live:"):
+        return task.status.is_final or key != shard.live(task.owner)
+    return key not in sorted_places(shard, task)
+
+
+def _misfit(task: Task, last: Sequence[str]) -> Iterator[str]:
+    """Where the log and the record tell different stories; which of them is right, nobody can know."""
+    if not last:
+        yield "it has no transition log"
+        return
+    try:
+        line = codec.decode_line(last[0])
+    except ValueError:
+        yield "the last line of its transition log cannot be read"
+        return
+    if (line.revision, line.target) != (task.revision, task.phase):
+        told = f"{line.target} at revision {line.revision}"
+        yield f"it is {task.phase} at revision {task.revision}, and its log ends in {told}"
+
+
+def _journal(task: Task, record: Mapping[str, str]) -> tuple[int, int]:
+    """How many entries can be read from the first on, and the size of their values."""
+    total = 0
+    for number in range(task.journal_length):
+        try:
+            _, _, _, value = json.loads(record[f"j:{number}"])
+            total += size(value)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return number, total
+    return task.journal_length, total
+
+
+def _lifetime(task: Task, ends: Mapping[str, Reply], problems: list[str]) -> Iterator[Command]:
+    wanted = task.expires_ms + BACKSTOP_MS
+    for key, ends_ms in ends.items():
+        if ends_ms not in (wanted, -2):
+            problems.append(f"{key}: ends at {ends_ms}, expected {wanted}")
+            yield ("PEXPIREAT", key, wanted)
+
+
+def _leftovers(key: str, task: Task, record: Mapping[str, str], problems: list[str]) -> Iterator[Command]:
+    kept = {f"j:{number}" for number in range(task.journal_length)}
+    if extra := sorted(name for name in record if name.startswith("j:") and name not in kept):
+        problems.append(f"{key}: journal entries beyond its end")
+        yield ("HDEL", key, *extra)

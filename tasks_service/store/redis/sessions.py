@@ -1,0 +1,182 @@
+"""Sessions in Redis.
+
+    ts:session:{<id>}         STR   the session, as JSON
+    ts:session:{<id>}:stream  STR   the stream that holds it
+    ts:session:{<id>}:tasks   ZSET  its tasks to report, as JSON [task id, progress token], by when they came
+    ts:session:{<id>}:ended   SET   ids of requests that the client cancelled, as JSON
+    ts:floor:{<question>}     STR   the stream that asks a question
+    ts:floor:{<question>}:no  STR   why the last answer to it was refused
+    ts:interview:<name>       HASH  answers that wait for a call that has no task yet, by key
+
+All of them end by PEXPIRE. Wake-ups go through the channel of the tasks' changes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
+from ..sessions import (
+    FLOOR_SECONDS,
+    Enlisted,
+    Floor,
+    Session,
+    Standing,
+    calls_name,
+    interview_name,
+    session_name,
+)
+from .layout import Command
+from .transaction import Program, once
+
+SILENCE_MS = DAY
+"""How long a session without requests and without a stream is kept."""
+
+CANCELLED_MS = MINUTE
+"""How long it is remembered that a request was cancelled."""
+
+ENLISTED_TASKS = 1_000
+"""Most tasks of a session that its stream reports; of more, the newest."""
+
+ANSWERS_MS = HOUR
+"""How long answers are kept for whoever asked."""
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
+
+Run = Callable[[Program[list[Any]]], Awaitable[list[Any]]]
+
+
+class RedisSessions:
+    """`SessionStore` on Redis.
+
+    Args:
+        run: Drives a program on one of the task store's connections.
+        prefix: In front of every key.
+        channel: Where changes are published.
+        deadline: Seconds that an operation may take.
+    """
+
+    def __init__(self, run: Run, *, prefix: str, channel: str, deadline: float) -> None:
+        self._run, self._prefix, self._channel, self._deadline = run, prefix, channel, deadline
+
+    async def create(self, session: Session) -> None:
+        """See `SessionStore.create`."""
+        row = json.dumps([session.owner, session.version, session.capabilities])
+        await self._do(("SET", self._key(session.session_id), row, "PX", SILENCE_MS))
+
+    async def find(self, owner: Owner, session_id: str) -> Session | None:
+        """See `SessionStore.find`."""
+        if not _SESSION_ID.fullmatch(session_id):
+            return None
+        (row,) = await self._do(("GETEX", self._key(session_id), "PX", SILENCE_MS))
+        if row is None:
+            return None
+        found, version, capabilities = json.loads(row)
+        if found != owner:
+            return None
+        return Session(session_id=session_id, owner=owner, version=version, capabilities=capabilities)
+
+    async def remove(self, session_id: str) -> None:
+        """See `SessionStore.remove`."""
+        key = self._key(session_id)
+        keys = [f"{key}{part}" for part in ("", ":stream", ":tasks", ":ended")]
+        await self._do(("DEL", *keys), self._wake(session_name(session_id)))
+
+    async def enlist(self, session_id: str, enlisted: Enlisted) -> None:
+        """See `SessionStore.enlist`."""
+        key = f"{self._key(session_id)}:tasks"
+        await self._do(
+            ("ZADD", key, time.time(), json.dumps(enlisted)),
+            ("ZREMRANGEBYRANK", key, 0, -ENLISTED_TASKS - 1),
+            ("PEXPIRE", key, SILENCE_MS),
+            self._wake(session_name(session_id)),
+        )
+
+    async def delist(self, session_id: str, enlisted: Enlisted) -> None:
+        """See `SessionStore.delist`."""
+        await self._do(("ZREM", f"{self._key(session_id)}:tasks", json.dumps(enlisted)))
+
+    async def take_stream(self, session_id: str, stream: str) -> None:
+        """See `SessionStore.take_stream`."""
+        key = f"{self._key(session_id)}:stream"
+        await self._do(("SET", key, stream, "PX", SILENCE_MS), self._wake(session_name(session_id)))
+
+    async def standing(self, session_id: str) -> Standing | None:
+        """See `SessionStore.standing`."""
+        key = self._key(session_id)
+        row, stream, tasks, _ = await self._do(
+            ("GETEX", key, "PX", SILENCE_MS),
+            ("GETEX", f"{key}:stream", "PX", SILENCE_MS),
+            ("ZRANGE", f"{key}:tasks", 0, -1),
+            ("PEXPIRE", f"{key}:tasks", SILENCE_MS),
+        )
+        if row is None:
+            return None
+        return Standing(stream or "", tuple(Enlisted(*json.loads(member)) for member in tasks))
+
+    async def cancel(self, session_id: str, request: JsonText) -> None:
+        """See `SessionStore.cancel`."""
+        key = f"{self._key(session_id)}:ended"
+        await self._do(
+            ("SADD", key, request), ("PEXPIRE", key, CANCELLED_MS), self._wake(calls_name(session_id))
+        )
+
+    async def is_cancelled(self, session_id: str, request: JsonText) -> bool:
+        """See `SessionStore.is_cancelled`."""
+        (found,) = await self._do(("SISMEMBER", f"{self._key(session_id)}:ended", request))
+        return bool(found)
+
+    async def take_floor(self, task_id: str, key: str, holder: str) -> Floor:
+        """See `SessionStore.take_floor`."""
+        floor, life = self._floor(task_id, key), round(FLOOR_SECONDS * 1000)
+        _, found = await self._do(("SET", floor, holder, "NX", "PX", life), ("GET", floor))
+        if found != holder:
+            return Floor(mine=False)
+        # Only its holder takes a refusal away, so that a question is asked again once, on one stream.
+        _, problem = await self._do(("PEXPIRE", floor, life), ("GETDEL", f"{floor}:no"))
+        return Floor(mine=True, problem=problem or "")
+
+    async def leave_floor(self, task_id: str, key: str, holder: str) -> None:
+        """See `SessionStore.leave_floor`."""
+        floor = self._floor(task_id, key)
+        (found,) = await self._do(("GET", floor))
+        if found == holder:
+            await self._do(("DEL", floor), self._wake(task_id))
+
+    async def refuse(self, task_id: str, key: str, problem: str) -> None:
+        """See `SessionStore.refuse`."""
+        refusal = f"{self._floor(task_id, key)}:no"
+        await self._do(("SET", refusal, problem, "PX", SILENCE_MS), self._wake(task_id))
+
+    async def leave_answer(self, interview: str, key: str, answer: JsonText) -> None:
+        """See `SessionStore.leave_answer`."""
+        name = self._interview(interview)
+        await self._do(
+            ("HSETNX", name, key, answer),
+            ("PEXPIRE", name, ANSWERS_MS),
+            self._wake(interview_name(interview)),
+        )
+
+    async def answers(self, interview: str) -> Mapping[str, JsonText]:
+        """See `SessionStore.answers`."""
+        (flat,) = await self._do(("HGETALL", self._interview(interview)))
+        return dict(zip(flat[::2], map(JsonText, flat[1::2]), strict=True))
+
+    async def _do(self, *commands: Command) -> Sequence[Any]:
+        return await self._run(once(commands, self._deadline))
+
+    def _wake(self, name: str) -> Command:
+        return ("PUBLISH", self._channel, f"{name} 0")
+
+    def _key(self, session_id: str) -> str:
+        return f"{self._prefix}:session:{{{session_id}}}"
+
+    def _interview(self, interview: str) -> str:
+        return f"{self._prefix}:interview:{interview}"
+
+    def _floor(self, task_id: str, key: str) -> str:
+        return f"{self._prefix}:floor:{{{json.dumps([task_id, key])}}}"

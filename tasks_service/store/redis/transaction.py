@@ -1,0 +1,176 @@
+"""The one transaction loop: WATCH, read, decide, MULTI, write, EXEC, in two round trips.
+
+The loop is a generator. It yields an `Exchange` (commands to send in one packet, on one connection) or a
+`Pause`, and is sent the replies; who drives it, a blocking or an asyncio connection, it cannot tell. So
+retries, deadlines and the settlement of unknown outcomes exist once.
+
+What makes it safe:
+
+- A reply that is lost after EXEC leaves the outcome unknown, and a client library that retries by itself
+  would apply the write twice; so connections have no retries of their own, and every event carries a token.
+  After any failure the record is read again and the token looked up in the transition log, in the same
+  packet, before anything is decided anew.
+- A refused event is raised, never retried: only a lost race (EXEC answered nil) or a lost connection leads
+  back to the top.
+- A connection that failed in the middle is closed by the driver, so that no later caller reads its replies.
+- The first packet begins with UNWATCH, because an operation that was refused leaves its keys watched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+
+from ...domain.errors import Contention, CorruptRecord, StoreUnavailable
+from ..base import full_jitter
+from .layout import Command
+
+T = TypeVar("T")
+
+_PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+"""Answers of a Redis that will be well again: loading, failing over, electing."""
+
+_PASSING_WORDS = ("NOREPLICAS", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
+
+
+class Exchange(NamedTuple):
+    """Commands that go out in one packet and are answered in order; an error is answered, not raised."""
+
+    commands: Sequence[Command]
+
+
+class Pause(NamedTuple):
+    """Give the connection back and wait."""
+
+    seconds: float
+
+
+Reply = Any
+Program = Generator[Exchange | Pause, list[Reply], T]
+
+
+class LostConnection(Exception):
+    """Thrown into a program by its driver: no answer came, and nobody knows whether the commands ran."""
+
+
+def once(commands: Sequence[Command], deadline: float) -> Program[list[Reply]]:
+    """Read, without a transaction; repeated over lost connections until the deadline.
+
+    Args:
+        commands: Reads, or writes that may be repeated.
+        deadline: Seconds to try.
+
+    Raises:
+        StoreUnavailable: No answer in time.
+    """
+    ends, failure = time.monotonic() + deadline, ""
+    for attempt in range(1_000_000):
+        try:
+            replies = yield Exchange(commands)
+            if not (failure := _failure(replies)):
+                return replies
+        except LostConnection as error:
+            failure = str(error)
+        if time.monotonic() >= ends:
+            break
+        yield Pause(full_jitter(attempt))
+    raise StoreUnavailable(failure)
+
+
+class Write(NamedTuple):
+    """What a decision wants written, and what the caller gets when it has been."""
+
+    commands: Sequence[Command]
+    outcome: Any
+
+
+def transact(
+    task_id: str,
+    watch: Callable[[], Sequence[str]],
+    reads: Sequence[Command],
+    decide: Callable[[list[Reply]], Write | None],
+    *,
+    token: str,
+    deadline: float,
+) -> Program[Any]:
+    """Run one transition to its end.
+
+    Args:
+        task_id: For errors.
+        watch: The keys whose change voids the transaction, asked anew for each try.
+        reads: What the decision needs, read after WATCH in the same packet.
+        decide: From the replies to `reads` to what to write; raises what is refused. Called again, with
+            fresh replies, when a race was lost or an outcome is unknown; so it must look for its token.
+            None: it needs other keys watched; `watch` is asked again.
+        token: The event's write token, for the error that reports an unknown outcome.
+        deadline: Seconds to try.
+
+    Returns:
+        The `outcome` of the write that was applied, or found to have been applied.
+
+    Raises:
+        StoreUnavailable: No answer in time; the same event may be tried again.
+        Contention: Other writers won every race.
+        CorruptRecord: A key has a type that it must not have.
+    """
+    ends = time.monotonic() + deadline
+    lost_race, failure = False, ""
+    for attempt in range(1_000_000):
+        try:
+            replies = yield Exchange([("UNWATCH",), ("WATCH", *watch()), *reads])
+            failure = _failure(replies)
+            if not failure:
+                _no_surprises(task_id, replies)
+                if (write := decide(replies[2:])) is None:
+                    continue
+                if not write.commands:
+                    return write.outcome
+                replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)])
+                failure = _failure(replies)
+                lost_race = not failure and replies[-1] is None
+                if not failure and not lost_race:
+                    _no_surprises(task_id, replies[-1] if isinstance(replies[-1], list) else replies)
+                    return write.outcome
+        except LostConnection as error:
+            lost_race, failure = False, str(error)
+        if time.monotonic() >= ends:
+            break
+        yield Pause(full_jitter(attempt))
+    if lost_race:
+        raise Contention("too many writers on one task", token=token)
+    raise StoreUnavailable(failure, token=token)
+
+
+def _failure(replies: Sequence[Reply]) -> str:
+    """Why these replies mean "not now", or nothing. Out of memory ends the trying at once."""
+    for reply in replies:
+        if not isinstance(reply, ResponseError):
+            continue
+        text = str(reply)
+        if "OOM" in text or "maxmemory" in text:
+            raise StoreUnavailable("Redis is out of memory", retry_after_ms=5_000)
+        if isinstance(reply, _PASSING) or text.startswith(_PASSING_WORDS):
+            return text
+    return ""
+
+
+def _no_surprises(task_id: str, replies: Sequence[Reply]) -> None:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise CorruptRecord(task_id, str(reply))
+
+
+def milliseconds(reply: Sequence[str]) -> int:
+    """The answer of TIME, in milliseconds."""
+    seconds, microseconds = reply
+    return int(seconds) * 1000 + int(microseconds) // 1000

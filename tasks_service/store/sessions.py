@@ -1,0 +1,129 @@
+"""What a front end keeps for clients of revisions with sessions, so that no process has to remember them.
+
+A session is a row that every front end reads: a request may go to any of them, and each may die at any time.
+What one process must tell another is a row as well, followed by a wake-up under a name of the session. A
+wake-up may be lost, a row is not: whoever waits reads again before long.
+
+Everything here ends by itself, when its session has been silent for long enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from ..domain.task import NO_TEXT, JsonText, Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What was agreed on at the handshake.
+
+    Attributes:
+        session_id: Names it; 192 random bits.
+        owner: Whose it is; to everybody else there is no such session.
+        version: The protocol revision.
+        capabilities: What the client can be asked, as `Task.capabilities`.
+    """
+
+    session_id: str
+    owner: Owner
+    version: str
+    capabilities: JsonText = NO_TEXT
+
+
+class Enlisted(NamedTuple):
+    """A task that was made in a session, and the token under which its progress is reported there."""
+
+    task_id: str
+    progress_token: str | int | None = None
+
+
+class Standing(NamedTuple):
+    """What the holder of a session's stream must know.
+
+    Attributes:
+        stream: The stream that holds the session now; the newest one.
+        tasks: The tasks of the session that are to be reported, oldest first.
+    """
+
+    stream: str
+    tasks: tuple[Enlisted, ...]
+
+
+class Floor(NamedTuple):
+    """Whether a stream may ask a question.
+
+    Attributes:
+        mine: No other stream asks it now.
+        problem: Why the last answer was refused, once for each refusal; empty otherwise.
+    """
+
+    mine: bool
+    problem: str = ""
+
+
+def session_name(session_id: str) -> str:
+    """What is woken when something about a session has changed."""
+    return f"session:{session_id}"
+
+
+def calls_name(session_id: str) -> str:
+    """What is woken when a request of a session was cancelled."""
+    return f"calls:{session_id}"
+
+
+def interview_name(interview: str) -> str:
+    """What is woken when an answer was left."""
+    return f"interview:{interview}"
+
+
+class SessionStore(Protocol):
+    """Sessions. Every method may be repeated, and raises `StoreUnavailable` if there is no answer in time."""
+
+    async def create(self, session: Session) -> None:
+        """Keep a session."""
+
+    async def find(self, owner: Owner, session_id: str) -> Session | None:
+        """The session of that id if it is the owner's; its silence begins anew."""
+
+    async def remove(self, session_id: str) -> None:
+        """Forget a session, and wake its stream."""
+
+    async def enlist(self, session_id: str, enlisted: Enlisted) -> None:
+        """Let a task be reported on the session's stream; of too many, the oldest are not."""
+
+    async def delist(self, session_id: str, enlisted: Enlisted) -> None:
+        """The task has ended, and the client was told."""
+
+    async def take_stream(self, session_id: str, stream: str) -> None:
+        """Make a stream the one that holds the session, and wake the one before."""
+
+    async def standing(self, session_id: str) -> Standing | None:
+        """What the session's stream must know; None if there is no such session. Silence begins anew."""
+
+    async def cancel(self, session_id: str, request: JsonText) -> None:
+        """Note that the client cancelled one of its requests, and wake whoever serves it."""
+
+    async def is_cancelled(self, session_id: str, request: JsonText) -> bool:
+        """Whether a request of the session was cancelled within the last minute."""
+
+    async def take_floor(self, task_id: str, key: str, holder: str) -> Floor:
+        """Be the one stream that asks a question; to be repeated before `FLOOR_SECONDS` are over."""
+
+    async def leave_floor(self, task_id: str, key: str, holder: str) -> None:
+        """Let another stream ask."""
+
+    async def refuse(self, task_id: str, key: str, problem: str) -> None:
+        """Have a question asked again, and why, by whoever has the floor."""
+
+    async def leave_answer(self, interview: str, key: str, answer: JsonText) -> None:
+        """Leave an answer for whoever asks before there is a task; the first one counts."""
+
+    async def answers(self, interview: str) -> Mapping[str, JsonText]:
+        """The answers that were left, by key."""
+
+
+FLOOR_SECONDS = 6.0
+"""How long a stream that has died still counts as the one that asks."""

@@ -1,0 +1,103 @@
+"""The Celery tasks that a service registers: one for each tool, and one that sweeps.
+
+On a shop's own app nothing else is touched: what a durable task needs is an attribute of its Celery task.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from typing import Any
+
+from celery import Celery, Task
+
+from ..dispatch import task_hash
+from ..domain.task import new_token
+from ..tool import Tool
+from .engine import Engine
+from .exposed import original_task, run_exposed
+from .request import LEASE_HEADER
+from .schedule import SWEEP_TASK
+
+HARD_LIMIT_AFTER = 15
+"""Seconds after a tool's timeout when Celery kills the pool child that still runs it (prefork only)."""
+
+_SWEPT: weakref.WeakSet[Celery] = weakref.WeakSet()
+
+
+class ToolFailed(Exception):
+    """What Celery, and so Flower, sees of a tool that failed: that it did, and under which name to look."""
+
+
+class ToolTask(Task):  # type: ignore[misc]
+    """The Celery task of a tool: takes a reference, returns None, or raises a bare `ToolFailed`."""
+
+    Request = "tasks_service.worker.request:ToolRequest"
+    abstract = True
+    typing = False
+    serializer = "json"
+    acks_late = True
+    reject_on_worker_lost = True
+    acks_on_failure = True
+    acks_on_timeout = True
+    ignore_result = True
+    store_errors_even_if_ignored = False
+    track_started = False
+    max_retries = 0
+    throws = (ToolFailed,)
+
+    engine: Engine
+    tool: Tool
+
+
+def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
+    """Register a tool's Celery task.
+
+    Args:
+        app: Ours, or a shop's.
+        engine: Runs it.
+        tool: What it runs.
+    """
+    timeout = math.ceil(tool.policy.timeout_ms / 1000)
+
+    @app.task(  # type: ignore[untyped-decorator]
+        name=tool.name,
+        shared=False,
+        base=ToolTask,
+        bind=True,
+        engine=engine,
+        tool=tool,
+        soft_time_limit=timeout,
+        time_limit=timeout + HARD_LIMIT_AFTER,
+    )
+    def run_tool(self: ToolTask, task_id: str, dispatched_ms: int, **_: Any) -> None:
+        request = self.request
+
+        def exposed(attempt: Any, arguments: dict[str, Any]) -> Any:
+            original = original_task(app, str(tool.celery_name))
+            return run_exposed(original, attempt, arguments, str(request.id))
+
+        ended = engine.executor.run(
+            tool,
+            task_id,
+            lease_id=request.get(LEASE_HEADER) or new_token(),
+            worker=f"{request.hostname}/{os.getpid()}",
+            dispatched_ms=dispatched_ms,
+            body=exposed if tool.celery_name is not None else None,
+        )
+        if ended is not None and (ended.failure is not None or ended.is_error):
+            raise ToolFailed(f"the record of task {task_hash(task_id)} says why") from None
+
+
+def register_sweep(app: Celery, engine: Engine) -> None:
+    """Register the Celery task that beat asks for; once, however many services an app has."""
+    if app in _SWEPT:
+        return
+    _SWEPT.add(app)
+
+    @app.task(  # type: ignore[untyped-decorator]
+        name=SWEEP_TASK, shared=False, ignore_result=True, acks_late=False, typing=False, serializer="json"
+    )
+    def sweep() -> None:
+        engine.sweep_once()

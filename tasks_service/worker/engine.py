@@ -1,0 +1,128 @@
+"""The engine of a service in its worker processes: what each process makes for itself, after any fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from celery import Celery
+
+from ..dispatch import Dispatcher
+from ..domain.errors import ConfigurationError
+from ..settings import Settings
+from ..store.redis import RedisTaskStore
+from .execution import Executor
+from .interrupts import Interrupter
+from .keeper import Keeper
+from .loop import AsyncLoop
+from .maintenance import Sweeper
+from .request import Obituaries
+from .stop import StopSign
+
+KEEPER_DEADLINE = 2.0
+"""Seconds that a renewal may try: less than its interval, so that an outage of one does not cost others."""
+
+KEEPER_POOL = 2
+"""Connections of the keeper of leases; listening has one of its own beside them."""
+
+
+class Engine:
+    """Everything that runs tools, in each process of a worker; made lazily, forgotten by a fork.
+
+    Args:
+        app: The Celery app.
+        settings: Where the store is.
+    """
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self.stop = StopSign()
+        self._lock = threading.Lock()
+        self._executor: Executor | None = None
+        self._obituaries: Obituaries | None = None
+        self._sweeper: Sweeper | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    @property
+    def executor(self) -> Executor:
+        """Runs tools in this process.
+
+        Raises:
+            ConfigurationError: No store is configured.
+        """
+        with self._lock:
+            if self._executor is None:
+                store = self.store()
+                interrupter = Interrupter()
+                kept = self.store(deadline=KEEPER_DEADLINE, pool=KEEPER_POOL)
+                keeper = Keeper(kept, self.stop, interrupter)
+                self._executor = Executor(store, keeper, interrupter, AsyncLoop(), self.settings.limits)
+            return self._executor
+
+    @property
+    def obituaries(self) -> Obituaries:
+        """Speaks for dead children, in the main process."""
+        with self._lock:
+            if self._obituaries is None:
+                self._obituaries = Obituaries(self.store(pool=1))
+            return self._obituaries
+
+    def say_last_words(self) -> None:
+        """Write what is still to be written about dead children."""
+        with self._lock:
+            obituaries, self._obituaries = self._obituaries, None
+        if obituaries is not None:
+            obituaries.close()
+
+    def sweeper(self) -> Sweeper:
+        """A sweeper with a store of its own."""
+        dispatcher = self.dispatcher()
+        return Sweeper(self.store(dispatcher, pool=2), dispatcher, interval=self.settings.sweep_interval)
+
+    def sweep_once(self) -> None:
+        """Sweep now, unless another process has just done so."""
+        with self._lock:
+            if self._sweeper is None:
+                self._sweeper = self.sweeper()
+            sweeper = self._sweeper
+        if sweeper.sweep() is not None:
+            sweeper.audit()
+
+    def dispatcher(self) -> Dispatcher:
+        """What makes messages of tasks that become pending."""
+        return Dispatcher(self.app, redis_url=self.settings.redis_url, broker_url=self.settings.broker_url)
+
+    def store(
+        self, outbox: Dispatcher | None = None, *, deadline: float = 10.0, pool: int | None = None
+    ) -> RedisTaskStore:
+        """A store for this process.
+
+        Args:
+            outbox: Makes messages; a dispatcher of its own if not given.
+            deadline: Seconds that an operation may try.
+            pool: Connections at most; the settings say how many if not given.
+
+        Raises:
+            ConfigurationError: No store is configured.
+        """
+        settings = self.settings
+        if settings.redis_url is None:
+            raise ConfigurationError(
+                "This worker does not know where the tasks are. Set TASKS_REDIS_URL to the Redis that the "
+                "front end uses, or start the worker with `tasks-service up`, which brings a private one."
+            )
+        return RedisTaskStore(
+            settings.redis_url,
+            prefix=settings.key_prefix,
+            shards=settings.shards,
+            limits=settings.limits,
+            outbox=outbox or self.dispatcher(),
+            pool=pool or settings.pool,
+            deadline=deadline,
+        )
+
+    def _forget(self) -> None:
+        """Threads and connections do not survive a fork; whatever a child needs it makes itself."""
+        self._lock = threading.Lock()
+        self._executor = self._obituaries = self._sweeper = None

@@ -1,0 +1,233 @@
+"""From a message to a committed outcome: claim, bind, run, commit.
+
+Celery sees next to nothing of it: that a run ended, and whether it failed. What the tool returned or raised
+goes to the record alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from billiard.common import terminate_handler_fired
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+
+from ..context import AsyncTaskContext, TaskContext, current_context, running_in
+from ..dispatch import task_hash
+from ..domain.errors import (
+    AttemptEnded,
+    AttemptTimedOut,
+    InvalidTransition,
+    LimitExceeded,
+    Parked,
+    StoreUnavailable,
+    TaskNotFound,
+    WorkerStopping,
+)
+from ..domain.events import Claim, CompleteWithResult, Overdue, Release, WorkerEvent
+from ..domain.limits import Limits
+from ..domain.task import Task
+from ..journal import Journal
+from ..store.base import Claimed, TaskStoreMaintenance
+from ..tool import Tool
+from .attempt import RunningAttempt
+from .interrupts import Interrupter
+from .keeper import Keeper, KeptStore
+from .loop import AsyncLoop
+from .outcome import event_of_error, event_of_value, result_too_large, timed_out
+
+logger = logging.getLogger(__name__)
+
+Body = Callable[[RunningAttempt, dict[str, Any]], Any]
+"""How a tool's body is called: with its attempt and its bound arguments."""
+
+
+class WorkerStore(KeptStore, TaskStoreMaintenance, Protocol):
+    """Everything that a worker process needs of a store."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
+class Executor:
+    """Runs tools in one worker process.
+
+    Args:
+        store: Claims and commits.
+        keeper: Keeps the leases.
+        interrupter: Ends deaf tools.
+        loop: For async tools.
+        limits: What may be recorded.
+    """
+
+    def __init__(
+        self,
+        store: WorkerStore,
+        keeper: Keeper,
+        interrupter: Interrupter,
+        loop: AsyncLoop,
+        limits: Limits,
+    ) -> None:
+        self._store, self._keeper, self._interrupter = store, keeper, interrupter
+        self._loop, self._limits = loop, limits
+
+    def run(
+        self,
+        tool: Tool,
+        task_id: str,
+        *,
+        lease_id: str,
+        worker: str,
+        dispatched_ms: int,
+        body: Body | None = None,
+    ) -> Task | None:
+        """Claim a task and run it to an outcome; returns silently if it is not to be had.
+
+        Args:
+            tool: What runs.
+            task_id: From the message.
+            lease_id: Drawn for this delivery.
+            worker: The worker's name, for people.
+            dispatched_ms: From the message: when it was made.
+            body: How to call the tool, where that is not its function.
+
+        Returns:
+            The task as this attempt left it; None if the attempt wrote no outcome.
+
+        Raises:
+            SystemExit: The process is being ended; the task was handed back before.
+        """
+        self._interrupter.engage()
+        try:
+            started = time.monotonic()
+            claim = Claim(lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms)
+            claimed = self._claim(task_id, claim)
+            if claimed is None:
+                return None
+            attempt = RunningAttempt(
+                claimed.task,
+                lease_id=lease_id,
+                store=self._store,
+                limits=self._limits,
+                started=started,
+                journal=Journal(claimed.journal, ordered=not tool.is_async),
+                ask=tool.ask,
+                wake=self._keeper.wake,
+            )
+            self._attempt(tool, claimed, attempt, body or self._body_of(tool))
+            return attempt.outcome
+        finally:
+            self._interrupter.disengage()
+
+    def _claim(self, task_id: str, claim: Claim) -> Claimed | None:
+        """The task, or None: the message was a duplicate, or came early, or will be sent again."""
+        try:
+            return self._store.claim(task_id, claim)
+        except (TaskNotFound, InvalidTransition) as refusal:
+            logger.debug("The message for task %s is dropped: %s", task_hash(task_id), refusal)
+        except StoreUnavailable as error:
+            logger.warning("Task %s could not be claimed, it stays pending: %s", task_hash(task_id), error)
+        return None
+
+    def _attempt(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> None:
+        self._keeper.hold(attempt)
+        try:
+            try:
+                value = self._call(tool, claimed, attempt, body)
+            except BaseException as error:
+                self._interrupter.leave()
+                self._raised(error, tool, attempt)
+                if _ends_the_process(error):
+                    raise
+            else:
+                event = event_of_value(value, tool, attempt.task, attempt.lease_id, self._limits)
+                self._commit(attempt, tool, event)
+        finally:
+            self._keeper.drop(attempt)
+
+    def _call(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> Any:
+        arguments = tool.bind(json.loads(claimed.arguments))
+        value = self._body(tool, attempt, arguments, body)
+        attempt.journal.finish()
+        return value
+
+    def _body(self, tool: Tool, attempt: RunningAttempt, arguments: dict[str, Any], body: Body) -> Any:
+        if tool.is_async:
+            return body(attempt, arguments)
+        with running_in(TaskContext(attempt)):
+            try:
+                self._interrupter.enter(attempt, celery_style=tool.celery_name is not None)
+                return body(attempt, arguments)
+            finally:
+                self._interrupter.leave()
+
+    def _body_of(self, tool: Tool) -> Body:
+        function, parameter = tool.fn, tool.context_parameter
+        if function is None:
+            raise TypeError(f"{tool.name} has no function")
+
+        def call(attempt: RunningAttempt, arguments: dict[str, Any]) -> Any:
+            if parameter is not None:
+                arguments[parameter] = AsyncTaskContext(attempt) if tool.is_async else current_context()
+            if tool.is_async:
+                return self._loop.run(lambda: function(**arguments), attempt)
+            return function(**arguments)
+
+        return call
+
+    def _raised(self, error: BaseException, tool: Tool, attempt: RunningAttempt) -> None:
+        """The attempt ended without a value: commit what that means."""
+        if _ends_the_process(error):
+            attempt.end(WorkerStopping)
+        if attempt.flag is None and isinstance(error, AttemptEnded):
+            logger.warning("Tool %s raised %s by itself", tool.name, type(error).__name__)
+        if attempt.flag is None:
+            event = event_of_error(error, tool, attempt.task, attempt.lease_id)
+            self._commit(attempt, tool, event)
+        elif attempt.flag is Parked:
+            logger.debug("Task %s waits", task_hash(attempt.task.task_id))
+        elif attempt.flag is AttemptTimedOut:
+            self._time_out(attempt, tool)
+        elif attempt.flag is WorkerStopping:
+            release = Release(lease_id=attempt.lease_id, reason="its worker was stopped")
+            self._commit(attempt, tool, release)
+            logger.info("Task %s was handed back", task_hash(attempt.task.task_id))
+        else:
+            logger.info("Task %s ended early: %s", task_hash(attempt.task.task_id), attempt.ending())
+
+    def _time_out(self, attempt: RunningAttempt, tool: Tool) -> None:
+        logger.warning("Tool %s ran too long (task %s)", tool.name, task_hash(attempt.task.task_id))
+        try:
+            attempt.outcome = self._store.settle(attempt.task.task_id, Overdue())
+        except TaskNotFound:
+            return
+        except InvalidTransition:
+            # The store's clock is a little behind ours, or the task is over.
+            self._commit(attempt, tool, timed_out(attempt.task, attempt.lease_id))
+        except StoreUnavailable as error:
+            logger.warning("Left to the sweep: %s", error)
+
+    def _commit(self, attempt: RunningAttempt, tool: Tool, event: WorkerEvent) -> None:
+        """Commit an outcome once; a result that is too large becomes the failure that says so."""
+        name = task_hash(attempt.task.task_id)
+        try:
+            attempt.flush_progress()
+            attempt.outcome = attempt.commit(event)
+        except StoreUnavailable:
+            logger.exception("The outcome of task %s could not be written", name)
+        except LimitExceeded as error:
+            if not isinstance(event, CompleteWithResult):
+                raise
+            self._commit(attempt, tool, result_too_large(tool, attempt.lease_id, error))
+        except (TaskNotFound, InvalidTransition) as refusal:
+            logger.info("The outcome of task %s does not count: %s", name, refusal)
+
+
+def _ends_the_process(error: BaseException) -> bool:
+    """Whether an exit was asked for by a signal to this process, rather than by the tool."""
+    if isinstance(error, KeyboardInterrupt | WorkerShutdown | WorkerTerminate):
+        return True
+    return isinstance(error, SystemExit) and terminate_handler_fired()

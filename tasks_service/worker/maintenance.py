@@ -1,0 +1,222 @@
+"""Sweeps: writing down what time has decided, and sending again what was lost.
+
+Nothing depends on a sweep having run (every read and event sees the effective state); a sweep makes it
+durable and tells those who wait. Every worker process sweeps, under a short lock so that one of them does at
+a time, and beat asks for it too. Every step is idempotent: two sweeps at once do no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ..dispatch import Dispatcher, task_hash
+from ..domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
+from ..domain.events import Expire, Overdue, Reap, Redispatch, SweepEvent
+from ..domain.task import SECOND, Policy
+from ..store.base import Due, TaskStoreMaintenance
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+"""Tasks that are taken from an index at a time."""
+
+BUDGET = 1.0
+"""Seconds that one index may take in one sweep; the rest waits for the next."""
+
+OVERTAKEN_SWEEPS = 3
+"""Sweeps for which a message must stay overtaken before it counts as lost."""
+
+EMPTY_SWEEPS = 1
+"""Sweeps for which a queue must stay empty before the messages of its pending tasks count as lost."""
+
+AUDIT_INTERVAL_MS = 600 * SECOND
+"""Between two audits of all records against their indexes."""
+
+AUDIT_BUDGET = 10.0
+"""Seconds that an audit may take."""
+
+ZOMBIE_MS = 60 * SECOND
+"""How long after its lease or its deadline a task that no sweep has moved is reported."""
+
+_LEASE_MS = Policy().lease_ms
+
+_EVENTS: tuple[tuple[Due, Callable[[], SweepEvent]], ...] = (
+    (Due.TIMERS, Redispatch),
+    (Due.OVERDUE, Overdue),
+    (Due.LEASES, Reap),
+    (Due.EXPIRED, Expire),
+)
+
+
+@dataclass(slots=True)
+class Swept:
+    """How many tasks a sweep moved, by what it did to them."""
+
+    timers: int = 0
+    overdue: int = 0
+    leases: int = 0
+    expired: int = 0
+    redispatched: int = 0
+
+
+class Sweeper:
+    """Sweeps a store.
+
+    Args:
+        store: What is swept.
+        dispatcher: Knows how long queues are.
+        interval: Seconds between two sweeps.
+        lease_ms: How long nothing is reaped after nobody has swept for that long: workers that could not
+            renew for want of the store get the time to do so.
+    """
+
+    def __init__(
+        self,
+        store: TaskStoreMaintenance,
+        dispatcher: Dispatcher,
+        *,
+        interval: float = 2.0,
+        lease_ms: int = _LEASE_MS,
+    ) -> None:
+        self._store, self._dispatcher = store, dispatcher
+        self._interval_ms, self._lease_ms = round(interval * 1000), lease_ms
+
+    def sweep(self) -> Swept | None:
+        """One pass, unless another process has just made one.
+
+        Returns:
+            What was done; None if it was not our turn.
+
+        Raises:
+            StoreUnavailable: No answer in time; what was done so far is done.
+        """
+        if not self._store.hold("sweep", for_ms=max(self._interval_ms * 4 // 5, 1)):
+            return None
+        swept = Swept()
+        may_reap = self._may_reap(self._store.mark_sweep())
+        for index, event in _EVENTS:
+            if index is not Due.LEASES or may_reap:
+                setattr(swept, index.value, self._settle_due(index, event))
+        for queue in self._store.queues():
+            swept.redispatched += self._redispatch(queue)
+        return swept
+
+    def audit(self) -> int | None:
+        """Compare every record with its indexes, and report what is wrong; repairs nothing.
+
+        Returns:
+            How many problems were found; None if it is not time for an audit.
+        """
+        if not self._store.hold("audit", for_ms=AUDIT_INTERVAL_MS):
+            return None
+        problems, until = 0, time.monotonic() + AUDIT_BUDGET
+        for task_id in self._store.task_ids():
+            found = self._problems(task_id) and self._problems(task_id)  # twice: tasks move meanwhile
+            for problem in found:
+                logger.warning("Audit: task %s: %s", task_hash(task_id), problem)
+            problems += len(found)
+            if time.monotonic() > until:
+                break
+        return problems
+
+    def _may_reap(self, gap_ms: int) -> bool:
+        if gap_ms > self._lease_ms:
+            logger.warning("Nobody swept for %.0f s; nothing is reaped for one lease", gap_ms / 1000)
+            self._store.hold("no-reaping", for_ms=self._lease_ms)
+            return False
+        return self._store.hold("no-reaping", for_ms=1)
+
+    def _settle_due(self, index: Due, event: Callable[[], SweepEvent]) -> int:
+        settled, until = 0, time.monotonic() + BUDGET
+        while True:
+            due = self._store.due(index, limit=BATCH)
+            moved = sum(self._settle(task_id, event()) for task_id in due)
+            settled += moved
+            if len(due) < BATCH or not moved or time.monotonic() > until:
+                return settled
+
+    def _settle(self, task_id: str, event: SweepEvent) -> bool:
+        try:
+            self._store.settle(task_id, event)
+        except (TaskNotFound, InvalidTransition) as refusal:
+            logger.debug("Task %s: %s", task_hash(task_id), refusal)
+            return False
+        except CorruptRecord as error:
+            logger.warning("Task %s is left alone: %s", task_hash(task_id), error)
+            return False
+        if isinstance(event, Reap | Overdue):
+            logger.info("Task %s: %s", task_hash(task_id), type(event).__name__.lower())
+        return True
+
+    def _redispatch(self, queue: str) -> int:
+        """Send again what seems lost: messages that others overtook, or that an empty queue lacks."""
+        now_ms = self._store.now_ms()
+        lost: dict[str, None] = {}
+        if self._dispatcher.queue_length(queue) == 0:
+            waiting = self._store.pending(queue, until_ms=now_ms, limit=BATCH)
+            lost.update(self._lost(waiting, now_ms, EMPTY_SWEEPS))
+        if overtaken_ms := self._store.overtaken_ms(queue):
+            overtaken = self._store.pending(queue, until_ms=overtaken_ms, limit=BATCH)
+            lost.update(self._lost(overtaken, now_ms, OVERTAKEN_SWEEPS))
+        sent = sum(self._settle(task_id, Redispatch()) for task_id in lost)
+        if sent:
+            logger.info("%d messages for queue %r seem lost and were sent again", sent, queue)
+        return sent
+
+    def _lost(self, task_ids: list[str], now_ms: int, sweeps: int) -> Iterable[tuple[str, None]]:
+        if not task_ids:
+            return []
+        not_before = self._store.suspect(task_ids, not_before_ms=now_ms + sweeps * self._interval_ms)
+        pairs = zip(task_ids, not_before, strict=True)
+        return [(task_id, None) for task_id, at_ms in pairs if at_ms <= now_ms]
+
+    def _problems(self, task_id: str) -> list[str]:
+        try:
+            problems = self._store.index_problems(task_id)
+            task, now_ms = self._store.inspect(task_id).task, self._store.now_ms()
+        except TaskNotFound:
+            return []
+        except CorruptRecord as error:
+            return [str(error)]
+        if task.lease is not None and now_ms > task.lease.until_ms + ZOMBIE_MS:
+            problems.append("it is running, and its lease ran out long ago")
+        if not task.status.is_final and now_ms > task.deadline_ms + ZOMBIE_MS:
+            problems.append("the deadline of its phase passed long ago")
+        return problems
+
+
+class SweepThread:
+    """Sweeps again and again, in a thread of a worker's main process.
+
+    Args:
+        make: Makes the sweeper, in the thread.
+        interval: Seconds between two sweeps.
+    """
+
+    def __init__(self, make: Callable[[], Sweeper], *, interval: float) -> None:
+        self._make, self._interval = make, interval
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tasks-service-sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sweep no more; returns at once."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        sweeper = self._make()
+        while not self._stopped.wait(self._interval):
+            try:
+                if sweeper.sweep() is not None:
+                    sweeper.audit()
+            except StoreUnavailable as error:
+                logger.warning("The sweep is put off: %s", error)
+            except Exception:
+                logger.exception("The sweep met an error and goes on")

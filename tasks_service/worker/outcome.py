@@ -1,0 +1,123 @@
+"""What a tool's return or exception means for its task: the event that ends the attempt.
+
+A client reads only what an author wrote for it: the sentence of a `ToolError`, the code of a `ProtocolError`.
+Of any other exception it learns that the tool failed, and nothing of how (docs/protocol.md); the operator
+finds the traceback in the worker's log, under the task's hash.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from mcp.server.mcpserver.exceptions import ToolError as SDKToolError
+from mcp.shared.exceptions import MCPError
+
+from ..dispatch import task_hash
+from ..domain.errors import (
+    ClientCannot,
+    ClientError,
+    HistoryMismatch,
+    InvalidArguments,
+    LimitExceeded,
+    NotJson,
+    ProtocolError,
+    StoreUnavailable,
+    TasksServiceError,
+    ToolError,
+)
+from ..domain.events import CompleteWithResult, FailWithError, Retry, WorkerEvent
+from ..domain.limits import Limits, to_json
+from ..domain.task import Failure, FailureKind, JsonText, Task
+from ..tool import Rendered, Tool, error_result
+
+logger = logging.getLogger(__name__)
+
+STORE_RETRY_MS = 2_000
+"""Before another attempt, when a tool failed because the store did not answer it."""
+
+
+class Unsupported(Exception):
+    """An exposed Celery task did something that a durable task cannot do; the message says what."""
+
+
+def event_of_value(value: Any, tool: Tool, task: Task, lease_id: str, limits: Limits) -> WorkerEvent:
+    """The event for what a tool returned."""
+    try:
+        rendered = tool.render(value, limits)
+    except LimitExceeded as error:
+        return result_too_large(tool, lease_id, error)
+    except NotJson as error:
+        logger.exception("Tool %s returned what it cannot (task %s)", tool.name, task_hash(task.task_id))
+        message = f"The result of '{tool.name}' cannot be used: {error.reason}."
+        return _failed(lease_id, FailureKind.RESULT_INVALID, message)
+    return _completed(lease_id, rendered)
+
+
+def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) -> WorkerEvent:
+    """The event for what a tool raised, other than the end of its attempt."""
+    if isinstance(error, ToolError | SDKToolError | InvalidArguments):
+        return _completed(lease_id, error_result(str(error)), str(error))
+    if isinstance(error, ProtocolError):
+        return _author_failure(lease_id, error.code, error.message, error.data)
+    if isinstance(error, MCPError):
+        return _author_failure(lease_id, error.error.code, error.error.message, error.error.data)
+    if isinstance(error, ClientError):
+        return _completed(lease_id, error_result(str(error)), str(error))
+    if isinstance(error, ClientCannot):
+        needs = JsonText(json.dumps({"needs": error.needs}))
+        return _failed(lease_id, FailureKind.CLIENT_CANNOT, str(error), needs)
+    if isinstance(error, HistoryMismatch):
+        logger.error("Task %s: %s", task_hash(task.task_id), error)
+        return _failed(lease_id, FailureKind.HISTORY, str(error))
+    if isinstance(error, Unsupported):
+        return _failed(lease_id, FailureKind.AUTHOR, str(error))
+    name = task_hash(task.task_id)
+    logger.error("Tool %s failed (task %s, run %d)", tool.name, name, task.run, exc_info=error)
+    sentence = f"The tool '{tool.name}' failed. The reason is in the worker's log, under task {name}."
+    failed = _completed(lease_id, error_result(sentence), sentence)
+    if isinstance(error, StoreUnavailable):
+        return Retry(lease_id=lease_id, delay_ms=STORE_RETRY_MS, otherwise=failed)
+    if tool.retry is not None and isinstance(error, tool.retry.on) and not _is_own(error):
+        message = f"Attempt {task.tries} failed; the tool runs again."
+        delay_ms = tool.retry.delay_ms(task.tries)
+        return Retry(lease_id=lease_id, delay_ms=delay_ms, otherwise=failed, message=message)
+    return failed
+
+
+def result_too_large(tool: Tool, lease_id: str, error: LimitExceeded) -> FailWithError:
+    """The failure of a task whose result is over a limit."""
+    return _failed(lease_id, FailureKind.RESULT_LIMIT, f"The result of '{tool.name}' is too large: {error}.")
+
+
+def timed_out(task: Task, lease_id: str) -> FailWithError:
+    """The failure of a task whose attempt ran too long."""
+    seconds = task.policy.timeout_ms / 1000
+    return _failed(lease_id, FailureKind.TIMEOUT, f"The tool ran longer than its {seconds:g} s.")
+
+
+def _is_own(error: BaseException) -> bool:
+    """Errors of the service itself come out the same on every attempt."""
+    return isinstance(error, TasksServiceError)
+
+
+def _completed(lease_id: str, rendered: Rendered, message: str | None = None) -> CompleteWithResult:
+    return CompleteWithResult(
+        lease_id=lease_id, result=rendered.result, is_error=rendered.is_error, message=message
+    )
+
+
+def _failed(lease_id: str, kind: FailureKind, message: str, data: JsonText | None = None) -> FailWithError:
+    return FailWithError(lease_id=lease_id, failure=Failure(kind=kind, message=message, data=data))
+
+
+def _author_failure(lease_id: str, code: int, message: str, data: Any) -> FailWithError:
+    text: JsonText | None = None
+    if data is not None:
+        try:
+            text = to_json("error data", data, maximum=Limits().variables_bytes)
+        except (NotJson, LimitExceeded) as error:
+            logger.warning("The data of a ProtocolError is left out: %s", error)
+    failure = Failure(kind=FailureKind.AUTHOR, code=code, message=message, data=text)
+    return FailWithError(lease_id=lease_id, failure=failure)

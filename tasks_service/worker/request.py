@@ -1,0 +1,93 @@
+"""What a worker's main process knows of a run in a pool child, and does for it when the child dies.
+
+The lease id of a run is drawn here, in the parent, and travels to the child in the request. So when a child
+is lost the parent can hand the task back at once, with the child's own lease, instead of waiting for it to
+run out. A thread of its own does that: the parent's event loop never waits for the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, WorkerLostError
+from celery.worker.request import Request
+
+from ..dispatch import task_hash
+from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
+from ..domain.events import FailWithError, Release, WorkerEvent
+from ..domain.task import Failure, FailureKind, new_token
+from ..store.base import TaskStore
+
+logger = logging.getLogger(__name__)
+
+LEASE_HEADER = "tasks_service_lease"
+"""Where the lease id travels in Celery's request."""
+
+_LAST_WORDS = 3.0
+"""Seconds that a stopping worker waits for what is to be written about its dead children."""
+
+
+class ToolRequest(Request):  # type: ignore[misc]
+    """A request that knows the lease of its run."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.lease_id = new_token()
+        self.request_dict[LEASE_HEADER] = self.lease_id
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """The child is gone: hand the task back, then let Celery do what it does."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, WorkerLostError | Terminated | SystemExit | KeyboardInterrupt):
+            self._tell(Release(lease_id=self.lease_id, lost=True, reason="its worker process died"))
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> Any:
+        """The hard time limit kills the child: the task has failed."""
+        if not soft:
+            message = "The tool ran longer than it may, and was killed."
+            failure = Failure(kind=FailureKind.TIMEOUT, message=message)
+            self._tell(FailWithError(lease_id=self.lease_id, failure=failure))
+        return super().on_timeout(soft, timeout)
+
+    def _tell(self, event: WorkerEvent) -> None:
+        task_id = (self.kwargs or {}).get("task_id")
+        if isinstance(task_id, str):
+            self.task.engine.obituaries.put(task_id, event)
+
+
+class Obituaries:
+    """Commits events about dead children, in a thread of the main process."""
+
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
+        self._waiting: queue.Queue[tuple[str, WorkerEvent] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name="tasks-service-obituaries", daemon=True)
+        self._thread.start()
+
+    def put(self, task_id: str, event: WorkerEvent) -> None:
+        """Commit an event soon; returns at once."""
+        self._waiting.put((task_id, event))
+
+    def close(self) -> None:
+        """Write what waits, for a few seconds at most."""
+        self._waiting.put(None)
+        self._thread.join(_LAST_WORDS)
+
+    def _run(self) -> None:
+        while (said := self._waiting.get()) is not None:
+            task_id, event = said
+            try:
+                self._store.commit(task_id, event)
+            except (InvalidTransition, TaskNotFound) as refusal:
+                logger.debug("Task %s needs nothing: %s", task_hash(task_id), refusal)
+            except StoreUnavailable as error:
+                logger.warning("Task %s is left to the sweep: %s", task_hash(task_id), error)
+            else:
+                logger.info("Task %s: %s by its worker's parent", task_hash(task_id), type(event).__name__)

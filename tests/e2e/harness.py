@@ -1,0 +1,197 @@
+"""Real worker processes as pytest-celery's nodes, and a client that records tasks for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytest_celery import CeleryTestContainer, CeleryTestWorker
+
+from tasks_service import TaskService
+from tasks_service.dispatch import Dispatcher
+from tasks_service.domain.events import Cancel, Create
+from tasks_service.domain.task import Owner, Phase, Task, TaskRecord
+from tasks_service.store.base import TaskView, new_task_id
+from tasks_service.store.redis import RedisTaskStore
+
+READY = " ready."
+OWNER = Owner("tester")
+
+
+class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
+    """A worker process with the face of one of pytest-celery's containers: no engine is needed."""
+
+    def __init__(self, name: str, command: list[str], env: dict[str, str]) -> None:
+        self._name, self._command, self._env = name, command, env
+        self._directory = tempfile.TemporaryDirectory(prefix="worker-")
+        self._log = Path(self._directory.name) / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env={**os.environ, **self._env},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def id(self) -> str:
+        return str(self.process.pid)
+
+    @property
+    def status(self) -> str:
+        return "running" if self.process.poll() is None else "exited"
+
+    @property
+    def celeryconfig(self) -> dict[str, Any]:
+        return {}
+
+    def logs(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def ready(self) -> bool:
+        wait_until(lambda: READY in self.logs() or self.status == "exited", 30, self.logs)
+        return self.status == "running"
+
+    def kill(self, signal: str | int = "SIGKILL") -> None:
+        self.process.send_signal(_number(signal))
+
+    def reload(self) -> None:
+        """Nothing: the process is asked directly."""
+
+    def restart(self, timeout: float = 10) -> None:
+        self.stop(timeout)
+        self.start()
+
+    def stop(self, timeout: float = 10) -> int:
+        """SIGTERM, then SIGKILL for the whole process group; the exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        return self.process.wait()
+
+    def teardown(self) -> None:
+        """At once: a test that cares how a worker ends has ended it."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._directory.cleanup()
+
+
+def worker_node(
+    redis_url: str | None,
+    *,
+    app: str = "tests.e2e.worker_app",
+    pool: str = "prefork",
+    concurrency: int = 2,
+    name: str = "worker",
+    options: tuple[str, ...] = (),
+    **env: str,
+) -> CeleryTestWorker:
+    """Start a worker; it may not be ready yet."""
+    command = [
+        *(sys.executable, "-m", "celery", "-A", app, "worker"),
+        *("--pool", pool, "--concurrency", str(concurrency), "--hostname", f"{name}@test"),
+        *("--loglevel", "INFO", "--without-mingle", "--without-gossip", "--without-heartbeat", *options),
+    ]
+    quick = {"TASKS_SWEEP_INTERVAL": "0.3"}
+    where = {"TASKS_REDIS_URL": redis_url} if redis_url else {}
+    return CeleryTestWorker(ProcessContainer(name, command, {**quick, **where, **env}), app=None)
+
+
+class Client:
+    """Records tasks for a service, and reads what became of them."""
+
+    def __init__(self, service: TaskService, redis_url: str) -> None:
+        self.service = service
+        self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=redis_url)
+        self.store = RedisTaskStore(redis_url, outbox=self.outbox)
+
+    def call(self, tool_name: str, **arguments: Any) -> Task:
+        """Record a call."""
+        tool = self.service.tools[tool_name]
+        return self.store.create(
+            Create(
+                task_id=new_task_id(OWNER),
+                owner=OWNER,
+                tool=tool.name,
+                queue=tool.queue,
+                arguments=tool.check_arguments(arguments),
+                policy=tool.policy,
+            )
+        ).task
+
+    def run(self, tool_name: str, timeout: float = 15, **arguments: Any) -> TaskView:
+        """Record a call and wait for its end."""
+        return self.ended(self.call(tool_name, **arguments), timeout)
+
+    def view(self, task: Task) -> TaskView:
+        return self.store.get(OWNER, task.task_id)
+
+    def record(self, task: Task) -> TaskRecord:
+        return self.store.inspect(task.task_id)
+
+    def ended(self, task: Task, timeout: float = 15) -> TaskView:
+        wait_until(lambda: self.view(task).task.status.is_final, timeout, lambda: repr(self.view(task)))
+        return self.view(task)
+
+    def running(self, task: Task, timeout: float = 15) -> Task:
+        """Wait until it runs."""
+        wait_until(lambda: self.view(task).task.phase is Phase.RUNNING, timeout)
+        return self.view(task).task
+
+    def cancel(self, task: Task) -> None:
+        self.store.act(OWNER, task.task_id, Cancel())
+
+    def close(self) -> None:
+        self.outbox.close()
+        self.store.close()
+
+
+@contextmanager
+def client_of(service: TaskService, redis_url: str) -> Iterator[Client]:
+    client = Client(service, redis_url)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def wait_until(
+    reached: Callable[[], bool], timeout: float = 10, explain: Callable[[], str] = lambda: ""
+) -> float:
+    """Wait for something to become true; returns the seconds it took."""
+    begun = time.monotonic()
+    while not reached():
+        if time.monotonic() > begun + timeout:
+            raise AssertionError(f"not within {timeout} s\n{explain()}")
+        time.sleep(0.01)
+    return time.monotonic() - begun
+
+
+def _number(name: str | int) -> int:
+    return name if isinstance(name, int) else signal.Signals[name]

@@ -1,0 +1,124 @@
+"""A service that `tasks-service up` runs, as an operator starts it, and commands against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support import free_port
+
+REPOSITORY = Path(__file__).parents[2]
+FOREIGN = ("TASKS_", "FLOWER_")
+TABLE = "name,height\nann,1.70\nbob,1.82\ncleo,\n"
+
+
+class RunningUp:
+    """`tasks-service up` in a directory of its own; its output goes to a file."""
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.directory, self.log = directory, directory / "up.log"
+        files = directory / "files"
+        files.mkdir(parents=True, exist_ok=True)
+        (files / "people.csv").write_text(TABLE)
+        self.env = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("TASKS_", "FLOWER_"))
+            },
+            "TASKS_DATA_DIR": str(directory / "data"),
+            "TASKS_TOOLS_ROOT": str(files),
+            "TASKS_PORT": str(free_port()),
+            "FLOWER_PORT": str(free_port()),
+            "PYTHONPATH": str(REPOSITORY),
+            **settings,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> RunningUp:
+        """Start it; returns when both the front end and Flower are said to be ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command("up"), cwd=REPOSITORY, env=self.env, stdout=log, stderr=log
+            )
+        assert eventually(lambda: self.text().count("ready: ") == 2 or self.ended, 60), self.text()
+        assert not self.ended, self.text()
+        return self
+
+    @property
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def text(self) -> str:
+        """All that it has said."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send it a signal; returns its exit status once it has ended."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "tasks_service", *arguments]
+
+    def run(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run a command against it, in its directory."""
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.directory,
+            env={**self.env, **settings},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command against it."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.directory,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def listed(self, *options: str) -> list[dict[str, Any]]:
+        """What `list --json` says."""
+        rows: list[dict[str, Any]] = json.loads(self.run("list", "--json", *options).stdout)
+        return rows
+
+    def processes(self) -> set[int]:
+        """Every process that carries this service's data directory in its environment."""
+        mark = f"TASKS_DATA_DIR={self.env['TASKS_DATA_DIR']}".encode()
+        return {pid for pid in running_pids() if mark in environment_of(pid)}
+
+
+def running_pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def environment_of(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+    """Whether a condition becomes true within some seconds."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.05)
+    return True

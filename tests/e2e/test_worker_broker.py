@@ -1,0 +1,63 @@
+"""A broker of its own, apart from the store: it may be away, and it may lose everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytest_celery import CeleryTestWorker
+
+from tasks_service.dispatch import Dispatcher
+from tasks_service.domain.task import Phase, TaskStatus
+from tasks_service.store.redis import RedisTaskStore
+from tests.support import RedisServer
+
+from .harness import Client, client_of, wait_until, worker_node
+from .worker_app import service
+
+
+@contextmanager
+def apart() -> Iterator[tuple[RedisServer, RedisServer, Client, CeleryTestWorker]]:
+    """A store, a broker, a client and a worker."""
+    store, broker = RedisServer(), RedisServer()
+    worker = worker_node(store.url, name="apart", TASKS_BROKER_URL=broker.url)
+    try:
+        assert worker.ready(), worker.logs()
+        with client_of(service, store.url) as client:
+            client.outbox.close()
+            client.store.close()
+            client.outbox = Dispatcher(service.celery, redis_url=store.url, broker_url=broker.url)
+            client.store = RedisTaskStore(store.url, outbox=client.outbox)
+            yield store, broker, client, worker
+    finally:
+        worker.teardown()
+        store.close()
+        broker.close()
+
+
+def test_messages_reach_workers_over_a_broker_that_is_not_the_store() -> None:
+    with apart() as (_, _, client, _):
+        assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+
+
+def test_a_task_that_was_created_while_the_broker_was_down_runs_when_it_is_back() -> None:
+    with apart() as (_, broker, client, _):
+        client.run("add", x=1, y=2)
+        broker.kill()
+        task = client.call("add", x=2, y=3)
+        assert client.view(task).task.phase is Phase.PENDING
+        broker.start()
+        assert client.ended(task, timeout=60).task.status is TaskStatus.COMPLETED
+
+
+def test_a_broker_that_lost_every_message_costs_a_few_sweeps_and_no_task() -> None:
+    with apart() as (_, broker, client, worker):
+        tasks = [client.call("add", x=n, y=n) for n in range(5)]
+        worker.kill("SIGSTOP")
+        tasks += [client.call("add", x=n, y=n) for n in range(5)]
+        with broker.client() as admin:
+            wait_until(lambda: admin.dbsize() > 0)
+            admin.flushall()
+        worker.kill("SIGCONT")
+        for task in tasks:
+            assert client.ended(task, timeout=60).task.status is TaskStatus.COMPLETED

@@ -1,0 +1,151 @@
+"""Tools on a Celery app that a shop has already."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from pytest_celery import CeleryTestWorker
+
+from tasks_service import ConfigurationError, TaskService
+from tasks_service.domain.task import FailureKind, TaskStatus
+from tests.support import RedisServer
+
+from .harness import Client, client_of, worker_node
+
+SHOW_SETTINGS = """
+import json, sys, {module}
+from tests.e2e.shop_app import app
+settings = {{k: repr(v) for k, v in app.conf.items()}}
+print(json.dumps([settings, sorted(q for q in app.amqp.queues), repr(app.tasks["acme.plain"].acks_late)]))
+"""
+
+
+def settings_of_app_after_importing(module: str) -> object:
+    shown = subprocess.run(
+        [sys.executable, "-c", SHOW_SETTINGS.format(module=module)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return json.loads(shown.stdout)
+
+
+def test_a_shops_settings_stay_as_they_are() -> None:
+    before = settings_of_app_after_importing("tests.e2e.shop_app")
+    after = settings_of_app_after_importing("tests.e2e.shop_service")
+    assert after == before
+
+
+@pytest.fixture(scope="module")
+def shop_worker(module_redis: RedisServer) -> Iterator[CeleryTestWorker]:
+    node = worker_node(
+        module_redis.url,
+        app="tests.e2e.shop_service:app",
+        options=("-Q", "acme,indexing,tasks"),
+        SHOP_BROKER=module_redis.url,
+    )
+    assert node.ready(), node.logs()
+    yield node
+    node.teardown()
+
+
+@pytest.fixture
+def shop(module_redis: RedisServer) -> Iterator[Client]:
+    from .shop_service import service
+
+    with client_of(service, module_redis.url) as client:
+        yield client
+
+
+def test_an_exposed_task_runs_as_its_shop_wrote_it(shop_worker: CeleryTestWorker, shop: Client) -> None:
+    ended = shop.run("reindex", index="books")
+    assert json.loads(ended.result or "")["structuredContent"] == {
+        "index": "books",
+        "opened": True,
+        "direct": True,
+    }
+    assert ended.task.queue == "indexing"
+
+
+def test_update_state_becomes_progress(shop_worker: CeleryTestWorker, shop: Client) -> None:
+    progress = shop.run("reindex", index="books", size=4).task.progress
+    assert progress is not None
+    assert (progress.current, progress.total, progress.message) == (4, 4, "PROGRESS")
+
+
+def test_a_retry_is_judged_by_the_tools_policy(shop_worker: CeleryTestWorker, shop: Client) -> None:
+    ended = shop.run("moody", mood="retry").task
+    assert (ended.status, ended.is_error, ended.run) == (TaskStatus.COMPLETED, True, 2)
+
+
+@pytest.mark.parametrize("mood", ["ignore", "reject", "replace"])
+def test_what_only_celery_can_mean_fails_the_task_and_says_so(
+    shop_worker: CeleryTestWorker, shop: Client, mood: str
+) -> None:
+    failure = shop.run("moody", mood=mood).task.failure
+    assert failure is not None
+    assert failure.kind is FailureKind.AUTHOR
+    assert "Celery task" in failure.message
+
+
+def test_an_exposed_task_gets_the_soft_time_limit_that_it_knows(
+    shop_worker: CeleryTestWorker, shop: Client
+) -> None:
+    failure = shop.run("tidy", seconds=60).task.failure
+    assert failure is not None
+    assert failure.kind is FailureKind.TIMEOUT
+    shop_worker.assert_log_does_not_exist("Hard time limit", timeout=1)
+
+
+def test_tools_and_the_shops_own_tasks_share_a_worker(shop_worker: CeleryTestWorker, shop: Client) -> None:
+    shop_broker = shop.outbox.broker_url
+    with shop.service.celery.connection_for_write(url=shop_broker) as connection:
+        shop.service.celery.send_task("acme.plain", args=(21,), connection=connection)
+    shop_worker.assert_log_exists("Task acme.plain", timeout=5)
+    assert shop.run("fresh", x=1).task.status is TaskStatus.COMPLETED
+
+
+def test_a_worker_that_takes_tools_needs_to_know_the_store(module_redis: RedisServer) -> None:
+    node = worker_node(
+        None, app="tests.e2e.shop_service:app", options=("-Q", "tasks"), SHOP_BROKER=module_redis.url
+    )
+    try:
+        assert not node.ready()
+        assert "Set TASKS_REDIS_URL" in node.logs()
+    finally:
+        node.teardown()
+
+
+def test_a_worker_of_other_queues_does_not(module_redis: RedisServer) -> None:
+    node = worker_node(
+        None, app="tests.e2e.shop_service:app", options=("-Q", "mail"), SHOP_BROKER=module_redis.url
+    )
+    try:
+        assert node.ready(), node.logs()
+    finally:
+        node.teardown()
+
+
+def test_a_task_that_the_app_lacks_cannot_be_exposed() -> None:
+    from .shop_app import app
+
+    with pytest.raises(ConfigurationError, match="no Celery task"):
+        TaskService("Acme", celery=app).expose("acme.nothing")
+
+
+def test_a_tool_cannot_take_the_name_of_a_celery_task() -> None:
+    from .shop_app import app
+
+    with pytest.raises(ConfigurationError, match="another name="):
+        TaskService("Acme", celery=app).expose("acme.plain", name="acme.plain")
+
+
+def test_importing_a_service_needs_no_redis() -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
+    code = "import tests.e2e.worker_app as a; assert a.service.tools['add'].queue == 'tasks'"
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)

@@ -1,0 +1,321 @@
+"""One function that looks at a store from outside and says where it breaks a promise.
+
+It reads Redis with a client of its own and works out by itself where each task must be indexed, so that a
+mistake in the store's layout cannot hide behind the same mistake here. The letters are those of the
+invariants that this project holds:
+
+    I1   no acknowledged task is lost             I8   attempts are bounded
+    I2   only legal edges, revisions without gap  I9   an owner's quota counts exactly the live tasks
+    I3   one final state, with what belongs to it I10  indexes and records agree, no key is an orphan
+    I4   acknowledged once, refused never         I11  an idempotency key leads to its task
+    I5   reads never go back                      I12  an answer counts once, a question key never again
+    I7   no write without the current lease       I15  every key has a lifetime or an owner
+
+I6 (liveness), I13, I14 and I16 are promises about processes and answers; no look at a store can show them.
+
+Run it when nobody writes: it reads key by key, and a task that moves meanwhile looks torn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import redis
+
+from tasks_service.domain.decide import TRANSITIONS
+from tasks_service.domain.errors import CorruptRecord, TaskNotFound
+from tasks_service.domain.events import Mend
+from tasks_service.domain.limits import DEFAULT_LIMITS, Limits, size
+from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskRecord, TaskStatus
+from tasks_service.store.base import awaits_first_message
+from tasks_service.store.redis import RedisTaskStore
+from tasks_service.store.redis.layout import BACKSTOP_MS
+
+from .history import ClientLog, check_history
+
+INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues")
+"""Shard-wide keys: one of each, without a lifetime, because they hold what lives and nothing else."""
+
+KINDS: Mapping[str, str] = {
+    "record": r"{tag}:t:(?P<id>.+)",
+    "log": r"{tag}:l:(?P<id>.+)",
+    "owner": r"{tag}:owner:(?P<owner>.+)",
+    "live": r"{tag}:live:(?P<owner>.+)",
+    "idempotency": r"{tag}:idem:(?P<owner>.+):(?P<hash>[^:]+)",
+    "quarantine": r"{tag}:quarantine:(?P<id>.+)",
+    "pending": r"{tag}:pending:(?P<queue>.+)",
+    "index": r"{tag}:(?P<name>" + "|".join(INDEXES) + ")",
+    "lock": r"{prefix}:lock:(?P<name>.+)",
+    "swept": r"{prefix}:swept",
+    "session": r"{prefix}:(session|floor|interview):.+",
+}
+"""Every kind of key that a store may have."""
+
+WITHOUT_LIFETIME = frozenset({"pending", "index", "swept"})
+"""The kinds that never expire: shard-wide indexes, whose members are audited one by one."""
+
+EDGES = {
+    (source, target)
+    for source, row in TRANSITIONS.items()
+    for event, targets in row.items()
+    for target in targets
+    if event is not Mend
+}
+"""Where an event may lead; what a repair does says so in its actor."""
+
+
+class Violation(NamedTuple):
+    """A promise that the store breaks."""
+
+    invariant: str
+    task_id: str
+    what: str
+
+
+@dataclass
+class _Seen:
+    """All keys of a store, sorted by kind."""
+
+    keys: dict[str, dict[str, re.Match[str]]] = field(default_factory=lambda: defaultdict(dict))
+    unknown: list[str] = field(default_factory=list)
+    scores: dict[str, dict[str, int]] = field(default_factory=dict)
+    live: dict[str, set[str]] = field(default_factory=dict)
+    records: dict[str, TaskRecord] = field(default_factory=dict)
+
+
+def audit(
+    url: str,
+    client_log: ClientLog | None = None,
+    *,
+    prefix: str = "ts",
+    limits: Limits = DEFAULT_LIMITS,
+    beside: Sequence[str] = (),
+) -> list[Violation]:
+    """Check every invariant that a store alone, or with what its clients saw, can show.
+
+    Args:
+        url: Where Redis is.
+        client_log: What clients asked for and were answered.
+        prefix: The store's.
+        limits: The store's.
+        beside: Patterns of keys that others keep in the same database: a broker's queues.
+
+    Returns:
+        What is wrong; empty when all is well.
+    """
+    # A record is found by the shard that its id names, however many of them there really are.
+    store = RedisTaskStore(url, prefix=prefix, shards=256, limits=limits)
+    try:
+        with redis.Redis.from_url(url, decode_responses=True) as client:
+            seen = _look(client, prefix, beside)
+            found = [*_keys(client, seen), *_read(store, seen)]
+            for task_id, record in seen.records.items():
+                found += _record(task_id, record, limits)
+                found += _fields(client, seen, task_id, record)
+            found += [*_indexes(seen), *_quota(seen, limits), *_idempotency(client, seen)]
+    finally:
+        store.close()
+    if client_log is not None:
+        found += [Violation(*problem) for problem in check_history(client_log, seen.records, limits)]
+    return found
+
+
+def stray_keys(url: str, *, prefix: str = "ts", beside: Sequence[str] = ()) -> list[Violation]:
+    """Only I15: which keys are of no known kind, or have neither a lifetime nor an owner."""
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        return list(_keys(client, _look(client, prefix, beside)))
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+
+def _look(client: Any, prefix: str, beside: Sequence[str]) -> _Seen:
+    tag = re.escape(prefix) + r":\{[0-9a-f]{2}\}"
+    patterns = [
+        (kind, re.compile(text.replace("{tag}", tag).replace("{prefix}", re.escape(prefix))))
+        for kind, text in KINDS.items()
+    ]
+    others = [re.compile(text) for text in beside]
+    seen = _Seen()
+    for key in client.scan_iter(count=1000):
+        for kind, pattern in patterns:
+            if match := pattern.fullmatch(key):
+                seen.keys[kind][key] = match
+                break
+        else:
+            if not any(other.fullmatch(key) for other in others):
+                seen.unknown.append(key)
+    for kind in ("owner", "pending", "index"):
+        for key in seen.keys[kind]:
+            if client.type(key) == "zset":
+                seen.scores[key] = {member: int(score) for member, score in client.zscan_iter(key)}
+    for key, match in seen.keys["live"].items():
+        seen.live[match["owner"]] = set(client.smembers(key))
+    return seen
+
+
+def _keys(client: Any, seen: _Seen) -> Iterator[Violation]:
+    for key in seen.unknown:
+        yield Violation("I15", "", f"{key}: of no known kind")
+    for kind, keys in seen.keys.items():
+        for key in keys:
+            if kind not in WITHOUT_LIFETIME and client.pttl(key) == -1:
+                yield Violation("I15", "", f"{key}: it has no lifetime")
+    records = {match["id"] for match in seen.keys["record"].values()}
+    for key, match in seen.keys["log"].items():
+        if match["id"] not in records:
+            yield Violation("I10", match["id"], f"{key}: the log of no task")
+    for key, members in seen.scores.items():
+        if not key.endswith(":overtaken"):
+            for member in members.keys() - records:
+                yield Violation("I10", member, f"{key}: names a task that is not there")
+    for owner, members in seen.live.items():
+        for member in members - records:
+            yield Violation("I9", member, f"the quota of {owner} counts a task that is not there")
+
+
+# --- records ----------------------------------------------------------------------------------------------
+
+
+def _read(store: RedisTaskStore, seen: _Seen) -> Iterator[Violation]:
+    for match in seen.keys["record"].values():
+        try:
+            seen.records[match["id"]] = store.inspect(match["id"])
+        except TaskNotFound:
+            yield Violation("I10", match["id"], "a key, and no record in it")
+        except (CorruptRecord, ValueError) as error:
+            yield Violation("I3", match["id"], f"it cannot be read: {error}")
+
+
+def _record(task_id: str, record: TaskRecord, limits: Limits) -> Iterator[Violation]:
+    task = record.task
+    for what, is_so, must_be in (
+        ("a result", record.result is not None, task.status is TaskStatus.COMPLETED),
+        ("an error", task.failure is not None, task.status is TaskStatus.FAILED),
+        ("open questions", bool(task.inputs), task.status is TaskStatus.INPUT_REQUIRED),
+    ):
+        if is_so != must_be:
+            yield Violation("I3", task_id, f"{task.status}, and it {'has' if is_so else 'lacks'} {what}")
+    if task.lease is not None and task.status is not TaskStatus.WORKING:
+        yield Violation("I3", task_id, f"{task.status}, and it is leased")
+    for what in _log(task, record.log, limits):
+        yield Violation("I2", task_id, what)
+    if task.tries > task.policy.max_attempts or task.run < task.tries:
+        yield Violation("I8", task_id, f"tries {task.tries} of {task.policy.max_attempts}, run {task.run}")
+    claims = sum(line.target is Phase.RUNNING for line in record.log)
+    if record.log and record.log[0].revision == 0 and claims != task.run:
+        yield Violation("I8", task_id, f"claimed {claims} times, run says {task.run}")
+    yield from _journal(task_id, record)
+
+
+def _log(task: Task, log: Sequence[LogEntry], limits: Limits) -> Iterator[str]:
+    if not log:
+        yield "it has no log"
+        return
+    revisions = [line.revision for line in log]
+    if revisions != list(range(revisions[0], revisions[0] + len(log))) or revisions[-1] != task.revision:
+        yield f"revision {task.revision}, the log has {revisions}"
+    if revisions[0] != 0 and len(log) < limits.log_entries:
+        yield f"the log begins at {revisions[0]}"
+    if log[-1].target is not task.phase:
+        yield f"{task.phase}, the log ends in {log[-1].target}"
+    for line in log:
+        legal = (line.source, line.target) in EDGES or line.actor == Mend.actor
+        if not legal or (line.source is None) != (line.revision == 0):
+            yield f"no event leads from {line.source} to {line.target} at {line.revision}"
+    for before, after in pairwise(log):
+        if before.target is not after.source:
+            yield f"{after.revision} leaves {after.source}, where {before.target} was"
+    if twice := [token for token, times in Counter(line.token for line in log).items() if times > 1]:
+        yield f"the tokens {twice} are there twice"
+
+
+def _journal(task_id: str, record: TaskRecord) -> Iterator[Violation]:
+    task = record.task
+    if (actual := sum(size(entry.value) for entry in record.journal)) != task.journal_bytes:
+        yield Violation("I3", task_id, f"its journal has {actual} bytes, it says {task.journal_bytes}")
+    if len(set(task.used_keys)) != len(task.used_keys) or not set(task.inputs) <= set(task.used_keys):
+        yield Violation("I12", task_id, f"question keys {task.used_keys}, open {list(task.inputs)}")
+    answered = Counter(entry.name for entry in record.journal if entry.kind is EntryKind.ANSWER)
+    for key in task.used_keys:
+        if answered[key] > 1 or (answered[key] and key in task.inputs):
+            yield Violation("I12", task_id, f"{key!r} was answered {answered[key]} times")
+
+
+def _fields(client: Any, seen: _Seen, task_id: str, record: TaskRecord) -> Iterator[Violation]:
+    """What only the raw keys show: lifetimes, and journal entries that belong to nobody."""
+    for kind in ("record", "log"):
+        for key in (key for key, match in seen.keys[kind].items() if match["id"] == task_id):
+            ends_ms = client.pexpiretime(key)
+            if ends_ms != record.task.expires_ms + BACKSTOP_MS:
+                yield Violation("I15", task_id, f"{key} ends at {ends_ms}, expires {record.task.expires_ms}")
+            if kind == "record":
+                entries = {name for name in client.hkeys(key) if name.startswith("j:")}
+                if extra := entries - {f"j:{number}" for number in range(record.task.journal_length)}:
+                    yield Violation("I3", task_id, f"journal entries {extra} beyond its end")
+
+
+# --- indexes ----------------------------------------------------------------------------------------------
+
+
+def _places(tag: str, task: Task) -> Iterator[tuple[str, int]]:
+    """Where a task must be indexed, and how; written down apart from the store's own layout."""
+    yield f"{tag}:owner:{task.owner}", task.created_ms
+    yield f"{tag}:expired", task.expires_ms
+    if task.phase in (Phase.PENDING, Phase.RUNNING, Phase.PARKED):
+        yield f"{tag}:overdue", task.deadline_ms
+    if task.phase is Phase.RUNNING and task.lease is not None:
+        yield f"{tag}:leases", task.lease.until_ms
+    if task.phase is Phase.PENDING:
+        if awaits_first_message(task):
+            yield f"{tag}:timers", task.due_ms
+        else:
+            yield f"{tag}:pending:{task.queue}", task.dispatched_ms
+
+
+def _indexes(seen: _Seen) -> Iterator[Violation]:
+    expected: dict[str, dict[str, int]] = defaultdict(dict)
+    tags = {match["id"]: key.rpartition(":t:")[0] for key, match in seen.keys["record"].items()}
+    for task_id, record in seen.records.items():
+        for key, score in _places(tags[task_id], record.task):
+            expected[key][task_id] = score
+    for key in expected.keys() | seen.scores.keys():
+        if key.endswith((":suspects", ":overtaken")):
+            continue  # a suspect may have left pending just before it was suspected: harmless, and bounded
+        has, wants = seen.scores.get(key, {}), expected[key]
+        for task_id in (has.keys() | wants.keys()) & seen.records.keys():
+            if has.get(task_id) != wants.get(task_id):
+                what = f"{key}: expected {wants.get(task_id)}, found {has.get(task_id)}"
+                yield Violation("I10", task_id, what)
+
+
+def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
+    live: dict[str, set[str]] = defaultdict(set)
+    for task_id, record in seen.records.items():
+        if not record.task.status.is_final:
+            live[record.task.owner].add(task_id)
+    for owner in live.keys() | seen.live.keys():
+        counted = seen.live.get(owner, set()) & seen.records.keys()
+        for task_id in counted ^ live[owner]:
+            how = "counts it, and it is final" if task_id in counted else "does not count it"
+            yield Violation("I9", task_id, f"the quota of {owner} {how}")
+        if len(live[owner]) > limits.live_per_owner:
+            yield Violation("I9", "", f"{owner} has {len(live[owner])} of {limits.live_per_owner} live tasks")
+
+
+def _idempotency(client: Any, seen: _Seen) -> Iterator[Violation]:
+    for key, match in seen.keys["idempotency"].items():
+        task_id = (client.get(key) or "").partition("|")[0]
+        record = seen.records.get(task_id)
+        if record is None or record.task.idempotency != match["hash"]:
+            yield Violation("I11", task_id, f"{key}: leads to no task of that key")
+
+
+def told(violations: Iterable[Violation]) -> str:
+    """Violations as an assertion shows them."""
+    return "\n".join(f"{found.invariant} {found.task_id} {found.what}" for found in violations)

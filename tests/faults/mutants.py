@@ -1,0 +1,122 @@
+"""Bugs that are planted in a copy of the package, to prove that the checks would see them.
+
+Each is one small change of the kind that a person makes. A change that no longer finds its place in the code
+is an error, so the list cannot rot.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .linearizability import FOUND
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path("tasks_service")
+DECIDE = "domain/decide.py"
+TRANSACTION = "store/redis/transaction.py"
+OPERATIONS = "store/redis/operations.py"
+LAYOUT = "store/redis/layout.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug: in `file`, `old` becomes `new`, wherever it stands."""
+
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS: dict[str, Mutant] = {
+    "no WATCH": Mutant(TRANSACTION, '("WATCH", *watch())', '("PING",)'),
+    "a lost race counts as won": Mutant(
+        TRANSACTION, "lost_race = not failure and replies[-1] is None", "lost_race = False"
+    ),
+    "no token lookup": Mutant(DECIDE, "        if entry.token == token:", "        if False:"),
+    "only the last token is looked up": Mutant(DECIDE, "in reversed(log):", "in reversed(log[-1:]):"),
+    "no lease check": Mutant(
+        DECIDE, "task.lease is None or task.lease.lease_id != event.lease_id", "task.lease is None"
+    ),
+    "a write in two transactions": Mutant(
+        TRANSACTION,
+        'replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)])',
+        'yield Exchange([("MULTI",), *write.commands[1:], ("EXEC",)])\n'
+        '                replies = yield Exchange([("MULTI",), write.commands[0], ("EXEC",)])',
+    ),
+    "no expiry check": Mutant(
+        DECIDE, "now_ms >= task.expires_ms and not keep_expired", "now_ms < 0 and not keep_expired"
+    ),
+    "an index keeps its old score": Mutant(LAYOUT, "if old.get(key) != score:", "if key not in old:"),
+    "an index entry is never removed": Mutant(LAYOUT, "old.keys() - new.keys()", "set(old) - set(old)"),
+    "the quota is not freed": Mutant(
+        LAYOUT, "if was_live and not is_live:", "if was_live and after is None:"
+    ),
+    "attempts without end": Mutant(DECIDE, "policy.max_attempts", "policy.max_attempts + 99"),
+    "the message is lost": Mutant(
+        OPERATIONS, "        if sends:\n            commands +=", "        if False:\n            commands +="
+    ),
+    "question keys are forgotten": Mutant(
+        DECIDE, "used_keys=(*task.used_keys, *inputs)", "used_keys=tuple(inputs)"
+    ),
+    "records never end": Mutant(
+        OPERATIONS,
+        "if before is None or before.expires_ms != after.expires_ms:",
+        "if before is not None and before.expires_ms != after.expires_ms:",
+    ),
+}
+
+BEHAVIOUR = ("tests/store/test_behaviour.py", "tests/store/test_redis.py")
+CHECKS: Sequence[tuple[str, int, tuple[str, ...]]] = (
+    ("linearizability", FOUND, ("-m", "tests.faults.linearizability", "4000")),
+    ("behaviour", 1, ("-m", "pytest", "-q", "-x", "-k", "not memory", *BEHAVIOUR)),
+    ("lock step", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_lock_step.py")),
+)
+"""Tried in this order until one of them sees the bug: name, the exit code that says so, what Python runs."""
+
+
+def copied(target: Path) -> Path:
+    """A copy of what the checks need."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("tasks_service", "tests"):
+        shutil.copytree(ROOT / name, target / name, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", target)
+    return target
+
+
+def plant(mutant: Mutant, copy: Path) -> None:
+    """Change the copy; raises if the code is not as the mutant knows it."""
+    path = copy / PACKAGE / mutant.file
+    text = path.read_text(encoding="utf-8")
+    if mutant.old not in text:
+        raise LookupError(f"{mutant.file} has no {mutant.old!r} any more; the mutant must follow the code.")
+    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def run_check(arguments: Sequence[str], copy: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run one check on the copy; the working directory comes first on the path of Python."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+
+
+def catchers(copy: Path, seconds: float) -> Iterator[tuple[str, str]]:
+    """The first check that fails on the copy, with the end of what it said; nothing if none does."""
+    for name, seen, arguments in CHECKS:
+        done = run_check(arguments, copy, seconds)
+        if done.returncode == seen:
+            yield name, done.stdout[-600:]
+            return
+        if done.returncode != 0:
+            raise RuntimeError(f"{name} could not be run: {done.stdout[-2000:]}{done.stderr[-2000:]}")

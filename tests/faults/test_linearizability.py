@@ -1,0 +1,37 @@
+"""What clients were told agrees with what happened, through cut connections and races."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import pytest
+
+from tests.support import RedisServer
+
+from .audit import told
+from .history import Outcome
+from .linearizability import run
+
+OPERATIONS = int(os.environ.get("TASKS_TEST_OPERATIONS", "6000"))
+PROCESSES = int(os.environ.get("TASKS_TEST_PROCESSES", "3"))
+SEED = int(os.environ.get("TASKS_TEST_SEED", "0")) or secrets.randbelow(1_000_000) + 1
+
+
+@pytest.mark.timeout(600)
+def test_every_clients_story_agrees_with_the_transition_log(redis_server: RedisServer) -> None:
+    ran = run(redis_server, operations=OPERATIONS, processes=PROCESSES, seed=SEED)
+    print(ran.summary(SEED))
+    assert not ran.violations, f"seed {SEED}\n{told(ran.violations)}"
+    assert ran.cuts >= OPERATIONS // 25
+    assert all(asked.outcome is not Outcome.UNKNOWN for asked in ran.asked)
+    happened = {asked.kind for asked in ran.asked if asked.outcome is Outcome.OK}
+    assert {
+        "CompleteWithResult",
+        "Release",
+        "RequestInput",
+        "AnswerInput",
+        "Cancel",
+        "Reap",
+        "Retry",
+    } <= happened

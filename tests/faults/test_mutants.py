@@ -1,0 +1,40 @@
+"""The checks see the bugs that they are there for: each of these is planted, and must be caught."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from .mutants import MUTANTS, Mutant, catchers, copied, plant
+
+SECONDS = 60
+"""For one check; catching a bug takes a few."""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return copied(tmp_path)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_planted_bug_is_caught(mutant: Mutant, copy: Path) -> None:
+    plant(mutant, copy)
+    began = time.monotonic()
+    caught = list(catchers(copy, SECONDS))
+    assert caught, "nothing saw it"
+    print(f"caught by {caught[0][0]} in {time.monotonic() - began:.1f} s: {caught[0][1].strip()[-200:]}")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(240)
+def test_the_checks_find_nothing_in_the_code_as_it_is(copy: Path) -> None:
+    assert list(catchers(copy, SECONDS)) == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_every_mutant_still_finds_its_place(mutant: Mutant, copy: Path) -> None:
+    plant(mutant, copy)

@@ -1,0 +1,64 @@
+"""Redis goes and comes back under sessions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks_service.tool import ToolRegistry
+
+from ..support import RedisServer
+from .sessions import SessionClient, is_answer, is_request
+from .support import Worker, serving, settings, until
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A redis-server that may be killed, and keeps what it has acknowledged."""
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.close()
+
+
+def test_without_redis_a_session_is_told_when_to_try_again(
+    own_redis: RedisServer, tools: ToolRegistry, tmp_path: Path
+) -> None:
+    with serving(tools, settings(own_redis.url, tmp_path)) as port, SessionClient([port]) as session:
+        session.initialize()
+        own_redis.kill()
+        began = time.monotonic()
+
+        reply = session.post(PING)
+
+        assert time.monotonic() - began < 2.5
+        assert reply.status == 503
+        assert reply.error["code"] == -32603
+        assert reply.error["data"]["retryAfterMs"] > 0
+
+
+def test_streams_and_waits_go_on_when_redis_is_back(
+    own_redis: RedisServer, tools: ToolRegistry, tmp_path: Path
+) -> None:
+    with serving(tools, settings(own_redis.url, tmp_path)) as port, SessionClient([port]) as session:
+        session.initialize()
+        listening = session.listen()
+        task_id = session.task("greet", {"name": "Ada"})
+        waiting = session.open("tasks/result", {"taskId": task_id})
+        time.sleep(0.2)
+        own_redis.kill()
+        time.sleep(0.5)
+        own_redis.start()
+        worker = Worker(own_redis.url, tools)
+        until("the session is back", lambda: session.post(PING).status == 200, 15)
+
+        worker.run(task_id)
+
+        assert waiting.find(is_answer, 15)["result"]["content"][0]["text"] == "Hello, Ada!"
+        note = listening.find(is_request("notifications/tasks/status"), 15)
+        assert note["params"]["status"] == "completed"
+        worker.close()

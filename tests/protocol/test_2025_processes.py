@@ -1,0 +1,157 @@
+"""Sessions over front-end processes that are killed: none of them remembers anything."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+from tasks_service.questions import Form
+from tasks_service.tool import ToolRegistry
+
+from ..support import free_port
+from .front_end import greet
+from .sessions import SessionClient, is_answer, is_request
+from .support import Worker, asked, registry, until
+
+NAME = asked(Form("Your name?", {"type": "object", "properties": {"name": {"type": "string"}}}))
+ADA = {"action": "accept", "content": {"name": "Ada"}}
+elicitation = is_request("elicitation/create")
+
+
+class FrontEnd:
+    """A front-end process."""
+
+    def __init__(self, redis_url: str, directory: Path) -> None:
+        self.port = free_port()
+        self._arguments = [redis_url, str(directory), str(self.port)]
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.protocol.front_end", *self._arguments]
+        self._process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+
+    def ready(self) -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1) as response:
+                return bool(response.status == 200)
+        except (URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> float:
+        """SIGTERM; the seconds that it took to end."""
+        began = time.monotonic()
+        self._process.terminate()
+        assert self._process.wait(20) in (0, -signal.SIGTERM)
+        return time.monotonic() - began
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+        until("it is ready", self.ready, 20)
+
+
+@pytest.fixture
+def tools() -> ToolRegistry:
+    return registry(greet)
+
+
+@pytest.fixture
+def front_ends(redis_url: str, tmp_path: Path) -> Iterator[list[FrontEnd]]:
+    front_ends = [FrontEnd(redis_url, tmp_path) for _ in range(3)]
+    try:
+        for front_end in front_ends:
+            until("it is ready", front_end.ready, 30)
+        yield front_ends
+    finally:
+        for front_end in front_ends:
+            front_end.kill()
+
+
+def test_a_task_lives_through_the_death_of_every_process_that_served_it(
+    front_ends: list[FrontEnd], worker: Worker
+) -> None:
+    first, second, third = front_ends
+    with SessionClient([front_end.port for front_end in front_ends]) as session:
+        session.initialize(at=0)
+        first.kill()
+        task_id = session.task("greet", {"name": "Ada"}, at=1)
+        second.kill()
+        first.start()
+        until("it is ready", first.ready, 20)
+        stream = session.open("tasks/result", {"taskId": task_id}, at=0)
+        worker.ask(task_id, {"name": NAME})
+        request = stream.find(elicitation)
+        assert session.respond(request["id"], ADA, at=2).status == 202
+        until("it goes on", lambda: session.get(task_id, at=2)["status"] == "working")
+        third.restart()
+        worker.run(task_id)
+
+        assert stream.find(is_answer)["result"]["content"][0]["text"] == "Hello, Ada!"
+        assert session.get(task_id, at=2)["status"] == "completed"
+
+
+def test_a_question_whose_process_was_killed_is_asked_again_elsewhere(
+    front_ends: list[FrontEnd], worker: Worker
+) -> None:
+    with SessionClient([front_end.port for front_end in front_ends]) as session:
+        session.initialize(at=0)
+        task_id = session.task("greet", {"name": "Ada"}, at=1)
+        dead = session.open("tasks/result", {"taskId": task_id}, at=0)
+        worker.ask(task_id, {"name": NAME})
+        dead.find(elicitation)
+        front_ends[0].kill()
+        began = time.monotonic()
+
+        request = session.open("tasks/result", {"taskId": task_id}, at=2).find(elicitation, 15)
+
+        assert time.monotonic() - began < 10
+        session.respond(request["id"], ADA, at=1)
+        until("it goes on", lambda: session.get(task_id, at=1)["status"] == "working")
+
+
+def test_a_front_end_that_is_told_to_stop_ends_its_streams_and_nothing_is_lost(
+    front_ends: list[FrontEnd], worker: Worker
+) -> None:
+    with SessionClient([front_end.port for front_end in front_ends]) as session:
+        session.initialize(at=0)
+        listening = session.listen(at=0)
+        task_id = session.task("greet", {"name": "Ada"}, at=0)
+        waiting = session.open("tasks/result", {"taskId": task_id}, at=0)
+        time.sleep(0.2)
+
+        assert front_ends[0].stop() < 5
+
+        assert (listening.next(), waiting.next()) == (None, None)
+        worker.run(task_id)
+        assert (
+            session.result("tasks/result", {"taskId": task_id}, at=1)["content"][0]["text"] == "Hello, Ada!"
+        )
+
+
+def test_a_front_end_that_is_told_to_stop_lets_a_plain_call_end(
+    front_ends: list[FrontEnd], worker: Worker
+) -> None:
+    with SessionClient([front_end.port for front_end in front_ends]) as session:
+        session.initialize(at=0)
+        call = session.open("tools/call", {"name": "greet", "arguments": {"name": "Ada"}}, at=0)
+        task_id = until("the call is recorded", worker.pending)[0]
+        timer = threading.Timer(0.5, worker.run, (task_id,))
+        timer.start()
+
+        front_ends[0].stop()
+
+        assert call.find(is_answer)["result"]["content"][0]["text"] == "Hello, Ada!"
+        timer.join()

@@ -1,0 +1,142 @@
+"""Redis goes, and comes back; the front end says so, and needs no help."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tasks_service.tool import ToolRegistry
+
+from ..support import RedisServer, free_port
+from .support import WITHOUT_TASKS, WireClient, Worker, serving, settings, until
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A redis-server that may be killed, and keeps what it has acknowledged."""
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.close()
+
+
+def is_ready(client: WireClient) -> bool:
+    return client.probe("/readyz").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("tools/call", {"name": "greet", "arguments": {"name": "Ada"}}),
+        ("tasks/get", {"taskId": "00aaaaaaaaaaaaaaaaaaaaaaaaaa"}),
+        ("tasks/cancel", {"taskId": "00aaaaaaaaaaaaaaaaaaaaaaaaaa"}),
+        ("tasks/update", {"taskId": "00aaaaaaaaaaaaaaaaaaaaaaaaaa", "inputResponses": {}}),
+    ],
+)
+def test_without_redis_a_request_fails_within_two_seconds_and_says_when_to_retry(
+    own_redis: RedisServer, tools: ToolRegistry, tmp_path: Path, method: str, params: dict[str, object]
+) -> None:
+    with serving(tools, settings(own_redis.url, tmp_path)) as port, WireClient(port) as client:
+        own_redis.kill()
+        began = time.monotonic()
+
+        error = client.request(method, params).error
+
+        assert time.monotonic() - began < 2.0
+        assert error["code"] == -32603
+        assert error["data"]["retryAfterMs"] > 0
+
+
+def test_readiness_follows_redis_and_liveness_does_not(
+    own_redis: RedisServer, tools: ToolRegistry, tmp_path: Path
+) -> None:
+    with serving(tools, settings(own_redis.url, tmp_path)) as port, WireClient(port) as client:
+        assert is_ready(client)
+        task_id = client.task("greet", {"name": "Ada"})
+
+        own_redis.kill()
+        red = client.probe("/readyz")
+        alive = client.probe("/healthz")
+        own_redis.start()
+
+        assert (red.status, alive.status) == (503, 200)
+        assert "store" in red.json
+        until("it is ready again", lambda: is_ready(client))
+        assert client.get(task_id)["status"] == "working"
+        assert client.task("greet", {"name": "Ada"})
+
+
+def test_it_starts_without_redis_and_becomes_ready_with_it(tools: ToolRegistry, tmp_path: Path) -> None:
+    port_of_redis = free_port()
+    url = f"redis://127.0.0.1:{port_of_redis}/0"
+    with serving(tools, settings(url, tmp_path)) as port, WireClient(port) as client:
+        assert client.probe("/readyz").status == 503
+
+        server = RedisServer(port=port_of_redis)
+        try:
+            until("it is ready", lambda: is_ready(client))
+            assert client.task("greet", {"name": "Ada"})
+        finally:
+            server.close()
+
+
+def test_a_redis_that_may_evict_tasks_is_refused_at_start(
+    tools: ToolRegistry, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = RedisServer("--maxmemory-policy", "allkeys-lru")
+    try:
+        with (
+            pytest.raises(AssertionError, match="refused to start"),
+            serving(tools, settings(server.url, tmp_path)),
+        ):
+            pass
+    finally:
+        server.close()
+
+    log = capfd.readouterr().err
+    assert "maxmemory-policy is allkeys-lru" in log
+    assert "CONFIG SET maxmemory-policy noeviction" in log
+
+
+def test_a_redis_that_comes_up_with_the_wrong_policy_never_makes_it_ready(
+    tools: ToolRegistry, tmp_path: Path
+) -> None:
+    port_of_redis = free_port()
+    url = f"redis://127.0.0.1:{port_of_redis}/0"
+    with serving(tools, settings(url, tmp_path)) as port, WireClient(port) as client:
+        server = RedisServer("--maxmemory-policy", "allkeys-lru", port=port_of_redis)
+        try:
+            reply = until("it says why", lambda: _names(client, "allkeys-lru"))
+        finally:
+            server.close()
+
+    assert reply.status == 503
+
+
+def test_a_waiting_call_survives_an_outage(
+    own_redis: RedisServer, tools: ToolRegistry, tmp_path: Path
+) -> None:
+    with (
+        serving(tools, settings(own_redis.url, tmp_path)) as port,
+        WireClient(port, capabilities=WITHOUT_TASKS) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        worker = Worker(own_redis.url, tools)
+        reply = pool.submit(client.call, "greet", {"name": "Ada"})
+        task_id = until("the call is recorded", worker.pending)[0]
+
+        own_redis.kill()
+        time.sleep(0.5)
+        own_redis.start()
+        worker.run(task_id)
+
+        assert reply.result(15).result["content"][0]["text"] == "Hello, Ada!"
+        worker.close()
+
+
+def _names(client: WireClient, word: str) -> object:
+    reply = client.probe("/readyz")
+    return reply if word in reply.json.get("store", "") else None

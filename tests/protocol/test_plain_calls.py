@@ -1,0 +1,303 @@
+"""Calls that are answered with a result: durable executions underneath, which nobody else sees."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tasks_service.domain.events import Cancel
+from tasks_service.domain.task import Task
+from tasks_service.frontend import http
+from tasks_service.questions import Form
+from tasks_service.tool import ToolRegistry
+
+from .support import (
+    TASK_METHODS,
+    WITHOUT_TASKS,
+    Reply,
+    WireClient,
+    Worker,
+    asked,
+    serving,
+    settings,
+    until,
+)
+
+SURE = asked(Form("Sure?", {"type": "object", "properties": {}}))
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def hidden_task(worker: Worker) -> str:
+    """The execution under a call that waits."""
+    return str(until("the call is recorded", worker.pending)[0])
+
+
+def test_a_client_without_the_extension_waits_and_gets_the_result(
+    plain: WireClient, busy_worker: Worker
+) -> None:
+    result = plain.call("greet", {"name": "Ada"}).result
+
+    assert result["resultType"] == "complete"
+    assert result["content"] == [{"type": "text", "text": "Hello, Ada!"}]
+    assert "taskId" not in result
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "structured"),
+    [
+        ("add", {"left": 1}, 2),
+        ("names", {}, ["ada", "grace"]),
+        ("report", {"title": "T"}, {"title": "T", "pages": 3}),
+        ("perhaps", {}, {"result": None}),
+    ],
+)
+def test_structured_results_match_the_listed_schema(
+    plain: WireClient, busy_worker: Worker, tool: str, arguments: dict[str, object], structured: object
+) -> None:
+    assert plain.call(tool, arguments).result["structuredContent"] == structured
+
+
+def test_the_result_arrives_as_soon_as_it_is_there(
+    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    reply = pool.submit(plain.call, "greet", {"name": "Ada"})
+    task_id = hidden_task(worker)
+    time.sleep(0.1)
+
+    worker.run(task_id)
+    done = time.monotonic()
+
+    assert reply.result(5).result["content"][0]["text"] == "Hello, Ada!"
+    assert time.monotonic() - done < 1.0
+
+
+def test_a_failed_execution_is_an_error_with_the_authors_code(plain: WireClient, busy_worker: Worker) -> None:
+    assert plain.call("broken").error == {"code": -32050, "message": "the author says no"}
+
+
+def test_an_execution_without_a_handle_is_invisible_to_every_task_method(
+    client: WireClient, plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    reply = pool.submit(plain.call, "greet", {"name": "Ada"})
+    task_id = hidden_task(worker)
+
+    params = {"taskId": task_id, "inputResponses": {}}
+    errors = [client.request(method, params).error for method in TASK_METHODS]
+    worker.run(task_id)
+
+    assert errors == [{"code": -32602, "message": "Task not found"}] * 3
+    assert reply.result(5).result["content"][0]["text"] == "Hello, Ada!"
+    assert client.request("tasks/get", {"taskId": task_id}).error["code"] == -32602
+
+
+def test_a_call_that_an_operator_cancels_is_answered_with_an_error(
+    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    reply = pool.submit(plain.call, "greet", {"name": "Ada"})
+    task_id = hidden_task(worker)
+
+    worker.store.act(worker.store.inspect(task_id).task.owner, task_id, Cancel(), hidden=True)
+
+    assert reply.result(5).error["code"] == -32800
+
+
+def test_a_question_ends_a_call_that_has_no_way_to_answer(
+    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    reply = pool.submit(plain.call, "greet", {"name": "Ada"})
+    task_id = hidden_task(worker)
+
+    worker.ask(task_id, {"sure": SURE})
+
+    assert "tasks extension" in reply.result(5).error["message"]
+    assert worker.store.inspect(task_id).task.status == "cancelled"
+
+
+def test_a_call_that_waits_too_long_ends_and_its_execution_is_cancelled(
+    redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    with (
+        serving(tools, settings(redis_url, tmp_path, wait_limit=0.2)) as port,
+        WireClient(port, capabilities=WITHOUT_TASKS) as client,
+    ):
+        reply = pool.submit(client.call, "greet", {"name": "Ada"})
+        task_id = hidden_task(worker)
+
+        assert "did not end within 0.2 s" in reply.result(5).error["message"]
+        assert worker.store.inspect(task_id).task.status == "cancelled"
+
+
+# --- grace ---
+
+
+def test_a_tool_that_ends_within_its_grace_gives_a_plain_result(
+    client: WireClient, busy_worker: Worker
+) -> None:
+    result = client.call("soon", {"name": "Ada"}).result
+
+    assert result["resultType"] == "complete"
+    assert result["content"][0]["text"] == "Hello, Ada!"
+
+
+def test_a_tool_that_takes_longer_than_its_grace_gives_a_task(client: WireClient, worker: Worker) -> None:
+    began = time.monotonic()
+
+    task_id = client.task("soon", {"name": "Ada"})
+
+    assert 0.4 < time.monotonic() - began < 3.0
+    assert client.get(task_id)["status"] == "working"
+    worker.run(task_id)
+    assert client.get(task_id)["status"] == "completed"
+
+
+def test_a_question_within_the_grace_gives_a_task_at_once_without_the_question(
+    client: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    reply: Future[Reply] = pool.submit(client.call, "soon", {"name": "Ada"})
+    task_id = hidden_task(worker)
+
+    worker.ask(task_id, {"sure": SURE})
+
+    result = reply.result(5).result
+    assert (result["resultType"], result["taskId"]) == ("task", task_id)
+    assert "inputRequests" not in result
+    assert set(client.get(task_id)["inputRequests"]) == {"sure"}
+
+
+def test_grace_is_not_for_clients_without_the_extension(
+    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    reply = pool.submit(plain.call, "soon", {"name": "Ada"})
+    task_id = hidden_task(worker)
+    time.sleep(0.7)
+
+    worker.run(task_id)
+
+    assert reply.result(5).result["resultType"] == "complete"
+
+
+# --- hanging up ---
+
+
+def hang_up_during_call(
+    client: WireClient, worker: Worker, tool: str, meta: dict[str, str], *, after: float = 0
+) -> str:
+    """Send a call, wait until it is recorded, close the connection; the id of the execution."""
+    params = {"name": tool, "arguments": {"name": "Ada"}}
+    body = json.dumps(client.message("tools/call", params, **meta)).encode()
+    headers = {**client.headers("tools/call", params), "host": "localhost", "content-length": str(len(body))}
+    with socket.create_connection(("127.0.0.1", client.port)) as connection:
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        connection.sendall(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
+        task_id = hidden_task(worker)
+        time.sleep(after)
+        return task_id
+
+
+@pytest.mark.parametrize("tool", ["greet", "soon"])
+def test_hanging_up_cancels_the_execution(
+    plain: WireClient, client: WireClient, worker: Worker, tool: str
+) -> None:
+    caller = client if tool == "soon" else plain
+
+    task_id = hang_up_during_call(caller, worker, tool, {})
+
+    task = until("cancelled", lambda: _ended(worker, task_id))
+    assert task.status == "cancelled"
+    assert task.status_message == "The caller went away."
+
+
+def test_hanging_up_leaves_an_execution_alone_that_the_caller_can_come_back_for(
+    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    meta = {"io.github.tasks-service/idempotency-key": "again"}
+    task_id = hang_up_during_call(plain, worker, "greet", meta)
+
+    reply = pool.submit(plain.call, "greet", {"name": "Ada"}, meta=meta)
+    time.sleep(0.2)
+    worker.run(task_id)
+
+    assert reply.result(5).result["content"][0]["text"] == "Hello, Ada!"
+
+
+def test_hanging_up_does_not_cancel_a_task(client: WireClient, worker: Worker) -> None:
+    task_id = client.task("greet", {"name": "Ada"})
+    client.close()
+    time.sleep(0.2)
+
+    assert worker.store.inspect(task_id).task.status == "working"
+
+
+def test_a_hundred_calls_wait_at_once_on_few_connections(
+    redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path
+) -> None:
+    with serving(tools, settings(redis_url, tmp_path, pool=4)) as port, ThreadPoolExecutor(100) as pool:
+        clients = [WireClient(port, capabilities=WITHOUT_TASKS) for _ in range(100)]
+        replies = [pool.submit(c.call, "add", {"left": n}) for n, c in enumerate(clients)]
+        until("all are recorded", lambda: len(worker.pending()) == 100)
+        worker.start()
+
+        assert [reply.result(20).result["structuredContent"] for reply in replies] == list(range(1, 101))
+        for client in clients:
+            client.close()
+
+
+# --- long waits ---
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers become event streams after a moment."""
+    monkeypatch.setattr(http, "DEFERRAL_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_long_call_is_kept_alive_and_ends_with_its_result(
+    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    reply = pool.submit(plain.call, "greet", {"name": "Ada"})
+    task_id = hidden_task(worker)
+    time.sleep(0.2)
+    worker.run(task_id)
+
+    answer = reply.result(5)
+    pings, _, event = answer.body.decode().partition("event: message\r\ndata: ")
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert pings.count(": ping\r\n\r\n") >= 2
+    assert json.loads(event)["result"]["content"][0]["text"] == "Hello, Ada!"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_client_that_takes_no_stream_waits_in_silence(
+    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    params = {"name": "greet", "arguments": {"name": "Ada"}}
+    reply = pool.submit(plain.request, "tools/call", params, accept="application/json")
+    task_id = hidden_task(worker)
+    time.sleep(0.2)
+    worker.run(task_id)
+
+    assert reply.result(5).result["content"][0]["text"] == "Hello, Ada!"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_hanging_up_on_a_stream_cancels_the_execution(plain: WireClient, worker: Worker) -> None:
+    task_id = hang_up_during_call(plain, worker, "greet", {}, after=0.2)
+
+    assert until("cancelled", lambda: _ended(worker, task_id)).status == "cancelled"
+
+
+def _ended(worker: Worker, task_id: str) -> Task | None:
+    task = worker.store.inspect(task_id).task
+    return task if task.status.is_final else None

@@ -1,0 +1,99 @@
+"""Wake-ups: whoever waits hears of changes, and of nothing else, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from tasks_service.frontend.push import ChangeFeed
+from tasks_service.store.base import Change
+
+
+class Source:
+    """Changes as a test says; `None` ends one subscription with an error."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Change | Exception | None] = asyncio.Queue()
+
+    async def changes(self) -> AsyncIterator[Change | None]:
+        yield None
+        while True:
+            change = await self.queue.get()
+            if isinstance(change, Exception):
+                raise change
+            yield change
+
+
+async def following(feed: ChangeFeed) -> asyncio.Task[None]:
+    task = asyncio.create_task(feed.run())
+    await asyncio.sleep(0.01)
+    return task
+
+
+async def seconds_until_woken(feed: ChangeFeed, task_id: str, limit: float) -> float:
+    with feed.watch(task_id) as watcher:
+        began = time.monotonic()
+        await watcher.changed(limit)
+        return time.monotonic() - began
+
+
+def test_a_change_wakes_all_who_watch_the_task_and_nobody_else() -> None:
+    async def main() -> list[float]:
+        source = Source()
+        feed = ChangeFeed(source)
+        run = await following(feed)
+        waits = [asyncio.create_task(seconds_until_woken(feed, name, 0.3)) for name in ("a", "a", "b")]
+        await asyncio.sleep(0.01)
+        await source.queue.put(Change("a", 1))
+        took = await asyncio.gather(*waits)
+        run.cancel()
+        assert len(feed) == 0
+        return took
+
+    first, second, other = asyncio.run(main())
+
+    assert max(first, second) < 0.2
+    assert other >= 0.29
+
+
+def test_a_change_between_registering_and_waiting_is_not_missed() -> None:
+    async def main() -> float:
+        source = Source()
+        feed = ChangeFeed(source)
+        run = await following(feed)
+        with feed.watch("a") as watcher:
+            await source.queue.put(Change("a", 1))
+            await asyncio.sleep(0.01)
+            began = time.monotonic()
+            await watcher.changed(1.0)
+            run.cancel()
+            return time.monotonic() - began
+
+    assert asyncio.run(main()) < 0.2
+
+
+def test_a_new_connection_wakes_everybody() -> None:
+    async def main() -> float:
+        source = Source()
+        feed = ChangeFeed(source)
+        run = await following(feed)
+        wait = asyncio.create_task(seconds_until_woken(feed, "a", 4.0))
+        await asyncio.sleep(0.01)
+        await source.queue.put(RuntimeError("the subscription broke"))
+        took = await wait
+        run.cancel()
+        return took
+
+    assert asyncio.run(main()) < 2.0
+
+
+def test_watching_leaves_nothing_behind() -> None:
+    async def main() -> int:
+        feed = ChangeFeed(Source())
+        for number in range(100):
+            with feed.watch(str(number % 10)):
+                assert len(feed) == 1
+        return len(feed)
+
+    assert asyncio.run(main()) == 0

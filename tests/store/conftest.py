@@ -1,0 +1,157 @@
+"""The three faces of a store, behind one blocking interface, with a clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tasks_service.domain.events import Claim, ClientEvent, CompleteWithResult, Create, WorkerEvent
+from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
+from tasks_service.domain.task import JsonText, Owner, Policy, Task, new_token
+from tasks_service.store.base import (
+    Claimed,
+    Created,
+    Page,
+    Push,
+    TaskStore,
+    TaskStoreMaintenance,
+    TaskView,
+    new_task_id,
+)
+from tasks_service.store.memory import MemoryTaskStore
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+
+ALICE, BOB = Owner("alice"), Owner("bob")
+RESULT = JsonText('{"content":[]}')
+
+
+class Clock:
+    """A clock that stands still until it is told to go on; far ahead, so that no backstop interferes."""
+
+    def __init__(self) -> None:
+        self.now_ms = 4_000_000_000_000
+
+    def __call__(self, server_ms: int = 0) -> int:
+        return self.now_ms
+
+    def pass_ms(self, duration_ms: int) -> None:
+        self.now_ms += duration_ms
+
+
+class RecordingOutbox:
+    """Pushes the task's id to a list beside the tasks; remembers what was committed."""
+
+    KEY = "messages"
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def pushes(self, task: Task, now_ms: int) -> list[Push]:
+        return [Push(self.KEY, f"{task.task_id} {task.run} {now_ms}".encode())]
+
+    def committed(self, task: Task) -> None:
+        self.sent.append(task.task_id)
+
+
+class Awaited:
+    """The asyncio face, driven from blocking code on a loop of its own."""
+
+    def __init__(self, store: AsyncRedisTaskStore, runner: asyncio.Runner) -> None:
+        self._store, self._runner = store, runner
+
+    def create(self, event: Create) -> Created:
+        return self._runner.run(self._store.create(event))
+
+    def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
+        return self._runner.run(self._store.get(owner, task_id, hidden=hidden))
+
+    def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        return self._runner.run(self._store.act(owner, task_id, event, hidden=hidden))
+
+    def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
+        return self._runner.run(self._store.page(owner, after=after, limit=limit))
+
+    def claim(self, task_id: str, event: Claim) -> Claimed:
+        return self._runner.run(self._store.claim(task_id, event))
+
+    def commit(self, task_id: str, event: WorkerEvent) -> Task:
+        return self._runner.run(self._store.commit(task_id, event))
+
+
+@dataclass
+class Face:
+    """A store as tests use it, and shorthand for what most of them do first."""
+
+    store: TaskStore
+    maintenance: TaskStoreMaintenance
+    clock: Clock
+    outbox: RecordingOutbox
+
+    def create(self, owner: Owner = ALICE, policy: Policy | None = None, **options: Any) -> Task:
+        return self.store.create(creation(owner, policy, **options)).task
+
+    def claim(self, task: Task, lease_id: str | None = None, **options: Any) -> Claimed:
+        return self.store.claim(task.task_id, Claim(lease_id=lease_id or new_token(), worker="w1", **options))
+
+    def run(self, owner: Owner = ALICE, policy: Policy | None = None, **options: Any) -> tuple[Task, str]:
+        """A running task and its lease id."""
+        lease_id = new_token()
+        return self.claim(self.create(owner, policy, **options), lease_id).task, lease_id
+
+    def finish(self, owner: Owner = ALICE, **options: Any) -> Task:
+        task, lease_id = self.run(owner, **options)
+        return self.store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+
+
+def creation(owner: Owner = ALICE, policy: Policy | None = None, **options: Any) -> Create:
+    values: dict[str, Any] = {
+        "task_id": new_task_id(owner),
+        "owner": owner,
+        "tool": "noop",
+        "queue": "q",
+        "arguments": JsonText('{"x":1}'),
+        "policy": policy or Policy(),
+    }
+    return Create(**(values | options))
+
+
+FaceMaker = Callable[..., Face]
+
+
+@pytest.fixture(autouse=True)
+def every_test_leaves_a_sound_store(sound_store: None) -> None:
+    """All tests here are audited when they end."""
+
+
+@pytest.fixture(params=["memory", "redis", "redis-asyncio"])
+def make_face(request: pytest.FixtureRequest, redis_url: str) -> Iterator[FaceMaker]:
+    """Makes a face of the store; the arguments are the limits."""
+    cleanups: list[Callable[[], Any]] = []
+
+    def make(limits: Limits = DEFAULT_LIMITS) -> Face:
+        clock, outbox = Clock(), RecordingOutbox()
+        if request.param == "memory":
+            memory = MemoryTaskStore(limits=limits, outbox=outbox, clock=clock)
+            return Face(memory, memory, clock, outbox)
+        blocking = RedisTaskStore(redis_url, limits=limits, outbox=outbox, clock=clock)
+        cleanups.append(blocking.close)
+        if request.param == "redis":
+            return Face(blocking, blocking, clock, outbox)
+        runner = asyncio.Runner()
+        store = AsyncRedisTaskStore(redis_url, limits=limits, outbox=outbox, clock=clock)
+        cleanups.extend([runner.close, lambda: runner.run(store.aclose())])
+        return Face(Awaited(store, runner), blocking, clock, outbox)
+
+    yield make
+    while cleanups:
+        cleanups.pop()()
+
+
+@pytest.fixture
+def face(make_face: FaceMaker) -> Face:
+    """Each face of the store in turn, with the default limits."""
+    return make_face()

@@ -1,0 +1,463 @@
+"""What the Redis store promises beyond the common behaviour: cost, lost connections, races, outages."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import pytest
+import redis
+
+from tasks_service.domain.errors import CorruptRecord, InvalidTransition, QuotaExceeded, StoreUnavailable
+from tasks_service.domain.events import (
+    Cancel,
+    Claim,
+    CompleteWithResult,
+    Create,
+    Note,
+    Release,
+)
+from tasks_service.domain.limits import Limits
+from tasks_service.domain.task import JsonText, Phase, Task, TaskStatus, new_token
+from tasks_service.store.base import Change, Severity
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+from tests.support import RedisServer, free_port
+from tests.support_proxy import CuttingProxy, Verdict
+
+from .conftest import ALICE, RESULT, RecordingOutbox, creation
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[RedisTaskStore]:
+    store = RedisTaskStore(redis_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer, redis_url: str) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy(redis_server.port)
+    yield proxy
+    proxy.close()
+
+
+def run_to_completion(store: RedisTaskStore) -> Task:
+    task = store.create(creation()).task
+    lease_id = new_token()
+    store.claim(task.task_id, Claim(lease_id=lease_id, worker="w", dispatched_ms=task.created_ms))
+    return store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+
+
+class Packets:
+    """Counts what a client sends through a proxy."""
+
+    def __init__(self, proxy: CuttingProxy) -> None:
+        self.seen: list[bytes] = []
+        proxy.judge = self._judge
+
+    def _judge(self, packet: bytes) -> Verdict:
+        self.seen.append(packet)
+        return Verdict.PASS
+
+    def during(self, action: Callable[[], Any]) -> int:
+        self.seen.clear()
+        action()
+        return len(self.seen)
+
+
+# --- cost -----------------------------------------------------------------------------------------------
+
+
+def test_a_transition_takes_two_round_trips_and_a_poll_takes_one(proxy: CuttingProxy) -> None:
+    store = RedisTaskStore(proxy.url)
+    run_to_completion(store)
+    packets = Packets(proxy)
+    event = creation()
+    lease_id = new_token()
+    task_id = event.task_id
+    claim = Claim(lease_id=lease_id, worker="w", dispatched_ms=1)
+    assert packets.during(lambda: store.create(event)) == 2
+    assert packets.during(lambda: store.claim(task_id, claim)) == 2
+    note = Note(lease_id=lease_id, variables={"n": JsonText("1")})
+    assert packets.during(lambda: store.commit(task_id, note)) == 2
+    assert packets.during(lambda: store.get(ALICE, task_id)) == 1
+    done = CompleteWithResult(lease_id=lease_id, result=RESULT)
+    assert packets.during(lambda: store.commit(task_id, done)) == 2
+    assert packets.during(lambda: store.get(ALICE, task_id)) == 1
+    store.close()
+
+
+def test_a_poll_is_two_commands_and_writes_nothing(store: RedisTaskStore, redis_server: RedisServer) -> None:
+    task = run_to_completion(store)
+    with redis_server.client() as client:
+        client.config_resetstat()
+        for _ in range(10):
+            store.get(ALICE, task.task_id)
+        calls = {name: stat["calls"] for name, stat in client.info("commandstats").items()}
+    calls.pop("cmdstat_config|resetstat", None)
+    assert calls == {"cmdstat_time": 10, "cmdstat_hmget": 10}
+
+
+def test_a_finished_task_costs_at_most_three_keys_and_two_kilobytes(
+    store: RedisTaskStore, redis_server: RedisServer
+) -> None:
+    run_to_completion(store)
+    with redis_server.client() as client:
+        client.memory_purge()
+        before, keys = client.info("memory")["used_memory_dataset"], client.dbsize()
+        for _ in range(1000):
+            run_to_completion(store)
+        used = (client.info("memory")["used_memory_dataset"] - before) / 1000
+        assert (client.dbsize() - keys) / 1000 <= 3
+    assert used <= 2048
+
+
+# --- lost connections -------------------------------------------------------------------------------------
+
+CUTS = [Verdict.CUT_BEFORE, Verdict.CUT_AFTER]
+
+
+@pytest.mark.parametrize("verdict", CUTS)
+@pytest.mark.parametrize("operation", ["create", "claim", "note", "complete", "cancel", "release"])
+def test_an_operation_whose_exec_is_cut_is_applied_exactly_once(
+    proxy: CuttingProxy, redis_url: str, operation: str, verdict: Verdict
+) -> None:
+    store, witness = RedisTaskStore(proxy.url), RedisTaskStore(redis_url)
+    event, lease_id = creation(), new_token()
+    claim = Claim(lease_id=lease_id, worker="w")
+    steps: dict[str, Callable[[], Any]] = {
+        "create": lambda: store.create(event),
+        "claim": lambda: store.claim(event.task_id, claim),
+        "note": lambda: store.commit(event.task_id, Note(lease_id=lease_id, variables={"n": JsonText("1")})),
+        "complete": lambda: store.commit(event.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT)),
+        "cancel": lambda: store.act(ALICE, event.task_id, Cancel()),
+        "release": lambda: store.commit(event.task_id, Release(lease_id=lease_id)),
+    }
+    for name in ("create", "claim"):
+        if name != operation:
+            steps[name]()
+        if operation == "create":
+            break
+    revisions = len(witness.inspect(event.task_id).log) if operation != "create" else 0
+    proxy.cut_exec(verdict)
+    steps[operation]()
+    record = witness.inspect(event.task_id)
+    assert len(record.log) == revisions + (operation != "note")
+    assert len({line.token for line in record.log}) == len(record.log)
+    assert witness.index_problems(event.task_id) == []
+    store.close()
+    witness.close()
+
+
+@pytest.mark.parametrize("verdict", CUTS)
+def test_the_asyncio_face_settles_a_cut_exec_as_well(
+    proxy: CuttingProxy, redis_url: str, verdict: Verdict
+) -> None:
+    async def scenario() -> Task:
+        store = AsyncRedisTaskStore(proxy.url)
+        event = creation()
+        proxy.cut_exec(verdict)
+        await store.create(event)
+        proxy.cut_exec(verdict)
+        task = await store.act(ALICE, event.task_id, Cancel())
+        await store.aclose()
+        return task
+
+    task = asyncio.run(scenario())
+    witness = RedisTaskStore(redis_url)
+    assert [line.target for line in witness.inspect(task.task_id).log] == [Phase.PENDING, Phase.CANCELLED]
+    witness.close()
+
+
+def test_a_commit_is_recognised_although_another_writer_moved_the_task_meanwhile(
+    proxy: CuttingProxy, redis_url: str
+) -> None:
+    store, rival = RedisTaskStore(proxy.url), RedisTaskStore(redis_url)
+    event, lease_id = creation(), new_token()
+    store.create(event)
+    store.claim(event.task_id, Claim(lease_id=lease_id, worker="w"))
+
+    def judge(packet: bytes) -> Verdict:
+        if b"\r\nEXEC\r\n" not in packet:
+            return Verdict.PASS
+        proxy.judge = reread
+        return Verdict.CUT_AFTER
+
+    def reread(packet: bytes) -> Verdict:
+        # The rival moves the task between the ambiguous commit and our second look at it.
+        if b"WATCH" in packet:
+            proxy.judge = lambda packet: Verdict.PASS
+            rival.claim(event.task_id, Claim(lease_id=new_token(), worker="rival"))
+        return Verdict.PASS
+
+    proxy.judge = judge
+    assert store.commit(event.task_id, Release(lease_id=lease_id)).phase is Phase.RUNNING
+    log = rival.inspect(event.task_id).log
+    assert [line.target for line in log] == [Phase.PENDING, Phase.RUNNING, Phase.PENDING, Phase.RUNNING]
+    store.close()
+    rival.close()
+
+
+def test_the_message_goes_out_in_the_same_write_as_the_task(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    store = RedisTaskStore(redis_url, outbox=RecordingOutbox())
+    event, lease_id = creation(), new_token()
+    store.create(event)
+    store.claim(event.task_id, Claim(lease_id=lease_id, worker="w"))
+    store.commit(event.task_id, Release(lease_id=lease_id))
+    with redis_server.client() as client:
+        messages = client.lrange(RecordingOutbox.KEY, 0, -1)
+    assert [message.split()[:2] for message in messages] == [[event.task_id, "1"], [event.task_id, "0"]]
+    store.close()
+
+
+# --- races ------------------------------------------------------------------------------------------------
+
+
+def test_of_many_workers_that_claim_at_once_exactly_one_wins(store: RedisTaskStore) -> None:
+    for _ in range(20):
+        task = store.create(creation()).task
+
+        def claim(number: int, task_id: str = task.task_id) -> bool:
+            try:
+                store.claim(task_id, Claim(lease_id=new_token(), worker=f"w{number}"))
+            except InvalidTransition:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(claim, range(8))) == 1
+
+
+def test_of_a_cancel_and_a_completion_exactly_one_wins_and_the_other_is_told(store: RedisTaskStore) -> None:
+    for _ in range(50):
+        task, lease_id = store.create(creation()).task, new_token()
+        store.claim(task.task_id, Claim(lease_id=lease_id, worker="w"))
+        barrier = threading.Barrier(2)
+
+        def race(action: Callable[[], Any], barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            try:
+                action()
+            except InvalidTransition:
+                return False
+            return True
+
+        done = CompleteWithResult(lease_id=lease_id, result=RESULT)
+        actions: list[Callable[[], Any]] = [
+            lambda t=task: store.act(ALICE, t.task_id, Cancel()),  # type: ignore[misc]
+            lambda t=task, d=done: store.commit(t.task_id, d),  # type: ignore[misc]
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            cancelled, completed = pool.map(race, actions)
+        assert cancelled != completed
+        expected = TaskStatus.CANCELLED if cancelled else TaskStatus.COMPLETED
+        assert store.get(ALICE, task.task_id).task.status is expected
+
+
+def test_the_quota_of_an_owner_is_exact_among_racing_creators(redis_url: str) -> None:
+    stores = [RedisTaskStore(redis_url, limits=Limits(live_per_owner=20)) for _ in range(4)]
+
+    def create(number: int) -> bool:
+        try:
+            stores[number % 4].create(creation())
+        except QuotaExceeded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(create, range(120))) == 20
+    assert stores[0].counts().live == 20
+    for store in stores:
+        store.close()
+
+
+# --- outages ------------------------------------------------------------------------------------------------
+
+
+def test_an_unreachable_redis_is_reported_within_the_deadline() -> None:
+    store = RedisTaskStore(f"redis://127.0.0.1:{free_port()}/0", deadline=0.3)
+    event = creation()
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable) as unavailable:
+        store.create(event)
+    assert time.monotonic() - started < 1.0
+    assert unavailable.value.token == event.token
+    store.close()
+
+
+def test_the_asyncio_face_reports_a_redis_that_accepts_and_never_answers(redis_url: str) -> None:
+    async def scenario() -> float:
+        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        store = AsyncRedisTaskStore(f"redis://127.0.0.1:{port}/0", deadline=0.3)
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await store.get(ALICE, "00x")
+        elapsed = time.monotonic() - started
+        await store.aclose()
+        server.close()
+        return elapsed
+
+    assert asyncio.run(scenario()) < 1.0
+
+
+def test_a_store_that_comes_back_is_used_again() -> None:
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    store = RedisTaskStore(server.url, deadline=5.0)
+    task = store.create(creation()).task
+    server.kill()
+    threading.Timer(0.3, server.start).start()
+    assert store.get(ALICE, task.task_id).task == task
+    store.close()
+    server.close()
+
+
+def test_a_full_redis_refuses_with_a_hint_and_changes_nothing(
+    store: RedisTaskStore, redis_server: RedisServer
+) -> None:
+    task = store.create(creation()).task
+    with redis_server.client() as client:
+        client.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreUnavailable, match="out of memory"):
+                store.create(creation())
+            assert store.get(ALICE, task.task_id).task == task
+        finally:
+            client.config_set("maxmemory", "0")
+    assert store.counts().total == 1
+    assert store.create(creation()).task.phase is Phase.PENDING
+
+
+@pytest.mark.damages
+def test_a_key_of_the_wrong_type_is_reported_as_damage(
+    store: RedisTaskStore, redis_server: RedisServer
+) -> None:
+    event = creation()
+    with redis_server.client() as client:
+        client.set(f"ts:{{00}}:t:{event.task_id}", "not a hash")
+    with pytest.raises(CorruptRecord):
+        store.get(ALICE, event.task_id)
+    with pytest.raises(CorruptRecord):
+        store.create(event)
+
+
+@pytest.mark.damages
+def test_a_record_of_another_schema_version_is_not_guessed_at(
+    store: RedisTaskStore, redis_server: RedisServer
+) -> None:
+    task = store.create(creation()).task
+    with redis_server.client() as client:
+        client.hset(f"ts:{{00}}:t:{task.task_id}", "v", "99")
+    with pytest.raises(CorruptRecord, match="schema version"):
+        store.get(ALICE, task.task_id)
+
+
+def test_a_task_that_was_removed_is_not_brought_back_by_a_late_write(
+    store: RedisTaskStore, redis_server: RedisServer
+) -> None:
+    task, lease_id = store.create(creation()).task, new_token()
+    store.claim(task.task_id, Claim(lease_id=lease_id, worker="w"))
+    with redis_server.client() as client:
+        client.flushall()
+        with pytest.raises(Exception, match="not found"):
+            store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+        assert client.dbsize() == 0
+
+
+# --- push, health, shards -----------------------------------------------------------------------------------
+
+
+def test_every_logged_transition_is_published(store: RedisTaskStore, redis_url: str) -> None:
+    listener = RedisTaskStore(redis_url)
+    changes = listener.changes(poll=0.2)
+    assert next(changes) is None
+    task = run_to_completion(store)
+    seen = [change for change in islice(changes, 3) if change is not None]
+    assert seen == [Change(task.task_id, revision) for revision in range(3)]
+    changes.close()  # type: ignore[attr-defined]
+    listener.close()
+
+
+def test_the_asyncio_subscription_says_when_it_was_made_again(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    async def scenario() -> list[Change | None]:
+        store = AsyncRedisTaskStore(redis_url)
+        changes = store.changes()
+        seen = [await anext(changes)]
+        event = creation()
+        await store.create(event)
+        seen.append(await anext(changes))
+        with redis_server.client() as client:
+            client.client_kill_filter(_type="pubsub")
+        seen.append(await asyncio.wait_for(anext(changes), 5))
+        await changes.aclose()  # type: ignore[attr-defined]
+        await store.aclose()
+        return seen
+
+    first, change, again = asyncio.run(scenario())
+    assert first is None and again is None
+    assert change is not None and change.revision == 0
+
+
+def test_an_evicting_redis_is_an_error_that_says_how_to_mend_it(
+    store: RedisTaskStore, redis_server: RedisServer
+) -> None:
+    with redis_server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            worst = store.check()[0]
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    assert worst.severity is Severity.ERROR
+    assert "noeviction" in worst.mend
+    assert all(finding.severity is Severity.WARNING for finding in store.check())
+
+
+def test_each_owner_keeps_to_one_shard_and_all_shards_are_swept(redis_url: str) -> None:
+    from tasks_service.domain.task import Owner
+    from tasks_service.store.base import new_task_id
+
+    store = RedisTaskStore(redis_url, shards=8)
+    owners = [Owner(f"owner-{number}") for number in range(40)]
+    for owner in owners:
+        event: Create = creation(owner, task_id=new_task_id(owner, 8))
+        store.create(event)
+        assert store.get(owner, event.task_id).task.owner == owner
+        assert store.index_problems(event.task_id) == []
+    assert store.counts().total == len(list(store.task_ids())) == 40
+    assert len({task_id[:2] for task_id in store.task_ids()}) > 4
+    store.close()
+
+
+def test_connections_are_bounded_and_work_waits_for_one(redis_url: str, redis_server: RedisServer) -> None:
+    store = RedisTaskStore(redis_url, pool=3)
+    with redis_server.client() as client:
+        before = len(client.client_list())
+        with ThreadPoolExecutor(24) as pool:
+            list(pool.map(lambda _: run_to_completion(store), range(100)))
+        assert len(client.client_list()) - before <= 3
+    store.close()
+
+
+def test_the_librarys_own_retries_are_off(redis_url: str) -> None:
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.retry import Retry
+
+    from tasks_service.store.redis.connection import connection_options
+
+    for kind in (Retry, AsyncRetry):
+        options = connection_options(kind)
+        assert options["retry"].get_retries() == 0
+    assert redis.Redis(**connection_options(Retry)).get_retry().get_retries() == 0

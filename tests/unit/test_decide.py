@@ -1,0 +1,1187 @@
+"""The state machine, arrow by arrow and rule by rule."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from tasks_service.domain import events
+from tasks_service.domain.decide import (
+    GONE,
+    TRANSITIONS,
+    Applied,
+    Census,
+    Decision,
+    Refused,
+    Replayed,
+    decide,
+    effective,
+    next_due_ms,
+)
+from tasks_service.domain.errors import (
+    IdempotencyConflict,
+    InvalidTransition,
+    LeaseLost,
+    LimitExceeded,
+    QuotaExceeded,
+    TaskNotFound,
+)
+from tasks_service.domain.events import (
+    AnswerInput,
+    Cancel,
+    Claim,
+    ClientEvent,
+    CompleteWithResult,
+    Create,
+    Event,
+    Expire,
+    FailWithError,
+    Mend,
+    Note,
+    Overdue,
+    Question,
+    Reap,
+    Redispatch,
+    Release,
+    Renew,
+    RequestInput,
+    Retry,
+    Reveal,
+    Sleep,
+    SweepEvent,
+    WorkerEvent,
+)
+from tasks_service.domain.limits import Limits
+from tasks_service.domain.task import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    EntryKind,
+    Failure,
+    FailureKind,
+    JournalEntry,
+    JsonText,
+    Lease,
+    Phase,
+    Policy,
+    Progress,
+    TaskStatus,
+)
+from tests.unit.life import ARGUMENTS, RESULT, START_MS, YES, Life, answer, answers, create
+
+E = TypeVar("E", bound=Exception)
+
+ONE_TRY = Policy(max_attempts=1)
+FAILURE = Failure(kind=FailureKind.AUTHOR, message="No such scene.", code=-32000)
+NO = JsonText('{"publish":false}')
+
+
+def step(name: str = "upload", value: str = '"url"') -> JournalEntry:
+    return JournalEntry(kind=EntryKind.STEP, name=name, digest="d", value=JsonText(value))
+
+
+def refusal(decision: Decision, error: type[E]) -> E:
+    assert isinstance(decision, Refused)
+    assert isinstance(decision.error, error)
+    return decision.error
+
+
+# --- lives that have come as far as a phase ---------------------------------------------------------
+
+
+def not_yet() -> Life:
+    return Life()
+
+
+def pending() -> Life:
+    return Life().created()
+
+
+def running() -> Life:
+    return Life().created().claimed()
+
+
+def parked() -> Life:
+    return running().asked("a", "b", open_ms=HOUR)
+
+
+def completed() -> Life:
+    return running().completed()
+
+
+def failed() -> Life:
+    return running().failed()
+
+
+def cancelled() -> Life:
+    life = running()
+    life.goes(Cancel())
+    return life
+
+
+IN_PHASE: dict[Phase | None, Callable[[], Life]] = {
+    None: not_yet,
+    Phase.PENDING: pending,
+    Phase.RUNNING: running,
+    Phase.PARKED: parked,
+    Phase.COMPLETED: completed,
+    Phase.FAILED: failed,
+    Phase.CANCELLED: cancelled,
+}
+FINAL = (Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED)
+
+
+def complete(life: Life) -> CompleteWithResult:
+    return CompleteWithResult(lease_id=life.lease_id, result=RESULT)
+
+
+def fail(life: Life) -> FailWithError:
+    return FailWithError(lease_id=life.lease_id, failure=FAILURE)
+
+
+def retry(life: Life, *, delay_ms: int = SECOND) -> Retry:
+    return Retry(lease_id=life.lease_id, delay_ms=delay_ms, otherwise=complete(life), message="Disk full.")
+
+
+def ask(life: Life, *keys: str) -> RequestInput:
+    question = Question(request=JsonText("{}"))
+    return RequestInput(lease_id=life.lease_id, inputs=dict.fromkeys(keys, question))
+
+
+def mend(*, result: bool = False, journal: int = 0) -> Mend:
+    return Mend(result_present=result, journal_kept=journal, journal_bytes_kept=0)
+
+
+def damaged(life: Callable[[], Life], **changes: Any) -> Callable[[], Life]:
+    """A life whose stored task says something else than what happened to it."""
+
+    def changed() -> Life:
+        lived = life()
+        assert lived.record is not None
+        lived.record = replace(lived.record, task=replace(lived.task, **changes))
+        return lived
+
+    return changed
+
+
+EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
+    Create: lambda _: create(),
+    Claim: lambda _: Claim(lease_id="new", worker="w"),
+    Renew: lambda life: Renew(lease_id=life.lease_id),
+    Note: lambda life: Note(lease_id=life.lease_id, progress=Progress(current=1)),
+    RequestInput: lambda life: ask(life, "c"),
+    AnswerInput: lambda _: answers("a"),
+    Sleep: lambda life: Sleep(lease_id=life.lease_id, delay_ms=HOUR),
+    Retry: retry,
+    Release: lambda life: Release(lease_id=life.lease_id),
+    CompleteWithResult: complete,
+    FailWithError: fail,
+    Cancel: lambda _: Cancel(),
+    Reveal: lambda _: Reveal(),
+    Reap: lambda _: Reap(),
+    Overdue: lambda _: Overdue(),
+    Expire: lambda _: Expire(),
+    Redispatch: lambda _: Redispatch(),
+    Mend: lambda _: mend(),
+}
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+
+def test_the_table_knows_every_event() -> None:
+    families = {Event, ClientEvent, WorkerEvent, SweepEvent}
+    classes = {value for value in vars(events).values() if inspect.isclass(value)}
+    every_event = {value for value in classes if issubclass(value, Event)} - families
+    assert {event for row in TRANSITIONS.values() for event in row} == every_event == set(EXAMPLES)
+
+
+def test_the_table_has_a_row_for_every_phase() -> None:
+    assert set(TRANSITIONS) == {None, *Phase}
+
+
+def test_only_expiry_and_a_lost_result_lead_out_of_a_final_phase() -> None:
+    for phase in FINAL:
+        leaving = {event for event, targets in TRANSITIONS[phase].items() if targets != (phase,)}
+        assert leaving == ({Expire, Mend} if phase is Phase.COMPLETED else {Expire})
+
+
+Scenario = tuple[Callable[[], Life], Callable[[Life], Event]]
+
+
+def last_try() -> Life:
+    return Life(ONE_TRY).created().claimed()
+
+
+def tries_used_up() -> Life:
+    life = pending()
+    assert life.record is not None
+    life.record = replace(life.record, task=replace(life.task, tries=life.policy.max_attempts))
+    return life
+
+
+def later(life: Callable[[], Life], ms: int) -> Callable[[], Life]:
+    return lambda: life().passes(ms)
+
+
+def staggered(*, first_default: JsonText | None, second_default: JsonText | None) -> Callable[[], Life]:
+    """Two questions: the first is open for a minute, the second for an hour."""
+
+    def life() -> Life:
+        asking = running()
+        first = Question(request=JsonText("{}"), open_ms=MINUTE, default=first_default)
+        second = Question(request=JsonText("{}"), open_ms=HOUR, default=second_default)
+        asking.goes(RequestInput(lease_id=asking.lease_id, inputs={"first": first, "second": second}))
+        return asking
+
+    return life
+
+
+LEASE = Lease(lease_id="stale", until_ms=START_MS, worker="w")
+BOTH_DEFAULT = staggered(first_default=YES, second_default=NO)
+FIRST_DEFAULT = staggered(first_default=YES, second_default=None)
+LONG = 40 * DAY
+OVERDUE, EXPIRE, REAP = EXAMPLES[Overdue], EXAMPLES[Expire], EXAMPLES[Reap]
+
+ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
+    (GONE, Create, Phase.PENDING): (not_yet, EXAMPLES[Create]),
+    (Phase.PENDING, Claim, Phase.RUNNING): (pending, EXAMPLES[Claim]),
+    (Phase.PENDING, Claim, Phase.FAILED): (tries_used_up, EXAMPLES[Claim]),
+    (Phase.PENDING, Cancel, Phase.CANCELLED): (pending, EXAMPLES[Cancel]),
+    (Phase.PENDING, Overdue, Phase.FAILED): (later(pending, DAY), OVERDUE),
+    (Phase.PENDING, Reveal, Phase.PENDING): (pending, EXAMPLES[Reveal]),
+    (Phase.PENDING, Redispatch, Phase.PENDING): (pending, EXAMPLES[Redispatch]),
+    (Phase.RUNNING, Renew, Phase.RUNNING): (running, EXAMPLES[Renew]),
+    (Phase.RUNNING, Note, Phase.RUNNING): (running, EXAMPLES[Note]),
+    (Phase.RUNNING, RequestInput, Phase.PARKED): (running, EXAMPLES[RequestInput]),
+    (Phase.RUNNING, Sleep, Phase.PENDING): (running, EXAMPLES[Sleep]),
+    (Phase.RUNNING, Retry, Phase.PENDING): (running, retry),
+    (Phase.RUNNING, Retry, Phase.COMPLETED): (last_try, retry),
+    (Phase.RUNNING, Retry, Phase.FAILED): (last_try, lambda life: replace(retry(life), otherwise=fail(life))),
+    (Phase.RUNNING, Release, Phase.PENDING): (running, EXAMPLES[Release]),
+    (Phase.RUNNING, Release, Phase.FAILED): (
+        last_try,
+        lambda life: Release(lease_id=life.lease_id, lost=True),
+    ),
+    (Phase.RUNNING, CompleteWithResult, Phase.COMPLETED): (running, complete),
+    (Phase.RUNNING, FailWithError, Phase.FAILED): (running, fail),
+    (Phase.RUNNING, Cancel, Phase.CANCELLED): (running, EXAMPLES[Cancel]),
+    (Phase.RUNNING, Reap, Phase.PENDING): (later(running, 10 * SECOND), REAP),
+    (Phase.RUNNING, Reap, Phase.FAILED): (later(last_try, 10 * SECOND), REAP),
+    (Phase.RUNNING, Overdue, Phase.FAILED): (later(running, DAY), OVERDUE),
+    (Phase.RUNNING, Reveal, Phase.RUNNING): (running, EXAMPLES[Reveal]),
+    (Phase.PARKED, AnswerInput, Phase.PARKED): (parked, lambda _: answers("a")),
+    (Phase.PARKED, AnswerInput, Phase.PENDING): (parked, lambda _: answers("a", "b")),
+    (Phase.PARKED, Cancel, Phase.CANCELLED): (parked, EXAMPLES[Cancel]),
+    (Phase.PARKED, Overdue, Phase.PARKED): (later(BOTH_DEFAULT, MINUTE), OVERDUE),
+    (Phase.PARKED, Overdue, Phase.PENDING): (later(BOTH_DEFAULT, HOUR), OVERDUE),
+    (Phase.PARKED, Overdue, Phase.FAILED): (later(parked, HOUR), OVERDUE),
+    (Phase.PARKED, Reveal, Phase.PARKED): (parked, EXAMPLES[Reveal]),
+    (Phase.COMPLETED, Expire, GONE): (later(completed, LONG), EXPIRE),
+    (Phase.COMPLETED, Reveal, Phase.COMPLETED): (completed, EXAMPLES[Reveal]),
+    (Phase.FAILED, Expire, GONE): (later(failed, LONG), EXPIRE),
+    (Phase.FAILED, Reveal, Phase.FAILED): (failed, EXAMPLES[Reveal]),
+    (Phase.CANCELLED, Expire, GONE): (later(cancelled, LONG), EXPIRE),
+    (Phase.CANCELLED, Reveal, Phase.CANCELLED): (cancelled, EXAMPLES[Reveal]),
+    (Phase.PENDING, Mend, Phase.FAILED): (damaged(pending, journal_length=1), EXAMPLES[Mend]),
+    (Phase.RUNNING, Mend, Phase.FAILED): (damaged(running, journal_length=1), EXAMPLES[Mend]),
+    (Phase.PARKED, Mend, Phase.FAILED): (damaged(parked, inputs={}), EXAMPLES[Mend]),
+    (Phase.COMPLETED, Mend, Phase.COMPLETED): (damaged(completed, lease=LEASE), lambda _: mend(result=True)),
+    (Phase.COMPLETED, Mend, Phase.FAILED): (completed, EXAMPLES[Mend]),
+    (Phase.FAILED, Mend, Phase.FAILED): (damaged(failed, failure=None), EXAMPLES[Mend]),
+    (Phase.CANCELLED, Mend, Phase.CANCELLED): (damaged(cancelled, lease=LEASE), EXAMPLES[Mend]),
+}
+
+
+def test_every_arrow_of_the_table_has_a_scenario() -> None:
+    table = {
+        (source, event, target)
+        for source, row in TRANSITIONS.items()
+        for event, targets in row.items()
+        for target in targets
+    }
+    assert set(ARROWS) == table
+
+
+@pytest.mark.parametrize(
+    ("arrow", "scenario"),
+    ARROWS.items(),
+    ids=[f"{source or 'gone'}-{event.__name__}-{target or 'gone'}" for source, event, target in ARROWS],
+)
+def test_every_arrow_of_the_table_can_be_walked(
+    arrow: tuple[Phase | None, type[Event], Phase | None], scenario: Scenario
+) -> None:
+    source, _, target = arrow
+    life = scenario[0]()
+    assert life.phase is source
+
+    decision = life.meets(scenario[1](life))
+
+    assert isinstance(decision, Applied)
+    assert life.phase is target
+
+
+REFUSED_CELLS = [
+    (phase, event) for phase in (None, *Phase) for event in EXAMPLES if event not in TRANSITIONS[phase]
+]
+
+
+def expected_refusal(phase: Phase | None, event: type[Event]) -> type[Exception]:
+    if phase is None:
+        return TaskNotFound
+    return LeaseLost if issubclass(event, WorkerEvent) else InvalidTransition
+
+
+@pytest.mark.parametrize(
+    ("phase", "event"), REFUSED_CELLS, ids=[f"{p or 'gone'}-{e.__name__}" for p, e in REFUSED_CELLS]
+)
+def test_every_other_cell_is_refused_with_the_facts(phase: Phase | None, event: type[Event]) -> None:
+    life = IN_PHASE[phase]()
+    before = life.record
+
+    decision = life.meets(EXAMPLES[event](life))
+
+    assert isinstance(decision, Refused)
+    assert decision.current is phase
+    assert type(decision.error) is expected_refusal(phase, event)
+    if isinstance(decision.error, InvalidTransition):
+        facts = (decision.error.task_id, decision.error.current, decision.error.attempted)
+        assert facts == ("task", phase, event.__name__)
+    assert life.record == before
+
+
+@pytest.mark.parametrize("event", [e for e in EXAMPLES if issubclass(e, WorkerEvent)])
+def test_a_worker_with_a_foreign_lease_is_told_what_became_of_the_task(event: type[WorkerEvent]) -> None:
+    life = running()
+    before = life.record
+
+    decision = life.meets(replace(EXAMPLES[event](life), lease_id="stale"))  # type: ignore[call-arg]
+
+    assert refusal(decision, LeaseLost).current == Phase.RUNNING
+    assert life.record == before
+
+
+def test_who_may_send_an_event_is_written_into_its_class() -> None:
+    assert {e.__name__: e.actor for e in EXAMPLES} == {
+        **{e.__name__: "client" for e in EXAMPLES if issubclass(e, ClientEvent | Create)},
+        **{e.__name__: "worker" for e in EXAMPLES if issubclass(e, WorkerEvent | Claim)},
+        **{e.__name__: "sweep" for e in EXAMPLES if issubclass(e, SweepEvent)},
+        "Mend": "repair",
+    }
+
+
+# --- create -----------------------------------------------------------------------------------------
+
+
+def test_a_created_task_is_pending_and_due_at_once() -> None:
+    life = Life()
+    task = life.goes(create())
+    assert (task.status, task.phase, task.revision) == (TaskStatus.WORKING, Phase.PENDING, 0)
+    assert task.due_ms == task.created_ms == task.updated_ms == START_MS
+    assert (task.run, task.tries) == (0, 0)
+
+
+def test_a_creation_writes_arguments_and_the_first_line_of_the_log() -> None:
+    event = create()
+    decision = Life().meets(event)
+    assert isinstance(decision, Applied)
+    assert decision.arguments == ARGUMENTS
+    (line,) = decision.log
+    assert (line.revision, line.source, line.target, line.token) == (0, None, Phase.PENDING, event.token)
+    assert (line.actor, line.at_ms) == ("client", START_MS)
+
+
+def test_a_task_may_be_created_with_answers_that_were_given_before_it_existed() -> None:
+    life = Life()
+    life.goes(replace(create(), journal=(answer("a"), answer("b"))))
+    assert life.record is not None
+    assert life.record.journal == (answer("a"), answer("b"))
+    assert (life.task.journal_length, life.task.journal_bytes) == (2, 2 * len(YES))
+
+
+def test_answers_given_before_creation_meet_the_journals_limit() -> None:
+    decision = Life(limits=Limits(journal_entries=1)).meets(
+        replace(create(), journal=(answer("a"), answer("b")))
+    )
+    assert refusal(decision, LimitExceeded).maximum == 1
+
+
+def test_a_creation_over_the_owners_quota_is_refused() -> None:
+    error = refusal(
+        Life(limits=Limits(live_per_owner=5)).meets(create(), Census(owner_live=5)), QuotaExceeded
+    )
+    assert (error.what, error.maximum, error.actual) == ("live tasks of one owner", 5, 5)
+
+
+def test_a_creation_up_to_the_owners_quota_is_allowed() -> None:
+    decision = Life(limits=Limits(live_per_owner=5)).meets(create(), Census(owner_live=4))
+    assert isinstance(decision, Applied)
+
+
+def test_a_creation_over_the_stores_quota_is_refused() -> None:
+    error = refusal(Life(limits=Limits(tasks_total=5)).meets(create(), Census(total=5)), QuotaExceeded)
+    assert error.what == "stored tasks"
+
+
+def test_arguments_over_the_limit_are_refused_and_nothing_is_recorded() -> None:
+    life = Life(limits=Limits(arguments_bytes=4))
+    error = refusal(life.meets(create()), LimitExceeded)
+    assert (error.what, error.maximum, error.actual) == ("arguments", 4, len(ARGUMENTS))
+    assert life.record is None
+
+
+def test_a_repeated_idempotency_key_leads_to_the_earlier_task() -> None:
+    event = replace(create(), idempotency="key", request_digest="same")
+    decision = Life().meets(event, Census(existing=("earlier", "same"), owner_live=10**9))
+    assert decision == Replayed(task=None, task_id="earlier")
+
+
+def test_an_idempotency_key_with_another_request_is_a_conflict() -> None:
+    event = replace(create(), idempotency="key", request_digest="other")
+    refusal(Life().meets(event, Census(existing=("earlier", "same"))), IdempotencyConflict)
+
+
+def test_a_hidden_task_is_revealed_by_giving_out_its_handle() -> None:
+    life = Life()
+    assert not life.goes(replace(create(), visible=False)).visible
+    revealed = life.passes(SECOND).goes(Reveal())
+    assert revealed.visible
+    assert (revealed.revision, revealed.updated_ms) == (0, START_MS)
+
+
+# --- claim: run, tries, lease -----------------------------------------------------------------------
+
+
+def test_a_claim_counts_a_run_and_a_try_and_takes_the_lease() -> None:
+    task = pending().goes(Claim(lease_id="mine", worker="w1"))
+    assert (task.run, task.tries, task.phase) == (1, 1, Phase.RUNNING)
+    assert task.lease is not None
+    assert (task.lease.lease_id, task.lease.worker) == ("mine", "w1")
+    assert task.lease.until_ms == START_MS + 10 * SECOND
+
+
+def test_the_log_names_the_worker_that_claimed() -> None:
+    decision = pending().meets(Claim(lease_id="mine", worker="w1"))
+    assert isinstance(decision, Applied)
+    assert [line.actor for line in decision.log] == ["w1"]
+
+
+def test_a_claim_before_the_task_is_due_is_refused() -> None:
+    life = running()
+    life.goes(Sleep(lease_id=life.lease_id, delay_ms=MINUTE))
+    error = refusal(life.passes(MINUTE - 1).meets(Claim(lease_id="x", worker="w")), InvalidTransition)
+    assert "not due for another 1 ms" in error.reason
+    assert life.passes(1).claimed().phase is Phase.RUNNING
+
+
+def test_a_second_claim_is_refused_while_the_first_runs() -> None:
+    error = refusal(running().meets(Claim(lease_id="second", worker="w2")), InvalidTransition)
+    assert error.current == Phase.RUNNING
+
+
+def test_a_claim_of_a_task_without_tries_left_fails_it() -> None:
+    life = tries_used_up()
+    task = life.goes(Claim(lease_id="x", worker="w"))
+    assert task.failure is not None
+    assert task.failure.kind is FailureKind.ATTEMPTS
+    assert (task.run, task.lease) == (0, None)
+
+
+def test_an_attempts_deadline_is_the_tools_timeout() -> None:
+    life = Life(Policy(timeout_ms=MINUTE)).created().passes(SECOND).claimed()
+    assert life.task.deadline_ms == START_MS + SECOND + MINUTE
+
+
+def test_the_lease_never_outlasts_the_attempt() -> None:
+    life = Life(Policy(timeout_ms=3 * SECOND, lease_ms=10 * SECOND)).created().claimed()
+    assert life.task.lease is not None
+    assert life.task.lease.until_ms == life.task.deadline_ms
+    renewed = life.passes(SECOND).goes(Renew(lease_id=life.lease_id))
+    assert renewed.lease is not None
+    assert renewed.lease.until_ms == renewed.deadline_ms
+
+
+# --- renew and note ---------------------------------------------------------------------------------
+
+
+def test_a_renewal_prolongs_the_lease_and_moves_nothing_else() -> None:
+    life = running().passes(3 * SECOND)
+    before = life.task
+    decision = life.meets(Renew(lease_id=life.lease_id))
+    assert isinstance(decision, Applied)
+    assert decision.log == ()
+    assert life.task.lease is not None and before.lease is not None
+    assert life.task.lease.until_ms == START_MS + 13 * SECOND
+    assert replace(life.task, lease=before.lease) == before
+
+
+def test_a_renewal_never_shortens_the_lease() -> None:
+    life = running()
+    until_ms = life.task.lease.until_ms if life.task.lease else 0
+    life.now_ms -= SECOND
+    renewed = life.goes(Renew(lease_id=life.lease_id))
+    assert renewed.lease is not None
+    assert renewed.lease.until_ms == until_ms
+
+
+def test_a_late_holder_keeps_the_task_until_somebody_reaps_it() -> None:
+    life = running().passes(MINUTE)
+    renewed = life.goes(Renew(lease_id=life.lease_id))
+    assert renewed.lease is not None
+    assert renewed.lease.until_ms == life.now_ms + 10 * SECOND
+
+
+def test_variables_are_merged_and_none_deletes() -> None:
+    life = running()
+    life.goes(Note(lease_id=life.lease_id, variables={"a": JsonText("1"), "b": JsonText("2")}))
+    task = life.goes(Note(lease_id=life.lease_id, variables={"a": None, "c": JsonText("3"), "d": None}))
+    assert dict(task.variables) == {"b": "2", "c": "3"}
+
+
+def test_variables_outlive_the_attempt() -> None:
+    life = running()
+    life.goes(Note(lease_id=life.lease_id, variables={"a": JsonText("1")}))
+    assert dict(life.goes(Release(lease_id=life.lease_id)).variables) == {"a": "1"}
+
+
+def test_variables_over_the_limit_are_refused_together_and_the_lease_stands() -> None:
+    life = Life(limits=Limits(variables_bytes=20)).created().claimed()
+    life.goes(Note(lease_id=life.lease_id, variables={"a": JsonText("1")}))
+    note = Note(lease_id=life.lease_id, variables={"b": JsonText("2" * 20)})
+    assert refusal(life.meets(note), LimitExceeded).what == "variables"
+    assert dict(life.task.variables) == {"a": "1"}
+    assert life.phase is Phase.RUNNING
+
+
+def test_a_note_writes_no_log_and_leaves_the_last_update_alone() -> None:
+    life = running().passes(SECOND)
+    decision = life.meets(Note(lease_id=life.lease_id, progress=Progress(current=1, message="Half.")))
+    assert isinstance(decision, Applied)
+    assert decision.log == ()
+    assert (life.task.revision, life.task.updated_ms) == (1, START_MS)
+    assert life.task.status_message == "Half."
+
+
+def test_a_note_without_a_message_keeps_the_status_message() -> None:
+    life = running()
+    life.goes(Note(lease_id=life.lease_id, progress=Progress(current=1, message="Half.")))
+    assert life.goes(Note(lease_id=life.lease_id, progress=Progress(current=2))).status_message == "Half."
+
+
+def test_a_long_progress_message_is_cut_and_not_refused() -> None:
+    life = Life(limits=Limits(status_message_bytes=16)).created().claimed()
+    task = life.goes(Note(lease_id=life.lease_id, progress=Progress(current=1, message="ä" * 99)))
+    assert task.status_message is not None and task.progress is not None
+    assert len(task.status_message.encode()) <= 16
+    assert task.status_message.endswith("…")
+    assert task.progress.message == task.status_message
+
+
+def test_a_step_is_journaled_once_however_often_it_is_noted() -> None:
+    life = running()
+    note = Note(lease_id=life.lease_id, step=step(), step_index=0)
+    life.goes(note)
+    assert isinstance(life.meets(replace(note, token="again")), Replayed)
+    assert life.record is not None
+    assert life.record.journal == (step(),)
+    assert life.task.journal_length == 1
+
+
+def test_a_step_cannot_leave_a_hole_in_the_journal() -> None:
+    life = running()
+    refusal(life.meets(Note(lease_id=life.lease_id, step=step(), step_index=1)), InvalidTransition)
+    assert life.task.journal_length == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "unit"), [(Limits(journal_entries=0), "entries"), (Limits(journal_bytes=2), "bytes")]
+)
+def test_a_journal_over_its_limit_is_refused(limits: Limits, unit: str) -> None:
+    life = Life(limits=limits).created().claimed()
+    error = refusal(life.meets(Note(lease_id=life.lease_id, step=step())), LimitExceeded)
+    assert (error.what, error.unit) == ("journal", unit)
+
+
+# --- questions --------------------------------------------------------------------------------------
+
+
+def test_a_question_ends_the_lease_and_forgives_the_tries() -> None:
+    task = running().asked("a").task
+    assert (task.status, task.lease, task.tries, task.run) == (TaskStatus.INPUT_REQUIRED, None, 0, 1)
+    assert set(task.inputs) == {"a"}
+
+
+def test_a_questions_key_is_never_used_again() -> None:
+    life = parked()
+    life.goes(answers("a", "b"))
+    life.claimed()
+    error = refusal(life.meets(ask(life, "c", "b")), InvalidTransition)
+    assert "'b'" in error.reason
+
+
+def test_asking_nothing_is_refused() -> None:
+    life = running()
+    refusal(life.meets(ask(life)), InvalidTransition)
+
+
+def test_more_questions_than_may_be_open_are_refused() -> None:
+    life = Life(limits=Limits(open_inputs=1)).created().claimed()
+    error = refusal(life.meets(ask(life, "a", "b")), LimitExceeded)
+    assert (error.maximum, error.actual, error.unit) == (1, 2, "questions")
+
+
+def test_a_question_is_refused_when_the_journal_has_no_room_for_its_answer() -> None:
+    life = Life(limits=Limits(journal_entries=1)).created().claimed()
+    assert refusal(life.meets(ask(life, "a", "b")), LimitExceeded).what == "journal"
+
+
+def test_a_parked_task_is_overdue_with_its_first_question() -> None:
+    assert BOTH_DEFAULT().task.deadline_ms == START_MS + MINUTE
+
+
+def test_a_question_that_names_no_time_stays_open_for_the_policys() -> None:
+    assert running().asked("a").task.deadline_ms == START_MS + 7 * DAY
+
+
+def test_the_last_answer_lets_the_tool_go_on() -> None:
+    life = parked()
+    still = life.goes(answers("a"))
+    assert (still.phase, set(still.inputs)) == (Phase.PARKED, {"b"})
+    again = life.passes(SECOND).goes(answers("b"))
+    assert (again.phase, again.due_ms, dict(again.inputs)) == (Phase.PENDING, life.now_ms, {})
+    assert life.record is not None
+    assert [entry.name for entry in life.record.journal] == ["a", "b"]
+
+
+def test_the_first_answer_moves_the_deadline_to_the_next_question() -> None:
+    life = BOTH_DEFAULT()
+    assert life.goes(answers("first")).deadline_ms == START_MS + HOUR
+
+
+def test_unknown_and_answered_keys_are_ignored() -> None:
+    life = parked()
+    life.goes(answers("a"))
+    before = life.record
+    decision = life.meets(answers("a", "nonsense"))
+    assert isinstance(decision, Applied)
+    assert (decision.log, decision.journal) == ((), ())
+    assert life.record == before
+
+
+def test_an_unknown_key_does_not_spoil_the_known_ones() -> None:
+    life = parked()
+    life.goes(answers("a", "nonsense"))
+    assert life.record is not None
+    assert [entry.name for entry in life.record.journal] == ["a"]
+
+
+def test_answers_over_the_limit_are_refused_all_together() -> None:
+    life = Life(limits=Limits(answers_bytes=20)).created().claimed().asked("a", "b")
+    before = life.record
+    assert refusal(life.meets(answers("a", "b")), LimitExceeded).what == "answers"
+    assert life.record == before
+
+
+# --- sleep, retry, release: what the tries come to --------------------------------------------------
+
+
+def test_sleeping_is_working_without_a_lease_and_outside_patience() -> None:
+    life = Life(Policy(patience_ms=MINUTE)).created().claimed()
+    task = life.goes(Sleep(lease_id=life.lease_id, delay_ms=HOUR))
+    assert (task.status, task.phase, task.lease) == (TaskStatus.WORKING, Phase.PENDING, None)
+    assert (task.due_ms, task.deadline_ms) == (START_MS + HOUR, START_MS + HOUR + MINUTE)
+    asleep = effective(task, START_MS + HOUR)
+    assert asleep is not None
+    assert asleep.phase is Phase.PENDING
+
+
+def test_sleeping_forgives_the_tries_and_journals_the_timer() -> None:
+    life = running()
+    timer = JournalEntry(kind=EntryKind.TIMER, name="nap", digest="d", value=JsonText("1"))
+    task = life.goes(Sleep(lease_id=life.lease_id, delay_ms=HOUR, timer=timer))
+    assert (task.tries, task.run) == (0, 1)
+    assert life.record is not None
+    assert life.record.journal == (timer,)
+
+
+def test_a_negative_sleep_is_due_at_once() -> None:
+    life = running()
+    assert life.goes(Sleep(lease_id=life.lease_id, delay_ms=-HOUR)).due_ms == life.now_ms
+
+
+def test_a_retry_keeps_the_try_and_says_what_went_wrong() -> None:
+    life = running()
+    task = life.goes(retry(life, delay_ms=MINUTE))
+    assert (task.tries, task.due_ms, task.status_message) == (1, START_MS + MINUTE, "Disk full.")
+
+
+def test_a_retry_without_attempts_left_ends_with_the_tools_own_error() -> None:
+    life = last_try()
+    event = retry(life)
+    task = life.goes(event)
+    assert (task.phase, task.failure) == (Phase.COMPLETED, None)
+    assert life.record is not None
+    assert life.record.result == RESULT
+    assert life.record.log[-1].token == event.token
+
+
+def test_a_tool_that_always_fails_runs_max_attempts_times() -> None:
+    life = Life(Policy(max_attempts=3)).created()
+    for _ in range(3):
+        life.claimed().goes(retry(life, delay_ms=0))
+    assert (life.phase, life.task.run) == (Phase.COMPLETED, 3)
+
+
+def test_a_graceful_release_gives_the_try_back() -> None:
+    life = running().passes(SECOND)
+    task = life.goes(Release(lease_id=life.lease_id))
+    assert (task.phase, task.tries, task.run, task.due_ms) == (Phase.PENDING, 0, 1, life.now_ms)
+
+
+def test_a_lost_worker_keeps_the_try_so_that_poison_is_counted() -> None:
+    life = running()
+    task = life.goes(Release(lease_id=life.lease_id, lost=True))
+    assert (task.phase, task.tries) == (Phase.PENDING, 1)
+
+
+def test_poison_fails_after_max_attempts() -> None:
+    life = Life(Policy(max_attempts=3)).created()
+    for _ in range(3):
+        life.claimed().goes(Release(lease_id=life.lease_id, lost=True, reason="its worker was killed"))
+    failure = life.task.failure
+    assert failure is not None
+    assert (failure.kind, life.task.run) == (FailureKind.ATTEMPTS, 3)
+    assert "3 times" in failure.message and "its worker was killed" in failure.message
+
+
+def test_any_number_of_graceful_hand_backs_is_no_poison() -> None:
+    life = Life(ONE_TRY).created()
+    for _ in range(20):
+        life.claimed().goes(Release(lease_id=life.lease_id))
+    assert (life.phase, life.task.run, life.task.tries) == (Phase.PENDING, 20, 0)
+
+
+def test_run_never_goes_back() -> None:
+    life = running().asked("a")
+    life.goes(answers("a"))
+    assert life.claimed().task.run == 2
+    life.goes(Release(lease_id=life.lease_id))
+    assert life.claimed().task.run == 3
+
+
+# --- reap -------------------------------------------------------------------------------------------
+
+
+def test_a_lease_that_has_not_run_out_is_not_reaped() -> None:
+    life = running().passes(10 * SECOND - 1)
+    refusal(life.meets(Reap()), InvalidTransition)
+    assert life.phase is Phase.RUNNING
+
+
+def test_reaping_says_which_worker_was_lost() -> None:
+    task = running().passes(10 * SECOND).goes(Reap())
+    assert (task.phase, task.tries, task.lease) == (Phase.PENDING, 1, None)
+    assert task.status_message is not None
+    assert "worker-1" in task.status_message
+
+
+def test_a_stale_worker_cannot_write_after_its_task_was_reaped_and_claimed_again() -> None:
+    life = running()
+    stale = complete(life)
+    life.passes(10 * SECOND).goes(Reap())
+    life.claimed()
+    assert refusal(life.meets(stale), LeaseLost).current == Phase.RUNNING
+    assert life.completed().phase is Phase.COMPLETED
+
+
+# --- the ends ---------------------------------------------------------------------------------------
+
+
+def test_status_and_result_are_one_write() -> None:
+    life = running()
+    decision = life.meets(replace(complete(life), is_error=True, message="Bad scene."))
+    assert isinstance(decision, Applied) and decision.task is not None
+    assert decision.result == RESULT
+    assert (decision.task.status, decision.task.is_error) == (TaskStatus.COMPLETED, True)
+    assert decision.task.status_message == "Bad scene."
+
+
+def test_a_result_over_the_limit_is_refused_and_the_holder_may_still_fail_the_task() -> None:
+    life = Life(limits=Limits(result_bytes=3)).created().claimed()
+    assert refusal(life.meets(complete(life)), LimitExceeded).what == "result"
+    assert life.goes(fail(life)).phase is Phase.FAILED
+
+
+def test_a_failure_carries_the_error_and_a_status_message() -> None:
+    life = running()
+    task = life.goes(fail(life))
+    assert (task.failure, task.status_message) == (FAILURE, FAILURE.message)
+
+
+def test_a_long_failure_message_is_cut_and_long_error_data_refused() -> None:
+    life = Life(limits=Limits(status_message_bytes=10, variables_bytes=10)).created().claimed()
+    long = replace(FAILURE, data=JsonText('"' + "x" * 20 + '"'))
+    refusal(life.meets(FailWithError(lease_id=life.lease_id, failure=long)), LimitExceeded)
+    task = life.goes(fail(life))
+    assert task.failure is not None
+    assert len(task.failure.message.encode()) <= 10
+
+
+def test_a_cancelled_task_holds_and_asks_nothing_any_more() -> None:
+    for life in (running(), parked()):
+        task = life.goes(Cancel(reason="Enough."))
+        assert (task.status, task.lease, dict(task.inputs)) == (TaskStatus.CANCELLED, None, {})
+        assert task.status_message == "Enough."
+
+
+def test_the_holder_learns_of_a_cancellation_from_its_next_renewal() -> None:
+    life = running()
+    renewal = Renew(lease_id=life.lease_id)
+    life.goes(Cancel())
+    assert refusal(life.meets(renewal), LeaseLost).current == Phase.CANCELLED
+
+
+# --- time -------------------------------------------------------------------------------------------
+
+OVERDUE_IN: dict[str, tuple[Callable[[], Life], int, FailureKind]] = {
+    "pending": (pending, DAY, FailureKind.PATIENCE),
+    "running": (running, DAY, FailureKind.TIMEOUT),
+    "parked": (parked, HOUR, FailureKind.QUESTION),
+}
+
+
+@pytest.mark.parametrize(("start", "wait_ms", "kind"), OVERDUE_IN.values(), ids=OVERDUE_IN)
+def test_a_deadline_that_passes_fails_the_task_with_the_reason(
+    start: Callable[[], Life], wait_ms: int, kind: FailureKind
+) -> None:
+    life = start().passes(wait_ms - 1)
+    before = life.record
+    refusal(life.meets(Overdue()), InvalidTransition)
+    assert life.record == before
+
+    task = life.passes(1).goes(Overdue())
+
+    assert task.failure is not None
+    assert task.failure.kind is kind
+    assert task.status_message == task.failure.message
+
+
+@pytest.mark.parametrize(("start", "wait_ms", "kind"), OVERDUE_IN.values(), ids=OVERDUE_IN)
+def test_a_reader_sees_a_passed_deadline_before_any_sweep(
+    start: Callable[[], Life], wait_ms: int, kind: FailureKind
+) -> None:
+    life = start()
+    seen = effective(life.task, life.now_ms + wait_ms + 5)
+    assert seen is not None and seen.failure is not None
+    assert seen.failure.kind is kind
+    assert seen.updated_ms == life.now_ms + wait_ms
+    assert seen == life.passes(wait_ms + 30 * MINUTE).goes(Overdue())
+
+
+def test_an_event_after_the_deadline_meets_the_failed_task_and_changes_nothing() -> None:
+    life = running()
+    before = life.record
+    event = complete(life)
+    assert refusal(life.passes(DAY).meets(event), LeaseLost).current == Phase.FAILED
+    assert life.record == before
+
+
+def test_a_late_sweep_names_itself_in_the_log_at_the_deadlines_time() -> None:
+    life = pending().passes(DAY + MINUTE)
+    event = Overdue()
+    decision = life.meets(event)
+    assert isinstance(decision, Applied)
+    assert [(line.actor, line.at_ms, line.token) for line in decision.log] == [
+        ("sweep", START_MS + DAY, event.token)
+    ]
+
+
+def test_a_repeated_overdue_is_recognised() -> None:
+    life = pending().passes(DAY)
+    event = Overdue()
+    life.goes(event)
+    assert isinstance(life.meets(event), Replayed)
+
+
+def test_silence_gives_the_default_answer() -> None:
+    life = BOTH_DEFAULT().passes(HOUR)
+    task = life.goes(Overdue())
+    assert task.phase is Phase.PENDING
+    assert life.record is not None
+    assert [(e.kind, e.name, e.value) for e in life.record.journal] == [
+        (EntryKind.ANSWER, "first", YES),
+        (EntryKind.ANSWER, "second", NO),
+    ]
+    assert task.journal_length == 2
+
+
+def test_each_question_takes_its_default_at_its_own_deadline() -> None:
+    life = BOTH_DEFAULT().passes(HOUR)
+    life.goes(Overdue())
+    assert life.record is not None
+    lines = [(line.revision, line.source, line.target, line.at_ms) for line in life.record.log[-2:]]
+    assert lines == [
+        (3, Phase.PARKED, Phase.PARKED, START_MS + MINUTE),
+        (4, Phase.PARKED, Phase.PENDING, START_MS + HOUR),
+    ]
+
+
+def test_a_default_is_taken_while_another_question_stays_open() -> None:
+    task = FIRST_DEFAULT().passes(MINUTE).goes(Overdue())
+    assert (task.phase, set(task.inputs)) == (Phase.PARKED, {"second"})
+
+
+def test_one_question_without_a_default_fails_the_task_and_keeps_the_defaults_before_it() -> None:
+    life = FIRST_DEFAULT().passes(HOUR)
+    task = life.goes(Overdue())
+    assert task.failure is not None
+    assert task.failure.kind is FailureKind.QUESTION
+    assert life.record is not None
+    assert [entry.name for entry in life.record.journal] == ["first"]
+
+
+def test_an_answer_on_top_of_a_default_writes_both_into_the_journal() -> None:
+    life = FIRST_DEFAULT().passes(30 * MINUTE)
+    decision = life.meets(answers("second"))
+    assert isinstance(decision, Applied)
+    assert [entry.name for entry in decision.journal] == ["first", "second"]
+    assert [line.revision for line in decision.log] == [3, 4]
+    assert life.phase is Phase.PENDING
+
+
+def test_a_claim_on_top_of_defaults_writes_them_into_the_journal() -> None:
+    life = BOTH_DEFAULT().passes(2 * HOUR)
+    decision = life.meets(Claim(lease_id="x", worker="w"))
+    assert isinstance(decision, Applied)
+    assert [entry.name for entry in decision.journal] == ["first", "second"]
+    assert life.task.journal_length == 2
+    assert life.phase is Phase.RUNNING
+
+
+def test_an_answer_after_its_default_was_taken_is_ignored() -> None:
+    life = FIRST_DEFAULT().passes(30 * MINUTE)
+    life.goes(AnswerInput(answers={"first": NO}))
+    assert life.record is not None
+    assert [(entry.name, entry.value) for entry in life.record.journal] == [("first", YES)]
+
+
+def test_several_deadlines_may_have_passed_at_once() -> None:
+    life = BOTH_DEFAULT().passes(HOUR + DAY)
+    seen = effective(life.task, life.now_ms)
+    assert seen is not None and seen.failure is not None
+    assert seen.failure.kind is FailureKind.PATIENCE
+    assert seen == life.goes(Overdue())
+
+
+def test_what_is_next_due_is_the_deadline_and_then_the_end() -> None:
+    life = pending()
+    assert next_due_ms(life.task) == life.task.deadline_ms
+    life.goes(Cancel())
+    assert next_due_ms(life.task) == life.task.expires_ms
+
+
+# --- lifetimes --------------------------------------------------------------------------------------
+
+
+def test_a_task_outlives_the_deadline_of_its_phase_by_its_retention() -> None:
+    policy = Policy(ttl_ms=MINUTE, retention_ms=HOUR, patience_ms=DAY)
+    assert Life(policy).created().task.expires_ms == START_MS + DAY + HOUR
+
+
+def test_a_ttl_longer_than_all_deadlines_is_honoured() -> None:
+    assert Life(Policy(ttl_ms=20 * DAY)).created().task.ttl_ms == 20 * DAY
+
+
+def test_an_ended_task_is_kept_for_its_retention() -> None:
+    life = Life(Policy(ttl_ms=0, patience_ms=MINUTE, timeout_ms=MINUTE)).created().claimed()
+    life.passes(50 * SECOND).completed()
+    assert life.task.expires_ms >= life.now_ms + HOUR
+
+
+def test_an_earlier_end_does_not_shorten_what_was_promised() -> None:
+    life = pending()
+    promised_ms = life.task.expires_ms
+    assert life.goes(Cancel()).expires_ms == promised_ms
+
+
+def test_no_life_goes_beyond_the_cap() -> None:
+    policy = Policy(cap_ms=2 * DAY, ttl_ms=9 * DAY, patience_ms=9 * DAY, timeout_ms=9 * DAY)
+    life = Life(policy).created()
+    assert life.task.ttl_ms == 2 * DAY
+    assert life.task.deadline_ms == START_MS + 2 * DAY - HOUR
+    life.passes(DAY).claimed()
+    assert life.task.deadline_ms == START_MS + 2 * DAY - HOUR
+    life.asked("a", open_ms=9 * DAY)
+    assert life.task.deadline_ms == START_MS + 2 * DAY - HOUR
+
+
+@pytest.mark.parametrize("start", [pending, running], ids=["pending", "running"])
+def test_a_task_that_meets_its_cap_says_so(start: Callable[[], Life]) -> None:
+    life = Life(Policy(cap_ms=3 * HOUR))
+    life.created()
+    if start is running:
+        life.claimed()
+    task = life.passes(2 * HOUR).goes(Overdue())
+    assert task.failure is not None
+    assert "longest life" in task.failure.message
+
+
+@pytest.mark.parametrize("phase", FINAL)
+def test_a_final_task_expires_at_its_end_and_not_before(phase: Phase) -> None:
+    life = IN_PHASE[phase]()
+    life.now_ms = life.task.expires_ms - 1
+    refusal(life.meets(Expire()), InvalidTransition)
+    assert effective(life.task, life.now_ms) is not None
+    life.passes(1)
+    assert effective(life.task, life.now_ms) is None
+    assert life.meets(Expire()) == Applied(task=None)
+
+
+def test_an_expired_task_is_not_found_although_no_sweep_has_removed_it() -> None:
+    life = completed()
+    life.now_ms = life.task.expires_ms
+    refusal(life.meets(Cancel()), TaskNotFound)
+
+
+def test_a_task_that_ended_by_its_deadline_long_ago_can_be_removed_in_one_step() -> None:
+    life = pending().passes(LONG)
+    decision = life.meets(Expire())
+    assert isinstance(decision, Applied)
+    assert decision.task is None
+
+
+def test_a_clock_that_goes_back_does_not_take_the_last_update_with_it() -> None:
+    life = pending().passes(-SECOND)
+    assert life.goes(Cancel()).updated_ms == START_MS
+
+
+# --- redispatch -------------------------------------------------------------------------------------
+
+
+def test_a_redispatch_is_remembered_and_moves_nothing() -> None:
+    life = pending().passes(MINUTE)
+    task = life.goes(Redispatch())
+    assert (task.dispatched_ms, task.redispatches) == (life.now_ms, 1)
+    assert (task.revision, task.updated_ms) == (0, START_MS)
+
+
+def test_a_task_that_is_not_due_is_not_dispatched() -> None:
+    life = running()
+    life.goes(Sleep(lease_id=life.lease_id, delay_ms=MINUTE))
+    refusal(life.meets(Redispatch()), InvalidTransition)
+
+
+def test_a_claim_forgets_the_redispatches() -> None:
+    life = pending()
+    life.goes(Redispatch())
+    assert life.claimed().task.redispatches == 0
+
+
+# --- tokens -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arrow", "scenario"),
+    [(arrow, scenario) for arrow, scenario in ARROWS.items() if arrow[2] is not None],
+    ids=[f"{s or 'gone'}-{e.__name__}-{t}" for s, e, t in ARROWS if t is not None],
+)
+def test_a_repeated_event_is_recognised_by_its_token(
+    arrow: tuple[Phase | None, type[Event], Phase | None], scenario: Scenario
+) -> None:
+    life = scenario[0]()
+    event = scenario[1](life)
+    decision = life.meets(event)
+    assert isinstance(decision, Applied)
+    after = life.record
+    if not decision.log:
+        return  # a repetition of what moves nothing is harmless, and has no line that it could be known by
+
+    repeated = life.meets(event)
+
+    assert isinstance(repeated, Replayed)
+    assert repeated.entry == decision.log[-1]
+    assert repeated.task == life.task
+    assert life.record == after
+
+
+def test_a_token_is_recognised_after_others_have_moved_the_task() -> None:
+    life = pending()
+    claim = Claim(lease_id="mine", worker="w")
+    life.goes(claim)
+    life.goes(Cancel())
+    repeated = life.meets(claim)
+    assert isinstance(repeated, Replayed)
+    assert repeated.entry is not None and repeated.task is not None
+    assert (repeated.entry.target, repeated.task.phase) == (Phase.RUNNING, Phase.CANCELLED)
+
+
+def test_a_repeated_creation_finds_the_task_that_it_made() -> None:
+    life = Life()
+    event = create()
+    life.goes(event)
+    repeated = life.meets(event, Census(owner_live=10**9))
+    assert isinstance(repeated, Replayed)
+    assert repeated.task_id == "task"
+
+
+def test_a_creation_never_overwrites_a_record_that_has_expired_but_is_still_stored() -> None:
+    event = create()
+    life = Life()
+    life.goes(event)
+    life.goes(Cancel())
+    life.passes(LONG)
+    assert isinstance(life.meets(event), Replayed)
+    refusal(life.meets(create()), InvalidTransition)
+
+
+def test_deciding_leaves_what_it_was_given_untouched() -> None:
+    life = parked()
+    before = life.task
+    decide(life.task, answers("a"), life.now_ms, log=life.record.log if life.record else ())
+    assert life.task == before
+    assert set(life.task.inputs) == {"a", "b"}
+
+
+# --- mend -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_sound_record_is_not_mended(phase: Phase) -> None:
+    life = IN_PHASE[phase]()
+    refusal(life.meets(mend(result=phase is Phase.COMPLETED)), InvalidTransition)
+
+
+def test_a_completed_task_whose_result_is_lost_fails_and_is_kept_long_enough_to_be_read() -> None:
+    life = completed().passes(MINUTE)
+    task = life.goes(mend())
+    assert task.failure is not None and task.failure.kind is FailureKind.DAMAGED
+    assert "result was lost" in task.failure.message
+    assert task.expires_ms - life.now_ms >= task.policy.retention_ms
+
+
+def test_a_mended_task_never_outlives_its_cap() -> None:
+    life = completed()
+    damaged_late = replace(life.task, expires_ms=life.task.created_ms + life.policy.cap_ms)
+    assert life.record is not None
+    life.record = replace(life.record, task=damaged_late)
+    life.passes(life.policy.cap_ms - 1)
+    assert life.goes(mend()).ttl_ms == life.policy.cap_ms
+
+
+def test_what_does_not_belong_to_an_end_is_let_go_and_the_end_stands() -> None:
+    life = damaged(completed, lease=LEASE, failure=FAILURE, journal_length=3)()
+    task = life.goes(mend(result=True, journal=1))
+    assert (task.phase, task.lease, task.failure) == (Phase.COMPLETED, None, None)
+    assert task.journal_length == 1
+
+
+@pytest.mark.parametrize("changes", [{"journal_length": 1}, {"failure": FAILURE}])
+def test_a_live_task_that_contradicts_itself_fails_with_the_reason(changes: dict[str, Any]) -> None:
+    task = damaged(running, **changes)().goes(mend())
+    assert task.failure is not None and task.failure.kind is FailureKind.DAMAGED
+    assert task.lease is None and task.journal_length == 0

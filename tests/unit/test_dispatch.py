@@ -1,0 +1,135 @@
+"""From a recorded task to a message."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from tasks_service.broker import broker_url_of, create_app, redis_server
+from tasks_service.dispatch import Dispatcher, celery_id, task_hash
+from tasks_service.domain.task import JsonText, Owner, Policy, Task, TaskStatus
+
+URL = "redis://127.0.0.1:6379/0"
+
+
+def a_task(**changes: Any) -> Task:
+    known: dict[str, Any] = {
+        "task_id": "00secretsecretsecret",
+        "owner": Owner("ann"),
+        "tool": "draw",
+        "queue": "gpu",
+        "policy": Policy(),
+        "status": TaskStatus.WORKING,
+        "revision": 0,
+        "created_ms": 1,
+        "updated_ms": 1,
+        "due_ms": 1,
+        "deadline_ms": 9,
+        "expires_ms": 9,
+        "dispatched_ms": 7,
+        "capabilities": JsonText('{"hidden": 1}'),
+    }
+    return Task(**{**known, **changes})
+
+
+@pytest.fixture
+def dispatcher() -> Dispatcher:
+    return Dispatcher(create_app("acme", broker_url=URL, key_prefix="ts"), redis_url=URL)
+
+
+def test_a_message_holds_the_tasks_reference_and_nothing_else(dispatcher: Dispatcher) -> None:
+    (push,) = dispatcher.pushes(a_task(run=2), 0)
+    message = json.loads(push.payload)
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    assert (args, kwargs) == ([], {"task_id": "00secretsecretsecret", "run": 2, "dispatched_ms": 7})
+    assert message["headers"]["task"] == "draw"
+    assert b"hidden" not in push.payload
+    assert b"ann" not in push.payload
+
+
+def test_what_flower_shows_does_not_tell_the_task_id(dispatcher: Dispatcher) -> None:
+    (push,) = dispatcher.pushes(a_task(), 0)
+    headers = json.loads(push.payload)["headers"]
+    assert headers["id"] == celery_id(a_task()) == f"{task_hash('00secretsecretsecret')}.1"
+    assert "00secretsecretsecret" not in json.dumps(headers)
+
+
+def test_a_message_goes_to_the_queues_own_key(dispatcher: Dispatcher) -> None:
+    (push,) = dispatcher.pushes(a_task(), 0)
+    assert push.key == "ts:mq:gpu"
+
+
+def test_threads_build_messages_at_once(dispatcher: Dispatcher) -> None:
+    built: list[str] = []
+
+    def build(number: int) -> None:
+        for _ in range(50):
+            (push,) = dispatcher.pushes(a_task(task_id=f"00{number}"), 0)
+            body = json.loads(base64.b64decode(json.loads(push.payload)["body"]))
+            assert body[1]["task_id"] == f"00{number}"
+        built.append("ok")
+
+    threads = [threading.Thread(target=build, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert built == ["ok"] * 4
+
+
+def test_a_broker_that_is_down_costs_a_commit_nothing() -> None:
+    app = create_app("acme", broker_url="redis://127.0.0.1:1/0", key_prefix="ts")
+    dispatcher = Dispatcher(app, redis_url=URL, backlog=2)
+    assert dispatcher.pushes(a_task(), 0) == ()
+    for _ in range(50):
+        dispatcher.committed(a_task())
+    dispatcher.close()
+
+
+def test_a_broker_that_is_down_does_not_say_how_long_a_queue_is() -> None:
+    app = create_app("acme", broker_url="redis://127.0.0.1:1/0", key_prefix="ts")
+    assert Dispatcher(app, redis_url=URL).queue_length("gpu") is None
+
+
+def test_the_length_of_a_queue_is_what_waits_in_it(redis_url: str) -> None:
+    app = create_app("acme", broker_url=redis_url, key_prefix="ts")
+    dispatcher = Dispatcher(app, redis_url="redis://elsewhere/0")
+    assert dispatcher.queue_length("gpu") == 0
+    for _ in range(3):
+        dispatcher.committed(a_task())
+    published = threading.Event()
+    for _ in range(500):
+        if dispatcher.queue_length("gpu") == 3:
+            published.set()
+            break
+        published.wait(0.01)
+    assert published.is_set()
+    dispatcher.close()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("redis://localhost", "redis://127.0.0.1:6379/0", True),
+        ("redis://:pw@h/1", "redis://h:6379/1", True),
+        ("redis://ann:pw@h/1", "redis://h/1", False),
+        ("redis://h/0", "redis://h/1", False),
+        ("redis://h/0", "rediss://h/0", False),
+        ("unix:///run/r.sock?db=2", "redis+socket:///run/r.sock?virtual_host=2", True),
+        ("unix:///run/r.sock", "unix:///run/s.sock", False),
+        ("sentinel://h:26379/0", "sentinel://h:26379/0", False),
+        ("redis://h/0", "amqp://h//", False),
+    ],
+)
+def test_it_is_known_whether_two_urls_mean_one_database(one: str, other: str, same: bool) -> None:
+    first = redis_server(one)
+    assert (first is not None and first == redis_server(other)) is same
+
+
+@pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://h/0", "unix:///a/b.sock?db=3", "unix:///a.sock"])
+def test_the_brokers_url_means_the_stores_redis(url: str) -> None:
+    assert redis_server(broker_url_of(url)) == redis_server(url)

@@ -1,0 +1,87 @@
+"""The guides say what the code does: names, defaults, links and commands."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks_service.cli import commands
+from tasks_service.service import ToolOptions
+from tasks_service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+NOT_LITERAL = {"redis_url", "broker_url", "secret", "api_keys", "allowed_hosts", "tools_root", "reports_dir"}
+"""Settings whose default is told in words."""
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_operators_guide_has_every_setting_with_its_default() -> None:
+    rows = dict(
+        re.findall(r"^\| `TASKS_(\w+)` \| ([^|]+) \|", text_of("docs/guide-operators.md"), re.MULTILINE)
+    )
+    told = {name.lower(): default.strip().strip("`") for name, default in rows.items()}
+    assert set(told) == set(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        if name not in NOT_LITERAL:
+            assert told[name] == str(field.default), name
+
+
+def test_the_authors_guide_has_every_option_of_a_tool() -> None:
+    guide = text_of("docs/guide-authors.md")
+    table = guide[guide.index("## All options") :]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(ToolOptions.__annotations__)
+
+
+def test_the_state_diagram_is_that_of_the_code() -> None:
+    subprocess.run([sys.executable, ROOT / "docs/draw_state_machine.py", "--check"], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"tasks-service ([a-z]+)\b", page.read_text(encoding="utf-8")))
+    assert named <= set(commands.commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_example_is_python_that_imports_what_there_is(page: Path) -> None:
+    for example in re.findall(
+        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        tree = ast.parse(example)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, name.name) for name in node.names)
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        linked = page if not path else (page.parent / path).resolve()
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target

@@ -1,0 +1,61 @@
+"""Errors carry what a caller needs, and say what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks_service.domain.errors import (
+    AttemptEnded,
+    AttemptLost,
+    AttemptTimedOut,
+    InvalidArguments,
+    InvalidTransition,
+    LeaseLost,
+    LimitExceeded,
+    QuotaExceeded,
+    StoreUnavailable,
+    TaskCancelled,
+    TaskNotFound,
+    TasksServiceError,
+    WorkerStopping,
+)
+
+
+@pytest.mark.parametrize("ending", [TaskCancelled, AttemptLost, AttemptTimedOut, WorkerStopping])
+def test_an_authors_except_clause_does_not_swallow_the_end_of_an_attempt(ending: type[AttemptEnded]) -> None:
+    def body() -> None:
+        try:
+            raise ending
+        except Exception:
+            pytest.fail("the tool went on")
+
+    with pytest.raises(ending):
+        body()
+
+
+def test_a_refused_transition_says_what_was_met_and_what_was_tried() -> None:
+    error = InvalidTransition("id", "completed", "Cancel", "not possible while completed")
+    assert (error.task_id, error.current, error.attempted) == ("id", "completed", "Cancel")
+    assert str(error) == "Cancel refused: the task is completed (not possible while completed)"
+
+
+def test_a_lost_lease_is_a_refused_transition_and_a_quota_is_a_limit() -> None:
+    assert issubclass(LeaseLost, InvalidTransition)
+    assert issubclass(QuotaExceeded, LimitExceeded)
+
+
+def test_a_task_that_is_not_found_is_not_named_in_the_message() -> None:
+    assert str(TaskNotFound("foreign")) == str(TaskNotFound("unknown")) == "Task not found"
+
+
+def test_bad_arguments_name_every_field() -> None:
+    problems = (("rows.0", "expected a number"), ("", "expected an object"))
+    error = InvalidArguments("render", problems)
+    assert error.problems == problems
+    assert str(error) == "Invalid arguments for render: rows.0: expected a number; expected an object"
+
+
+def test_an_outage_says_when_to_come_back_and_which_write_is_in_doubt() -> None:
+    error = StoreUnavailable("no answer in 1.8 s", token="abc")
+    assert (error.token, error.retry_after_ms) == ("abc", 1_000)
+    assert isinstance(error, TasksServiceError)

@@ -1,0 +1,113 @@
+"""Settings: what is refused at start says which variable, what is wrong, and what was expected."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from beat_schedule import BEAT_SCHEDULE
+from tasks_service.settings import Settings
+from tasks_service.worker.schedule import DEFAULT_BEAT_SCHEDULE
+
+
+@pytest.fixture(autouse=True)
+def _only_our_variables(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("no-dotenv"))
+    for name in ("TASKS_REDIS_URL", "TASKS_DATA_DIR", "TASKS_PORT", "TASKS_HOST", "TASKS_API_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_variables_it_serves_this_machine_only() -> None:
+    settings = Settings()
+
+    assert settings.redis_url is None
+    assert settings.is_loopback
+
+
+def test_api_keys_are_pairs_of_name_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", "ann:0123456789abcdef, bob:fedcba9876543210")
+
+    keys = Settings().api_keys
+
+    assert {name: key.get_secret_value() for name, key in keys.items()} == {
+        "ann": "0123456789abcdef",
+        "bob": "fedcba9876543210",
+    }
+
+
+def test_no_api_keys_is_an_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", "")
+
+    assert Settings().api_keys == {}
+
+
+def test_keys_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", "ann:0123456789abcdef")
+
+    assert "0123456789abcdef" not in repr(Settings())
+
+
+@pytest.mark.parametrize("keys", ["ann", "ann:short", ":0123456789abcdef", "ann:0123456789abcdef,bob"])
+def test_keys_of_another_form_are_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", keys)
+
+    with pytest.raises(ValidationError, match="name:key with a key of at least 16 characters"):
+        Settings()
+
+
+def test_a_refused_key_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", "ann:tooshort")
+
+    with pytest.raises(ValidationError) as refusal:
+        Settings()
+
+    assert all("tooshort" not in problem["msg"] for problem in refusal.value.errors())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TASKS_PORT", "70000"),
+        ("TASKS_SHARDS", "0"),
+        ("TASKS_KEY_PREFIX", "no spaces"),
+        ("TASKS_POOL", "1"),
+        ("TASKS_SWEEP_INTERVAL", "0"),
+        ("TASKS_MAX_RESULT", "3"),
+    ],
+)
+def test_a_value_out_of_range_names_its_field(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(ValidationError) as refusal:
+        Settings()
+
+    assert [problem["loc"] for problem in refusal.value.errors()] == [
+        (variable.removeprefix("TASKS_").lower(),)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)],
+)
+def test_it_knows_who_can_reach_it(monkeypatch: pytest.MonkeyPatch, host: str, loopback: bool) -> None:
+    monkeypatch.setenv("TASKS_HOST", host)
+
+    assert Settings().is_loopback is loopback
+
+
+def test_settings_cannot_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_limits_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_MAX_LIVE_PER_OWNER", "7")
+
+    assert Settings().limits.live_per_owner == 7
+
+
+def test_the_schedule_of_this_deployment_is_the_default_one() -> None:
+    assert BEAT_SCHEDULE == DEFAULT_BEAT_SCHEDULE

@@ -1,0 +1,98 @@
+"""A tethered command: its output and status arrive, and nothing of it outlives whoever started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks_service.tether import Tethered
+
+PARENT = """
+import sys, time
+from tasks_service.tether import Tethered
+Tethered(["sh", "-c", sys.argv[1]], grace=0.5)
+time.sleep(60)
+"""
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def written_pid(path: Path) -> int:
+    assert eventually(lambda: path.exists() and path.read_text().endswith("\n"))
+    return int(path.read_text())
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+def test_output_and_exit_status_arrive() -> None:
+    command = Tethered(["sh", "-c", "echo out; echo err >&2; exit 3"], output=subprocess.PIPE)
+
+    said = command.stdout.read()
+
+    assert command.wait(5)
+    assert (sorted(said.split()), command.stop(grace=1)) == ([b"err", b"out"], 3)
+    command.stdout.close()
+
+
+def test_a_command_that_does_not_exist_ends_with_127() -> None:
+    command = Tethered(["no-such-command"], output=subprocess.DEVNULL)
+
+    assert command.stop(grace=5, number=0) == 127
+
+
+def test_stop_asks_first() -> None:
+    command = Tethered(["sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"], output=-1)
+    assert command.stdout.readline() == b"up\n"
+
+    assert command.stop(grace=5) == 7
+    command.stdout.close()
+
+
+def test_stop_kills_what_does_not_listen() -> None:
+    command = Tethered(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"], output=-1)
+    assert command.stdout.readline() == b"up\n"
+
+    assert command.stop(grace=0.3) == 128 + signal.SIGKILL
+    command.stdout.close()
+
+
+def test_children_of_a_killed_command_go_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "child"
+    command = Tethered(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"])
+    child = written_pid(note)
+
+    command.send(signal.SIGKILL)
+
+    assert command.wait(5)
+    assert eventually(lambda: is_gone(child))
+    command.stop(grace=0)
+
+
+def test_a_command_ends_when_its_parent_is_killed_even_if_it_does_not_listen(tmp_path: Path) -> None:
+    note = tmp_path / "command"
+    script = f"trap '' TERM; echo $$ > {note}; while :; do sleep 0.05; done"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, script])
+    command = written_pid(note)
+
+    parent.kill()
+    parent.wait()
+
+    assert eventually(lambda: is_gone(command))

@@ -1,0 +1,1 @@
+"""What `render_fractal` is made of: the iteration, and its colours."""
