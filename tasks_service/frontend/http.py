@@ -6,15 +6,14 @@ There is no session and no handshake: each request carries its version and its c
 strict.
 
 `tools/call` may take long, so it alone is watched: when the client hangs up the call is cancelled
-(docs/protocol.md, "a client that hangs up"), and an answer that takes longer than `DEFERRAL_SECONDS` becomes
-an event stream, kept alive.
+(docs/protocol.md, "a client that hangs up"), and its answer may become a stream of events (see `responding`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,14 +31,31 @@ from mcp_types import ErrorData
 from starlette.types import Receive, Scope, Send
 
 from .admission import Admission, Admitted
+from .calls import Caller
 from .ingress import Disconnected, Rejection
-from .streams import JSON, PING, begin_stream, end_stream, error_message, hang_up, send_part, send_whole
+from .responding import Answer, respond
+from .streams import JSON, Outgoing, error_message, hang_up, send_whole
 from .wire import v2026_07_28 as wire
 
 logger = logging.getLogger(__name__)
 
-DEFERRAL_SECONDS: Final = 15.0
-"""How long a call may take before its answer becomes an event stream, and between two signs of life on it."""
+_WATCHED: Final = frozenset({wire.TOOLS_CALL})
+"""Methods that may take long, or send before they answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inquiry:
+    """One request, as the transport hands it to the methods.
+
+    Attributes:
+        caller: Who sent it.
+        outgoing: Goes to the client before the answer; for methods that stream.
+        may_stream: Whether the client takes what goes out.
+    """
+
+    caller: Caller
+    outgoing: Outgoing
+    may_stream: bool
 
 
 @dataclass(slots=True)
@@ -95,19 +111,32 @@ class McpEndpoint:
     async def _answer(self, call: Admitted | None, receive: Receive, send: Send) -> None:
         if call is None:
             await send_whole(send, 202, b"")
-        elif call.method == wire.TOOLS_CALL:
-            await _watched(self._serve(call), call.may_stream, receive, send)
+        elif call.method in _WATCHED:
+            await self._watched(call, receive, send)
         else:
-            status, body = await self._serve(call)
-            await send_whole(send, status, body, (JSON,))
+            answer = await self._serve(call, Outgoing())
+            await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
 
-    async def _serve(self, call: Admitted) -> tuple[int, bytes]:
-        """Run a request through the SDK's kernel; the HTTP status and the body of the answer."""
+    async def _watched(self, call: Admitted, receive: Receive, send: Send) -> None:
+        """Answer, unless the client hangs up first: then the service is cancelled."""
+        outgoing = Outgoing()
+        work = asyncio.create_task(self._serve(call, outgoing))
+        gone = asyncio.create_task(hang_up(receive))
+        try:
+            await respond(work, outgoing, gone, send, may_stream=call.may_stream)
+        finally:
+            gone.cancel()
+            work.cancel()
+            await asyncio.wait({work, gone})
+
+    async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
+        """Run a request through the SDK's kernel."""
         route = call.route
+        inquiry = Inquiry(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
         exchange = Exchange(
             transport=TransportContext(kind="streamable-http", can_send_request=False, headers=call.headers),
             request_id=call.id,
-            message_metadata=ServerMessageMetadata(request_context=call.caller),
+            message_metadata=ServerMessageMetadata(request_context=inquiry),
         )
         try:
             connection = Connection.from_envelope(
@@ -116,52 +145,14 @@ class McpEndpoint:
             result = await serve_one(
                 self._server, exchange, call.method, call.params, connection=connection, lifespan_state={}
             )
-            return 200, pydantic_core.to_json({"jsonrpc": "2.0", "id": call.id, "result": result})
         except Exception as error:
             data = modern_error_data(error)
-            return ERROR_CODE_HTTP_STATUS.get(data.code, 200), _error(call.id, data)
-
-
-async def _watched(
-    service: Coroutine[Any, Any, tuple[int, bytes]], may_stream: bool, receive: Receive, send: Send
-) -> None:
-    """Answer, unless the client hangs up first: then the service is cancelled."""
-    work = asyncio.create_task(service)
-    gone = asyncio.create_task(hang_up(receive))
-    try:
-        if await _done_first(work, gone, DEFERRAL_SECONDS if may_stream else None):
-            status, body = work.result()
-            await send_whole(send, status, body, (JSON,))
-        elif not gone.done():
-            await _stream(work, gone, send)
-    finally:
-        gone.cancel()
-        work.cancel()
-        await asyncio.wait({work, gone})
-
-
-async def _done_first(work: asyncio.Task[Any], gone: asyncio.Task[None], seconds: float | None) -> bool:
-    """Whether the work is done; False if the client has gone before, or after so many seconds."""
-    await asyncio.wait({work, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    return work.done()
-
-
-async def _stream(work: asyncio.Task[tuple[int, bytes]], gone: asyncio.Task[None], send: Send) -> None:
-    """An event stream of one event, with signs of life before it, so that no proxy thinks it idle."""
-    await begin_stream(send)
-    while not gone.done():
-        await send_part(send, PING)
-        if await _done_first(work, gone, DEFERRAL_SECONDS):
-            await end_stream(send, b"event: message\r\ndata: " + work.result()[1] + b"\r\n\r\n")
-            return
+            return Answer(error_message(call.id, data), ERROR_CODE_HTTP_STATUS.get(data.code, 200))
+        return Answer({"jsonrpc": "2.0", "id": call.id, "result": result})
 
 
 async def reject(rejection: Rejection, send: Send) -> None:
     """Answer a request that was not let in."""
     error = ErrorData(code=rejection.code, message=rejection.message, data=rejection.data)
-    body = _error(rejection.request_id, error)
+    body = pydantic_core.to_json(error_message(rejection.request_id, error))
     await send_whole(send, rejection.status, body, (JSON, *rejection.headers))
-
-
-def _error(identity: str | int | None, error: ErrorData) -> bytes:
-    return pydantic_core.to_json(error_message(identity, error))

@@ -38,21 +38,11 @@ from .attendance import Desk
 from .calls import Caller
 from .following import Following
 from .handshake import Visit
-from .http import DEFERRAL_SECONDS, Exchange, reject
+from .http import Exchange, reject
 from .ingress import AddressGuard, Disconnected, Rejection, parse, read_body, request_id
 from .push import HEAL_SECONDS
-from .streams import (
-    JSON,
-    PING,
-    Outgoing,
-    begin_stream,
-    end_stream,
-    error_message,
-    event,
-    hang_up,
-    send_part,
-    send_whole,
-)
+from .responding import Answer, respond, stream
+from .streams import JSON, Outgoing, error_message, hang_up, send_whole
 from .wire import v2025_11_25 as wire
 
 logger = logging.getLogger(__name__)
@@ -266,25 +256,25 @@ class LegacyFront:
         name = wire.request_name(request.identity) if method in _WAITING else None
         watch = None if name is None else asyncio.create_task(self._heed(visit, name, work))
         try:
-            await _respond(work, visit.outgoing, gone, send, may_stream=request.may_stream)
+            await respond(work, visit.outgoing, gone, send, may_stream=request.may_stream)
         finally:
             for task in (gone, work, watch):
                 if task is not None:
                     task.cancel()
             await asyncio.wait({task for task in (gone, work, watch) if task is not None})
 
-    async def _serve(self, request: _Request, method: str, visit: Visit) -> Mapping[str, Any]:
+    async def _serve(self, request: _Request, method: str, visit: Visit) -> Answer:
         """Run a request through the SDK's kernel."""
         exchange, connection = _exchange(request, visit), _connection(visit.session)
         try:
             if not method:
-                return error_message(request.identity, _METHOD_NOT_FOUND)
+                return Answer(error_message(request.identity, _METHOD_NOT_FOUND))
             result = await serve_one(
                 self._server, exchange, method, request.params, connection=connection, lifespan_state={}
             )
         except Exception as error:
-            return error_message(request.identity, modern_error_data(error))
-        return {"jsonrpc": "2.0", "id": request.identity, "result": result}
+            return Answer(error_message(request.identity, modern_error_data(error)))
+        return Answer({"jsonrpc": "2.0", "id": request.identity, "result": result})
 
     async def _heed(self, visit: Visit, name: JsonText, work: asyncio.Task[Any]) -> None:
         """Stop the work when its client cancels it, through whichever front end."""
@@ -312,7 +302,7 @@ class LegacyFront:
         self._may_end(work)
         gone = asyncio.create_task(hang_up(receive))
         try:
-            await _stream(work, outgoing, gone, send)
+            await stream(work, outgoing, gone, send)
         finally:
             work.cancel()
             gone.cancel()
@@ -325,59 +315,6 @@ async def _follow(following: Following) -> None:
         await following.run()
     except StoreUnavailable as error:
         logger.warning("A session's stream ends: %s", error)
-
-
-async def _respond(
-    work: asyncio.Task[Mapping[str, Any]],
-    outgoing: Outgoing,
-    gone: asyncio.Task[None],
-    send: Send,
-    *,
-    may_stream: bool,
-) -> None:
-    """Answer as soon as it is known how: with JSON, or with a stream. Nothing, if the client has gone."""
-    filled = asyncio.create_task(outgoing.filled())
-    try:
-        waits = {work, gone, filled} if may_stream else {work, gone}
-        limit = DEFERRAL_SECONDS if may_stream else None
-        await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        filled.cancel()
-    if gone.done():
-        return
-    message = _outcome(work) if work.done() else None
-    if message is None or (outgoing and may_stream):
-        await _stream(work, outgoing, gone, send)
-    else:
-        await send_whole(send, 200, pydantic_core.to_json(message), (JSON,))
-
-
-async def _stream(work: asyncio.Task[Any], outgoing: Outgoing, gone: asyncio.Task[None], send: Send) -> None:
-    """A stream of what goes out, and of the answer, if there is one; with signs of life in between."""
-    await begin_stream(send)
-    await send_part(send, PING)
-    while not gone.done():
-        for message in outgoing.take():
-            await send_part(send, event(message))
-        if work.done() and not outgoing:
-            answer = _outcome(work)
-            await end_stream(send, b"" if answer is None else event(answer))
-            return
-        filled = asyncio.create_task(outgoing.filled())
-        done, _ = await asyncio.wait(
-            {work, gone, filled}, timeout=DEFERRAL_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        filled.cancel()
-        if not done:
-            await send_part(send, PING)
-
-
-def _outcome(work: asyncio.Task[Any]) -> Mapping[str, Any] | None:
-    """The answer; None if there is none, because the client has cancelled, or the server stops."""
-    if work.cancelled():
-        return None
-    answer: Mapping[str, Any] | None = work.result()
-    return answer
 
 
 def _exchange(request: _Request, visit: Visit | None) -> Exchange:

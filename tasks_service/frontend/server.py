@@ -18,11 +18,12 @@ from mcp_types import CallToolRequestParams, PaginatedRequestParams, RequestPara
 from ..domain.errors import InvalidArguments, TasksServiceError
 from ..domain.task import Owner, Task
 from ..tool import ToolRegistry
-from .calls import Caller, InputRequired, InvalidRequest
+from .calls import InputRequired, InvalidRequest
 from .handlers import Handlers
+from .http import Inquiry
 from .wire import v2026_07_28 as wire
 
-Context = ServerRequestContext[dict[str, Any], Caller]
+Context = ServerRequestContext[dict[str, Any], Inquiry]
 Result = dict[str, Any]
 Params = TypeVar("Params", bound=RequestParams)
 Handler = Callable[[Context, Params], Awaitable[Result]]
@@ -101,7 +102,7 @@ class _Methods:
 def _owner(context: Context) -> Owner:
     if context.request is None:
         raise RuntimeError("the transport did not say who calls")
-    return context.request.owner
+    return context.request.caller.owner
 
 
 def _refusing(handler: Handler[Params]) -> Handler[Params]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks_service.domain.task import Failure, FailureKind, Progress
-from tasks_service.frontend import legacy
+from tasks_service.frontend import responding
 from tasks_service.tool import ToolRegistry
 
 from .sessions import SessionClient, Stream, is_answer, is_request
@@ -110,7 +110,7 @@ def hidden_or_ended(worker: Worker) -> str:
 def test_a_long_call_is_kept_alive(
     session: SessionClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(legacy, "DEFERRAL_SECONDS", 0.05)
+    monkeypatch.setattr(responding, "DEFERRAL_SECONDS", 0.05)
     stream = session.open("tools/call", GREET)
     task_id = hidden_task(worker)
     time.sleep(0.3)

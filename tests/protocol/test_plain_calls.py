@@ -13,7 +13,7 @@ import pytest
 
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.task import Task
-from tasks_service.frontend import http
+from tasks_service.frontend import responding
 from tasks_service.questions import Form
 from tasks_service.tool import ToolRegistry
 
@@ -259,7 +259,7 @@ def test_a_hundred_calls_wait_at_once_on_few_connections(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers become event streams after a moment."""
-    monkeypatch.setattr(http, "DEFERRAL_SECONDS", 0.05)
+    monkeypatch.setattr(responding, "DEFERRAL_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
