@@ -7,6 +7,7 @@ can be stored, and written out again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,9 @@ from ..settings import Settings
 
 BODY_BYTES = 2 * MIB
 """Largest request body: the largest arguments, and room for the rest."""
+
+BODY_SECONDS = 30.0
+"""How long a client may take to send the body of a request."""
 
 ENVELOPE_DEPTH = 4
 """How deep in a message the values are whose own depth is limited."""
@@ -116,9 +120,18 @@ async def read_body(receive: Receive, headers: Mapping[str, str]) -> bytes:
     """The body of a request, up to `BODY_BYTES`.
 
     Raises:
-        Rejection: 413, as soon as it is known to be larger.
+        Rejection: 413, as soon as it is known to be larger; 408 if it is not there within `BODY_SECONDS`.
         Disconnected: The client went away while it sent.
     """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _whole_body(receive, headers)
+    except TimeoutError:
+        message = f"The request body did not arrive within {BODY_SECONDS:g} s"
+        raise Rejection(408, INVALID_REQUEST, message, headers=((b"connection", b"close"),)) from None
+
+
+async def _whole_body(receive: Receive, headers: Mapping[str, str]) -> bytes:
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > BODY_BYTES:
         raise _too_large()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 
 from tasks_service.domain.limits import MIB
+from tasks_service.frontend import ingress
 from tasks_service.tool import ToolRegistry
 
+from .sessions import SessionClient
 from .support import TASK_METHODS, WITHOUT_TASKS, WireClient, Worker, serving, settings
 
 ALICE, BOB = "0123456789abcdef", "fedcba9876543210"
@@ -106,6 +110,30 @@ def test_the_limit_holds_for_bodies_of_undeclared_length(client: WireClient) -> 
     reply = client.post(chunks, client.headers("tools/call", {}))
 
     assert reply.status == 413
+
+
+@pytest.mark.parametrize("version", ["2026-07-28", "2025-11-25"])
+def test_half_a_request_is_refused_in_time_and_disturbs_nobody(
+    client: WireClient, port: int, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingress, "BODY_SECONDS", 0.5)
+    head = (
+        f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
+        f"accept: application/json, text/event-stream\r\nmcp-protocol-version: {version}\r\n"
+        'content-length: 1000\r\n\r\n{"jsonrpc": '
+    )
+    with ExitStack() as stack:
+        halves = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(20)]
+        for half in halves:
+            half.sendall(head.encode())
+
+        assert client.request("tools/list").status == 200
+        for half in halves:
+            answer = http.client.HTTPResponse(half)
+            answer.begin()
+            assert answer.status == 408
+            assert "did not arrive" in json.loads(answer.read())["error"]["message"]
+    assert client.request("tools/list").status == 200
 
 
 # --- tools and tasks that are not there ---
@@ -215,6 +243,42 @@ def test_odd_capabilities_are_no_reason_to_fail(client: WireClient, capabilities
 
 def test_deep_metadata_is_refused(client: WireClient) -> None:
     assert client.call("greet", {"name": "A"}, meta={"x": deep(100)}).error["code"] == -32600
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("tools/call", {"name": "echo", "arguments": {"value": deep(900)}}),
+        ("tools/call", {"name": "greet", "arguments": {"name": "A"}, "inputResponses": {"a": deep(900)}}),
+        ("tasks/update", {"taskId": "t", "inputResponses": {"a": deep(900)}}),
+        ("nothing/known", {"x": deep(900)}),
+    ],
+)
+def test_a_message_900_levels_deep_is_refused_in_both_eras(
+    client: WireClient, session: SessionClient, method: str, params: dict[str, Any]
+) -> None:
+    for reply in (
+        client.request(method, params),
+        session.post({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}),
+        session.post({"jsonrpc": "2.0", "id": "x", "result": deep(900)}),
+    ):
+        assert reply.status == 400
+        assert reply.error["code"] in (-32600, -32700)
+
+    assert client.request("tools/list").status == 200
+    assert session.result("ping") == {}
+
+
+def test_ten_megabytes_are_refused_in_a_session_and_other_clients_go_on(
+    client: WireClient, session: SessionClient
+) -> None:
+    params = {"name": "echo", "arguments": {"value": {"a": "x" * (10 * MIB)}}}
+
+    reply = session.post({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+
+    assert reply.status == 413
+    assert client.request("tools/list").status == 200
+    assert session.result("ping") == {}
 
 
 @pytest.mark.parametrize("key", ["", "x" * 200, 3, {}, "ü" * 65])
