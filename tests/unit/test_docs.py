@@ -85,3 +85,14 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
         linked = page if not path else (page.parent / path).resolve()
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    there = {
+        name
+        for file in ROOT.glob("tests/**/test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    for page in PAGES:
+        named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
+        assert named <= there, page.name
