@@ -45,7 +45,7 @@ from .audit import Violation, audit, told
 from .history import Asked, ClientLog, Outcome
 
 OWNER = Owner("alice")
-POLICY = Policy(lease_ms=150, max_attempts=2)
+POLICY = Policy(lease_ms=20, max_attempts=2)
 LIMITS = Limits(log_entries=4_096)
 """A log that is never cut is a witness of the whole life."""
 
@@ -58,6 +58,9 @@ CUT_SHARE = 0.12
 
 SENSE = 0.8
 """Share of times that a process does what makes sense after what it has just done; else, anything."""
+
+ABANDONED = 0.1
+"""Share of claims that their process forgets, so that only a reaper can bring the task back."""
 
 FOLLOWED_BY = {
     "Create": "claim",
@@ -102,11 +105,14 @@ class Wanderer:
 
     def _do(self, task_id: str) -> None:
         kind = self._random.choices(
-            ["create", "claim", "worker", "get", "answer", "cancel", "reap"], [2, 6, 12, 3, 3, 0.2, 1]
+            ["create", "claim", "worker", "get", "answer", "cancel", "reap"], [2, 6, 12, 3, 3, 1, 1]
         )[0]
         if self._follow is not None and self._random.random() < SENSE:
             kind, task_id = self._follow
         self._follow = None
+        if kind == "wait and reap":
+            time.sleep(POLICY.lease_ms / 1000)
+            kind = "reap"
         if kind == "get":
             self._ask(task_id, "get", "", lambda: self._store.get(OWNER, task_id).task)
         elif kind == "create":
@@ -145,7 +151,7 @@ class Wanderer:
             CompleteWithResult(lease_id=lease_id, result=ANSWER),
             fail,
         ]
-        return self._random.choices(events, [2, 2, 4, 5, 4, 8, 1, 0.5])[0]
+        return self._random.choices(events, [2, 2, 4, 5, 4, 8, 1, 1])[0]
 
     def _send(
         self, task_id: str, event: Event, action: Callable[[], Any], lease_id: str | None = None
@@ -165,7 +171,9 @@ class Wanderer:
                 continue
             except TasksServiceError:
                 outcome = Outcome.REFUSED
-        if outcome is Outcome.OK and kind in FOLLOWED_BY:
+        if outcome is Outcome.OK and kind == "Claim" and self._random.random() < ABANDONED:
+            self._follow = "wait and reap", task_id
+        elif outcome is Outcome.OK and kind in FOLLOWED_BY:
             self._follow = FOLLOWED_BY[kind], task_id
         self.log.append(
             Asked(

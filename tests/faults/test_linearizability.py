@@ -10,12 +10,13 @@ import pytest
 from tests.support import RedisServer
 
 from .audit import told
-from .history import Outcome
+from .history import MUST_LOG, Outcome
 from .linearizability import run
 
 OPERATIONS = int(os.environ.get("TASKS_TEST_OPERATIONS", "6000"))
 PROCESSES = int(os.environ.get("TASKS_TEST_PROCESSES", "3"))
 SEED = int(os.environ.get("TASKS_TEST_SEED", "0")) or secrets.randbelow(1_000_000) + 1
+EVERY_EVENT = MUST_LOG | {"AnswerInput", "Renew", "Note"}
 
 
 @pytest.mark.timeout(600)
@@ -26,12 +27,5 @@ def test_every_clients_story_agrees_with_the_transition_log(redis_server: RedisS
     assert ran.cuts >= OPERATIONS // 25
     assert all(asked.outcome is not Outcome.UNKNOWN for asked in ran.asked)
     happened = {asked.kind for asked in ran.asked if asked.outcome is Outcome.OK}
-    assert {
-        "CompleteWithResult",
-        "Release",
-        "RequestInput",
-        "AnswerInput",
-        "Cancel",
-        "Reap",
-        "Retry",
-    } <= happened
+    # Of the rarest, some twenty are acknowledged in the quick run: weights and ABANDONED see to it.
+    assert happened >= EVERY_EVENT, f"seed {SEED}: never acknowledged: {EVERY_EVENT - happened}"
