@@ -13,10 +13,12 @@ from .domain.errors import (
     ClientError,
     ConfigurationError,
     ProtocolError,
+    ResourceNotFound,
     TaskCancelled,
     ToolError,
     WorkerStopping,
 )
+from .library.function import RequestContext
 from .questions import Cancelled, Declined, Form, Link, Roots, Sampling
 from .retry import RetryPolicy
 from .service import TaskService
@@ -35,6 +37,8 @@ __all__ = [
     "Form",
     "Link",
     "ProtocolError",
+    "RequestContext",
+    "ResourceNotFound",
     "RetryPolicy",
     "Roots",
     "Sampling",

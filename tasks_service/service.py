@@ -1,4 +1,4 @@
-"""The author's door: a `TaskService` collects tools and hands out the Celery app and the ASGI app."""
+"""The author's door: a `TaskService` collects what it serves, and hands out the Celery and the ASGI app."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from .broker import add_queues, broker_url_of, create_app
 from .dispatch import Dispatcher
 from .domain.errors import ConfigurationError
 from .domain.task import DAY, MINUTE, Policy
+from .library import Library
+from .library.prompt import PromptOptions, build_prompt
+from .library.resource import ResourceOptions, build_resource
 from .questions import Form, Link, Question
 from .retry import RetryPolicy
 from .settings import Settings
@@ -80,7 +83,7 @@ class ToolOptions(TypedDict, total=False):
 
 
 class TaskService:
-    """A set of tools, served over MCP and run by Celery workers.
+    """A set of tools, served over MCP and run by Celery workers, and what goes with them.
 
     Making one needs no Redis and starts nothing: workers and front ends connect when they run.
 
@@ -94,6 +97,7 @@ class TaskService:
 
     Attributes:
         tools: The tools, by name.
+        library: Resources, prompts and completions.
         settings: Configuration.
     """
 
@@ -109,6 +113,7 @@ class TaskService:
         self.name, self.version, self.instructions = name, version, instructions
         self.settings = settings or Settings()
         self.tools = ToolRegistry()
+        self.library = Library()
         self._owns_app = celery is None
         self._celery = celery or self._own_app()
         self._engine = Engine(self._celery, self.settings)
@@ -164,6 +169,61 @@ class TaskService:
         tool = build_tool(original.run, **_fields(named, queue_of(self._celery, original)))
         self._add(replace(tool, fn=None, celery_name=celery_name))
 
+    def resource(self, uri: str, **options: Unpack[ResourceOptions]) -> Callable[[F], F]:
+        """Make a resource of the decorated function, or a template of resources.
+
+        The function returns text, bytes, a pydantic model or anything that JSON can carry. It runs in the
+        front end (sync functions in one of a few threads), so it should be quick; what is not is a tool.
+
+        Args:
+            uri: A URI, or an RFC 6570 template whose variables are the function's parameters.
+            options: See `ResourceOptions`.
+
+        Raises:
+            ConfigurationError: An option, the URI or the function's signature cannot work.
+        """
+
+        def decorate(function: F) -> F:
+            self.library.resources.add(build_resource(uri, function, **options))
+            return function
+
+        return decorate
+
+    def prompt(self, **options: Unpack[PromptOptions]) -> Callable[[F], F]:
+        """Make a prompt of the decorated function, whose parameters are its arguments.
+
+        The function returns text, content blocks or messages, alone or in a list. It runs in the front end.
+
+        Args:
+            options: See `PromptOptions`.
+
+        Raises:
+            ConfigurationError: An option, or the function's signature, cannot work.
+        """
+
+        def decorate(function: F) -> F:
+            self.library.prompts.add(build_prompt(function, **options))
+            return function
+
+        return decorate
+
+    def completion(self, reference: str, argument: str) -> Callable[[F], F]:
+        """Complete an argument by the decorated function, which takes what was typed and returns texts.
+
+        Args:
+            reference: The name of a prompt, or a resource template; registered before.
+            argument: Which of its arguments or variables.
+
+        Raises:
+            ConfigurationError: There is no such argument, or the function's signature cannot work.
+        """
+
+        def decorate(function: F) -> F:
+            self.library.completions.add(reference, argument, function)
+            return function
+
+        return decorate
+
     def asgi(self) -> FrontEnd:
         """The front end, as an ASGI application with its own lifespan."""
         from .frontend.app import create_app as create_front_end  # a worker needs none of it
@@ -173,6 +233,7 @@ class TaskService:
             version=self.version,
             instructions=self.instructions,
             tools=self.tools,
+            library=self.library,
             settings=self.settings,
             outbox=self.dispatcher,
         )

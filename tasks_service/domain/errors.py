@@ -58,11 +58,32 @@ class UnknownTool(TasksServiceError):
         self.name = name
 
 
-class InvalidArguments(TasksServiceError):
-    """Arguments do not match the tool's schema; nothing was recorded.
+class UnknownPrompt(TasksServiceError):
+    """No prompt of that name is registered."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Unknown prompt: {name}")
+        self.name = name
+
+
+class UnknownResource(TasksServiceError):
+    """There is no resource of that URI.
 
     Attributes:
-        tool: The tool's name.
+        uri: What was asked for.
+        reason: Why not, where there is more to say; or empty.
+    """
+
+    def __init__(self, uri: str, reason: str = "") -> None:
+        super().__init__(f"Resource not found: {reason or uri}")
+        self.uri, self.reason = uri, reason
+
+
+class InvalidArguments(TasksServiceError):
+    """Arguments do not match the schema of what they are for; nothing was recorded.
+
+    Attributes:
+        tool: The name of the tool, or of what else they are for.
         problems: One (field path, what is wrong) for each problem.
     """
 
@@ -176,7 +197,7 @@ class ToolError(Exception):
 
 
 class ProtocolError(Exception):
-    """Raised by a tool's author to fail the task with a JSON-RPC error of its own.
+    """Raised by an author to fail the task, or the request, with a JSON-RPC error of its own.
 
     Args:
         code: The JSON-RPC error code.
@@ -187,6 +208,18 @@ class ProtocolError(Exception):
     def __init__(self, code: int, message: str, data: Any = None) -> None:
         super().__init__(message)
         self.code, self.message, self.data = code, message, data
+
+
+class ResourceNotFound(Exception):
+    """Raised by an author's function that reads a resource: there is nothing under this URI.
+
+    Args:
+        reason: A sentence for the caller; may be empty.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class ClientCannot(Exception):

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..domain.errors import ConfigurationError, StoreUnavailable
+from ..library import Library
 from ..owner import load_secret
 from ..settings import Settings
 from ..store.base import AsyncTaskStore, Finding, Outbox, Severity
@@ -35,6 +36,7 @@ from .handshake import build_handshake_server
 from .http import McpEndpoint
 from .ingress import AddressGuard
 from .legacy import EraRouter, LegacyFront
+from .library import LibraryHandlers
 from .preflight import Preflight
 from .push import ChangeFeed, ChangeSource
 from .server import build_server
@@ -69,6 +71,7 @@ def create_app(
     tools: ToolRegistry,
     settings: Settings,
     outbox: Outbox,
+    library: Library | None = None,
     store: FrontEndStore | None = None,
 ) -> FrontEnd:
     """The front end; does no work and opens nothing until the server that runs it starts it.
@@ -80,6 +83,7 @@ def create_app(
         tools: What can be called, as registered when it starts.
         settings: Configuration.
         outbox: Makes the message of a task that is created.
+        library: What is offered beside the tools, as registered when it starts; None: nothing.
         store: Instead of the one that `settings.redis_url` names; it is the caller's to close.
 
     Returns:
@@ -92,6 +96,7 @@ def create_app(
         tools=tools,
         settings=settings,
         outbox=outbox,
+        library=library or Library(),
         store=store,
     )
 
@@ -122,10 +127,12 @@ class FrontEnd:
         tools: ToolRegistry,
         settings: Settings,
         outbox: Outbox,
+        library: Library,
         store: FrontEndStore | None,
     ) -> None:
         self._name, self._version, self._instructions = name, version, instructions
         self._tools, self._settings, self._outbox, self._given = tools, settings, outbox, store
+        self._library = library
         self._endpoint: ASGIApp = _not_started
         self._router: EraRouter | None = None
         self._readiness: Readiness | None = None
@@ -152,13 +159,16 @@ class FrontEnd:
             readiness = Readiness(store)
             await readiness.refuse_unworkable()
             feed = ChangeFeed(store)
-            self._endpoint = self._router = self._build(store, feed)
+            secret = load_secret(self._settings)
+            library = self._library_handlers(secret)
+            self._endpoint = self._router = self._build(store, feed, library, secret)
             self._readiness = readiness
             following = asyncio.create_task(feed.run(), name="change feed")
             try:
                 yield
             finally:
                 self._endpoint, self._router, self._readiness = _not_started, None, None
+                library.close()
                 following.cancel()
                 with suppress(asyncio.CancelledError):
                     await following
@@ -166,8 +176,15 @@ class FrontEnd:
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
 
-    def _build(self, store: FrontEndStore, feed: ChangeFeed) -> EraRouter:
-        settings, secret = self._settings, load_secret(self._settings)
+    def _library_handlers(self, secret: bytes) -> LibraryHandlers:
+        limits = self._settings.limits
+        preflight = Preflight(secret, limits=limits, purpose="preflight of a prompt")
+        return LibraryHandlers(self._library, preflight=preflight, limits=limits)
+
+    def _build(
+        self, store: FrontEndStore, feed: ChangeFeed, library: LibraryHandlers, secret: bytes
+    ) -> EraRouter:
+        settings = self._settings
         handlers = Handlers(
             tools=self._tools,
             store=store,
@@ -183,6 +200,7 @@ class FrontEnd:
             instructions=self._instructions,
             tools=self._tools,
             handlers=handlers,
+            library=library,
         )
         guard = AddressGuard(settings)
         admission = Admission(
@@ -204,6 +222,7 @@ class FrontEnd:
             instructions=self._instructions,
             tools=self._tools,
             handlers=handlers,
+            library=library,
             desk=desk,
             secret=secret,
             wait_limit=settings.wait_limit,

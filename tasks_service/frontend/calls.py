@@ -51,14 +51,33 @@ class ToolCall:
     ttl_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptCall:
+    """A request for a prompt's messages.
+
+    Attributes:
+        prompt: The name that was asked for.
+        arguments: As they came; nothing is checked yet.
+        capabilities: What the client declared it can be asked: see `ToolCall.capabilities`.
+        answers: See `ToolCall.answers`.
+        state: See `ToolCall.state`.
+    """
+
+    prompt: str
+    arguments: Mapping[str, str]
+    capabilities: JsonText = NO_TEXT
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    state: str | None = None
+
+
 def digest(text: str) -> str:
     """128 bits that stand for a text."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def request_digest(call: ToolCall) -> str:
+def request_digest(name: str, arguments: Mapping[str, Any]) -> str:
     """Equal for two calls that ask for the same: the order of arguments does not matter."""
-    return digest(json.dumps([call.tool, call.arguments], sort_keys=True, ensure_ascii=False))
+    return digest(json.dumps([name, arguments], sort_keys=True, ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,19 +106,19 @@ class HandleRequired(TasksServiceError):
 
 
 class CapabilityRequired(TasksServiceError):
-    """The tool asks something before its task exists that the client did not say it can be asked.
+    """A tool or prompt asks something before it runs that the client did not say it can be asked.
 
     Attributes:
-        tool: The tool's name.
-        needs: All that the tool asks for and the client lacks: `form`, `url`.
+        name: Of the tool or prompt.
+        needs: All that it asks for and the client lacks: `form`, `url`.
     """
 
-    def __init__(self, tool: str, needs: Sequence[str]) -> None:
+    def __init__(self, name: str, needs: Sequence[str]) -> None:
         super().__init__(
-            f"The tool '{tool}' asks before it starts, and the client did not declare that it can be asked "
+            f"'{name}' asks before it starts, and the client did not declare that it can be asked "
             f"for this: {', '.join(needs)}"
         )
-        self.tool, self.needs = tool, needs
+        self.name, self.needs = name, needs
 
 
 class StateRefused(TasksServiceError):
@@ -109,6 +128,19 @@ class StateRefused(TasksServiceError):
         super().__init__(
             "Invalid or expired requestState; make the call again without it, and be asked again"
         )
+
+
+class FunctionFailed(TasksServiceError):
+    """The function of a resource, prompt or completion has not come to a result; the log says why.
+
+    Attributes:
+        what: What was being done.
+        reason: What the caller may know of it.
+    """
+
+    def __init__(self, what: str, reason: str = "its function failed") -> None:
+        super().__init__(f"{what} failed: {reason}")
+        self.what, self.reason = what, reason
 
 
 class CallCancelled(TasksServiceError):

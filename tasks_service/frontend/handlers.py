@@ -209,7 +209,7 @@ class Handlers:
             trace=call.trace,
             visible=visible,
             idempotency=digest(name) if name else "",
-            request_digest=request_digest(call) if name else "",
+            request_digest=request_digest(call.tool, call.arguments) if name else "",
             journal=asked.journal,
         )
 

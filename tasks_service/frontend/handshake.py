@@ -18,7 +18,14 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolRequestParams, PaginatedRequestParams, RequestParams, SetLevelRequestParams
+from mcp_types import (
+    CallToolRequestParams,
+    GetPromptRequestParams,
+    GetPromptResult,
+    PaginatedRequestParams,
+    RequestParams,
+    SetLevelRequestParams,
+)
 from mcp_types.jsonrpc import INVALID_PARAMS
 
 from ..domain.errors import InvalidArguments, InvalidTransition, StoreUnavailable, TasksServiceError
@@ -33,11 +40,13 @@ from .calls import (
     CapabilityRequired,
     InputRequired,
     InvalidRequest,
+    PromptCall,
     QuestionWithoutHandle,
     ToolCall,
 )
 from .handlers import Handlers
 from .interview import Interview
+from .library import LibraryHandlers, add_methods
 from .streams import Outgoing
 from .wire import v2025_11_25 as wire
 
@@ -67,7 +76,7 @@ class Visit:
 Context = ServerRequestContext[dict[str, Any], Visit]
 Result = dict[str, Any]
 Params = TypeVar("Params", bound=RequestParams)
-Handler = Callable[[Context, Params], Awaitable[Result]]
+Handler = Callable[[Context, Params], Awaitable[Result | GetPromptResult]]
 
 
 def build_handshake_server(
@@ -77,6 +86,7 @@ def build_handshake_server(
     instructions: str | None,
     tools: ToolRegistry,
     handlers: Handlers,
+    library: LibraryHandlers,
     desk: Desk,
     secret: bytes,
     wait_limit: float,
@@ -89,6 +99,7 @@ def build_handshake_server(
         instructions: For the model.
         tools: Listed as they are now.
         handlers: Make the record of a call.
+        library: What the methods do that are not about tools.
         desk: What waiting for a task needs.
         secret: The deployment's; cursors are sealed under a key made from it.
         wait_limit: Seconds that a call without a task may wait.
@@ -106,6 +117,8 @@ def build_handshake_server(
     add(wire.TASKS_RESULT, RequestParams, _refusing(tasks.result))
     add(wire.TASKS_LIST, PaginatedRequestParams, _refusing(tasks.list))
     add(wire.TASKS_CANCEL, RequestParams, _refusing(tasks.cancel))
+    get_prompt = _Prompts(library, desk).get
+    add_methods(server, library, owner=_owner, get_prompt=get_prompt, refusing=_refusing)
     add(wire.SET_LEVEL, SetLevelRequestParams, _set_level)
     return server
 
@@ -224,6 +237,30 @@ class _Tasks:
         return self._results.task(task)
 
 
+class _Prompts:
+    """`prompts/get`."""
+
+    def __init__(self, library: LibraryHandlers, desk: Desk) -> None:
+        self._library, self._desk = library, desk
+
+    async def get(self, context: Context, params: GetPromptRequestParams) -> GetPromptResult:
+        """The messages, once the client has answered what is asked before."""
+        visit = _visit(context)
+        session = visit.session
+        call = PromptCall(
+            prompt=params.name, arguments=params.arguments or {}, capabilities=session.capabilities
+        )
+        interview = Interview(self._desk, session, visit.outgoing)
+        for _ in range(MOST_REFUSALS):
+            outcome = await self._library.prompt(session.owner, call)
+            if not isinstance(outcome, InputRequired):
+                return outcome
+            if not visit.can_be_asked:
+                break
+            call = replace(call, answers=await interview.ask(outcome.questions), state=outcome.state)
+        raise QuestionWithoutHandle
+
+
 class _Cursors:
     """Positions in an owner's list of tasks, which nobody else can use and nobody can read or change."""
 
@@ -262,7 +299,7 @@ def _refusing(handler: Handler[Params]) -> Handler[Params]:
     """Let a handler's refusals reach the caller as errors of the protocol."""
 
     @wraps(handler)
-    async def handle(context: Context, params: Params) -> Result:
+    async def handle(context: Context, params: Params) -> Result | GetPromptResult:
         try:
             return await handler(context, params)
         except TasksServiceError as error:

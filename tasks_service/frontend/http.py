@@ -5,7 +5,7 @@ There is no session and no handshake: each request carries its version and its c
 (`serve_one`); the SDK's transport serves the same, at twice the cost for a poll, with a parser that is less
 strict.
 
-`tools/call` may take long, so it alone is watched: when the client hangs up the call is cancelled
+What runs an author's code may take long, so it is watched: when the client hangs up the call is cancelled
 (docs/protocol.md, "a client that hangs up"), and its answer may become a stream of events (see `responding`).
 """
 
@@ -39,7 +39,7 @@ from .wire import v2026_07_28 as wire
 
 logger = logging.getLogger(__name__)
 
-_WATCHED: Final = frozenset({wire.TOOLS_CALL})
+_WATCHED: Final = frozenset({wire.TOOLS_CALL, wire.RESOURCES_READ, wire.PROMPTS_GET, wire.COMPLETE})
 """Methods that may take long, or send before they answer."""
 
 

@@ -52,7 +52,9 @@ SESSION_HEADER: Final = "mcp-session-id"
 SESSION_BYTES: Final = 24
 """Random bytes in a session's id: 192 bits."""
 
-_WAITING: Final = frozenset({wire.TOOLS_CALL, wire.CREATE_TASK, wire.TASKS_RESULT})
+_WAITING: Final = frozenset(
+    {wire.TOOLS_CALL, wire.CREATE_TASK, wire.TASKS_RESULT, wire.RESOURCES_READ, wire.PROMPTS_GET}
+)
 
 
 @dataclass(frozen=True, slots=True)

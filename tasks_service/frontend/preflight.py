@@ -1,4 +1,4 @@
-"""What a tool wants to know before its task exists.
+"""What a tool wants to know before its task exists, and a prompt before it is written.
 
 The questions that an author declared with `ask=` are put to the client in rounds: a call without all answers
 is answered with what is still asked, and the client makes the call again, with answers. Nothing is recorded
@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 
@@ -26,8 +26,7 @@ from ..domain.errors import AnswerRefused, LimitExceeded, NotJson
 from ..domain.limits import Limits, check_size, cut
 from ..domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
 from ..questions import Question, check_answer, question_digest
-from ..tool import Tool
-from .calls import CapabilityRequired, InputRequired, StateRefused, ToolCall, request_digest
+from .calls import CapabilityRequired, InputRequired, StateRefused, request_digest
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,33 @@ STATE_SECONDS = 3600
 PROBLEM_BYTES = 512
 """Longest reason for which a question is asked again."""
 
-_PURPOSE = "preflight"
+
+class Asking(Protocol):
+    """A tool or a prompt: what declares questions."""
+
+    @property
+    def name(self) -> str:
+        """Of its kind, the only one of that name."""
+
+    @property
+    def ask(self) -> Mapping[str, Question]:
+        """The questions, by name."""
+
+
+class Round(Protocol):
+    """A call of it, with what has come of earlier rounds: see `ToolCall`."""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Of the call."""
+
+    @property
+    def answers(self) -> Mapping[str, Any]:
+        """To what was asked."""
+
+    @property
+    def state(self) -> str | None:
+        """What came with the questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,39 +100,41 @@ class _Rounds:
 
 
 class Preflight:
-    """Asks what tools declare.
+    """Asks what tools, or what prompts, declare.
 
     Args:
         secret: The deployment's; states are sealed under a key made from it.
         limits: How large answers may be.
+        purpose: Keeps apart the states of tools and prompts, which may have the same names.
     """
 
-    def __init__(self, secret: bytes, *, limits: Limits) -> None:
+    def __init__(self, secret: bytes, *, limits: Limits, purpose: str = "preflight") -> None:
         key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-preflight").digest()
         self._codec = AESGCMRequestStateCodec([key])
-        self._limits = limits
+        self._limits, self._purpose = limits, purpose
         self._declared: dict[str, dict[str, _Declared]] = {}
 
-    def require(self, tool: Tool, capabilities: JsonText) -> None:
-        """Refuse a client that cannot be asked what a tool asks.
+    def require(self, asking: Asking, capabilities: JsonText) -> None:
+        """Refuse a client that cannot be asked what a tool or prompt asks.
 
         Raises:
             CapabilityRequired: It names all that is missing.
         """
         declared = json.loads(capabilities or "[]")
-        needs = {question.needs: None for question in tool.ask.values()}
+        needs = {question.needs: None for question in asking.ask.values()}
         if missing := [need for need in needs if need not in declared]:
-            raise CapabilityRequired(tool.name, missing)
+            raise CapabilityRequired(asking.name, missing)
 
-    def next_round(self, owner: Owner, tool: Tool, call: ToolCall) -> Answered | InputRequired:
+    def next_round(self, owner: Owner, asking: Asking, call: Round) -> Answered | InputRequired:
         """Take the answers of this round; ask for those that are missing or do not fit.
 
         Raises:
             StateRefused: The state was changed, has expired, or is not of this caller and call.
             LimitExceeded: The answers are too large together.
         """
-        declared = self._questions(tool)
-        rounds = self._opened(owner, call, declared)
+        declared = self._questions(asking)
+        binding = self._binding(owner, asking, call)
+        rounds = self._opened(binding, call, declared)
         for key, asked in declared.items():
             if key in call.answers and key not in rounds.answers:
                 _take(key, asked, call.answers[key], rounds)
@@ -117,32 +144,36 @@ class Preflight:
             questions = {
                 key: asked_again(declared[key].recorded, rounds.problems.get(key)) for key in missing
             }
-            return InputRequired(questions=questions, state=self._sealed(owner, call, rounds))
+            return InputRequired(questions=questions, state=self._sealed(binding, rounds))
         journal = tuple(rounds.answers[key] for key in declared)
-        return Answered(journal, "" if call.state is None else f"{_PURPOSE} {rounds.conversation}")
+        return Answered(journal, "" if call.state is None else f"{self._purpose} {rounds.conversation}")
 
-    def _questions(self, tool: Tool) -> Mapping[str, _Declared]:
-        if tool.name not in self._declared:
-            self._declared[tool.name] = {key: _declared(asked) for key, asked in tool.ask.items()}
-        return self._declared[tool.name]
+    def _questions(self, asking: Asking) -> Mapping[str, _Declared]:
+        if asking.name not in self._declared:
+            self._declared[asking.name] = {key: _declared(asked) for key, asked in asking.ask.items()}
+        return self._declared[asking.name]
 
-    def _sealed(self, owner: Owner, call: ToolCall, rounds: _Rounds) -> str:
+    def _binding(self, owner: Owner, asking: Asking, call: Round) -> list[str]:
+        """For what a state is good: this purpose, this owner, this tool or prompt with these arguments."""
+        return [self._purpose, owner, asking.name, request_digest(asking.name, call.arguments)]
+
+    def _sealed(self, binding: list[str], rounds: _Rounds) -> str:
         state = {
-            "binding": _binding(owner, call),
+            "binding": binding,
             "until": time.time() + STATE_SECONDS,
             "conversation": rounds.conversation,
             "answers": {key: [entry.digest, entry.value] for key, entry in rounds.answers.items()},
         }
         return self._codec.seal(json.dumps(state, separators=(",", ":")).encode())
 
-    def _opened(self, owner: Owner, call: ToolCall, declared: Mapping[str, _Declared]) -> _Rounds:
+    def _opened(self, binding: list[str], call: Round, declared: Mapping[str, _Declared]) -> _Rounds:
         if call.state is None:
             return _Rounds(new_token())
         try:
             state = json.loads(self._codec.unseal(call.state))
         except InvalidRequestState as error:
             raise _refused(str(error)) from error
-        if state["binding"] != _binding(owner, call):
+        if state["binding"] != binding:
             raise _refused("it was made for another caller or call")
         if time.time() >= state["until"]:
             raise _refused("it has expired")
@@ -179,11 +210,6 @@ def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str
 
 def _entry(key: str, digest: str, value: JsonText) -> JournalEntry:
     return JournalEntry(kind=EntryKind.ANSWER, name=key, digest=digest, value=value)
-
-
-def _binding(owner: Owner, call: ToolCall) -> list[str]:
-    """For what a state is good: this purpose, this owner, this tool with these arguments."""
-    return [_PURPOSE, owner, call.tool, request_digest(call)]
 
 
 def _refused(reason: str) -> StateRefused:

@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp_types import CallToolRequestParams, PaginatedRequestParams, RequestParams
+from mcp_types import (
+    CallToolRequestParams,
+    GetPromptRequestParams,
+    GetPromptResult,
+    PaginatedRequestParams,
+    RequestParams,
+)
 
 from ..domain.errors import InvalidArguments, TasksServiceError
 from ..domain.task import Owner, Task
@@ -21,16 +27,25 @@ from ..tool import ToolRegistry
 from .calls import InputRequired, InvalidRequest
 from .handlers import Handlers
 from .http import Inquiry
+from .library import LibraryHandlers, add_methods
 from .wire import v2026_07_28 as wire
 
 Context = ServerRequestContext[dict[str, Any], Inquiry]
 Result = dict[str, Any]
 Params = TypeVar("Params", bound=RequestParams)
-Handler = Callable[[Context, Params], Awaitable[Result]]
+Handler = Callable[[Context, Params], Awaitable[Result | GetPromptResult]]
+
+_HINT = CacheHint(ttl_ms=wire.LIST_TTL_MS, scope="public")
 
 
 def build_server(
-    *, name: str, version: str, instructions: str | None, tools: ToolRegistry, handlers: Handlers
+    *,
+    name: str,
+    version: str,
+    instructions: str | None,
+    tools: ToolRegistry,
+    handlers: Handlers,
+    library: LibraryHandlers,
 ) -> Server[dict[str, Any]]:
     """The server that answers every revision that this service speaks.
 
@@ -40,30 +55,37 @@ def build_server(
         instructions: For the model.
         tools: Listed as they are now.
         handlers: What the methods do.
+        library: What those do that are not about tools.
     """
     server: Server[dict[str, Any]] = Server(
         name,
         version=version,
         instructions=instructions,
-        cache_hints={wire.DISCOVER: CacheHint(ttl_ms=wire.LIST_TTL_MS, scope="public")},
+        cache_hints={
+            wire.DISCOVER: _HINT,
+            wire.RESOURCES_LIST: _HINT,
+            wire.TEMPLATES_LIST: _HINT,
+            wire.PROMPTS_LIST: _HINT,
+        },
     )
     # The SDK traces every request by default, which costs a fifth of a poll even without an exporter.
     server.middleware.clear()
     server.extensions[wire.TASKS_EXTENSION] = {}
-    methods = _Methods(handlers, wire.Results(tools))
+    methods = _Methods(handlers, library, wire.Results(tools))
     server.add_request_handler(wire.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
     server.add_request_handler(wire.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
     server.add_request_handler(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
     server.add_request_handler(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))
     server.add_request_handler(wire.TASKS_CANCEL, RequestParams, _refusing(methods.cancel_task))
+    add_methods(server, library, owner=_owner, get_prompt=methods.get_prompt, refusing=_refusing)
     return server
 
 
 class _Methods:
     """One method each: parse, act, render."""
 
-    def __init__(self, handlers: Handlers, results: wire.Results) -> None:
-        self._handlers = handlers
+    def __init__(self, handlers: Handlers, library: LibraryHandlers, results: wire.Results) -> None:
+        self._handlers, self._library = handlers, library
         self._results = results
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
@@ -82,6 +104,11 @@ class _Methods:
         if isinstance(outcome, Task):
             return self._results.handle(outcome)
         return self._results.call(outcome)
+
+    async def get_prompt(self, context: Context, params: GetPromptRequestParams) -> Result | GetPromptResult:
+        call = wire.prompt_call(params.name, params.arguments, context.params)
+        outcome = await self._library.prompt(_owner(context), call)
+        return self._results.questions(outcome) if isinstance(outcome, InputRequired) else outcome
 
     async def get_task(self, context: Context, params: RequestParams) -> Result:
         wire.require_tasks(context.params)
@@ -109,7 +136,7 @@ def _refusing(handler: Handler[Params]) -> Handler[Params]:
     """Let a handler's refusals reach the caller as errors of the protocol."""
 
     @wraps(handler)
-    async def handle(context: Context, params: Params) -> Result:
+    async def handle(context: Context, params: Params) -> Result | GetPromptResult:
         try:
             return await handler(context, params)
         except TasksServiceError as error:

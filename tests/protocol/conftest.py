@@ -11,6 +11,7 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
 from tasks_service.domain.errors import ProtocolError
+from tasks_service.library import Library
 from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
 
 from .sessions import SessionClient
@@ -95,9 +96,15 @@ def tools() -> ToolRegistry:
 
 
 @pytest.fixture
-def port(redis_url: str, tools: ToolRegistry, tmp_path: Path) -> Iterator[int]:
+def library() -> Library:
+    """What is offered beside the tools: nothing, unless a test says otherwise."""
+    return Library()
+
+
+@pytest.fixture
+def port(redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path) -> Iterator[int]:
     """The port of a front end in single-user mode."""
-    with serving(tools, settings(redis_url, tmp_path)) as port:
+    with serving(tools, settings(redis_url, tmp_path), library) as port:
         yield port
 
 
@@ -131,10 +138,10 @@ def busy_worker(worker: Worker) -> Worker:
 
 
 @pytest.fixture
-def ports(redis_url: str, tools: ToolRegistry, tmp_path: Path) -> Iterator[list[int]]:
+def ports(redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path) -> Iterator[list[int]]:
     """Two front ends that share nothing but Redis and the secret."""
     configuration = settings(redis_url, tmp_path)
-    with serving(tools, configuration) as first, serving(tools, configuration) as second:
+    with serving(tools, configuration, library) as first, serving(tools, configuration, library) as second:
         yield [first, second]
 
 

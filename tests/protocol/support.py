@@ -20,6 +20,7 @@ from tasks_service.domain.events import Claim, CompleteWithResult, FailWithError
 from tasks_service.domain.events import Question as OpenQuestion
 from tasks_service.domain.task import Failure, FailureKind, Task, new_token
 from tasks_service.frontend.app import create_app
+from tasks_service.library import Library
 from tasks_service.questions import Question, question_digest, question_text
 from tasks_service.settings import Settings
 from tasks_service.store.base import NoOutbox
@@ -31,7 +32,14 @@ TASKS = "io.modelcontextprotocol/tasks"
 WITH_TASKS: dict[str, Any] = {"extensions": {TASKS: {}}}
 WITHOUT_TASKS: dict[str, Any] = {}
 TASK_METHODS = ("tasks/get", "tasks/update", "tasks/cancel")
-NAMED = {"tools/call": "name", "tasks/get": "taskId", "tasks/update": "taskId", "tasks/cancel": "taskId"}
+NAMED = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "tasks/get": "taskId",
+    "tasks/update": "taskId",
+    "tasks/cancel": "taskId",
+}
 
 
 def registry(*tools: Tool | Callable[..., Any]) -> ToolRegistry:
@@ -54,7 +62,7 @@ def asked(question: Question) -> OpenQuestion:
 
 
 @contextmanager
-def serving(tools: ToolRegistry, configuration: Settings) -> Iterator[int]:
+def serving(tools: ToolRegistry, configuration: Settings, library: Library | None = None) -> Iterator[int]:
     """Serve the front end on a free port of this machine, in a thread; yields the port."""
     app = create_app(
         name="Test service",
@@ -63,6 +71,7 @@ def serving(tools: ToolRegistry, configuration: Settings) -> Iterator[int]:
         tools=tools,
         settings=configuration,
         outbox=NoOutbox(),
+        library=library,
     )
     config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)
     server = uvicorn.Server(config)

@@ -14,7 +14,7 @@ import pydantic_core
 from mcp.shared.exceptions import MCPError
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
-from ...domain.errors import InvalidArguments, TasksServiceError
+from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, cut, to_json
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.base import TaskView
@@ -36,6 +36,8 @@ INITIALIZE: Final = "initialize"
 SET_LEVEL: Final = "logging/setLevel"
 TOOLS_LIST: Final = "tools/list"
 TOOLS_CALL: Final = "tools/call"
+RESOURCES_READ: Final = later.RESOURCES_READ
+PROMPTS_GET: Final = later.PROMPTS_GET
 TASKS_GET: Final = "tasks/get"
 TASKS_RESULT: Final = "tasks/result"
 TASKS_LIST: Final = "tasks/list"
@@ -48,6 +50,9 @@ protocol has a space in its name."""
 
 RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
 IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
+
+RESOURCE_NOT_FOUND: Final = -32002
+"""The code of an unknown resource (2025-11-25, resources, error handling); the later revision retired it."""
 
 REQUEST_CANCELLED: Final = -32800
 """The code of a call, or of a `tasks/result`, whose task was cancelled."""
@@ -367,7 +372,9 @@ def refusal(error: TasksServiceError) -> MCPError:
             )
             return MCPError(INTERNAL_ERROR, message)
         case QuestionWithoutHandle():
-            message = "The tool asks something, and the client did not answer, or takes no text/event-stream"
+            message = "Something is asked first, and the client did not answer, or takes no text/event-stream"
             return MCPError(INTERNAL_ERROR, message)
+        case UnknownResource():
+            return later.resource_missing(error, RESOURCE_NOT_FOUND)
         case _:
             return later.refusal(error)

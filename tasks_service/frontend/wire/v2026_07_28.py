@@ -28,6 +28,8 @@ from ...domain.errors import (
     StoreUnavailable,
     TaskNotFound,
     TasksServiceError,
+    UnknownPrompt,
+    UnknownResource,
     UnknownTool,
 )
 from ...domain.limits import KIB, cut, to_json
@@ -38,9 +40,11 @@ from ..calls import (
     CallCancelled,
     CallTooLong,
     CapabilityRequired,
+    FunctionFailed,
     HandleRequired,
     InputRequired,
     InvalidRequest,
+    PromptCall,
     QuestionWithoutHandle,
     StateRefused,
     ToolCall,
@@ -64,6 +68,12 @@ TOOLS_CALL: Final = "tools/call"
 TASKS_GET: Final = "tasks/get"
 TASKS_UPDATE: Final = "tasks/update"
 TASKS_CANCEL: Final = "tasks/cancel"
+RESOURCES_LIST: Final = "resources/list"
+TEMPLATES_LIST: Final = "resources/templates/list"
+RESOURCES_READ: Final = "resources/read"
+PROMPTS_LIST: Final = "prompts/list"
+PROMPTS_GET: Final = "prompts/get"
+COMPLETE: Final = "completion/complete"
 DISCOVER: Final = "server/discover"
 
 TASK_METHODS: Final = frozenset({TASKS_GET, TASKS_UPDATE, TASKS_CANCEL})
@@ -72,7 +82,7 @@ REQUEST_CANCELLED: Final = -32800
 """A plain call whose execution was cancelled by another hand."""
 
 LIST_TTL_MS: Final = 60_000
-"""How long a client may keep `tools/list` and `server/discover`; they change only with a deployment."""
+"""How long a client may keep the lists and `server/discover`; they change only with a deployment."""
 
 QUOTA_RETRY_MS: Final = 5_000
 """When a caller over its quota may try again."""
@@ -152,6 +162,23 @@ def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[st
         capabilities=_askable(capabilities),
         trace=_trace(meta.get("traceparent")),
         idempotency_key=_idempotency_key(meta.get(IDEMPOTENCY_META)),
+        answers=_responses(params) if "inputResponses" in (params or _EMPTY) else _EMPTY,
+        state=_state(params),
+    )
+
+
+def prompt_call(
+    name: str, arguments: Mapping[str, str] | None, params: Mapping[str, Any] | None
+) -> PromptCall:
+    """A `prompts/get` request as handlers take it.
+
+    Raises:
+        InvalidRequest: What should answer an `InputRequiredResult` has the wrong shape.
+    """
+    return PromptCall(
+        prompt=name,
+        arguments=arguments if arguments is not None else {},
+        capabilities=_askable(client_capabilities(params)),
         answers=_responses(params) if "inputResponses" in (params or _EMPTY) else _EMPTY,
         state=_state(params),
     )
@@ -412,6 +439,10 @@ def refusal(error: TasksServiceError) -> MCPError:
             return MCPError(INVALID_PARAMS, "Task not found")
         case UnknownTool():
             return MCPError(INVALID_PARAMS, f"Unknown tool: {cut(error.name, NAME_CHARACTERS)}")
+        case UnknownPrompt():
+            return MCPError(INVALID_PARAMS, f"Unknown prompt: {cut(error.name, NAME_CHARACTERS)}")
+        case UnknownResource():
+            return resource_missing(error, INVALID_PARAMS)
         case QuotaExceeded():
             return MCPError(
                 INTERNAL_ERROR,
@@ -428,11 +459,16 @@ def refusal(error: TasksServiceError) -> MCPError:
             return MCPError(INTERNAL_ERROR, message, {"retryAfterMs": error.retry_after_ms})
         case CallCancelled():
             return MCPError(REQUEST_CANCELLED, str(error))
-        case CallTooLong() | QuestionWithoutHandle():
+        case CallTooLong() | QuestionWithoutHandle() | FunctionFailed():
             return MCPError(INTERNAL_ERROR, str(error))
         case _:
             logger.error("A request failed", exc_info=error)
             return MCPError(INTERNAL_ERROR, "Internal server error")
+
+
+def resource_missing(error: UnknownResource, code: int) -> MCPError:
+    """There is no such resource; the revisions differ in the code."""
+    return MCPError(code, cut(str(error), PROBLEMS_BYTES), {"uri": error.uri})
 
 
 def _limit(error: LimitExceeded) -> dict[str, Any]:

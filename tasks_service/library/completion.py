@@ -1,0 +1,115 @@
+"""Completions: what a person may mean who has typed the beginning of an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from mcp_types import Completion
+
+from ..domain.errors import ConfigurationError, InvalidArguments, UnknownPrompt
+from .function import Function, build_function
+from .prompt import PromptRegistry
+from .resource import ResourceRegistry
+
+TIMEOUT = timedelta(seconds=10)
+"""How long a completion may take: somebody is typing."""
+
+MOST_VALUES = 100
+"""How many values the specification lets through (completion, "values")."""
+
+
+class Completions:
+    """Which function completes which argument of which prompt or template.
+
+    Args:
+        prompts: The prompts that there are.
+        resources: The templates that there are.
+    """
+
+    def __init__(self, prompts: PromptRegistry, resources: ResourceRegistry) -> None:
+        self._prompts, self._resources = prompts, resources
+        self._functions: dict[tuple[str, str], Function] = {}
+
+    def add(self, reference: str, argument: str, fn: Callable[..., Any]) -> None:
+        """Register a completion.
+
+        Args:
+            reference: The name of a prompt, or a template, registered before.
+            argument: Of its arguments or variables.
+            fn: Takes what was typed, a text; and a `RequestContext`, if it likes.
+
+        Raises:
+            ConfigurationError: There is no such thing to complete, it is taken, or the function cannot work.
+        """
+        what = f"Completion of {argument!r} of {reference!r}"
+        if (known := self._of_prompt(reference) or self._of_template(reference)) is None:
+            raise ConfigurationError(f"{what}: there is no such prompt or template; register that first")
+        if argument not in known:
+            raise ConfigurationError(f"{what}: it has no such argument, but {', '.join(sorted(known))}")
+        if (reference, argument) in self._functions:
+            raise ConfigurationError(f"{what}: there is one already")
+        function = build_function(what, fn, TIMEOUT)
+        if len(function.schema.get("properties", {})) != 1:
+            raise ConfigurationError(
+                f"{what}: its function takes one argument, the text that was typed, and a RequestContext "
+                "if it needs the other arguments"
+            )
+        self._functions[reference, argument] = function
+
+    def of_prompt(self, name: str, argument: str) -> Function | None:
+        """What completes an argument of a prompt; None if nothing does.
+
+        Raises:
+            UnknownPrompt: There is no such prompt.
+            InvalidArguments: It has no such argument.
+        """
+        known = {found.name for found in self._prompts.find(name).arguments}
+        return self._found(name, argument, known)
+
+    def of_template(self, uri: str, argument: str) -> Function | None:
+        """What completes a variable of a template; None if nothing does, or the URI is a single resource's.
+
+        Raises:
+            UnknownResource: There is no such template or resource.
+            InvalidArguments: The template has no such variable.
+        """
+        known = self._of_template(uri)
+        if known is None:
+            self._resources.find(uri)
+            return None
+        return self._found(uri, argument, known)
+
+    def _found(self, reference: str, argument: str, known: set[str]) -> Function | None:
+        if argument not in known:
+            raise InvalidArguments(reference, ((argument, "unknown argument"),))
+        return self._functions.get((reference, argument))
+
+    def _of_prompt(self, name: str) -> set[str] | None:
+        try:
+            return {argument.name for argument in self._prompts.find(name).arguments}
+        except UnknownPrompt:
+            return None
+
+    def _of_template(self, uri: str) -> set[str] | None:
+        template = self._resources.template(uri)
+        return None if template is None else set(template.template.variable_names)
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+
+def completion_of(value: Any) -> Completion:
+    """What a completion's function returned, as much of it as may be sent.
+
+    Raises:
+        TypeError: It is no list of texts and no `Completion`.
+    """
+    if isinstance(value, Completion):
+        cut = value.values[:MOST_VALUES]
+        more = True if len(cut) < len(value.values) else value.has_more
+        return Completion(values=cut, total=value.total, has_more=more)
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"a completion returns a list of texts, not {type(value).__name__}")
+    return Completion(values=list(value[:MOST_VALUES]), total=len(value), has_more=len(value) > MOST_VALUES)
