@@ -22,6 +22,7 @@ from .library.resource import ResourceOptions, build_resource
 from .questions import Form, Link, Question
 from .retry import RetryPolicy
 from .settings import Settings
+from .store.announcements import Listed, list_name, resource_name
 from .tool import DEFAULT_QUEUE, TaskSupport, Tool, ToolRegistry, build_tool
 from .worker.celery_tasks import register_tool
 from .worker.engine import Engine
@@ -223,6 +224,34 @@ class TaskService:
             return function
 
         return decorate
+
+    def announce(self, changed: Literal["tools", "prompts", "resources"]) -> None:
+        """Tell clients that what there is has changed, so that they read the list again.
+
+        To be called in any process of the deployment, a tool on a worker included; in a coroutine, through
+        `asyncio.to_thread`. It reaches the clients that listen now, in every front end, and nobody later.
+
+        Args:
+            changed: Which list.
+
+        Raises:
+            ConfigurationError: There is no such list, or it is not known where Redis is.
+            StoreUnavailable: Redis did not answer in time; it may have been announced.
+        """
+        try:
+            listed = Listed(changed)
+        except ValueError:
+            known = ", ".join(Listed)
+            raise ConfigurationError(f"announce({changed!r}): expected one of {known}") from None
+        self._engine.announce(list_name(listed))
+
+    def announce_resource(self, uri: str) -> None:
+        """Tell clients that have subscribed to a resource that it has changed; like `announce`.
+
+        Args:
+            uri: The resource's own URI, not a template.
+        """
+        self._engine.announce(resource_name(uri))
 
     def asgi(self) -> FrontEnd:
         """The front end, as an ASGI application with its own lifespan."""

@@ -7,14 +7,38 @@ cannot work is refused here, at start, with a sentence that says how to mend it.
 from __future__ import annotations
 
 import ipaddress
+import re
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .domain.limits import KIB, MIB, Limits
+
+
+class ApiKey(BaseModel):
+    """A key that proves who calls.
+
+    Attributes:
+        key: The secret, of at least 16 characters.
+        until: It is good until then; None: for ever.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: SecretStr
+    until: AwareDatetime | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: object) -> object:
+        return {"key": value} if isinstance(value, str | SecretStr) else value
+
+
+_EXPIRING_KEY = re.compile(r"(.+?):(\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?)")
 
 
 class Settings(BaseSettings):
@@ -30,8 +54,9 @@ class Settings(BaseSettings):
         secret: Keys the hash that owners are stored under. Unset: one is made in `data_dir`, mode 0600.
         host: Address that HTTP is served on.
         port: Port that HTTP is served on.
-        api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. Required unless `host`
-            is a loopback address.
+        api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until` is
+            good until then, a moment in UTC like 2027-01-31T12:00:00Z. Required unless `host` is a loopback
+            address.
         allowed_hosts: Host headers to accept beside the bound address; needed behind a proxy.
         tools_root: Directory that the shipped tools may read; nothing outside it is ever opened.
         reports_dir: Directory that the shipped `publish_report` writes into; made if it is missing. Unset:
@@ -52,7 +77,7 @@ class Settings(BaseSettings):
     secret: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
-    api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
+    api_keys: Annotated[dict[str, ApiKey], NoDecode] = Field(default_factory=dict)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     tools_root: Path = Path()
     reports_dir: Path | None = None
@@ -74,12 +99,14 @@ class Settings(BaseSettings):
         keys = {}
         for pair in pairs:
             name, colon, key = pair.partition(":")
+            expiring = _EXPIRING_KEY.fullmatch(key)
+            key, until = expiring.groups() if expiring else (key, None)
             if not (colon and name and len(key) >= 16):
                 raise ValueError(
-                    f"TASKS_API_KEYS: {name or pair!r} is not of the form name:key with a key of at least 16 "
-                    "characters"
+                    f"TASKS_API_KEYS: {name or pair!r} is not of the form name:key or name:key:until, with a "
+                    "key of at least 16 characters and a moment in UTC like 2027-01-31T12:00:00Z"
                 )
-            keys[name] = key
+            keys[name] = ApiKey(key=SecretStr(key), until=_moment(name, until))
         return keys
 
     @field_validator("allowed_hosts", mode="before")
@@ -106,3 +133,15 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _moment(name: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"TASKS_API_KEYS: the key of {name!r} ends at {text!r}, which is no moment"
+        ) from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -37,9 +37,11 @@ from .http import McpEndpoint
 from .ingress import AddressGuard
 from .legacy import EraRouter, LegacyFront
 from .library import LibraryHandlers
+from .listening import Listeners
 from .preflight import Preflight
 from .push import ChangeFeed, ChangeSource
 from .server import build_server
+from .wire import v2026_07_28 as wire
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +137,7 @@ class FrontEnd:
         self._library = library
         self._endpoint: ASGIApp = _not_started
         self._router: EraRouter | None = None
+        self._listeners: Listeners | None = None
         self._readiness: Readiness | None = None
         self._site = Starlette(
             routes=[Route("/healthz", self._alive), Route("/readyz", self._ready)],
@@ -152,6 +155,8 @@ class FrontEnd:
         """End the streams that would keep a server from stopping; to be called when it begins to."""
         if self._router is not None:
             self._router.drain()
+        if self._listeners is not None:
+            self._listeners.end()
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -194,6 +199,9 @@ class FrontEnd:
             shards=settings.shards,
             wait_limit=settings.wait_limit,
         )
+        self._listeners = Listeners(
+            store=store, feed=feed, results=wire.Results(self._tools), library=self._library
+        )
         server = build_server(
             name=self._name,
             version=self._version,
@@ -201,6 +209,7 @@ class FrontEnd:
             tools=self._tools,
             handlers=handlers,
             library=library,
+            listeners=self._listeners,
         )
         guard = AddressGuard(settings)
         admission = Admission(

@@ -75,7 +75,7 @@ class Questions:
         if whose == _INTERVIEW:
             await self._leave(name, key, answer)
         else:
-            await self._answer(owner, name, key, answer)
+            await self._answer(owner, name, key, answer, response["id"])
 
     async def _leave(self, interview: str, key: str, answer: Any) -> None:
         """Whoever asks checks the answer, and asks again; what cannot even be kept fits no question."""
@@ -85,7 +85,7 @@ class Questions:
             text = JsonText("null")
         await self._sessions.leave_answer(interview, key, text)
 
-    async def _answer(self, owner: Owner, task_id: str, key: str, answer: Any) -> None:
+    async def _answer(self, owner: Owner, task_id: str, key: str, answer: Any, request_id: str) -> None:
         try:
             view = await self._store.get(owner, task_id, hidden=True)
         except TaskNotFound:
@@ -102,6 +102,7 @@ class Questions:
         except (LimitExceeded, NotJson) as error:
             await self._sessions.refuse(task_id, key, str(error))
         else:
+            await self._sessions.attribute(task_id, key, request_id)
             await self._record(owner, task_id, AnswerInput(answers={key: checked}))
 
     async def _record(self, owner: Owner, task_id: str, event: AnswerInput) -> None:

@@ -102,7 +102,7 @@ class Attendance:
                     if view is not None:
                         self._report(view.task)
                         if view.task.status.is_final:
-                            self._withdraw(view.task)
+                            await self._withdraw("The task has ended.")
                             return view
                         await self._ask(view.task)
                     await watcher.changed(self._pause(view))
@@ -148,7 +148,8 @@ class Attendance:
     async def _ask(self, task: Task) -> None:
         """Ask what is open and nobody else asks."""
         now = time.monotonic()
-        self._asked = {key: asked for key, asked in self._asked.items() if key in task.inputs}
+        for key in [key for key in self._asked if key not in task.inputs]:
+            await self._settle(key, self._asked.pop(key), "The question was answered elsewhere.")
         for key, question in task.inputs.items():
             opened = self._opened.setdefault(key, now)
             if now - opened >= self._listener.patience:
@@ -164,7 +165,8 @@ class Attendance:
             logger.warning("A question cannot be asked for now: %s", error)
             return
         if not floor.mine:
-            self._asked.pop(key, None)
+            if (asked := self._asked.pop(key, None)) is not None:
+                self._listener.outgoing.put(wire.cancelled_notification(asked, "It is asked elsewhere."))
             return
         if key in self._asked and not floor.problem:
             return
@@ -179,11 +181,19 @@ class Attendance:
         )
         self._listener.outgoing.put(request)
 
-    def _withdraw(self, task: Task) -> None:
+    async def _settle(self, key: str, asked: str, reason: str) -> None:
+        """A question is not open any more: say so, unless it was the client's own response that closed it."""
+        try:
+            by = await self._desk.sessions.attribution(self._task_id, key)
+        except StoreUnavailable:
+            return
+        if by != asked:
+            self._listener.outgoing.put(wire.cancelled_notification(asked, reason))
+
+    async def _withdraw(self, reason: str) -> None:
         """Say that nobody waits for answers any more."""
-        if task.status is not TaskStatus.COMPLETED:
-            for asked in self._asked.values():
-                self._listener.outgoing.put(wire.cancelled_notification(asked, "The task has ended."))
+        for key, asked in self._asked.items():
+            await self._settle(key, asked, reason)
         self._asked.clear()
 
     async def _leave(self) -> None:

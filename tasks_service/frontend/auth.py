@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from dataclasses import dataclass
 
 from ..domain.errors import ConfigurationError
@@ -47,17 +48,21 @@ class Authenticator:
         self._pepper = hashlib.blake2b(secret, digest_size=32, person=b"tasks-api-key").digest()
         self._keys = [
             _Key(
-                self._digest(key.get_secret_value().encode()),
-                Caller(owner=owner_of(Principal(issuer=API_KEY_ISSUER, subject=name), secret)),
+                self._digest(api_key.key.get_secret_value().encode()),
+                Caller(
+                    owner=owner_of(Principal(issuer=API_KEY_ISSUER, subject=name), secret),
+                    expires_at=None if api_key.until is None else api_key.until.timestamp(),
+                ),
             )
-            for name, key in settings.api_keys.items()
+            for name, api_key in settings.api_keys.items()
         ]
         self._local = None if self._keys else Caller(owner=owner_of(LOCAL_USER, secret))
 
     def caller(self, authorization: bytes | None) -> Caller | None:
         """The caller that an `Authorization` header proves, or None.
 
-        Takes the same time whichever key it is, and whether it is one at all.
+        A key that has run out proves nothing. Takes the same time whichever key it is, and whether it is one
+        at all.
         """
         if self._local is not None:
             return self._local
@@ -68,6 +73,8 @@ class Authenticator:
         for key in self._keys:
             if hmac.compare_digest(key.digest, presented):
                 found = key.caller
+        if found is not None and found.expires_at is not None and time.time() >= found.expires_at:
+            return None
         return found
 
     def _digest(self, key: bytes) -> bytes:

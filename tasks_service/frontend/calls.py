@@ -13,13 +13,20 @@ from typing import Any
 
 from ..domain.errors import TasksServiceError
 from ..domain.task import NO_TEXT, JsonText, Owner
+from ..store.announcements import Listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who sent a request, as transports hand it to handlers."""
+    """Who sent a request, as transports hand it to handlers.
+
+    Attributes:
+        owner: Whose tasks it is about.
+        expires_at: When the proof of that runs out, in seconds since the epoch; no stream outlives it.
+    """
 
     owner: Owner
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +98,21 @@ class InputRequired:
 
     questions: Mapping[str, Mapping[str, Any]]
     state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a client wants to be told without asking.
+
+    Attributes:
+        task_ids: Tasks whose changes; None if it named no list of them.
+        lists: Lists whose changes.
+        resources: URIs of resources whose changes.
+    """
+
+    task_ids: tuple[str, ...] | None = None
+    lists: tuple[Listed, ...] = ()
+    resources: tuple[str, ...] = ()
 
 
 class InvalidRequest(TasksServiceError):

@@ -15,7 +15,14 @@ EXIT_NOT_STARTED = 3
 """The exit status of a server that could not start, as uvicorn's own command has it."""
 
 
-class _Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
+    """A server that lets the front end end its streams before it waits for them.
+
+    Args:
+        front_end: What is served.
+        config: Of uvicorn.
+    """
+
     def __init__(self, front_end: FrontEnd, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._front_end = front_end
@@ -36,7 +43,7 @@ def run(front_end: FrontEnd, **options: Any) -> None:
     Raises:
         SystemExit: It could not start.
     """
-    server = _Server(front_end, uvicorn.Config(front_end, **options))
+    server = DrainingServer(front_end, uvicorn.Config(front_end, **options))
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

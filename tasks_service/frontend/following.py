@@ -12,10 +12,12 @@ import logging
 
 from ..domain.errors import StoreUnavailable, TaskNotFound
 from ..domain.task import new_token
+from ..store.announcements import Listed, list_name, resource_name
 from ..store.sessions import Enlisted, Session, Standing, session_name
 from .attendance import Attendance, Desk, Listener
-from .push import HEAL_SECONDS
+from .push import HEAL_SECONDS, Watcher
 from .streams import Outgoing
+from .wire import v2025_11_25 as wire
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Following:
         self._desk, self._session, self._outgoing = desk, session, outgoing
         self._name = new_token()
         self._attended: dict[Enlisted, asyncio.Task[None]] = {}
+        self._resources: dict[str, str] = {}
 
     async def run(self) -> None:
         """Report until the session ends, or another stream takes its place.
@@ -46,7 +49,8 @@ class Following:
         session_id = self._session.session_id
         await self._desk.sessions.take_stream(session_id, self._name)
         resumed = True
-        with self._desk.feed.watch(session_name(session_id)) as watcher:
+        lists = {list_name(listed): listed for listed in Listed}
+        with self._desk.feed.watch(session_name(session_id), *lists) as watcher:
             try:
                 while True:
                     try:
@@ -57,8 +61,14 @@ class Following:
                         if standing is None or standing.stream != self._name:
                             return
                         self._attend(standing, resumed=resumed)
+                        self._subscribe(standing, watcher)
                         resumed = False
-                    await watcher.changed(HEAL_SECONDS)
+                    for name in await watcher.changed(HEAL_SECONDS):
+                        if name in lists:
+                            message = wire.list_changed(lists[name])
+                            self._outgoing.put(message, instead_of=name)
+                        elif name in self._resources:
+                            self._outgoing.put(wire.resource_updated(self._resources[name]), instead_of=name)
             finally:
                 await self._stop()
 
@@ -70,6 +80,14 @@ class Following:
         listed = set(standing.tasks)
         for enlisted in [one for one, task in self._attended.items() if task.done() and one not in listed]:
             del self._attended[enlisted]
+
+    def _subscribe(self, standing: Standing, watcher: Watcher) -> None:
+        wanted = {resource_name(uri): uri for uri in standing.resources}
+        for name in self._resources.keys() - wanted.keys():
+            self._desk.feed.discard(watcher, name)
+        for name in wanted.keys() - self._resources.keys():
+            self._desk.feed.add(watcher, name)
+        self._resources = wanted
 
     async def _follow(self, enlisted: Enlisted, *, resumed: bool) -> None:
         listener = Listener(

@@ -25,14 +25,22 @@ from mcp_types import (
     PaginatedRequestParams,
     RequestParams,
     SetLevelRequestParams,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
 )
 from mcp_types.jsonrpc import INVALID_PARAMS
 
-from ..domain.errors import InvalidArguments, InvalidTransition, StoreUnavailable, TasksServiceError
+from ..domain.errors import (
+    InvalidArguments,
+    InvalidTransition,
+    QuotaExceeded,
+    StoreUnavailable,
+    TasksServiceError,
+)
 from ..domain.events import Cancel, Create
 from ..domain.task import Owner, Task
 from ..store.base import TaskView
-from ..store.sessions import Enlisted, Session
+from ..store.sessions import SUBSCRIPTIONS, Enlisted, Session
 from ..tool import ToolRegistry
 from .attendance import MOST_REFUSALS, Attendance, Desk, Listener
 from .calls import (
@@ -119,6 +127,10 @@ def build_handshake_server(
     add(wire.TASKS_CANCEL, RequestParams, _refusing(tasks.cancel))
     get_prompt = _Prompts(library, desk).get
     add_methods(server, library, owner=_owner, get_prompt=get_prompt, refusing=_refusing)
+    if len(library.library.resources):
+        subscriptions = _Subscriptions(library, desk)
+        add(wire.RESOURCES_SUBSCRIBE, SubscribeRequestParams, _refusing(subscriptions.subscribe))
+        add(wire.RESOURCES_UNSUBSCRIBE, UnsubscribeRequestParams, _refusing(subscriptions.unsubscribe))
     add(wire.SET_LEVEL, SetLevelRequestParams, _set_level)
     return server
 
@@ -259,6 +271,29 @@ class _Prompts:
                 break
             call = replace(call, answers=await interview.ask(outcome.questions), state=outcome.state)
         raise QuestionWithoutHandle
+
+
+class _Subscriptions:
+    """`resources/subscribe` and `resources/unsubscribe`: changes are told on the session's stream."""
+
+    def __init__(self, library: LibraryHandlers, desk: Desk) -> None:
+        self._library, self._desk = library, desk
+
+    async def subscribe(self, context: Context, params: SubscribeRequestParams) -> Result:
+        self._library.library.resources.find(params.uri)
+        session_id = _visit(context).session.session_id
+        if not await self._desk.sessions.subscribe(session_id, params.uri):
+            raise QuotaExceeded(
+                "subscriptions of a session",
+                maximum=SUBSCRIPTIONS,
+                actual=SUBSCRIPTIONS + 1,
+                unit="resources",
+            )
+        return {}
+
+    async def unsubscribe(self, context: Context, params: UnsubscribeRequestParams) -> Result:
+        await self._desk.sessions.unsubscribe(_visit(context).session.session_id, params.uri)
+        return {}
 
 
 class _Cursors:

@@ -28,6 +28,7 @@ from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import ErrorData
+from mcp_types.jsonrpc import INVALID_REQUEST
 from starlette.types import Receive, Scope, Send
 
 from .admission import Admission, Admitted
@@ -39,7 +40,9 @@ from .wire import v2026_07_28 as wire
 
 logger = logging.getLogger(__name__)
 
-_WATCHED: Final = frozenset({wire.TOOLS_CALL, wire.RESOURCES_READ, wire.PROMPTS_GET, wire.COMPLETE})
+_WATCHED: Final = frozenset(
+    {wire.TOOLS_CALL, wire.RESOURCES_READ, wire.PROMPTS_GET, wire.COMPLETE, wire.LISTEN}
+)
 """Methods that may take long, or send before they answer."""
 
 
@@ -111,6 +114,9 @@ class McpEndpoint:
     async def _answer(self, call: Admitted | None, receive: Receive, send: Send) -> None:
         if call is None:
             await send_whole(send, 202, b"")
+        elif call.method == wire.LISTEN and not call.may_stream:
+            message = "Accept: expected text/event-stream, on which the notifications come"
+            await reject(Rejection(406, INVALID_REQUEST, message, request_id=call.id), send)
         elif call.method in _WATCHED:
             await self._watched(call, receive, send)
         else:

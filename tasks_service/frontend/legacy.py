@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from secrets import token_urlsafe
@@ -136,7 +137,8 @@ class LegacyFront:
                 case "POST":
                     await self._post(scope, caller, headers, receive, send)
                 case "GET":
-                    await self._get(await self._session(caller, headers), headers, receive, send)
+                    session = await self._session(caller, headers)
+                    await self._get(caller, session, headers, receive, send)
                 case "DELETE":
                     session = await self._session(caller, headers)
                     await self._desk.sessions.remove(session.session_id)
@@ -200,6 +202,7 @@ class LegacyFront:
             capabilities=wire.client_capabilities(request.params, connection.protocol_version),
         )
         await self._desk.sessions.create(session)
+        wire.announce_changes(result["capabilities"])
         if wire.has_tasks(session.version):
             result["capabilities"]["tasks"] = wire.TASKS_CAPABILITY
         body = pydantic_core.to_json({"jsonrpc": "2.0", "id": request.identity, "result": result})
@@ -225,7 +228,7 @@ class LegacyFront:
                     await self._initialize(caller, request, send)
                 else:
                     session = await self._session(caller, headers, identity)
-                    await self._answer(session, request, receive, send)
+                    await self._answer(caller, session, request, receive, send)
             case {"jsonrpc": "2.0", "method": str() as method} if "id" not in decoded:
                 session = await self._session(caller, headers)
                 if method == wire.CANCELLED:
@@ -248,12 +251,14 @@ class LegacyFront:
         if request is not None:
             await self._desk.sessions.cancel(session.session_id, request)
 
-    async def _answer(self, session: Session, request: _Request, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, caller: Caller, session: Session, request: _Request, receive: Receive, send: Send
+    ) -> None:
         visit = Visit(session=session, outgoing=Outgoing(), can_be_asked=request.may_stream)
         method = wire.served_method(request.method, request.params, session.version)
         work = asyncio.create_task(self._serve(request, method, visit))
         if method == wire.TASKS_RESULT:
-            self._may_end(work)
+            self._may_end(work, caller)
         gone = asyncio.create_task(hang_up(receive))
         name = wire.request_name(request.identity) if method in _WAITING else None
         watch = None if name is None else asyncio.create_task(self._heed(visit, name, work))
@@ -292,16 +297,27 @@ class LegacyFront:
                     work.cancel()
                     return
 
-    def _may_end(self, work: asyncio.Task[Any]) -> None:
+    def _may_end(self, work: asyncio.Task[Any], caller: Caller) -> None:
+        """End work when the service stops, and when the proof of who asked for it runs out."""
         self._brief.add(work)
         work.add_done_callback(self._brief.discard)
+        if caller.expires_at is not None:
+            timer = asyncio.get_running_loop().call_later(caller.expires_at - time.time(), work.cancel)
+            work.add_done_callback(lambda _: timer.cancel())
 
-    async def _get(self, session: Session, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
+    async def _get(
+        self,
+        caller: Caller,
+        session: Session,
+        headers: Mapping[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
         if not _takes_events(headers):
             raise Rejection(406, INVALID_REQUEST, "Accept: expected text/event-stream")
         outgoing = Outgoing()
         work = asyncio.create_task(_follow(Following(self._desk, session, outgoing)))
-        self._may_end(work)
+        self._may_end(work, caller)
         gone = asyncio.create_task(hang_up(receive))
         try:
             await stream(work, outgoing, gone, send)

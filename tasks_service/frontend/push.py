@@ -32,24 +32,42 @@ class ChangeSource(Protocol):
 
 
 class Watcher:
-    """One waiter's ear for one task; holds a flag, so any number of changes costs the same."""
+    """One waiter's ear for some names; remembers which were woken, so any number of changes costs the same.
+
+    Attributes:
+        names: What it hears of.
+    """
 
     def __init__(self) -> None:
+        self.names: set[str] = set()
         self._event = asyncio.Event()
+        self._woken: set[str] = set()
 
-    def wake(self) -> None:
-        """Let the next, or the present, `changed` return at once."""
+    def wake(self, name: str = "") -> None:
+        """Let the next, or the present, `changed` return at once.
+
+        Args:
+            name: What has changed; may be none of the names that are watched, to wake the waiter alone.
+        """
+        self._woken.add(name)
         self._event.set()
 
-    async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - the wait is the whole purpose
-        """Wait until the task may have changed since this was last called; at most `timeout` seconds."""
+    async def changed(self, timeout: float) -> frozenset[str]:  # noqa: ASYNC109 - the wait is the purpose
+        """Wait until something may have changed since this was last called; at most `timeout` seconds.
+
+        Returns:
+            The names that were woken. None of them, if the wait was for nothing: the caller reads again.
+        """
         try:
             async with asyncio.timeout(min(timeout, HEAL_SECONDS)):
                 await self._event.wait()
         except TimeoutError:
-            return
+            return frozenset()
+        else:
+            return frozenset(self._woken)
         finally:
             self._event.clear()
+            self._woken.clear()
 
 
 class ChangeFeed:
@@ -76,15 +94,25 @@ class ChangeFeed:
         """
         watcher = Watcher()
         for name in names:
-            self._watchers.setdefault(name, set()).add(watcher)
+            self.add(watcher, name)
         try:
             yield watcher
         finally:
-            for name in names:
-                watchers = self._watchers[name]
-                watchers.discard(watcher)
-                if not watchers:
-                    del self._watchers[name]
+            for name in tuple(watcher.names):
+                self.discard(watcher, name)
+
+    def add(self, watcher: Watcher, name: str) -> None:
+        """Let a watcher hear of one name more."""
+        self._watchers.setdefault(name, set()).add(watcher)
+        watcher.names.add(name)
+
+    def discard(self, watcher: Watcher, name: str) -> None:
+        """Let a watcher hear of a name no more."""
+        watchers = self._watchers.get(name, set())
+        watchers.discard(watcher)
+        watcher.names.discard(name)
+        if not watchers:
+            self._watchers.pop(name, None)
 
     async def run(self) -> None:
         """Follow the source until cancelled; outlives every outage of it."""
@@ -98,9 +126,9 @@ class ChangeFeed:
 
     def _spread(self, change: Change | None) -> None:
         if change is None:
-            for watchers in self._watchers.values():
+            for name, watchers in self._watchers.items():
                 for watcher in watchers:
-                    watcher.wake()
+                    watcher.wake(name)
             return
         for watcher in self._watchers.get(change.task_id, ()):
-            watcher.wake()
+            watcher.wake(change.task_id)

@@ -19,6 +19,7 @@ from mcp_types import (
     GetPromptResult,
     PaginatedRequestParams,
     RequestParams,
+    SubscriptionsListenRequestParams,
 )
 
 from ..domain.errors import InvalidArguments, TasksServiceError
@@ -28,6 +29,7 @@ from .calls import InputRequired, InvalidRequest
 from .handlers import Handlers
 from .http import Inquiry
 from .library import LibraryHandlers, add_methods
+from .listening import Listeners
 from .wire import v2026_07_28 as wire
 
 Context = ServerRequestContext[dict[str, Any], Inquiry]
@@ -46,6 +48,7 @@ def build_server(
     tools: ToolRegistry,
     handlers: Handlers,
     library: LibraryHandlers,
+    listeners: Listeners,
 ) -> Server[dict[str, Any]]:
     """The server that answers every revision that this service speaks.
 
@@ -56,6 +59,7 @@ def build_server(
         tools: Listed as they are now.
         handlers: What the methods do.
         library: What those do that are not about tools.
+        listeners: Tell clients of changes.
     """
     server: Server[dict[str, Any]] = Server(
         name,
@@ -71,12 +75,13 @@ def build_server(
     # The SDK traces every request by default, which costs a fifth of a poll even without an exporter.
     server.middleware.clear()
     server.extensions[wire.TASKS_EXTENSION] = {}
-    methods = _Methods(handlers, library, wire.Results(tools))
+    methods = _Methods(handlers, library, listeners, wire.Results(tools))
     server.add_request_handler(wire.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
     server.add_request_handler(wire.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
     server.add_request_handler(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
     server.add_request_handler(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))
     server.add_request_handler(wire.TASKS_CANCEL, RequestParams, _refusing(methods.cancel_task))
+    server.add_request_handler(wire.LISTEN, SubscriptionsListenRequestParams, _refusing(methods.listen))
     add_methods(server, library, owner=_owner, get_prompt=methods.get_prompt, refusing=_refusing)
     return server
 
@@ -84,8 +89,10 @@ def build_server(
 class _Methods:
     """One method each: parse, act, render."""
 
-    def __init__(self, handlers: Handlers, library: LibraryHandlers, results: wire.Results) -> None:
-        self._handlers, self._library = handlers, library
+    def __init__(
+        self, handlers: Handlers, library: LibraryHandlers, listeners: Listeners, results: wire.Results
+    ) -> None:
+        self._handlers, self._library, self._listeners = handlers, library, listeners
         self._results = results
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
@@ -119,6 +126,13 @@ class _Methods:
         owner, task_id = _owner(context), wire.task_id(context.params)
         await self._handlers.answer(owner, task_id, wire.answers(context.params))
         return self._results.acknowledgement()
+
+    async def listen(self, context: Context, params: SubscriptionsListenRequestParams) -> Result:
+        if context.request is None or context.request_id is None:
+            raise RuntimeError("the transport did not say who calls, or under which id")
+        wanted = wire.listen(params.notifications, context.params)
+        await self._listeners.listen(context.request, wanted, context.request_id)
+        return wire.listen_result(context.request_id)
 
     async def cancel_task(self, context: Context, params: RequestParams) -> Result:
         wire.require_tasks(context.params)

@@ -46,10 +46,12 @@ class Standing(NamedTuple):
     Attributes:
         stream: The stream that holds the session now; the newest one.
         tasks: The tasks of the session that are to be reported, oldest first.
+        resources: URIs of resources whose changes are reported.
     """
 
     stream: str
     tasks: tuple[Enlisted, ...]
+    resources: frozenset[str] = frozenset()
 
 
 class Floor(NamedTuple):
@@ -103,6 +105,16 @@ class SessionStore(Protocol):
     async def standing(self, session_id: str) -> Standing | None:
         """What the session's stream must know; None if there is no such session. Silence begins anew."""
 
+    async def subscribe(self, session_id: str, uri: str) -> bool:
+        """Report changes of a resource on the session's stream, and wake it.
+
+        Returns:
+            Whether it is; not, if the session has `SUBSCRIPTIONS` already.
+        """
+
+    async def unsubscribe(self, session_id: str, uri: str) -> None:
+        """Report them no more."""
+
     async def cancel(self, session_id: str, request: JsonText) -> None:
         """Note that the client cancelled one of its requests, and wake whoever serves it."""
 
@@ -118,12 +130,21 @@ class SessionStore(Protocol):
     async def refuse(self, task_id: str, key: str, problem: str) -> None:
         """Have a question asked again, and why, by whoever has the floor."""
 
+    async def attribute(self, task_id: str, key: str, request_id: str) -> None:
+        """Remember for a minute which request a question was answered through."""
+
+    async def attribution(self, task_id: str, key: str) -> str | None:
+        """The request whose response answered a question within the last minute; None if there was none."""
+
     async def leave_answer(self, interview: str, key: str, answer: JsonText) -> None:
         """Leave an answer for whoever asks before there is a task; the first one counts."""
 
     async def answers(self, interview: str) -> Mapping[str, JsonText]:
         """The answers that were left, by key."""
 
+
+SUBSCRIPTIONS = 1_000
+"""Resources that one session may subscribe to."""
 
 FLOOR_SECONDS = 6.0
 """How long a stream that has died still counts as the one that asks."""

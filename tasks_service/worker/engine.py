@@ -42,6 +42,7 @@ class Engine:
         self._executor: Executor | None = None
         self._obituaries: Obituaries | None = None
         self._sweeper: Sweeper | None = None
+        self._announcer: RedisTaskStore | None = None
         os.register_at_fork(after_in_child=self._forget)
 
     @property
@@ -89,6 +90,19 @@ class Engine:
         if sweeper.sweep() is not None:
             sweeper.audit()
 
+    def announce(self, name: str) -> None:
+        """Wake whoever watches a name (see `store.announcements`), from any process.
+
+        Raises:
+            ConfigurationError: No store is configured.
+            StoreUnavailable: No answer in time.
+        """
+        with self._lock:
+            if self._announcer is None:
+                self._announcer = self.store(pool=1, deadline=self.settings.store_deadline)
+            announcer = self._announcer
+        announcer.announce(name)
+
     def dispatcher(self) -> Dispatcher:
         """What makes messages of tasks that become pending."""
         return Dispatcher(self.app, redis_url=self.settings.redis_url, broker_url=self.settings.broker_url)
@@ -125,4 +139,4 @@ class Engine:
     def _forget(self) -> None:
         """Threads and connections do not survive a fork; whatever a child needs it makes itself."""
         self._lock = threading.Lock()
-        self._executor = self._obituaries = self._sweeper = None
+        self._executor = self._obituaries = self._sweeper = self._announcer = None

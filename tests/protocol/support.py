@@ -20,6 +20,7 @@ from tasks_service.domain.events import Claim, CompleteWithResult, FailWithError
 from tasks_service.domain.events import Question as OpenQuestion
 from tasks_service.domain.task import Failure, FailureKind, Task, new_token
 from tasks_service.frontend.app import create_app
+from tasks_service.frontend.draining import DrainingServer
 from tasks_service.library import Library
 from tasks_service.questions import Question, question_digest, question_text
 from tasks_service.settings import Settings
@@ -74,7 +75,7 @@ def serving(tools: ToolRegistry, configuration: Settings, library: Library | Non
         library=library,
     )
     config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)
-    server = uvicorn.Server(config)
+    server = DrainingServer(app, config)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     thread.start()

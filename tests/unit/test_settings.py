@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from pydantic import ValidationError
 
@@ -29,10 +31,25 @@ def test_api_keys_are_pairs_of_name_and_key(monkeypatch: pytest.MonkeyPatch) -> 
 
     keys = Settings().api_keys
 
-    assert {name: key.get_secret_value() for name, key in keys.items()} == {
+    assert {name: key.key.get_secret_value() for name, key in keys.items()} == {
         "ann": "0123456789abcdef",
         "bob": "fedcba9876543210",
     }
+
+
+def test_a_key_may_end_at_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "TASKS_API_KEYS",
+        "ann:0123456789abcdef:2027-01-31T12:00:00Z,bob:fedcba9876543210:2027-01-31,cy:a:b:c:d:e:f:g:h:i",
+    )
+
+    keys = Settings().api_keys
+
+    assert keys["ann"].until == datetime(2027, 1, 31, 12, tzinfo=UTC)
+    assert keys["ann"].key.get_secret_value() == "0123456789abcdef"
+    assert keys["bob"].until == datetime(2027, 1, 31, tzinfo=UTC)
+    assert keys["cy"].until is None
+    assert keys["cy"].key.get_secret_value() == "a:b:c:d:e:f:g:h:i"
 
 
 def test_no_api_keys_is_an_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,11 +64,20 @@ def test_keys_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0123456789abcdef" not in repr(Settings())
 
 
-@pytest.mark.parametrize("keys", ["ann", "ann:short", ":0123456789abcdef", "ann:0123456789abcdef,bob"])
+@pytest.mark.parametrize(
+    "keys", ["ann", "ann:short", ":0123456789abcdef", "ann:0123456789abcdef,bob", "ann:short:2027-01-31"]
+)
 def test_keys_of_another_form_are_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     monkeypatch.setenv("TASKS_API_KEYS", keys)
 
-    with pytest.raises(ValidationError, match="name:key with a key of at least 16 characters"):
+    with pytest.raises(ValidationError, match="key of at least 16 characters"):
+        Settings()
+
+
+def test_a_key_that_ends_at_no_moment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", "ann:0123456789abcdef:2027-02-31")
+
+    with pytest.raises(ValidationError, match="no moment"):
         Settings()
 
 

@@ -17,6 +17,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, cut, to_json
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
+from ...store.announcements import Listed
 from ...store.base import TaskView
 from ...tool import TaskSupport, Tool, ToolRegistry
 from ..calls import (
@@ -33,6 +34,8 @@ VERSION: Final = "2025-11-25"
 
 PING: Final = "ping"
 INITIALIZE: Final = "initialize"
+RESOURCES_SUBSCRIBE: Final = "resources/subscribe"
+RESOURCES_UNSUBSCRIBE: Final = "resources/unsubscribe"
 SET_LEVEL: Final = "logging/setLevel"
 TOOLS_LIST: Final = "tools/list"
 TOOLS_CALL: Final = "tools/call"
@@ -94,6 +97,13 @@ def client_capabilities(params: Mapping[str, Any] | None, version: str) -> JsonT
         askable += forms + (["url"] if links else [])
     askable += [kind for kind in ("sampling", "roots") if isinstance(declared.get(kind), Mapping)]
     return to_json("client capabilities", askable, maximum=KIB) if askable else NO_TEXT
+
+
+def announce_changes(capabilities: dict[str, Any]) -> None:
+    """Say in the capabilities of a handshake that changes of every list that there is are told."""
+    for listed in Listed:
+        if listed in capabilities:
+            capabilities[listed]["listChanged"] = True
 
 
 def served_method(method: str, params: Mapping[str, Any] | None, version: str) -> str:
@@ -304,6 +314,16 @@ def progress_notification(token: str | int, progress: Progress, task_id: str | N
     if progress.message is not None:
         params["message"] = progress.message
     return _notification("notifications/progress", {**params, **_related(task_id)})
+
+
+def list_changed(listed: Listed) -> dict[str, Any]:
+    """A list of tools, prompts or resources is another now."""
+    return {"jsonrpc": "2.0", "method": f"notifications/{listed}/list_changed"}
+
+
+def resource_updated(uri: str) -> dict[str, Any]:
+    """A resource that the client has subscribed to is another now."""
+    return _notification("notifications/resources/updated", {"uri": uri})
 
 
 def cancelled_notification(request_id: str, reason: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import pydantic_core
 from mcp.shared.exceptions import MCPError
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, ErrorData
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, ErrorData, SubscriptionFilter
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...domain.errors import (
@@ -34,6 +35,7 @@ from ...domain.errors import (
 )
 from ...domain.limits import KIB, cut, to_json
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
+from ...store.announcements import Listed
 from ...store.base import TaskView
 from ...tool import Tool, ToolRegistry
 from ..calls import (
@@ -48,6 +50,7 @@ from ..calls import (
     QuestionWithoutHandle,
     StateRefused,
     ToolCall,
+    Wanted,
 )
 
 logger = logging.getLogger(__name__)
@@ -75,6 +78,11 @@ PROMPTS_LIST: Final = "prompts/list"
 PROMPTS_GET: Final = "prompts/get"
 COMPLETE: Final = "completion/complete"
 DISCOVER: Final = "server/discover"
+
+LISTEN: Final = "subscriptions/listen"
+
+MOST_WATCHED: Final = 100
+"""Tasks, and resources, that a `subscriptions/listen` may name; the latest of each fit a stream's buffer."""
 
 TASK_METHODS: Final = frozenset({TASKS_GET, TASKS_UPDATE, TASKS_CANCEL})
 
@@ -181,6 +189,35 @@ def prompt_call(
         capabilities=_askable(client_capabilities(params)),
         answers=_responses(params) if "inputResponses" in (params or _EMPTY) else _EMPTY,
         state=_state(params),
+    )
+
+
+def listen(filters: SubscriptionFilter, params: Mapping[str, Any] | None) -> Wanted:
+    """What a `subscriptions/listen` request wants to be told.
+
+    Raises:
+        InvalidRequest: `taskIds` is no list of texts.
+        LimitExceeded: More is named than one stream may watch.
+        MCPError: -32021; tasks are named, and the client did not declare the extension (SEP-2663).
+    """
+    named = (filters.model_extra or {}).get("taskIds")
+    if named is not None:
+        require_tasks(params)
+        if not isinstance(named, list) or not all(isinstance(value, str) for value in named):
+            raise InvalidRequest("notifications.taskIds: expected a list of task ids")
+    uris = filters.resource_subscriptions or []
+    for what, names in (("notifications.taskIds", named or []), ("resourceSubscriptions", uris)):
+        if len(names) > MOST_WATCHED:
+            raise LimitExceeded(what, maximum=MOST_WATCHED, actual=len(names), unit="names")
+    lists = {
+        Listed.TOOLS: filters.tools_list_changed,
+        Listed.PROMPTS: filters.prompts_list_changed,
+        Listed.RESOURCES: filters.resources_list_changed,
+    }
+    return Wanted(
+        task_ids=None if named is None else tuple(dict.fromkeys(named)),
+        lists=tuple(listed for listed, wanted in lists.items() if wanted),
+        resources=tuple(dict.fromkeys(uris)),
     )
 
 
@@ -415,6 +452,46 @@ def _admits_null(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> b
             return any(_admits_null(choice, definitions) for choice in schema[keyword])
     kind = schema.get("type")
     return not isinstance(kind, str) or kind == "null"
+
+
+# --- what the server sends by itself -----------------------------------------------------------------
+
+
+def acknowledged(honoured: Wanted, subscription: str | int) -> dict[str, Any]:
+    """The first message on a stream of `subscriptions/listen`: what of the wishes will be met."""
+    notifications: dict[str, Any] = {f"{listed}ListChanged": True for listed in honoured.lists}
+    if honoured.resources:
+        notifications["resourceSubscriptions"] = list(honoured.resources)
+    if honoured.task_ids is not None:
+        notifications["taskIds"] = list(honoured.task_ids)
+    params = {"notifications": notifications}
+    return _notification("notifications/subscriptions/acknowledged", params, subscription)
+
+
+def task_notification(task: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
+    """A `notifications/tasks`: what `tasks/get` says (see `Results.task`), as a notification."""
+    fields = {name: value for name, value in task.items() if name != "resultType"}
+    return _notification("notifications/tasks", fields, subscription)
+
+
+def list_changed(listed: Listed, subscription: str | int) -> dict[str, Any]:
+    """A list of tools, prompts or resources is another now."""
+    return _notification(f"notifications/{listed}/list_changed", {}, subscription)
+
+
+def resource_updated(uri: str, subscription: str | int) -> dict[str, Any]:
+    """A resource is another now."""
+    return _notification("notifications/resources/updated", {"uri": uri}, subscription)
+
+
+def listen_result(subscription: str | int) -> dict[str, Any]:
+    """The server ends a stream of `subscriptions/listen`."""
+    return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: subscription}}
+
+
+def _notification(method: str, params: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
+    meta = {**params.get("_meta", {}), SUBSCRIPTION_ID_META_KEY: subscription}
+    return {"jsonrpc": "2.0", "method": method, "params": {**params, "_meta": meta}}
 
 
 # --- refusals ----------------------------------------------------------------------------------------

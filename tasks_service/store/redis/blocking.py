@@ -114,6 +114,14 @@ class RedisTaskStore:
             finally:
                 connection.disconnect()
 
+    def announce(self, name: str) -> None:
+        """Wake whoever watches a name, in every front end (see `store.announcements`).
+
+        Raises:
+            StoreUnavailable: No answer in time; it may have been announced.
+        """
+        self.run(self._operations.announce(name))
+
     def check(self) -> list[Finding]:
         """Look at the server's version, persistence and eviction policy.
 

@@ -98,6 +98,10 @@ class Operations:
         log = tuple(codec.decode_line(line) for line in lines)
         return _Stored(self.time_of(time), codec.decode(task_id, values), log, rest)
 
+    def announce(self, name: str) -> Program[list[Reply]]:
+        """Wake whoever watches a name, in every front end."""
+        return once([("PUBLISH", self.layout.changes, f"{name} 0")], self.deadline)
+
     # --- clients ---------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Program[Created]:

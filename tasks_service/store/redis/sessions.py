@@ -4,8 +4,10 @@
     ts:session:{<id>}:stream  STR   the stream that holds it
     ts:session:{<id>}:tasks   ZSET  its tasks to report, as JSON [task id, progress token], by when they came
     ts:session:{<id>}:ended   SET   ids of requests that the client cancelled, as JSON
+    ts:session:{<id>}:uris    SET   resources whose changes it is told
     ts:floor:{<question>}     STR   the stream that asks a question
     ts:floor:{<question>}:no  STR   why the last answer to it was refused
+    ts:floor:{<question>}:by  STR   the request that it was answered through
     ts:interview:<name>       HASH  answers that wait for a call that has no task yet, by key
 
 All of them end by PEXPIRE. Wake-ups go through the channel of the tasks' changes.
@@ -22,6 +24,7 @@ from typing import Any
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
 from ..sessions import (
     FLOOR_SECONDS,
+    SUBSCRIPTIONS,
     Enlisted,
     Floor,
     Session,
@@ -83,7 +86,7 @@ class RedisSessions:
     async def remove(self, session_id: str) -> None:
         """See `SessionStore.remove`."""
         key = self._key(session_id)
-        keys = [f"{key}{part}" for part in ("", ":stream", ":tasks", ":ended")]
+        keys = [f"{key}{part}" for part in ("", ":stream", ":tasks", ":ended", ":uris")]
         await self._do(("DEL", *keys), self._wake(session_name(session_id)))
 
     async def enlist(self, session_id: str, enlisted: Enlisted) -> None:
@@ -108,15 +111,33 @@ class RedisSessions:
     async def standing(self, session_id: str) -> Standing | None:
         """See `SessionStore.standing`."""
         key = self._key(session_id)
-        row, stream, tasks, _ = await self._do(
+        row, stream, tasks, _, uris, _ = await self._do(
             ("GETEX", key, "PX", SILENCE_MS),
             ("GETEX", f"{key}:stream", "PX", SILENCE_MS),
             ("ZRANGE", f"{key}:tasks", 0, -1),
             ("PEXPIRE", f"{key}:tasks", SILENCE_MS),
+            ("SMEMBERS", f"{key}:uris"),
+            ("PEXPIRE", f"{key}:uris", SILENCE_MS),
         )
         if row is None:
             return None
-        return Standing(stream or "", tuple(Enlisted(*json.loads(member)) for member in tasks))
+        return Standing(
+            stream or "", tuple(Enlisted(*json.loads(member)) for member in tasks), frozenset(uris)
+        )
+
+    async def subscribe(self, session_id: str, uri: str) -> bool:
+        """See `SessionStore.subscribe`."""
+        key = f"{self._key(session_id)}:uris"
+        number, known = await self._do(("SCARD", key), ("SISMEMBER", key, uri))
+        if number >= SUBSCRIPTIONS and not known:
+            return False
+        wake = self._wake(session_name(session_id))
+        await self._do(("SADD", key, uri), ("PEXPIRE", key, SILENCE_MS), wake)
+        return True
+
+    async def unsubscribe(self, session_id: str, uri: str) -> None:
+        """See `SessionStore.unsubscribe`."""
+        await self._do(("SREM", f"{self._key(session_id)}:uris", uri), self._wake(session_name(session_id)))
 
     async def cancel(self, session_id: str, request: JsonText) -> None:
         """See `SessionStore.cancel`."""
@@ -151,6 +172,15 @@ class RedisSessions:
         """See `SessionStore.refuse`."""
         refusal = f"{self._floor(task_id, key)}:no"
         await self._do(("SET", refusal, problem, "PX", SILENCE_MS), self._wake(task_id))
+
+    async def attribute(self, task_id: str, key: str, request_id: str) -> None:
+        """See `SessionStore.attribute`."""
+        await self._do(("SET", f"{self._floor(task_id, key)}:by", request_id, "PX", MINUTE))
+
+    async def attribution(self, task_id: str, key: str) -> str | None:
+        """See `SessionStore.attribution`."""
+        (request_id,) = await self._do(("GET", f"{self._floor(task_id, key)}:by"))
+        return None if request_id is None else str(request_id)
 
     async def leave_answer(self, interview: str, key: str, answer: JsonText) -> None:
         """See `SessionStore.leave_answer`."""
