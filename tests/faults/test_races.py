@@ -80,13 +80,18 @@ def race(url: str, side: Side, task_ids: Sequence[str], shift_ms: int) -> list[t
 
 Sides = Callable[..., list[list[tuple[bool, str]]]]
 _starts: list[Barrier] = []
+"""In a process that takes a side: where it meets the other, before each round."""
+
+
+def _meet_at(barrier: Barrier) -> None:
+    _starts.append(barrier)
 
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Sides]:
     """Runs all rounds, each of two sides in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(2, _starts.append, (context.Barrier(2),)) as pool:
+    with context.Pool(2, _meet_at, (context.Barrier(2),)) as pool:
 
         def run(url: str, sides: Sequence[Side], task_ids: Sequence[str], shift_ms: int = 0) -> Any:
             jobs = [(url, side, list(task_ids), shift_ms) for side in sides]
