@@ -9,6 +9,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$python; break; }; done)
 
+# How many processes run tests: one more than cores, because many tests wait.
+PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types imports diagram pytest faults up bench conformance docker-test format lock clean
 
@@ -30,7 +33,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## Real work through a real MCP client, with a crash on the way; under two minutes
 	tasks-service demo
 
-test: lint types imports diagram pytest ## Everything that CI checks
+test: $(STAMP) ## Everything that CI checks
+	@$(MAKE) --no-print-directory --jobs=2 lint imports diagram types pytest \
+	|| { echo "make test: something failed; look above for its name after '***'." >&2; exit 1; }
 
 lint: $(STAMP) ## Style
 	ruff check
@@ -46,7 +51,7 @@ diagram: $(STAMP) ## The state diagram in the docs is the one of the code
 	python docs/draw_state_machine.py --check
 
 pytest: $(STAMP) ## The test suite: real Redis, real workers, real MCP clients
-	pytest
+	pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 faults: $(STAMP) ## Lost connections, races and planted bugs, in earnest (ten minutes at most)
 	TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1000 \

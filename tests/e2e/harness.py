@@ -24,6 +24,8 @@ from tasks_service.store.redis import RedisTaskStore
 
 READY = " ready."
 OWNER = Owner("tester")
+PATIENCE = 60.0
+"""Seconds until a test gives up waiting: much, because a busy machine may take ten to start a worker."""
 
 
 class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
@@ -71,7 +73,7 @@ class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
         return self._log.read_text(errors="replace")
 
     def ready(self) -> bool:
-        wait_until(lambda: READY in self.logs() or self.status == "exited", 30, self.logs)
+        wait_until(lambda: READY in self.logs() or self.status == "exited", PATIENCE, self.logs)
         return self.status == "running"
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
@@ -80,11 +82,11 @@ class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
     def reload(self) -> None:
         """Nothing: the process is asked directly."""
 
-    def restart(self, timeout: float = 10) -> None:
+    def restart(self, timeout: float = PATIENCE) -> None:
         self.stop(timeout)
         self.start()
 
-    def stop(self, timeout: float = 10) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """SIGTERM, then SIGKILL for the whole process group; the exit status."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -145,7 +147,7 @@ class Client:
             )
         ).task
 
-    def run(self, tool_name: str, timeout: float = 15, **arguments: Any) -> TaskView:
+    def run(self, tool_name: str, timeout: float = PATIENCE, **arguments: Any) -> TaskView:
         """Record a call and wait for its end."""
         return self.ended(self.call(tool_name, **arguments), timeout)
 
@@ -155,11 +157,11 @@ class Client:
     def record(self, task: Task) -> TaskRecord:
         return self.store.inspect(task.task_id)
 
-    def ended(self, task: Task, timeout: float = 15) -> TaskView:
+    def ended(self, task: Task, timeout: float = PATIENCE) -> TaskView:
         wait_until(lambda: self.view(task).task.status.is_final, timeout, lambda: repr(self.view(task)))
         return self.view(task)
 
-    def running(self, task: Task, timeout: float = 15) -> Task:
+    def running(self, task: Task, timeout: float = PATIENCE) -> Task:
         """Wait until it runs."""
         wait_until(lambda: self.view(task).task.phase is Phase.RUNNING, timeout)
         return self.view(task).task
@@ -182,7 +184,7 @@ def client_of(service: TaskService, redis_url: str) -> Iterator[Client]:
 
 
 def wait_until(
-    reached: Callable[[], bool], timeout: float = 10, explain: Callable[[], str] = lambda: ""
+    reached: Callable[[], bool], timeout: float = PATIENCE, explain: Callable[[], str] = lambda: ""
 ) -> float:
     """Wait for something to become true; returns the seconds it took."""
     begun = time.monotonic()

@@ -48,7 +48,7 @@ class RunningUp:
             self.process = subprocess.Popen(
                 self.command("up"), cwd=REPOSITORY, env=self.env, stdout=log, stderr=log
             )
-        assert eventually(lambda: self.text().count("ready: ") == 2 or self.ended, 60), self.text()
+        assert eventually(lambda: self.text().count("ready: ") == 2 or self.ended, 120), self.text()
         assert not self.ended, self.text()
         return self
 
@@ -64,7 +64,7 @@ class RunningUp:
         """Send it a signal; returns its exit status once it has ended."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "tasks_service", *arguments]
@@ -77,7 +77,7 @@ class RunningUp:
             env={**self.env, **settings},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -114,7 +114,7 @@ def environment_of(pid: int) -> list[bytes]:
         return []
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Whether a condition becomes true within some seconds."""
     give_up = time.monotonic() + seconds
     while not condition():

@@ -96,7 +96,7 @@ def test_ctrl_c_cancels_the_task(service: RunningUp, long_call: tuple[subprocess
     call, task_id = long_call
 
     call.send_signal(signal.SIGINT)
-    _, errors = call.communicate(timeout=20)
+    _, errors = call.communicate(timeout=120)
 
     assert call.returncode == 130, errors
     assert json.loads(service.run("inspect", "--json", task_id).stdout)["task"]["status"] == "cancelled"
@@ -108,7 +108,7 @@ def test_cancel_ends_the_task_of_another(
     call, task_id = long_call
 
     done = service.run("cancel", task_id)
-    _, errors = call.communicate(timeout=20)
+    _, errors = call.communicate(timeout=120)
 
     assert done.returncode == 0, done.stderr
     assert call.returncode == 1

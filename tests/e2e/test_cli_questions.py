@@ -41,7 +41,7 @@ class Terminal:
 
     def reads(self, text: str) -> None:
         """Wait until the terminal shows a text that was not shown before."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while text not in self.output:
             assert time.monotonic() < end, self.output
             self.output += os.read(self._here, 4096).decode(errors="replace")
@@ -51,7 +51,7 @@ class Terminal:
         os.write(self._here, keys.encode())
 
     def ends(self) -> int:
-        return self.process.wait(30)
+        return self.process.wait(120)
 
     def close(self) -> None:
         if self.process.poll() is None:

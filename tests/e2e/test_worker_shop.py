@@ -106,7 +106,7 @@ def test_tools_and_the_shops_own_tasks_share_a_worker(shop_worker: CeleryTestWor
     shop_broker = shop.outbox.broker_url
     with shop.service.celery.connection_for_write(url=shop_broker) as connection:
         shop.service.celery.send_task("acme.plain", args=(21,), connection=connection)
-    shop_worker.assert_log_exists("Task acme.plain", timeout=5)
+    shop_worker.assert_log_exists("Task acme.plain", timeout=60)
     assert shop.run("fresh", x=1).task.status is TaskStatus.COMPLETED
 
 

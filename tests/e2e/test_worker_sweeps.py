@@ -25,15 +25,17 @@ QUICK = Policy(lease_ms=150, ttl_ms=1, retention_ms=1)
 
 
 class Shard:
-    """A store without workers, its broker queue, and a sweeper."""
+    """A store without workers, its broker queue, and a sweeper; the clock goes on when it is told to."""
 
     def __init__(self, redis_url: str) -> None:
+        self.now_ms = round(time.time() * 1000)
         self.service = TaskService("Sweeps", settings=Settings(redis_url=redis_url))
         self.outbox = Dispatcher(self.service.celery, redis_url=redis_url)
-        self.store = RedisTaskStore(redis_url, outbox=self.outbox)
+        self.store = RedisTaskStore(redis_url, outbox=self.outbox, clock=lambda server_ms: self.now_ms)
         self.sweeper = Sweeper(self.store, self.outbox, interval=INTERVAL, lease_ms=QUICK.lease_ms)
 
     def create(self, policy: Policy = QUICK) -> Task:
+        self.pass_ms(1)
         return self.store.create(
             Create(
                 task_id=new_task_id(OWNER),
@@ -64,10 +66,14 @@ class Shard:
         """Sweep that often, an interval apart, whoever held the lock."""
         swept: list[Swept] = []
         while len(swept) < times:
-            time.sleep(INTERVAL)
-            if (done := self.sweeper.sweep()) is not None:
-                swept.append(done)
+            self.pass_ms(round(INTERVAL * 1000))
+            while (done := self.sweeper.sweep()) is None:
+                time.sleep(INTERVAL / 10)
+            swept.append(done)
         return swept
+
+    def pass_ms(self, duration_ms: int) -> None:
+        self.now_ms += duration_ms
 
     def phase(self, task: Task) -> Phase:
         return self.store.inspect(task.task_id).task.phase
@@ -106,7 +112,6 @@ def test_a_backlog_that_waits_for_a_worker_causes_no_messages(shard: Shard) -> N
 def test_a_message_that_others_overtook_for_three_sweeps_is_sent_again(shard: Shard) -> None:
     lost = shard.create(Policy())
     shard.lose_messages()
-    time.sleep(0.002)
     for later in [shard.create(Policy()) for _ in range(2)]:
         shard.claim(later)
     swept = shard.sweep(6)
@@ -123,7 +128,7 @@ def test_a_task_that_slept_gets_its_message_when_it_is_due(shard: Shard) -> None
     otherwise = CompleteWithResult(lease_id=lease_id, result=JsonText("{}"))
     shard.store.commit(task.task_id, Retry(lease_id=lease_id, delay_ms=200, otherwise=otherwise))
     assert sum(swept.timers for swept in shard.sweep(2)) == 0
-    time.sleep(0.2)
+    shard.pass_ms(200)
     assert sum(swept.timers for swept in shard.sweep(1)) == 1
     assert shard.messages() == 1
 
@@ -142,7 +147,7 @@ def test_after_a_pause_of_all_sweeps_living_workers_get_a_lease_to_renew(shard: 
     shard.sweep()
     task = shard.create()
     shard.claim(task)
-    time.sleep(0.3)
+    shard.pass_ms(300)
     shard.sweep()
     assert shard.phase(task) is Phase.RUNNING
     shard.sweep(6)
@@ -162,7 +167,7 @@ def test_what_has_expired_is_removed(shard: Shard) -> None:
     task = shard.create(Policy(ttl_ms=1, retention_ms=1, patience_ms=100, timeout_ms=100))
     lease_id = shard.claim(task)
     shard.store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=JsonText("{}")))
-    time.sleep(0.25)
+    shard.pass_ms(250)
     assert sum(swept.expired for swept in shard.sweep(1)) == 1
     assert shard.store.counts().total == 0
     with pytest.raises(TaskNotFound):

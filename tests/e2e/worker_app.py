@@ -117,9 +117,9 @@ def report(ctx: TaskContext, steps: int) -> int:
 
 
 @service.tool()
-def loop(ctx: TaskContext, seconds: float = 60) -> str:
-    """Run for long, and look at the context."""
-    until = time.monotonic() + seconds
+def loop(ctx: TaskContext, seconds: float = 60, again: float = 60) -> str:
+    """Run for long, the first time and again, and look at the context."""
+    until = time.monotonic() + (seconds if ctx.run == 1 else again)
     ctx.progress(0, message=f"pid {os.getpid()}")
     while time.monotonic() < until:
         ctx.check()

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import pytest
@@ -52,15 +53,13 @@ class Side:
         return events[self.event]()
 
 
-def race(
-    url: str, side: Side, task_ids: Sequence[str], barrier: Any, shift_ms: int
-) -> list[tuple[bool, str]]:
+def race(url: str, side: Side, task_ids: Sequence[str], shift_ms: int) -> list[tuple[bool, str]]:
     """One side of all rounds: whether it won, or what it was told."""
     store = RedisTaskStore(url, clock=lambda server_ms: server_ms + shift_ms)
     told_ = []
     for task_id in task_ids:
         event: Any = side.make()
-        barrier.wait(30)
+        _starts[0].wait(60)
         try:
             if isinstance(event, Claim):
                 store.claim(task_id, event)
@@ -79,18 +78,28 @@ def race(
     return told_
 
 
-def run(
-    url: str, sides: Sequence[Side], task_ids: Sequence[str], shift_ms: int = 0
-) -> list[list[tuple[bool, str]]]:
-    """All rounds, each side in a process of its own."""
+Sides = Callable[..., list[list[tuple[bool, str]]]]
+_starts: list[Barrier] = []
+"""In a process that takes a side: where it meets the other, before each round."""
+
+
+def _meet_at(barrier: Barrier) -> None:
+    _starts.append(barrier)
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Sides]:
+    """Runs all rounds, each of two sides in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, context.Pool(len(sides)) as pool:
-        barrier = manager.Barrier(len(sides))
-        jobs = [(url, side, list(task_ids), barrier, shift_ms) for side in sides]
-        results = pool.starmap(race, jobs, chunksize=1)
+    with context.Pool(2, _meet_at, (context.Barrier(2),)) as pool:
+
+        def run(url: str, sides: Sequence[Side], task_ids: Sequence[str], shift_ms: int = 0) -> Any:
+            jobs = [(url, side, list(task_ids), shift_ms) for side in sides]
+            return pool.starmap(race, jobs, chunksize=1)
+
+        yield run
         pool.close()
         pool.join()
-        return results
 
 
 @pytest.fixture
@@ -123,7 +132,7 @@ def ids(tasks: Sequence[Task]) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_of_cancel_and_complete_one_wins_and_the_other_learns_which(
-    store: RedisTaskStore, redis_url: str
+    store: RedisTaskStore, redis_url: str, run: Sides
 ) -> None:
     tasks = [running(store) for _ in range(ROUNDS)]
     cancels, completes = run(redis_url, [Side("cancel"), Side("complete")], ids(tasks))
@@ -135,7 +144,9 @@ def test_of_cancel_and_complete_one_wins_and_the_other_learns_which(
 
 
 @pytest.mark.timeout(300)
-def test_an_answer_that_meets_a_late_completion_always_counts(store: RedisTaskStore, redis_url: str) -> None:
+def test_an_answer_that_meets_a_late_completion_always_counts(
+    store: RedisTaskStore, redis_url: str, run: Sides
+) -> None:
     tasks = [parked(store) for _ in range(ROUNDS)]
     answers, completes = run(redis_url, [Side("answer"), Side("complete")], ids(tasks))
     assert all(won for won, _ in answers)
@@ -145,7 +156,7 @@ def test_an_answer_that_meets_a_late_completion_always_counts(store: RedisTaskSt
 
 @pytest.mark.timeout(300)
 def test_of_two_answers_to_one_question_one_goes_into_the_journal(
-    store: RedisTaskStore, redis_url: str
+    store: RedisTaskStore, redis_url: str, run: Sides
 ) -> None:
     tasks = [parked(store) for _ in range(ROUNDS)]
     sides = run(redis_url, [Side("answer"), Side("answer")], ids(tasks))
@@ -155,7 +166,9 @@ def test_of_two_answers_to_one_question_one_goes_into_the_journal(
 
 
 @pytest.mark.timeout(300)
-def test_of_two_claims_one_wins_and_its_lease_is_the_tasks(store: RedisTaskStore, redis_url: str) -> None:
+def test_of_two_claims_one_wins_and_its_lease_is_the_tasks(
+    store: RedisTaskStore, redis_url: str, run: Sides
+) -> None:
     tasks = [store.create(creation()).task for _ in range(ROUNDS)]
     firsts, seconds = run(redis_url, [Side("claim", "one"), Side("claim", "two")], ids(tasks))
     for task, first, second in zip(tasks, firsts, seconds, strict=True):
@@ -167,7 +180,7 @@ def test_of_two_claims_one_wins_and_its_lease_is_the_tasks(store: RedisTaskStore
 
 @pytest.mark.timeout(300)
 def test_of_a_renewal_and_a_reaper_one_wins_and_a_reaped_lease_stays_lost(
-    store: RedisTaskStore, redis_url: str
+    store: RedisTaskStore, redis_url: str, run: Sides
 ) -> None:
     tasks = [running(store, SHORT) for _ in range(ROUNDS)]
     # By the clock of both the lease has run out: a renewal still revives it, unless the reaper was first.

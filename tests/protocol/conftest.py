@@ -53,6 +53,11 @@ def soon(name: str) -> str:
     return f"Hello, {name}!"
 
 
+def late(name: str) -> str:
+    """Say hello, usually later."""
+    return f"Hello, {name}!"
+
+
 def echo(value: dict[str, object]) -> str:
     """Take anything."""
     return str(len(value))
@@ -89,7 +94,8 @@ def tools() -> ToolRegistry:
         echo,
         tell,
         broken,
-        build_tool(soon, grace_ms=500),
+        build_tool(soon, grace_ms=20_000),
+        build_tool(late, grace_ms=300),
         build_tool(alone, support=TaskSupport.FORBIDDEN),
         build_tool(heavy, support=TaskSupport.REQUIRED),
     )

@@ -25,7 +25,7 @@ class Stream:
     """A response that is read as it comes: JSON, or events."""
 
     def __init__(self, port: int, method: str, body: bytes | None, headers: dict[str, str]) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self._connection.connect()
         self._socket = self._connection.sock
         self._connection.request(method, "/mcp", body, headers)
@@ -56,11 +56,11 @@ class Stream:
             self.begun.set()
             self._messages.put(None)
 
-    def next(self, seconds: float = 10.0) -> Message | None:
+    def next(self, seconds: float = 60.0) -> Message | None:
         """The next message; None at the end of the stream."""
         return self._messages.get(timeout=seconds)
 
-    def find(self, wanted: Callable[[Message], Any], seconds: float = 10.0) -> Message:
+    def find(self, wanted: Callable[[Message], Any], seconds: float = 60.0) -> Message:
         """The next message of a kind; others are passed over."""
         while (message := self.next(seconds)) is not None:
             if wanted(message):
@@ -76,7 +76,7 @@ class Stream:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             """It was closed already."""
-        self._thread.join(5)
+        self._thread.join(30)
         self._connection.close()
 
 
@@ -173,7 +173,7 @@ class SessionClient:
 
     def post(self, message: Any, *, at: int = 0, method: str = "POST", **headers: str | None) -> Reply:
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports[at], timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[at], timeout=60)
         try:
             connection.request(method, "/mcp", body, self.headers(**headers))
             response = connection.getresponse()

@@ -85,7 +85,7 @@ def serving(tools: ToolRegistry, configuration: Settings, library: Library | Non
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(30)
         listener.close()
 
 
@@ -95,7 +95,7 @@ def _run(server: uvicorn.Server, listener: socket.socket) -> None:
         server.run([listener])
 
 
-def until(what: str, condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(what: str, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait for something to come true; what it was."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -136,7 +136,7 @@ class WireClient:
         self, port: int, *, capabilities: dict[str, Any] = WITH_TASKS, key: str | None = None
     ) -> None:
         self.port, self.capabilities, self.key = port, capabilities, key
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def __enter__(self) -> WireClient:
         return self
@@ -265,7 +265,7 @@ class Worker:
     def close(self) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(5)
+            self._thread.join(30)
         self.store.close()
 
     def _work(self) -> None:

@@ -67,7 +67,7 @@ def working(worker: Worker) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(5)
+        thread.join(30)
 
 
 @pytest.mark.timeout(240)
@@ -79,7 +79,7 @@ def test_the_official_python_client_of_2025_is_served_by_two_front_ends_in_turn(
             [client_python, str(PROGRAM), f"http://127.0.0.1:{port}/mcp"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
 
     assert ran.returncode == 0, ran.stderr[-4000:]

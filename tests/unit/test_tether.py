@@ -20,7 +20,7 @@ time.sleep(60)
 """
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     give_up = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > give_up:
@@ -47,7 +47,7 @@ def test_output_and_exit_status_arrive() -> None:
 
     said = command.stdout.read()
 
-    assert command.wait(5)
+    assert command.wait(60)
     assert (sorted(said.split()), command.stop(grace=1)) == ([b"err", b"out"], 3)
     command.stdout.close()
 
@@ -55,14 +55,14 @@ def test_output_and_exit_status_arrive() -> None:
 def test_a_command_that_does_not_exist_ends_with_127() -> None:
     command = Tethered(["no-such-command"], output=subprocess.DEVNULL)
 
-    assert command.stop(grace=5, number=0) == 127
+    assert command.stop(grace=60, number=0) == 127
 
 
 def test_stop_asks_first() -> None:
     command = Tethered(["sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"], output=-1)
     assert command.stdout.readline() == b"up\n"
 
-    assert command.stop(grace=5) == 7
+    assert command.stop(grace=60) == 7
     command.stdout.close()
 
 
@@ -81,7 +81,7 @@ def test_children_of_a_killed_command_go_with_it(tmp_path: Path) -> None:
 
     command.send(signal.SIGKILL)
 
-    assert command.wait(5)
+    assert command.wait(60)
     assert eventually(lambda: is_gone(child))
     command.stop(grace=0)
 
