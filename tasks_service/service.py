@@ -228,7 +228,7 @@ class TaskService:
         return decorate
 
     def asgi(self) -> FrontEnd:
-        """The front end, as an ASGI application with its own lifespan."""
+        """The front end, as an ASGI application; to be served, or mounted (see `FrontEnd.lifespan`)."""
         from .frontend.app import create_app as create_front_end  # a worker needs none of it
 
         return create_front_end(
