@@ -72,8 +72,8 @@ class Disconnected(Exception):
 class AddressGuard:
     """Refuses foreign `Host` and `Origin` headers, and bodies that are not declared to be JSON.
 
-    Without API keys, whoever reaches the service is its one user, so it must not be reached from elsewhere. The
-    settings do not say where the server of an application listens that it is mounted in; each request does.
+    Without API keys, whoever reaches the service is its one user, so it must not be reached from elsewhere.
+    Where it is mounted in another application, the settings do not say where that listens; each request does.
 
     A web page may make a browser send requests to this address (DNS rebinding); 2026-07-28, transports:
     servers MUST validate `Origin`. Requests without one come from no browser.
