@@ -18,6 +18,7 @@ from .domain.errors import (
     ToolError,
     WorkerStopping,
 )
+from .headers import Header
 from .library.function import RequestContext
 from .questions import Cancelled, Declined, Form, Link, Roots, Sampling
 from .retry import RetryPolicy
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigurationError",
     "Declined",
     "Form",
+    "Header",
     "Link",
     "ProtocolError",
     "RequestContext",

@@ -48,6 +48,8 @@ class ToolOptions(TypedDict, total=False):
         title: For people; shown by clients in place of the name.
         description: For the model that chooses among tools; defaults to the docstring.
         annotations: Hints for clients: read-only, destructive, idempotent.
+        input_schema: JSON Schema 2020-12 of the arguments, listed as it is; the function gets the arguments
+            by name, unconverted. Default: from the signature.
         task: Whether a call may (`optional`, the default), must (`required`) or must not (`forbidden`)
             become a task that the client sees.
         grace: How long an `optional` call is awaited before a task is given out. Default 0: at once.
@@ -69,6 +71,7 @@ class ToolOptions(TypedDict, total=False):
     title: str | None
     description: str | None
     annotations: ToolAnnotations | None
+    input_schema: Mapping[str, Any] | None
     task: Support
     grace: timedelta
     ttl: timedelta
@@ -254,7 +257,7 @@ class TaskService:
         self._engine.announce(resource_name(uri))
 
     def asgi(self) -> FrontEnd:
-        """The front end, as an ASGI application with its own lifespan."""
+        """The front end, as an ASGI application; to be served, or mounted (see `FrontEnd.lifespan`)."""
         from .frontend.app import create_app as create_front_end  # a worker needs none of it
 
         return create_front_end(
@@ -296,6 +299,7 @@ def _fields(options: ToolOptions, queue: str) -> dict[str, Any]:
         "title": options.get("title"),
         "description": options.get("description"),
         "annotations": options.get("annotations"),
+        "input_schema": options.get("input_schema"),
         "support": support,
         "policy": _policy(options),
         "queue": options.get("queue") or queue,

@@ -24,8 +24,10 @@ from .context import AsyncTaskContext, TaskContext
 from .domain.errors import ConfigurationError, InvalidArguments, NotJson, UnknownTool
 from .domain.limits import DEFAULT_LIMITS, Limits, to_json
 from .domain.task import JsonText, Policy
+from .headers import has_headers
 from .questions import Question
 from .retry import RetryPolicy
+from .schemas import GivenSchema, given_schema
 
 DEFAULT_QUEUE = "tasks"
 """The queue of tools that name none."""
@@ -71,6 +73,8 @@ class Tool:
         output_schema: JSON schema of the structured result, an object; None if the result is unstructured.
         context_parameter: Name of the parameter that receives the context, if there is one.
         ask: Questions that are asked before the task exists, by name, in this order.
+        given: The schema of the arguments, where the author wrote it; None where it comes from the signature.
+        has_headers: Whether arguments are repeated in headers.
     """
 
     name: str
@@ -89,6 +93,8 @@ class Tool:
     celery_name: str | None = None
     context_parameter: str | None = None
     ask: Mapping[str, Question] = field(default_factory=dict)
+    given: GivenSchema | None = None
+    has_headers: bool = False
 
     @property
     def is_async(self) -> bool:
@@ -113,6 +119,8 @@ class Tool:
         Raises:
             InvalidArguments: They do not match the schema.
         """
+        if self.given is not None:
+            return self.given.bind(self.name, arguments)
         unknown = set(arguments) - set(self.input_schema.get("properties", {}))
         if unknown and self.input_schema.get("additionalProperties") is False:
             raise InvalidArguments(self.name, tuple((name, "unknown argument") for name in sorted(unknown)))
@@ -179,6 +187,7 @@ def build_tool(
     *,
     name: str | None = None,
     description: str | None = None,
+    input_schema: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Tool:
     """Make a tool of a function.
@@ -188,6 +197,7 @@ def build_tool(
             `AsyncTaskContext` (async) receives the context and is not part of the schema.
         name: Defaults to the function's name.
         description: Defaults to the docstring.
+        input_schema: JSON Schema 2020-12 of the arguments, instead of one from the signature.
         options: Any other field of `Tool`.
 
     Raises:
@@ -199,18 +209,26 @@ def build_tool(
             f"Tool name {tool_name!r}: use 1 to 128 of the characters A-Z a-z 0-9 _ . and -"
         )
     context_parameter = _context_parameter(fn)
+    what, given = f"Tool {tool_name!r}", None
+    unseen: Iterable[str] = (context_parameter,) if context_parameter else ()
+    if input_schema is not None:
+        given = given_schema(what, input_schema, fn, context_parameter)
+        unseen = inspect.signature(fn).parameters
     try:
-        metadata = func_metadata(fn, skip_names=(context_parameter,) if context_parameter else ())
+        metadata = func_metadata(fn, skip_names=tuple(unseen))
+        schema = metadata.arg_model.model_json_schema(by_alias=True) if given is None else given.schema
     except Exception as error:
-        raise ConfigurationError(f"Tool {tool_name!r}: its signature has no JSON schema: {error}") from error
+        raise ConfigurationError(f"{what}: its signature has no JSON schema: {error}") from error
     return Tool(
         name=tool_name,
         fn=fn,
         description=description or inspect.getdoc(fn) or "",
         metadata=metadata,
-        input_schema=metadata.arg_model.model_json_schema(by_alias=True),
+        input_schema=schema,
         output_schema=metadata.output_schema,
         context_parameter=context_parameter,
+        given=given,
+        has_headers=has_headers(what, schema),
         **options,
     )
 

@@ -19,7 +19,6 @@ from mcp.shared.inbound import (
     decode_header_value,
     find_duplicated_routing_header,
     validate_mcp_param_headers,
-    x_mcp_header_map,
 )
 from mcp_types import PROTOCOL_VERSION_META_KEY
 from mcp_types.jsonrpc import HEADER_MISMATCH, INVALID_REQUEST
@@ -76,9 +75,7 @@ class Admission:
         self._authenticator = authenticator
         self._guard = guard
         self._limits = limits
-        self._mirrored = {
-            name: tool.input_schema for name, tool in tools.items() if x_mcp_header_map(tool.input_schema)
-        }
+        self._tools = tools
 
     async def admit(self, scope: Scope, receive: Receive) -> Admitted | None:
         """Check a request; each step trusts those before it (docs/protocol.md, "order of checks").
@@ -144,11 +141,11 @@ class Admission:
         if named is not None and header is not None and decode_header_value(header) != named:
             message = f"{MCP_NAME_HEADER} header does not match the task that the body names"
             raise Rejection(400, HEADER_MISMATCH, message, request_id=identity)
-        if method != wire.TOOLS_CALL or params is None or not self._mirrored:
+        if method != wire.TOOLS_CALL or params is None:
             return
-        schema, arguments = self._mirrored.get(str(params.get("name"))), params.get("arguments") or {}
-        if schema is not None and isinstance(arguments, Mapping):
-            problem = validate_mcp_param_headers(schema, arguments, Headers(scope=scope))
+        tool, arguments = self._tools.get(str(params.get("name"))), params.get("arguments") or {}
+        if tool is not None and tool.has_headers and isinstance(arguments, Mapping):
+            problem = validate_mcp_param_headers(tool.input_schema, arguments, Headers(scope=scope))
             if problem is not None:
                 raise _ladder(problem, identity)
 

@@ -3,6 +3,9 @@
 It starts without Redis: whoever restarts everything at once need not think of an order. Readiness is red
 until the store answers and has passed its self check, and whenever it does not answer. What no waiting can
 mend (a setting, an eviction policy) is refused at start instead.
+
+It may be mounted in another ASGI application, under any prefix. Servers start the outer application only, so
+that one must enter `FrontEnd.lifespan` in its own.
 """
 
 from __future__ import annotations
@@ -118,7 +121,11 @@ def check_settings(settings: Settings) -> None:
 
 
 class FrontEnd:
-    """See `create_app`."""
+    """An ASGI application: see `create_app`.
+
+    Run by itself, it starts and stops with its server. Mounted in another application, under any path, it
+    starts and stops with `lifespan`, which that application enters.
+    """
 
     def __init__(
         self,
@@ -141,12 +148,12 @@ class FrontEnd:
         self._readiness: Readiness | None = None
         self._site = Starlette(
             routes=[Route("/healthz", self._alive), Route("/readyz", self._ready)],
-            lifespan=self._lifespan,
+            lifespan=self.lifespan,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; `/mcp` goes the short way."""
-        if scope["type"] == "http" and scope["path"] == MCP_PATH:
+        if scope["type"] == "http" and _path(scope) == MCP_PATH:
             await self._endpoint(scope, receive, send)
         else:
             await self._site(scope, receive, send)
@@ -159,7 +166,20 @@ class FrontEnd:
             self._listeners.end()
 
     @asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Open what the front end needs, and close it at the end.
+
+        For an application that mounts this one: `async with front_end.lifespan(): ...` in its own lifespan,
+        or `Starlette(routes=[Mount("/tasks", front_end)], lifespan=front_end.lifespan)` if it has none.
+
+        Args:
+            app: The application that is started; not looked at.
+
+        Raises:
+            ConfigurationError: The set-up cannot work, or the front end was started already.
+        """
+        if self._router is not None:
+            raise ConfigurationError("The front end was started already: enter its lifespan once")
         async with self._opened_store() as store:
             readiness = Readiness(store)
             await readiness.refuse_unworkable()
@@ -333,7 +353,17 @@ async def _borrow(store: FrontEndStore) -> AsyncIterator[FrontEndStore]:
     yield store
 
 
+def _path(scope: Scope) -> str:
+    """The path of a request, below where the application is mounted (ASGI, `root_path`)."""
+    path, root = str(scope["path"]), scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
 async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
     """Stands in for the endpoint outside of the lifespan."""
-    message = "the front end was not started: run it on a server that supports ASGI's lifespan"
+    message = (
+        "the front end was not started: run it on a server that supports ASGI's lifespan; mounted in another "
+        "application, enter its lifespan in that application's own"
+    )
+    logger.error("A request was refused: %s", message)
     await JSONResponse({"error": message}, status_code=503)(scope, receive, send)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 
 import pydantic_core
@@ -70,6 +72,9 @@ class Disconnected(Exception):
 class AddressGuard:
     """Refuses foreign `Host` and `Origin` headers, and bodies that are not declared to be JSON.
 
+    Without API keys, whoever reaches the service is its one user, so it must not be reached from elsewhere.
+    Where it is mounted in another application, the settings do not say where that listens; each request does.
+
     A web page may make a browser send requests to this address (DNS rebinding); 2026-07-28, transports:
     servers MUST validate `Origin`. Requests without one come from no browser.
 
@@ -85,6 +90,7 @@ class AddressGuard:
         self._security = TransportSecurityMiddleware(
             TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
         )
+        self._serves_everybody = not settings.api_keys
         self._known: set[tuple[str | None, str | None, str | None]] = set()
 
     async def check(self, scope: Scope, headers: Mapping[str, str]) -> None:
@@ -93,6 +99,8 @@ class AddressGuard:
         Raises:
             Rejection: 421, 403 or 400; it says which header, and which setting would allow it.
         """
+        if self._serves_everybody and not _came_from_this_machine(scope):
+            raise Rejection(403, INVALID_REQUEST, _OPEN_DOOR)
         address = (headers.get("host"), headers.get("origin"), headers.get("content-type"))
         if address in self._known:
             return
@@ -103,11 +111,27 @@ class AddressGuard:
             self._known.add(address)
 
 
+_OPEN_DOOR = "Without TASKS_API_KEYS, only connections to a loopback address are served"
+
 _REFUSED = {
     400: "Content-Type: expected application/json",
     403: "Origin: not allowed here; TASKS_ALLOWED_HOSTS names the hosts whose pages may call",
     421: "Host: not served here; TASKS_ALLOWED_HOSTS names the hosts that are",
 }
+
+
+def _came_from_this_machine(scope: Scope) -> bool:
+    """Whether a connection came to a loopback address or a Unix socket; True if the server does not say."""
+    server = scope.get("server")
+    return server is None or server[1] is None or _is_loopback(server[0])
+
+
+@lru_cache(KNOWN_ADDRESSES)
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _with_any_port(host: str) -> tuple[str, ...]:

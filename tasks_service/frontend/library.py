@@ -201,7 +201,7 @@ class LibraryHandlers:
         what = f"Completing '{argument.name}'"
         context = RequestContext(owner=owner, arguments=known)
         value = await self._run(what, function, {typed: argument.value}, context)
-        return self._made(what, lambda: CompleteResult(completion=completion_of(value)))
+        return self._made(what, lambda: self._completion(value))
 
     def _completing(self, params: CompleteRequestParams) -> Function | None:
         completions, argument = self.library.completions, params.argument.name
@@ -233,7 +233,7 @@ class LibraryHandlers:
         except passing:
             raise
         except ProtocolError as error:
-            raise MCPError(error.code, error.message, error.data) from error
+            raise self._made(what, partial(self._authors_error, error)) from error
         except (Exception, SystemExit) as error:  # an author's sys.exit() would end the front end
             if limit.expired():
                 logger.warning("%s took longer than %g s", what, function.timeout)
@@ -276,6 +276,17 @@ class LibraryHandlers:
         result = GetPromptResult(description=prompt.description, messages=messages_of(value))
         check_size("prompt", result.model_dump_json(by_alias=True), self._limits.result_bytes)
         return result
+
+    def _completion(self, value: Any) -> CompleteResult:
+        result = CompleteResult(completion=completion_of(value))
+        check_size("completion", result.model_dump_json(by_alias=True), self._limits.result_bytes)
+        return result
+
+    def _authors_error(self, error: ProtocolError) -> MCPError:
+        to_json(
+            "error", [error.message, error.data], maximum=self._limits.result_bytes, depth=self._limits.depth
+        )
+        return MCPError(error.code, error.message, error.data)
 
 
 def _read(prompt: Prompt, asked: Answered) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """An author's function that the front end runs: what it takes, and how long it may take.
 
-Arguments go through the official SDK's own `func_metadata`, as those of tools do.
+Its signature is read by the official SDK's own `func_metadata`, as that of a tool is. Arguments come as
+texts, since that is what the arguments of prompts and the variables of URIs are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_metadata
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, func_metadata
 from pydantic import ValidationError
 
 from ..context import AsyncTaskContext, TaskContext
@@ -64,13 +65,15 @@ class Function:
 
     Attributes:
         fn: The function, sync or async.
-        metadata: What it takes.
+        model: Of its arguments.
+        schema: JSON schema of its arguments, an object.
         context_parameter: Name of the parameter that receives the `RequestContext`, if there is one.
         timeout: Seconds that it may take.
     """
 
     fn: Callable[..., Any]
-    metadata: FuncMetadata
+    model: type[ArgModelBase]
+    schema: Mapping[str, Any]
     context_parameter: str | None
     timeout: float
 
@@ -79,13 +82,8 @@ class Function:
         """Whether it is a coroutine function."""
         return inspect.iscoroutinefunction(self.fn)
 
-    @property
-    def schema(self) -> Mapping[str, Any]:
-        """JSON schema of its arguments, an object."""
-        return self.metadata.arg_model.model_json_schema(by_alias=True)
-
-    def bind(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn a request's arguments into keyword arguments, validated and converted.
+    def bind(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """Turn a request's texts into keyword arguments, validated and converted.
 
         Args:
             name: Of what is asked for, for the error.
@@ -97,7 +95,7 @@ class Function:
         if unknown := sorted(set(arguments) - set(self.schema.get("properties", {}))):
             raise InvalidArguments(name, tuple((argument, "unknown argument") for argument in unknown))
         try:
-            return self.metadata.validate_arguments(dict(arguments))
+            return self.model.model_validate_strings(dict(arguments)).model_dump_one_level()
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False, include_input=False)
             listed = tuple((".".join(map(str, problem["loc"])), problem["msg"]) for problem in problems)
@@ -125,11 +123,16 @@ def build_function(what: str, fn: Callable[..., Any], timeout: timedelta) -> Fun
         metadata = func_metadata(
             fn, skip_names=(context_parameter,) if context_parameter else (), structured_output=False
         )
-        metadata.arg_model.model_json_schema()
+        schema = metadata.arg_model.model_json_schema(by_alias=True)
     except Exception as error:
         raise ConfigurationError(f"{what}: its signature has no JSON schema: {error}") from error
+    _check_texts(what, schema)
     return Function(
-        fn=fn, metadata=metadata, context_parameter=context_parameter, timeout=timeout.total_seconds()
+        fn=fn,
+        model=metadata.arg_model,
+        schema=schema,
+        context_parameter=context_parameter,
+        timeout=timeout.total_seconds(),
     )
 
 
@@ -141,6 +144,17 @@ def check_options(what: str, options: Mapping[str, Any], known: Mapping[str, Any
     """
     if unknown := sorted(set(options) - set(known)):
         raise ConfigurationError(f"{what}: there is no option {', '.join(unknown)}")
+
+
+def _check_texts(what: str, schema: Mapping[str, Any]) -> None:
+    definitions = schema.get("$defs", {})
+    for name, parameter in schema.get("properties", {}).items():
+        resolved = definitions.get(str(parameter.get("$ref")).rpartition("/")[2], parameter)
+        if resolved.get("type") in ("array", "object"):
+            raise ConfigurationError(
+                f"{what}: {name}: what clients send is one text, which cannot become this type; take a str, "
+                "a number, a bool, an enum or a date"
+            )
 
 
 def _context_parameter(what: str, fn: Callable[..., Any]) -> str | None:

@@ -82,17 +82,15 @@ class Resource:
         """Whether it stands for many resources."""
         return bool(self.template.variables)
 
-    def match(self, uri: str) -> dict[str, Any] | None:
-        """The function's arguments for a URI of this template; None if it is not one.
+    def match(self, uri: str) -> dict[str, str] | None:
+        """The values of a template's variables in a URI; None if it is not a URI of this template.
 
         Values that would lead out of a directory, as a path, match nothing.
         """
-        if not self.is_template:
-            return {} if uri == self.uri else None
         values = self.template.match(uri)
         if values is None or DEFAULT_RESOURCE_SECURITY.validate(values) is not None:
             return None
-        return dict(values)
+        return {name: str(value) for name, value in values.items()}
 
 
 def build_resource(uri: str, fn: Callable[..., Any], **options: Unpack[ResourceOptions]) -> Resource:

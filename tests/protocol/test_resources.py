@@ -99,6 +99,14 @@ def library() -> Library:
     def refused() -> str:
         raise ProtocolError(-32050, "The licence has run out.", {"since": 2025})
 
+    @service.resource("acme://search{?words,limit}")
+    def search(words: str | None, limit: int = 10) -> list[Any]:
+        return [words, limit]
+
+    @service.resource("acme://unsayable")
+    def unsayable() -> str:
+        raise ProtocolError(-32050, "half \ud800 a pair", {1, 2})
+
     @service.resource("acme://odd")
     def odd() -> Any:
         return float("nan")
@@ -197,6 +205,8 @@ def test_a_templates_values_are_decoded_and_converted(client: WireClient) -> Non
     assert content(client, "acme://scenes/big%20hall")["text"] == '{"name":"big hall","frames":3}'
     assert content(client, "acme://scenes/hall/frames/41.gif")["text"] == "hall 42 gif"
     assert content(client, "acme://files/a/b.txt")["text"] == "a/b.txt"
+    assert content(client, "acme://search?words=null")["text"] == '["null",10]'
+    assert content(client, "acme://search?limit=3&words=a%20b")["text"] == '["a b",3]'
 
 
 def test_what_was_read_may_be_kept_only_as_the_author_said(client: WireClient) -> None:
@@ -213,6 +223,8 @@ def test_what_was_read_may_be_kept_only_as_the_author_said(client: WireClient) -
         "acme://scenes/hall/frames/1.svg",
         "acme://scenes/attic",
         "acme://files/../etc/passwd",
+        "acme://search?limit=3",
+        "acme://search?words=x&limit=few",
         "acme://files/%2e%2e/etc/passwd",
         "",
     ],
@@ -233,7 +245,7 @@ def test_a_uri_without_end_is_refused(client: WireClient) -> None:
     assert read(client, "acme://" + "x" * 10_000).error["code"] == -32602
 
 
-@pytest.mark.parametrize("uri", ["acme://broken", "acme://odd", "acme://exits"])
+@pytest.mark.parametrize("uri", ["acme://broken", "acme://odd", "acme://exits", "acme://unsayable"])
 def test_a_function_that_fails_tells_the_log_and_nobody_else(
     client: WireClient, caplog: pytest.LogCaptureFixture, uri: str
 ) -> None:
@@ -309,8 +321,8 @@ def test_the_sdks_client_reads(port: int) -> None:
             listed = await client.list_resources()
             templates = await client.list_resource_templates()
             result = await client.read_resource("acme://scenes/hall")
-        assert len(listed.resources) == 12
-        assert len(templates.resource_templates) == 3
+        assert len(listed.resources) == 13
+        assert len(templates.resource_templates) == 4
         (found,) = result.contents
         assert isinstance(found, TextResourceContents)
         assert Scene.model_validate_json(found.text).name == "hall"
