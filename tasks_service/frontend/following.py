@@ -13,8 +13,9 @@ import logging
 from ..domain.errors import StoreUnavailable, TaskNotFound
 from ..domain.task import new_token
 from ..store.sessions import Enlisted, Session, Standing, session_name
-from .attendance import Attendance, Desk, Listener
+from .attendance import Attendance, Desk, Listener, reporting_of
 from .push import HEAL_SECONDS
+from .reporting import Threshold
 from .streams import Outgoing
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Following:
         self._desk, self._session, self._outgoing = desk, session, outgoing
         self._name = new_token()
         self._attended: dict[Enlisted, asyncio.Task[None]] = {}
+        self._threshold = Threshold(session.log_level)
 
     async def run(self) -> None:
         """Report until the session ends, or another stream takes its place.
@@ -63,6 +65,7 @@ class Following:
                 await self._stop()
 
     def _attend(self, standing: Standing, *, resumed: bool) -> None:
+        self._threshold.level = standing.log_level
         for enlisted in standing.tasks:
             if enlisted not in self._attended:
                 attending = self._follow(enlisted, resumed=resumed)
@@ -76,7 +79,12 @@ class Following:
             session=self._session,
             outgoing=self._outgoing,
             reports=True,
-            progress_token=enlisted.progress_token,
+            reporting=reporting_of(
+                self._outgoing,
+                token=enlisted.progress_token,
+                threshold=self._threshold,
+                task_id=enlisted.task_id,
+            ),
             resumed=resumed,
             patience=GRACE_SECONDS,
         )

@@ -3,17 +3,23 @@
 A waiter registers first, then reads, then waits, so that no change falls between. A wake-up may still be
 lost on its way (pub/sub promises nothing), so no wait is longer than `HEAL_SECONDS`: the caller reads again
 and the loss is healed. A new connection wakes everybody, since anything may have happened without it.
+
+What a running tool says (see `domain.reports`) comes the same way, for those tasks alone that somebody
+hears. It is handed on at once and kept nowhere: who hears it must not wait (see `streams.Outgoing`, which
+bounds what waits for a slow reader).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from ..store.base import Change
+from ..domain.reports import Report
+from ..store.base import Change, Reported
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +33,24 @@ RESTART_SECONDS = 1.0
 class ChangeSource(Protocol):
     """Where changes come from: a store."""
 
-    def changes(self) -> AsyncIterator[Change | None]:
-        """Changes as they are committed; None when the subscription was made (again)."""
+    def changes(self) -> AsyncIterator[Change | Reported | None]:
+        """Changes as they are committed; None when the subscription was made (again).
+
+        Reports of the tasks that are heard come among them, in their order.
+        """
+
+    def hear(self, task_id: str) -> None:
+        """Let the reports of a task come from now on."""
+
+    def unhear(self, task_id: str) -> None:
+        """Let them come no more."""
+
+
+class Hearer(Protocol):
+    """Takes what a tool says."""
+
+    def hear(self, report: Report) -> None:
+        """Take a report; must not wait."""
 
 
 class Watcher:
@@ -62,6 +84,7 @@ class ChangeFeed:
     def __init__(self, source: ChangeSource) -> None:
         self._source = source
         self._watchers: dict[str, set[Watcher]] = {}
+        self._hearers: dict[str, Counter[Hearer]] = {}
 
     def __len__(self) -> int:
         """How many tasks are watched."""
@@ -86,6 +109,31 @@ class ChangeFeed:
                 if not watchers:
                     del self._watchers[name]
 
+    @contextmanager
+    def hear(self, task_id: str, hearer: Hearer | None) -> Iterator[None]:
+        """Be told what a task's tool says, as it says it, while the context is open.
+
+        It is told before the watchers of a change that came later are woken. One that hears a task twice is
+        told once. None hears nothing.
+        """
+        if hearer is None:
+            yield
+            return
+        hearers = self._hearers.get(task_id)
+        if hearers is None:
+            hearers = self._hearers[task_id] = Counter()
+            self._source.hear(task_id)
+        hearers[hearer] += 1
+        try:
+            yield
+        finally:
+            hearers[hearer] -= 1
+            if not hearers[hearer]:
+                del hearers[hearer]
+            if not hearers:
+                del self._hearers[task_id]
+                self._source.unhear(task_id)
+
     async def run(self) -> None:
         """Follow the source until cancelled; outlives every outage of it."""
         while True:
@@ -96,11 +144,16 @@ class ChangeFeed:
                 logger.exception("The change feed broke; it starts again in %s s", RESTART_SECONDS)
             await asyncio.sleep(RESTART_SECONDS)
 
-    def _spread(self, change: Change | None) -> None:
+    def _spread(self, change: Change | Reported | None) -> None:
         if change is None:
             for watchers in self._watchers.values():
                 for watcher in watchers:
                     watcher.wake()
+            return
+        if isinstance(change, Reported):
+            for hearer in tuple(self._hearers.get(change.task_id, ())):
+                for report in change.reports:
+                    hearer.hear(report)
             return
         for watcher in self._watchers.get(change.task_id, ()):
             watcher.wake()

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pydantic_core
 from mcp.shared.exceptions import MCPError
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, ErrorData
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, ErrorData
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...domain.errors import (
@@ -33,6 +33,7 @@ from ...domain.errors import (
     UnknownTool,
 )
 from ...domain.limits import KIB, cut, to_json
+from ...domain.reports import LogLevel, LogMessage
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.base import TaskView
 from ...tool import Tool, ToolRegistry
@@ -191,6 +192,34 @@ def answers(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
         InvalidRequest: `inputResponses` is not an object.
     """
     return _responses(params)
+
+
+def progress_token(params: Mapping[str, Any] | None) -> str | int | None:
+    """The token under which a request wants progress; None if it wants none.
+
+    Raises:
+        InvalidRequest: It is neither text nor an integer (2026-07-28, progress: tokens MUST be).
+    """
+    token = _meta(params).get("progressToken")
+    if token is None or (isinstance(token, str | int) and not isinstance(token, bool)):
+        return token
+    raise InvalidRequest("_meta.progressToken: expected a text or an integer")
+
+
+def log_level(params: Mapping[str, Any] | None) -> LogLevel | None:
+    """From which level on a request wants log messages; None if it wants none.
+
+    Raises:
+        InvalidRequest: There is no such level (2026-07-28, logging: servers SHOULD refuse it).
+    """
+    level = _meta(params).get(LOG_LEVEL_META_KEY)
+    if level is None:
+        return None
+    try:
+        return LogLevel(level)
+    except ValueError:
+        names = ", ".join(LogLevel)
+        raise InvalidRequest(f"_meta.{LOG_LEVEL_META_KEY}: expected one of {names}") from None
 
 
 def _responses(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -415,6 +444,27 @@ def _admits_null(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> b
             return any(_admits_null(choice, definitions) for choice in schema[keyword])
     kind = schema.get("type")
     return not isinstance(kind, str) or kind == "null"
+
+
+# --- what goes out before the answer ----------------------------------------------------------------
+
+
+def progress_notification(token: str | int, progress: Progress) -> dict[str, Any]:
+    """A `notifications/progress` for the request that brought the token."""
+    return notification("notifications/progress", {"progressToken": token, **_progress(progress)})
+
+
+def log_notification(message: LogMessage) -> dict[str, Any]:
+    """A `notifications/message`."""
+    params: dict[str, Any] = {"level": message.level.value, "data": pydantic_core.from_json(message.data)}
+    if message.logger is not None:
+        params["logger"] = message.logger
+    return notification("notifications/message", params)
+
+
+def notification(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """A JSON-RPC notification."""
+    return {"jsonrpc": "2.0", "method": method, "params": params}
 
 
 # --- refusals ----------------------------------------------------------------------------------------
