@@ -107,6 +107,8 @@ class Attendance:
         while True:
             view = await self._view()
             if view is not None:
+                if view.task.status is not TaskStatus.WORKING:
+                    await self._desk.feed.catch_up(view.task)
                 self._report(view.task)
                 if view.task.status.is_final:
                     self._withdraw(view.task)

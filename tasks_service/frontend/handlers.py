@@ -272,6 +272,7 @@ class Handlers:
                 if view is not None and reporting is not None:
                     reporting.advance(view.task.progress)
                 if view is not None and view.task.status is not TaskStatus.WORKING:
+                    await self._feed.catch_up(view.task)
                     return view
                 if (left := until - clock()) <= 0:
                     return None

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from ..domain.reports import Report
+from ..domain.task import Task
 from ..store.base import Change, Reported
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,14 @@ HEAL_SECONDS = 5.0
 
 RESTART_SECONDS = 1.0
 """Pause before a subscription that failed is tried again."""
+
+
+CATCH_UP_SECONDS = 1.0
+"""Longest wait for reports that a read may have overtaken."""
+
+
+BEGIN_SECONDS = 1.0
+"""Longest wait for the first subscription of a process."""
 
 
 class ChangeSource(Protocol):
@@ -44,6 +53,9 @@ class ChangeSource(Protocol):
 
     def unhear(self, task_id: str) -> None:
         """Let them come no more."""
+
+    async def settle(self) -> None:
+        """Return when all has come that was published before; at once while there is no subscription."""
 
 
 class Hearer(Protocol):
@@ -74,6 +86,14 @@ class Watcher:
             self._event.clear()
 
 
+class _Heard:
+    """Those who hear a task, and up to which of its changes they have heard all."""
+
+    def __init__(self) -> None:
+        self.hearers: Counter[Hearer] = Counter()
+        self.revision = -1
+
+
 class ChangeFeed:
     """All watchers of a process, fed by one subscription.
 
@@ -84,7 +104,8 @@ class ChangeFeed:
     def __init__(self, source: ChangeSource) -> None:
         self._source = source
         self._watchers: dict[str, set[Watcher]] = {}
-        self._hearers: dict[str, Counter[Hearer]] = {}
+        self._heard: dict[str, _Heard] = {}
+        self._begun = asyncio.Event()
 
     def __len__(self) -> int:
         """How many tasks are watched."""
@@ -119,20 +140,43 @@ class ChangeFeed:
         if hearer is None:
             yield
             return
-        hearers = self._hearers.get(task_id)
-        if hearers is None:
-            hearers = self._hearers[task_id] = Counter()
+        heard = self._heard.get(task_id)
+        if heard is None:
+            heard = self._heard[task_id] = _Heard()
             self._source.hear(task_id)
-        hearers[hearer] += 1
+        heard.hearers[hearer] += 1
         try:
             yield
         finally:
-            hearers[hearer] -= 1
-            if not hearers[hearer]:
-                del hearers[hearer]
-            if not hearers:
-                del self._hearers[task_id]
+            heard.hearers[hearer] -= 1
+            if not heard.hearers[hearer]:
+                del heard.hearers[hearer]
+            if not heard.hearers:
+                del self._heard[task_id]
                 self._source.unhear(task_id)
+
+    async def catch_up(self, task: Task) -> None:
+        """Return when those who hear a task have been told all that was said before it came to this state.
+
+        A read may overtake what was published before it. Where the change itself has come there is nothing
+        to wait for.
+        """
+        heard = self._heard.get(task.task_id)
+        if heard is None or heard.revision >= task.revision:
+            return
+        try:
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                await self._source.settle()
+        except TimeoutError:
+            logger.warning("The change feed is slow: the last reports of a task may be missing")
+
+    async def begun(self) -> None:
+        """Wait until the source is followed; not for long, since it may be down."""
+        try:
+            async with asyncio.timeout(BEGIN_SECONDS):
+                await self._begun.wait()
+        except TimeoutError:
+            logger.warning("Nothing that happens in the store is heard yet")
 
     async def run(self) -> None:
         """Follow the source until cancelled; outlives every outage of it."""
@@ -146,14 +190,18 @@ class ChangeFeed:
 
     def _spread(self, change: Change | Reported | None) -> None:
         if change is None:
+            self._begun.set()
             for watchers in self._watchers.values():
                 for watcher in watchers:
                     watcher.wake()
             return
+        heard = self._heard.get(change.task_id)
         if isinstance(change, Reported):
-            for hearer in tuple(self._hearers.get(change.task_id, ())):
+            for hearer in () if heard is None else tuple(heard.hearers):
                 for report in change.reports:
                     hearer.hear(report)
             return
+        if heard is not None:
+            heard.revision = max(heard.revision, change.revision)
         for watcher in self._watchers.get(change.task_id, ()):
             watcher.wake()

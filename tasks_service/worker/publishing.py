@@ -79,7 +79,7 @@ class ReportQueue:
         self._count = 0
         self._tokens, self._counted = float(BURST), self._clock()
         self._silence = 0.0
-        self._closed = False
+        self._leaving = self._closed = False
         self.due = 0.0
 
     def add(self, report: Report) -> None:
@@ -98,8 +98,8 @@ class ReportQueue:
         """Take no more.
 
         Args:
-            publish: Publish what still waits, of progress the newest, before this returns; given up where
-                Redis is slow or down. Otherwise it is dropped.
+            publish: Publish what still waits, of progress the newest, before this returns; what is just
+                being published, too. Given up where Redis is slow or down. Otherwise it is dropped.
         """
         with self._lock:
             self._closed = True
@@ -107,7 +107,8 @@ class ReportQueue:
                 self._progress.popleft()
             if not publish:
                 self._messages.clear()
-        if self.waits:
+            unfinished = self.waits or self._leaving
+        if unfinished:
             self._publisher.flush(self)
             with self._lock:
                 self._progress.clear()
@@ -123,6 +124,7 @@ class ReportQueue:
                 number = min(number, allowed)
             reports = tuple(self._brief(self._oldest()) for _ in range(number))
             self._tokens -= number
+            self._leaving = bool(reports)
         return Reported(self._task_id, reports) if reports else None
 
     def heard(self, reported: Reported, listeners: int) -> None:
@@ -132,6 +134,7 @@ class ReportQueue:
         the record.
         """
         with self._lock:
+            self._leaving = False
             if listeners:
                 self._silence = 0.0
                 return
@@ -143,6 +146,7 @@ class ReportQueue:
     def unsent(self, reported: Reported) -> None:
         """Say that what was taken could not be published; the newest progress of it is kept."""
         with self._lock:
+            self._leaving = False
             self._offer_again(reported)
             self.due = self._clock() + LONGEST_SILENCE
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ import pytest
 from tasks_service import AsyncTaskContext, TaskContext
 from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
 
-from .sessions import RELATED, Message, SessionClient, Stream, is_answer, is_request
-from .support import WITH_TASKS, WITHOUT_TASKS, WireClient, registry, serving, settings, until
+from .sessions import Message, SessionClient, Stream, is_answer
+from .support import WITH_TASKS, WITHOUT_TASKS, WireClient, registry
 from .tool_runner import ToolRunner
 
 PROGRESS, MESSAGE = "notifications/progress", "notifications/message"

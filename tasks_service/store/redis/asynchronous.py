@@ -130,6 +130,10 @@ class AsyncRedisTaskStore:
         """Let them come no more."""
         self._subscription.unhear(task_id)
 
+    async def settle(self) -> None:
+        """Return when all has come that was published before; at once while there is no subscription."""
+        await self._subscription.settle()
+
     async def check(self) -> list[Finding]:
         """See `RedisTaskStore.check`."""
         return findings(await self.run(once(health_reads(), self._operations.deadline)))
