@@ -107,7 +107,7 @@ class ReportQueue:
                 self._progress.popleft()
             if not publish:
                 self._messages.clear()
-            unfinished = self.waits or self._leaving
+            unfinished = publish and (self.waits or self._leaving)
         if unfinished:
             self._publisher.flush(self)
             with self._lock:
