@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.task import new_token
+from tasks_service.store.base import Change, Due
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.tool import ToolRegistry
 from tasks_service.worker.execution import Executor
@@ -15,6 +17,13 @@ from tasks_service.worker.keeper import Keeper
 from tasks_service.worker.loop import AsyncLoop
 from tasks_service.worker.publishing import Publisher
 from tasks_service.worker.stop import StopSign
+
+
+class DeafStore(RedisTaskStore):
+    """Hears no changes, so that no thread of the keeper outlives a test."""
+
+    def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
+        return iter(())
 
 
 class ToolRunner:
@@ -29,7 +38,7 @@ class ToolRunner:
     def __init__(self, redis_url: str, tools: ToolRegistry, *, reports_url: str | None = None) -> None:
         self._tools = tools
         self._store = RedisTaskStore(redis_url, pool=8)
-        self._kept = RedisTaskStore(redis_url, pool=2, deadline=2.0)
+        self._kept = DeafStore(redis_url, pool=2, deadline=2.0)
         self._reports = RedisTaskStore(reports_url or redis_url, pool=1, deadline=2.0)
         interrupter = Interrupter()
         self._executor = Executor(
@@ -55,7 +64,8 @@ class ToolRunner:
     def _look(self) -> None:
         taken: set[tuple[str, int]] = set()
         while not self._stop.wait(0.002):
-            for task_id in self._store.pending("tasks", until_ms=self._store.now_ms() + 1_000, limit=100):
+            pending = self._store.pending("tasks", until_ms=self._store.now_ms() + 1_000, limit=100)
+            for task_id in (*pending, *self._store.due(Due.TIMERS, limit=100)):
                 run = self._store.inspect(task_id).task.run
                 if (task_id, run) not in taken:
                     taken.add((task_id, run))
