@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
 from .domain.events import Question
+from .domain.reports import LogMessage
 from .domain.task import JournalEntry, Task
 from .journal import Journal
 
@@ -31,8 +32,12 @@ class Attempt(Protocol):
     def progress(self, current: float, total: float | None, message: str | None) -> None:
         """Record progress; returns at once.
 
-        About one write a second reaches the store; the last one always does, before the task ends.
+        About one write a second reaches the store; the last one always does, before the task ends. Whoever
+        waits for the task is told at once, up to 50 times a second.
         """
+
+    def log(self, message: LogMessage) -> None:
+        """Tell whoever waits for the task; returns at once, records nothing."""
 
     def write_variables(self, changes: Mapping[str, Any]) -> None:
         """Write several variables in one transaction; `None` deletes; waits for the store."""

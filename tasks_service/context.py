@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from .domain.errors import ClientCannot
 from .domain.events import Question as DomainQuestion
 from .domain.task import EntryKind, JournalEntry, JsonText
 from .journal import Call
+from .logs import TOOL_LOGGERS, Level, log_message, write_log
 from .pause import Pause
 from .questions import (
     Cancelled,
@@ -104,6 +106,11 @@ class _Context:
         """The answers to the questions that the tool declared with `ask=`, by their names."""
         return self._attempt.answers
 
+    def _log(self, level: Level, data: Any, logger: str | None) -> None:
+        message = log_message(level, data, logger)
+        write_log(message, data, f"{TOOL_LOGGERS}{self.tool}")
+        self._attempt.log(message)
+
     def _calls(self, questions: Mapping[str, Question]) -> list[Call]:
         """The calls that questions are; each name is used once more.
 
@@ -152,9 +159,48 @@ class TaskContext(_Context):
             current: Any number that grows.
             total: What `current` grows to, if known.
             message: A sentence for people; becomes the task's status message.
+
+        Raises:
+            ValueError: Not a number, or one without end.
         """
         self._attempt.check()
-        self._attempt.progress(current, total, message)
+        self._attempt.progress(*_finite(current, total), message)
+
+    def log(self, level: Level, data: Any, *, logger: str | None = None) -> None:
+        """Tell whoever waits for the task, and the worker's own log; nothing is recorded.
+
+        Clients choose from which level on they are told. They see what is said here: keep secrets, and what
+        helps an attacker, out of it. Of more than some dozens a second, the oldest are not sent.
+
+        Args:
+            level: How grave it is: `debug`, `info`, `notice`, `warning`, `error`, `critical`, `alert` or
+                `emergency`.
+            data: A sentence, or anything that is JSON; of more than 8 KiB, the beginning is sent as text.
+            logger: Names what speaks; also the name in the worker's log, otherwise `tasks_service.tools.`
+                and the tool's name.
+
+        Raises:
+            NotJson: The data cannot be written as JSON.
+            ValueError: There is no such level.
+        """
+        self._attempt.check()
+        self._log(level, data, logger)
+
+    def debug(self, data: Any, *, logger: str | None = None) -> None:
+        """See `log`."""
+        self.log("debug", data, logger=logger)
+
+    def info(self, data: Any, *, logger: str | None = None) -> None:
+        """See `log`."""
+        self.log("info", data, logger=logger)
+
+    def warning(self, data: Any, *, logger: str | None = None) -> None:
+        """See `log`."""
+        self.log("warning", data, logger=logger)
+
+    def error(self, data: Any, *, logger: str | None = None) -> None:
+        """See `log`."""
+        self.log("error", data, logger=logger)
 
     def track(
         self, items: Iterable[T], description: str | None = None, *, total: float | None = None
@@ -368,7 +414,28 @@ class AsyncTaskContext(_Context):
     async def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """See `TaskContext.progress`."""
         self._attempt.check()
-        self._attempt.progress(current, total, message)
+        self._attempt.progress(*_finite(current, total), message)
+
+    async def log(self, level: Level, data: Any, *, logger: str | None = None) -> None:
+        """See `TaskContext.log`."""
+        self._attempt.check()
+        self._log(level, data, logger)
+
+    async def debug(self, data: Any, *, logger: str | None = None) -> None:
+        """See `TaskContext.log`."""
+        await self.log("debug", data, logger=logger)
+
+    async def info(self, data: Any, *, logger: str | None = None) -> None:
+        """See `TaskContext.log`."""
+        await self.log("info", data, logger=logger)
+
+    async def warning(self, data: Any, *, logger: str | None = None) -> None:
+        """See `TaskContext.log`."""
+        await self.log("warning", data, logger=logger)
+
+    async def error(self, data: Any, *, logger: str | None = None) -> None:
+        """See `TaskContext.log`."""
+        await self.log("error", data, logger=logger)
 
     async def track(
         self, items: Iterable[T], description: str | None = None, *, total: float | None = None
@@ -564,6 +631,13 @@ def _asked(
 def _read(questions: Mapping[str, Question], entries: Sequence[JournalEntry]) -> dict[str, Any]:
     pairs = zip(questions.items(), entries, strict=True)
     return {name: question.read(json.loads(entry.value)) for (name, question), entry in pairs}
+
+
+def _finite(current: float, total: float | None) -> tuple[float, float | None]:
+    """Numbers that JSON has."""
+    if not math.isfinite(current) or not (total is None or math.isfinite(total)):
+        raise ValueError(f"progress: expected finite numbers, got {current!r} of {total!r}")
+    return current, total
 
 
 def _total(items: Iterable[Any], total: float | None) -> float | None:

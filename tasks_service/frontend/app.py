@@ -189,6 +189,7 @@ class FrontEnd:
             self._endpoint = self._router = self._build(store, feed, library, secret)
             self._readiness = readiness
             following = asyncio.create_task(feed.run(), name="change feed")
+            await feed.begun()
             try:
                 yield
             finally:

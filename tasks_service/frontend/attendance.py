@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import pydantic_core
 
@@ -20,14 +21,15 @@ from ..store.sessions import FLOOR_SECONDS, Session, SessionStore
 from .asking import Questions
 from .calls import digest
 from .preflight import asked_again
-from .push import HEAL_SECONDS, ChangeFeed
+from .push import HEAL_SECONDS, ChangeFeed, Watcher
+from .reporting import Reporting, Threshold
 from .streams import Outgoing
 from .wire import v2025_11_25 as wire
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0
-"""How often progress is looked for; a task records it no more often."""
+RETRY_SECONDS = 1.0
+"""Pause before a task is read again that could not be."""
 
 MOST_REFUSALS = 8
 """How often one stream asks the same again; a client that cannot answer would be asked for ever."""
@@ -43,7 +45,7 @@ class Listener:
         can_be_asked: Whether requests reach the client on it.
         names_task: Whether the client knows the task, so that messages say whose they are.
         reports: Whether changes of status are reported.
-        progress_token: The client's name for reports of progress; None if it wants none.
+        reporting: Takes what the tool says; None if the client wants none of it here.
         resumed: Whether the stream follows one that may have reported what is so now.
         patience: Seconds that a question is left to other streams.
     """
@@ -53,7 +55,7 @@ class Listener:
     can_be_asked: bool = True
     names_task: bool = True
     reports: bool = False
-    progress_token: str | int | None = None
+    reporting: Reporting | None = None
     resumed: bool = False
     patience: float = 0.0
 
@@ -82,7 +84,6 @@ class Attendance:
         self._name = new_token()
         self._askable = json.loads(listener.session.capabilities or "[]") if listener.can_be_asked else []
         self._reported: tuple[TaskStatus, str | None] | None = None
-        self._progress = float("-inf")
         self._opened: dict[str, float] = {}
         self._asked: dict[str, str] = {}
         self._refusals: dict[str, int] = {}
@@ -97,17 +98,23 @@ class Attendance:
         """
         with self._desk.feed.watch(self._task_id) as watcher:
             try:
-                while True:
-                    view = await self._view()
-                    if view is not None:
-                        self._report(view.task)
-                        if view.task.status.is_final:
-                            await self._withdraw("The task has ended.")
-                            return view
-                        await self._ask(view.task)
-                    await watcher.changed(self._pause(view))
+                with self._desk.feed.hear(self._task_id, self._listener.reporting):
+                    return await self._until_final(watcher)
             finally:
                 await self._leave()
+
+    async def _until_final(self, watcher: Watcher) -> TaskView:
+        while True:
+            view = await self._view()
+            if view is not None:
+                if view.task.status is not TaskStatus.WORKING:
+                    await self._desk.feed.catch_up(view.task)
+                self._report(view.task)
+                if view.task.status.is_final:
+                    await self._withdraw("The task has ended.")
+                    return view
+                await self._ask(view.task)
+            await watcher.changed(self._pause(view))
 
     async def _view(self) -> TaskView | None:
         hidden = not self._listener.names_task
@@ -126,18 +133,11 @@ class Attendance:
         self._reported = state
         if news and self._listener.reports:
             self._listener.outgoing.put(wire.status_notification(task), instead_of=f"status {self._task_id}")
-        self._report_progress(task, silently=first and self._listener.resumed)
-
-    def _report_progress(self, task: Task, *, silently: bool) -> None:
-        """Strictly increasing, and not after a task has ended (2025-11-25, progress)."""
-        token, progress = self._listener.progress_token, task.progress
+        # What was recorded mends what was not heard; but nothing is reported of a task that has ended
+        # (2025-11-25, progress: notifications MUST stop).
         over = self._listener.names_task and task.status.is_final
-        if token is None or progress is None or progress.current <= self._progress or over:
-            return
-        self._progress = progress.current
-        if not silently:
-            message = wire.progress_notification(token, progress, self._related)
-            self._listener.outgoing.put(message, instead_of=f"progress {self._task_id}")
+        if self._listener.reporting is not None and not over:
+            self._listener.reporting.advance(task.progress, silently=first and self._listener.resumed)
 
     @property
     def _related(self) -> str | None:
@@ -206,9 +206,28 @@ class Attendance:
     def _pause(self, view: TaskView | None) -> float:
         """Seconds until something is to be looked at again, woken or not."""
         if view is None:
-            return PROGRESS_SECONDS
+            return RETRY_SECONDS
         if view.task.inputs and self._askable:
             now, patience = time.monotonic(), self._listener.patience
             waits = [self._opened[key] + patience - now for key in view.task.inputs]
             return min([FLOOR_SECONDS / 3, *(wait for wait in waits if wait > 0)])
-        return HEAL_SECONDS if self._listener.progress_token is None else PROGRESS_SECONDS
+        return HEAL_SECONDS
+
+
+def reporting_of(
+    outgoing: Outgoing, *, token: str | int | None, threshold: Threshold, task_id: str | None
+) -> Reporting:
+    """What takes the reports of a tool for a session's stream.
+
+    Args:
+        outgoing: The stream.
+        token: The client's name for reports of progress; None if it wants none.
+        threshold: Which log messages it wants.
+        task_id: The task that the tool runs for, if the client knows it.
+    """
+    return Reporting(
+        outgoing,
+        progress=None if token is None else partial(wire.progress_notification, token, task_id=task_id),
+        message=partial(wire.log_notification, task_id=task_id),
+        threshold=threshold,
+    )

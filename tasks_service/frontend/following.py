@@ -14,8 +14,9 @@ from ..domain.errors import StoreUnavailable, TaskNotFound
 from ..domain.task import new_token
 from ..store.announcements import Listed, list_name, resource_name
 from ..store.sessions import Enlisted, Session, Standing, session_name
-from .attendance import Attendance, Desk, Listener
+from .attendance import Attendance, Desk, Listener, reporting_of
 from .push import HEAL_SECONDS, Watcher
+from .reporting import Threshold
 from .streams import Outgoing
 from .wire import v2025_11_25 as wire
 
@@ -39,6 +40,7 @@ class Following:
         self._name = new_token()
         self._attended: dict[Enlisted, asyncio.Task[None]] = {}
         self._resources: dict[str, str] = {}
+        self._threshold = Threshold(session.log_level)
 
     async def run(self) -> None:
         """Report until the session ends, or another stream takes its place.
@@ -73,6 +75,7 @@ class Following:
                 await self._stop()
 
     def _attend(self, standing: Standing, *, resumed: bool) -> None:
+        self._threshold.level = standing.log_level
         for enlisted in standing.tasks:
             if enlisted not in self._attended:
                 attending = self._follow(enlisted, resumed=resumed)
@@ -94,7 +97,12 @@ class Following:
             session=self._session,
             outgoing=self._outgoing,
             reports=True,
-            progress_token=enlisted.progress_token,
+            reporting=reporting_of(
+                self._outgoing,
+                token=enlisted.progress_token,
+                threshold=self._threshold,
+                task_id=enlisted.task_id,
+            ),
             resumed=resumed,
             patience=GRACE_SECONDS,
         )

@@ -32,6 +32,7 @@ from .calls import (
 )
 from .preflight import NOTHING_ASKED, Answered, Preflight
 from .push import ChangeFeed
+from .reporting import Reporting
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,19 @@ class Handlers:
         self._shards = shards
         self._wait_limit = wait_limit
 
-    async def call(self, owner: Owner, call: ToolCall) -> Task | TaskView | InputRequired:
+    async def call(
+        self, owner: Owner, call: ToolCall, reporting: Reporting | None = None
+    ) -> Task | TaskView | InputRequired:
         """Call a tool.
 
         If the caller goes away (this coroutine is cancelled) before it holds a handle, or has waited as long
         as it may, the execution is cancelled, unless an idempotency key lets the caller come back for it
         (docs/protocol.md, "a client that hangs up").
+
+        Args:
+            owner: Who calls.
+            call: What.
+            reporting: Takes what the tool says while the caller waits.
 
         Returns:
             A task whose handle is to be given out, or the end of an execution that has completed or failed,
@@ -105,9 +113,11 @@ class Handlers:
             return await self.record(event)
         returns = call.idempotency_key is not None
         try:
-            if handle:
-                return await self._within_grace(event, grace_ms / 1000)
-            return await self._to_the_end(event, returns=returns)
+            # Before there is a task, so that nothing that its tool says is missed.
+            with self._feed.hear(event.task_id, reporting):
+                if handle:
+                    return await self._within_grace(event, grace_ms / 1000, reporting)
+                return await self._to_the_end(event, reporting, returns=returns)
         except asyncio.CancelledError:
             if not returns:
                 await self.give_up(owner, event.task_id)
@@ -225,19 +235,21 @@ class Handlers:
             return created.task
         return await self._reveal(created.task)
 
-    async def _within_grace(self, event: Create, seconds: float) -> Task | TaskView:
+    async def _within_grace(
+        self, event: Create, seconds: float, reporting: Reporting | None
+    ) -> Task | TaskView:
         """A plain result if it is there within the grace; a handle otherwise, and for a question."""
         created = await self._store.create(event)
         if created.task.visible:
             return created.task
-        view = await self._outcome(created.task, seconds)
+        view = await self._outcome(created.task, seconds, reporting)
         if view is None or not view.task.status.is_final:
             return await self._reveal(created.task)
         return _ended(view)
 
-    async def _to_the_end(self, event: Create, *, returns: bool) -> TaskView:
+    async def _to_the_end(self, event: Create, reporting: Reporting | None, *, returns: bool) -> TaskView:
         created = await self._store.create(event)
-        view = await self._outcome(created.task, self._wait_limit)
+        view = await self._outcome(created.task, self._wait_limit, reporting)
         if view is not None and view.task.status.is_final:
             return _ended(view)
         if not returns:
@@ -247,17 +259,20 @@ class Handlers:
     async def _reveal(self, task: Task) -> Task:
         return await self._store.act(task.owner, task.task_id, Reveal(), hidden=True)
 
-    async def _outcome(self, task: Task, seconds: float) -> TaskView | None:
+    async def _outcome(self, task: Task, seconds: float, reporting: Reporting | None) -> TaskView | None:
         """Wait until a task has ended, or asks; None if it has not after so many seconds.
 
         A store that does not answer for a while is waited for: the execution is not affected by that.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
-        with self._feed.watch(task.task_id) as watcher:
+        with self._feed.watch(task.task_id) as watcher, self._feed.hear(task.task_id, reporting):
             while True:
                 view = await self._view(task)
+                if view is not None and reporting is not None:
+                    reporting.advance(view.task.progress)
                 if view is not None and view.task.status is not TaskStatus.WORKING:
+                    await self._feed.catch_up(view.task)
                     return view
                 if (left := until - clock()) <= 0:
                     return None

@@ -38,11 +38,12 @@ from ..domain.errors import (
     TasksServiceError,
 )
 from ..domain.events import Cancel, Create
+from ..domain.reports import LogLevel
 from ..domain.task import Owner, Task
 from ..store.base import TaskView
 from ..store.sessions import SUBSCRIPTIONS, Enlisted, Session
 from ..tool import ToolRegistry
-from .attendance import MOST_REFUSALS, Attendance, Desk, Listener
+from .attendance import MOST_REFUSALS, Attendance, Desk, Listener, reporting_of
 from .calls import (
     CallTooLong,
     CapabilityRequired,
@@ -55,6 +56,7 @@ from .calls import (
 from .handlers import Handlers
 from .interview import Interview
 from .library import LibraryHandlers, add_methods
+from .reporting import Threshold
 from .streams import Outgoing
 from .wire import v2025_11_25 as wire
 
@@ -131,12 +133,12 @@ def build_handshake_server(
         subscriptions = _Subscriptions(library, desk)
         add(wire.RESOURCES_SUBSCRIBE, SubscribeRequestParams, _refusing(subscriptions.subscribe))
         add(wire.RESOURCES_UNSUBSCRIBE, UnsubscribeRequestParams, _refusing(subscriptions.unsubscribe))
-    add(wire.SET_LEVEL, SetLevelRequestParams, _set_level)
+    add(wire.SET_LEVEL, SetLevelRequestParams, _refusing(calls.set_level))
     return server
 
 
 class _Calls:
-    """`tools/*`."""
+    """`tools/*`, and what the session is told meanwhile."""
 
     def __init__(self, tools: ToolRegistry, handlers: Handlers, desk: Desk, wait_limit: float) -> None:
         self._tools, self._handlers, self._desk, self._wait_limit = tools, handlers, desk, wait_limit
@@ -149,24 +151,27 @@ class _Calls:
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
         visit = _visit(context)
-        call = self._call(visit, context, params)
+        call, token = self._call(visit, context, params), wire.progress_token(context.params)
         try:
             event = await self._creation(visit, call, visible=False)
         except (InvalidArguments, CapabilityRequired) as error:
             return self._results.refused_call(error)
-        token = wire.progress_token(context.params)
         return self._results.call(await self._to_the_end(visit, call, event, token))
 
     async def create_task(self, context: Context, params: CallToolRequestParams) -> Result:
         visit = _visit(context)
-        call = self._call(visit, context, params)
+        call, token = self._call(visit, context, params), wire.progress_token(context.params)
         task = await self._handlers.record(await self._creation(visit, call, visible=True))
-        enlisted = Enlisted(task.task_id, wire.progress_token(context.params))
+        enlisted = Enlisted(task.task_id, token)
         try:
-            await self._desk.sessions.enlist(visit.session.session_id, enlisted)
+            await self._desk.sessions.enlist(visit.session.session_id, enlisted, at_ms=task.created_ms)
         except StoreUnavailable as error:
             logger.warning("A task is not reported on its session's stream: %s", error)
         return self._results.handle(task)
+
+    async def set_level(self, context: Context, params: SetLevelRequestParams) -> Result:
+        await self._desk.sessions.set_log_level(_visit(context).session, LogLevel(params.level))
+        return {}
 
     def _call(self, visit: Visit, context: Context, params: CallToolRequestParams) -> ToolCall:
         call = wire.tool_call(
@@ -196,17 +201,23 @@ class _Calls:
     ) -> TaskView:
         """Wait for the execution; only a client that cancels ends it."""
         comes_back = call.idempotency_key is not None
+        reporting = None
+        if visit.can_be_asked:
+            threshold = Threshold(visit.session.log_level)
+            reporting = reporting_of(visit.outgoing, token=token, threshold=threshold, task_id=None)
         listener = Listener(
             session=visit.session,
             outgoing=visit.outgoing,
             can_be_asked=visit.can_be_asked,
             names_task=False,
-            progress_token=token,
+            reporting=reporting,
         )
         try:
-            async with asyncio.timeout(self._wait_limit):
-                task = (await self._desk.store.create(event)).task
-                return await Attendance(self._desk, task.task_id, listener).run()
+            # Heard before there is a task, so that nothing that its tool says is missed.
+            with self._desk.feed.hear(event.task_id, reporting):
+                async with asyncio.timeout(self._wait_limit):
+                    task = (await self._desk.store.create(event)).task
+                    return await Attendance(self._desk, task.task_id, listener).run()
         except TimeoutError:
             if not comes_back:
                 await self._handlers.give_up(event.owner, event.task_id)
@@ -314,10 +325,6 @@ class _Cursors:
         if whose != owner:
             raise InvalidRequest("cursor: expected one that tasks/list has returned to this caller")
         return str(position)
-
-
-async def _set_level(_: Context, __: SetLevelRequestParams) -> Result:
-    return {}
 
 
 def _visit(context: Context) -> Visit:

@@ -7,7 +7,7 @@ two stand the wire modules: this file is where a method meets its parser, its ha
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from mcp.server.caching import CacheHint
@@ -17,8 +17,10 @@ from mcp_types import (
     CallToolRequestParams,
     GetPromptRequestParams,
     GetPromptResult,
+    LoggingCapability,
     PaginatedRequestParams,
     RequestParams,
+    ServerCapabilities,
     SubscriptionsListenRequestParams,
 )
 
@@ -30,6 +32,7 @@ from .handlers import Handlers
 from .http import Inquiry
 from .library import LibraryHandlers, add_methods
 from .listening import Listeners
+from .reporting import Reporting, Threshold
 from .wire import v2026_07_28 as wire
 
 Context = ServerRequestContext[dict[str, Any], Inquiry]
@@ -61,7 +64,7 @@ def build_server(
         library: What those do that are not about tools.
         listeners: Tell clients of changes.
     """
-    server: Server[dict[str, Any]] = Server(
+    server = _LoggingServer(
         name,
         version=version,
         instructions=instructions,
@@ -86,6 +89,15 @@ def build_server(
     return server
 
 
+class _LoggingServer(Server[dict[str, Any]]):
+    """Declares logging too: this revision has no method for it that the SDK could tell it by."""
+
+    def get_capabilities(self, *args: Any, **kwargs: Any) -> ServerCapabilities:
+        """What `server/discover` declares."""
+        capabilities = super().get_capabilities(*args, **kwargs)
+        return capabilities.model_copy(update={"logging": LoggingCapability()})
+
+
 class _Methods:
     """One method each: parse, act, render."""
 
@@ -103,7 +115,7 @@ class _Methods:
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
         call = wire.tool_call(params.name, params.arguments, context.params)
         try:
-            outcome = await self._handlers.call(_owner(context), call)
+            outcome = await self._handlers.call(_owner(context), call, _reporting(context))
         except InvalidArguments as error:
             return self._results.argument_problems(error)
         if isinstance(outcome, InputRequired):
@@ -140,10 +152,28 @@ class _Methods:
         return self._results.acknowledgement()
 
 
-def _owner(context: Context) -> Owner:
+def _inquiry(context: Context) -> Inquiry:
     if context.request is None:
         raise RuntimeError("the transport did not say who calls")
-    return context.request.caller.owner
+    return context.request
+
+
+def _owner(context: Context) -> Owner:
+    return _inquiry(context).caller.owner
+
+
+def _reporting(context: Context) -> Reporting | None:
+    """What takes the reports of the tool that a request calls; None if it wants none, or takes no stream."""
+    token, level = wire.progress_token(context.params), wire.log_level(context.params)
+    inquiry = _inquiry(context)
+    if not inquiry.may_stream or (token is None and level is None):
+        return None
+    return Reporting(
+        inquiry.outgoing,
+        progress=None if token is None else partial(wire.progress_notification, token),
+        message=wire.log_notification,
+        threshold=Threshold(level),
+    )
 
 
 def _refusing(handler: Handler[Params]) -> Handler[Params]:

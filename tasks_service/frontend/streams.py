@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,6 +13,9 @@ from starlette.types import Receive, Send
 
 STREAM_EVENTS: Final = 256
 """Events that wait for a reader; of more, the oldest are dropped."""
+
+STREAM_REPORTS: Final = 64
+"""How many of them may be reports, which are dropped before anything else."""
 
 JSON: Final = (b"content-type", b"application/json")
 PING: Final = b": ping\r\n\r\n"
@@ -32,21 +35,27 @@ class Outgoing:
 
     def __init__(self) -> None:
         self._events: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._reports: deque[str] = deque()
         self._filled = asyncio.Event()
         self._count = 0
 
-    def put(self, message: Mapping[str, Any], *, instead_of: str = "") -> None:
+    def put(self, message: Mapping[str, Any], *, instead_of: str = "", report: bool = False) -> None:
         """Add a message.
 
         Args:
             message: A JSON-RPC message.
             instead_of: Names what it is the latest of; an older one that still waits is dropped.
+            report: It is one of many that a running tool makes, and the first to be dropped.
         """
         self._count += 1
         name = instead_of or f"#{self._count}"
         self._events.pop(name, None)
         self._events[name] = message
-        if len(self._events) > STREAM_EVENTS:
+        if report:
+            self._reports.append(name)
+        if len(self._reports) > STREAM_REPORTS or (self._reports and len(self._events) > STREAM_EVENTS):
+            del self._events[self._reports.popleft()]
+        elif len(self._events) > STREAM_EVENTS:
             self._events.popitem(last=False)
         self._filled.set()
 
@@ -61,6 +70,7 @@ class Outgoing:
         """All that waits, oldest first."""
         taken = list(self._events.values())
         self._events.clear()
+        self._reports.clear()
         self._filled.clear()
         return taken
 

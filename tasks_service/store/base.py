@@ -21,6 +21,7 @@ from secrets import token_urlsafe
 from typing import NamedTuple, Protocol
 
 from ..domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
+from ..domain.reports import Report
 from ..domain.task import JournalEntry, JsonText, Owner, Task, TaskRecord
 
 SHARD_DIGITS = 2
@@ -51,6 +52,13 @@ class Change(NamedTuple):
 
     task_id: str
     revision: int
+
+
+class Reported(NamedTuple):
+    """What a running tool has said, as it is published to whoever waits; oldest first."""
+
+    task_id: str
+    reports: tuple[Report, ...]
 
 
 class Push(NamedTuple):

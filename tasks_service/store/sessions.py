@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from ..domain.reports import LogLevel
 from ..domain.task import NO_TEXT, JsonText, Owner
 
 
@@ -25,12 +26,14 @@ class Session:
         owner: Whose it is; to everybody else there is no such session.
         version: The protocol revision.
         capabilities: What the client can be asked, as `Task.capabilities`.
+        log_level: From which level on it is sent log messages.
     """
 
     session_id: str
     owner: Owner
     version: str
     capabilities: JsonText = NO_TEXT
+    log_level: LogLevel = LogLevel.INFO
 
 
 class Enlisted(NamedTuple):
@@ -46,11 +49,13 @@ class Standing(NamedTuple):
     Attributes:
         stream: The stream that holds the session now; the newest one.
         tasks: The tasks of the session that are to be reported, oldest first.
+        log_level: See `Session`.
         resources: URIs of resources whose changes are reported.
     """
 
     stream: str
     tasks: tuple[Enlisted, ...]
+    log_level: LogLevel
     resources: frozenset[str] = frozenset()
 
 
@@ -90,11 +95,20 @@ class SessionStore(Protocol):
     async def find(self, owner: Owner, session_id: str) -> Session | None:
         """The session of that id if it is the owner's; its silence begins anew."""
 
+    async def set_log_level(self, session: Session, level: LogLevel) -> None:
+        """Let the client be sent log messages from another level on, and wake its stream."""
+
     async def remove(self, session_id: str) -> None:
         """Forget a session, and wake its stream."""
 
-    async def enlist(self, session_id: str, enlisted: Enlisted) -> None:
-        """Let a task be reported on the session's stream; of too many, the oldest are not."""
+    async def enlist(self, session_id: str, enlisted: Enlisted, *, at_ms: int) -> None:
+        """Let a task be reported on the session's stream; of too many, the oldest are not.
+
+        Args:
+            session_id: Whose stream.
+            enlisted: The task.
+            at_ms: When it was created, by the store's clock.
+        """
 
     async def delist(self, session_id: str, enlisted: Enlisted) -> None:
         """The task has ended, and the client was told."""

@@ -29,10 +29,12 @@ from ..domain.errors import (
 from ..domain.events import Note, RequestInput, Sleep, WorkerEvent
 from ..domain.events import Question as Asked
 from ..domain.limits import Limits, to_json
+from ..domain.reports import LogMessage, Report
 from ..domain.task import JournalEntry, Phase, Progress, Task
 from ..journal import Journal
 from ..questions import Question, headline, question_digest
 from ..store.base import TaskStore, full_jitter
+from .publishing import Publisher, ReportQueue
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two writes of progress to the record."""
@@ -66,6 +68,7 @@ class RunningAttempt:
         journal: What earlier attempts recorded; empty for the first.
         ask: The questions that the tool declared; their answers are the journal's first entries.
         wake: Called when there is progress to be written.
+        publisher: Brings reports to whoever waits for the task; without one they reach nobody.
     """
 
     def __init__(
@@ -79,12 +82,14 @@ class RunningAttempt:
         journal: Journal | None = None,
         ask: Mapping[str, Question] | None = None,
         wake: Callable[[], None] = lambda: None,
+        publisher: Publisher | None = None,
     ) -> None:
         self._task = task
         self.lease_id = lease_id
         self.started = started
         self.deadline = started + max(task.deadline_ms - task.updated_ms, 0) / 1000
         self._store, self._limits, self._wake = store, limits, wake
+        self._reports = None if publisher is None else ReportQueue(task.task_id, limits, publisher)
         self._lock = threading.Lock()
         self._flag: type[AttemptEnded] | None = None
         self.flagged_at: float | None = None
@@ -124,11 +129,21 @@ class RunningAttempt:
             raise self.ending()
 
     def progress(self, current: float, total: float | None, message: str | None) -> None:
-        """Remember progress; the keeper writes it."""
+        """Remember progress; the keeper writes it, and whoever waits for the task is told."""
+        progress = Progress(current=current, total=total, message=message)
         with self._lock:
-            self._unsent = Progress(current=current, total=total, message=message)
+            self._unsent = progress
         if self.progress_due <= time.monotonic():
             self._wake()
+        self._report(progress)
+
+    def log(self, message: LogMessage) -> None:
+        """Tell whoever waits for the task; nothing is recorded."""
+        self._report(message)
+
+    def _report(self, report: Report) -> None:
+        if self._reports is not None:
+            self._reports.add(report)
 
     def write_variables(self, changes: Mapping[str, Any]) -> None:
         """Write variables, and any progress that waits, in one transaction."""
@@ -180,6 +195,7 @@ class RunningAttempt:
 
     def _rest(self, event: RequestInput | Sleep) -> NoReturn:
         with self.shielded():
+            self.close_reports()
             self.flush_progress()
             self._note(event)
             self.end(Parked)
@@ -220,6 +236,11 @@ class RunningAttempt:
                 self._on_flag.append(callback)
                 return
         callback()
+
+    def close_reports(self, *, publish: bool = True) -> None:
+        """Tell nobody anything more, but what waits to be told; for the end of the attempt."""
+        if self._reports is not None:
+            self._reports.close(publish=publish)
 
     @property
     def progress_due(self) -> float:

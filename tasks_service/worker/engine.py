@@ -16,6 +16,7 @@ from .interrupts import Interrupter
 from .keeper import Keeper
 from .loop import AsyncLoop
 from .maintenance import Sweeper
+from .publishing import Publisher
 from .request import Obituaries
 from .stop import StopSign
 
@@ -23,7 +24,7 @@ KEEPER_DEADLINE = 2.0
 """Seconds that a renewal may try: less than its interval, so that an outage of one does not cost others."""
 
 KEEPER_POOL = 2
-"""Connections of the keeper of leases; listening has one of its own beside them."""
+"""Connections for keeping leases and for publishing reports, one each; listening has one of its own."""
 
 
 class Engine:
@@ -58,7 +59,9 @@ class Engine:
                 interrupter = Interrupter()
                 kept = self.store(deadline=KEEPER_DEADLINE, pool=KEEPER_POOL)
                 keeper = Keeper(kept, self.stop, interrupter)
-                self._executor = Executor(store, keeper, interrupter, AsyncLoop(), self.settings.limits)
+                self._executor = Executor(
+                    store, keeper, interrupter, AsyncLoop(), Publisher(kept), self.settings.limits
+                )
             return self._executor
 
     @property

@@ -38,6 +38,7 @@ from .interrupts import Interrupter
 from .keeper import Keeper, KeptStore
 from .loop import AsyncLoop
 from .outcome import event_of_error, event_of_value, result_too_large, timed_out
+from .publishing import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Executor:
         keeper: Keeps the leases.
         interrupter: Ends deaf tools.
         loop: For async tools.
+        publisher: For what tools report.
         limits: What may be recorded.
     """
 
@@ -69,10 +71,11 @@ class Executor:
         keeper: Keeper,
         interrupter: Interrupter,
         loop: AsyncLoop,
+        publisher: Publisher,
         limits: Limits,
     ) -> None:
         self._store, self._keeper, self._interrupter = store, keeper, interrupter
-        self._loop, self._limits = loop, limits
+        self._loop, self._publisher, self._limits = loop, publisher, limits
 
     def run(
         self,
@@ -116,6 +119,7 @@ class Executor:
                 journal=Journal(claimed.journal, ordered=not tool.is_async),
                 ask=tool.ask,
                 wake=self._keeper.wake,
+                publisher=self._publisher,
             )
             self._attempt(tool, claimed, attempt, body or self._body_of(tool))
             return attempt.outcome
@@ -146,6 +150,7 @@ class Executor:
                 event = event_of_value(value, tool, attempt.task, attempt.lease_id, self._limits)
                 self._commit(attempt, tool, event)
         finally:
+            attempt.close_reports(publish=False)
             self._keeper.drop(attempt)
 
     def _call(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> Any:
@@ -214,6 +219,7 @@ class Executor:
         """Commit an outcome once; a result that is too large becomes the failure that says so."""
         name = task_hash(attempt.task.task_id)
         try:
+            attempt.close_reports()
             attempt.flush_progress()
             attempt.outcome = attempt.commit(event)
         except StoreUnavailable:

@@ -175,6 +175,24 @@ def poison() -> int:
     return 0
 
 
+@service.tool()
+def speak(ctx: TaskContext) -> str:
+    """Report progress and log messages, then end at once."""
+    for done in range(3):
+        ctx.progress(done, 2)
+        ctx.info({"done": done}, logger="speaker")
+    return "spoken"
+
+
+@service.tool()
+async def speak_async(ctx: AsyncTaskContext) -> str:
+    """Do the same on the event loop."""
+    for done in range(3):
+        await ctx.progress(done, 2)
+        await ctx.info({"done": done}, logger="speaker")
+    return "spoken"
+
+
 @service.tool(queue="elsewhere")
 def far_away() -> str:
     """Wait in a queue that few workers take."""

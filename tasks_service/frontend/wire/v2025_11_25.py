@@ -16,6 +16,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, cut, to_json
+from ...domain.reports import LogMessage
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.announcements import Listed
 from ...store.base import TaskView
@@ -157,10 +158,8 @@ def require_support(tool: Tool, call: ToolCall) -> None:
 
 
 def progress_token(params: Mapping[str, Any] | None) -> str | int | None:
-    """The token under which a request wants progress; None if it wants none."""
-    meta = (params or _EMPTY).get("_meta")
-    token = meta.get("progressToken") if isinstance(meta, Mapping) else None
-    return token if isinstance(token, str | int) and not isinstance(token, bool) else None
+    """See `v2026_07_28.progress_token`."""
+    return later.progress_token(params)
 
 
 def task_id(params: Mapping[str, Any] | None) -> str:
@@ -303,17 +302,17 @@ def _tool_error(text: str) -> dict[str, Any]:
 
 def status_notification(task: Task) -> dict[str, Any]:
     """A `notifications/tasks/status`: the whole task, without related-task."""
-    return _notification("notifications/tasks/status", task_fields(task))
+    return later.notification("notifications/tasks/status", task_fields(task))
 
 
 def progress_notification(token: str | int, progress: Progress, task_id: str | None) -> dict[str, Any]:
     """A `notifications/progress`; marked with its task, if it has one that the client knows."""
-    params: dict[str, Any] = {"progressToken": token, "progress": progress.current}
-    if progress.total is not None:
-        params["total"] = progress.total
-    if progress.message is not None:
-        params["message"] = progress.message
-    return _notification("notifications/progress", {**params, **_related(task_id)})
+    return _of_task(later.progress_notification(token, progress), task_id)
+
+
+def log_notification(message: LogMessage, task_id: str | None) -> dict[str, Any]:
+    """A `notifications/message`; marked like progress."""
+    return _of_task(later.log_notification(message), task_id)
 
 
 def list_changed(listed: Listed) -> dict[str, Any]:
@@ -323,12 +322,12 @@ def list_changed(listed: Listed) -> dict[str, Any]:
 
 def resource_updated(uri: str) -> dict[str, Any]:
     """A resource that the client has subscribed to is another now."""
-    return _notification("notifications/resources/updated", {"uri": uri})
+    return later.notification("notifications/resources/updated", {"uri": uri})
 
 
 def cancelled_notification(request_id: str, reason: str) -> dict[str, Any]:
     """A `notifications/cancelled`: what the client was asked is not asked any more."""
-    return _notification(CANCELLED, {"requestId": request_id, "reason": reason})
+    return later.notification(CANCELLED, {"requestId": request_id, "reason": reason})
 
 
 def input_request(
@@ -372,8 +371,8 @@ def _related(task_id: str | None) -> dict[str, Any]:
     return {} if task_id is None else {"_meta": {RELATED_TASK: {"taskId": task_id}}}
 
 
-def _notification(method: str, params: dict[str, Any]) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "method": method, "params": params}
+def _of_task(notification: dict[str, Any], task_id: str | None) -> dict[str, Any]:
+    return {**notification, "params": {**notification["params"], **_related(task_id)}}
 
 
 # --- refusals ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pydantic_core
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, ErrorData, SubscriptionFilter
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, ErrorData, SubscriptionFilter
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...domain.errors import (
@@ -34,6 +34,7 @@ from ...domain.errors import (
     UnknownTool,
 )
 from ...domain.limits import KIB, cut, to_json
+from ...domain.reports import LogLevel, LogMessage
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.announcements import Listed
 from ...store.base import TaskView
@@ -228,6 +229,34 @@ def answers(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
         InvalidRequest: `inputResponses` is not an object.
     """
     return _responses(params)
+
+
+def progress_token(params: Mapping[str, Any] | None) -> str | int | None:
+    """The token under which a request wants progress; None if it wants none.
+
+    Raises:
+        InvalidRequest: It is neither text nor an integer (2026-07-28, progress: tokens MUST be).
+    """
+    token = _meta(params).get("progressToken")
+    if token is None or (isinstance(token, str | int) and not isinstance(token, bool)):
+        return token
+    raise InvalidRequest("_meta.progressToken: expected a text or an integer")
+
+
+def log_level(params: Mapping[str, Any] | None) -> LogLevel | None:
+    """From which level on a request wants log messages; None if it wants none.
+
+    Raises:
+        InvalidRequest: There is no such level (2026-07-28, logging: servers SHOULD refuse it).
+    """
+    level = _meta(params).get(LOG_LEVEL_META_KEY)
+    if level is None:
+        return None
+    try:
+        return LogLevel(level)
+    except ValueError:
+        names = ", ".join(LogLevel)
+        raise InvalidRequest(f"_meta.{LOG_LEVEL_META_KEY}: expected one of {names}") from None
 
 
 def _responses(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -465,23 +494,23 @@ def acknowledged(honoured: Wanted, subscription: str | int) -> dict[str, Any]:
     if honoured.task_ids is not None:
         notifications["taskIds"] = list(honoured.task_ids)
     params = {"notifications": notifications}
-    return _notification("notifications/subscriptions/acknowledged", params, subscription)
+    return _on_stream("notifications/subscriptions/acknowledged", params, subscription)
 
 
 def task_notification(task: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
     """A `notifications/tasks`: what `tasks/get` says (see `Results.task`), as a notification."""
     fields = {name: value for name, value in task.items() if name != "resultType"}
-    return _notification("notifications/tasks", fields, subscription)
+    return _on_stream("notifications/tasks", fields, subscription)
 
 
 def list_changed(listed: Listed, subscription: str | int) -> dict[str, Any]:
     """A list of tools, prompts or resources is another now."""
-    return _notification(f"notifications/{listed}/list_changed", {}, subscription)
+    return _on_stream(f"notifications/{listed}/list_changed", {}, subscription)
 
 
 def resource_updated(uri: str, subscription: str | int) -> dict[str, Any]:
     """A resource is another now."""
-    return _notification("notifications/resources/updated", {"uri": uri}, subscription)
+    return _on_stream("notifications/resources/updated", {"uri": uri}, subscription)
 
 
 def listen_result(subscription: str | int) -> dict[str, Any]:
@@ -489,9 +518,30 @@ def listen_result(subscription: str | int) -> dict[str, Any]:
     return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: subscription}}
 
 
-def _notification(method: str, params: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
+def _on_stream(method: str, params: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
     meta = {**params.get("_meta", {}), SUBSCRIPTION_ID_META_KEY: subscription}
-    return {"jsonrpc": "2.0", "method": method, "params": {**params, "_meta": meta}}
+    return notification(method, {**params, "_meta": meta})
+
+
+# --- what goes out before the answer ----------------------------------------------------------------
+
+
+def progress_notification(token: str | int, progress: Progress) -> dict[str, Any]:
+    """A `notifications/progress` for the request that brought the token."""
+    return notification("notifications/progress", {"progressToken": token, **_progress(progress)})
+
+
+def log_notification(message: LogMessage) -> dict[str, Any]:
+    """A `notifications/message`."""
+    params: dict[str, Any] = {"level": message.level.value, "data": pydantic_core.from_json(message.data)}
+    if message.logger is not None:
+        params["logger"] = message.logger
+    return notification("notifications/message", params)
+
+
+def notification(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """A JSON-RPC notification."""
+    return {"jsonrpc": "2.0", "method": method, "params": params}
 
 
 # --- refusals ----------------------------------------------------------------------------------------

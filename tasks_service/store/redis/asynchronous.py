@@ -9,19 +9,20 @@ from typing import Any, TypeVar
 from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ...domain.errors import StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
-from ..base import Change, Claimed, Created, Finding, NoOutbox, Outbox, Page, TaskView
-from .connection import RECONNECT_SECONDS, connection_options, pack
+from ..base import Change, Claimed, Created, Finding, NoOutbox, Outbox, Page, Reported, TaskView
+from .connection import connection_options, pack
 from .health import findings, health_reads
 from .layout import Layout
-from .operations import Clock, Operations, parse_change
+from .operations import Clock, Operations
 from .sessions import RedisSessions
+from .subscription import Subscription
 from .transaction import Exchange, LostConnection, Pause, Program, once
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class AsyncRedisTaskStore:
         self._sessions = RedisSessions(
             self.run, prefix=prefix, channel=self._layout.changes, deadline=deadline
         )
+
+        self._subscription = Subscription(self._pool.make_connection, self._layout)
 
     @property
     def sessions(self) -> RedisSessions:
@@ -110,26 +113,26 @@ class AsyncRedisTaskStore:
         if connection is not None:
             await self._pool.release(connection)
 
-    async def changes(self) -> AsyncIterator[Change | None]:
+    def changes(self) -> AsyncIterator[Change | Reported | None]:
         """Every logged transition as it happens; None whenever the subscription is made (again).
 
+        Reports of the tasks that `hear` names come among them, in the order in which they were published.
         Subscribes on a connection of its own. What was published while it was lost is missed, so read what
-        you wait for whenever None comes.
+        you wait for whenever None comes. One at a time.
         """
-        while True:
-            connection: Connection = self._pool.make_connection()
-            try:
-                await connection.connect()
-                await _exchange(connection, Exchange([("SUBSCRIBE", self._layout.changes)]))
-                yield None
-                while True:
-                    message = await connection.read_response(timeout=None)
-                    if message[0] == "message":
-                        yield parse_change(message[2])
-            except (RedisError, OSError):
-                await asyncio.sleep(RECONNECT_SECONDS)
-            finally:
-                await connection.disconnect(nowait=True)
+        return self._subscription.messages()
+
+    def hear(self, task_id: str) -> None:
+        """Let the reports of a task's tool come among the changes, from now on."""
+        self._subscription.hear(task_id)
+
+    def unhear(self, task_id: str) -> None:
+        """Let them come no more."""
+        self._subscription.unhear(task_id)
+
+    async def settle(self) -> None:
+        """Return when all has come that was published before; at once while there is no subscription."""
+        await self._subscription.settle()
 
     async def check(self) -> list[Finding]:
         """See `RedisTaskStore.check`."""

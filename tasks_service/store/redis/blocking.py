@@ -16,7 +16,20 @@ from ...domain.errors import CorruptRecord
 from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task, TaskRecord
-from ..base import Change, Claimed, Counts, Created, Due, Finding, NoOutbox, Outbox, Page, Repair, TaskView
+from ..base import (
+    Change,
+    Claimed,
+    Counts,
+    Created,
+    Due,
+    Finding,
+    NoOutbox,
+    Outbox,
+    Page,
+    Repair,
+    Reported,
+    TaskView,
+)
 from .connection import RECONNECT_SECONDS, connection_options, pack
 from .health import findings, health_reads
 from .layout import Layout, Shard
@@ -121,6 +134,17 @@ class RedisTaskStore:
             StoreUnavailable: No answer in time; it may have been announced.
         """
         self.run(self._operations.announce(name))
+
+    def report(self, reported: Sequence[Reported]) -> list[int]:
+        """Publish what running tools say to whoever waits for them; once, without another try.
+
+        Returns:
+            For each, how many front ends have heard it.
+
+        Raises:
+            StoreUnavailable: No answer in time; some may have been heard.
+        """
+        return self.run(self._operations.report(reported))
 
     def check(self) -> list[Finding]:
         """Look at the server's version, persistence and eviction policy.

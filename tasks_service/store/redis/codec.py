@@ -23,6 +23,7 @@ from dataclasses import astuple, fields
 from typing import Any
 
 from ...domain.errors import CorruptRecord
+from ...domain.reports import LogLevel, LogMessage, Report
 from ...domain.task import (
     EntryKind,
     Failure,
@@ -228,6 +229,35 @@ def decode_line(text: str) -> LogEntry:
         actor=actor,
         at_ms=int(at_ms),
     )
+
+
+def encode_reports(reports: Sequence[Report]) -> str:
+    """Reports as they are published."""
+    return _dumps([_report(report) for report in reports])
+
+
+def _report(report: Report) -> tuple[Any, ...]:
+    if isinstance(report, Progress):
+        return (report.current, report.total, report.message)
+    return (report.level.value, report.data, report.logger)
+
+
+def decode_reports(text: str) -> tuple[Report, ...]:
+    """Reports, read back.
+
+    Raises:
+        ValueError: Whoever published it was not one of ours.
+    """
+    reports: list[Report] = []
+    try:
+        for first, second, third in json.loads(text):
+            if isinstance(first, str):
+                reports.append(LogMessage(LogLevel(first), JsonText(second), third))
+            else:
+                reports.append(Progress(current=first, total=second, message=third))
+    except TypeError as error:
+        raise ValueError(f"not a list of reports: {error}") from error
+    return tuple(reports)
 
 
 def _dumps(value: Any) -> str:

@@ -19,6 +19,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:lock:<name>              STR   short locks of sweeps
     ts:swept                    STR   when the last sweep began
     ts:changes                  pub/sub channel: "<task id> <revision>" for each logged transition
+    ts:reports:<task id>        pub/sub channel: what a running tool says, as JSON (see `codec`)
 
 Record and log end by PEXPIREAT, the owner's keys by PEXPIRE: a backstop only, for a store that nobody
 sweeps. What has expired is decided by `expires_ms` against the store's clock.
@@ -93,10 +94,19 @@ class Layout:
         self.shards = [Shard(f"{prefix}:{{{number:0{SHARD_DIGITS}x}}}") for number in range(shards)]
         self.swept = f"{prefix}:swept"
         self.changes = f"{prefix}:changes"
+        self._reports = f"{prefix}:reports:"
 
     def lock(self, name: str) -> str:
         """A short lock."""
         return f"{self.prefix}:lock:{name}"
+
+    def reports(self, task_id: str) -> str:
+        """The channel of what a task's tool says while it runs."""
+        return f"{self._reports}{_safe(task_id)}"
+
+    def reported_by(self, channel: str) -> str | None:
+        """The task whose channel of reports that is; None for any other channel."""
+        return channel.removeprefix(self._reports) if channel.startswith(self._reports) else None
 
     def shard_of(self, task_id: str) -> Shard:
         """The shard that an id names; a malformed id names one too, where it will not be found."""

@@ -6,11 +6,12 @@ same: read the record and the clock, let `decide` judge, turn what it says into 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ...domain.decide import Applied, Census, Refused, Replayed, decide, effective
-from ...domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
+from ...domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
 from ...domain.limits import Limits
 from ...domain.task import JsonText, LogEntry, Owner, Phase, Task, TaskRecord
@@ -22,12 +23,15 @@ from ..base import (
     Due,
     Outbox,
     Page,
+    Reported,
     TaskView,
     redispatch_backoff_ms,
 )
 from . import codec
 from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Layout, Shard, place, problems, sorted_places
-from .transaction import Program, Reply, Write, milliseconds, once, transact
+from .transaction import Exchange, LostConnection, Program, Reply, Write, milliseconds, once, transact
+
+logger = logging.getLogger(__name__)
 
 QUOTA_HEADROOM = 256
 """Further below its quota than this, an owner's create does not WATCH the quota.
@@ -101,6 +105,23 @@ class Operations:
     def announce(self, name: str) -> Program[list[Reply]]:
         """Wake whoever watches a name, in every front end."""
         return once([("PUBLISH", self.layout.changes, f"{name} 0")], self.deadline)
+
+    # --- reports ---------------------------------------------------------------------------------------
+
+    def report(self, reported: Sequence[Reported]) -> Program[list[int]]:
+        """See `RedisTaskStore.report`. Tried once: a report that is late is worth less than the next one."""
+        commands = [
+            ("PUBLISH", self.layout.reports(task_id), codec.encode_reports(reports))
+            for task_id, reports in reported
+        ]
+        try:
+            replies = yield Exchange(commands)
+        except LostConnection as error:
+            raise StoreUnavailable(str(error)) from None
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise StoreUnavailable(str(reply))
+        return replies
 
     # --- clients ---------------------------------------------------------------------------------------
 
@@ -499,6 +520,15 @@ def _position(task: Task) -> str:
 def _no_error(task_id: str, reply: Reply) -> None:
     if isinstance(reply, Exception):
         raise CorruptRecord(task_id, str(reply))
+
+
+def parse_reported(task_id: str, text: str) -> Reported | None:
+    """What was published of a task, read back; None if it cannot be."""
+    try:
+        return Reported(task_id, codec.decode_reports(text))
+    except ValueError as error:
+        logger.warning("A report was dropped: %s", error)
+        return None
 
 
 def parse_change(text: str) -> Change:

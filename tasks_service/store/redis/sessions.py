@@ -2,7 +2,7 @@
 
     ts:session:{<id>}         STR   the session, as JSON
     ts:session:{<id>}:stream  STR   the stream that holds it
-    ts:session:{<id>}:tasks   ZSET  its tasks to report, as JSON [task id, progress token], by when they came
+    ts:session:{<id>}:tasks   ZSET  its tasks to report, as JSON [task id, progress token], by their creation
     ts:session:{<id>}:ended   SET   ids of requests that the client cancelled, as JSON
     ts:session:{<id>}:uris    SET   resources whose changes it is told
     ts:floor:{<question>}     STR   the stream that asks a question
@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ...domain.reports import LogLevel
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
 from ..sessions import (
     FLOOR_SECONDS,
@@ -68,8 +69,7 @@ class RedisSessions:
 
     async def create(self, session: Session) -> None:
         """See `SessionStore.create`."""
-        row = json.dumps([session.owner, session.version, session.capabilities])
-        await self._do(("SET", self._key(session.session_id), row, "PX", SILENCE_MS))
+        await self._do(("SET", self._key(session.session_id), _row(session), "PX", SILENCE_MS))
 
     async def find(self, owner: Owner, session_id: str) -> Session | None:
         """See `SessionStore.find`."""
@@ -78,10 +78,16 @@ class RedisSessions:
         (row,) = await self._do(("GETEX", self._key(session_id), "PX", SILENCE_MS))
         if row is None:
             return None
-        found, version, capabilities = json.loads(row)
-        if found != owner:
-            return None
-        return Session(session_id=session_id, owner=owner, version=version, capabilities=capabilities)
+        session = _session(session_id, row)
+        return session if session.owner == owner else None
+
+    async def set_log_level(self, session: Session, level: LogLevel) -> None:
+        """See `SessionStore.set_log_level`. Nothing else in a row ever changes: it is written as a whole."""
+        row = _row(replace(session, log_level=level))
+        await self._do(
+            ("SET", self._key(session.session_id), row, "XX", "PX", SILENCE_MS),
+            self._wake(session_name(session.session_id)),
+        )
 
     async def remove(self, session_id: str) -> None:
         """See `SessionStore.remove`."""
@@ -89,11 +95,11 @@ class RedisSessions:
         keys = [f"{key}{part}" for part in ("", ":stream", ":tasks", ":ended", ":uris")]
         await self._do(("DEL", *keys), self._wake(session_name(session_id)))
 
-    async def enlist(self, session_id: str, enlisted: Enlisted) -> None:
+    async def enlist(self, session_id: str, enlisted: Enlisted, *, at_ms: int) -> None:
         """See `SessionStore.enlist`."""
         key = f"{self._key(session_id)}:tasks"
         await self._do(
-            ("ZADD", key, time.time(), json.dumps(enlisted)),
+            ("ZADD", key, at_ms, json.dumps(enlisted)),
             ("ZREMRANGEBYRANK", key, 0, -ENLISTED_TASKS - 1),
             ("PEXPIRE", key, SILENCE_MS),
             self._wake(session_name(session_id)),
@@ -122,7 +128,10 @@ class RedisSessions:
         if row is None:
             return None
         return Standing(
-            stream or "", tuple(Enlisted(*json.loads(member)) for member in tasks), frozenset(uris)
+            stream or "",
+            tuple(Enlisted(*json.loads(member)) for member in tasks),
+            _session(session_id, row).log_level,
+            frozenset(uris),
         )
 
     async def subscribe(self, session_id: str, uri: str) -> bool:
@@ -210,3 +219,19 @@ class RedisSessions:
 
     def _floor(self, task_id: str, key: str) -> str:
         return f"{self._prefix}:floor:{{{json.dumps([task_id, key])}}}"
+
+
+def _row(session: Session) -> JsonText:
+    fields = [session.owner, session.version, session.capabilities, session.log_level]
+    return JsonText(json.dumps(fields))
+
+
+def _session(session_id: str, row: str) -> Session:
+    owner, version, capabilities, level = json.loads(row)
+    return Session(
+        session_id=session_id,
+        owner=owner,
+        version=version,
+        capabilities=capabilities,
+        log_level=LogLevel(level),
+    )

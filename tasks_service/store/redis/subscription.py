@@ -1,0 +1,136 @@
+"""What a front end hears of Redis: all changes, and the reports of those tasks that somebody waits for.
+
+Both come over one connection, so that each process has one subscription and hears them in the order in which
+they were published. Reports have a channel for each task, because they are many: a process in which nobody
+waits for a task never sees them, and a worker is told by PUBLISH itself that nobody listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from redis.asyncio import Connection
+from redis.exceptions import RedisError
+
+from ..base import Change, Reported
+from .connection import RECONNECT_SECONDS, pack
+from .layout import Command, Layout
+from .operations import parse_change, parse_reported
+
+logger = logging.getLogger(__name__)
+
+
+class Subscription:
+    """Follows changes, and the reports of chosen tasks; connects again whenever it must.
+
+    Args:
+        connect: Makes a connection that is not open yet.
+        layout: Names the channels.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], layout: Layout) -> None:
+        self._connect, self._layout = connect, layout
+        self._wanted: set[str] = set()
+        self._altered = asyncio.Event()
+        self._settling: deque[asyncio.Future[None]] = deque()
+        self._pinged = 0
+        self._connected = False
+
+    def hear(self, task_id: str) -> None:
+        """Let the reports of a task come from now on; the channel is asked for in a moment."""
+        self._wanted.add(self._layout.reports(task_id))
+        self._altered.set()
+
+    def unhear(self, task_id: str) -> None:
+        """Let them come no more."""
+        self._wanted.discard(self._layout.reports(task_id))
+        self._altered.set()
+
+    async def settle(self) -> None:
+        """Return when all has come that was published before; at once while there is no connection."""
+        if not self._connected:
+            return
+        settled = asyncio.get_running_loop().create_future()
+        self._settling.append(settled)
+        self._altered.set()
+        await settled
+
+    async def messages(self) -> AsyncIterator[Change | Reported | None]:
+        """See `AsyncRedisTaskStore.changes`."""
+        while True:
+            try:
+                async for message in self._until_lost():
+                    yield message
+            except (RedisError, OSError):
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _until_lost(self) -> AsyncIterator[Change | Reported | None]:
+        """Messages until the connection is lost."""
+        connection = self._connect()
+        choosing: asyncio.Task[None] | None = None
+        try:
+            await connection.connect()
+            chosen = set(self._wanted)
+            await _send(connection, [("SUBSCRIBE", self._layout.changes, *chosen)])
+            await connection.read_response(timeout=None)
+            self._connected = True
+            choosing = asyncio.create_task(self._choose(connection, chosen))
+            yield None
+            while True:
+                match await connection.read_response(timeout=None):
+                    case ["message", channel, text]:
+                        if (task_id := self._layout.reported_by(channel)) is None:
+                            yield parse_change(text)
+                        elif (reported := parse_reported(task_id, text)) is not None:
+                            yield reported
+                    case ["pong", number]:
+                        self._settled(int(number))
+        finally:
+            self._connected = False
+            self._settled(len(self._settling))
+            self._pinged = 0
+            if choosing is not None:
+                choosing.cancel()
+            await connection.disconnect(nowait=True)
+
+    def _settled(self, number: int) -> None:
+        for _ in range(number):
+            settled = self._settling.popleft()
+            self._pinged -= 1
+            if not settled.done():
+                settled.set_result(None)
+
+    async def _choose(self, connection: Connection, chosen: set[str]) -> None:
+        """Keep the connection's channels to those that are wanted; all that changes at once is one packet.
+
+        It only writes, while `messages` reads: a channel that is asked for is answered among the messages. So
+        is a PING, after all that was published before it.
+        """
+        try:
+            while True:
+                await self._altered.wait()
+                self._altered.clear()
+                added, dropped = self._wanted - chosen, chosen - self._wanted
+                commands: list[Command] = []
+                if added:
+                    commands.append(("SUBSCRIBE", *added))
+                if dropped:
+                    commands.append(("UNSUBSCRIBE", *dropped))
+                chosen |= added
+                chosen -= dropped
+                if unasked := len(self._settling) - self._pinged:
+                    commands.append(("PING", unasked))
+                    self._pinged += unasked
+                if commands:
+                    await _send(connection, commands)
+        except (RedisError, OSError) as error:
+            logger.warning("The subscription was lost: %s", error)
+            # Whoever reads from it must notice.
+            await connection.disconnect(nowait=True)
+
+
+async def _send(connection: Connection, commands: Sequence[Command]) -> None:
+    await connection.send_packed_command(pack(commands), check_health=False)
