@@ -39,6 +39,7 @@ from .legacy import EraRouter, LegacyFront
 from .library import LibraryHandlers
 from .preflight import Preflight
 from .push import ChangeFeed, ChangeSource
+from .request_state import RequestStates
 from .server import build_server
 
 logger = logging.getLogger(__name__)
@@ -178,21 +179,23 @@ class FrontEnd:
 
     def _library_handlers(self, secret: bytes) -> LibraryHandlers:
         limits = self._settings.limits
-        preflight = Preflight(secret, limits=limits, purpose="preflight of a prompt")
+        preflight = Preflight(RequestStates(secret), limits=limits, request="request for a prompt")
         return LibraryHandlers(self._library, preflight=preflight, limits=limits)
 
     def _build(
         self, store: FrontEndStore, feed: ChangeFeed, library: LibraryHandlers, secret: bytes
     ) -> EraRouter:
-        settings = self._settings
+        settings, states = self._settings, RequestStates(secret)
         handlers = Handlers(
             tools=self._tools,
             store=store,
             feed=feed,
-            preflight=Preflight(secret, limits=settings.limits),
+            preflight=Preflight(states, limits=settings.limits),
+            states=states,
             limits=settings.limits,
             shards=settings.shards,
             wait_limit=settings.wait_limit,
+            reconnect_window=settings.reconnect_window,
         )
         server = build_server(
             name=self._name,

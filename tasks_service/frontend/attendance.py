@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pydantic_core
 
-from ..domain.errors import StoreUnavailable
+from ..domain.errors import InvalidTransition, StoreUnavailable
+from ..domain.events import Return
 from ..domain.task import InputRequest, Task, TaskStatus, new_token
 from ..store.base import AsyncTaskStore, TaskView
 from ..store.sessions import FLOOR_SECONDS, Session, SessionStore
@@ -100,6 +101,7 @@ class Attendance:
                 while True:
                     view = await self._view()
                     if view is not None:
+                        await self._stay(view.task)
                         self._report(view.task)
                         if view.task.status.is_final:
                             self._withdraw(view.task)
@@ -116,6 +118,17 @@ class Attendance:
         except StoreUnavailable as error:
             logger.warning("A stream cannot read its task for now: %s", error)
             return None
+
+    async def _stay(self, task: Task) -> None:
+        """Say that somebody waits, if another caller of the same execution has left."""
+        if not task.return_by_ms or task.status.is_final:
+            return
+        try:
+            await self._desk.store.act(task.owner, task.task_id, Return(), hidden=True)
+        except InvalidTransition:
+            return
+        except StoreUnavailable as error:
+            logger.warning("A waiting call cannot write to its task for now: %s", error)
 
     # --- reports ---
 

@@ -9,34 +9,61 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
-from ..domain.events import AnswerInput, Cancel, Create, Reveal
+from ..domain.events import AnswerInput, Cancel, ClientEvent, Create, Leave, Return, Reveal
 from ..domain.limits import Limits, to_json
-from ..domain.task import JsonText, Owner, Policy, Task, TaskStatus
+from ..domain.task import SECOND, JsonText, Owner, Policy, Task, TaskStatus
 from ..questions import check_answer
 from ..store.base import AsyncTaskStore, TaskView, new_task_id
 from ..tool import TaskSupport, Tool, ToolRegistry
 from .calls import (
     CallCancelled,
     CallTooLong,
+    CapabilityRequired,
     HandleRequired,
     InputRequired,
-    QuestionWithoutHandle,
     ToolCall,
     digest,
     request_digest,
 )
-from .preflight import NOTHING_ASKED, Answered, Preflight
+from .preflight import NOTHING_ASKED, Answered, Preflight, asked_again, sort_out
 from .push import ChangeFeed
+from .request_state import RequestStates, binding_of, refused
 
 logger = logging.getLogger(__name__)
 
 GIVE_UP_SECONDS = 2.0
 """How long the cancellation of an abandoned execution is tried; it ends by its own deadlines otherwise."""
+
+Ended = TypeVar("Ended")
+
+_EXECUTION = "execution"
+"""The purpose of a state that names an execution which asks."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A call that waits, and what becomes of its execution if it leaves.
+
+    Attributes:
+        task_id: What it waits for.
+        comes_back: Whether it has a key to come back with.
+        has_handle: Whether somebody was given the handle; then nothing becomes of it.
+    """
+
+    owner: Owner
+    task_id: str
+    comes_back: bool
+    has_handle: bool = False
+
+    def found(self, task: Task) -> Task:
+        """The task that the call waits for."""
+        self.task_id, self.has_handle = task.task_id, task.visible
+        return task
 
 
 class Handlers:
@@ -47,9 +74,12 @@ class Handlers:
         store: Where executions are recorded.
         feed: Says when they change.
         preflight: Asks what tools want to know before anything is recorded.
+        states: Seals what clients bring back with the answers to an execution's questions.
         limits: What is allowed.
         shards: Of the store; new task ids are spread over them.
         wait_limit: Seconds that a call without a handle may wait.
+        reconnect_window: Seconds that an execution is kept for a caller that left and has a key to come back
+            with.
     """
 
     def __init__(
@@ -59,59 +89,63 @@ class Handlers:
         store: AsyncTaskStore,
         feed: ChangeFeed,
         preflight: Preflight,
+        states: RequestStates,
         limits: Limits,
         shards: int,
         wait_limit: float,
+        reconnect_window: float,
     ) -> None:
         self._tools = tools
         self._store = store
         self._feed = feed
         self._preflight = preflight
+        self._states = states
         self._limits = limits
         self._shards = shards
         self._wait_limit = wait_limit
+        self._reconnect_ms = round(reconnect_window * SECOND)
 
     async def call(self, owner: Owner, call: ToolCall) -> Task | TaskView | InputRequired:
         """Call a tool.
 
         If the caller goes away (this coroutine is cancelled) before it holds a handle, or has waited as long
-        as it may, the execution is cancelled, unless an idempotency key lets the caller come back for it
-        (docs/protocol.md, "a client that hangs up").
+        as it may, the execution is cancelled; with an idempotency key, only if the caller does not come back
+        for it within the reconnect window (docs/protocol.md, "a client that hangs up").
 
         Returns:
             A task whose handle is to be given out, or the end of an execution that has completed or failed,
-            or what the tool asks before anything is recorded.
+            or what the tool asks: before anything is recorded, or, of a caller that gets no handle, before
+            its execution goes on.
 
         Raises:
             UnknownTool: There is no such tool.
             HandleRequired: The tool only runs as a task, and the caller takes none.
-            CapabilityRequired: The tool asks first, and the client cannot be asked.
+            CapabilityRequired: The tool asks, and the client cannot be asked.
             StateRefused: The state that came with answers is not this call's, or too old.
             InvalidArguments, NotJson, LimitExceeded: The arguments are refused; nothing was recorded.
             QuotaExceeded: Too many tasks.
             IdempotencyConflict: The key was used with another request.
             StoreUnavailable: Not recorded as far as is known.
-            CallCancelled, CallTooLong, QuestionWithoutHandle: A call without handle that has no result.
+            CallCancelled, CallTooLong: A call without handle that has no result.
         """
         tool = self._tools.find(call.tool)
         if tool.support is TaskSupport.REQUIRED and not call.takes_handle:
             raise HandleRequired(tool.name)
         handle = call.takes_handle and tool.support is not TaskSupport.FORBIDDEN
         grace_ms = tool.grace_ms if tool.support is TaskSupport.OPTIONAL else 0
+        comes_back = call.idempotency_key is not None
+        if (task_id := self._continued(owner, call)) is not None:
+            waiting = _Waiting(owner, task_id, comes_back)
+            return await self._watched(waiting, self._continue(waiting, call, handle=handle))
         event = self.creation(owner, call, visible=handle and not grace_ms)
         if isinstance(event, InputRequired):
             return event
         if event.visible:
             return await self.record(event)
-        returns = call.idempotency_key is not None
-        try:
-            if handle:
-                return await self._within_grace(event, grace_ms / 1000)
-            return await self._to_the_end(event, returns=returns)
-        except asyncio.CancelledError:
-            if not returns:
-                await self.give_up(owner, event.task_id)
-            raise
+        waiting = _Waiting(owner, event.task_id, comes_back)
+        if handle:
+            return await self._watched(waiting, self._within_grace(waiting, event, grace_ms / 1000))
+        return await self._watched(waiting, self._begin(waiting, event, call))
 
     def creation(self, owner: Owner, call: ToolCall, *, visible: bool) -> Create | InputRequired:
         """The event that records a call, once nothing is asked any more before there is a task.
@@ -225,24 +259,98 @@ class Handlers:
             return created.task
         return await self._reveal(created.task)
 
-    async def _within_grace(self, event: Create, seconds: float) -> Task | TaskView:
+    async def _watched(self, waiting: _Waiting, work: Coroutine[Any, Any, Ended]) -> Ended:
+        """Wait; if the caller goes away meanwhile, say so to the execution."""
+        try:
+            return await work
+        except asyncio.CancelledError:
+            await self._left(waiting)
+            raise
+
+    async def _within_grace(self, waiting: _Waiting, event: Create, seconds: float) -> Task | TaskView:
         """A plain result if it is there within the grace; a handle otherwise, and for a question."""
-        created = await self._store.create(event)
-        if created.task.visible:
-            return created.task
-        view = await self._outcome(created.task, seconds)
+        task = waiting.found((await self._store.create(event)).task)
+        if task.visible:
+            return task
+        view = await self._outcome(task, seconds)
         if view is None or not view.task.status.is_final:
-            return await self._reveal(created.task)
+            return await self._reveal(task)
         return _ended(view)
 
-    async def _to_the_end(self, event: Create, *, returns: bool) -> TaskView:
-        created = await self._store.create(event)
-        view = await self._outcome(created.task, self._wait_limit)
-        if view is not None and view.task.status.is_final:
-            return _ended(view)
-        if not returns:
-            await self.give_up(event.owner, event.task_id)
-        raise CallTooLong(self._wait_limit) if view is None else QuestionWithoutHandle
+    async def _begin(self, waiting: _Waiting, event: Create, call: ToolCall) -> TaskView | InputRequired:
+        task = waiting.found((await self._store.create(event)).task)
+        return await self._to_the_end(waiting, task, call, {})
+
+    def _continued(self, owner: Owner, call: ToolCall) -> str | None:
+        """The execution that a call goes on with; None if it begins one, or is still asked before.
+
+        Raises:
+            StateRefused: The state that came with the call is not this call's, or too old.
+        """
+        if call.state is None:
+            return None
+        opened = self._states.open(binding_of(owner, call.tool, call.arguments), call.state)
+        return str(opened.content["task"]) if opened.purpose == _EXECUTION else None
+
+    async def _continue(
+        self, waiting: _Waiting, call: ToolCall, *, handle: bool
+    ) -> Task | TaskView | InputRequired:
+        """Take the answers that fit, and wait on; the same round again changes nothing."""
+        try:
+            task = waiting.found((await self._store.get(waiting.owner, waiting.task_id, hidden=True)).task)
+        except TaskNotFound:
+            raise refused("its execution is gone") from None
+        recorded = {key: json.loads(asked.request) for key, asked in task.inputs.items()}
+        fitting, problems = sort_out(recorded, call.answers)
+        if fitting:
+            await self._possibly(task, AnswerInput(answers=fitting))
+        if handle:
+            return await self._reveal(task)
+        return await self._to_the_end(waiting, task, call, problems)
+
+    async def _to_the_end(
+        self, waiting: _Waiting, task: Task, call: ToolCall, problems: Mapping[str, str]
+    ) -> TaskView | InputRequired:
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._wait_limit
+        while True:
+            view = await self._outcome(task, until - clock())
+            if view is None:
+                await self._left(waiting)
+                raise CallTooLong(self._wait_limit)
+            if view.task.status.is_final:
+                return _ended(view)
+            if (required := await self._required(waiting, view.task, call, problems)) is not None:
+                return required
+
+    async def _required(
+        self, waiting: _Waiting, task: Task, call: ToolCall, problems: Mapping[str, str]
+    ) -> InputRequired | None:
+        """What a caller without a handle is asked, and brings the answers to; None if it is so no more."""
+        questions = {key: json.loads(asked.request) for key, asked in task.inputs.items()}
+        askable = json.loads(call.capabilities or "[]")
+        kinds = dict.fromkeys(asked["kind"] for asked in questions.values())
+        if missing := [kind for kind in kinds if kind not in askable]:
+            waiting.comes_back = waiting.comes_back or call.state is not None
+            await self._left(waiting)
+            raise CapabilityRequired(task.tool, missing)
+        if not task.visible and not await self._possibly(task, Leave(within_ms=self._states.life_ms)):
+            return None
+        binding = binding_of(waiting.owner, call.tool, call.arguments)
+        state = self._states.seal(binding, _EXECUTION, {"task": task.task_id})
+        asked = {key: asked_again(recorded, problems.get(key)) for key, recorded in questions.items()}
+        return InputRequired(questions=asked, state=state)
+
+    async def _possibly(self, task: Task, event: ClientEvent) -> bool:
+        """Whether the event happened; it may come too late, or to a store that does not answer."""
+        try:
+            await self._store.act(task.owner, task.task_id, event, hidden=True)
+        except (TaskNotFound, InvalidTransition):
+            return False
+        except StoreUnavailable as error:
+            logger.warning("A waiting call cannot write to its task for now: %s", error)
+            return False
+        return True
 
     async def _reveal(self, task: Task) -> Task:
         return await self._store.act(task.owner, task.task_id, Reveal(), hidden=True)
@@ -257,6 +365,8 @@ class Handlers:
         with self._feed.watch(task.task_id) as watcher:
             while True:
                 view = await self._view(task)
+                if view is not None and view.task.return_by_ms and view.task.status is TaskStatus.WORKING:
+                    await self._possibly(task, Return())
                 if view is not None and view.task.status is not TaskStatus.WORKING:
                     return view
                 if (left := until - clock()) <= 0:
@@ -270,9 +380,19 @@ class Handlers:
             logger.warning("A waiting call cannot read its task for now: %s", error)
             return None
 
-    async def give_up(self, owner: Owner, task_id: str) -> None:
-        """Cancel an execution that nobody waits for any more; also one whose creation was cut off."""
-        event = Cancel(reason="The caller went away.")
+    async def _left(self, waiting: _Waiting) -> None:
+        if not waiting.has_handle:
+            await self.give_up(waiting.owner, waiting.task_id, comes_back=waiting.comes_back)
+
+    async def give_up(self, owner: Owner, task_id: str, *, comes_back: bool = False) -> None:
+        """Say that nobody waits for an execution any more; also for one whose creation was cut off.
+
+        Args:
+            owner: Whose it is.
+            task_id: Which.
+            comes_back: Whether its caller may: then it is cancelled only after the reconnect window.
+        """
+        event = Leave(within_ms=self._reconnect_ms) if comes_back else Cancel(reason="The caller went away.")
         try:
             async with asyncio.timeout(GIVE_UP_SECONDS):
                 await self._store.act(owner, task_id, event, hidden=True)

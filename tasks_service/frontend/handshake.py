@@ -191,13 +191,13 @@ class _Calls:
             names_task=False,
             progress_token=token,
         )
+        task_id = event.task_id
         try:
             async with asyncio.timeout(self._wait_limit):
-                task = (await self._desk.store.create(event)).task
-                return await Attendance(self._desk, task.task_id, listener).run()
+                task_id = (await self._desk.store.create(event)).task.task_id
+                return await Attendance(self._desk, task_id, listener).run()
         except TimeoutError:
-            if not comes_back:
-                await self._handlers.give_up(event.owner, event.task_id)
+            await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
             if visit.cancelled:

@@ -112,7 +112,7 @@ def test_a_call_that_an_operator_cancels_is_answered_with_an_error(
     assert reply.result(5).error["code"] == -32800
 
 
-def test_a_question_ends_a_call_that_has_no_way_to_answer(
+def test_a_question_ends_a_call_whose_client_cannot_be_asked(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
@@ -120,7 +120,9 @@ def test_a_question_ends_a_call_that_has_no_way_to_answer(
 
     worker.ask(task_id, {"sure": SURE})
 
-    assert "tasks extension" in reply.result(5).error["message"]
+    error = reply.result(5).error
+    assert error["code"] == -32021
+    assert error["data"] == {"requiredCapabilities": {"elicitation": {"form": {}}}}
     assert worker.store.inspect(task_id).task.status == "cancelled"
 
 
