@@ -113,7 +113,7 @@ class _Context:
         refuse_inside_step("ask")
         declared = json.loads(self._attempt.task.capabilities or "[]")
         for question in questions.values():
-            if question.needs not in declared:
+            if question.needs not in declared and not _for_model(question, declared):
                 raise ClientCannot(question.needs)
         kind, journal = EntryKind.ANSWER, self._journal
         return [
@@ -193,6 +193,7 @@ class TaskContext(_Context):
         name: str = ...,
         within: timedelta | None = ...,
         default: ModelT | Unanswered | None = ...,
+        model_may_answer: bool = ...,
     ) -> ModelT | Unanswered: ...
 
     @overload
@@ -204,6 +205,7 @@ class TaskContext(_Context):
         name: str = ...,
         within: timedelta | None = ...,
         default: Mapping[str, Any] | Unanswered | None = ...,
+        model_may_answer: bool = ...,
     ) -> Values | Unanswered: ...
 
     def elicit(
@@ -214,6 +216,7 @@ class TaskContext(_Context):
         name: str = "question",
         within: timedelta | None = None,
         default: Any = None,
+        model_may_answer: bool = False,
     ) -> Any:
         """Ask a person for some values, and wait for as long as it takes; nothing is held meanwhile.
 
@@ -223,6 +226,7 @@ class TaskContext(_Context):
             name: Names the question, to the client as well; used again, it becomes `name#2`.
             within: How long the question stays open; the service's default is 7 days.
             default: What silence means: values, `Declined()` or `Cancelled()`. None: silence fails the task.
+            model_may_answer: Whether a model may answer for the person, where its client knows no tasks.
 
         Returns:
             The model, or the values as a dict; `Declined` or `Cancelled` if the person gave none.
@@ -232,7 +236,7 @@ class TaskContext(_Context):
             ClientError: The client answered with an error.
             ConfigurationError: The schema cannot be asked.
         """
-        return self._ask({name: Form(message, schema)}, within, {name: default})[name]
+        return self._ask({name: Form(message, schema, model_may_answer)}, within, {name: default})[name]
 
     def elicit_url(
         self, message: str, url: str, *, name: str = "link", within: timedelta | None = None
@@ -396,6 +400,7 @@ class AsyncTaskContext(_Context):
         name: str = ...,
         within: timedelta | None = ...,
         default: ModelT | Unanswered | None = ...,
+        model_may_answer: bool = ...,
     ) -> ModelT | Unanswered: ...
 
     @overload
@@ -407,6 +412,7 @@ class AsyncTaskContext(_Context):
         name: str = ...,
         within: timedelta | None = ...,
         default: Mapping[str, Any] | Unanswered | None = ...,
+        model_may_answer: bool = ...,
     ) -> Values | Unanswered: ...
 
     async def elicit(
@@ -417,9 +423,12 @@ class AsyncTaskContext(_Context):
         name: str = "question",
         within: timedelta | None = None,
         default: Any = None,
+        model_may_answer: bool = False,
     ) -> Any:
         """See `TaskContext.elicit`. Branches that run at once give their questions different names."""
-        return (await self._ask({name: Form(message, schema)}, within, {name: default}))[name]
+        return (await self._ask({name: Form(message, schema, model_may_answer)}, within, {name: default}))[
+            name
+        ]
 
     async def elicit_url(
         self, message: str, url: str, *, name: str = "link", within: timedelta | None = None
@@ -564,6 +573,11 @@ def _asked(
 def _read(questions: Mapping[str, Question], entries: Sequence[JournalEntry]) -> dict[str, Any]:
     pairs = zip(questions.items(), entries, strict=True)
     return {name: question.read(json.loads(entry.value)) for (name, question), entry in pairs}
+
+
+def _for_model(question: Question, declared: Sequence[str]) -> bool:
+    """Whether the client's model may answer, even if nobody else can be asked."""
+    return isinstance(question, Form) and question.model_may_answer and "model" in declared
 
 
 def _total(items: Iterable[Any], total: float | None) -> float | None:

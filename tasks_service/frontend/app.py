@@ -31,6 +31,7 @@ from .admission import Admission
 from .asking import Questions
 from .attendance import Desk
 from .auth import Authenticator, refuse_open_door
+from .companions import Companions
 from .handlers import Handlers
 from .handshake import build_handshake_server
 from .http import McpEndpoint
@@ -177,6 +178,12 @@ class FrontEnd:
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
 
+    def _companions(self, store: FrontEndStore) -> Companions | None:
+        settings = self._settings
+        if not settings.companion_tools:
+            return None
+        return Companions(self._tools, store, limits=settings.limits, longest_wait=settings.handle_after)
+
     def _library_handlers(self, secret: bytes) -> LibraryHandlers:
         limits = self._settings.limits
         preflight = Preflight(RequestStates(secret), limits=limits, request="request for a prompt")
@@ -186,6 +193,8 @@ class FrontEnd:
         self, store: FrontEndStore, feed: ChangeFeed, library: LibraryHandlers, secret: bytes
     ) -> EraRouter:
         settings, states = self._settings, RequestStates(secret)
+        companions = self._companions(store)
+        listed = self._tools if companions is None else companions.listed()
         handlers = Handlers(
             tools=self._tools,
             store=store,
@@ -195,19 +204,21 @@ class FrontEnd:
             limits=settings.limits,
             shards=settings.shards,
             wait_limit=settings.wait_limit,
+            companions=companions,
+            handle_after=settings.handle_after,
             reconnect_window=settings.reconnect_window,
         )
         server = build_server(
             name=self._name,
             version=self._version,
             instructions=self._instructions,
-            tools=self._tools,
+            tools=listed,
             handlers=handlers,
             library=library,
         )
         guard = AddressGuard(settings)
         admission = Admission(
-            tools=self._tools,
+            tools=listed,
             authenticator=Authenticator(settings),
             guard=guard,
             limits=settings.limits,
@@ -223,9 +234,10 @@ class FrontEnd:
             name=self._name,
             version=self._version,
             instructions=self._instructions,
-            tools=self._tools,
+            tools=listed,
             handlers=handlers,
             library=library,
+            companions=companions,
             desk=desk,
             secret=secret,
             wait_limit=settings.wait_limit,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 
@@ -88,14 +89,22 @@ class Attendance:
         self._asked: dict[str, str] = {}
         self._refusals: dict[str, int] = {}
 
-    async def run(self) -> TaskView:
+    async def run(self, patience: float | None = None) -> TaskView:
         """Attend to the task until it has ended; how it did.
+
+        Args:
+            patience: Seconds after which it is enough, not counting those in which the client is being asked;
+                so is a question that it cannot be asked. None: there is never enough.
+
+        Returns:
+            The task at its end, or as it is when it is enough.
 
         A store that does not answer for a while is waited for.
 
         Raises:
             TaskNotFound: Unknown, foreign or expired.
         """
+        enough = math.inf if patience is None else time.monotonic() + patience
         with self._desk.feed.watch(self._task_id) as watcher:
             try:
                 while True:
@@ -107,7 +116,12 @@ class Attendance:
                             self._withdraw(view.task)
                             return view
                         await self._ask(view.task)
-                    await watcher.changed(self._pause(view))
+                        if patience is not None and self._asked:
+                            enough = time.monotonic() + patience
+                        if time.monotonic() >= enough or (patience is not None and self._is_stuck(view.task)):
+                            return view
+                    left = enough - time.monotonic()
+                    await watcher.changed(min(self._pause(view), left if left > 0 else math.inf))
             finally:
                 await self._leave()
 
@@ -118,6 +132,11 @@ class Attendance:
         except StoreUnavailable as error:
             logger.warning("A stream cannot read its task for now: %s", error)
             return None
+
+    def _is_stuck(self, task: Task) -> bool:
+        """Whether the task asks, and nothing of it can be asked here."""
+        kinds = [pydantic_core.from_json(question.request)["kind"] for question in task.inputs.values()]
+        return bool(kinds) and not set(kinds) & set(self._askable)
 
     async def _stay(self, task: Task) -> None:
         """Say that somebody waits, if another caller of the same execution has left."""

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
@@ -19,7 +20,7 @@ from ..domain.limits import Limits, to_json
 from ..domain.task import SECOND, JsonText, Owner, Policy, Task, TaskStatus
 from ..questions import check_answer
 from ..store.base import AsyncTaskStore, TaskView, new_task_id
-from ..tool import TaskSupport, Tool, ToolRegistry
+from ..tool import Rendered, TaskSupport, Tool, ToolRegistry
 from .calls import (
     CallCancelled,
     CallTooLong,
@@ -30,6 +31,7 @@ from .calls import (
     digest,
     request_digest,
 )
+from .companions import Companions, handle, with_model
 from .preflight import NOTHING_ASKED, Answered, Preflight, asked_again, sort_out
 from .push import ChangeFeed
 from .request_state import RequestStates, binding_of, refused
@@ -78,6 +80,8 @@ class Handlers:
         limits: What is allowed.
         shards: Of the store; new task ids are spread over them.
         wait_limit: Seconds that a call without a handle may wait.
+        companions: The tools with which models follow tasks, if they are listed.
+        handle_after: Seconds that a call waits before a model is told how to follow it with them.
         reconnect_window: Seconds that an execution is kept for a caller that left and has a key to come back
             with.
     """
@@ -93,6 +97,8 @@ class Handlers:
         limits: Limits,
         shards: int,
         wait_limit: float,
+        companions: Companions | None,
+        handle_after: float,
         reconnect_window: float,
     ) -> None:
         self._tools = tools
@@ -103,9 +109,11 @@ class Handlers:
         self._limits = limits
         self._shards = shards
         self._wait_limit = wait_limit
+        self._companions = companions
+        self._handle_after = min(handle_after, wait_limit)
         self._reconnect_ms = round(reconnect_window * SECOND)
 
-    async def call(self, owner: Owner, call: ToolCall) -> Task | TaskView | InputRequired:
+    async def call(self, owner: Owner, call: ToolCall) -> Task | TaskView | InputRequired | Rendered:
         """Call a tool.
 
         If the caller goes away (this coroutine is cancelled) before it holds a handle, or has waited as long
@@ -115,7 +123,8 @@ class Handlers:
         Returns:
             A task whose handle is to be given out, or the end of an execution that has completed or failed,
             or what the tool asks: before anything is recorded, or, of a caller that gets no handle, before
-            its execution goes on.
+            its execution goes on; or a result that this service has made itself: of a tool with which models
+            follow tasks, or the text that tells them to.
 
         Raises:
             UnknownTool: There is no such tool.
@@ -128,24 +137,38 @@ class Handlers:
             StoreUnavailable: Not recorded as far as is known.
             CallCancelled, CallTooLong: A call without handle that has no result.
         """
+        if self._companions is not None and call.tool in self._companions.tools:
+            return await self._accompany(self._companions, owner, call)
         tool = self._tools.find(call.tool)
         if tool.support is TaskSupport.REQUIRED and not call.takes_handle:
             raise HandleRequired(tool.name)
-        handle = call.takes_handle and tool.support is not TaskSupport.FORBIDDEN
+        takes_handle = call.takes_handle and tool.support is not TaskSupport.FORBIDDEN
         grace_ms = tool.grace_ms if tool.support is TaskSupport.OPTIONAL else 0
         comes_back = call.idempotency_key is not None
         if (task_id := self._continued(owner, call)) is not None:
             waiting = _Waiting(owner, task_id, comes_back)
-            return await self._watched(waiting, self._continue(waiting, call, handle=handle))
-        event = self.creation(owner, call, visible=handle and not grace_ms)
+            return await self._watched(waiting, self._continue(waiting, call, tool, handle=takes_handle))
+        event = self.creation(owner, call, visible=takes_handle and not grace_ms)
         if isinstance(event, InputRequired):
             return event
         if event.visible:
             return await self.record(event)
         waiting = _Waiting(owner, event.task_id, comes_back)
-        if handle:
+        if takes_handle:
             return await self._watched(waiting, self._within_grace(waiting, event, grace_ms / 1000))
-        return await self._watched(waiting, self._begin(waiting, event, call))
+        return await self._watched(waiting, self._begin(waiting, event, call, tool))
+
+    def hands_over_after(self, tool: Tool, call: ToolCall) -> float | None:
+        """Seconds after which a call is answered with a text that names its task.
+
+        None if it is not: it takes a handle, its tool forbids one, or the tools to go on with are not listed.
+        """
+        possible = tool.support is TaskSupport.OPTIONAL and not call.takes_handle
+        return self._handle_after if possible and self._companions is not None else None
+
+    async def hand_over(self, task: Task) -> Rendered:
+        """The text that names a task, which is visible from now on."""
+        return handle(await self._reveal(task), self._tools.find(task.tool))
 
     def creation(self, owner: Owner, call: ToolCall, *, visible: bool) -> Create | InputRequired:
         """The event that records a call, once nothing is asked any more before there is a task.
@@ -231,6 +254,8 @@ class Handlers:
         visible: bool,
     ) -> Create:
         name = call.idempotency_key or asked.conversation
+        told = self.hands_over_after(tool, call) is not None
+        capabilities = with_model(call.capabilities) if told else call.capabilities
         return Create(
             task_id=new_task_id(owner, self._shards),
             owner=owner,
@@ -239,7 +264,7 @@ class Handlers:
             arguments=arguments,
             policy=_kept(tool.policy, call.ttl_ms),
             era=call.era,
-            capabilities=call.capabilities,
+            capabilities=capabilities,
             trace=call.trace,
             visible=visible,
             idempotency=digest(name) if name else "",
@@ -277,9 +302,11 @@ class Handlers:
             return await self._reveal(task)
         return _ended(view)
 
-    async def _begin(self, waiting: _Waiting, event: Create, call: ToolCall) -> TaskView | InputRequired:
+    async def _begin(
+        self, waiting: _Waiting, event: Create, call: ToolCall, tool: Tool
+    ) -> TaskView | InputRequired | Rendered:
         task = waiting.found((await self._store.create(event)).task)
-        return await self._to_the_end(waiting, task, call, {})
+        return await self._to_the_end(waiting, task, call, tool, {})
 
     def _continued(self, owner: Owner, call: ToolCall) -> str | None:
         """The execution that a call goes on with; None if it begins one, or is still asked before.
@@ -289,12 +316,13 @@ class Handlers:
         """
         if call.state is None:
             return None
+        to_json("arguments", call.arguments, maximum=self._limits.arguments_bytes, depth=self._limits.depth)
         opened = self._states.open(binding_of(owner, call.tool, call.arguments), call.state)
         return str(opened.content["task"]) if opened.purpose == _EXECUTION else None
 
     async def _continue(
-        self, waiting: _Waiting, call: ToolCall, *, handle: bool
-    ) -> Task | TaskView | InputRequired:
+        self, waiting: _Waiting, call: ToolCall, tool: Tool, *, handle: bool
+    ) -> Task | TaskView | InputRequired | Rendered:
         """Take the answers that fit, and wait on; the same round again changes nothing."""
         try:
             task = waiting.found((await self._store.get(waiting.owner, waiting.task_id, hidden=True)).task)
@@ -306,40 +334,56 @@ class Handlers:
             await self._possibly(task, AnswerInput(answers=fitting))
         if handle:
             return await self._reveal(task)
-        return await self._to_the_end(waiting, task, call, problems)
+        return await self._to_the_end(waiting, task, call, tool, problems)
 
     async def _to_the_end(
-        self, waiting: _Waiting, task: Task, call: ToolCall, problems: Mapping[str, str]
-    ) -> TaskView | InputRequired:
-        clock = asyncio.get_running_loop().time
-        until = clock() + self._wait_limit
+        self, waiting: _Waiting, task: Task, call: ToolCall, tool: Tool, problems: Mapping[str, str]
+    ) -> TaskView | InputRequired | Rendered:
+        clock, handed_after = asyncio.get_running_loop().time, self.hands_over_after(tool, call)
+        until = clock() + (self._wait_limit if handed_after is None else handed_after)
         while True:
             view = await self._outcome(task, until - clock())
             if view is None:
+                if handed_after is not None:
+                    return await self.hand_over(task)
                 await self._left(waiting)
                 raise CallTooLong(self._wait_limit)
             if view.task.status.is_final:
                 return _ended(view)
-            if (required := await self._required(waiting, view.task, call, problems)) is not None:
+            required = self._asked(waiting.owner, call, view.task, problems)
+            if required is None:
+                if handed_after is not None:
+                    return await self.hand_over(task)
+                raise await self._unaskable(waiting, call, view.task)
+            if view.task.visible or await self._possibly(task, Leave(within_ms=self._states.life_ms)):
                 return required
 
-    async def _required(
-        self, waiting: _Waiting, task: Task, call: ToolCall, problems: Mapping[str, str]
+    def _asked(
+        self, owner: Owner, call: ToolCall, task: Task, problems: Mapping[str, str]
     ) -> InputRequired | None:
-        """What a caller without a handle is asked, and brings the answers to; None if it is so no more."""
-        questions = {key: json.loads(asked.request) for key, asked in task.inputs.items()}
-        askable = json.loads(call.capabilities or "[]")
-        kinds = dict.fromkeys(asked["kind"] for asked in questions.values())
-        if missing := [kind for kind in kinds if kind not in askable]:
-            waiting.comes_back = waiting.comes_back or call.state is not None
-            await self._left(waiting)
-            raise CapabilityRequired(task.tool, missing)
-        if not task.visible and not await self._possibly(task, Leave(within_ms=self._states.life_ms)):
+        """What a caller without a handle is asked, to call again with the answers; None if it cannot be."""
+        if _missing(call, task):
             return None
-        binding = binding_of(waiting.owner, call.tool, call.arguments)
+        binding = binding_of(owner, call.tool, call.arguments)
+        questions = {
+            key: asked_again(json.loads(asked.request), problems.get(key))
+            for key, asked in task.inputs.items()
+        }
         state = self._states.seal(binding, _EXECUTION, {"task": task.task_id})
-        asked = {key: asked_again(recorded, problems.get(key)) for key, recorded in questions.items()}
-        return InputRequired(questions=asked, state=state)
+        return InputRequired(questions=questions, state=state)
+
+    async def _unaskable(self, waiting: _Waiting, call: ToolCall, task: Task) -> CapabilityRequired:
+        """Nobody waits any more; with a state or a key the caller may come back, able to be asked."""
+        waiting.comes_back = waiting.comes_back or call.state is not None
+        await self._left(waiting)
+        return CapabilityRequired(task.tool, _missing(call, task))
+
+    async def _accompany(
+        self, companions: Companions, owner: Owner, call: ToolCall
+    ) -> TaskView | InputRequired | Rendered:
+        if call.state is not None and self._continued(owner, call) is None:
+            raise refused("it does not belong to a task")
+        return await companions.call(owner, call, wait=self._outcome, ask=partial(self._asked, owner, call))
 
     async def _possibly(self, task: Task, event: ClientEvent) -> bool:
         """Whether the event happened; it may come too late, or to a store that does not answer."""
@@ -405,6 +449,13 @@ class Handlers:
 def _kept(policy: Policy, ttl_ms: int | None) -> Policy:
     """The policy with what the client wants of it: up to the longest life of a task."""
     return policy if ttl_ms is None else replace(policy, ttl_ms=min(ttl_ms, policy.cap_ms))
+
+
+def _missing(call: ToolCall, task: Task) -> list[str]:
+    """What the client would have to declare to be asked what a task asks."""
+    askable = json.loads(call.capabilities or "[]")
+    kinds = dict.fromkeys(json.loads(asked.request)["kind"] for asked in task.inputs.values())
+    return [kind for kind in kinds if kind not in askable]
 
 
 def _ended(view: TaskView) -> TaskView:

@@ -47,4 +47,4 @@ class FrontEnd:
     def restart(self) -> None:
         self.kill()
         self.start()
-        until("it is ready", self.ready, 20)
+        until("it is ready", self.ready, 90)

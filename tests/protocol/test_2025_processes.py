@@ -32,7 +32,7 @@ def front_ends(redis_url: str, tmp_path: Path) -> Iterator[list[FrontEnd]]:
     front_ends = [FrontEnd(redis_url, tmp_path) for _ in range(3)]
     try:
         for front_end in front_ends:
-            until("it is ready", front_end.ready, 30)
+            until("it is ready", front_end.ready, 90)
         yield front_ends
     finally:
         for front_end in front_ends:

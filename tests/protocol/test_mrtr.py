@@ -271,17 +271,17 @@ def test_sampling_and_roots_are_asked_in_the_same_way(
 def test_a_question_that_this_request_does_not_allow_is_refused_and_can_be_asked_later(
     client: WireClient, other: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
-    task_id, round_one = first_round(client, worker, pool)
+    task_id, round_one = first_round(client, worker, pool, "alone")
     other.capabilities = {}
 
-    reply = retry(other, round_one["requestState"], {})
+    reply = retry(other, round_one["requestState"], {}, "alone")
     assert reply.error["code"] == -32021
     assert reply.error["data"] == {"requiredCapabilities": {"elicitation": {"form": {}}}}
 
-    answer = pool.submit(retry, client, round_one["requestState"], {"name": ADA})
+    answer = pool.submit(retry, client, round_one["requestState"], {"name": ADA}, "alone")
     recorded(worker)
     worker.run(task_id)
-    assert text_of(answer.result(10).result) == "Hello, Ada!"
+    assert text_of(answer.result(10).result) == "Ada, alone"
 
 
 def test_a_client_that_takes_tasks_by_now_is_given_the_handle(
@@ -482,7 +482,7 @@ def test_the_front_end_that_asked_is_killed_and_another_takes_the_retry(
     first, second = FrontEnd(redis_url, tmp_path), FrontEnd(redis_url, tmp_path)
     try:
         for front_end in (first, second):
-            until("it is ready", front_end.ready, 30)
+            until("it is ready", front_end.ready, 90)
         with (
             WireClient(first.port, capabilities=EVERYTHING) as client,
             WireClient(second.port, capabilities=EVERYTHING) as other,

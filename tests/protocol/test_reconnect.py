@@ -171,7 +171,7 @@ def test_a_call_with_a_key_that_waits_too_long_can_be_made_again(
     redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     with (
-        serving(tools, settings(redis_url, tmp_path, wait_limit=0.2)) as port,
+        serving(tools, settings(redis_url, tmp_path, wait_limit=0.2, companion_tools=False)) as port,
         WireClient(port, capabilities=WITHOUT_TASKS) as client,
     ):
         assert "did not end" in client.call("greet", {"name": "Ada"}, meta=KEY).error["message"]
@@ -215,7 +215,7 @@ def test_a_front_end_that_is_killed_records_nothing_and_the_execution_runs_on(
 ) -> None:
     front_end = FrontEnd(redis_url, tmp_path)
     try:
-        until("it is ready", front_end.ready, 30)
+        until("it is ready", front_end.ready, 90)
         with WireClient(front_end.port, capabilities=WITHOUT_TASKS) as client:
             reply = greet(client, pool)
             task_id = recorded(worker)
