@@ -205,14 +205,17 @@ class _Calls:
         """Wait for the execution; only a client that cancels ends it."""
         comes_back = call.idempotency_key is not None
         patience = self._handlers.hands_over_after(self._tools.find(call.tool), call)
-        task_id = event.task_id
+        task: Task | None = None
         try:
             async with asyncio.timeout(self._wait_limit):
-                task_id = (await self._desk.store.create(event)).task.task_id
-                attendance = Attendance(self._desk, task_id, _listener(visit, token))
+                task = (await self._desk.store.create(event)).task
+                attendance = Attendance(self._desk, task.task_id, _listener(visit, token))
                 view = await attendance.run(patience)
                 return view if view.task.status.is_final else await self._handlers.hand_over(view.task)
         except TimeoutError:
+            if task is not None and patience is not None:
+                return await self._handlers.hand_over(task)
+            task_id = event.task_id if task is None else task.task_id
             await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
