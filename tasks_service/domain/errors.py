@@ -206,8 +206,9 @@ class ProtocolError(Exception):
     """
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.data = code, message, data
+        # Half a surrogate pair can neither be sent nor logged.
+        self.code, self.message, self.data = code, message.encode(errors="replace").decode(), data
+        super().__init__(self.message)
 
 
 class ResourceNotFound(Exception):
