@@ -27,6 +27,7 @@ from .events import (
     Event,
     Expire,
     FailWithError,
+    Leave,
     Mend,
     Note,
     Overdue,
@@ -36,6 +37,7 @@ from .events import (
     Renew,
     RequestInput,
     Retry,
+    Return,
     Reveal,
     Sleep,
     WorkerEvent,
@@ -67,8 +69,10 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
         _P: {
             Claim: (_R, _F),
             Cancel: (_X,),
-            Overdue: (_F,),
+            Overdue: (_F, _X),
             Reveal: (_P,),
+            Leave: (_P,),
+            Return: (_P,),
             Redispatch: (_P,),
             Mend: (_F,),
         },
@@ -83,15 +87,19 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
             FailWithError: (_F,),
             Cancel: (_X,),
             Reap: (_P, _F),
-            Overdue: (_F,),
+            Overdue: (_F, _X),
             Reveal: (_R,),
+            Leave: (_R,),
+            Return: (_R,),
             Mend: (_F,),
         },
         _Q: {
             AnswerInput: (_Q, _P),
             Cancel: (_X,),
-            Overdue: (_Q, _P, _F),
+            Overdue: (_Q, _P, _F, _X),
             Reveal: (_Q,),
+            Leave: (_Q,),
+            Return: (_Q,),
             Mend: (_F,),
         },
         _C: {Expire: (GONE,), Reveal: (_C,), Mend: (_C, _F)},
@@ -227,8 +235,6 @@ def decide(
         raise AssertionError(f"{type(event).__name__} led from {phase} to {target}, which the table forbids")
     if not passed.log:
         return decided
-    if not passed.log:
-        return decided
     return replace(decided, log=(*passed.log, *decided.log), journal=(*passed.journal, *decided.journal))
 
 
@@ -246,13 +252,16 @@ def effective(task: Task, now_ms: int) -> Task | None:
 
 
 def next_due_ms(task: Task) -> int:
-    """When time alone will next change this task: its deadline, or its end."""
-    return task.expires_ms if task.status.is_final else task.deadline_ms
+    """When time alone will next change this task: by a deadline, by its caller's absence, or by its end."""
+    if task.status.is_final:
+        return task.expires_ms
+    return min(task.deadline_ms, task.return_by_ms) if task.return_by_ms else task.deadline_ms
 
 
 # --- time -----------------------------------------------------------------------------------------
 
 
+_LEFT = "The caller went away and did not come back."
 _CAPPED = "The task came to the end of the longest life that its tool allows."
 
 
@@ -267,9 +276,9 @@ class _Passed:
 def _settle(task: Task | None, now_ms: int, *, keep_expired: bool = False) -> tuple[Task | None, _Passed]:
     log: tuple[LogEntry, ...] = ()
     journal: tuple[JournalEntry, ...] = ()
-    while task is not None and not task.status.is_final and now_ms >= task.deadline_ms:
+    while task is not None and not task.status.is_final and now_ms >= next_due_ms(task):
         after, answers = _pass_deadline(task)
-        log += (_line(task.phase, after, f"overdue-{after.revision}", "sweep", task.deadline_ms),)
+        log += (_line(task.phase, after, f"overdue-{after.revision}", "sweep", next_due_ms(task)),)
         journal += answers
         task = after
     if task is not None and task.status.is_final and now_ms >= task.expires_ms and not keep_expired:
@@ -279,7 +288,9 @@ def _settle(task: Task | None, now_ms: int, *, keep_expired: bool = False) -> tu
 
 def _pass_deadline(task: Task) -> tuple[Task, tuple[JournalEntry, ...]]:
     """One deadline passes, at the moment it was set for: so reads are stable and a late sweep agrees."""
-    at_ms = task.deadline_ms
+    at_ms = next_due_ms(task)
+    if at_ms < task.deadline_ms:
+        return _ended(task, at_ms, TaskStatus.CANCELLED, status_message=_LEFT), ()
     capped = at_ms >= _latest_ms(task)
     if task.phase is _P:
         message = _CAPPED if capped else f"No worker that has the tool '{task.tool}' took the task in time."
@@ -519,7 +530,18 @@ def _cancel(task: Task, event: Cancel, moment: _Moment) -> Applied:
 
 
 def _reveal(task: Task, _: Reveal, __: _Moment) -> Applied:
-    return Applied(task=replace(task, visible=True))
+    """Whoever has the handle needs not wait, and so cannot leave."""
+    return Applied(task=replace(task, visible=True, return_by_ms=0))
+
+
+def _leave(task: Task, event: Leave, moment: _Moment) -> Applied:
+    if task.visible:
+        raise _Refusal(_invalid(task, event, "its handle was given out"))
+    return Applied(task=replace(task, return_by_ms=moment.now_ms + event.within_ms))
+
+
+def _return(task: Task, _: Return, __: _Moment) -> Applied:
+    return Applied(task=replace(task, return_by_ms=0))
 
 
 def _reap(task: Task, event: Reap, moment: _Moment) -> Applied:
@@ -623,6 +645,8 @@ _HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
         FailWithError: _fail,
         Cancel: _cancel,
         Reveal: _reveal,
+        Leave: _leave,
+        Return: _return,
         Reap: _reap,
         Expire: _expire,
         Redispatch: _redispatch,
@@ -674,7 +698,7 @@ def _pending(task: Task, now_ms: int, delay_ms: int, **changes: Any) -> Task:
 
 def _ended(task: Task, now_ms: int, status: TaskStatus, **changes: Any) -> Task:
     """Final: nothing is leased, asked or waited for any more."""
-    return _moved(task, now_ms, now_ms, status=status, lease=None, inputs={}, **changes)
+    return _moved(task, now_ms, now_ms, status=status, lease=None, inputs={}, return_by_ms=0, **changes)
 
 
 def _failed(task: Task, now_ms: int, kind: FailureKind, message: str) -> Task:

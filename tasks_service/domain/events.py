@@ -104,6 +104,22 @@ class Reveal(ClientEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leave(ClientEvent):
+    """Whoever waited for a task without a handle has left, and may come back (docs/protocol.md, "coming back").
+
+    Attributes:
+        within_ms: How long that may take; then the task is cancelled. A later `Leave` sets a new time.
+    """
+
+    within_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Return(ClientEvent):
+    """Somebody waits for the task again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim(Event):
     """A worker takes a pending task.
 

@@ -236,6 +236,7 @@ class Task:
         expires_ms: When a final task goes; only grows.
         dispatched_ms: When its last message was made; lets a sweep see that it was overtaken.
         visible: Whether its handle was ever given out.
+        return_by_ms: When it is cancelled unless its caller has come back; 0 while nobody has left.
         capabilities: What the creating call declared it can be asked, as JSON text.
     """
 
@@ -258,6 +259,7 @@ class Task:
     dispatched_ms: int = 0
     redispatches: int = 0
     visible: bool = True
+    return_by_ms: int = 0
     era: str = ""
     capabilities: JsonText = NO_TEXT
     trace: str = ""

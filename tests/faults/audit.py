@@ -268,7 +268,7 @@ def _places(tag: str, task: Task) -> Iterator[tuple[str, int]]:
     yield f"{tag}:owner:{task.owner}", task.created_ms
     yield f"{tag}:expired", task.expires_ms
     if task.phase in (Phase.PENDING, Phase.RUNNING, Phase.PARKED):
-        yield f"{tag}:overdue", task.deadline_ms
+        yield f"{tag}:overdue", min(task.deadline_ms, task.return_by_ms or task.deadline_ms)
     if task.phase is Phase.RUNNING and task.lease is not None:
         yield f"{tag}:leases", task.lease.until_ms
     if task.phase is Phase.PENDING:

@@ -64,6 +64,12 @@ MUTANTS: dict[str, Mutant] = {
     "question keys are forgotten": Mutant(
         DECIDE, "used_keys=(*task.used_keys, *inputs)", "used_keys=tuple(inputs)"
     ),
+    "whoever leaves is waited for without end": Mutant(
+        DECIDE, "min(task.deadline_ms, task.return_by_ms) if task.return_by_ms", "task.deadline_ms if True"
+    ),
+    "whoever comes back is thought away": Mutant(
+        DECIDE, "return Applied(task=replace(task, return_by_ms=0))", "return Applied(task=task)"
+    ),
     "records never end": Mutant(
         OPERATIONS,
         "if before is None or before.expires_ms != after.expires_ms:",

@@ -19,6 +19,7 @@ from tasks_service.domain.events import (
     CompleteWithResult,
     Expire,
     FailWithError,
+    Leave,
     Note,
     Overdue,
     Question,
@@ -28,6 +29,7 @@ from tasks_service.domain.events import (
     Renew,
     RequestInput,
     Retry,
+    Return,
     Reveal,
     Sleep,
 )
@@ -98,6 +100,34 @@ def test_a_hidden_task_is_seen_only_by_those_who_ask_for_hidden_ones(face: Face)
     assert face.store.get(ALICE, task.task_id, hidden=True).task.task_id == task.task_id
     face.store.act(ALICE, task.task_id, Reveal(), hidden=True)
     assert face.store.get(ALICE, task.task_id).task.visible
+
+
+def test_a_task_whose_caller_stays_away_is_cancelled_for_every_reader_and_then_for_good(face: Face) -> None:
+    task = face.create(visible=False)
+    face.store.act(ALICE, task.task_id, Leave(within_ms=SECOND), hidden=True)
+    assert face.maintenance.inspect(task.task_id).task.return_by_ms == face.clock.now_ms + SECOND
+    assert_consistent(face)
+
+    face.clock.pass_ms(SECOND)
+
+    read = face.store.get(ALICE, task.task_id, hidden=True).task
+    assert read.status is TaskStatus.CANCELLED
+    with pytest.raises(InvalidTransition):
+        face.store.claim(task.task_id, Claim(lease_id="l", worker="w"))
+    assert face.maintenance.due(Due.OVERDUE, limit=10) == [task.task_id]
+    assert face.maintenance.settle(task.task_id, Overdue()) == read
+    assert_consistent(face)
+
+
+def test_a_task_whose_caller_comes_back_in_time_runs_on(face: Face) -> None:
+    task = face.create(visible=False)
+    face.store.act(ALICE, task.task_id, Leave(within_ms=SECOND), hidden=True)
+
+    face.store.act(ALICE, task.task_id, Return(), hidden=True)
+    face.clock.pass_ms(HOUR)
+
+    assert face.claim(task).task.phase is Phase.RUNNING
+    assert_consistent(face)
 
 
 def test_a_completed_task_has_its_result_and_its_whole_history(face: Face) -> None:

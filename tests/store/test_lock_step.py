@@ -26,10 +26,12 @@ from tasks_service.domain.events import (
     AnswerInput,
     Cancel,
     Claim,
+    ClientEvent,
     CompleteWithResult,
     Event,
     Expire,
     FailWithError,
+    Leave,
     Note,
     Overdue,
     Question,
@@ -39,6 +41,8 @@ from tasks_service.domain.events import (
     Renew,
     RequestInput,
     Retry,
+    Return,
+    Reveal,
     Sleep,
     SweepEvent,
     WorkerEvent,
@@ -120,10 +124,21 @@ class LockStep(RuleBasedStateMachine):
         if isinstance(event, CompleteWithResult):
             self.both("commit", task_id, event)
 
-    @rule(target=tasks, owner=st.sampled_from(OWNERS), key=st.sampled_from(["", "k"]), digest=KEYS)
-    def create(self, owner: Owner, key: str, digest: str) -> tuple[Owner, str]:
+    @rule(
+        target=tasks,
+        owner=st.sampled_from(OWNERS),
+        key=st.sampled_from(["", "k"]),
+        digest=KEYS,
+        visible=st.booleans(),
+    )
+    def create(self, owner: Owner, key: str, digest: str, visible: bool) -> tuple[Owner, str]:
         event = creation(
-            owner, POLICY, task_id=new_task_id(owner), idempotency=key, request_digest=digest if key else ""
+            owner,
+            POLICY,
+            task_id=new_task_id(owner),
+            idempotency=key,
+            request_digest=digest if key else "",
+            visible=visible,
         )
         self.both("create", event)
         return owner, event.task_id
@@ -161,7 +176,9 @@ class LockStep(RuleBasedStateMachine):
 
     @rule(task=tasks, keys=st.sets(KEYS), value=TEXTS)
     def answer(self, task: tuple[Owner, str], keys: set[str], value: JsonText) -> None:
-        self.both("act", task[0], task[1], AnswerInput(answers=dict.fromkeys(sorted(keys), value)))
+        self.both(
+            "act", task[0], task[1], AnswerInput(answers=dict.fromkeys(sorted(keys), value)), hidden=True
+        )
 
     @rule(lease=leases, delay=DELAYS)
     def sleep(self, lease: tuple[str, str], delay: int) -> None:
@@ -191,6 +208,14 @@ class LockStep(RuleBasedStateMachine):
     @rule(task=tasks, asker=st.sampled_from(OWNERS))
     def cancel(self, task: tuple[Owner, str], asker: Owner) -> None:
         self.both("act", asker, task[1], Cancel())
+
+    @rule(task=tasks, window=st.sampled_from([1, 8_000, 90_000]))
+    def leave(self, task: tuple[Owner, str], window: int) -> None:
+        self.both("act", task[0], task[1], Leave(within_ms=window), hidden=True)
+
+    @rule(task=tasks, kind=st.sampled_from([Return, Reveal]))
+    def come_back(self, task: tuple[Owner, str], kind: type[ClientEvent]) -> None:
+        self.both("act", task[0], task[1], kind(), hidden=True)
 
     @rule(task=tasks, kind=st.sampled_from([Reap, Overdue, Expire, Redispatch]))
     def settle(self, task: tuple[Owner, str], kind: type[SweepEvent]) -> None:

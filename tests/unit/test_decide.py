@@ -40,6 +40,7 @@ from tasks_service.domain.events import (
     Event,
     Expire,
     FailWithError,
+    Leave,
     Mend,
     Note,
     Overdue,
@@ -50,6 +51,7 @@ from tasks_service.domain.events import (
     Renew,
     RequestInput,
     Retry,
+    Return,
     Reveal,
     Sleep,
     SweepEvent,
@@ -183,6 +185,8 @@ EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
     FailWithError: fail,
     Cancel: lambda _: Cancel(),
     Reveal: lambda _: Reveal(),
+    Leave: lambda _: Leave(within_ms=MINUTE),
+    Return: lambda _: Return(),
     Reap: lambda _: Reap(),
     Overdue: lambda _: Overdue(),
     Expire: lambda _: Expire(),
@@ -229,6 +233,29 @@ def later(life: Callable[[], Life], ms: int) -> Callable[[], Life]:
     return lambda: life().passes(ms)
 
 
+def hidden(life: Callable[[], Life]) -> Callable[[], Life]:
+    """The same task, without a handle."""
+
+    def made() -> Life:
+        changed = life()
+        assert changed.record is not None
+        changed.record = replace(changed.record, task=replace(changed.task, visible=False))
+        return changed
+
+    return made
+
+
+def left(life: Callable[[], Life]) -> Callable[[], Life]:
+    """The same task, whose caller has left for a minute at most."""
+
+    def made() -> Life:
+        changed = hidden(life)()
+        changed.goes(Leave(within_ms=MINUTE))
+        return changed
+
+    return made
+
+
 def staggered(*, first_default: JsonText | None, second_default: JsonText | None) -> Callable[[], Life]:
     """Two questions: the first is open for a minute, the second for an hour."""
 
@@ -255,6 +282,9 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.PENDING, Cancel, Phase.CANCELLED): (pending, EXAMPLES[Cancel]),
     (Phase.PENDING, Overdue, Phase.FAILED): (later(pending, DAY), OVERDUE),
     (Phase.PENDING, Reveal, Phase.PENDING): (pending, EXAMPLES[Reveal]),
+    (Phase.PENDING, Leave, Phase.PENDING): (hidden(pending), EXAMPLES[Leave]),
+    (Phase.PENDING, Return, Phase.PENDING): (left(pending), EXAMPLES[Return]),
+    (Phase.PENDING, Overdue, Phase.CANCELLED): (later(left(pending), MINUTE), OVERDUE),
     (Phase.PENDING, Redispatch, Phase.PENDING): (pending, EXAMPLES[Redispatch]),
     (Phase.RUNNING, Renew, Phase.RUNNING): (running, EXAMPLES[Renew]),
     (Phase.RUNNING, Note, Phase.RUNNING): (running, EXAMPLES[Note]),
@@ -275,6 +305,9 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.RUNNING, Reap, Phase.FAILED): (later(last_try, 10 * SECOND), REAP),
     (Phase.RUNNING, Overdue, Phase.FAILED): (later(running, DAY), OVERDUE),
     (Phase.RUNNING, Reveal, Phase.RUNNING): (running, EXAMPLES[Reveal]),
+    (Phase.RUNNING, Leave, Phase.RUNNING): (hidden(running), EXAMPLES[Leave]),
+    (Phase.RUNNING, Return, Phase.RUNNING): (left(running), EXAMPLES[Return]),
+    (Phase.RUNNING, Overdue, Phase.CANCELLED): (later(left(running), MINUTE), OVERDUE),
     (Phase.PARKED, AnswerInput, Phase.PARKED): (parked, lambda _: answers("a")),
     (Phase.PARKED, AnswerInput, Phase.PENDING): (parked, lambda _: answers("a", "b")),
     (Phase.PARKED, Cancel, Phase.CANCELLED): (parked, EXAMPLES[Cancel]),
@@ -282,6 +315,9 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.PARKED, Overdue, Phase.PENDING): (later(BOTH_DEFAULT, HOUR), OVERDUE),
     (Phase.PARKED, Overdue, Phase.FAILED): (later(parked, HOUR), OVERDUE),
     (Phase.PARKED, Reveal, Phase.PARKED): (parked, EXAMPLES[Reveal]),
+    (Phase.PARKED, Leave, Phase.PARKED): (hidden(parked), EXAMPLES[Leave]),
+    (Phase.PARKED, Return, Phase.PARKED): (left(parked), EXAMPLES[Return]),
+    (Phase.PARKED, Overdue, Phase.CANCELLED): (later(left(parked), MINUTE), OVERDUE),
     (Phase.COMPLETED, Expire, GONE): (later(completed, LONG), EXPIRE),
     (Phase.COMPLETED, Reveal, Phase.COMPLETED): (completed, EXAMPLES[Reveal]),
     (Phase.FAILED, Expire, GONE): (later(failed, LONG), EXPIRE),
@@ -452,6 +488,63 @@ def test_a_hidden_task_is_revealed_by_giving_out_its_handle() -> None:
     revealed = life.passes(SECOND).goes(Reveal())
     assert revealed.visible
     assert (revealed.revision, revealed.updated_ms) == (0, START_MS)
+
+
+# --- a caller that has left -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("life", [pending, running, parked])
+def test_a_task_whose_caller_does_not_come_back_is_cancelled_at_the_moment_that_was_set(
+    life: Callable[[], Life],
+) -> None:
+    alone = left(life)()
+    before, due_ms = alone.task, alone.now_ms + MINUTE
+    assert next_due_ms(before) == due_ms
+
+    assert effective(before, due_ms - 1) == before
+    after = effective(before, due_ms + HOUR)
+
+    assert after is not None
+    assert (after.status, after.updated_ms, after.return_by_ms) == (TaskStatus.CANCELLED, due_ms, 0)
+    assert after.status_message == "The caller went away and did not come back."
+    assert after.lease is None
+    assert not after.inputs
+    assert alone.passes(HOUR).goes(Overdue()) == after
+
+
+@pytest.mark.parametrize("event", [Return(), Reveal()])
+def test_a_caller_that_comes_back_or_is_given_the_handle_is_not_waited_for(event: Event) -> None:
+    life = left(running)()
+
+    assert life.goes(event).return_by_ms == 0
+    assert effective(life.task, life.now_ms + HOUR) == life.task
+
+
+def test_leaving_again_sets_a_new_time() -> None:
+    life = left(parked)()
+    life.passes(MINUTE // 2).goes(Leave(within_ms=MINUTE))
+    assert life.task.return_by_ms == life.now_ms + MINUTE
+
+
+def test_nobody_leaves_a_task_whose_handle_was_given_out() -> None:
+    refused = refusal(running().meets(Leave(within_ms=MINUTE)), InvalidTransition)
+    assert "handle" in str(refused)
+
+
+def test_a_caller_comes_back_too_late() -> None:
+    assert refusal(left(running)().passes(MINUTE).meets(Return()), InvalidTransition).current == "cancelled"
+
+
+def test_a_task_goes_on_while_its_caller_is_away_and_its_own_deadline_counts_too() -> None:
+    life = left(parked)()
+    life.goes(answers("a", "b"))
+    assert life.task.return_by_ms == life.now_ms + MINUTE
+    assert life.claimed().completed().task.return_by_ms == 0
+    asked = hidden(running)()
+    asked.asked("soon", open_ms=SECOND).goes(Leave(within_ms=MINUTE))
+    after = effective(asked.task, asked.now_ms + HOUR)
+    assert after is not None
+    assert after.status is TaskStatus.FAILED
 
 
 # --- claim: run, tries, lease -----------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tasks_service.domain.events import (
     Event,
     Expire,
     FailWithError,
+    Leave,
     Note,
     Overdue,
     Question,
@@ -32,6 +33,7 @@ from tasks_service.domain.events import (
     Renew,
     RequestInput,
     Retry,
+    Return,
     Reveal,
     Sleep,
     WorkerEvent,
@@ -161,12 +163,14 @@ other_events: st.SearchStrategy[Event] = st.one_of(
     claims,
     answering,
     st.builds(Reveal),
+    st.builds(Leave, within_ms=st.sampled_from([SECOND, MINUTE])),
+    st.builds(Return),
     st.builds(Reap),
     st.builds(Overdue),
     st.builds(Expire),
     st.builds(Redispatch),
     st.builds(Cancel),
-    policies.map(create),
+    st.builds(replace, policies.map(create), visible=st.booleans()),
 )
 LIKELY = {Phase.PENDING: claims, Phase.RUNNING: worker_events, Phase.PARKED: answering}
 
@@ -183,7 +187,7 @@ def bound(event: Event, life: Life) -> Event:
 @st.composite
 def histories(draw: st.DrawFn) -> History:
     life = Life(draw(policies), LIMITS)
-    event: Event = create(life.policy)
+    event: Event = replace(create(life.policy), visible=draw(st.booleans()))
     happened: list[Event] = []
     moments: History = []
     for _ in range(draw(st.integers(1, 30))):
@@ -345,6 +349,15 @@ def test_there_is_no_way_out_of_a_final_phase(history: History) -> None:
         assert replace(moment.after.task, visible=True) == replace(moment.before.task, visible=True)
         assert moment.after.result == moment.before.result
         assert moment.after.log == moment.before.log
+
+
+@PATIENT
+@given(histories())
+def test_only_a_live_task_without_a_handle_waits_for_its_caller(history: History) -> None:
+    for record in stored(history):
+        if record.task.return_by_ms:
+            assert not record.task.visible
+            assert not record.task.status.is_final
 
 
 @PATIENT

@@ -64,6 +64,7 @@ _PLAIN = (
     "dispatched_ms",
     "redispatches",
     "visible",
+    "return_by_ms",
     "era",
     "capabilities",
     "trace",
