@@ -120,7 +120,7 @@ class _Context:
         refuse_inside_step("ask")
         declared = json.loads(self._attempt.task.capabilities or "[]")
         for question in questions.values():
-            if question.needs not in declared:
+            if question.needs not in declared and not _for_model(question, declared):
                 raise ClientCannot(question.needs)
         kind, journal = EntryKind.ANSWER, self._journal
         return [
@@ -239,6 +239,7 @@ class TaskContext(_Context):
         name: str = ...,
         within: timedelta | None = ...,
         default: ModelT | Unanswered | None = ...,
+        model_may_answer: bool = ...,
     ) -> ModelT | Unanswered: ...
 
     @overload
@@ -250,6 +251,7 @@ class TaskContext(_Context):
         name: str = ...,
         within: timedelta | None = ...,
         default: Mapping[str, Any] | Unanswered | None = ...,
+        model_may_answer: bool = ...,
     ) -> Values | Unanswered: ...
 
     def elicit(
@@ -260,6 +262,7 @@ class TaskContext(_Context):
         name: str = "question",
         within: timedelta | None = None,
         default: Any = None,
+        model_may_answer: bool = False,
     ) -> Any:
         """Ask a person for some values, and wait for as long as it takes; nothing is held meanwhile.
 
@@ -269,6 +272,7 @@ class TaskContext(_Context):
             name: Names the question, to the client as well; used again, it becomes `name#2`.
             within: How long the question stays open; the service's default is 7 days.
             default: What silence means: values, `Declined()` or `Cancelled()`. None: silence fails the task.
+            model_may_answer: Whether a model may answer for the person, where its client knows no tasks.
 
         Returns:
             The model, or the values as a dict; `Declined` or `Cancelled` if the person gave none.
@@ -278,7 +282,7 @@ class TaskContext(_Context):
             ClientError: The client answered with an error.
             ConfigurationError: The schema cannot be asked.
         """
-        return self._ask({name: Form(message, schema)}, within, {name: default})[name]
+        return self._ask({name: Form(message, schema, model_may_answer)}, within, {name: default})[name]
 
     def elicit_url(
         self, message: str, url: str, *, name: str = "link", within: timedelta | None = None
@@ -463,6 +467,7 @@ class AsyncTaskContext(_Context):
         name: str = ...,
         within: timedelta | None = ...,
         default: ModelT | Unanswered | None = ...,
+        model_may_answer: bool = ...,
     ) -> ModelT | Unanswered: ...
 
     @overload
@@ -474,6 +479,7 @@ class AsyncTaskContext(_Context):
         name: str = ...,
         within: timedelta | None = ...,
         default: Mapping[str, Any] | Unanswered | None = ...,
+        model_may_answer: bool = ...,
     ) -> Values | Unanswered: ...
 
     async def elicit(
@@ -484,9 +490,12 @@ class AsyncTaskContext(_Context):
         name: str = "question",
         within: timedelta | None = None,
         default: Any = None,
+        model_may_answer: bool = False,
     ) -> Any:
         """See `TaskContext.elicit`. Branches that run at once give their questions different names."""
-        return (await self._ask({name: Form(message, schema)}, within, {name: default}))[name]
+        return (await self._ask({name: Form(message, schema, model_may_answer)}, within, {name: default}))[
+            name
+        ]
 
     async def elicit_url(
         self, message: str, url: str, *, name: str = "link", within: timedelta | None = None
@@ -638,6 +647,11 @@ def _finite(current: float, total: float | None) -> tuple[float, float | None]:
     if not math.isfinite(current) or not (total is None or math.isfinite(total)):
         raise ValueError(f"progress: expected finite numbers, got {current!r} of {total!r}")
     return current, total
+
+
+def _for_model(question: Question, declared: Sequence[str]) -> bool:
+    """Whether the client's model may answer, even if nobody else can be asked."""
+    return isinstance(question, Form) and question.model_may_answer and "model" in declared
 
 
 def _total(items: Iterable[Any], total: float | None) -> float | None:

@@ -61,10 +61,12 @@ class Form:
     Attributes:
         message: What the person reads.
         schema: A pydantic model, or a JSON schema of an object with primitive properties.
+        model_may_answer: Whether a model may answer in the person's place, where its client knows no tasks.
     """
 
     message: str
     schema: type[BaseModel] | Mapping[str, Any]
+    model_may_answer: bool = False
 
     needs = "form"
 
@@ -79,7 +81,7 @@ class Form:
         record = {"kind": "form", "message": self.message, "schema": lowered}
         if lowered != full:
             record["check"] = dict(full)
-        return record
+        return {**record, "model_may_answer": True} if self.model_may_answer else record
 
     def read(self, answer: Any) -> Any:
         """See `Question.read`: the model, the plain values, `Declined` or `Cancelled`."""

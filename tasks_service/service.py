@@ -23,7 +23,7 @@ from .questions import Form, Link, Question
 from .retry import RetryPolicy
 from .settings import Settings
 from .store.announcements import Listed, list_name, resource_name
-from .tool import DEFAULT_QUEUE, TaskSupport, Tool, ToolRegistry, build_tool
+from .tool import COMPANION_TOOLS, DEFAULT_QUEUE, TaskSupport, Tool, ToolRegistry, build_tool
 from .worker.celery_tasks import register_tool
 from .worker.engine import Engine
 from .worker.exposed import original_task, queue_of
@@ -271,6 +271,11 @@ class TaskService:
         )
 
     def _add(self, tool: Tool) -> None:
+        if self.settings.companion_tools and tool.name in COMPANION_TOOLS:
+            raise ConfigurationError(
+                f"The service has a tool {tool.name!r} of its own, for clients without tasks: give yours "
+                "another name=, or set TASKS_COMPANION_TOOLS=false"
+            )
         self.tools.add(tool)
         if self._owns_app:
             add_queues(self._celery, [tool.queue])

@@ -65,6 +65,12 @@ class Settings(BaseSettings):
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it says so to the client.
         wait_limit: Seconds that a call without a task handle may wait for its result.
+        handle_after: Seconds after which such a call of an `optional` tool is answered with a text that names
+            the task, if `companion_tools` are listed.
+        companion_tools: Whether tools are listed with which a model follows tasks that its client does not
+            know: `task_status`, `task_result`, `task_answer`, `task_cancel`.
+        reconnect_window: Seconds that a caller which lost its connection may take to come back with its
+            idempotency key; then its call is cancelled.
     """
 
     model_config = SettingsConfigDict(env_prefix="TASKS_", env_file=".env", extra="ignore", frozen=True)
@@ -85,6 +91,9 @@ class Settings(BaseSettings):
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
     wait_limit: float = Field(default=3600.0, gt=0)
+    handle_after: float = Field(default=45.0, gt=0)
+    companion_tools: bool = True
+    reconnect_window: float = Field(default=600.0, gt=0, le=86_400)
     max_arguments: int = Field(default=MIB, ge=KIB)
     max_result: int = Field(default=MIB, ge=KIB)
     max_live_per_owner: int = Field(default=10_000, ge=1)

@@ -32,6 +32,9 @@ from .schemas import GivenSchema, given_schema
 DEFAULT_QUEUE = "tasks"
 """The queue of tools that name none."""
 
+COMPANION_TOOLS = ("task_status", "task_result", "task_answer", "task_cancel")
+"""Names that the front end keeps for tools of its own, unless the setting `companion_tools` is off."""
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 """What the specification allows as a tool's name."""
 
@@ -147,7 +150,7 @@ class Tool:
             raise NotJson("result", "it cannot be serialised") from error
         if not isinstance(result, CallToolResult):
             raise NotJson("result", "a tool asks through its context, it does not return a question")
-        return _rendered(result, limits)
+        return rendered(result, limits)
 
 
 _STRUCTURED = str(CallToolResult.model_fields["structured_content"].alias)
@@ -157,10 +160,16 @@ _STRUCTURED = str(CallToolResult.model_fields["structured_content"].alias)
 def error_result(message: str) -> Rendered:
     """The result of a tool that failed, carrying one sentence for the caller."""
     result = CallToolResult(content=[TextContent(type="text", text=message)], is_error=True)
-    return _rendered(result, DEFAULT_LIMITS)
+    return rendered(result)
 
 
-def _rendered(result: CallToolResult, limits: Limits) -> Rendered:
+def rendered(result: CallToolResult, limits: Limits = DEFAULT_LIMITS) -> Rendered:
+    """A result as it is recorded.
+
+    Raises:
+        NotJson: It cannot be serialised.
+        LimitExceeded: It is too large, or nested too deeply.
+    """
     unsaid = {"result_type"} if result.is_error else {"result_type", "is_error"}
     try:
         value = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=unsaid)

@@ -105,7 +105,7 @@ class Reveal(ClientEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave(ClientEvent):
-    """Whoever waited for a task without a handle has left, and may come back (docs/protocol.md, "coming back").
+    """Whoever waited for a task without a handle has left, and may come back.
 
     Attributes:
         within_ms: How long that may take; then the task is cancelled. A later `Leave` sets a new time.

@@ -34,6 +34,7 @@ from .admission import Admission
 from .asking import Questions
 from .attendance import Desk
 from .auth import Authenticator, refuse_open_door
+from .companions import Companions
 from .handlers import Handlers
 from .handshake import build_handshake_server
 from .http import McpEndpoint
@@ -43,6 +44,7 @@ from .library import LibraryHandlers
 from .listening import Listeners
 from .preflight import Preflight
 from .push import ChangeFeed, ChangeSource
+from .request_state import RequestStates
 from .server import build_server
 from .wire import v2026_07_28 as wire
 
@@ -202,23 +204,35 @@ class FrontEnd:
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
 
+    def _companions(self, store: FrontEndStore) -> Companions | None:
+        settings = self._settings
+        if not settings.companion_tools:
+            return None
+        return Companions(self._tools, store, limits=settings.limits, longest_wait=settings.handle_after)
+
     def _library_handlers(self, secret: bytes) -> LibraryHandlers:
         limits = self._settings.limits
-        preflight = Preflight(secret, limits=limits, purpose="preflight of a prompt")
+        preflight = Preflight(RequestStates(secret), limits=limits, request="request for a prompt")
         return LibraryHandlers(self._library, preflight=preflight, limits=limits)
 
     def _build(
         self, store: FrontEndStore, feed: ChangeFeed, library: LibraryHandlers, secret: bytes
     ) -> EraRouter:
-        settings = self._settings
+        settings, states = self._settings, RequestStates(secret)
+        companions = self._companions(store)
+        listed = self._tools if companions is None else companions.listed()
         handlers = Handlers(
             tools=self._tools,
             store=store,
             feed=feed,
-            preflight=Preflight(secret, limits=settings.limits),
+            preflight=Preflight(states, limits=settings.limits),
+            states=states,
             limits=settings.limits,
             shards=settings.shards,
             wait_limit=settings.wait_limit,
+            companions=companions,
+            handle_after=settings.handle_after,
+            reconnect_window=settings.reconnect_window,
         )
         self._listeners = Listeners(
             store=store, feed=feed, results=wire.Results(self._tools), library=self._library
@@ -227,14 +241,14 @@ class FrontEnd:
             name=self._name,
             version=self._version,
             instructions=self._instructions,
-            tools=self._tools,
+            tools=listed,
             handlers=handlers,
             library=library,
             listeners=self._listeners,
         )
         guard = AddressGuard(settings)
         admission = Admission(
-            tools=self._tools,
+            tools=listed,
             authenticator=Authenticator(settings),
             guard=guard,
             limits=settings.limits,
@@ -250,9 +264,10 @@ class FrontEnd:
             name=self._name,
             version=self._version,
             instructions=self._instructions,
-            tools=self._tools,
+            tools=listed,
             handlers=handlers,
             library=library,
+            companions=companions,
             desk=desk,
             secret=secret,
             wait_limit=settings.wait_limit,

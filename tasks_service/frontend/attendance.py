@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
 
 import pydantic_core
 
-from ..domain.errors import StoreUnavailable
+from ..domain.errors import InvalidTransition, StoreUnavailable
+from ..domain.events import Return
 from ..domain.task import InputRequest, Task, TaskStatus, new_token
 from ..store.base import AsyncTaskStore, TaskView
 from ..store.sessions import FLOOR_SECONDS, Session, SessionStore
@@ -88,8 +90,15 @@ class Attendance:
         self._asked: dict[str, str] = {}
         self._refusals: dict[str, int] = {}
 
-    async def run(self) -> TaskView:
+    async def run(self, patience: float | None = None) -> TaskView:
         """Attend to the task until it has ended; how it did.
+
+        Args:
+            patience: Seconds after which it is enough, not counting those in which the client is being asked;
+                so is a question that it cannot be asked. None: there is never enough.
+
+        Returns:
+            The task at its end, or as it is when it is enough.
 
         A store that does not answer for a while is waited for.
 
@@ -99,14 +108,16 @@ class Attendance:
         with self._desk.feed.watch(self._task_id) as watcher:
             try:
                 with self._desk.feed.hear(self._task_id, self._listener.reporting):
-                    return await self._until_final(watcher)
+                    return await self._until_enough(watcher, patience)
             finally:
                 await self._leave()
 
-    async def _until_final(self, watcher: Watcher) -> TaskView:
+    async def _until_enough(self, watcher: Watcher, patience: float | None) -> TaskView:
+        enough = math.inf if patience is None else time.monotonic() + patience
         while True:
             view = await self._view()
             if view is not None:
+                await self._stay(view.task)
                 if view.task.status is not TaskStatus.WORKING:
                     await self._desk.feed.catch_up(view.task)
                 self._report(view.task)
@@ -114,7 +125,12 @@ class Attendance:
                     await self._withdraw("The task has ended.")
                     return view
                 await self._ask(view.task)
-            await watcher.changed(self._pause(view))
+                if patience is not None and self._asked:
+                    enough = time.monotonic() + patience
+                if time.monotonic() >= enough or (patience is not None and self._is_stuck(view.task)):
+                    return view
+            left = enough - time.monotonic()
+            await watcher.changed(min(self._pause(view), left if left > 0 else math.inf))
 
     async def _view(self) -> TaskView | None:
         hidden = not self._listener.names_task
@@ -123,6 +139,22 @@ class Attendance:
         except StoreUnavailable as error:
             logger.warning("A stream cannot read its task for now: %s", error)
             return None
+
+    def _is_stuck(self, task: Task) -> bool:
+        """Whether the task asks, and nothing of it can be asked here."""
+        kinds = [pydantic_core.from_json(question.request)["kind"] for question in task.inputs.values()]
+        return bool(kinds) and not set(kinds) & set(self._askable)
+
+    async def _stay(self, task: Task) -> None:
+        """Say that somebody waits, if another caller of the same execution has left."""
+        if not task.return_by_ms or task.status.is_final:
+            return
+        try:
+            await self._desk.store.act(task.owner, task.task_id, Return(), hidden=True)
+        except InvalidTransition:
+            return
+        except StoreUnavailable as error:
+            logger.warning("A waiting call cannot write to its task for now: %s", error)
 
     # --- reports ---
 

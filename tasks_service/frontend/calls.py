@@ -89,7 +89,7 @@ def request_digest(name: str, arguments: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRequired:
-    """The answer to a call that needs answers before anything can be recorded.
+    """The answer to a call that needs answers: before anything is recorded, or before its execution goes on.
 
     Attributes:
         questions: What is still asked, by key, as questions are recorded (see `questions.Question`).
@@ -128,17 +128,17 @@ class HandleRequired(TasksServiceError):
 
 
 class CapabilityRequired(TasksServiceError):
-    """A tool or prompt asks something before it runs that the client did not say it can be asked.
+    """A tool or prompt asks something that the client did not say it can be asked.
 
     Attributes:
         name: Of the tool or prompt.
-        needs: All that it asks for and the client lacks: `form`, `url`.
+        needs: All that it asks for and the client lacks: `form`, `url`, `sampling`, `roots`.
     """
 
     def __init__(self, name: str, needs: Sequence[str]) -> None:
         super().__init__(
-            f"'{name}' asks before it starts, and the client did not declare that it can be asked "
-            f"for this: {', '.join(needs)}"
+            f"'{name}' asks its client, which did not declare that it can be asked for this: "
+            f"{', '.join(needs)}"
         )
         self.name, self.needs = name, needs
 

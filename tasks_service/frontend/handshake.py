@@ -9,9 +9,9 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from mcp.server.context import ServerRequestContext
@@ -42,7 +42,7 @@ from ..domain.reports import LogLevel
 from ..domain.task import Owner, Task
 from ..store.base import TaskView
 from ..store.sessions import SUBSCRIPTIONS, Enlisted, Session
-from ..tool import ToolRegistry
+from ..tool import Rendered, ToolRegistry
 from .attendance import MOST_REFUSALS, Attendance, Desk, Listener, reporting_of
 from .calls import (
     CallTooLong,
@@ -53,6 +53,7 @@ from .calls import (
     QuestionWithoutHandle,
     ToolCall,
 )
+from .companions import Companions
 from .handlers import Handlers
 from .interview import Interview
 from .library import LibraryHandlers, add_methods
@@ -97,6 +98,7 @@ def build_handshake_server(
     tools: ToolRegistry,
     handlers: Handlers,
     library: LibraryHandlers,
+    companions: Companions | None,
     desk: Desk,
     secret: bytes,
     wait_limit: float,
@@ -110,6 +112,7 @@ def build_handshake_server(
         tools: Listed as they are now.
         handlers: Make the record of a call.
         library: What the methods do that are not about tools.
+        companions: The tools with which models follow tasks, if they are listed.
         desk: What waiting for a task needs.
         secret: The deployment's; cursors are sealed under a key made from it.
         wait_limit: Seconds that a call without a task may wait.
@@ -117,7 +120,7 @@ def build_handshake_server(
     server: Server[dict[str, Any]] = Server(name, version=version, instructions=instructions)
     # As in `server`: tracing that nobody collects costs a fifth of a poll.
     server.middleware.clear()
-    calls = _Calls(tools, handlers, desk, wait_limit)
+    calls = _Calls(tools, handlers, companions, desk, wait_limit)
     tasks = _Tasks(wire.Results(tools), handlers, desk, _Cursors(secret))
     add = server.add_request_handler
     add(wire.TOOLS_LIST, PaginatedRequestParams, _refusing(calls.list_tools))
@@ -140,8 +143,16 @@ def build_handshake_server(
 class _Calls:
     """`tools/*`, and what the session is told meanwhile."""
 
-    def __init__(self, tools: ToolRegistry, handlers: Handlers, desk: Desk, wait_limit: float) -> None:
+    def __init__(
+        self,
+        tools: ToolRegistry,
+        handlers: Handlers,
+        companions: Companions | None,
+        desk: Desk,
+        wait_limit: float,
+    ) -> None:
         self._tools, self._handlers, self._desk, self._wait_limit = tools, handlers, desk, wait_limit
+        self._companions = companions
         self._results = wire.Results(tools)
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
@@ -153,10 +164,19 @@ class _Calls:
         visit = _visit(context)
         call, token = self._call(visit, context, params), wire.progress_token(context.params)
         try:
-            event = await self._creation(visit, call, visible=False)
+            if self._companions is not None and call.tool in self._companions.tools:
+                wait = partial(self._wait, visit, token)
+                outcome = await self._companions.call(
+                    visit.session.owner, call, wait=wait, ask=_on_the_stream
+                )
+            else:
+                event = await self._creation(visit, call, visible=False)
+                outcome = await self._to_the_end(visit, call, event, token)
         except (InvalidArguments, CapabilityRequired) as error:
             return self._results.refused_call(error)
-        return self._results.call(await self._to_the_end(visit, call, event, token))
+        if isinstance(outcome, Rendered):
+            return self._results.rendered(outcome)
+        return self._results.call(outcome)
 
     async def create_task(self, context: Context, params: CallToolRequestParams) -> Result:
         visit = _visit(context)
@@ -198,34 +218,35 @@ class _Calls:
 
     async def _to_the_end(
         self, visit: Visit, call: ToolCall, event: Create, token: str | int | None
-    ) -> TaskView:
+    ) -> TaskView | Rendered:
         """Wait for the execution; only a client that cancels ends it."""
         comes_back = call.idempotency_key is not None
-        reporting = None
-        if visit.can_be_asked:
-            threshold = Threshold(visit.session.log_level)
-            reporting = reporting_of(visit.outgoing, token=token, threshold=threshold, task_id=None)
-        listener = Listener(
-            session=visit.session,
-            outgoing=visit.outgoing,
-            can_be_asked=visit.can_be_asked,
-            names_task=False,
-            reporting=reporting,
-        )
+        patience = self._handlers.hands_over_after(self._tools.find(call.tool), call)
+        listener = _listener(visit, token)
+        task: Task | None = None
         try:
             # Heard before there is a task, so that nothing that its tool says is missed.
-            with self._desk.feed.hear(event.task_id, reporting):
+            with self._desk.feed.hear(event.task_id, listener.reporting):
                 async with asyncio.timeout(self._wait_limit):
                     task = (await self._desk.store.create(event)).task
-                    return await Attendance(self._desk, task.task_id, listener).run()
+                    view = await Attendance(self._desk, task.task_id, listener).run(patience)
+                    return view if view.task.status.is_final else await self._handlers.hand_over(view.task)
         except TimeoutError:
-            if not comes_back:
-                await self._handlers.give_up(event.owner, event.task_id)
+            if task is not None and patience is not None:
+                return await self._handlers.hand_over(task)
+            task_id = event.task_id if task is None else task.task_id
+            await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
             if visit.cancelled:
                 await self._handlers.give_up(event.owner, event.task_id)
             raise
+
+    async def _wait(
+        self, visit: Visit, token: str | int | None, task: Task, seconds: float
+    ) -> TaskView | None:
+        """Wait for a task on behalf of a model; its client is asked meanwhile."""
+        return await Attendance(self._desk, task.task_id, _listener(visit, token)).run(seconds)
 
 
 class _Tasks:
@@ -325,6 +346,25 @@ class _Cursors:
         if whose != owner:
             raise InvalidRequest("cursor: expected one that tasks/list has returned to this caller")
         return str(position)
+
+
+def _on_the_stream(_: Task, __: Mapping[str, str]) -> None:
+    """Clients of these revisions are asked while a call waits, not by its result."""
+
+
+def _listener(visit: Visit, token: str | int | None) -> Listener:
+    """Who hears of a task on the stream of a call that does not name it."""
+    reporting = None
+    if visit.can_be_asked:
+        threshold = Threshold(visit.session.log_level)
+        reporting = reporting_of(visit.outgoing, token=token, threshold=threshold, task_id=None)
+    return Listener(
+        session=visit.session,
+        outgoing=visit.outgoing,
+        can_be_asked=visit.can_be_asked,
+        names_task=False,
+        reporting=reporting,
+    )
 
 
 def _visit(context: Context) -> Visit:

@@ -3,38 +3,30 @@
 The questions that an author declared with `ask=` are put to the client in rounds: a call without all answers
 is answered with what is still asked, and the client makes the call again, with answers. Nothing is recorded
 meanwhile, no code of the author runs here, and no process remembers the call: what was answered so far
-travels with the client, in a sealed `state` that any front end of the deployment can open.
+travels with the client (see `request_state`).
 
-A state is bound to its owner, the tool, the arguments and a time; it is new in each round. The last round may
-be repeated: all repetitions find the one execution that the first of them made, with the first one's answers
-(docs/protocol.md, "questions before the task"; 2026-07-28, multi round-trip requests).
+The last round may be repeated: all repetitions find the one execution that the first of them made, with the
+first one's answers (docs/protocol.md, "questions before the task"; 2026-07-28, multi round-trip requests).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 
 from ..domain.errors import AnswerRefused, LimitExceeded, NotJson
 from ..domain.limits import Limits, check_size, cut
 from ..domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
 from ..questions import Question, check_answer, question_digest
-from .calls import CapabilityRequired, InputRequired, StateRefused, request_digest
-
-logger = logging.getLogger(__name__)
-
-STATE_SECONDS = 3600
-"""Seconds that a client may take to answer a round."""
+from .calls import CapabilityRequired, InputRequired
+from .request_state import TOOL_CALL, Binding, RequestStates, binding_of, refused
 
 PROBLEM_BYTES = 512
 """Longest reason for which a question is asked again."""
+
+_PURPOSE = "preflight"
 
 
 class Asking(Protocol):
@@ -103,15 +95,14 @@ class Preflight:
     """Asks what tools, or what prompts, declare.
 
     Args:
-        secret: The deployment's; states are sealed under a key made from it.
+        states: Seals what travels with the client.
         limits: How large answers may be.
-        purpose: Keeps apart the states of tools and prompts, which may have the same names.
+        request: Keeps apart the states of tools and prompts, which may have the same names.
     """
 
-    def __init__(self, secret: bytes, *, limits: Limits, purpose: str = "preflight") -> None:
-        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-preflight").digest()
-        self._codec = AESGCMRequestStateCodec([key])
-        self._limits, self._purpose = limits, purpose
+    def __init__(self, states: RequestStates, *, limits: Limits, request: str = TOOL_CALL) -> None:
+        self._states = states
+        self._limits, self._request = limits, request
         self._declared: dict[str, dict[str, _Declared]] = {}
 
     def require(self, asking: Asking, capabilities: JsonText) -> None:
@@ -133,11 +124,12 @@ class Preflight:
             LimitExceeded: The answers are too large together.
         """
         declared = self._questions(asking)
-        binding = self._binding(owner, asking, call)
+        binding = binding_of(owner, asking.name, call.arguments, request=self._request)
         rounds = self._opened(binding, call, declared)
-        for key, asked in declared.items():
-            if key in call.answers and key not in rounds.answers:
-                _take(key, asked, call.answers[key], rounds)
+        questions = {key: asked.recorded for key, asked in declared.items() if key not in rounds.answers}
+        fitting, rounds.problems = sort_out(questions, call.answers)
+        for key, answer in fitting.items():
+            rounds.answers[key] = _entry(key, declared[key].digest, answer)
         answers = "".join(entry.value for entry in rounds.answers.values())
         check_size("answers", answers, self._limits.answers_bytes)
         if missing := [key for key in declared if key not in rounds.answers]:
@@ -146,58 +138,61 @@ class Preflight:
             }
             return InputRequired(questions=questions, state=self._sealed(binding, rounds))
         journal = tuple(rounds.answers[key] for key in declared)
-        return Answered(journal, "" if call.state is None else f"{self._purpose} {rounds.conversation}")
+        return Answered(journal, "" if call.state is None else f"{_PURPOSE} {rounds.conversation}")
 
     def _questions(self, asking: Asking) -> Mapping[str, _Declared]:
         if asking.name not in self._declared:
             self._declared[asking.name] = {key: _declared(asked) for key, asked in asking.ask.items()}
         return self._declared[asking.name]
 
-    def _binding(self, owner: Owner, asking: Asking, call: Round) -> list[str]:
-        """For what a state is good: this purpose, this owner, this tool or prompt with these arguments."""
-        return [self._purpose, owner, asking.name, request_digest(asking.name, call.arguments)]
-
-    def _sealed(self, binding: list[str], rounds: _Rounds) -> str:
-        state = {
-            "binding": binding,
-            "until": time.time() + STATE_SECONDS,
+    def _sealed(self, binding: Binding, rounds: _Rounds) -> str:
+        content = {
             "conversation": rounds.conversation,
             "answers": {key: [entry.digest, entry.value] for key, entry in rounds.answers.items()},
         }
-        return self._codec.seal(json.dumps(state, separators=(",", ":")).encode())
+        return self._states.seal(binding, _PURPOSE, content)
 
-    def _opened(self, binding: list[str], call: Round, declared: Mapping[str, _Declared]) -> _Rounds:
+    def _opened(self, binding: Binding, call: Round, declared: Mapping[str, _Declared]) -> _Rounds:
         if call.state is None:
             return _Rounds(new_token())
-        try:
-            state = json.loads(self._codec.unseal(call.state))
-        except InvalidRequestState as error:
-            raise _refused(str(error)) from error
-        if state["binding"] != binding:
-            raise _refused("it was made for another caller or call")
-        if time.time() >= state["until"]:
-            raise _refused("it has expired")
+        opened = self._states.open(binding, call.state)
+        if opened.purpose != _PURPOSE:
+            raise refused("it does not belong to questions that come first")
         answers = {
             key: _entry(key, digest, value)
-            for key, (digest, value) in state["answers"].items()
+            for key, (digest, value) in opened.content["answers"].items()
             # A question that was changed by a deployment between two rounds is asked again.
             if key in declared and declared[key].digest == digest
         }
-        return _Rounds(state["conversation"], answers)
+        return _Rounds(opened.content["conversation"], answers)
 
 
 def _declared(question: Question) -> _Declared:
     return _Declared(question.recorded(), question_digest(question))
 
 
-def _take(key: str, asked: _Declared, answer: Any, rounds: _Rounds) -> None:
-    """Keep an answer that fits; remember why another does not."""
-    try:
-        rounds.answers[key] = _entry(key, asked.digest, check_answer(key, asked.recorded, answer))
-    except AnswerRefused as error:
-        rounds.problems[key] = f"{error.path}: {error.problem}" if error.path else error.problem
-    except (LimitExceeded, NotJson) as error:
-        rounds.problems[key] = str(error)
+def sort_out(
+    questions: Mapping[str, Mapping[str, Any]], answers: Mapping[str, Any]
+) -> tuple[dict[str, JsonText], dict[str, str]]:
+    """Tell answers that fit from those that do not.
+
+    Args:
+        questions: What is asked, by key, as questions are recorded.
+        answers: By key, as they came; those to no question are ignored.
+
+    Returns:
+        The answers that fit, as they are recorded; and why the others do not.
+    """
+    fitting, problems = {}, {}
+    for key, recorded in questions.items():
+        if key in answers:
+            try:
+                fitting[key] = check_answer(key, recorded, answers[key])
+            except AnswerRefused as error:
+                problems[key] = f"{error.path}: {error.problem}" if error.path else error.problem
+            except (LimitExceeded, NotJson) as error:
+                problems[key] = str(error)
+    return fitting, problems
 
 
 def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str, Any]:
@@ -210,9 +205,3 @@ def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str
 
 def _entry(key: str, digest: str, value: JsonText) -> JournalEntry:
     return JournalEntry(kind=EntryKind.ANSWER, name=key, digest=digest, value=value)
-
-
-def _refused(reason: str) -> StateRefused:
-    """One answer for every reason, so that a forger learns nothing; the log has the reason."""
-    logger.warning("A requestState was refused: %s", reason)
-    return StateRefused()

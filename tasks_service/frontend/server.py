@@ -26,7 +26,7 @@ from mcp_types import (
 
 from ..domain.errors import InvalidArguments, TasksServiceError
 from ..domain.task import Owner, Task
-from ..tool import ToolRegistry
+from ..tool import Rendered, ToolRegistry
 from .calls import InputRequired, InvalidRequest
 from .handlers import Handlers
 from .http import Inquiry
@@ -122,6 +122,8 @@ class _Methods:
             return self._results.questions(outcome)
         if isinstance(outcome, Task):
             return self._results.handle(outcome)
+        if isinstance(outcome, Rendered):
+            return self._results.rendered(outcome)
         return self._results.call(outcome)
 
     async def get_prompt(self, context: Context, params: GetPromptRequestParams) -> Result | GetPromptResult:

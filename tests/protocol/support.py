@@ -24,7 +24,7 @@ from tasks_service.frontend.draining import DrainingServer
 from tasks_service.library import Library
 from tasks_service.questions import Question, question_digest, question_text
 from tasks_service.settings import Settings
-from tasks_service.store.base import NoOutbox
+from tasks_service.store.base import NoOutbox, Outbox
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.tool import Tool, ToolRegistry, build_tool
 
@@ -63,7 +63,12 @@ def asked(question: Question) -> OpenQuestion:
 
 
 @contextmanager
-def serving(tools: ToolRegistry, configuration: Settings, library: Library | None = None) -> Iterator[int]:
+def serving(
+    tools: ToolRegistry,
+    configuration: Settings,
+    library: Library | None = None,
+    outbox: Outbox | None = None,
+) -> Iterator[int]:
     """Serve the front end on a free port of this machine, in a thread; yields the port."""
     app = create_app(
         name="Test service",
@@ -71,7 +76,7 @@ def serving(tools: ToolRegistry, configuration: Settings, library: Library | Non
         instructions="Call the tools.",
         tools=tools,
         settings=configuration,
-        outbox=NoOutbox(),
+        outbox=outbox or NoOutbox(),
         library=library,
     )
     config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)

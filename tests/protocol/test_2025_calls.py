@@ -93,7 +93,7 @@ def test_a_call_that_waits_too_long_ends_and_says_what_to_do(
     redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path
 ) -> None:
     with (
-        serving(tools, settings(redis_url, tmp_path, wait_limit=0.3)) as port,
+        serving(tools, settings(redis_url, tmp_path, wait_limit=0.3, companion_tools=False)) as port,
         SessionClient([port]) as client,
     ):
         client.initialize()

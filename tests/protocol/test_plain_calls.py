@@ -113,15 +113,17 @@ def test_a_call_that_an_operator_cancels_is_answered_with_an_error(
     assert reply.result(60).error["code"] == -32800
 
 
-def test_a_question_ends_a_call_that_has_no_way_to_answer(
+def test_a_question_ends_a_call_whose_client_cannot_be_asked(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
-    reply = pool.submit(plain.call, "greet", {"name": "Ada"})
+    reply = pool.submit(plain.call, "alone")
     task_id = hidden_task(worker)
 
     worker.ask(task_id, {"sure": SURE})
 
-    assert "tasks extension" in reply.result(60).error["message"]
+    error = reply.result(60).error
+    assert error["code"] == -32021
+    assert error["data"] == {"requiredCapabilities": {"elicitation": {"form": {}}}}
     assert worker.store.inspect(task_id).task.status == "cancelled"
 
 
@@ -129,7 +131,7 @@ def test_a_call_that_waits_too_long_ends_and_its_execution_is_cancelled(
     redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     with (
-        serving(tools, settings(redis_url, tmp_path, wait_limit=0.2)) as port,
+        serving(tools, settings(redis_url, tmp_path, wait_limit=0.2, companion_tools=False)) as port,
         WireClient(port, capabilities=WITHOUT_TASKS) as client,
     ):
         reply = client.call("greet", {"name": "Ada"})

@@ -18,7 +18,7 @@ from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextCon
 from pydantic import BaseModel, Field
 
 from tasks_service.domain.task import EntryKind, JournalEntry
-from tasks_service.frontend import preflight
+from tasks_service.frontend import request_state
 from tasks_service.questions import Form, Link, question_digest
 from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
 
@@ -357,7 +357,7 @@ def test_a_state_that_was_changed_is_refused(client: WireClient, worker: Worker,
 def test_a_state_is_refused_once_it_has_expired(
     client: WireClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "STATE_SECONDS", 0.05)
+    monkeypatch.setattr(request_state, "STATE_SECONDS", 0.05)
     state = first_round(client, "introduce", HELLO)["requestState"]
     time.sleep(0.1)
 

@@ -13,6 +13,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
+from tasks_service.tool import COMPANION_TOOLS
+
 from .support import Worker
 
 TASKS = "io.modelcontextprotocol/tasks"
@@ -105,7 +107,7 @@ def test_the_official_client_without_the_extension_gets_plain_results(port: int,
 
     count, *results = asyncio.run(main())
 
-    assert count == 11
+    assert count == 11 + len(COMPANION_TOOLS)
     assert results == [2, ["ada", "grace"], {"result": None}, {"title": "T", "pages": 3}, "grüße"]
 
 

@@ -19,6 +19,7 @@ from tasks_service.domain.events import (
     Claim,
     CompleteWithResult,
     Create,
+    Leave,
     Note,
     Release,
 )
@@ -364,6 +365,20 @@ def test_a_record_of_another_schema_version_is_not_guessed_at(
         client.hset(f"ts:{{00}}:t:{task.task_id}", "v", "99")
     with pytest.raises(CorruptRecord, match="schema version"):
         store.get(ALICE, task.task_id)
+
+
+def test_a_record_from_before_callers_could_leave_is_read_as_one_that_nobody_left(
+    store: RedisTaskStore, redis_server: RedisServer
+) -> None:
+    task = store.create(creation(visible=False)).task
+    with redis_server.client() as client:
+        state = client.hget(f"ts:{{00}}:t:{task.task_id}", "state")
+    assert state is not None
+    assert "return_by_ms" not in state
+
+    assert store.get(task.owner, task.task_id, hidden=True).task.return_by_ms == 0
+    left = store.act(task.owner, task.task_id, Leave(within_ms=60_000), hidden=True)
+    assert store.inspect(task.task_id).task == left
 
 
 def test_a_task_that_was_removed_is_not_brought_back_by_a_late_write(

@@ -65,6 +65,17 @@ def test_a_person_who_gives_no_answer(trips: Mapping[str, Any], life: Life, acti
     assert run(life, trips["reserve"], "AB1") == "No seat was reserved."
 
 
+def test_a_model_may_answer_only_what_the_author_says(trips: Mapping[str, Any]) -> None:
+    life = Life(capabilities=JsonText('["model"]'))
+    assert run(life, trips["paint"], "left") is None
+    life.accept("question", seat="window")
+    assert run(life, trips["paint"], "left") == "Painted behind the window seat."
+    with pytest.raises(ClientCannot):
+        run(Life(capabilities=JsonText('["model"]')), trips["reserve"], "AB1")
+    with pytest.raises(ClientCannot):
+        run(Life(capabilities=JsonText("[]")), trips["paint"], "left")
+
+
 def test_a_client_that_cannot_be_asked(trips: Mapping[str, Any]) -> None:
     with pytest.raises(ClientCannot):
         run(Life(capabilities=JsonText("")), trips["reserve"], "AB1")

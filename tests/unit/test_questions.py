@@ -206,6 +206,15 @@ def test_a_schema_that_lost_nothing_is_recorded_once() -> None:
     assert "check" in Form("?", Everything).recorded()
 
 
+def test_that_a_model_may_answer_is_recorded_and_does_not_make_it_another_question() -> None:
+    schema = {"type": "object", "properties": {"word": {"type": "string"}}}
+    for_humans, for_models = Form("Word?", schema), Form("Word?", schema, model_may_answer=True)
+
+    assert "model_may_answer" not in for_humans.recorded()
+    assert for_models.recorded() == {**for_humans.recorded(), "model_may_answer": True}
+    assert question_digest(for_models) == question_digest(for_humans)
+
+
 def test_the_tasks_status_says_what_is_asked() -> None:
     assert headline(question_text(Form("Publish it?", Point))) == "Publish it?"
     assert headline(question_text(Roots()))

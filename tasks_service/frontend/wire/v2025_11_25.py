@@ -20,7 +20,7 @@ from ...domain.reports import LogMessage
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.announcements import Listed
 from ...store.base import TaskView
-from ...tool import TaskSupport, Tool, ToolRegistry
+from ...tool import Rendered, TaskSupport, Tool, ToolRegistry
 from ..calls import (
     CallTooLong,
     CapabilityRequired,
@@ -257,6 +257,11 @@ class Results:
         data = None if failure.data is None else pydantic_core.from_json(failure.data)
         code = failure.code if failure.kind is FailureKind.AUTHOR else None
         raise MCPError(INTERNAL_ERROR if code is None else code, failure.message, data)
+
+    def rendered(self, made: Rendered) -> dict[str, Any]:
+        """A `CallToolResult` that the service has made itself."""
+        result: dict[str, Any] = pydantic_core.from_json(made.result)
+        return result
 
     def refused_call(self, error: InvalidArguments | CapabilityRequired) -> dict[str, Any]:
         """A refusal that a model can act on, as a result."""

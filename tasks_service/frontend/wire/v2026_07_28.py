@@ -38,7 +38,7 @@ from ...domain.reports import LogLevel, LogMessage
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.announcements import Listed
 from ...store.base import TaskView
-from ...tool import Tool, ToolRegistry
+from ...tool import Rendered, Tool, ToolRegistry
 from ..calls import (
     CallCancelled,
     CallTooLong,
@@ -367,6 +367,10 @@ class Results:
         if view.task.tool in self._bare_schemas and isinstance(structured, dict) and "result" in structured:
             result["structuredContent"] = structured["result"]
         return {"resultType": "complete", **result}
+
+    def rendered(self, made: Rendered) -> dict[str, Any]:
+        """A `CallToolResult` that the service has made itself."""
+        return {"resultType": "complete", **pydantic_core.from_json(made.result)}
 
     def questions(self, required: InputRequired) -> dict[str, Any]:
         """An `InputRequiredResult`: the call goes on when it is repeated with answers and the state."""

@@ -1,0 +1,229 @@
+"""Callers without a handle that lose their connection: who may come back, and until when (ruling 20)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks_service.domain.events import Leave, Overdue
+from tasks_service.domain.task import Task
+from tasks_service.frontend import push
+from tasks_service.questions import Form
+from tasks_service.store.base import Due
+from tasks_service.tool import ToolRegistry
+
+from .front_end import FrontEnd
+from .sessions import SessionClient
+from .support import WITHOUT_TASKS, Reply, WireClient, Worker, asked, serving, settings, until
+
+KEY: dict[str, Any] = {"io.github.tasks-service/idempotency-key": "order-1"}
+NAME = asked(Form("Your name?", {"type": "object", "properties": {"name": {"type": "string"}}}))
+ADA = {"action": "accept", "content": {"name": "Ada"}}
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def callers(ports: list[int]) -> Iterator[Callable[[], WireClient]]:
+    """Makes clients of both front ends in turn."""
+    made: list[WireClient] = []
+
+    def make() -> WireClient:
+        client = WireClient(ports[len(made) % 2], capabilities={**WITHOUT_TASKS, "elicitation": {}})
+        made.append(client)
+        return client
+
+    yield make
+    for client in made:
+        client.close()
+
+
+def greet(client: WireClient, pool: ThreadPoolExecutor, meta: Any = None) -> Future[Reply]:
+    return pool.submit(client.call, "greet", {"name": "Ada"}, meta=meta)
+
+
+def recorded(worker: Worker) -> str:
+    return str(until("the call is recorded", worker.pending)[0])
+
+
+def task_of(worker: Worker, task_id: str) -> Task:
+    return worker.store.inspect(task_id).task
+
+
+def hang_up(client: WireClient, worker: Worker, task_id: str, reply: Future[Reply]) -> None:
+    """Close the connection of a call that waits, and wait until the service has noticed."""
+    client.hang_up()
+    until("it is noticed", lambda: task_of(worker, task_id).return_by_ms)
+    assert reply.exception(60) is not None
+
+
+def test_without_a_key_hanging_up_cancels(
+    callers: Callable[[], WireClient], worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    client = callers()
+    reply = greet(client, pool)
+    task_id = recorded(worker)
+
+    client.hang_up()
+
+    until("it is cancelled", lambda: task_of(worker, task_id).status == "cancelled")
+    assert reply.exception(60) is not None
+
+
+def test_with_a_key_the_execution_runs_on_for_the_reconnect_window(
+    callers: Callable[[], WireClient], worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    client = callers()
+    reply = greet(client, pool, KEY)
+    task_id = recorded(worker)
+
+    before = worker.store.now_ms()
+    hang_up(client, worker, task_id, reply)
+
+    task = task_of(worker, task_id)
+    assert task.status == "working"
+    assert before + 600_000 <= task.return_by_ms <= worker.store.now_ms() + 600_000
+    assert worker.run(task_id).status == "completed"
+
+
+def test_a_retry_with_the_key_finds_the_work_on_another_front_end_and_is_waited_for_no_more(
+    callers: Callable[[], WireClient], worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    first, second = callers(), callers()
+    reply = greet(first, pool, KEY)
+    task_id = recorded(worker)
+    hang_up(first, worker, task_id, reply)
+
+    reply = greet(second, pool, KEY)
+    until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
+    worker.run(task_id)
+
+    assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
+    assert list(worker.store.task_ids()) == [task_id]
+
+
+def test_a_caller_with_a_key_that_does_not_come_back_is_given_up(
+    redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    with (
+        serving(tools, settings(redis_url, tmp_path, reconnect_window=0.1)) as port,
+        WireClient(port, capabilities=WITHOUT_TASKS) as client,
+        WireClient(port, capabilities=WITHOUT_TASKS) as late,
+    ):
+        reply = greet(client, pool, KEY)
+        task_id = recorded(worker)
+        hang_up(client, worker, task_id, reply)
+        until("the sweep finds it", lambda: worker.store.due(Due.OVERDUE, limit=9) == [task_id])
+
+        assert late.call("greet", {"name": "Ada"}, meta=KEY).error["code"] == -32800
+        worker.store.settle(task_id, Overdue())
+        assert task_of(worker, task_id).status == "cancelled"
+
+
+def test_a_caller_that_leaves_does_not_take_another_with_it(
+    callers: Callable[[], WireClient],
+    worker: Worker,
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(push, "HEAL_SECONDS", 0.1)
+    staying = greet(callers(), pool, KEY)
+    task_id = recorded(worker)
+
+    owner = task_of(worker, task_id).owner
+    assert worker.store.act(owner, task_id, Leave(within_ms=60_000), hidden=True).return_by_ms
+
+    until("whoever waits has said so", lambda: not task_of(worker, task_id).return_by_ms)
+    worker.run(task_id)
+    assert staying.result(60).result["content"][0]["text"] == "Hello, Ada!"
+
+
+def test_a_retry_with_the_key_and_no_state_is_asked_what_the_execution_asks(
+    callers: Callable[[], WireClient], worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    first, second = callers(), callers()
+    reply = greet(first, pool, KEY)
+    task_id = recorded(worker)
+    hang_up(first, worker, task_id, reply)
+    worker.ask(task_id, {"name": NAME})
+
+    asks = second.call("greet", {"name": "Ada"}, meta=KEY).result
+    assert set(asks["inputRequests"]) == {"name"}
+    answers = {"inputResponses": {"name": ADA}, "requestState": asks["requestState"]}
+    params = {"name": "greet", "arguments": {"name": "Ada"}, **answers}
+    reply = pool.submit(second.request, "tools/call", params, meta=KEY)
+    recorded(worker)
+    worker.run(task_id)
+
+    assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
+
+
+def test_a_call_with_a_key_that_waits_too_long_can_be_made_again(
+    redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    with (
+        serving(tools, settings(redis_url, tmp_path, wait_limit=0.2, companion_tools=False)) as port,
+        WireClient(port, capabilities=WITHOUT_TASKS) as client,
+    ):
+        assert "did not end" in client.call("greet", {"name": "Ada"}, meta=KEY).error["message"]
+        task_id = recorded(worker)
+        assert task_of(worker, task_id).return_by_ms
+        worker.run(task_id)
+
+        assert client.call("greet", {"name": "Ada"}, meta=KEY).result["content"][0]["text"] == "Hello, Ada!"
+
+
+def test_in_a_session_hanging_up_cancels_nothing_and_sets_no_window(
+    session: SessionClient, worker: Worker
+) -> None:
+    stream = session.open("tools/call", {"name": "greet", "arguments": {"name": "Ada"}, "_meta": KEY})
+    task_id = recorded(worker)
+    stream.close()
+    time.sleep(0.3)
+
+    task = task_of(worker, task_id)
+
+    assert (task.status, task.return_by_ms) == ("working", 0)
+
+
+def test_a_session_takes_up_what_a_caller_with_the_same_key_has_left(
+    callers: Callable[[], WireClient], session: SessionClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    client = callers()
+    reply = greet(client, pool, KEY)
+    task_id = recorded(worker)
+    hang_up(client, worker, task_id, reply)
+
+    stream = session.open("tools/call", {"name": "greet", "arguments": {"name": "Ada"}, "_meta": KEY})
+    until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
+    worker.run(task_id)
+
+    assert stream.rest()[-1]["result"]["content"][0]["text"] == "Hello, Ada!"
+
+
+def test_a_front_end_that_is_killed_records_nothing_and_the_execution_runs_on(
+    redis_url: str, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    front_end = FrontEnd(redis_url, tmp_path)
+    try:
+        until("it is ready", front_end.ready)
+        with WireClient(front_end.port, capabilities=WITHOUT_TASKS) as client:
+            reply = greet(client, pool)
+            task_id = recorded(worker)
+
+            front_end.kill()
+
+            assert reply.exception(60) is not None
+            assert task_of(worker, task_id).return_by_ms == 0
+            assert worker.run(task_id).status == "completed"
+    finally:
+        front_end.kill()
