@@ -245,8 +245,13 @@ class _Calls:
     async def _wait(
         self, visit: Visit, token: str | int | None, task: Task, seconds: float
     ) -> TaskView | None:
-        """Wait for a task on behalf of a model; its client is asked meanwhile."""
-        return await Attendance(self._desk, task.task_id, _listener(visit, token)).run(seconds)
+        """Wait for a task on behalf of a model; its client is asked meanwhile, and may take longer."""
+        attendance = Attendance(self._desk, task.task_id, _listener(visit, token))
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                return await attendance.run(seconds)
+        except TimeoutError:
+            return None
 
 
 class _Tasks:
