@@ -105,15 +105,15 @@ class Attendance:
         Raises:
             TaskNotFound: Unknown, foreign or expired.
         """
-        enough = math.inf if patience is None else time.monotonic() + patience
         with self._desk.feed.watch(self._task_id) as watcher:
             try:
                 with self._desk.feed.hear(self._task_id, self._listener.reporting):
-                    return await self._until_final(watcher, enough, patience)
+                    return await self._until_enough(watcher, patience)
             finally:
                 await self._leave()
 
-    async def _until_final(self, watcher: Watcher, enough: float, patience: float | None) -> TaskView:
+    async def _until_enough(self, watcher: Watcher, patience: float | None) -> TaskView:
+        enough = math.inf if patience is None else time.monotonic() + patience
         while True:
             view = await self._view()
             if view is not None:

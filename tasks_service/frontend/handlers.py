@@ -62,7 +62,7 @@ class _Waiting:
     owner: Owner
     task_id: str
     comes_back: bool
-    reporting: Reporting | None = None
+    reporting: Reporting | None
     has_handle: bool = False
 
     def found(self, task: Task) -> Task:
@@ -297,7 +297,7 @@ class Handlers:
     async def _watched(self, waiting: _Waiting, work: Coroutine[Any, Any, Ended]) -> Ended:
         """Wait; if the caller goes away meanwhile, say so to the execution."""
         try:
-            # Heard before there is a task, so that nothing that its tool says is missed.
+            # Before there is a task, so that nothing that its tool says is missed.
             with self._feed.hear(waiting.task_id, waiting.reporting):
                 return await work
         except asyncio.CancelledError:
@@ -395,8 +395,8 @@ class Handlers:
     ) -> TaskView | InputRequired | Rendered:
         if call.state is not None and self._continued(owner, call) is None:
             raise refused("it does not belong to a task")
-        wait, ask = partial(self._outcome, reporting=reporting), partial(self._asked, owner, call)
-        return await companions.call(owner, call, wait=wait, ask=ask)
+        wait = partial(self._outcome, reporting=reporting)
+        return await companions.call(owner, call, wait=wait, ask=partial(self._asked, owner, call))
 
     async def _possibly(self, task: Task, event: ClientEvent) -> bool:
         """Whether the event happened; it may come too late, or to a store that does not answer."""

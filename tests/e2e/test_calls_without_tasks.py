@@ -61,7 +61,7 @@ def test_a_tool_with_steps_goes_on_after_its_question_and_runs_no_step_twice(
             racing = [
                 pool.submit(call, each, "publish", {"path": str(notes)}, **again) for each in (client, other)
             ]
-            first, second = (reply.result(30) for reply in racing)
+            first, second = (reply.result(60) for reply in racing)
 
     assert first["structuredContent"] == second["structuredContent"]
     assert first["structuredContent"]["steps"] == [1, 2]

@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from tasks_service.frontend.app import create_app
 from tasks_service.frontend.draining import run
 from tasks_service.store.base import NoOutbox
 
-from .support import registry, settings
+from ..support import free_port
+from .support import registry, settings, until
+
+
+class FrontEnd:
+    """A front-end process."""
+
+    def __init__(self, redis_url: str, directory: Path) -> None:
+        self.port = free_port()
+        self._arguments = [redis_url, str(directory), str(self.port)]
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.protocol.front_end", *self._arguments]
+        self._process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+
+    def ready(self) -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=10) as response:
+                return bool(response.status == 200)
+        except (URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> float:
+        """SIGTERM; the seconds that it took to end."""
+        began = time.monotonic()
+        self._process.terminate()
+        assert self._process.wait(60) in (0, -signal.SIGTERM)
+        return time.monotonic() - began
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+        until("it is ready", self.ready)
 
 
 def greet(name: str) -> str:

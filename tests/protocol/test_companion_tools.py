@@ -244,7 +244,7 @@ def test_a_tool_that_forbids_tasks_is_waited_for(
     assert not threading.Event().wait(0.6)
     worker.run(task_id)
 
-    assert text_of(reply.result(10).result) == "Ada, alone"
+    assert text_of(reply.result(60).result) == "Ada, alone"
 
 
 def test_a_tool_that_requires_tasks_says_what_it_needs(plain: WireClient, old: SessionClient) -> None:
@@ -274,7 +274,7 @@ def test_where_they_are_not_listed_calls_wait_and_nobody_is_given_a_handle(
     task_id = recorded(worker)
     assert not threading.Event().wait(0.5)
     worker.run(task_id)
-    assert text_of(reply.result(10).result) == "Hi, Ada"
+    assert text_of(reply.result(60).result) == "Hi, Ada"
 
 
 # --- the status ---
@@ -329,7 +329,7 @@ def test_unknown_foreign_and_hidden_tasks_are_not_told_apart(
         with WireClient(port, capabilities=WITHOUT_TASKS, key="fedcba9876543210") as also_bob:
             told = [use(also_bob, name, each, **more) for each in (task_id, hidden, "nothing", "")]
         worker.run(hidden)
-        hiding.result(10)
+        hiding.result(60)
 
     assert all(each == told[0] for each in told)
     assert told[0]["isError"] is True
@@ -387,7 +387,7 @@ def test_the_result_is_waited_for(
     assert not threading.Event().wait(0.3)
     worker.run(task_id)
 
-    assert text_of(here.result(10)) == text_of(there.result(10)) == "Hello, Ada!"
+    assert text_of(here.result(60)) == text_of(there.result(60)) == "Hello, Ada!"
 
 
 def test_a_failed_task_and_a_cancelled_one_are_told(plain: WireClient, worker: Worker) -> None:
@@ -410,7 +410,7 @@ def test_leaving_a_wait_for_a_result_cancels_nothing(
     waiting = pool.submit(use, plain, "task_result", task_id)
     assert not threading.Event().wait(0.1)
     plain.hang_up()
-    waiting.exception(10)
+    waiting.exception(60)
 
     task = task_of(worker, task_id)
     assert (task.status, task.return_by_ms) == ("working", 0)
@@ -461,7 +461,7 @@ def test_a_question_for_models_to_a_client_that_cannot_be_asked_gives_the_handle
     assert json.loads(task_of(worker, task_id).capabilities) == ["model"]
     ask(worker, task_id, colour=FOR_MODELS)
 
-    text = text_of(reply.result(10).result)
+    text = text_of(reply.result(60).result)
 
     assert "waits for an answer to colour: Which colour?." in text
     assert "Answer colour with task_answer." in text
@@ -486,7 +486,7 @@ def test_asking_for_the_result_asks_the_human_through_the_client(
     reply = pool.submit(plain.request, "tools/call", params)
     assert recorded(worker) == task_id
     worker.run(task_id)
-    result = reply.result(10).result
+    result = reply.result(60).result
 
     assert "Ada" in text_of(result)
     other = {**params, "arguments": {"task_id": task_id, "wait_seconds": 0}}

@@ -21,7 +21,7 @@ from tasks_service.questions import Form
 from tasks_service.store.announcements import Listed, list_name, resource_name
 from tasks_service.tool import ToolRegistry
 
-from .processes import FrontEnd
+from .front_end import FrontEnd
 from .sessions import Message, SessionClient, Stream, is_request
 from .support import WITHOUT_TASKS, WireClient, Worker, asked, serving, settings, until
 
