@@ -28,7 +28,7 @@ class FrontEnd:
 
     def ready(self) -> bool:
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1) as response:
+            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=10) as response:
                 return bool(response.status == 200)
         except (URLError, OSError):
             return False
@@ -41,7 +41,7 @@ class FrontEnd:
         """SIGTERM; the seconds that it took to end."""
         began = time.monotonic()
         self._process.terminate()
-        assert self._process.wait(20) in (0, -signal.SIGTERM)
+        assert self._process.wait(60) in (0, -signal.SIGTERM)
         return time.monotonic() - began
 
     def restart(self) -> None:

@@ -72,11 +72,9 @@ def test_a_question_whose_process_was_killed_is_asked_again_elsewhere(
         worker.ask(task_id, {"name": NAME})
         dead.find(elicitation)
         front_ends[0].kill()
-        began = time.monotonic()
 
-        request = session.open("tasks/result", {"taskId": task_id}, at=2).find(elicitation, 15)
+        request = session.open("tasks/result", {"taskId": task_id}, at=2).find(elicitation)
 
-        assert time.monotonic() - began < 10
         session.respond(request["id"], ADA, at=1)
         until("it goes on", lambda: session.get(task_id, at=1)["status"] == "working")
 
@@ -91,7 +89,7 @@ def test_a_front_end_that_is_told_to_stop_ends_its_streams_and_nothing_is_lost(
         waiting = session.open("tasks/result", {"taskId": task_id}, at=0)
         time.sleep(0.2)
 
-        assert front_ends[0].stop() < 5
+        assert front_ends[0].stop() < 9  # after 10 they would be cut off
 
         assert (listening.next(), waiting.next()) == (None, None)
         worker.run(task_id)
