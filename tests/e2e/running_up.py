@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tasks_service.domain.task import Phase, Task
+from tasks_service.embedded import find_running
+from tasks_service.store.redis import RedisTaskStore
 from tests.support import free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -96,6 +99,17 @@ class RunningUp:
         """What `list --json` says."""
         rows: list[dict[str, Any]] = json.loads(self.run("list", "--json", *options).stdout)
         return rows
+
+    def tasks(self, *phases: Phase) -> list[Task]:
+        """The tasks in its store, those in some phases only if phases are given; quicker than a command."""
+        url = find_running(Path(self.env["TASKS_DATA_DIR"]))
+        assert url is not None
+        store = RedisTaskStore(url)
+        try:
+            tasks = [store.inspect(task_id).task for task_id in store.task_ids()]
+        finally:
+            store.close()
+        return [task for task in tasks if not phases or task.phase in phases]
 
     def processes(self) -> set[int]:
         """Every process that carries this service's data directory in its environment."""

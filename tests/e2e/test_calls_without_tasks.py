@@ -92,7 +92,7 @@ def test_an_execution_whose_caller_never_comes_back_is_cancelled_by_the_sweep(
         asked = call(client, "publish", {"path": str(tmp_path / "notes")})
         (task_id,) = set(operator.store.task_ids()) - before
 
-        wait_until(lambda: operator.store.inspect(task_id).task.status == "cancelled", 30)
+        wait_until(lambda: operator.store.inspect(task_id).task.status == "cancelled")
 
         again = {"inputResponses": {"question": YES}, "requestState": asked["requestState"]}
         params = {"name": "publish", "arguments": {"path": str(tmp_path / "notes")}, **again}

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks_service.domain.task import Phase
+
 from .running_up import RunningUp, eventually
 
 LONG_PICTURE = '{"width": 1024, "height": 1024, "max_iterations": 20000}'
@@ -25,9 +27,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
 def long_call(service: RunningUp) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A call whose tool is running, and the id of its task."""
     call = service.begin("call", "render_fractal", LONG_PICTURE)
-    assert eventually(lambda: bool(service.listed("--phase", "running")))
-    (task,) = service.listed("--phase", "running")
-    yield call, task["task_id"]
+    assert eventually(lambda: bool(service.tasks(Phase.RUNNING)))
+    (task,) = service.tasks(Phase.RUNNING)
+    yield call, task.task_id
     call.kill()
     call.communicate()
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tasks_service.domain.task import Phase
+
 from .running_up import REPOSITORY, RunningUp
 
 
@@ -130,7 +132,7 @@ def test_ctrl_c_at_a_question_cancels_the_task(service: RunningUp, call: StartCa
     os.killpg(terminal.process.pid, 2)
 
     assert terminal.ends() == 130
-    assert service.listed("--phase", "parked") == []
+    assert service.tasks(Phase.PARKED) == []
 
 
 def test_what_is_asked_before_there_is_a_task_is_asked_in_the_terminal(call: StartCall) -> None:
@@ -184,14 +186,14 @@ def test_without_terminal_and_answer_the_task_waits_and_is_resumed_later(service
 
 
 def test_without_terminal_and_answer_nothing_is_made_of_a_call_that_asks_first(service: RunningUp) -> None:
-    before = len(service.listed())
+    before = len(service.tasks())
 
     waiting = service.run("call", "test_tool_with_task")
 
     assert waiting.returncode == 3
     assert "What is your name?" in waiting.stderr
     assert "No task was made" in waiting.stderr
-    assert len(service.listed()) == before
+    assert len(service.tasks()) == before
 
 
 @pytest.mark.parametrize(
@@ -212,10 +214,10 @@ def test_a_given_answer_that_does_not_fit_is_not_sent_twice(
 
 @pytest.mark.parametrize("answer", ["name", "=x", "question=[1]"])
 def test_an_answer_that_is_none_gives_exit_status_2(service: RunningUp, answer: str) -> None:
-    before = len(service.listed())
+    before = len(service.tasks())
 
     done = service.run("call", "ask", "--answer", answer)
 
     assert done.returncode == 2
     assert "--answer" in done.stderr
-    assert len(service.listed()) == before
+    assert len(service.tasks()) == before

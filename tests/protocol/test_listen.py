@@ -341,7 +341,7 @@ def test_discovery_says_that_changes_are_told(two_ports: list[int]) -> None:
 def test_a_stream_ends_in_order_when_its_key_runs_out(
     redis_url: str, tools: ToolRegistry, tmp_path: Path
 ) -> None:
-    ends = datetime.now(UTC) + timedelta(seconds=2)
+    ends = datetime.now(UTC) + timedelta(seconds=8)
     keys = {"ada": {"key": "a" * 16, "until": ends}}
     with (
         serving(tools, settings(redis_url, tmp_path, api_keys=keys)) as port,
@@ -370,7 +370,7 @@ def test_a_front_end_that_is_told_to_stop_ends_its_streams_with_a_result(
             for stream in streams:
                 stream.find(changed)
 
-            assert front_end.stop() < 5
+            assert front_end.stop() < 9  # after 10 they would be cut off
 
             for stream in streams:
                 result = stream.rest()[-1]["result"]
@@ -385,7 +385,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody_and_gets_the_latest(
 ) -> None:
     task_ids = [client.task("greet", {"name": "x" * 50_000}) for _ in range(40)]
     params = {"notifications": {"taskIds": task_ids}}
-    deaf = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
+    deaf = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
     deaf.connect()
     deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     body = json.dumps(client.message("subscriptions/listen", params)).encode()

@@ -191,7 +191,7 @@ def own_address() -> str:
 
 def status_at(address: str, port: int, **headers: str) -> int:
     """What a client that lies about the host gets."""
-    connection = http.client.HTTPConnection(address, port, timeout=10)
+    connection = http.client.HTTPConnection(address, port, timeout=60)
     try:
         with WireClient(port) as client:
             body = json.dumps(client.message("tools/list", {})).encode()

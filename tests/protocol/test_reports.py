@@ -61,7 +61,7 @@ GATE = threading.Event()
 def gated(ctx: TaskContext) -> str:
     """Report, wait for the test, report again, at greater length."""
     ctx.progress(1)
-    assert GATE.wait(20)
+    assert GATE.wait(60)
     ctx.info("half-way")
     ctx.progress(2)
     time.sleep(0.1)
@@ -98,7 +98,7 @@ def steady(ctx: TaskContext) -> str:
 @pytest.fixture
 def tools() -> ToolRegistry:
     return registry(
-        build_tool(thirds, support=TaskSupport.OPTIONAL, grace_ms=5_000),
+        build_tool(thirds, support=TaskSupport.OPTIONAL, grace_ms=20_000),
         chatter,
         chatter_softly,
         gated,
@@ -366,7 +366,7 @@ def test_nobody_is_told_of_what_nobody_waits_for(
 
     spent = commands(redis_server) - began
     assert not spent["subscribe"] and not spent["unsubscribe"]
-    assert spent["publish"] <= 20
+    assert spent["publish"] <= 100
 
 
 # --- Redis fails ---
