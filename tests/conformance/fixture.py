@@ -1,8 +1,7 @@
 """The service that the official conformance suite is run against; only the public API is used.
 
-Names, arguments and timing of the tools are those that the suite's scenarios call for; `noop` to `write_haiku`
-are for clients and load generators of others. Tools that the suite calls without the tasks extension say
-`task="forbidden"` only where a client that has the extension must not get a task either.
+Names, arguments and timing are those that the suite's scenarios call for; the last few tools are for clients
+and load generators of others.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from tasks_service import (
     Declined,
     Form,
     ProtocolError,
+    RequestContext,
     Roots,
     Sampling,
     TaskContext,
@@ -60,6 +60,10 @@ class Color(BaseModel):
 
 class Ok(BaseModel):
     ok: bool
+
+
+class Context(BaseModel):
+    context: str
 
 
 class Confirmation(BaseModel):
@@ -127,7 +131,7 @@ def _resource(uri: str) -> EmbeddedResource:
 
 @service.tool(task="forbidden")
 def about() -> str:
-    """Say what this is; first in the list of tools, where the suite takes one that it calls without arguments."""
+    """Say what this is: the first of the list, which the suite calls without arguments."""
     return "The fixture of the MCP conformance suite."
 
 
@@ -165,6 +169,69 @@ def test_multiple_content_types() -> list[ContentBlock]:
 def test_error_handling() -> str:
     """Fail with the author's own sentence."""
     raise ToolError("This tool intentionally returns an error for testing")
+
+
+# --- resources, prompts, completion --------------------------------------------------------------------
+
+
+@service.resource("test://static-text", mime_type="text/plain")
+def static_text() -> str:
+    """A text."""
+    return "This is the content of the static text resource."
+
+
+@service.resource("test://static-binary", mime_type="image/png")
+def static_binary() -> bytes:
+    """An image."""
+    return _png()
+
+
+@service.resource("test://template/{id}/data", mime_type="application/json")
+def template_data(id: str) -> dict[str, Any]:  # noqa: A002 - the suite's name
+    """Data with an id."""
+    return {"id": id, "templateTest": True, "data": f"Data for ID: {id}"}
+
+
+@service.resource("test://watched-resource", mime_type="text/plain")
+def watched_resource() -> str:
+    """A text that clients may subscribe to."""
+    return "This is the content of the watched resource."
+
+
+@service.prompt()
+def test_simple_prompt() -> str:
+    """A prompt without arguments."""
+    return "This is a simple prompt for testing."
+
+
+@service.prompt()
+def test_prompt_with_arguments(arg1: str, arg2: str) -> str:
+    """A prompt with two arguments."""
+    return f"Prompt with arguments: arg1='{arg1}', arg2='{arg2}'"
+
+
+@service.completion("test_prompt_with_arguments", "arg1")
+def complete_arg1(value: str) -> list[str]:
+    """What may be meant."""
+    return [word for word in ("paris", "park", "party") if word.startswith(value)]
+
+
+@service.prompt(name="test_prompt_with_embedded_resource")
+def prompt_with_embedded_resource(resourceUri: str) -> list[ContentBlock | str]:  # noqa: N803 - the suite's name
+    """A prompt with a resource in it."""
+    return [_resource(resourceUri), "Please process the embedded resource above."]
+
+
+@service.prompt()
+def test_prompt_with_image() -> list[ContentBlock | str]:
+    """A prompt with an image in it."""
+    return [_image(), "Please analyse the image above."]
+
+
+@service.prompt(ask={"user_context": Form("What context should the prompt use?", Context)})
+def test_input_required_result_prompt(request: RequestContext) -> str:
+    """A prompt that asks first."""
+    return f"Use this context: {_content(request.answers['user_context'])}"
 
 
 # --- reports -----------------------------------------------------------------------------------------

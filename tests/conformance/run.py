@@ -1,8 +1,8 @@
 """Run the official MCP conformance suite against the fixture: `python -m tests.conformance.run`.
 
 Runs what the revisions 2026-07-28 and 2025-11-25 require, and the scenarios of the tasks extension; prints a
-table of each, and ends with the counts. Exit status: 0 if nothing failed and at least as many checks passed as
-are known to, 1 otherwise, 2 if the suite cannot be had (which is never a success).
+table of each, and ends with the counts. Exit status: 0 if nothing failed and as many checks passed as are
+known to, 1 otherwise, 2 if the suite cannot be had (which is never a success).
 """
 
 from __future__ import annotations

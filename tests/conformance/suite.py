@@ -1,4 +1,4 @@
-"""The official suite: installed at first use, exactly as `package-lock.json` says, and run against a server."""
+"""The official suite: installed at first use, as `package-lock.json` says, and run against a server."""
 
 from __future__ import annotations
 
