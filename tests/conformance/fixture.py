@@ -13,7 +13,7 @@ import wave
 import zlib
 from datetime import timedelta
 from io import BytesIO
-from typing import Any
+from typing import Annotated, Any
 
 from mcp_types import (
     AudioContent,
@@ -32,6 +32,7 @@ from tasks_service import (
     ClientCannot,
     Declined,
     Form,
+    Header,
     ProtocolError,
     RequestContext,
     Roots,
@@ -171,6 +172,45 @@ def test_error_handling() -> str:
     raise ToolError("This tool intentionally returns an error for testing")
 
 
+# --- arguments ---------------------------------------------------------------------------------------
+
+CONTACT: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "$defs": {
+        "address": {
+            "$anchor": "addressDef",
+            "type": "object",
+            "properties": {"street": {"type": "string"}, "city": {"type": "string"}},
+        }
+    },
+    "properties": {
+        "name": {"type": "string"},
+        "address": {"$ref": "#/$defs/address"},
+        "contactMethod": {"type": "string", "enum": ["phone", "email"]},
+        "phone": {"type": "string"},
+        "email": {"type": "string"},
+    },
+    "allOf": [{"anyOf": [{"required": ["phone"]}, {"required": ["email"]}]}],
+    "if": {"properties": {"contactMethod": {"const": "phone"}}, "required": ["contactMethod"]},
+    "then": {"required": ["phone"]},
+    "else": {"required": ["email"]},
+    "additionalProperties": False,
+}
+
+
+@service.tool(input_schema=CONTACT)
+def json_schema_2020_12_tool(**contact: Any) -> str:
+    """Take what hints cannot say."""
+    return f"Called with {sorted(contact)}"
+
+
+@service.tool()
+def test_custom_headers(message: Annotated[str, Header("Message")]) -> str:
+    """Take an argument that clients repeat in a header."""
+    return message
+
+
 # --- resources, prompts, completion --------------------------------------------------------------------
 
 
@@ -244,6 +284,36 @@ def test_tool_with_progress(ctx: TaskContext) -> str:
         ctx.progress(done, 100, f"{done} of 100")
         time.sleep(PAUSE)
     return "Done."
+
+
+@service.tool()
+def test_tool_with_logging(ctx: TaskContext) -> str:
+    """Log three times."""
+    for message in ("Tool execution started", "Tool processing data", "Tool execution completed"):
+        ctx.log("info", message)
+        time.sleep(PAUSE)
+    return "Done."
+
+
+@service.tool()
+def test_logging_tool(ctx: TaskContext) -> str:
+    """Log, whether or not the client wants to hear it."""
+    ctx.log("info", "Something happened.")
+    return "Done."
+
+
+@service.tool()
+def test_trigger_tool_change() -> str:
+    """Tell clients to read the list of tools again."""
+    service.announce("tools")
+    return "Announced."
+
+
+@service.tool()
+def test_trigger_prompt_change() -> str:
+    """Tell clients to read the list of prompts again."""
+    service.announce("prompts")
+    return "Announced."
 
 
 # --- questions ---------------------------------------------------------------------------------------
