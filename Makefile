@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest faults up bench conformance docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest faults up bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,8 +64,13 @@ bench: $(STAMP) ## What one task costs, and what waiting tasks cost the others (
 	python -m bench.latency
 	python -m bench.parked
 
-conformance: $(STAMP) ## The official conformance suite's tasks scenarios against the fixture server (needs npm)
+conformance: $(STAMP) ## The official conformance suite against the fixture server (needs npm; about a minute)
 	python -m tests.conformance.run
+
+PORT ?= 8787
+
+conformance-server: $(STAMP) ## The fixture server on loopback, for clients and load generators of others; PORT=8787
+	python -m tests.conformance.serve --port $(PORT)
 
 docker-test: $(STAMP) ## Build the image, bring the compose stack up, call a tool, scale, take it down
 	docker/test.sh

@@ -1,255 +1,134 @@
 """Run the official MCP conformance suite against the fixture: `python -m tests.conformance.run`.
 
-Starts a private Redis, a front end and a worker, runs scenarios, prints a table and the counts, stops
-everything. The suite needs Node 22; where the machine's own is older, npm brings one. Exit status: 0 if
-nothing failed, 1 if something did, 2 if the suite cannot be had (which is never a success).
+Runs what the revisions 2026-07-28 and 2025-11-25 require, and the scenarios of the tasks extension; prints a
+table of each, and ends with the counts. Exit status: 0 if nothing failed and as many checks passed as are
+known to, 1 otherwise, 2 if the suite cannot be had (which is never a success).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tasks_service.embedded import EmbeddedRedis
-from tests.support import free_port
+from .serve import serving
+from .suite import SELECTIONS, SUITE, VERSION, NoSuite, Outcome, Suite, install
 
-SUITE = "@modelcontextprotocol/conformance"
-SUITE_VERSION = "0.2.0-alpha.12"
-"""Pinned: earlier ones fail correct servers, later ones may ask for other things."""
+EXPECTED = {"2026-07-28": 196, "2025-11-25": 84, "tasks": 44}
+"""Checks of a selection that pass; fewer mean that something is not checked any more."""
 
-NODE_MAJOR = 22
-REPOSITORY = Path(__file__).parents[2]
-FIXTURE = "tests.conformance.fixture"
-SERVICE = f"{FIXTURE}:service"
-WORKER_SLOTS = 8
-"""The suite leaves up to five 60 s tools running at once."""
-
-TASKS = (
-    "tasks-lifecycle",
-    "tasks-capability-negotiation",
-    "tasks-wire-fields",
-    "tasks-request-state-removal",
-    "tasks-mrtr-input",
-    "tasks-request-headers",
-    "tasks-dispatch-and-envelope",
-    "tasks-required-task-error",
-    "tasks-mrtr-composition",
-    "tasks-status-notifications",
-)
-PREFLIGHT = (
-    "input-required-result-basic-elicitation",
-    "input-required-result-request-state",
-    "input-required-result-tampered-state",
-    "input-required-result-missing-input-response",
-    "input-required-result-ignore-extra-params",
-    "input-required-result-validate-input",
-    "input-required-result-result-type",
-    "input-required-result-unsupported-methods",
-)
-SCENARIO_SECONDS = 60
+COLUMNS = {"pass": "SUCCESS", "fail": "FAILURE", "warn": "WARNING", "skip": "SKIPPED"}
 
 
-class NoSuite(Exception):
-    """The suite cannot be installed or run here; says why."""
+@dataclass(frozen=True)
+class Report:
+    """What came of a selection.
 
-
-# --- the suite ---------------------------------------------------------------------------------------
-
-
-def suite_command(home: Path) -> list[str]:
-    """The command that runs the suite, installed into `home` at first use.
-
-    Raises:
-        NoSuite: There is no npm, or it cannot install the suite.
+    Attributes:
+        selection: Its name.
+        outcomes: Its scenarios.
+        seconds: How long it took.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    script = home / "node_modules" / SUITE / "dist" / "index.js"
-    packages = [] if _installed_version(home) == SUITE_VERSION else [f"{SUITE}@{SUITE_VERSION}"]
-    node = _system_node() or str(home / "node_modules" / _node_package() / "bin" / "node")
-    if not shutil.which(node):
-        packages.append(f"{_node_package()}@{NODE_MAJOR}")
-    if packages:
-        _npm_install(home, packages)
-    return [node, str(script)]
 
+    selection: str
+    outcomes: Sequence[Outcome]
+    seconds: float
 
-def _node_package() -> str:
-    machine = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(os.uname().machine, "x64")
-    return f"node-{sys.platform}-{machine}"
+    def count(self, status: str) -> int:
+        """How many checks have a status."""
+        return sum(len(outcome.of(status)) for outcome in self.outcomes)
 
+    @property
+    def expected(self) -> int:
+        """How many checks must pass."""
+        return EXPECTED.get(self.selection, 1)
 
-def _system_node() -> str | None:
-    node = shutil.which("node")
-    if node is None:
-        return None
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
-    return node if int(version.lstrip("v").partition(".")[0] or 0) >= NODE_MAJOR else None
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing failed, and no check is missing."""
+        return not self.count("FAILURE") and self.count("SUCCESS") >= self.expected
 
+    @property
+    def counts(self) -> str:
+        """The counts, in one line."""
+        line = f"{self.selection}: {self.count('SUCCESS')} passed, {self.count('FAILURE')} failed"
+        others = [f"{self.count(COLUMNS[name])} {name}" for name in ("warn", "skip")]
+        missing = "" if self.count("SUCCESS") >= self.expected else f"; {self.expected} are expected to pass"
+        return f"{line} ({', '.join(others)}, {self.seconds:.0f} s){missing}"
 
-def _installed_version(home: Path) -> str:
-    manifest = home / "node_modules" / SUITE / "package.json"
-    return str(json.loads(manifest.read_text())["version"]) if manifest.exists() else ""
+    @property
+    def table(self) -> str:
+        """A line for each scenario, and what failed."""
+        width = max(len(outcome.scenario) for outcome in self.outcomes)
+        lines = [f"{self.selection:{width}}  {' '.join(COLUMNS)}"]
+        for outcome in self.outcomes:
+            numbers = [f"{len(outcome.of(status)):4}" for status in COLUMNS.values()]
+            lines.append(f"{outcome.scenario:{width}}  {' '.join(numbers)}")
+        return "\n".join([*lines, *self.complaints])
 
-
-def _npm_install(home: Path, packages: Sequence[str]) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise NoSuite("npm is not on PATH, and the suite is an npm package; install Node.js")
-    # Installed together, so that npm does not take away what an earlier call has brought.
-    wanted = [f"{SUITE}@{SUITE_VERSION}", *(package for package in packages if SUITE not in package)]
-    command = [npm, "install", "--no-audit", "--no-fund", "--engine-strict=false", *wanted]
-    (home / "package.json").touch()
-    (home / "package.json").write_text('{"private": true}')
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise NoSuite(f"npm could not install {', '.join(wanted)}:\n{done.stderr.strip()}")
-
-
-def run_scenario(command: Sequence[str], url: str, scenario: str) -> list[dict[str, Any]]:
-    """The checks of a scenario; empty if it did not come to any."""
-    with tempfile.TemporaryDirectory(prefix="conformance-") as output:
-        arguments = ["server", "--url", url, "--scenario", scenario, "-o", output]
-        try:
-            subprocess.run([*command, *arguments], capture_output=True, check=False, timeout=SCENARIO_SECONDS)
-        except subprocess.TimeoutExpired:
-            return []
+    @property
+    def complaints(self) -> list[str]:
+        """A line for each check that failed or warned."""
         return [
-            check
-            for found in sorted(Path(output).glob("*/checks.json"))
-            for check in json.loads(found.read_text())
+            f"{status} {outcome.scenario}: {check['id']}: {_reason(check)}"
+            for status in ("FAILURE", "WARNING")
+            for outcome in self.outcomes
+            for check in outcome.of(status)
         ]
 
 
-# --- the service -------------------------------------------------------------------------------------
+def run(suite: Suite, url: str, selection: str, output: Path) -> Report:
+    """Run a selection of the suite against the server at `url`."""
+    started = time.monotonic()
+    outcomes = suite.run(selection, url, output / selection)
+    return Report(selection, outcomes, time.monotonic() - started)
 
 
-@contextmanager
-def serving(directory: Path) -> Iterator[str]:
-    """Redis, front end and worker of the fixture; yields the URL of the MCP endpoint."""
-    with EmbeddedRedis(directory) as redis:
-        port = free_port()
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("TASKS_")},
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-            "TASKS_REDIS_URL": redis.url,
-            "TASKS_DATA_DIR": str(directory),
-            "TASKS_PORT": str(port),
-        }
-        worker = ["-A", FIXTURE, "worker", "--pool", "threads", "--concurrency", str(WORKER_SLOTS)]
-        commands = [
-            [sys.executable, "-m", "tasks_service", "serve", "--app", SERVICE],
-            [
-                sys.executable,
-                "-m",
-                "celery",
-                *worker,
-                "--without-mingle",
-                "--without-gossip",
-                "--loglevel",
-                "INFO",
-            ],
-        ]
-        with (directory / "log").open("ab") as log:
-            processes = [
-                subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
-                for command in commands
-            ]
-            try:
-                _await_ready(port, directory / "log", processes)
-                yield f"http://127.0.0.1:{port}/mcp"
-            finally:
-                _stop(processes)
-
-
-def _await_ready(port: int, log: Path, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    give_up = time.monotonic() + 60
-    while not (_answers(f"http://127.0.0.1:{port}/readyz") and " ready." in log.read_text(errors="replace")):
-        if time.monotonic() > give_up or any(process.poll() is not None for process in processes):
-            raise NoSuite(f"The fixture did not start:\n{log.read_text(errors='replace')}")
-        time.sleep(0.1)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, TimeoutError):
-        return False
-
-
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-# --- the report --------------------------------------------------------------------------------------
-
-
-def report(command: Sequence[str], url: str, scenarios: Sequence[str]) -> bool:
-    """Run scenarios and print what came of them; whether nothing failed."""
-    width = max(map(len, scenarios))
-    total: Counter[str] = Counter()
-    print(f"{SUITE} {SUITE_VERSION}\n\n{'scenario':{width}}  pass fail warn skip")
-    for scenario in scenarios:
-        checks = run_scenario(command, url, scenario)
-        counts = Counter(check["status"] for check in checks) or Counter(FAILURE=1)
-        total += counts
-        columns = [counts[status] for status in ("SUCCESS", "FAILURE", "WARNING", "SKIPPED")]
-        print(f"{scenario:{width}}  {' '.join(f'{count:4}' for count in columns)}")
-        for check in checks:
-            if check["status"] in ("FAILURE", "WARNING"):
-                reason = check.get("errorMessage") or json.dumps(check.get("details", {}))
-                print(f"    {check['status']} {check['id']}: {' '.join(reason.split())[:400]}")
-        if not checks:
-            print("    FAILURE: the scenario did not run")
-    print(f"\n{total['SUCCESS']} passed, {total['FAILURE']} failed")
-    return total["FAILURE"] == 0
+def _reason(check: dict[str, object]) -> str:
+    reason = check.get("errorMessage") or json.dumps(check.get("details", {}))
+    return " ".join(str(reason).split())[:400]
 
 
 def main() -> int:
     """Run it; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("scenarios", nargs="*", help="default: tasks, and what is asked before them")
+    parser.add_argument(
+        "selections",
+        nargs="*",
+        default=SELECTIONS,
+        metavar="SELECTION",
+        help=f"{', '.join(SELECTIONS)}, or the name of a scenario; default: the former",
+    )
     parser.add_argument("--url", help="a server that runs already, instead of the fixture")
     parser.add_argument(
-        "--home",
-        type=Path,
-        default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tasks-service-conformance",
-        help="where the suite is installed",
+        "--output", type=Path, help="where the suite's own reports are kept; default: nowhere"
     )
     options = parser.parse_args()
-    scenarios = options.scenarios or (*TASKS, *PREFLIGHT)
     try:
-        command = suite_command(options.home)
-        if options.url:
-            return 0 if report(command, options.url, scenarios) else 1
-        with (
-            tempfile.TemporaryDirectory(prefix="conformance-service-") as directory,
-            serving(Path(directory)) as url,
-        ):
-            return 0 if report(command, url, scenarios) else 1
+        suite = install()
     except NoSuite as error:
-        print(f"The conformance suite was NOT run: {error}", file=sys.stderr)
+        print(f"NOT RUN: the conformance suite cannot be had: {error}", file=sys.stderr)
         return 2
+    print(f"{SUITE} {VERSION}", flush=True)
+    with ExitStack() as exits:
+        output = options.output or Path(
+            exits.enter_context(tempfile.TemporaryDirectory(prefix="conformance-"))
+        )
+        url = options.url or exits.enter_context(serving())
+        reports = []
+        for selection in options.selections:
+            reports.append(run(suite, url, selection, output))
+            print(f"\n{reports[-1].table}", flush=True)
+    print()
+    for report in reports:
+        print(report.counts)
+    return 0 if all(report.is_good for report in reports) else 1
 
 
 if __name__ == "__main__":

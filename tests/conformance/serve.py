@@ -1,0 +1,139 @@
+"""Serve the fixture on this machine until Ctrl-C: `python -m tests.conformance.serve --port PORT`.
+
+A front end in single-user mode on a loopback address, a worker, and a private Redis unless `TASKS_REDIS_URL`
+names one. Prints the URL of the MCP endpoint once a tool has been called there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tasks_service import Settings
+from tasks_service.cli.client import connect
+from tasks_service.cli.probe import refuse_taken
+from tasks_service.cli.processes import ProcessSpec
+from tasks_service.cli.stack import Stack
+from tasks_service.cli.up import lines_with_names
+from tasks_service.domain.errors import TasksServiceError
+
+HOST = "127.0.0.1"
+SLOTS = 16
+"""Tools that run at once: the suite leaves up to five of 60 s behind, and measures others meanwhile."""
+
+SPECS = (
+    ProcessSpec(name="web", command="tasks-service serve --app tests.conformance.fixture:service"),
+    ProcessSpec(
+        name="worker",
+        command=(
+            "celery --app tests.conformance.fixture:app worker --loglevel INFO "
+            f"--pool threads --concurrency {SLOTS} --without-mingle --without-gossip"
+        ),
+    ),
+)
+READY = re.compile(r"ready: MCP at (\S+)")
+START_SECONDS = 120.0
+LOOK_SECONDS = 0.1
+STOP_SECONDS = 60
+REPOSITORY = Path(__file__).parents[2]
+
+
+def serve(port: int) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigurationError: The port is taken, or there is no Redis to be had.
+    """
+    refuse_taken(HOST, port, "PORT")
+    say, enough = lines_with_names([spec.name for spec in SPECS]), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: enough.set())
+    with tempfile.TemporaryDirectory(prefix="conformance-server-") as directory:
+        settings = Settings(host=HOST, port=port, data_dir=Path(directory))
+        changes = {"TASKS_HOST": HOST, "TASKS_DATA_DIR": directory, "TASKS_API_KEYS": ""}
+        stack = Stack(settings, SPECS, say, changes=changes)
+        try:
+            stack.start()
+            with ThreadPoolExecutor(1) as executor:
+                announced = executor.submit(_announce, stack, enough)
+                while not enough.wait(LOOK_SECONDS):
+                    stack.processes.look()
+                    if announced.done():
+                        announced.result()
+        finally:
+            enough.set()
+            stack.stop()
+
+
+def _announce(stack: Stack, enough: threading.Event) -> None:
+    """Say where to connect, once the whole way of a call has been gone."""
+    while not stack.is_ready():
+        if enough.wait(LOOK_SECONDS):
+            return
+    asyncio.run(_warm_up(stack.mcp_url))
+    print(f"ready: MCP at {stack.mcp_url}", flush=True)
+
+
+async def _warm_up(url: str) -> None:
+    """Wait for the worker, and pay for what first calls load."""
+    async with asyncio.timeout(START_SECONDS), connect(url) as client:
+        await asyncio.gather(*(client.call("noop", {"x": number}) for number in range(SLOTS)))
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """The fixture in processes of its own, on a free port; yields the URL of the MCP endpoint.
+
+    Nothing that configures a service on this machine reaches it.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
+    command = [sys.executable, "-m", "tests.conformance.serve", "--port", "0"]
+    with tempfile.TemporaryFile("w+b") as log:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+        try:
+            yield _url(process, log)
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS)
+
+
+def _url(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
+    give_up = time.monotonic() + START_SECONDS
+    while True:
+        ended = process.poll() is not None
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+        if (ready := READY.search(said)) is not None:
+            return ready[1]
+        if ended or time.monotonic() > give_up:
+            raise RuntimeError(f"The fixture did not start:\n{said}")
+        time.sleep(LOOK_SECONDS)
+
+
+def main() -> int:
+    """Serve; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
+    try:
+        serve(parser.parse_args().port)
+    except TasksServiceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
