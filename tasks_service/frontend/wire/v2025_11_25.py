@@ -47,6 +47,7 @@ TASKS_RESULT: Final = "tasks/result"
 TASKS_LIST: Final = "tasks/list"
 TASKS_CANCEL: Final = "tasks/cancel"
 CANCELLED: Final = "notifications/cancelled"
+INITIALIZED: Final = "notifications/initialized"
 
 CREATE_TASK: Final = "tools/call, as a task"
 """A `tools/call` with `params.task`, under a name of its own: its result has another shape. No method of the
@@ -114,6 +115,11 @@ def served_method(method: str, params: Mapping[str, Any] | None, version: str) -
     if " " in method or (method.startswith("tasks/") and not has_tasks(version)):
         return ""
     return method
+
+
+def needs_store(method: str) -> bool:
+    """Whether a method, under the name that it is served under, looks into the store."""
+    return method in {TOOLS_CALL, CREATE_TASK, PROMPTS_GET} or method.startswith("tasks/")
 
 
 def tool_call(
