@@ -7,10 +7,12 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Coroutine
+from typing import Any
 
 import click
 
+from ..domain.errors import ConfigurationError, TasksServiceError
 from ..embedded import START_SECONDS, address
 from ..frontend.app import FrontEnd
 from ..frontend.stdio import opened
@@ -39,23 +41,23 @@ def stdio(app: str) -> None:
     if settings.redis_url is None:
         url = address(settings.data_dir)
         behind = Tethered(
-            [str(Path(sys.executable)), "-m", "tasks_service", "back-end", "--app", app],
+            [sys.executable, "-m", "tasks_service", "back-end", "--app", app],
             env=environment({}),
             grace=ALL_STOP_SECONDS,
         )
         os.environ["TASKS_REDIS_URL"] = url
     service = load_service(app)
     front_end = service.asgi()
-    status = asyncio.run(_serve(front_end, service.settings, source, sink, behind))
+    asyncio.run(_serve(front_end, service.settings, source, sink, behind))
     sys.stderr.flush()
     # At once: a thread that still runs an author's code must not hold up the host. The back end hears of it
     # by the end of its tether.
-    os._exit(status)
+    os._exit(0)
 
 
 async def _serve(
     front_end: FrontEnd, settings: Settings, source: int, sink: int, behind: Tethered | None
-) -> int:
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -64,23 +66,35 @@ async def _serve(
     async with opened(
         front_end, source=source, sink=sink, limits=settings.limits, patience=patience
     ) as front:
-        serving = asyncio.create_task(front.run(stop))
-        watching = asyncio.create_task(_watch(behind, stop))
-        await serving
-        watching.cancel()
-        (status,) = await asyncio.gather(watching, return_exceptions=True)
-    return status if isinstance(status, int) else 0
+        guards = [
+            asyncio.create_task(guard)
+            for guard in (_stopping(stop, _watch(behind)), _stopping(stop, front.refuse_unworkable()))
+        ]
+        await front.run(stop)
+        for guard in guards:
+            guard.cancel()
+        await asyncio.gather(*guards, return_exceptions=True)
+    failed = [error for guard in guards if not guard.cancelled() and (error := guard.exception())]
+    if failed:
+        raise failed[0]
 
 
-async def _watch(behind: Tethered | None, stop: asyncio.Event) -> int:
-    """Stop when the back end has ended by itself; with its exit status."""
+async def _stopping(stop: asyncio.Event, guard: Coroutine[Any, Any, None]) -> None:
+    """Let what a guard finds end the process."""
+    try:
+        await guard
+    except TasksServiceError:
+        stop.set()
+        raise
+
+
+async def _watch(behind: Tethered | None) -> None:
+    """Find that the back end has ended by itself."""
     status = None
     while status is None:
         await asyncio.sleep(LOOK_SECONDS)
         status = None if behind is None else behind.returncode
-    click.echo("Error: the back end has ended; its last lines above say why.", err=True)
-    stop.set()
-    return status or 1
+    raise ConfigurationError(f"The back end ended with exit status {status}; its last lines above say why.")
 
 
 def _claimed() -> tuple[int, int]:

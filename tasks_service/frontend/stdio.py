@@ -107,6 +107,15 @@ class StdioFront:
         if reading.done() and not reading.cancelled():
             reading.result()
 
+    async def refuse_unworkable(self) -> None:
+        """Check the set-up of the store, once it is reached.
+
+        Raises:
+            ConfigurationError: It would lose tasks.
+        """
+        await self._gate.reached()
+        await self._servers.readiness.refuse_unworkable()
+
     async def _end(self, *others: asyncio.Task[Any]) -> None:
         for task in others:
             task.cancel()
@@ -183,7 +192,7 @@ class StdioFront:
             raise _refused(f"id: longer than {wire.REQUEST_ID_BYTES} bytes", identity)
         if name in self._calls:
             raise _refused("id: a request of this id is being served; each needs its own", identity)
-        if len(self._calls) >= MOST_REQUESTS:
+        if len(self._tasks) >= MOST_REQUESTS:
             raise _refused(f"{MOST_REQUESTS} requests are being served; wait for their answers", identity)
         if method == wire.INITIALIZE:
             await self._initialize(identity, params)
@@ -289,10 +298,10 @@ class StdioFront:
         async def converse() -> None:
             try:
                 await self._pass_on(outgoing, call.work)
-                if not call.work.cancelled():
-                    await self._pipe.send(call.work.result())
             finally:
                 del self._calls[name]
+            if not call.work.cancelled():
+                await self._pipe.send(call.work.result())
 
         self._spawn(converse())
 
