@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mcp.server.connection import Connection
@@ -31,7 +31,7 @@ from ..domain.limits import Limits
 from ..domain.task import JsonText
 from ..store.sessions import Session
 from .admission import has_envelope
-from .app import FrontEnd, FrontEndStore, Servers
+from .app import FrontEnd, Servers
 from .following import Following
 from .handshake import Visit
 from .http import Exchange, Inquiry
@@ -40,6 +40,7 @@ from .legacy import shake_hands
 from .pipe import Pipe
 from .streams import Outgoing, error_message
 from .wire import v2025_11_25 as wire
+from .wire import v2026_07_28 as later
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class _Call:
 
     work: asyncio.Task[dict[str, Any]]
     visit: Visit | None
+    listens: bool
 
 
 class StdioFront:
@@ -84,11 +86,12 @@ class StdioFront:
 
     def __init__(self, servers: Servers, pipe: Pipe, *, limits: Limits, patience: float) -> None:
         self._servers, self._pipe, self._limits = servers, pipe, limits
-        self._gate = _Gate(servers.store, patience)
+        self._gate = _Gate(servers, patience)
         self._modern = False
         self._session: Session | None = None
         self._follows = False
         self._calls: dict[JsonText, _Call] = {}
+        self._answers: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -99,7 +102,7 @@ class StdioFront:
             await asyncio.wait({reading, *events}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 await asyncio.wait({reading}, timeout=LINGER_SECONDS)
-                works = {call.work for call in self._calls.values()}
+                works = {call.work for call in self._calls.values() if not call.listens}
                 if works:
                     await asyncio.wait(works, timeout=LINGER_SECONDS)
         finally:
@@ -119,15 +122,19 @@ class StdioFront:
     async def _end(self, *others: asyncio.Task[Any]) -> None:
         for task in others:
             task.cancel()
+        self._servers.listeners.end()
         for call in self._calls.values():
             if call.visit is not None:
                 call.visit.gone = True
-            call.work.cancel()
+            if not call.listens:
+                call.work.cancel()
         works = {call.work for call in self._calls.values()}
         if works:
             await asyncio.wait(works, timeout=END_SECONDS)
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
+                if self._answers:
+                    await asyncio.wait(self._answers)
                 await self._pipe.flush()
                 if self._session is not None:
                     await self._servers.desk.sessions.remove(self._session.session_id)
@@ -255,7 +262,10 @@ class StdioFront:
                 self._servers.handshake, exchange, served, params, connection=connection, lifespan_state={}
             )
 
-        self._converse(name, identity, serve(), visit.outgoing, visit)
+        level = wire.log_level(method, params)
+        if level is not None:
+            self._session = replace(session, log_level=level)
+        self._converse(name, identity, served, serve(), visit.outgoing, visit)
 
     def _serve_modern(
         self,
@@ -279,7 +289,7 @@ class StdioFront:
                 self._servers.modern, exchange, method, params, connection=connection, lifespan_state={}
             )
 
-        self._converse(name, identity, serve(), inquiry.outgoing, None)
+        self._converse(name, identity, method, serve(), inquiry.outgoing, None)
 
     # --- what goes out ---
 
@@ -287,12 +297,14 @@ class StdioFront:
         self,
         name: JsonText,
         identity: str | int,
+        method: str,
         serve: Coroutine[Any, Any, dict[str, Any]],
         outgoing: Outgoing,
         visit: Visit | None,
     ) -> None:
         """Serve a request beside the others; a cancelled one gets no answer."""
-        call = _Call(asyncio.create_task(_answer(identity, serve)), visit)
+        listens = self._modern and method == later.LISTEN
+        call = _Call(asyncio.create_task(_answer(identity, serve)), visit, listens)
         self._calls[name] = call
 
         async def converse() -> None:
@@ -300,10 +312,18 @@ class StdioFront:
                 await self._pass_on(outgoing, call.work)
             finally:
                 del self._calls[name]
-            if not call.work.cancelled():
-                await self._pipe.send(call.work.result())
+            if call.work.cancelled():
+                return
+            answer = call.work.result()
+            await self._pipe.send(answer)
+            if listens and "result" in answer:
+                # 2026-07-28, basic/patterns/subscriptions: on stdio the server says so this way too.
+                over = wire.cancelled_notification(identity, "The server has ended the subscription.")
+                await self._pipe.send(over)
 
-        self._spawn(converse())
+        conversation = self._spawn(converse())
+        self._answers.add(conversation)
+        conversation.add_done_callback(self._answers.discard)
 
     async def _pass_on(self, outgoing: Outgoing, work: asyncio.Task[Any]) -> None:
         """Send what goes out until the work is done; what a slow reader does not take waits in `outgoing`."""
@@ -324,6 +344,7 @@ class StdioFront:
         while True:
             await self._gate.reached()
             try:
+                session = self._session or session
                 await desk.sessions.create(session)
                 following = asyncio.create_task(Following(desk, session, outgoing).run())
                 try:
@@ -346,10 +367,11 @@ class StdioFront:
             else:
                 return
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
+        return task
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -360,8 +382,8 @@ class StdioFront:
 class _Gate:
     """Lets requests through once the store answers, so that one may be sent while it only starts."""
 
-    def __init__(self, store: FrontEndStore, patience: float) -> None:
-        self._store, self._patience = store, patience
+    def __init__(self, servers: Servers, patience: float) -> None:
+        self._store, self._feed, self._patience = servers.store, servers.desk.feed, patience
 
     async def passed(self, method: str) -> None:
         if self._patience and wire.needs_store(method):
@@ -379,6 +401,7 @@ class _Gate:
                     return
                 await asyncio.sleep(RETRY_SECONDS)
             else:
+                await self._feed.begun()
                 return
 
 

@@ -12,11 +12,13 @@ import pytest
 from tasks_service.domain.task import TaskStatus
 from tasks_service.frontend.ingress import BODY_BYTES
 from tasks_service.library import Library
-from tasks_service.tool import ToolRegistry
+from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
 
 from .pipes import PipeClient, PipedFrontEnd, piped
-from .support import WITH_TASKS, Worker, settings, until
+from .support import WITH_TASKS, Worker, registry, settings, until
 from .test_2025_questions import NAME
+from .test_reports import LEVELS, chatter, thirds
+from .tool_runner import ToolRunner
 
 INVALID_REQUEST, PARSE_ERROR, UNSUPPORTED_VERSION = -32600, -32700, -32022
 KEY = "io.github.tasks-service/idempotency-key"
@@ -263,3 +265,66 @@ def test_what_was_asked_before_the_end_of_input_is_answered(
     pipe.hang_up()
     assert front_end.ended()
     assert {message["id"] for message in pipe.rest()} == {1, 2}
+
+
+def test_a_subscription_tells_of_tasks_and_ends_with_the_input(
+    front_end: PipedFrontEnd, pipe: PipeClient, worker: Worker
+) -> None:
+    pipe.capabilities = WITH_TASKS
+    pipe.modern(1, "tools/call", **GREET)
+    task_id = pipe.result(1)["taskId"]
+    pipe.modern("ears", "subscriptions/listen", notifications={"taskIds": [task_id]})
+    pipe.find(lambda message: message.get("method") == "notifications/subscriptions/acknowledged")
+    worker.run(task_id)
+    pipe.find(lambda message: message.get("params", {}).get("status") == "completed")
+
+    pipe.hang_up()
+
+    assert front_end.ended()
+    result, over = (message for message in pipe.rest() if message.get("params", {}).get("taskId") is None)
+    assert result["id"] == "ears"
+    assert result["result"]["resultType"] == "complete"
+    assert over["method"] == "notifications/cancelled"
+    assert over["params"]["requestId"] == "ears"
+
+
+def test_a_client_ends_its_subscription(pipe: PipeClient) -> None:
+    pipe.modern(1, "subscriptions/listen", notifications={"toolsListChanged": True})
+    pipe.find(lambda message: message.get("method") == "notifications/subscriptions/acknowledged")
+    pipe.notify("notifications/cancelled", requestId=1)
+
+    def free() -> bool:
+        pipe.modern(1, "tools/list")
+        return "result" in pipe.answer(1)
+
+    until("the id is free again", free)
+
+
+def test_reports_come_on_the_pipe_before_the_answer_from_the_level_that_was_set(
+    redis_url: str, tmp_path: Path
+) -> None:
+    tools = registry(chatter, build_tool(thirds, support=TaskSupport.FORBIDDEN))
+    runner = ToolRunner(redis_url, tools)
+    try:
+        with piped(tools, settings(redis_url, tmp_path)) as front_end:
+            pipe = front_end.client
+            pipe.initialize()
+            pipe.request(1, "logging/setLevel", level="error")
+            assert pipe.result(1) == {}
+            pipe.request(2, "tools/call", name="chatter", arguments={})
+            assert pipe.result(2)["content"][0]["text"] == "said"
+            pipe.request(3, "tools/call", name="thirds", arguments={}, _meta={"progressToken": "p"})
+            assert pipe.result(3)["content"][0]["text"] == "done"
+            pipe.hang_up()
+            reports = pipe.rest()
+    finally:
+        runner.close()
+
+    said = [report["params"]["level"] for report in reports if report["method"] == "notifications/message"]
+    assert said == LEVELS[LEVELS.index("error") :]
+    done = [
+        report["params"]["progress"] for report in reports if report["method"] == "notifications/progress"
+    ]
+    assert done[-1] == 100
+    answer = next(number for number, line in enumerate(pipe.lines) if json.loads(line).get("id") == 3)
+    assert all("progress" not in json.loads(line).get("method", "") for line in pipe.lines[answer:])
