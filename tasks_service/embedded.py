@@ -85,6 +85,13 @@ class EmbeddedRedis:
             "Stop that process, or set TASKS_DATA_DIR to another directory."
         )
 
+    @property
+    def runs(self) -> bool:
+        """Whether the server of this directory runs, be it ours or another's."""
+        if self._server is not None:
+            return self._server.returncode is None
+        return _running(self._home) is not None
+
     def stop(self) -> None:
         """End the server if it is ours, after it has written out what it holds; else just let go."""
         if self._server is not None:
@@ -144,6 +151,17 @@ def find_server() -> Path:
     wanted = f"redis-server {'.'.join(map(str, OLDEST_VERSION))} or newer"
     found = f" ({'; '.join(refused)})" if refused else ""
     raise ConfigurationError(f"TASKS_REDIS_URL is not set and there is no {wanted} here{found}. {_MEND}")
+
+
+def address(data_dir: Path) -> str:
+    """The URL that the server of a data directory has whenever it runs.
+
+    Raises:
+        ConfigurationError: The directory cannot be used.
+    """
+    home = data_dir.resolve() / "redis"
+    _private_directory(home)
+    return _url(_socket_path(home))
 
 
 def find_running(data_dir: Path) -> str | None:

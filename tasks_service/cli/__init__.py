@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ..domain.errors import ConfigurationError, TasksServiceError
+from .back_end import back_end
 from .call import call
 from .client import CannotConnect
 from .demo import demo
@@ -16,6 +17,7 @@ from .doctor import doctor
 from .operate import cancel, inspect, list_tasks
 from .repair import repair
 from .serve import serve
+from .stdio import stdio
 from .up import up
 
 #: Exit statuses: what was asked for failed; it could not even be tried.
@@ -31,7 +33,7 @@ def commands() -> None:
     """
 
 
-for command in (up, serve, call, list_tasks, inspect, cancel, doctor, repair, demo):
+for command in (up, serve, stdio, back_end, call, list_tasks, inspect, cancel, doctor, repair, demo):
     commands.add_command(command)
 
 

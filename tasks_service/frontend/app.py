@@ -14,8 +14,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from mcp.server.lowlevel import Server
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -24,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..library import Library
-from ..owner import load_secret
+from ..owner import LOCAL_USER, load_secret, owner_of
 from ..settings import Settings
 from ..store.base import AsyncTaskStore, Finding, Outbox, Severity
 from ..store.redis import AsyncRedisTaskStore
@@ -34,6 +36,7 @@ from .admission import Admission
 from .asking import Questions
 from .attendance import Desk
 from .auth import Authenticator, refuse_open_door
+from .calls import Caller
 from .companions import Companions
 from .handlers import Handlers
 from .handshake import build_handshake_server
@@ -115,11 +118,45 @@ def check_settings(settings: Settings) -> None:
         ConfigurationError: The message says how to mend it.
     """
     refuse_open_door(settings)
+    refuse_no_redis(settings)
+
+
+def refuse_no_redis(settings: Settings) -> None:
+    """Refuse to work without a store.
+
+    Raises:
+        ConfigurationError: `settings.redis_url` is not set.
+    """
     if settings.redis_url is None:
         raise ConfigurationError(
             "TASKS_REDIS_URL is not set, so there is no Redis to keep tasks in. Set it, for example to "
             "redis://127.0.0.1:6379/0, or run 'tasks-service up', which starts a private one"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Servers:
+    """What answers requests, whatever the transport.
+
+    Attributes:
+        tools: What is listed.
+        modern: Answers 2026-07-28.
+        handshake: Answers the revisions before it.
+        desk: What sessions need.
+        store: Where everything is recorded.
+        listeners: Tell clients of 2026-07-28 of changes.
+        readiness: Whether the store can be used.
+        local: Who calls where only the local user can.
+    """
+
+    tools: ToolRegistry
+    modern: Server[dict[str, Any]]
+    handshake: Server[dict[str, Any]]
+    desk: Desk
+    store: FrontEndStore
+    listeners: Listeners
+    readiness: Readiness
+    local: Caller
 
 
 class FrontEnd:
@@ -168,6 +205,27 @@ class FrontEnd:
             self._listeners.end()
 
     @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Servers]:
+        """What answers requests, whatever the transport; the store need not answer yet.
+
+        Raises:
+            ConfigurationError: There is no Redis to keep tasks in, or no secret.
+        """
+        async with self._opened_store() as store:
+            feed = ChangeFeed(store)
+            secret = load_secret(self._settings)
+            library = self._library_handlers(secret)
+            servers = self._build(store, feed, library, secret)
+            following = asyncio.create_task(feed.run(), name="change feed")
+            try:
+                yield servers
+            finally:
+                library.close()
+                following.cancel()
+                with suppress(asyncio.CancelledError):
+                    await following
+
+    @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
         """Open what the front end needs, and close it at the end.
 
@@ -182,24 +240,23 @@ class FrontEnd:
         """
         if self._router is not None:
             raise ConfigurationError("The front end was started already: enter its lifespan once")
-        async with self._opened_store() as store:
-            readiness = Readiness(store)
-            await readiness.refuse_unworkable()
-            feed = ChangeFeed(store)
-            secret = load_secret(self._settings)
-            library = self._library_handlers(secret)
-            self._endpoint = self._router = self._build(store, feed, library, secret)
-            self._readiness = readiness
-            following = asyncio.create_task(feed.run(), name="change feed")
-            await feed.begun()
+        if self._given is None:
+            check_settings(self._settings)
+        async with self.opened() as servers:
+            await servers.readiness.refuse_unworkable()
+            await servers.desk.feed.begun()
+            self._endpoint = self._router = self._routed(servers)
+            self._listeners = servers.listeners
+            self._readiness = servers.readiness
             try:
                 yield
             finally:
-                self._endpoint, self._router, self._readiness = _not_started, None, None
-                library.close()
-                following.cancel()
-                with suppress(asyncio.CancelledError):
-                    await following
+                self._endpoint, self._router, self._listeners, self._readiness = (
+                    _not_started,
+                    None,
+                    None,
+                    None,
+                )
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
@@ -217,7 +274,7 @@ class FrontEnd:
 
     def _build(
         self, store: FrontEndStore, feed: ChangeFeed, library: LibraryHandlers, secret: bytes
-    ) -> EraRouter:
+    ) -> Servers:
         settings, states = self._settings, RequestStates(secret)
         companions = self._companions(store)
         listed = self._tools if companions is None else companions.listed()
@@ -234,7 +291,7 @@ class FrontEnd:
             handle_after=settings.handle_after,
             reconnect_window=settings.reconnect_window,
         )
-        self._listeners = Listeners(
+        listeners = Listeners(
             store=store, feed=feed, results=wire.Results(self._tools), library=self._library
         )
         server = build_server(
@@ -244,16 +301,8 @@ class FrontEnd:
             tools=listed,
             handlers=handlers,
             library=library,
-            listeners=self._listeners,
+            listeners=listeners,
         )
-        guard = AddressGuard(settings)
-        admission = Admission(
-            tools=listed,
-            authenticator=Authenticator(settings),
-            guard=guard,
-            limits=settings.limits,
-        )
-        modern = McpEndpoint(server=server, admission=admission)
         desk = Desk(
             store=store,
             sessions=store.sessions,
@@ -272,9 +321,30 @@ class FrontEnd:
             secret=secret,
             wait_limit=settings.wait_limit,
         )
-        legacy = LegacyFront(
-            server=handshake,
+        return Servers(
+            tools=listed,
+            modern=server,
+            handshake=handshake,
             desk=desk,
+            store=store,
+            readiness=Readiness(store),
+            listeners=listeners,
+            local=Caller(owner=owner_of(LOCAL_USER, secret)),
+        )
+
+    def _routed(self, servers: Servers) -> EraRouter:
+        settings = self._settings
+        guard = AddressGuard(settings)
+        admission = Admission(
+            tools=servers.tools,
+            authenticator=Authenticator(settings),
+            guard=guard,
+            limits=settings.limits,
+        )
+        modern = McpEndpoint(server=servers.modern, admission=admission)
+        legacy = LegacyFront(
+            server=servers.handshake,
+            desk=servers.desk,
             admission=admission,
             guard=guard,
             limits=settings.limits,
@@ -348,7 +418,7 @@ class Readiness:
 
 @asynccontextmanager
 async def _open(settings: Settings, outbox: Outbox) -> AsyncIterator[FrontEndStore]:
-    check_settings(settings)
+    refuse_no_redis(settings)
     store = AsyncRedisTaskStore(
         str(settings.redis_url),
         prefix=settings.key_prefix,

@@ -76,12 +76,14 @@ class Visit:
         outgoing: Goes to its client before the answer.
         can_be_asked: Whether requests reach the client that way.
         cancelled: Whether the client has cancelled it; otherwise, what ends it is a lost connection.
+        gone: Whether the client has gone for good, and its session with it.
     """
 
     session: Session
     outgoing: Outgoing
     can_be_asked: bool
     cancelled: bool = False
+    gone: bool = False
 
 
 Context = ServerRequestContext[dict[str, Any], Visit]
@@ -238,7 +240,7 @@ class _Calls:
             await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
-            if visit.cancelled:
+            if visit.cancelled or (visit.gone and not comes_back):
                 await self._handlers.give_up(event.owner, event.task_id)
             raise
 

@@ -181,30 +181,13 @@ class LegacyFront:
 
     async def _initialize(self, caller: Caller, request: _Request, send: Send) -> None:
         exchange = _exchange(request, None)
-        connection = Connection.for_loop(exchange)
         try:
-            result = await serve_one(
-                self._server,
-                exchange,
-                request.method,
-                request.params,
-                connection=connection,
-                lifespan_state={},
-            )
+            session, result = await shake_hands(self._server, exchange, request.params, caller)
         except Exception as error:
             body = pydantic_core.to_json(error_message(request.identity, modern_error_data(error)))
             await send_whole(send, 200, body, (JSON,))
             return
-        session = Session(
-            session_id=token_urlsafe(SESSION_BYTES),
-            owner=caller.owner,
-            version=connection.protocol_version,
-            capabilities=wire.client_capabilities(request.params, connection.protocol_version),
-        )
         await self._desk.sessions.create(session)
-        wire.announce_changes(result["capabilities"])
-        if wire.has_tasks(session.version):
-            result["capabilities"]["tasks"] = wire.TASKS_CAPABILITY
         body = pydantic_core.to_json({"jsonrpc": "2.0", "id": request.identity, "result": result})
         await send_whole(send, 200, body, (JSON, (SESSION_HEADER.encode(), session.session_id.encode())))
 
@@ -325,6 +308,30 @@ class LegacyFront:
             work.cancel()
             gone.cancel()
             await asyncio.wait({work, gone})
+
+
+async def shake_hands(
+    server: Server[dict[str, Any]], exchange: Exchange, params: Mapping[str, Any] | None, caller: Caller
+) -> tuple[Session, dict[str, Any]]:
+    """Answer an `initialize`: the session that it begins, which nobody keeps yet, and the result.
+
+    Raises:
+        Exception: What the SDK's kernel raises for a request that it refuses.
+    """
+    connection = Connection.for_loop(exchange)
+    result = await serve_one(
+        server, exchange, wire.INITIALIZE, params, connection=connection, lifespan_state={}
+    )
+    session = Session(
+        session_id=token_urlsafe(SESSION_BYTES),
+        owner=caller.owner,
+        version=connection.protocol_version,
+        capabilities=wire.client_capabilities(params, connection.protocol_version),
+    )
+    wire.announce_changes(result["capabilities"])
+    if wire.has_tasks(session.version):
+        result["capabilities"]["tasks"] = wire.TASKS_CAPABILITY
+    return session, result
 
 
 async def _follow(following: Following) -> None:

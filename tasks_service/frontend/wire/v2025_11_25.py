@@ -16,7 +16,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, cut, to_json
-from ...domain.reports import LogMessage
+from ...domain.reports import LogLevel, LogMessage
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.announcements import Listed
 from ...store.base import TaskView
@@ -47,6 +47,7 @@ TASKS_RESULT: Final = "tasks/result"
 TASKS_LIST: Final = "tasks/list"
 TASKS_CANCEL: Final = "tasks/cancel"
 CANCELLED: Final = "notifications/cancelled"
+INITIALIZED: Final = "notifications/initialized"
 
 CREATE_TASK: Final = "tools/call, as a task"
 """A `tools/call` with `params.task`, under a name of its own: its result has another shape. No method of the
@@ -69,6 +70,18 @@ TASKS_CAPABILITY: Final[Mapping[str, Any]] = {
 
 REQUEST_ID_BYTES: Final = 1 * KIB
 """Longest id of a request that can be cancelled."""
+
+_STORED: Final = frozenset(
+    {
+        TOOLS_CALL,
+        CREATE_TASK,
+        PROMPTS_GET,
+        SET_LEVEL,
+        RESOURCES_SUBSCRIBE,
+        RESOURCES_UNSUBSCRIBE,
+        later.LISTEN,
+    }
+)
 
 _TOOL_ERROR: Final = "The tool reported an error."
 _EMPTY: Final[Mapping[str, Any]] = {}
@@ -114,6 +127,17 @@ def served_method(method: str, params: Mapping[str, Any] | None, version: str) -
     if " " in method or (method.startswith("tasks/") and not has_tasks(version)):
         return ""
     return method
+
+
+def log_level(method: str, params: Mapping[str, Any] | None) -> LogLevel | None:
+    """From which level on a request wants log messages to be sent; None if that is not what it wants."""
+    level = (params or _EMPTY).get("level")
+    return LogLevel(level) if method == SET_LEVEL and level in list(LogLevel) else None
+
+
+def needs_store(method: str) -> bool:
+    """Whether a method, of any revision and under the name that it is served under, looks into the store."""
+    return method in _STORED or method.startswith("tasks/")
 
 
 def tool_call(
@@ -330,8 +354,8 @@ def resource_updated(uri: str) -> dict[str, Any]:
     return later.notification("notifications/resources/updated", {"uri": uri})
 
 
-def cancelled_notification(request_id: str, reason: str) -> dict[str, Any]:
-    """A `notifications/cancelled`: what the client was asked is not asked any more."""
+def cancelled_notification(request_id: str | int, reason: str) -> dict[str, Any]:
+    """A `notifications/cancelled`: what the client was asked, or has subscribed to, is over."""
     return later.notification(CANCELLED, {"requestId": request_id, "reason": reason})
 
 

@@ -1,0 +1,107 @@
+"""`tasks-service stdio`: MCP on standard input and output, as desktop hosts start it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+
+from ..domain.errors import ConfigurationError, TasksServiceError
+from ..embedded import START_SECONDS, address
+from ..frontend.app import FrontEnd
+from ..frontend.stdio import opened
+from ..settings import Settings
+from ..tether import Tethered
+from .application import app_option, load_service
+from .back_end import ALL_STOP_SECONDS
+from .processes import environment
+
+#: Seconds between two looks whether the back end still runs.
+LOOK_SECONDS = 0.5
+
+
+@click.command()
+@app_option
+def stdio(app: str) -> None:
+    """Serve MCP on stdin and stdout, for a desktop host.
+
+    Without TASKS_REDIS_URL it brings its own Redis, worker and beat, or shares those of another such process
+    with the same TASKS_DATA_DIR. With it, it is a front end of that deployment. Logs go to stderr.
+    """
+    source, sink = _claimed()
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    settings = Settings()
+    behind = None
+    if settings.redis_url is None:
+        url = address(settings.data_dir)
+        behind = Tethered(
+            [sys.executable, "-m", "tasks_service", "back-end", "--app", app],
+            env=environment({}),
+            grace=ALL_STOP_SECONDS,
+        )
+        os.environ["TASKS_REDIS_URL"] = url
+    service = load_service(app)
+    front_end = service.asgi()
+    asyncio.run(_serve(front_end, service.settings, source, sink, behind))
+    sys.stderr.flush()
+    # At once: a thread that still runs an author's code must not hold up the host. The back end hears of it
+    # by the end of its tether.
+    os._exit(0)
+
+
+async def _serve(
+    front_end: FrontEnd, settings: Settings, source: int, sink: int, behind: Tethered | None
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    patience = 0.0 if behind is None else START_SECONDS
+    async with opened(
+        front_end, source=source, sink=sink, limits=settings.limits, patience=patience
+    ) as front:
+        guards = [
+            asyncio.create_task(guard)
+            for guard in (_stopping(stop, _watch(behind)), _stopping(stop, front.refuse_unworkable()))
+        ]
+        await front.run(stop)
+        for guard in guards:
+            guard.cancel()
+        await asyncio.gather(*guards, return_exceptions=True)
+    failed = [error for guard in guards if not guard.cancelled() and (error := guard.exception())]
+    if failed:
+        raise failed[0]
+
+
+async def _stopping(stop: asyncio.Event, guard: Coroutine[Any, Any, None]) -> None:
+    """Let what a guard finds end the process."""
+    try:
+        await guard
+    except TasksServiceError:
+        stop.set()
+        raise
+
+
+async def _watch(behind: Tethered | None) -> None:
+    """Find that the back end has ended by itself."""
+    status = None
+    while status is None:
+        await asyncio.sleep(LOOK_SECONDS)
+        status = None if behind is None else behind.returncode
+    raise ConfigurationError(f"The back end ended with exit status {status}; its last lines above say why.")
+
+
+def _claimed() -> tuple[int, int]:
+    """Take stdin and stdout for the protocol: whatever else prints does so on stderr, our children too."""
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return source, sink

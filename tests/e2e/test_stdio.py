@@ -1,0 +1,203 @@
+"""`tasks-service stdio` as desktop hosts start it: one command, real processes, a data directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from tests.protocol.pipes import PipeClient
+
+from .running_up import FOREIGN, REPOSITORY, environment_of, eventually, running_pids
+
+APP = "tests.e2e.talkative_app"
+PROMPT_SECONDS = 2.0
+NOISE_SECONDS = 3.0
+"""What a busy machine may add to the time that an end takes."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class Desktop:
+    """A directory as a user's hosts share it, and the processes that they start."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.log = directory, directory / "stderr.log"
+        self.settings = {"TASKS_DATA_DIR": str(directory / "data"), "PYTHONPATH": str(REPOSITORY)}
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def env(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        return {**inherited, **self.settings}
+
+    def start(self) -> tuple[subprocess.Popen[bytes], PipeClient]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tasks_service", "stdio", "--app", APP],
+                cwd=self.directory,
+                env=self.env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert process.stdin is not None and process.stdout is not None
+        self.started.append(process)
+        return process, PipeClient(os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
+
+    def processes(self) -> set[int]:
+        mark = f"TASKS_DATA_DIR={self.settings['TASKS_DATA_DIR']}".encode()
+        return {pid for pid in running_pids() if mark in environment_of(pid)}
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def close(self) -> None:
+        for process in self.started:
+            assert process.stdin is not None and process.stdout is not None
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+            process.stdin.close()
+            process.stdout.close()
+        assert sys.platform != "linux" or eventually(lambda: not self.processes(), 60), self.text()
+
+
+@pytest.fixture
+def desktop(tmp_path: Path) -> Iterator[Desktop]:
+    desktop = Desktop(tmp_path)
+    yield desktop
+    desktop.close()
+
+
+def end_of_input(process: subprocess.Popen[bytes], client: PipeClient) -> float:
+    """End a server's input; the seconds that it took to end."""
+    assert process.stdin is not None
+    process.stdin.close()
+    begun = time.monotonic()
+    client.hang_up()
+    assert process.wait(60) == 0
+    return time.monotonic() - begun
+
+
+def call(client: PipeClient, identity: Any, tool: str, /, *, task: Any = None, **arguments: Any) -> None:
+    as_task = {} if task is None else {"task": task}
+    client.request(identity, "tools/call", name=tool, arguments=arguments, **as_task)
+
+
+def test_one_command_serves_a_desktop_host_and_nothing_but_messages_is_on_stdout(desktop: Desktop) -> None:
+    process, client = desktop.start()
+    client.initialize()
+    call(client, 1, "shout", word="hello")
+    assert client.result(1)["content"][0]["text"] == "HELLO"
+    client.request(2, "resources/read", uri="note://spoken")
+    assert client.result(2)["contents"][0]["text"] == "spoken"
+
+    call(client, 3, "rest", seconds=60)
+    client.request(4, "ping")
+    assert client.result(4) == {}
+    took = end_of_input(process, client)
+
+    assert took < PROMPT_SECONDS + NOISE_SECONDS
+    assert client.rest() == []  # every line was a JSON-RPC message, or the reader would have failed
+    assert all(line.startswith(b'{"jsonrpc"') for line in client.lines)
+    said = desktop.text()
+    for where in ("when the module is imported", "in the front end", "past a redirection", "by a child"):
+        assert f"printed {where}" in said
+
+
+def test_a_task_goes_on_after_the_next_start(desktop: Desktop) -> None:
+    process, client = desktop.start()
+    client.initialize()
+    call(client, 1, "rest", task={}, seconds=1)
+    task_id = client.result(1)["task"]["taskId"]
+    end_of_input(process, client)
+
+    process, client = desktop.start()
+    client.initialize()
+    client.request(1, "tasks/list")
+    assert task_id in [task["taskId"] for task in client.result(1)["tasks"]]
+    client.request(2, "tasks/result", taskId=task_id)
+    assert client.result(2)["content"][0]["text"] == "rested"
+    end_of_input(process, client)
+
+
+def test_two_hosts_share_a_data_directory_and_the_second_takes_over(desktop: Desktop) -> None:
+    first, one = desktop.start()
+    second, two = desktop.start()
+    for client in (one, two):
+        client.initialize()
+        call(client, 1, "shout", word="hello")
+    assert one.result(1)["content"] == two.result(1)["content"]
+    call(one, 2, "rest", task={}, seconds=0)
+    task_id = one.result(2)["task"]["taskId"]
+
+    end_of_input(first, one)
+    two.request(2, "tasks/result", taskId=task_id)
+    assert two.result(2)["content"][0]["text"] == "rested"
+    with suppress(OSError):
+        os.kill(first.pid, 0)
+    call(two, 3, "shout", word="again")
+    assert two.result(3)["content"][0]["text"] == "AGAIN"
+
+    third, three = desktop.start()
+    three.initialize()
+    second.kill()  # not even a chance to say goodbye
+    call(three, 1, "shout", word="still")
+    assert three.result(1)["content"][0]["text"] == "STILL"
+    end_of_input(third, three)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_like_the_end_of_input(desktop: Desktop, number: int) -> None:
+    process, client = desktop.start()
+    client.initialize()
+    call(client, 1, "rest", seconds=60)
+    client.request(2, "ping")
+    client.result(2)
+
+    process.send_signal(number)
+    begun = time.monotonic()
+
+    assert process.wait(60) == 0
+    assert time.monotonic() - begun < PROMPT_SECONDS + NOISE_SECONDS
+
+
+def test_a_directory_that_cannot_be_used_is_said_on_stderr(desktop: Desktop, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    desktop.settings["TASKS_DATA_DIR"] = str(tmp_path / "file" / "data")
+    process, client = desktop.start()
+    assert process.wait(60) == 2
+    assert client.rest() == []
+    assert "set TASKS_DATA_DIR to a directory you own" in desktop.text()
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto", "2026-07-28"])
+def test_the_official_client_is_served_in_both_eras(desktop: Desktop, mode: str) -> None:
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "tasks_service", "stdio", "--app", APP],
+        env=desktop.settings,
+        cwd=desktop.directory,
+    )
+
+    async def talk() -> tuple[str | None, str]:
+        with desktop.log.open("a") as log:
+            async with Client(stdio_client(server, errlog=log), mode=mode) as client:
+                result = await client.call_tool("shout", {"word": "hello"})
+                return client.protocol_version, result.content[0].text  # type: ignore[union-attr]
+
+    version, said = asyncio.run(talk())
+    assert version == ("2025-11-25" if mode == "legacy" else "2026-07-28")
+    assert said == "HELLO"
