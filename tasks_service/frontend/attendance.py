@@ -19,7 +19,7 @@ from ..domain.errors import InvalidTransition, StoreUnavailable
 from ..domain.events import Return
 from ..domain.task import InputRequest, Task, TaskStatus, new_token
 from ..store.base import AsyncTaskStore, TaskView
-from ..store.sessions import FLOOR_SECONDS, Session, SessionStore
+from ..store.sessions import FLOOR_SECONDS, REPORTS_SECONDS, Session, SessionStore
 from .asking import Questions
 from .calls import digest
 from .preflight import asked_again
@@ -48,6 +48,7 @@ class Listener:
         names_task: Whether the client knows the task, so that messages say whose they are.
         reports: Whether changes of status are reported.
         reporting: Takes what the tool says; None if the client wants none of it here.
+        takes_reports: Whether it reports instead of the session's own stream while it is open.
         resumed: Whether the stream follows one that may have reported what is so now.
         patience: Seconds that a question is left to other streams.
     """
@@ -58,6 +59,7 @@ class Listener:
     names_task: bool = True
     reports: bool = False
     reporting: Reporting | None = None
+    takes_reports: bool = False
     resumed: bool = False
     patience: float = 0.0
 
@@ -85,6 +87,7 @@ class Attendance:
         self._desk, self._task_id, self._listener = desk, task_id, listener
         self._name = new_token()
         self._askable = json.loads(listener.session.capabilities or "[]") if listener.can_be_asked else []
+        self._reports_due = float("-inf")
         self._reported: tuple[TaskStatus, str | None] | None = None
         self._opened: dict[str, float] = {}
         self._asked: dict[str, str] = {}
@@ -118,6 +121,8 @@ class Attendance:
             view = await self._view()
             if view is not None:
                 await self._stay(view.task)
+                if not view.task.status.is_final:
+                    await self._share_reports()
                 if view.task.status is not TaskStatus.WORKING:
                     await self._desk.feed.catch_up(view.task)
                 self._report(view.task)
@@ -169,7 +174,30 @@ class Attendance:
         # (2025-11-25, progress: notifications MUST stop).
         over = self._listener.names_task and task.status.is_final
         if self._listener.reporting is not None and not over:
-            self._listener.reporting.advance(task.progress, silently=first and self._listener.resumed)
+            told = (first and self._listener.resumed) or self._listener.takes_reports
+            self._listener.reporting.advance(task.progress, silently=told)
+
+    async def _share_reports(self) -> None:
+        """Of the streams of a session on which a task could be reported, let one do so.
+
+        Each message goes to one stream (2025-11-25, transports). In the moment of a change-over both may.
+        """
+        session_id, now = self._listener.session.session_id, time.monotonic()
+        if self._listener.reporting is None or not self._listener.names_task or now < self._reports_due:
+            return
+        try:
+            stream = await self._desk.sessions.reports_on(session_id, self._task_id)
+            if not self._listener.takes_reports:
+                self._listener.reporting.elsewhere = bool(stream)
+                return
+            first = self._reports_due == float("-inf")
+            if mine := first or stream in ("", self._name):
+                await self._desk.sessions.take_reports(session_id, self._task_id, self._name)
+        except StoreUnavailable as error:
+            logger.warning("Where a task is reported is not known for now: %s", error)
+        else:
+            self._listener.reporting.elsewhere = not mine
+            self._reports_due = now + REPORTS_SECONDS / 3
 
     @property
     def _related(self) -> str | None:
@@ -229,6 +257,12 @@ class Attendance:
         self._asked.clear()
 
     async def _leave(self) -> None:
+        if self._reports_due > float("-inf"):
+            try:
+                session_id = self._listener.session.session_id
+                await self._desk.sessions.leave_reports(session_id, self._task_id, self._name)
+            except StoreUnavailable as error:
+                logger.warning("A task is reported on its session's stream only in a while: %s", error)
         for key in self._asked:
             try:
                 await self._desk.sessions.leave_floor(self._task_id, key, self._name)

@@ -57,7 +57,7 @@ from .companions import Companions
 from .handlers import Handlers
 from .interview import Interview
 from .library import LibraryHandlers, add_methods
-from .reporting import Threshold
+from .reporting import Reporting, Threshold
 from .streams import Outgoing
 from .wire import v2025_11_25 as wire
 
@@ -268,9 +268,30 @@ class _Tasks:
 
     async def result(self, context: Context, params: RequestParams) -> Result:
         visit = _visit(context)
-        listener = Listener(session=visit.session, outgoing=visit.outgoing, can_be_asked=visit.can_be_asked)
-        view = await Attendance(self._desk, wire.task_id(context.params), listener).run()
+        task_id = wire.task_id(context.params)
+        listener = Listener(
+            session=visit.session,
+            outgoing=visit.outgoing,
+            can_be_asked=visit.can_be_asked,
+            reporting=await self._reporting(visit, task_id),
+            takes_reports=True,
+        )
+        view = await Attendance(self._desk, task_id, listener).run()
         return self._results.outcome(view)
+
+    async def _reporting(self, visit: Visit, task_id: str) -> Reporting | None:
+        """What takes the reports of a task of this session; those of others are not reported here."""
+        if not visit.can_be_asked:
+            return None
+        try:
+            enlisted = await self._desk.sessions.enlisted(visit.session.session_id, task_id)
+        except StoreUnavailable as error:
+            logger.warning("A task is not reported while its result is waited for: %s", error)
+            return None
+        if enlisted is None:
+            return None
+        threshold, token = Threshold(visit.session.log_level), enlisted.progress_token
+        return reporting_of(visit.outgoing, token=token, threshold=threshold, task_id=task_id)
 
     async def list(self, context: Context, params: PaginatedRequestParams) -> Result:
         owner = _owner(context)

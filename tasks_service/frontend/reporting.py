@@ -37,6 +37,9 @@ class Reporting:
         progress: A report of progress as a notification; None if the client wants none.
         message: A log message as a notification.
         threshold: Which log messages the client wants.
+
+    Attributes:
+        elsewhere: Another stream reports the same; what is heard meanwhile is taken for sent.
     """
 
     def __init__(
@@ -50,12 +53,17 @@ class Reporting:
         self._outgoing, self._progress, self._message = outgoing, progress, message
         self._threshold = threshold
         self._reached = float("-inf")
+        self.elsewhere = False
 
     def hear(self, report: Report) -> None:
         """Send a report on, if the client wants it."""
         if isinstance(report, Progress):
             self.advance(report)
-        elif self._threshold.level is not None and report.level.reaches(self._threshold.level):
+        elif (
+            not self.elsewhere
+            and self._threshold.level is not None
+            and report.level.reaches(self._threshold.level)
+        ):
             self._outgoing.put(self._message(report), report=True)
 
     def advance(self, progress: Progress | None, *, silently: bool = False) -> None:
@@ -68,5 +76,5 @@ class Reporting:
         if progress is None or progress.current <= self._reached:
             return
         self._reached = progress.current
-        if self._progress is not None and not silently:
+        if self._progress is not None and not silently and not self.elsewhere:
             self._outgoing.put(self._progress(progress), report=True)

@@ -110,6 +110,21 @@ class SessionStore(Protocol):
             at_ms: When it was created, by the store's clock.
         """
 
+    async def enlisted(self, session_id: str, task_id: str) -> Enlisted | None:
+        """The task, if it was made in the session and its end has not been told yet."""
+
+    async def take_reports(self, session_id: str, task_id: str, stream: str) -> None:
+        """Let a task be reported on another stream than the session's own, and wake who follows the task.
+
+        To be repeated before `REPORTS_SECONDS` are over; the latest that takes them has them.
+        """
+
+    async def reports_on(self, session_id: str, task_id: str) -> str:
+        """The stream that a task is reported on; empty for the session's own."""
+
+    async def leave_reports(self, session_id: str, task_id: str, stream: str) -> None:
+        """Let the session's own stream report again, and wake who follows the task."""
+
     async def delist(self, session_id: str, enlisted: Enlisted) -> None:
         """The task has ended, and the client was told."""
 
@@ -159,6 +174,9 @@ class SessionStore(Protocol):
 
 SUBSCRIPTIONS = 1_000
 """Resources that one session may subscribe to."""
+
+REPORTS_SECONDS = 60.0
+"""How long a stream that has died still counts as the one that reports a task."""
 
 FLOOR_SECONDS = 6.0
 """How long a stream that has died still counts as the one that asks."""

@@ -324,6 +324,52 @@ def test_a_task_of_2026_07_28_is_never_reported_on_the_wire(call: Call, runner: 
     assert answer["result"]["resultType"] == "task"
 
 
+def test_who_waits_for_the_result_is_told_there_and_nowhere_else(
+    session: SessionClient, runner: ToolRunner, redis_server: RedisServer
+) -> None:
+    own = session.listen(at=0)
+    task_id = session.task("gated", at=0, meta={"progressToken": "p"})
+    own.find(is_request(PROGRESS))
+    looked = commands(redis_server)["get"]
+    waiting = session.open("tasks/result", {"taskId": task_id}, at=1)
+    with redis_server.client() as admin:
+        until("one speaks", lambda: admin.keys("ts:session:*:reports:*"))
+    until("the other knows", lambda: commands(redis_server)["get"] >= looked + 2)
+    time.sleep(0.1)  # what it has read it acts on at once
+    GATE.set()
+
+    messages = waiting.rest()
+    told = own.find(is_request("notifications/tasks/status"))
+
+    assert [report["progress"] for report in said(messages, PROGRESS)] == [2]
+    assert [message["data"] for message in said(messages, MESSAGE)] == ["half-way"]
+    assert {report["_meta"][RELATED]["taskId"] for report in said(messages, PROGRESS)} == {task_id}
+    assert is_answer(messages[-1])
+    assert told["params"]["status"] == "completed"
+    with redis_server.client() as admin:
+        until("it is left", lambda: not admin.keys("ts:session:*:reports:*"))
+
+
+def test_who_stops_waiting_for_the_result_is_told_on_the_sessions_stream_again(
+    session: SessionClient, runner: ToolRunner, redis_server: RedisServer
+) -> None:
+    own = session.listen(at=0)
+    task_id = session.task("gated", at=0, meta={"progressToken": "p"})
+    own.find(is_request(PROGRESS))
+    waiting = session.open("tasks/result", {"taskId": task_id}, at=1)
+    with redis_server.client() as admin:
+        until("one speaks", lambda: admin.keys("ts:session:*:reports:*"))
+        looked = commands(redis_server)["get"]
+        waiting.close()
+        until("it is left", lambda: not admin.keys("ts:session:*:reports:*"))
+    until("the other knows", lambda: commands(redis_server)["get"] >= looked + 2)
+    time.sleep(0.1)  # what it has read it acts on at once
+    GATE.set()
+
+    assert own.find(is_request(MESSAGE))["params"]["data"] == "half-way"
+    assert own.find(is_request(PROGRESS))["params"]["progress"] == 2
+
+
 # --- three front ends, many, and none that listens ---
 
 

@@ -78,6 +78,14 @@ def test_only_the_last_progress_is_written_and_not_again_for_a_second(
     assert before + 1 <= attempt.progress_due <= time.monotonic() + 1
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_progress_that_json_does_not_have_is_refused(context: TaskContext, number: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        context.progress(number)
+    with pytest.raises(ValueError, match="finite"):
+        context.progress(1, number)
+
+
 def test_track_reports_each_item_and_knows_the_total(
     context: TaskContext, attempt: RunningAttempt, store: MemoryTaskStore
 ) -> None:

@@ -3,6 +3,7 @@
     ts:session:{<id>}         STR   the session, as JSON
     ts:session:{<id>}:stream  STR   the stream that holds it
     ts:session:{<id>}:tasks   ZSET  its tasks to report, as JSON [task id, progress token], by their creation
+    ts:session:{<id>}:reports:<task> STR   the stream that reports a task, where it is not the session's own
     ts:session:{<id>}:ended   SET   ids of requests that the client cancelled, as JSON
     ts:session:{<id>}:uris    SET   resources whose changes it is told
     ts:floor:{<question>}     STR   the stream that asks a question
@@ -25,6 +26,7 @@ from ...domain.reports import LogLevel
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
 from ..sessions import (
     FLOOR_SECONDS,
+    REPORTS_SECONDS,
     SUBSCRIPTIONS,
     Enlisted,
     Floor,
@@ -50,6 +52,8 @@ ANSWERS_MS = HOUR
 """How long answers are kept for whoever asked."""
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
+
+_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Run = Callable[[Program[list[Any]]], Awaitable[list[Any]]]
 
@@ -104,6 +108,31 @@ class RedisSessions:
             ("PEXPIRE", key, SILENCE_MS),
             self._wake(session_name(session_id)),
         )
+
+    async def enlisted(self, session_id: str, task_id: str) -> Enlisted | None:
+        """See `SessionStore.enlisted`."""
+        if not _TASK_ID.fullmatch(task_id):
+            return None
+        pattern = f'\\["{task_id}",*'
+        key = f"{self._key(session_id)}:tasks"
+        ((_, found),) = await self._do(("ZSCAN", key, 0, "MATCH", pattern, "COUNT", 8 * ENLISTED_TASKS))
+        return Enlisted(*json.loads(found[0])) if found else None
+
+    async def take_reports(self, session_id: str, task_id: str, stream: str) -> None:
+        """See `SessionStore.take_reports`."""
+        life = round(REPORTS_SECONDS * 1000)
+        key = self._reports(session_id, task_id)
+        await self._do(("SET", key, stream, "PX", life), self._wake(task_id))
+
+    async def reports_on(self, session_id: str, task_id: str) -> str:
+        """See `SessionStore.reports_on`."""
+        (stream,) = await self._do(("GET", self._reports(session_id, task_id)))
+        return stream or ""
+
+    async def leave_reports(self, session_id: str, task_id: str, stream: str) -> None:
+        """See `SessionStore.leave_reports`."""
+        if await self.reports_on(session_id, task_id) == stream:
+            await self._do(("DEL", self._reports(session_id, task_id)), self._wake(task_id))
 
     async def delist(self, session_id: str, enlisted: Enlisted) -> None:
         """See `SessionStore.delist`."""
@@ -213,6 +242,9 @@ class RedisSessions:
 
     def _key(self, session_id: str) -> str:
         return f"{self._prefix}:session:{{{session_id}}}"
+
+    def _reports(self, session_id: str, task_id: str) -> str:
+        return f"{self._key(session_id)}:reports:{task_id}"
 
     def _interview(self, interview: str) -> str:
         return f"{self._prefix}:interview:{interview}"
