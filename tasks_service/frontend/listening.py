@@ -2,8 +2,8 @@
 
 A stream says first what of the client's wishes will be met, then how each task is now, then what changes. A
 change is read from the record, so that a frame says what `tasks/get` would say; a wake-up that was lost is
-made up for by reading again now and then. A reader that is slow gets the latest of each task, not all of them
-(see `streams.Outgoing`).
+made up for by reading again every few seconds. A task is read when what came before was taken: a slow reader
+gets the latest state of each, and holds up the memory of one.
 
 Source: 2026-07-28, basic/utilities, subscriptions; SEP-2663, notifications; docs/protocol.md, "listening".
 """
@@ -14,9 +14,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from ..domain.errors import QuotaExceeded, StoreUnavailable, TaskNotFound, UnknownResource
 from ..domain.task import Owner
@@ -55,8 +55,7 @@ class Listeners:
     ) -> None:
         self._store, self._feed, self._results, self._library = store, feed, results, library
         self._open: Counter[Owner] = Counter()
-        self._watchers: set[Watcher] = set()
-        self._ended = False
+        self._end = asyncio.Event()
 
     def __len__(self) -> int:
         """How many streams are open."""
@@ -64,9 +63,7 @@ class Listeners:
 
     def end(self) -> None:
         """End all streams in order, and let no other begin; clients begin again elsewhere."""
-        self._ended = True
-        for watcher in self._watchers:
-            watcher.wake()
+        self._end.set()
 
     async def listen(self, inquiry: Inquiry, wanted: Wanted, subscription: str | int) -> None:
         """Tell a client what it wants to be told, until the service stops or the client's proof runs out.
@@ -87,20 +84,25 @@ class Listeners:
         self._open[owner] += 1
         try:
             with self._feed.watch(*_names(wanted)) as watcher:
-                self._watchers.add(watcher)
-                try:
-                    await _Stream(self, inquiry, subscription, watcher).run(wanted)
-                finally:
-                    self._watchers.discard(watcher)
+                stream = _Stream(self, inquiry, subscription, watcher)
+                await self._until_over(stream.run(wanted), inquiry.caller.expires_at)
         finally:
             self._open[owner] -= 1
             if not self._open[owner]:
                 del self._open[owner]
 
-    @property
-    def ended(self) -> bool:
-        """Whether all streams are to end."""
-        return self._ended
+    async def _until_over(self, stream: Coroutine[Any, Any, None], until: float | None) -> None:
+        telling = asyncio.create_task(stream)
+        ending = asyncio.create_task(self._end.wait())
+        try:
+            seconds = None if until is None else until - time.time()
+            await asyncio.wait({telling, ending}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if telling.done():
+                telling.result()
+        finally:
+            telling.cancel()
+            ending.cancel()
+            await asyncio.wait({telling, ending})
 
     def _admit(self, owner: Owner) -> None:
         for what, maximum, actual in (
@@ -159,21 +161,21 @@ class _Stream:
         self, listeners: Listeners, inquiry: Inquiry, subscription: str | int, watcher: Watcher
     ) -> None:
         self._listeners, self._subscription, self._watcher = listeners, subscription, watcher
-        self._owner, self._until = inquiry.caller.owner, inquiry.caller.expires_at
-        self._outgoing = inquiry.outgoing
+        self._owner, self._outgoing = inquiry.caller.owner, inquiry.outgoing
         self._told: dict[str, tuple[int, str]] = {}
         self._open: set[str] = set()
 
     async def run(self, wanted: Wanted) -> None:
-        views = await self._listeners.read(self._owner, wanted.task_ids or ())
-        met = self._listeners.met(wanted, views)
-        self._open = set(met.task_ids or ())
+        """Tell, for ever."""
+        found = list(await self._listeners.read(self._owner, wanted.task_ids or ()))
+        met = self._listeners.met(wanted, found)
         self._outgoing.put(wire.acknowledged(met, self._subscription))
-        self._tell(views)
+        self._open = set(found)
         lists = {list_name(listed): listed for listed in met.lists}
         resources = {resource_name(uri): uri for uri in met.resources}
-        while not self._listeners.ended and (left := self._left()) > 0:
-            woken = await self._watcher.changed(left)
+        due, heal_at = dict.fromkeys(found), time.monotonic() + HEAL_SECONDS
+        while True:
+            woken = await self._watcher.changed(0.0 if due else heal_at - time.monotonic())
             for name in woken:
                 if name in lists:
                     message = wire.list_changed(lists[name], self._subscription)
@@ -181,31 +183,30 @@ class _Stream:
                 elif name in resources:
                     message = wire.resource_updated(resources[name], self._subscription)
                     self._outgoing.put(message, instead_of=name)
-            await self._look_at(woken & self._open if woken else self._open)
+            due |= dict.fromkeys(woken & self._open)
+            if time.monotonic() >= heal_at:
+                due |= dict.fromkeys(self._open)
+                heal_at = time.monotonic() + HEAL_SECONDS
+            if due:
+                await self._outgoing.emptied()
+                await self._look_at(next(iter(due)))
+                del due[next(iter(due))]
 
-    def _left(self) -> float:
-        return HEAL_SECONDS if self._until is None else min(HEAL_SECONDS, self._until - time.time())
-
-    async def _look_at(self, task_ids: Iterable[str]) -> None:
-        asked = list(task_ids)
+    async def _look_at(self, task_id: str) -> None:
         try:
-            views = await self._listeners.read(self._owner, asked)
+            view = (await self._listeners.read(self._owner, [task_id])).get(task_id)
         except StoreUnavailable as error:
-            logger.warning("A subscription cannot read its tasks for now: %s", error)
+            logger.warning("A subscription cannot read a task for now: %s", error)
             return
-        self._open.difference_update(set(asked) - views.keys())
-        self._tell(views)
-
-    def _tell(self, views: dict[str, TaskView]) -> None:
-        for task_id, view in views.items():
-            # Time changes the status of a task before a sweep writes it down as a revision.
-            state = (view.task.revision, view.task.status.value)
-            if self._told.get(task_id) != state:
-                self._told[task_id] = state
-                frame = self._listeners.frame(view, self._subscription)
-                self._outgoing.put(frame, instead_of=f"task {task_id}")
-            if view.task.status.is_final:
-                self._open.discard(task_id)
+        if view is None or view.task.status.is_final:
+            self._open.discard(task_id)
+        if view is None:
+            return
+        # Time changes the status of a task before a sweep writes it down as a revision.
+        state = (view.task.revision, view.task.status.value)
+        if self._told.get(task_id) != state:
+            self._told[task_id] = state
+            self._outgoing.put(self._listeners.frame(view, self._subscription))
 
 
 def _names(wanted: Wanted) -> list[str]:

@@ -37,6 +37,8 @@ class Outgoing:
         self._events: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._reports: deque[str] = deque()
         self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
         self._count = 0
 
     def put(self, message: Mapping[str, Any], *, instead_of: str = "", report: bool = False) -> None:
@@ -58,6 +60,7 @@ class Outgoing:
         elif len(self._events) > STREAM_EVENTS:
             self._events.popitem(last=False)
         self._filled.set()
+        self._emptied.clear()
 
     def __len__(self) -> int:
         return len(self._events)
@@ -66,12 +69,17 @@ class Outgoing:
         """Return when there is something to take."""
         await self._filled.wait()
 
+    async def emptied(self) -> None:
+        """Return when all has been taken; for whoever makes a message only when it can be sent."""
+        await self._emptied.wait()
+
     def take(self) -> list[Mapping[str, Any]]:
         """All that waits, oldest first."""
         taken = list(self._events.values())
         self._events.clear()
         self._reports.clear()
         self._filled.clear()
+        self._emptied.set()
         return taken
 
 
