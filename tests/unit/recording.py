@@ -59,7 +59,7 @@ class RecordingAttempt:
 
     def check(self) -> None:
         now = time.monotonic()
-        self.checkpoints.append(now)
+        self.checkpoints.append(time.process_time())
         if self.cancelled_at is None and self._cancel_when(self):
             self.cancelled_at = now
         if self.cancelled_at is not None:
