@@ -24,6 +24,10 @@ class RecordingAttempt:
 
     Args:
         cancel_when: Asked at every checkpoint; from the first True on, the attempt is cancelled.
+
+    Attributes:
+        checkpoints: The seconds of work that this process had done by each of them, whoever else was busy.
+        cancelled_at: Monotonic time; None while it is not cancelled.
     """
 
     def __init__(self, cancel_when: Callable[[RecordingAttempt], bool] = lambda _: False) -> None:
