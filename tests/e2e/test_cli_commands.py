@@ -27,11 +27,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
 def long_call(service: RunningUp) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A call whose tool is running, and the id of its task."""
     call = service.begin("call", "render_fractal", LONG_PICTURE)
-    assert eventually(lambda: bool(service.tasks(Phase.RUNNING)))
-    (task,) = service.tasks(Phase.RUNNING)
-    yield call, task.task_id
-    call.kill()
-    call.communicate()
+    try:
+        assert eventually(lambda: bool(service.tasks(Phase.RUNNING)))
+        (task,) = service.tasks(Phase.RUNNING)
+        yield call, task.task_id
+    finally:
+        call.kill()
+        call.communicate()
+        for left in service.tasks(Phase.RUNNING):
+            service.run("cancel", left.task_id)
 
 
 def test_call_prints_the_structured_result(service: RunningUp) -> None:

@@ -24,6 +24,10 @@ class RecordingAttempt:
 
     Args:
         cancel_when: Asked at every checkpoint; from the first True on, the attempt is cancelled.
+
+    Attributes:
+        checkpoints: The seconds of work that this process had done by each of them, whoever else was busy.
+        cancelled_at: Monotonic time; None while it is not cancelled.
     """
 
     def __init__(self, cancel_when: Callable[[RecordingAttempt], bool] = lambda _: False) -> None:
@@ -59,7 +63,7 @@ class RecordingAttempt:
 
     def check(self) -> None:
         now = time.monotonic()
-        self.checkpoints.append(now)
+        self.checkpoints.append(time.process_time())
         if self.cancelled_at is None and self._cancel_when(self):
             self.cancelled_at = now
         if self.cancelled_at is not None:
