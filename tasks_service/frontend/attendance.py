@@ -17,7 +17,7 @@ import pydantic_core
 
 from ..domain.errors import InvalidTransition, StoreUnavailable
 from ..domain.events import Return
-from ..domain.task import InputRequest, Task, TaskStatus, new_token
+from ..domain.task import InputRequest, Phase, Task, TaskStatus, new_token
 from ..store.base import AsyncTaskStore, TaskView
 from ..store.sessions import FLOOR_SECONDS, Session, SessionStore
 from .asking import Questions
@@ -25,6 +25,7 @@ from .calls import digest
 from .preflight import asked_again
 from .push import HEAL_SECONDS, ChangeFeed, Watcher
 from .reporting import Reporting, Threshold
+from .resuming import SHORTEST_LEAVE_MS, Bookmarks, LetGo
 from .streams import Outgoing
 from .wire import v2025_11_25 as wire
 
@@ -49,6 +50,7 @@ class Listener:
         reports: Whether changes of status are reported.
         reporting: Takes what the tool says; None if the client wants none of it here.
         resumed: Whether the stream follows one that may have reported what is so now.
+        may_leave: Whether the client is let go while the task sleeps, to come back when it wakes.
         patience: Seconds that a question is left to other streams.
     """
 
@@ -59,6 +61,7 @@ class Listener:
     reports: bool = False
     reporting: Reporting | None = None
     resumed: bool = False
+    may_leave: bool = False
     patience: float = 0.0
 
 
@@ -70,6 +73,7 @@ class Desk:
     sessions: SessionStore
     questions: Questions
     feed: ChangeFeed
+    bookmarks: Bookmarks
 
 
 class Attendance:
@@ -104,6 +108,7 @@ class Attendance:
 
         Raises:
             TaskNotFound: Unknown, foreign or expired.
+            LetGo: The task sleeps, and the client need not wait.
         """
         enough = math.inf if patience is None else time.monotonic() + patience
         with self._desk.feed.watch(self._task_id) as watcher:
@@ -124,6 +129,7 @@ class Attendance:
                 if view.task.status.is_final:
                     await self._withdraw("The task has ended.")
                     return view
+                self._let_go(view.task)
                 await self._ask(view.task)
                 if patience is not None and self._asked:
                     enough = time.monotonic() + patience
@@ -155,6 +161,11 @@ class Attendance:
             return
         except StoreUnavailable as error:
             logger.warning("A waiting call cannot write to its task for now: %s", error)
+
+    def _let_go(self, task: Task) -> None:
+        sleep_ms = task.due_ms - task.updated_ms if task.phase is Phase.PENDING else 0
+        if self._listener.may_leave and sleep_ms >= SHORTEST_LEAVE_MS:
+            raise LetGo(task.task_id, sleep_ms)
 
     # --- reports ---
 
