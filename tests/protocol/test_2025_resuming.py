@@ -197,9 +197,20 @@ def test_other_tools_keep_their_client(session: SessionClient, worker: Worker) -
     assert answer["result"]["content"][0]["text"] == "Good morning, Ada!"
 
 
-@pytest.mark.parametrize("accept", ["text/event-stream, application/json"])
-def test_a_client_that_names_streams_first_is_given_one(session: SessionClient, accept: str) -> None:
-    stream = session.open("tools/list", accept=accept)
+def test_clients_of_earlier_revisions_keep_their_connection(ports: list[int], worker: Worker) -> None:
+    with SessionClient(ports, version="2025-06-18") as earlier:
+        earlier.initialize()
+        stream = earlier.open("tools/call", NAP)
+        put_to_sleep(worker, pending(worker), 1_200)
+        run_when_awake(worker)
+
+        answer = stream.next()
+        assert answer is not None
+        assert answer["result"]["content"][0]["text"] == "Good morning, Ada!"
+
+
+def test_a_client_that_names_streams_first_is_given_one(session: SessionClient) -> None:
+    stream = session.open("tools/list", accept="text/event-stream, application/json")
 
     assert stream.next() is not None
     assert stream.headers["content-type"] == "text/event-stream"
