@@ -65,6 +65,8 @@ class ToolOptions(TypedDict, total=False):
         queue: The Celery queue of its messages. Default `tasks`; for an exposed task, where its own go.
         ask: Questions that the client answers before the task exists, by name; the tool finds the answers in
             `ctx.answers`. Default: none.
+        release_client: Whether a client of 2025-11-25 that waits for the result of a plain call is let go
+            while the tool sleeps, and told when to come back. Default: no, its connection stays open.
     """
 
     name: str | None
@@ -84,6 +86,7 @@ class ToolOptions(TypedDict, total=False):
     lease: timedelta
     queue: str
     ask: Mapping[str, Form | Link]
+    release_client: bool
 
 
 class TaskService:
@@ -311,6 +314,7 @@ def _fields(options: ToolOptions, queue: str) -> dict[str, Any]:
         "retry": options.get("retry"),
         "grace_ms": _milliseconds("grace", grace) if grace else 0,
         "ask": _questions(name, options.get("ask", {})),
+        "release_client": options.get("release_client", False),
     }
 
 

@@ -78,6 +78,7 @@ class Tool:
         ask: Questions that are asked before the task exists, by name, in this order.
         given: The schema of the arguments, where the author wrote it; None where it comes from the signature.
         has_headers: Whether arguments are repeated in headers.
+        release_client: Whether a client that waits without a task may be let go while the tool sleeps.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Tool:
     ask: Mapping[str, Question] = field(default_factory=dict)
     given: GivenSchema | None = None
     has_headers: bool = False
+    release_client: bool = False
 
     @property
     def is_async(self) -> bool:

@@ -48,6 +48,7 @@ from .listening import Listeners
 from .preflight import Preflight
 from .push import ChangeFeed, ChangeSource
 from .request_state import RequestStates
+from .resuming import Bookmarks
 from .server import build_server
 from .wire import v2026_07_28 as wire
 
@@ -308,6 +309,7 @@ class FrontEnd:
             sessions=store.sessions,
             questions=Questions(store, store.sessions, secret, limits=settings.limits),
             feed=feed,
+            bookmarks=Bookmarks(secret),
         )
         handshake = build_handshake_server(
             name=self._name,

@@ -17,7 +17,7 @@ import pydantic_core
 
 from ..domain.errors import InvalidTransition, StoreUnavailable
 from ..domain.events import Return
-from ..domain.task import InputRequest, Task, TaskStatus, new_token
+from ..domain.task import InputRequest, Phase, Task, TaskStatus, new_token
 from ..store.base import AsyncTaskStore, TaskView
 from ..store.sessions import FLOOR_SECONDS, REPORTS_SECONDS, Session, SessionStore
 from .asking import Questions
@@ -25,6 +25,7 @@ from .calls import digest
 from .preflight import asked_again
 from .push import HEAL_SECONDS, ChangeFeed, Watcher
 from .reporting import Reporting, Threshold
+from .resuming import SHORTEST_LEAVE_MS, Bookmarks, LetGo
 from .streams import Outgoing
 from .wire import v2025_11_25 as wire
 
@@ -50,6 +51,7 @@ class Listener:
         reporting: Takes what the tool says; None if the client wants none of it here.
         takes_reports: Whether it reports instead of the session's own stream while it is open.
         resumed: Whether the stream follows one that may have reported what is so now.
+        may_leave: Whether the client is let go while the task sleeps, to come back when it wakes.
         patience: Seconds that a question is left to other streams.
     """
 
@@ -61,6 +63,7 @@ class Listener:
     reporting: Reporting | None = None
     takes_reports: bool = False
     resumed: bool = False
+    may_leave: bool = False
     patience: float = 0.0
 
 
@@ -72,6 +75,7 @@ class Desk:
     sessions: SessionStore
     questions: Questions
     feed: ChangeFeed
+    bookmarks: Bookmarks
 
 
 class Attendance:
@@ -107,6 +111,7 @@ class Attendance:
 
         Raises:
             TaskNotFound: Unknown, foreign or expired.
+            LetGo: The task sleeps, and the client need not wait.
         """
         with self._desk.feed.watch(self._task_id) as watcher:
             try:
@@ -129,6 +134,7 @@ class Attendance:
                 if view.task.status.is_final:
                     await self._withdraw("The task has ended.")
                     return view
+                self._let_go(view.task)
                 await self._ask(view.task)
                 if patience is not None and self._asked:
                     enough = time.monotonic() + patience
@@ -160,6 +166,11 @@ class Attendance:
             return
         except StoreUnavailable as error:
             logger.warning("A waiting call cannot write to its task for now: %s", error)
+
+    def _let_go(self, task: Task) -> None:
+        sleep_ms = task.due_ms - task.updated_ms if task.phase is Phase.PENDING else 0
+        if self._listener.may_leave and sleep_ms >= SHORTEST_LEAVE_MS:
+            raise LetGo(task.task_id, sleep_ms)
 
     # --- reports ---
 

@@ -58,6 +58,7 @@ from .handlers import Handlers
 from .interview import Interview
 from .library import LibraryHandlers, add_methods
 from .reporting import Reporting, Threshold
+from .resuming import RETRY_MS, Bookmark, LetGo
 from .streams import Outgoing
 from .wire import v2025_11_25 as wire
 
@@ -77,6 +78,8 @@ class Visit:
         can_be_asked: Whether requests reach the client that way.
         cancelled: Whether the client has cancelled it; otherwise, what ends it is a lost connection.
         gone: Whether the client has gone for good, and its session with it.
+        comes_back_as: The request's id, if the client can come back for the answer on another stream.
+        bookmark: Where an earlier stream ended that this one goes on with.
     """
 
     session: Session
@@ -84,6 +87,8 @@ class Visit:
     can_be_asked: bool
     cancelled: bool = False
     gone: bool = False
+    comes_back_as: str | int | None = None
+    bookmark: Bookmark | None = None
 
 
 Context = ServerRequestContext[dict[str, Any], Visit]
@@ -127,6 +132,7 @@ def build_handshake_server(
     add = server.add_request_handler
     add(wire.TOOLS_LIST, PaginatedRequestParams, _refusing(calls.list_tools))
     add(wire.TOOLS_CALL, CallToolRequestParams, _refusing(calls.call_tool))
+    add(wire.RESUMED_CALL, RequestParams, _refusing(calls.resume))
     add(wire.CREATE_TASK, CallToolRequestParams, _refusing(calls.create_task))
     add(wire.TASKS_GET, RequestParams, _refusing(tasks.get))
     add(wire.TASKS_RESULT, RequestParams, _refusing(tasks.result))
@@ -180,6 +186,31 @@ class _Calls:
             return self._results.rendered(outcome)
         return self._results.call(outcome)
 
+    async def resume(self, context: Context, params: RequestParams) -> Result:
+        """Go on with a call whose first stream has ended."""
+        visit = _visit(context)
+        bookmark = visit.bookmark
+        if bookmark is None:
+            raise RuntimeError("the transport did not say which call goes on")
+        listener = replace(_listener(visit, bookmark.progress_token), resumed=True)
+        self._prime(visit, bookmark.task_id, bookmark.progress_token)
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                view = await Attendance(self._desk, bookmark.task_id, listener).run()
+        except TimeoutError:
+            raise CallTooLong(self._wait_limit) from None
+        except asyncio.CancelledError:
+            if visit.cancelled:
+                await self._handlers.give_up(visit.session.owner, bookmark.task_id)
+            raise
+        return self._results.call(view)
+
+    def _prime(self, visit: Visit, task_id: str, token: str | int | None, retry_ms: int = RETRY_MS) -> None:
+        """Have the client know how to come back for the end of the execution."""
+        if visit.comes_back_as is not None:
+            bookmark = Bookmark(task_id=task_id, request_id=visit.comes_back_as, progress_token=token)
+            visit.outgoing.prime(self._desk.bookmarks.event_id(visit.session, bookmark), retry_ms)
+
     async def create_task(self, context: Context, params: CallToolRequestParams) -> Result:
         visit = _visit(context)
         call, token = self._call(visit, context, params), wire.progress_token(context.params)
@@ -223,16 +254,23 @@ class _Calls:
     ) -> TaskView | Rendered:
         """Wait for the execution; only a client that cancels ends it."""
         comes_back = call.idempotency_key is not None
-        patience = self._handlers.hands_over_after(self._tools.find(call.tool), call)
-        listener = _listener(visit, token)
+        tool = self._tools.find(call.tool)
+        patience = self._handlers.hands_over_after(tool, call)
+        may_leave = tool.release_client and visit.comes_back_as is not None
+        listener = replace(_listener(visit, token), may_leave=may_leave)
         task: Task | None = None
         try:
             # Heard before there is a task, so that nothing that its tool says is missed.
             with self._desk.feed.hear(event.task_id, listener.reporting):
                 async with asyncio.timeout(self._wait_limit):
                     task = (await self._desk.store.create(event)).task
+                    if may_leave:
+                        self._prime(visit, task.task_id, token)
                     view = await Attendance(self._desk, task.task_id, listener).run(patience)
                     return view if view.task.status.is_final else await self._handlers.hand_over(view.task)
+        except LetGo as leave:
+            self._prime(visit, leave.task_id, token, leave.retry_ms)
+            raise
         except TimeoutError:
             if task is not None and patience is not None:
                 return await self._handlers.hand_over(task)

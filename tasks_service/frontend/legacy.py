@@ -43,6 +43,7 @@ from .http import Exchange, reject
 from .ingress import AddressGuard, Disconnected, Rejection, parse, read_body, request_id
 from .push import HEAL_SECONDS
 from .responding import Answer, respond, stream
+from .resuming import Bookmark, LetGo
 from .streams import JSON, Outgoing, error_message, hang_up, send_whole
 from .wire import v2025_11_25 as wire
 
@@ -53,8 +54,17 @@ SESSION_HEADER: Final = "mcp-session-id"
 SESSION_BYTES: Final = 24
 """Random bytes in a session's id: 192 bits."""
 
+LAST_EVENT_HEADER: Final = "last-event-id"
+
 _WAITING: Final = frozenset(
-    {wire.TOOLS_CALL, wire.CREATE_TASK, wire.TASKS_RESULT, wire.RESOURCES_READ, wire.PROMPTS_GET}
+    {
+        wire.TOOLS_CALL,
+        wire.RESUMED_CALL,
+        wire.CREATE_TASK,
+        wire.TASKS_RESULT,
+        wire.RESOURCES_READ,
+        wire.PROMPTS_GET,
+    }
 )
 
 
@@ -71,6 +81,13 @@ class _Request:
     def may_stream(self) -> bool:
         """Whether the client takes a stream of events for an answer."""
         return _takes_events(self.headers)
+
+    @property
+    def prefers_stream(self) -> bool:
+        """Whether the client names streams of events before JSON, with no weights that say otherwise."""
+        accept = self.headers.get("accept", "")
+        events, document = accept.find("text/event-stream"), accept.find("application/json")
+        return 0 <= events < document and "q=" not in accept
 
 
 class EraRouter:
@@ -235,26 +252,51 @@ class LegacyFront:
             await self._desk.sessions.cancel(session.session_id, request)
 
     async def _answer(
-        self, caller: Caller, session: Session, request: _Request, receive: Receive, send: Send
+        self,
+        caller: Caller,
+        session: Session,
+        request: _Request,
+        receive: Receive,
+        send: Send,
+        bookmark: Bookmark | None = None,
     ) -> None:
-        visit = Visit(session=session, outgoing=Outgoing(), can_be_asked=request.may_stream)
+        polls = wire.has_polling(session.version)
+        visit = Visit(
+            session=session,
+            outgoing=Outgoing(),
+            can_be_asked=request.may_stream,
+            comes_back_as=request.identity if request.may_stream and polls else None,
+            bookmark=bookmark,
+        )
         method = wire.served_method(request.method, request.params, session.version)
+        if bookmark is not None:
+            method = wire.RESUMED_CALL
         work = asyncio.create_task(self._serve(request, method, visit))
-        if method == wire.TASKS_RESULT:
+        if method in (wire.TASKS_RESULT, wire.RESUMED_CALL):
             self._may_end(work, caller)
         gone = asyncio.create_task(hang_up(receive))
         name = wire.request_name(request.identity) if method in _WAITING else None
         watch = None if name is None else asyncio.create_task(self._heed(visit, name, work))
         try:
-            await respond(work, visit.outgoing, gone, send, may_stream=request.may_stream)
+            if bookmark is not None:
+                await stream(work, visit.outgoing, gone, send)
+            else:
+                await respond(
+                    work,
+                    visit.outgoing,
+                    gone,
+                    send,
+                    may_stream=request.may_stream,
+                    prefers_stream=request.prefers_stream,
+                )
         finally:
             for task in (gone, work, watch):
                 if task is not None:
                     task.cancel()
             await asyncio.wait({task for task in (gone, work, watch) if task is not None})
 
-    async def _serve(self, request: _Request, method: str, visit: Visit) -> Answer:
-        """Run a request through the SDK's kernel."""
+    async def _serve(self, request: _Request, method: str, visit: Visit) -> Answer | None:
+        """Run a request through the SDK's kernel; no answer for a client that is let go."""
         exchange, connection = _exchange(request, visit), _connection(visit.session)
         try:
             if not method:
@@ -262,6 +304,8 @@ class LegacyFront:
             result = await serve_one(
                 self._server, exchange, method, request.params, connection=connection, lifespan_state={}
             )
+        except LetGo:
+            return None
         except Exception as error:
             return Answer(error_message(request.identity, modern_error_data(error)))
         return Answer({"jsonrpc": "2.0", "id": request.identity, "result": result})
@@ -279,6 +323,21 @@ class LegacyFront:
                 if visit.cancelled:
                     work.cancel()
                     return
+
+    async def _resume(
+        self,
+        caller: Caller,
+        session: Session,
+        headers: Mapping[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        bookmark = self._desk.bookmarks.open(session, headers[LAST_EVENT_HEADER])
+        if bookmark is None:
+            message = "Last-Event-ID: expected the id of an event that was sent in this session"
+            raise Rejection(400, INVALID_REQUEST, message)
+        request = _Request(bookmark.request_id, wire.TOOLS_CALL, None, headers)
+        await self._answer(caller, session, request, receive, send, bookmark)
 
     def _may_end(self, work: asyncio.Task[Any], caller: Caller) -> None:
         """End work when the service stops, and when the proof of who asked for it runs out."""
@@ -298,6 +357,9 @@ class LegacyFront:
     ) -> None:
         if not _takes_events(headers):
             raise Rejection(406, INVALID_REQUEST, "Accept: expected text/event-stream")
+        if LAST_EVENT_HEADER in headers:
+            await self._resume(caller, session, headers, receive, send)
+            return
         outgoing = Outgoing()
         work = asyncio.create_task(_follow(Following(self._desk, session, outgoing)))
         self._may_end(work, caller)

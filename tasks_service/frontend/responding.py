@@ -29,12 +29,18 @@ class Answer:
     status: int = 200
 
 
-Work = asyncio.Task[Answer]
-"""Makes the answer; cancelled, there is none."""
+Work = asyncio.Task[Answer | None]
+"""Makes the answer; cancelled, or if that is what it says, there is none on this stream."""
 
 
 async def respond(
-    work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send, *, may_stream: bool
+    work: Work,
+    outgoing: Outgoing,
+    gone: asyncio.Task[None],
+    send: Send,
+    *,
+    may_stream: bool,
+    prefers_stream: bool = False,
 ) -> None:
     """Answer as soon as it is known how; not at all if the client has gone.
 
@@ -44,6 +50,7 @@ async def respond(
         gone: Done when the client has hung up.
         send: Of the ASGI connection.
         may_stream: Whether the client takes a stream. If not, it gets the answer alone.
+        prefers_stream: Whether it would rather have a stream, however short.
     """
     filled = asyncio.create_task(outgoing.filled())
     try:
@@ -57,22 +64,19 @@ async def respond(
     if gone.done():
         return
     answer = _outcome(work) if work.done() else None
-    if answer is None or (outgoing and may_stream):
+    if answer is None or (outgoing and may_stream) or prefers_stream:
         await stream(work, outgoing, gone, send)
     else:
         await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
 
 
-async def stream(
-    work: asyncio.Task[Answer] | asyncio.Task[None],
-    outgoing: Outgoing,
-    gone: asyncio.Task[None],
-    send: Send,
-) -> None:
+async def stream(work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send) -> None:
     """Send what goes out, and the answer if there is one, as events; with signs of life in between."""
     await begin_stream(send)
-    await send_part(send, PING)
+    await send_part(send, outgoing.take_priming() or PING)
     while not gone.done():
+        if priming := outgoing.take_priming():
+            await send_part(send, priming)
         for message in outgoing.take():
             await send_part(send, event(message))
         if work.done() and not outgoing:
@@ -88,6 +92,6 @@ async def stream(
             await send_part(send, PING)
 
 
-def _outcome(work: asyncio.Task[Answer] | asyncio.Task[None]) -> Answer | None:
-    """The answer; None if there is none, because the client has cancelled, or the server stops."""
+def _outcome(work: Work) -> Answer | None:
+    """The answer; None if there is none: the client has cancelled, or is let go, or the server stops."""
     return None if work.cancelled() else work.result()

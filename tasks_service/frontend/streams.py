@@ -40,6 +40,7 @@ class Outgoing:
         self._emptied = asyncio.Event()
         self._emptied.set()
         self._count = 0
+        self._priming = b""
 
     def put(self, message: Mapping[str, Any], *, instead_of: str = "", report: bool = False) -> None:
         """Add a message.
@@ -61,6 +62,20 @@ class Outgoing:
             self._events.popitem(last=False)
         self._filled.set()
         self._emptied.clear()
+
+    def prime(self, event_id: str, retry_ms: int) -> None:
+        """Have the client know how to come back, should the stream end without an answer.
+
+        Args:
+            event_id: What it then names.
+            retry_ms: How many milliseconds later.
+        """
+        self._priming = f"id: {event_id}\r\nretry: {retry_ms}\r\ndata:\r\n\r\n".encode()
+
+    def take_priming(self) -> bytes:
+        """The event that primes the client; empty if there is none, or it was taken."""
+        priming, self._priming = self._priming, b""
+        return priming
 
     def __len__(self) -> int:
         return len(self._events)
@@ -114,7 +129,7 @@ async def end_stream(send: Send, part: bytes = b"") -> None:
 
 
 def event(message: Mapping[str, Any]) -> bytes:
-    """A message as an event. Without an id: streams are not resumed."""
+    """A message as an event. Without an id: what went out is not sent again, see `Outgoing.prime`."""
     return b"event: message\r\ndata: " + pydantic_core.to_json(message) + b"\r\n\r\n"
 
 

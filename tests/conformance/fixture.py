@@ -286,6 +286,13 @@ def test_tool_with_progress(ctx: TaskContext) -> str:
     return "Done."
 
 
+@service.tool(release_client=True)
+def test_reconnection(ctx: TaskContext) -> str:
+    """Sleep, so that the client is let go, and has to come back for the result."""
+    ctx.sleep(1.5)
+    return "Reconnection test completed successfully."
+
+
 @service.tool()
 def test_tool_with_logging(ctx: TaskContext) -> str:
     """Log three times."""

@@ -50,6 +50,7 @@ CANCELLED: Final = "notifications/cancelled"
 INITIALIZED: Final = "notifications/initialized"
 
 CREATE_TASK: Final = "tools/call, as a task"
+RESUMED_CALL: Final = "tools/call, resumed"
 """A `tools/call` with `params.task`, under a name of its own: its result has another shape. No method of the
 protocol has a space in its name."""
 
@@ -92,6 +93,11 @@ _EMPTY: Final[Mapping[str, Any]] = {}
 
 def has_tasks(version: str) -> bool:
     """Whether a revision has tasks."""
+    return version == VERSION
+
+
+def has_polling(version: str) -> bool:
+    """Whether clients of a revision expect to be let go, and come back for the rest of a stream."""
     return version == VERSION
 
 
