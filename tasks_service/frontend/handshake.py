@@ -278,8 +278,11 @@ class _Calls:
             await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
-            if visit.cancelled or (visit.gone and not comes_back):
+            if visit.cancelled:
                 await self._handlers.give_up(event.owner, event.task_id)
+            elif visit.gone:
+                task_id = event.task_id if task is None else task.task_id
+                await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise
 
     async def _wait(

@@ -21,7 +21,7 @@ from tasks_service.tool import ToolRegistry
 from .support import VERSION, WITHOUT_TASKS
 
 Message = dict[str, Any]
-SECONDS = 30.0
+SECONDS = 100.0
 
 
 class PipeClient:
