@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -253,6 +254,8 @@ async def _in_thread(work: Callable[[], T]) -> T:
             done.set_result(value)  # type: ignore[arg-type]
 
     def run() -> None:
+        # A signal that the system gives to this thread would not wake the loop that heeds it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             value = work()
         except Exception as error:
