@@ -278,11 +278,10 @@ class _Calls:
             await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
-            if visit.cancelled:
-                await self._handlers.give_up(event.owner, event.task_id)
-            elif visit.gone:
+            if visit.cancelled or visit.gone:
                 task_id = event.task_id if task is None else task.task_id
-                await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
+                may_return = comes_back and not visit.cancelled
+                await self._handlers.give_up(event.owner, task_id, comes_back=may_return)
             raise
 
     async def _wait(

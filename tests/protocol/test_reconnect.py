@@ -210,6 +210,23 @@ def test_a_session_takes_up_what_a_caller_with_the_same_key_has_left(
     assert stream.rest()[-1]["result"]["content"][0]["text"] == "Hello, Ada!"
 
 
+def test_a_session_that_cancels_a_call_cancels_the_execution_that_its_key_has_found(
+    callers: Callable[[], WireClient], session: SessionClient, worker: Worker, pool: ThreadPoolExecutor
+) -> None:
+    client = callers()
+    reply = greet(client, pool, KEY)
+    task_id = recorded(worker)
+    hang_up(client, worker, task_id, reply)
+    params = {"name": "greet", "arguments": {"name": "Ada"}, "_meta": KEY}
+    stream = session.open("tools/call", params, identity="again")
+    until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
+
+    session.notify("notifications/cancelled", {"requestId": "again"})
+
+    until("it is cancelled", lambda: task_of(worker, task_id).status == "cancelled")
+    assert stream.rest() == []
+
+
 def test_a_front_end_that_is_killed_records_nothing_and_the_execution_runs_on(
     redis_url: str, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:

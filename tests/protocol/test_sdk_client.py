@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
-from tasks_service.tool import COMPANION_TOOLS
+from tasks_service.tool import COMPANION_TOOLS, ToolRegistry
 
 from .support import Worker
 
@@ -90,11 +90,13 @@ def test_the_official_client_sees_a_failed_task_as_an_error(port: int, busy_work
     asyncio.run(main())
 
 
-def test_the_official_client_without_the_extension_gets_plain_results(port: int, busy_worker: Worker) -> None:
+def test_the_official_client_without_the_extension_gets_plain_results(
+    port: int, busy_worker: Worker, tools: ToolRegistry
+) -> None:
     async def main() -> list[object]:
         async with Client(url(port)) as client:
             assert client.protocol_version == "2026-07-28"
-            tools = (await client.list_tools()).tools
+            listed = (await client.list_tools()).tools
             calls: dict[str, dict[str, Any]] = {
                 "add": {"left": 1},
                 "names": {},
@@ -103,11 +105,11 @@ def test_the_official_client_without_the_extension_gets_plain_results(port: int,
                 "tell": {"message": "grüße"},
             }
             results = [await client.call_tool(name, arguments) for name, arguments in calls.items()]
-            return [len(tools), *(result.structured_content for result in results)]
+            return [len(listed), *(result.structured_content for result in results)]
 
     count, *results = asyncio.run(main())
 
-    assert count == 11 + len(COMPANION_TOOLS)
+    assert count == len(tools) + len(COMPANION_TOOLS)
     assert results == [2, ["ada", "grace"], {"result": None}, {"title": "T", "pages": 3}, "grüße"]
 
 
