@@ -1,4 +1,4 @@
-"""The service as in production: Redis, a worker, two front ends behind a balancer, one of which may keep dying."""
+"""The service as in production: Redis, a worker, two front ends behind a balancer, and their deaths."""
 
 from __future__ import annotations
 

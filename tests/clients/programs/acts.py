@@ -1,4 +1,4 @@
-"""How a host of a Python client goes through its acts: what breaks on the way is tried again on a new connection."""
+"""How a host of a Python client goes through its acts: what breaks is tried again on a new connection."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The Inspector's `mcpdo`, command by command, in one era: `mcpdo.py URL PATIENCE ERA NODE MCPDO HOME`.
 
-A connection takes one command at a time, so a second one, which speaks 2025-11-25, looks at tasks that the first
-one waits for: only that revision lists them.
+A connection takes one command at a time, so a second one, which speaks 2025-11-25, finds the task that the
+first one waits for: only that revision lists tasks.
 """
 
 from __future__ import annotations

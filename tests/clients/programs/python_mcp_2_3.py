@@ -1,4 +1,4 @@
-"""The official Python client 2.3, with an extension that polls tasks and answers them, as a host writes one."""
+"""The official Python client 2.3, with an extension that polls tasks and answers them, as hosts write it."""
 
 from __future__ import annotations
 
@@ -79,9 +79,7 @@ async def follow(session: ClientSession, task_id: str) -> TaskState:
     while (now := await state(session, task_id)).status not in ("completed", "failed", "cancelled"):
         if now.input_requests:
             questions.extend(one["params"]["message"] for one in now.input_requests.values())
-            answers = {
-                key: {"action": "accept", "content": {"name": "Ada"}} for key in now.input_requests
-            }
+            answers = {key: {"action": "accept", "content": {"name": "Ada"}} for key in now.input_requests}
             answer = AnswerParams(taskId=task_id, inputResponses=answers)
             await session.send_request(UpdateTask(params=answer), Result)
         await asyncio.sleep(PAUSE)

@@ -1,10 +1,10 @@
 // The official TypeScript client 1.32 with its tasks of 2025-11-25.
-// node typescript_sdk_1.mjs URL PATIENCE_SECONDS, started where its packages are installed.
+// node typescript_sdk_1.mjs URL PATIENCE_SECONDS DIRECTORY, where its packages are installed.
 
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const installed = createRequire(`${process.cwd()}/`);
+const installed = createRequire(`${process.argv[4]}/`);
 const load = (name) => import(pathToFileURL(installed.resolve(`@modelcontextprotocol/sdk/${name}`)).href);
 const { Client } = await load("client/index.js");
 const { StreamableHTTPClientTransport } = await load("client/streamableHttp.js");
