@@ -91,7 +91,7 @@ def _installed(name: str, pins: list[Path], install: Callable[[Path], None]) -> 
     home = cache / f"{name}-{digest[:12]}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(home.with_suffix(".lock")):
+        with _alone(cache / f"{home.name}.lock"):
             if not (home / "complete").exists():
                 shutil.rmtree(home, ignore_errors=True)
                 home.mkdir()
