@@ -53,7 +53,7 @@ diagram: $(STAMP) ## The state diagram in the docs is the one of the code
 pytest: $(STAMP) ## The test suite: real Redis, real workers, real MCP clients
 	pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs npm; five minutes)
+clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs npm; up to ten minutes)
 	TASKS_TEST_CLIENTS=required pytest tests/clients -m clients
 
 faults: $(STAMP) ## Lost connections, races and planted bugs, in earnest (ten minutes at most)

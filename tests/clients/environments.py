@@ -118,4 +118,4 @@ def _run(command: list[str], directory: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise NotInstallable(f"{' '.join(command)} took more than {INSTALL_SECONDS} s") from error
     if ran.returncode != 0:
-        raise NotInstallable(f"{' '.join(command)} failed: {ran.stderr.strip()[-2000:]}")
+        raise NotInstallable(f"{' '.join(command)} failed: {ran.stderr.strip()[:1000]}")
