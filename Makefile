@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest faults up bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest faults clients up bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ diagram: $(STAMP) ## The state diagram in the docs is the one of the code
 
 pytest: $(STAMP) ## The test suite: real Redis, real workers, real MCP clients
 	pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+
+clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs npm; up to ten minutes)
+	TASKS_TEST_CLIENTS=required pytest tests/clients -m clients
 
 faults: $(STAMP) ## Lost connections, races and planted bugs, in earnest (ten minutes at most)
 	TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1000 \
