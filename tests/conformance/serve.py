@@ -39,7 +39,7 @@ SPECS = (
     ProcessSpec(
         name="worker",
         command=(
-            "celery --app tests.conformance.fixture:app worker --loglevel INFO "
+            "celery --app tests.conformance.fixture:app worker "
             f"--pool threads --concurrency {SLOTS} --without-mingle --without-gossip"
         ),
     ),
