@@ -30,6 +30,7 @@ from ..domain.errors import (
 from ..domain.events import Claim, CompleteWithResult, Overdue, Release, WorkerEvent
 from ..domain.limits import Limits
 from ..domain.task import Task
+from ..failpoints import failpoint
 from ..journal import Journal
 from ..store.base import Claimed, TaskStoreMaintenance
 from ..tool import Tool
@@ -155,6 +156,7 @@ class Executor:
 
     def _call(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> Any:
         arguments = tool.bind(json.loads(claimed.arguments))
+        failpoint("Body", "before")
         value = self._body(tool, attempt, arguments, body)
         attempt.journal.finish()
         return value

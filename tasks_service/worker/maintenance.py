@@ -17,6 +17,7 @@ from ..dispatch import Dispatcher, task_hash
 from ..domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import Expire, Overdue, Reap, Redispatch, SweepEvent
 from ..domain.task import SECOND, Policy
+from ..failpoints import failpoint
 from ..store.base import Due, TaskStoreMaintenance
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Sweeper:
         """
         if not self._store.hold("sweep", for_ms=max(self._interval_ms * 4 // 5, 1)):
             return None
+        failpoint("Sweep", "before")
         swept = Swept()
         may_reap = self._may_reap(self._store.mark_sweep())
         for index, event in _EVENTS:

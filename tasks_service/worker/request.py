@@ -20,6 +20,7 @@ from ..dispatch import task_hash
 from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import FailWithError, Release, WorkerEvent
 from ..domain.task import Failure, FailureKind, new_token
+from ..failpoints import failpoint
 from ..store.base import TaskStore
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class ToolRequest(Request):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        failpoint("Handing", "before")
         self.lease_id = new_token()
         self.request_dict[LEASE_HEADER] = self.lease_id
 

@@ -158,7 +158,13 @@ class Operations:
             return Write(commands, decision)
 
         decision: Applied | Replayed = yield from transact(
-            event.task_id, lambda: watched, reads, judge, token=event.token, deadline=self.deadline
+            event.task_id,
+            lambda: watched,
+            reads,
+            judge,
+            event="Create",
+            token=event.token,
+            deadline=self.deadline,
         )
         if isinstance(decision, Applied) and decision.task is not None:
             self.outbox.committed(decision.task)
@@ -248,7 +254,13 @@ class Operations:
             return Write(commands, (judged.applied, record, (*journal, *judged.applied.journal)))
 
         applied, record, journal = yield from transact(
-            task_id, lambda: [key], reads, judge, token=event.token, deadline=self.deadline
+            task_id,
+            lambda: [key],
+            reads,
+            judge,
+            event="Claim",
+            token=event.token,
+            deadline=self.deadline,
         )
         task = _standing(applied)
         if task.lease is None or task.lease.lease_id != event.lease_id:
@@ -416,6 +428,7 @@ class Operations:
             lambda: [key],
             _state_reads(shard, task_id),
             judge,
+            event=type(event).__name__,
             token=event.token,
             deadline=self.deadline,
         )

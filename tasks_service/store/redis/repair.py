@@ -185,7 +185,13 @@ class Repairs:
             return Write(() if dry_run else commands, None)
 
         yield from transact(
-            task_id, lambda: [key, *look.watched], reads, judge, token="", deadline=self._deadline
+            task_id,
+            lambda: [key, *look.watched],
+            reads,
+            judge,
+            event="Mend",
+            token="",
+            deadline=self._deadline,
         )
         return done
 
@@ -230,7 +236,13 @@ class Repairs:
             return Write(commands, None)
 
         yield from transact(
-            task_id, lambda: [key], [("EXISTS", key)], judge, token="", deadline=self._deadline
+            task_id,
+            lambda: [key],
+            [("EXISTS", key)],
+            judge,
+            event="Mend",
+            token="",
+            deadline=self._deadline,
         )
 
 

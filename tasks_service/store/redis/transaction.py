@@ -32,6 +32,7 @@ from redis.exceptions import (
 )
 
 from ...domain.errors import Contention, CorruptRecord, StoreUnavailable
+from ...failpoints import failpoint
 from ..base import full_jitter
 from .layout import Command
 
@@ -100,6 +101,7 @@ def transact(
     reads: Sequence[Command],
     decide: Callable[[list[Reply]], Write | None],
     *,
+    event: str,
     token: str,
     deadline: float,
 ) -> Program[Any]:
@@ -112,6 +114,7 @@ def transact(
         decide: From the replies to `reads` to what to write; raises what is refused. Called again, with
             fresh replies, when a race was lost or an outcome is unknown; so it must look for its token.
             None: it needs other keys watched; `watch` is asked again.
+        event: What is transacted, for failpoints.
         token: The event's write token, for the error that reports an unknown outcome.
         deadline: Seconds to try.
 
@@ -135,7 +138,9 @@ def transact(
                     continue
                 if not write.commands:
                     return write.outcome
+                failpoint(event, "before")
                 replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)])
+                failpoint(event, "after")
                 failure = _failure(replies)
                 lost_race = not failure and replies[-1] is None
                 if not failure and not lost_race:
