@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest faults clients up bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest faults faults-long clients up bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs np
 faults: $(STAMP) ## Lost connections, races and planted bugs, in earnest (ten minutes at most)
 	TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1000 \
 	pytest tests/faults -m "faults or not faults"
+
+faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
+	TASKS_TEST_TASKS=20000 TASKS_TEST_FAULTS=200 pytest tests/faults/test_chaos.py -m faults -s
 
 up: $(STAMP) ## The whole service from the Procfile, Flower included, until Ctrl-C
 	tasks-service up --procfile Procfile

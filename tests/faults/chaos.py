@@ -27,7 +27,6 @@ import redis
 
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.task import EntryKind, TaskRecord, TaskStatus
-from tasks_service.failpoints import TAKEN
 from tasks_service.store.redis import RedisTaskStore
 from tests.protocol.support import WITH_TASKS, Reply, WireClient
 from tests.support import RedisServer, free_port
@@ -322,7 +321,7 @@ class Client:
 
     def _follow(self, stories: list[Story]) -> None:
         end = time.monotonic() + PATIENCE
-        while open_ := [story for story in stories if not story.end and story.kind != "passing"]:
+        while open_ := [story for story in stories if not story.end]:
             for story in open_:
                 self._look(story)
             if time.monotonic() > end:
@@ -330,8 +329,7 @@ class Client:
                 return
             time.sleep(0.1)
         for story in self._random.sample(stories, len(stories) // 4):
-            if story.kind != "passing":
-                self.create(story)
+            self.create(story)
 
     def _look(self, story: Story) -> None:
         shown = self._ask("tasks/get", {"taskId": story.task_id})
@@ -401,8 +399,7 @@ def judge(service: ServiceUnderFault, clients: Sequence[Client]) -> list[Violati
             try:
                 record = store.inspect(story.task_id)
             except TaskNotFound:
-                if story.kind != "passing":
-                    found.append(Violation("I1", story.task_id, f"acknowledged and gone: {story}"))
+                found.append(Violation("I1", story.task_id, f"acknowledged and gone: {story}"))
                 continue
             found += [Violation(kind, story.task_id, what) for kind, what in _judged(story, record)]
     finally:
@@ -412,8 +409,6 @@ def judge(service: ServiceUnderFault, clients: Sequence[Client]) -> list[Violati
 
 def _judged(story: Story, record: TaskRecord) -> Iterator[tuple[str, str]]:
     task = record.task
-    if story.kind == "passing":
-        return
     wanted = TaskStatus.CANCELLED if story.kind == "lasting" else TaskStatus.COMPLETED
     if task.status is not wanted:
         yield "I3", f"{story.kind} is {task.status} ({task.failure}), the client saw {story.seen}"
@@ -580,88 +575,3 @@ def chaos(directory: Path, *, tasks: int, faults: int, seed: int, clients: int =
         nemesis = Nemesis(service, f"{seed}")
         nemesis.strike(progress)
         return finish(service, crowd, nemesis.done, began)
-
-
-# --- named points ------------------------------------------------------------------------------------------
-
-LANES: Mapping[str, tuple[str, ...]] = {
-    "front end": (
-        *("Create.before", "Create.after", "Answering.before"),
-        *("AnswerInput.before", "AnswerInput.after", "Cancel.before", "Cancel.after"),
-    ),
-    "pool child": (
-        *("Claim.before", "Claim.after", "Body.before", "Note.before", "Note.after"),
-        *("RequestInput.before", "RequestInput.after", "Retry.before", "Retry.after"),
-        *("CompleteWithResult.before", "CompleteWithResult.after"),
-    ),
-    "worker main": ("Handing.before", "Release.before", "Release.after"),
-    "sweep": (
-        *("Sweep.before", "Redispatch.before", "Redispatch.after", "Reap.before", "Reap.after"),
-        *("Overdue.before", "Overdue.after", "Expire.before", "Expire.after"),
-    ),
-    "beat": ("Beat.before", "Beat.after"),
-}
-"""The points of each kind of process; lanes strike at the same time, the points of a lane one by one. A sweep
-runs in a worker's main process, or in a pool child when beat has asked for it."""
-
-PROVOKED = {"Release": "kill", "Reap": "stop"}
-"""What happens to a tool's process, so that a rare event comes about."""
-
-
-class Striker:
-    """Arms the points of one lane, round after round, and waits for each to strike."""
-
-    def __init__(self, service: ServiceUnderFault, points: Sequence[str], rounds: int) -> None:
-        self.struck: Counter[str] = Counter()
-        self.complaints: list[str] = []
-        self._points, self._rounds = points, rounds
-        self._directory = service.points
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            for point in self._points * self._rounds:
-                self._strike(point)
-        except Exception as error:
-            self.complaints.append(repr(error))
-
-    def _strike(self, point: str) -> None:
-        (self._directory / point).write_text("kill")
-        provoking = PROVOKED.get(point.partition(".")[0])
-        if provoking is not None:
-            (self._directory / "Body.before").write_text(provoking)
-        until(f"{point} strikes", lambda: not (self._directory / point).exists(), PATIENCE)
-        self.struck[point] += 1
-
-
-def wake_stopped(service: ServiceUnderFault) -> None:
-    """Let the processes go on that were stopped at a point: zombies, whose tasks others have by now."""
-    for taken in (service.points / TAKEN).iterdir():
-        if taken.read_text() == "stop":
-            _signal(int(taken.name.split(".")[2]), signal.SIGCONT)
-
-
-def at_every_point(directory: Path, *, rounds: int, seed: int, clients: int = 4) -> Campaign:
-    """Kill at every named point, so many times each, while clients use the service."""
-    began = time.monotonic()
-    with service_under_fault(directory, failpoints=True) as service:
-        progress = Progress(tasks=1_000_000, faults=1)
-        crowd = [Client(service.ports, f"{seed}.{n}", progress, (*KINDS, "passing")) for n in range(clients)]
-        strikers = [Striker(service, points, rounds) for points in LANES.values()]
-        for one in (*crowd, *strikers):
-            one.start()
-        for striker in strikers:
-            striker.join()
-        progress.stop()
-        wake_stopped(service)
-        struck = sum((striker.struck for striker in strikers), Counter[str]())
-        campaign = finish(service, crowd, struck, began)
-        complaints = [what for striker in strikers for what in striker.complaints]
-        campaign.violations.extend(Violation("", "", what) for what in complaints)
-        return campaign

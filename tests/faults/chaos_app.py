@@ -90,9 +90,3 @@ def silent(number: int, ctx: TaskContext) -> dict[str, Any]:
     """Ask what nobody answers."""
     answer = ctx.elicit("Anyone?", WORD, within=timedelta(seconds=0.3), default={"word": "nobody"})
     return {"number": number, "word": answer["word"]}
-
-
-@service.tool(**KEPT, ttl=timedelta(seconds=1), retention=timedelta(seconds=1))
-def passing(number: int) -> dict[str, Any]:
-    """Be forgotten soon."""
-    return {"number": number}

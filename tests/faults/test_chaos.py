@@ -1,4 +1,4 @@
-"""No acknowledged task is lost, whatever dies: at random, and at every named point."""
+"""No acknowledged task is lost, whatever dies at random."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from .audit import told
-from .chaos import LANES, at_every_point, chaos
+from .chaos import chaos
 
 pytestmark = pytest.mark.faults
 
-TASKS = int(os.environ.get("TASKS_TEST_TASKS", "1200"))
+TASKS = int(os.environ.get("TASKS_TEST_TASKS", "400"))
 FAULTS = int(os.environ.get("TASKS_TEST_FAULTS", "24"))
-ROUNDS = int(os.environ.get("TASKS_TEST_ROUNDS", "5"))
 SEED = int(os.environ.get("TASKS_TEST_SEED", "0")) or secrets.randbelow(1_000_000) + 1
 
 
@@ -26,11 +25,3 @@ def test_no_acknowledged_task_is_lost_whatever_is_killed_stopped_or_cut(tmp_path
     assert not campaign.violations, f"seed {SEED}; logs are in {tmp_path}"
     assert campaign.faults.total() == FAULTS
     assert len(campaign.stories) >= TASKS
-
-
-@pytest.mark.timeout(300 + ROUNDS * 120)
-def test_no_acknowledged_task_is_lost_at_whatever_named_point_a_process_is_killed(tmp_path: Path) -> None:
-    campaign = at_every_point(tmp_path, rounds=ROUNDS, seed=SEED)
-    print(campaign.summary(SEED), told(campaign.violations), sep="\n")
-    assert not campaign.violations, f"seed {SEED}; logs are in {tmp_path}"
-    assert campaign.faults == {point: ROUNDS for points in LANES.values() for point in points}
