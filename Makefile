@@ -58,7 +58,7 @@ clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs np
 
 faults: $(STAMP) ## Lost connections, races and planted bugs, in earnest (ten minutes at most)
 	TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1000 \
-	pytest tests/faults -m "faults or not faults"
+	pytest tests/faults tests/e2e/test_worker_deaths.py -m "faults or not faults"
 
 up: $(STAMP) ## The whole service from the Procfile, Flower included, until Ctrl-C
 	tasks-service up --procfile Procfile

@@ -198,6 +198,7 @@ class _Calls:
             async with asyncio.timeout(self._wait_limit):
                 view = await Attendance(self._desk, bookmark.task_id, listener).run()
         except TimeoutError:
+            await self._handlers.give_up(visit.session.owner, bookmark.task_id, comes_back=True)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
             if visit.cancelled:
