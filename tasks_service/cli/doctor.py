@@ -20,7 +20,7 @@ from ..domain.errors import StoreUnavailable
 from ..service import TaskService
 from ..settings import Settings
 from ..store.base import Finding, Severity
-from ..store.redis import RedisTaskStore
+from ..store.redis import RedisTaskStore, refused_work
 from .application import app_option, json_option, load_connected_service, open_store
 from .probe import http_status, http_url
 from .stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
@@ -100,6 +100,16 @@ def check_redis(patient: Patient) -> Iterator[Finding]:
         yield from patient.store.check()
     except StoreUnavailable as error:
         yield _error(str(error), "Start Redis, or correct TASKS_REDIS_URL.")
+
+
+def check_memory(patient: Patient) -> Iterator[Finding]:
+    """There is enough of it for new tasks."""
+    memory = patient.store.memory()
+    if (refused := refused_work(memory)) is not None:
+        yield _error(
+            f"Redis is nearly full: {refused}.",
+            "Raise maxmemory by CONFIG SET, and in redis.conf as well. Expired tasks go by themselves.",
+        )
 
 
 def check_clock(patient: Patient) -> Iterator[Finding]:
@@ -209,6 +219,7 @@ def check_flower(_: Patient) -> Iterator[Finding]:
 REDIS = "Redis"
 CHECKS: Mapping[str, Check] = {
     REDIS: check_redis,
+    "memory": check_memory,
     "clock": check_clock,
     "broker": check_broker,
     "workers": check_workers,
