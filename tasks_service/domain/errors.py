@@ -184,10 +184,8 @@ class StoreFull(StoreUnavailable):
     unit = "percent"
 
     def __init__(self, *, maximum: int = 100, actual: int = 100) -> None:
-        super().__init__(
-            f"{actual} percent of Redis's memory is used, and this is recorded below {maximum} only",
-            retry_after_ms=5_000,
-        )
+        short = f"{actual} percent of Redis's memory is used, and this is recorded below {maximum} only"
+        super().__init__("Redis is out of memory" if maximum == 100 else short, retry_after_ms=5_000)
         self.maximum, self.actual = maximum, actual
 
 
