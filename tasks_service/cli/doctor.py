@@ -14,6 +14,7 @@ from http import HTTPStatus
 
 import click
 from celery import Celery
+from redis.exceptions import OutOfMemoryError
 from rich.console import Console
 
 from ..domain.errors import StoreUnavailable
@@ -83,7 +84,7 @@ def doctor(app: str, as_json: bool) -> None:
     with open_store(settings) as store:
         patient = Patient(load_connected_service(app, settings), settings, store)
         for title, check in CHECKS.items():
-            found = list(check(patient))
+            found = _examined(check, patient)
             report.append((title, found))
             if title == REDIS and any(finding.severity is Severity.ERROR for finding in found):
                 break  # nothing else works without it, and would only repeat so
@@ -92,6 +93,14 @@ def doctor(app: str, as_json: bool) -> None:
     else:
         _print(report)
     sys.exit(any(finding.severity is Severity.ERROR for _, found in report for finding in found))
+
+
+def _examined(check: Check, patient: Patient) -> list[Finding]:
+    """What a check finds; one that must write something itself ends at a Redis that is full."""
+    try:
+        return list(check(patient))
+    except OutOfMemoryError as error:
+        return [_error(f"It could not be examined: {error}", "Give Redis more memory first.")]
 
 
 def check_redis(patient: Patient) -> Iterator[Finding]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from tasks_service.questions import Form
 from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.base import Due
-from tasks_service.store.redis import RedisTaskStore, blocking
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, blocking
+from tasks_service.store.redis.headroom import LOOK_SECONDS
 from tasks_service.store.redis.transaction import Exchange
 from tasks_service.tool import build_tool
 from tasks_service.worker.maintenance import Sweeper
@@ -106,7 +109,7 @@ def test_creates_are_refused_before_redis_is_full_and_what_was_accepted_complete
 
     def tells_of_it() -> bool:
         """Call once more. A front end that calls fast counts ahead of the server, and rather too much."""
-        reply = client.call("echo", {"value": ["x" * 32_768]}).json
+        reply = client.call("echo", {"value": ["x" * 262_144]}).json
         if "error" in reply:
             refused.append(reply["error"])
         else:
@@ -116,7 +119,7 @@ def test_creates_are_refused_before_redis_is_full_and_what_was_accepted_complete
     until("readiness tells", tells_of_it)
     refused.append(client.call("echo", {"value": []}).error)
 
-    assert len(accepted) > 50
+    assert len(accepted) > 20
     for error in refused:
         assert error["code"] == -32603
         assert error["data"]["limit"] == FULL
@@ -159,6 +162,45 @@ def test_answers_are_refused_later_than_creates_and_a_cancellation_is_not(
     small_redis.allow(0)
     until("answers are accepted again", lambda: "result" in client.update(second, answers).json)
     assert client.get(second)["status"] == "working"
+
+
+def test_the_level_is_asked_once_a_second_for_creates_and_never_for_polls(
+    small_redis: SmallRedis, client: WireClient
+) -> None:
+    def looks() -> int:
+        with small_redis.client() as redis:
+            return int(redis.info("commandstats")["cmdstat_info"]["calls"])
+
+    task_id, before, began = client.task("echo", {"value": []}), looks(), time.monotonic()
+    for _ in range(50):
+        client.task("echo", {"value": []})
+    seconds, between = time.monotonic() - began, looks()
+    for _ in range(50):
+        client.get(task_id)
+
+    assert between - before <= 2 + seconds, "one of them is our own"
+    assert looks() - between == 1, "it is our own"
+
+
+def test_what_was_created_under_a_key_is_found_again_when_nothing_new_is_taken(
+    small_redis: SmallRedis,
+) -> None:
+    async def create_twice() -> None:
+        store = AsyncRedisTaskStore(small_redis.url)
+        event = creation(idempotency="k", request_digest="d")
+        try:
+            created = await store.create(event)
+            small_redis.be_used(85)
+            await asyncio.sleep(LOOK_SECONDS)
+            with pytest.raises(StoreFull):
+                await store.create(creation())
+            again = await store.create(creation(idempotency="k", request_digest="d"))
+        finally:
+            await store.aclose()
+        assert again.replayed
+        assert again.task.task_id == created.task.task_id
+
+    asyncio.run(create_twice())
 
 
 def test_at_the_limit_polls_are_answered_and_writes_say_when_to_come_back(
