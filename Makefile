@@ -16,7 +16,7 @@ PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 .PHONY: help setup demo test lint types imports diagram pytest faults faults-long clients up bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything that is pinned in requirements.lock
 
@@ -58,7 +58,7 @@ clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs np
 
 faults: $(STAMP) ## Lost connections, races and planted bugs, in earnest (ten minutes at most)
 	TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1000 \
-	pytest tests/faults -m "faults or not faults"
+	pytest tests/faults tests/e2e/test_worker_deaths.py -m "faults or not faults"
 
 faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 	TASKS_TEST_TASKS=20000 TASKS_TEST_FAULTS=200 pytest tests/faults/test_chaos.py -m faults -s

@@ -171,6 +171,26 @@ class Roots:
         return {"roots": [_plain(root) for root in value]}
 
 
+def declared_questions(what: str, ask: Mapping[str, Form | Link]) -> dict[str, Question]:
+    """Check what a tool or a prompt declares with `ask=`: each question can be asked.
+
+    Args:
+        what: Names the tool or the prompt in errors.
+        ask: The questions, by name.
+
+    Raises:
+        ConfigurationError: It is none, or its schema is one that clients cannot render.
+    """
+    for name, question in ask.items():
+        if not isinstance(question, Form | Link):
+            raise ConfigurationError(f"{what}: ask={name!r}: expected a Form or a Link, not {question!r}")
+        try:
+            question.recorded()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{what}: ask={name!r}: {error}") from None
+    return dict(ask)
+
+
 def question_text(question: Question) -> JsonText:
     """A question as the JSON text that the record keeps."""
     return to_json("question", question.recorded(), maximum=DEFAULT_LIMITS.variables_bytes)

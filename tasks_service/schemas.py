@@ -77,6 +77,10 @@ def given_schema(
     Raises:
         ConfigurationError: It is no JSON Schema 2020-12 of an object, or does not fit the function.
     """
+    if not isinstance(schema, Mapping):
+        raise ConfigurationError(
+            f"{what}: input_schema: expected a mapping, not {schema!r}"[:LONGEST_PROBLEM]
+        )
     kept = deepcopy(dict(schema))
     _check_dialect(what, kept)
     _check_references(what, kept)

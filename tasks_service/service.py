@@ -19,7 +19,7 @@ from .domain.task import DAY, MINUTE, Policy
 from .library import Library
 from .library.prompt import PromptOptions, build_prompt
 from .library.resource import ResourceOptions, build_resource
-from .questions import Form, Link, Question
+from .questions import Form, Link, declared_questions
 from .retry import RetryPolicy
 from .settings import Settings
 from .store.announcements import Listed, list_name, resource_name
@@ -189,6 +189,11 @@ class TaskService:
         Raises:
             ConfigurationError: An option, the URI or the function's signature cannot work.
         """
+        if not isinstance(uri, str):
+            # Otherwise `@service.resource` without a URI would register nothing, and say nothing.
+            raise ConfigurationError(
+                f"@service.resource: expected a URI, as in resource('acme://scenes'), not {uri!r}"
+            )
 
         def decorate(function: F) -> F:
             self.library.resources.add(build_resource(uri, function, **options))
@@ -302,6 +307,13 @@ def _fields(options: ToolOptions, queue: str) -> dict[str, Any]:
     grace = options.get("grace", timedelta(0))
     if grace and support is not TaskSupport.OPTIONAL:
         raise ConfigurationError(f"{name}: grace= is for task='optional' only, not for task='{support}'")
+    release_client = options.get("release_client", False)
+    if not isinstance(release_client, bool):
+        raise ConfigurationError(f"{name}: release_client={release_client!r}: expected True or False")
+    if release_client and support is TaskSupport.REQUIRED:
+        raise ConfigurationError(
+            f"{name}: release_client= is for calls without a task, which task='required' has none of"
+        )
     return {
         "name": options.get("name"),
         "title": options.get("title"),
@@ -313,19 +325,9 @@ def _fields(options: ToolOptions, queue: str) -> dict[str, Any]:
         "queue": options.get("queue") or queue,
         "retry": options.get("retry"),
         "grace_ms": _milliseconds("grace", grace) if grace else 0,
-        "ask": _questions(name, options.get("ask", {})),
-        "release_client": options.get("release_client", False),
+        "ask": declared_questions(name, options.get("ask", {})),
+        "release_client": release_client,
     }
-
-
-def _questions(tool: str, ask: Mapping[str, Form | Link]) -> dict[str, Question]:
-    """The declared questions, each of which can be asked: a schema that cannot is refused here."""
-    for name, question in ask.items():
-        try:
-            question.recorded()
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{tool}: ask={name!r}: {error}") from None
-    return dict(ask)
 
 
 def _support(options: ToolOptions) -> TaskSupport:

@@ -250,13 +250,20 @@ def _context_parameter(fn: Callable[..., Any]) -> str | None:
         parameters = inspect.signature(fn, eval_str=True).parameters
     except (NameError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{fn!r}: its annotations cannot be read: {error}") from error
+    found = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.annotation in (TaskContext, AsyncTaskContext)
+    ]
+    if len(found) > 1:
+        raise ConfigurationError(f"{fn.__name__}: one context is enough, not {', '.join(found)}")
     for name, parameter in parameters.items():
-        if parameter.annotation in (TaskContext, AsyncTaskContext):
+        if name in found:
             if parameter.annotation is not wanted:
                 kind = "an async" if wanted is AsyncTaskContext else "a sync"
                 raise ConfigurationError(
-                    f"{fn.__name__}: {kind} tool takes a {wanted.__name__}, "
-                    f"not a {parameter.annotation.__name__} (parameter {name!r})"
+                    f"{fn.__name__}: {kind} tool takes {wanted.__name__}, "
+                    f"not {parameter.annotation.__name__} (parameter {name!r})"
                 )
             return name
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from beat_schedule import BEAT_SCHEDULE
 from tasks_service import TaskService
 
@@ -9,6 +11,7 @@ from . import checksum_tree, profile_csv, publish_report, render_fractal
 
 service = TaskService(
     "Tasks Service",
+    version=version("tasks-service"),
     instructions=(
         "Tools that work on the files of one data directory, and one that draws. Paths are relative to that "
         "directory. All of them can take minutes: let them run as tasks where the client can. publish_report "

@@ -14,13 +14,14 @@ from http import HTTPStatus
 
 import click
 from celery import Celery
+from redis.exceptions import OutOfMemoryError
 from rich.console import Console
 
 from ..domain.errors import StoreUnavailable
 from ..service import TaskService
 from ..settings import Settings
 from ..store.base import Finding, Severity
-from ..store.redis import RedisTaskStore
+from ..store.redis import RedisTaskStore, refused_work
 from .application import app_option, json_option, load_connected_service, open_store
 from .probe import http_status, http_url
 from .stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
@@ -83,7 +84,7 @@ def doctor(app: str, as_json: bool) -> None:
     with open_store(settings) as store:
         patient = Patient(load_connected_service(app, settings), settings, store)
         for title, check in CHECKS.items():
-            found = list(check(patient))
+            found = _examined(check, patient)
             report.append((title, found))
             if title == REDIS and any(finding.severity is Severity.ERROR for finding in found):
                 break  # nothing else works without it, and would only repeat so
@@ -94,12 +95,30 @@ def doctor(app: str, as_json: bool) -> None:
     sys.exit(any(finding.severity is Severity.ERROR for _, found in report for finding in found))
 
 
+def _examined(check: Check, patient: Patient) -> list[Finding]:
+    """What a check finds; one that must write something itself ends at a Redis that is full."""
+    try:
+        return list(check(patient))
+    except OutOfMemoryError as error:
+        return [_error(f"It could not be examined: {error}", "Give Redis more memory first.")]
+
+
 def check_redis(patient: Patient) -> Iterator[Finding]:
     """It answers, is new enough, never evicts, and keeps what it is told."""
     try:
         yield from patient.store.check()
     except StoreUnavailable as error:
         yield _error(str(error), "Start Redis, or correct TASKS_REDIS_URL.")
+
+
+def check_memory(patient: Patient) -> Iterator[Finding]:
+    """There is enough of it for new tasks."""
+    memory = patient.store.memory()
+    if (refused := refused_work(memory)) is not None:
+        yield _error(
+            f"Redis is nearly full: {refused}.",
+            "Raise maxmemory by CONFIG SET, and in redis.conf as well. Expired tasks go by themselves.",
+        )
 
 
 def check_clock(patient: Patient) -> Iterator[Finding]:
@@ -209,6 +228,7 @@ def check_flower(_: Patient) -> Iterator[Finding]:
 REDIS = "Redis"
 CHECKS: Mapping[str, Check] = {
     REDIS: check_redis,
+    "memory": check_memory,
     "clock": check_clock,
     "broker": check_broker,
     "workers": check_workers,

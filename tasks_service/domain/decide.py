@@ -524,6 +524,8 @@ def _fail(task: Task, event: FailWithError, moment: _Moment) -> Applied:
 
 
 def _cancel(task: Task, event: Cancel, moment: _Moment) -> Applied:
+    if event.unheld and task.visible:
+        raise _Refusal(_invalid(task, event, "its handle was given out"))
     message = _message(event.reason, moment.limits)
     cancelled = _ended(task, moment.now_ms, TaskStatus.CANCELLED, status_message=message)
     return _logged(task, cancelled, event, moment.now_ms)

@@ -172,6 +172,23 @@ class StoreUnavailable(TasksServiceError):
         self.reason, self.token, self.retry_after_ms = reason, token, retry_after_ms
 
 
+class StoreFull(StoreUnavailable):
+    """The store's memory is short; nothing was recorded, and it can be tried again when there is more.
+
+    Attributes:
+        maximum: Percent of the memory up to which this is recorded; 100 at the very limit.
+        actual: Percent that is used.
+    """
+
+    what = "memory of the task store"
+    unit = "percent"
+
+    def __init__(self, *, maximum: int = 100, actual: int = 100) -> None:
+        short = f"{actual} percent of Redis's memory is used, and this is recorded below {maximum} only"
+        super().__init__("Redis is out of memory" if maximum == 100 else short, retry_after_ms=5_000)
+        self.maximum, self.actual = maximum, actual
+
+
 class Contention(StoreUnavailable):
     """Too many writers on one task for too long; the store itself is well."""
 

@@ -82,9 +82,15 @@ class Create(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(ClientEvent):
-    """The owner wants it to stop."""
+    """The owner wants it to stop.
+
+    Attributes:
+        reason: For the status message.
+        unheld: Only if nobody was given its handle: whoever waited for it has gone.
+    """
 
     reason: str = "The client cancelled the task."
+    unheld: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

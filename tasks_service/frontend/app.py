@@ -28,8 +28,8 @@ from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..library import Library
 from ..owner import LOCAL_USER, load_secret, owner_of
 from ..settings import Settings
-from ..store.base import AsyncTaskStore, Finding, Outbox, Severity
-from ..store.redis import AsyncRedisTaskStore
+from ..store.base import AsyncTaskStore, Finding, Memory, Outbox, Severity
+from ..store.redis import AsyncRedisTaskStore, refused_work
 from ..store.sessions import SessionStore
 from ..tool import ToolRegistry
 from .admission import Admission
@@ -66,6 +66,10 @@ class FrontEndStore(AsyncTaskStore, ChangeSource, Protocol):
 
     async def ping(self) -> None:
         """Return if the store answers, else raise `StoreUnavailable`."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """How full it is, as of the last ping or check; None if it has no limit."""
 
     async def check(self) -> list[Finding]:
         """What is wrong with the store's set-up; raises `StoreUnavailable` if it does not answer."""
@@ -362,8 +366,8 @@ class FrontEnd:
         problem = (
             "the front end has not started" if self._readiness is None else await self._readiness.problem()
         )
-        if problem is None:
-            return JSONResponse({"status": "ready", "store": "ok"})
+        if problem is None and self._readiness is not None:
+            return JSONResponse({"status": "ready", "store": self._readiness.shortage() or "ok"})
         return JSONResponse({"status": "not ready", "store": problem}, status_code=503)
 
 
@@ -392,6 +396,13 @@ class Readiness:
             return str(error)
         self._checked = not errors
         return " ".join(errors) or None
+
+    def shortage(self) -> str | None:
+        """What a store that answers refuses for want of memory; None: nothing.
+
+        No reason not to be ready: clients still read their tasks here, and no other front end has more.
+        """
+        return refused_work(self._store.memory)
 
     async def refuse_unworkable(self) -> None:
         """Check the store at start; one that is down may come up later.

@@ -22,7 +22,8 @@ class Caller:
 
     Attributes:
         owner: Whose tasks it is about.
-        expires_at: When the proof of that runs out, in seconds since the epoch; no stream outlives it.
+        expires_at: When the proof of that runs out, in seconds since the epoch. No stream that the client can
+            open again outlives it; a call that waits for its result was allowed when it was made.
     """
 
     owner: Owner

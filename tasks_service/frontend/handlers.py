@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 GIVE_UP_SECONDS = 2.0
 """How long the cancellation of an abandoned execution is tried; it ends by its own deadlines otherwise."""
 
+WRITE_SECONDS = 0.5
+"""Pause after a write that the store did not take, before it may be tried again."""
+
 Ended = TypeVar("Ended")
 
 _EXECUTION = "execution"
@@ -408,6 +411,7 @@ class Handlers:
             return False
         except StoreUnavailable as error:
             logger.warning("A waiting call cannot write to its task for now: %s", error)
+            await asyncio.sleep(WRITE_SECONDS)
             return False
         return True
 
@@ -454,7 +458,8 @@ class Handlers:
             task_id: Which.
             comes_back: Whether its caller may: then it is cancelled only after the reconnect window.
         """
-        event = Leave(within_ms=self._reconnect_ms) if comes_back else Cancel(reason="The caller went away.")
+        leaving = Cancel(reason="The caller went away.", unheld=True)
+        event = Leave(within_ms=self._reconnect_ms) if comes_back else leaving
         try:
             async with asyncio.timeout(GIVE_UP_SECONDS):
                 await self._store.act(owner, task_id, event, hidden=True)

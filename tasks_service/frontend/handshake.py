@@ -198,6 +198,7 @@ class _Calls:
             async with asyncio.timeout(self._wait_limit):
                 view = await Attendance(self._desk, bookmark.task_id, listener).run()
         except TimeoutError:
+            await self._handlers.give_up(visit.session.owner, bookmark.task_id, comes_back=True)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
             if visit.cancelled:
@@ -278,10 +279,11 @@ class _Calls:
             await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
-            if visit.cancelled or visit.gone:
+            # Under its key a call may have found an execution, or a task whose handle somebody has.
+            if (visit.cancelled or visit.gone) and (task is None or not task.visible):
                 task_id = event.task_id if task is None else task.task_id
-                may_return = comes_back and not visit.cancelled
-                await self._handlers.give_up(event.owner, task_id, comes_back=may_return)
+                comes_back = comes_back and not visit.cancelled
+                await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
             raise
 
     async def _wait(

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from ..domain.reports import Report
@@ -92,16 +92,14 @@ class Watcher:
         Returns:
             The names that were woken. None of them, if the wait was for nothing: the caller reads again.
         """
-        try:
+        # What is woken in the moment in which the time is up counts too: nobody says it again.
+        with suppress(TimeoutError):
             async with asyncio.timeout(min(timeout, HEAL_SECONDS)):
                 await self._event.wait()
-        except TimeoutError:
-            return frozenset()
-        else:
-            return frozenset(self._woken)
-        finally:
-            self._event.clear()
-            self._woken.clear()
+        woken = frozenset(self._woken)
+        self._event.clear()
+        self._woken.clear()
+        return woken
 
 
 class _Heard:

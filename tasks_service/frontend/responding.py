@@ -75,9 +75,10 @@ async def stream(work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send:
     await begin_stream(send)
     await send_part(send, outgoing.take_priming() or PING)
     while not gone.done():
+        messages = outgoing.take()
         if priming := outgoing.take_priming():
             await send_part(send, priming)
-        for message in outgoing.take():
+        for message in messages:
             await send_part(send, event(message))
         if work.done() and not outgoing:
             answer = _outcome(work)

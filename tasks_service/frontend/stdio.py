@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -224,7 +224,7 @@ class StdioFront:
                 "This connection has begun without initialize, in a revision that has none",
                 data={
                     "supported": list(MODERN_PROTOCOL_VERSIONS),
-                    "requested": str((params or {}).get("protocolVersion")),
+                    "requested": wire.requested_version(params),
                 },
                 request_id=identity,
             )
@@ -265,7 +265,7 @@ class StdioFront:
         level = wire.log_level(method, params)
         if level is not None:
             self._session = replace(session, log_level=level)
-        self._converse(name, identity, served, serve(), visit.outgoing, visit)
+        self._converse(name, identity, served, serve, visit.outgoing, visit)
 
     def _serve_modern(
         self,
@@ -289,7 +289,7 @@ class StdioFront:
                 self._servers.modern, exchange, method, params, connection=connection, lifespan_state={}
             )
 
-        self._converse(name, identity, method, serve(), inquiry.outgoing, None)
+        self._converse(name, identity, method, serve, inquiry.outgoing, None)
 
     # --- what goes out ---
 
@@ -298,7 +298,7 @@ class StdioFront:
         name: JsonText,
         identity: str | int,
         method: str,
-        serve: Coroutine[Any, Any, dict[str, Any]],
+        serve: Callable[[], Awaitable[dict[str, Any]]],
         outgoing: Outgoing,
         visit: Visit | None,
     ) -> None:
@@ -425,9 +425,9 @@ async def opened(
         yield StdioFront(servers, Pipe(source, sink, line_bytes=BODY_BYTES), limits=limits, patience=patience)
 
 
-async def _answer(identity: str | int, serve: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+async def _answer(identity: str | int, serve: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     try:
-        return _result(identity, await serve)
+        return _result(identity, await serve())
     except Exception as error:
         return error_message(identity, modern_error_data(error))
 

@@ -71,6 +71,7 @@ class Outgoing:
             retry_ms: How many milliseconds later.
         """
         self._priming = f"id: {event_id}\r\nretry: {retry_ms}\r\ndata:\r\n\r\n".encode()
+        self._filled.set()
 
     def take_priming(self) -> bytes:
         """The event that primes the client; empty if there is none, or it was taken."""

@@ -12,7 +12,7 @@ from mcp.server.mcpserver import Audio, Image, Message, UserMessage
 from mcp_types import ContentBlock, PromptMessage
 
 from ..domain.errors import ConfigurationError, UnknownPrompt
-from ..questions import Form, Link, Question
+from ..questions import Form, Link, Question, declared_questions
 from .function import DEFAULT_TIMEOUT, NAME, Function, build_function, check_options
 
 
@@ -105,12 +105,7 @@ def _questions(what: str, function: Function, ask: Mapping[str, Form | Link]) ->
     """The declared questions, each of which can be asked, and whose answers the function can see."""
     if ask and function.context_parameter is None:
         raise ConfigurationError(f"{what}: ask=: take a RequestContext, for the answers to be of any use")
-    for name, question in ask.items():
-        try:
-            question.recorded()
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{what}: ask={name!r}: {error}") from None
-    return dict(ask)
+    return declared_questions(what, ask)
 
 
 def messages_of(value: Any) -> list[PromptMessage]:

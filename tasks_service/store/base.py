@@ -311,6 +311,24 @@ class TaskStoreMaintenance(Protocol):
         """How many tasks there are."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """How much of a store's memory is used, where it has a limit.
+
+    Attributes:
+        used: Bytes that count against the limit.
+        maximum: The limit, in bytes.
+    """
+
+    used: int
+    maximum: int
+
+    @property
+    def percent(self) -> int:
+        """How much of it is used."""
+        return self.used * 100 // self.maximum
+
+
 class Severity(StrEnum):
     """What a finding means for the service."""
 

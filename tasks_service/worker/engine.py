@@ -126,8 +126,8 @@ class Engine:
         settings = self.settings
         if settings.redis_url is None:
             raise ConfigurationError(
-                "This worker does not know where the tasks are. Set TASKS_REDIS_URL to the Redis that the "
-                "front end uses, or start the worker with `tasks-service up`, which brings a private one."
+                "This process does not know where the tasks are. Set TASKS_REDIS_URL to the Redis that the "
+                "front end uses, or start workers with `tasks-service up`, which brings a private one."
             )
         return RedisTaskStore(
             settings.redis_url,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..dispatch import Dispatcher, task_hash
-from ..domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
+from ..domain.errors import CorruptRecord, InvalidTransition, StoreFull, StoreUnavailable, TaskNotFound
 from ..domain.events import Expire, Overdue, Reap, Redispatch, SweepEvent
 from ..domain.task import SECOND, Policy
 from ..failpoints import failpoint
@@ -89,17 +89,25 @@ class Sweeper:
     def sweep(self) -> Swept | None:
         """One pass, unless another process has just made one.
 
+        A store that is full takes nothing but the removal of what has expired; the rest waits.
+
         Returns:
             What was done; None if it was not our turn.
 
         Raises:
             StoreUnavailable: No answer in time; what was done so far is done.
         """
-        if not self._store.hold("sweep", for_ms=max(self._interval_ms * 4 // 5, 1)):
-            return None
-        failpoint("Sweep", "before")
         swept = Swept()
-        may_reap = self._may_reap(self._store.mark_sweep())
+        try:
+            if not self._store.hold("sweep", for_ms=max(self._interval_ms * 4 // 5, 1)):
+                return None
+            failpoint("Sweep", "before")
+            may_reap = self._may_reap(self._store.mark_sweep())
+        except StoreFull as error:
+            # Not even a lock can be written; but that two sweeps remove the same does no harm.
+            swept.expired = self._settle_due(Due.EXPIRED, Expire)
+            logger.warning("%s; %d expired tasks were removed, the rest waits", error, swept.expired)
+            return swept
         for index, event in _EVENTS:
             if index is not Due.LEASES or may_reap:
                 setattr(swept, index.value, self._settle_due(index, event))
@@ -113,7 +121,10 @@ class Sweeper:
         Returns:
             How many problems were found; None if it is not time for an audit.
         """
-        if not self._store.hold("audit", for_ms=AUDIT_INTERVAL_MS):
+        try:
+            if not self._store.hold("audit", for_ms=AUDIT_INTERVAL_MS):
+                return None
+        except StoreFull:
             return None
         problems, until = 0, time.monotonic() + AUDIT_BUDGET
         for task_id in self._store.task_ids():

@@ -165,6 +165,23 @@ def test_doctor_names_an_eviction_policy_that_loses_tasks_and_how_to_mend_it(
     assert "CONFIG SET maxmemory-policy noeviction" in done.stdout
 
 
+def test_doctor_says_that_redis_is_full(
+    service: RunningUp, redis_url: str, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue("redis_server")
+    with server.client() as client:
+        client.config_set("maxmemory", client.info("memory")["used_memory"] // 2)
+        try:
+            done = service.run("doctor", TASKS_REDIS_URL=redis_url)
+        finally:
+            client.config_set("maxmemory", 0)
+
+    assert done.returncode == 1
+    assert "new tasks and answers are refused" in done.stdout, done.stderr
+    assert "Raise maxmemory" in done.stdout
+    assert not done.stderr
+
+
 def test_doctor_says_which_tools_have_no_worker(service: RunningUp, redis_url: str) -> None:
     done = service.run("doctor", TASKS_REDIS_URL=redis_url)
 

@@ -73,7 +73,14 @@ def test_sigterm_ends_a_deaf_tool_too(start_worker: StartWorker, client: Client)
     client.cancel(task)
 
 
-@pytest.mark.parametrize(("sent", "env"), [("SIGQUIT", {}), ("SIGTERM", {"REMAP_SIGTERM": "SIGQUIT"})])
+@pytest.mark.parametrize(
+    ("sent", "env"),
+    [
+        ("SIGQUIT", {}),
+        # The operators' guide advises against it: on a busy machine Celery was once seen not to end.
+        pytest.param("SIGTERM", {"REMAP_SIGTERM": "SIGQUIT"}, marks=pytest.mark.faults),
+    ],
+)
 def test_a_cold_shutdown_hands_the_task_back_too(
     start_worker: StartWorker, client: Client, sent: str, env: dict[str, str]
 ) -> None:

@@ -50,6 +50,15 @@ def count_runs(path: str) -> int:
 
 
 @service.tool()
+def run_until(runs: str, told: str) -> str:
+    """Append a line to a file, and run until another one is there."""
+    count_runs(runs)
+    while not Path(told).exists():
+        time.sleep(0.01)
+    return "was told"
+
+
+@service.tool()
 def identity(ctx: TaskContext) -> dict[str, Any]:
     """Say who runs."""
     return {"task": ctx.task_id, "owner": ctx.owner, "tool": ctx.tool, "run": ctx.run, "pid": os.getpid()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..support import quickest
 from .sessions import SessionClient, Stream, is_answer, is_request
 from .support import Worker, serving, settings, until
 
+KEY = "io.github.tasks-service/idempotency-key"
 GREET: dict[str, Any] = {"name": "greet", "arguments": {"name": "Ada"}}
 
 
@@ -69,6 +71,33 @@ def test_a_call_that_its_client_cancels_through_another_front_end_ends(
 
     assert stream.rest() == []
     until("the execution is cancelled", lambda: cancelled(worker, task_id))
+
+
+@pytest.mark.parametrize("is_task", [False, True])
+def test_a_call_that_found_its_execution_by_key_cancels_it_but_never_a_task(
+    session: SessionClient, worker: Worker, is_task: bool
+) -> None:
+    params = {**GREET, "_meta": {KEY: "mine"}}
+    if is_task:
+        session.result("tools/call", {**params, "task": {}})
+    else:
+        session.open("tools/call", params, identity="first")
+    task_id = hidden_task(worker)
+    tries = itertools.count()
+
+    def cancelled_again() -> bool:
+        """May come before the call has found what it waits for."""
+        identity = f"again {next(tries)}"
+        stream = session.open("tools/call", params, identity=identity)
+        time.sleep(0.2)
+        session.notify("notifications/cancelled", {"requestId": identity}, at=1)
+        assert stream.rest() == []
+        return cancelled(worker, task_id)
+
+    if is_task:
+        assert not cancelled_again()
+    else:
+        until("it is cancelled", cancelled_again)
 
 
 def test_hanging_up_cancels_nothing(session: SessionClient, worker: Worker) -> None:

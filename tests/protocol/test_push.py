@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from tasks_service.frontend.push import ChangeFeed
+from tasks_service.frontend.push import ChangeFeed, Watcher
 from tasks_service.store.base import Change
 
 
@@ -98,3 +98,14 @@ def test_watching_leaves_nothing_behind() -> None:
         return len(feed)
 
     assert asyncio.run(main()) == 0
+
+
+def test_a_name_that_is_woken_as_the_time_runs_out_is_not_lost() -> None:
+    async def main() -> frozenset[str]:
+        watcher = Watcher()
+        waiting = asyncio.create_task(watcher.changed(0.0))
+        await asyncio.sleep(0)
+        watcher.wake("a list")
+        return await waiting
+
+    assert asyncio.run(main()) == {"a list"}

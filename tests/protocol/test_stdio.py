@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -328,3 +329,17 @@ def test_reports_come_on_the_pipe_before_the_answer_from_the_level_that_was_set(
     assert done[-1] == 100
     answer = next(number for number, line in enumerate(pipe.lines) if json.loads(line).get("id") == 3)
     assert all("progress" not in json.loads(line).get("method", "") for line in pipe.lines[answer:])
+
+
+def test_a_request_that_is_cancelled_in_the_same_breath_gets_no_answer_and_leaves_nothing(
+    pipe: PipeClient,
+) -> None:
+    pipe.initialize()
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": GREET}
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    for _ in range(20):
+        pipe.write(b"".join(json.dumps(message).encode() + b"\n" for message in (call, cancelled)))
+    pipe.request(2, "tools/list")
+
+    assert pipe.result(2)["tools"]
+    gc.collect()  # what was never begun would complain of that

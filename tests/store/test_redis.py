@@ -321,8 +321,10 @@ def test_a_store_that_comes_back_is_used_again() -> None:
     store = RedisTaskStore(server.url, deadline=5.0)
     task = store.create(creation()).task
     server.kill()
-    threading.Timer(0.3, server.start).start()
+    starting = threading.Timer(0.3, server.start)
+    starting.start()
     assert store.get(ALICE, task.task_id).task == task
+    starting.join()
     store.close()
     server.close()
 

@@ -531,6 +531,13 @@ def test_nobody_leaves_a_task_whose_handle_was_given_out() -> None:
     assert "handle" in str(refused)
 
 
+def test_a_task_whose_handle_was_given_out_is_not_cancelled_because_a_call_was_left() -> None:
+    event = Cancel(reason="The caller went away.", unheld=True)
+
+    assert "handle" in str(refusal(running().meets(event), InvalidTransition))
+    assert hidden(running)().goes(event).status is TaskStatus.CANCELLED
+
+
 def test_a_caller_comes_back_too_late() -> None:
     assert refusal(left(running)().passes(MINUTE).meets(Return()), InvalidTransition).current == "cancelled"
 

@@ -89,6 +89,14 @@ def test_a_resource_that_cannot_work_is_refused_with_a_sentence(
     assert not len(service.library.resources)
 
 
+def test_a_resource_decorator_without_a_uri_is_refused_rather_than_registering_nothing(
+    service: TaskService,
+) -> None:
+    decorator: Any = service.resource
+    with pytest.raises(ConfigurationError, match="expected a URI"):
+        decorator(nothing)
+
+
 def test_a_uri_can_be_had_once(service: TaskService) -> None:
     service.resource("acme://x")(nothing)
     with pytest.raises(ConfigurationError, match="already"):
@@ -228,6 +236,7 @@ def any_number(*scene: str) -> str:
         (one, {**SCENE, "not": {"$ref": "https://elsewhere.example/schema"}}, "leads nowhere"),
         (one, {**SCENE, "required": []}, "does not require scene"),
         (nothing, SCENE, "no parameter for scene"),
+        (one, "{}", "expected a mapping"),
         (any_number, SCENE, "passed by name"),
         (one, {**SCENE, "default": float("nan")}, "not valid JSON"),
     ],

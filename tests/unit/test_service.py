@@ -71,6 +71,9 @@ def test_two_services_do_not_share_tools(service: TaskService) -> None:
         ({"retention": timedelta(days=30)}, "retention"),
         ({"tiemout": timedelta(hours=1)}, "no option tiemout"),
         ({"name": "has space"}, "Tool name"),
+        ({"release_client": "yes"}, "release_client='yes': expected True or False"),
+        ({"task": "required", "release_client": True}, "task='required' has none of"),
+        ({"ask": {"mood": str}}, "ask='mood': expected a Form or a Link"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused_with_a_sentence(

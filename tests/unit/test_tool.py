@@ -77,8 +77,14 @@ class TestSchemas:
     def test_a_sync_tool_cannot_take_the_async_context(self) -> None:
         def confused(ctx: AsyncTaskContext) -> None: ...
 
-        with pytest.raises(ConfigurationError, match="takes a TaskContext"):
+        with pytest.raises(ConfigurationError, match="takes TaskContext"):
             build_tool(confused)
+
+    def test_a_tool_with_two_contexts_is_refused(self) -> None:
+        def doubled(ctx: TaskContext, again: TaskContext) -> None: ...
+
+        with pytest.raises(ConfigurationError, match="one context is enough, not ctx, again"):
+            build_tool(doubled)
 
     @pytest.mark.parametrize("name", ["", "with space", "ü", "x" * 129, "a/b"])
     def test_a_name_that_the_specification_forbids_is_refused(self, name: str) -> None:

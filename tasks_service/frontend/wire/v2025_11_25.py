@@ -135,6 +135,11 @@ def served_method(method: str, params: Mapping[str, Any] | None, version: str) -
     return method
 
 
+def requested_version(params: Mapping[str, Any] | None) -> str:
+    """The revision that an `initialize` asks for, as text whatever it is."""
+    return str((params or _EMPTY).get("protocolVersion"))
+
+
 def log_level(method: str, params: Mapping[str, Any] | None) -> LogLevel | None:
     """From which level on a request wants log messages to be sent; None if that is not what it wants."""
     level = (params or _EMPTY).get("level")

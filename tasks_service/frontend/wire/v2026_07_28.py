@@ -26,6 +26,7 @@ from ...domain.errors import (
     LimitExceeded,
     NotJson,
     QuotaExceeded,
+    StoreFull,
     StoreUnavailable,
     TaskNotFound,
     TasksServiceError,
@@ -584,6 +585,10 @@ def refusal(error: TasksServiceError) -> MCPError:
             return MCPError(INVALID_PARAMS, f"Over the limit: {error}", _limit(error))
         case NotJson() | InvalidRequest() | InvalidArguments() | IdempotencyConflict():
             return MCPError(INVALID_PARAMS, str(error))
+        case StoreFull():
+            logger.warning("%s", error)
+            data = {**_limit(error), "retryAfterMs": error.retry_after_ms}
+            return MCPError(INTERNAL_ERROR, "The task store is full for now; try again later", data)
         case StoreUnavailable():
             logger.warning("%s", error)
             message = "The task store does not answer; try again"
@@ -602,7 +607,7 @@ def resource_missing(error: UnknownResource, code: int) -> MCPError:
     return MCPError(code, cut(str(error), PROBLEMS_BYTES), {"uri": error.uri})
 
 
-def _limit(error: LimitExceeded) -> dict[str, Any]:
+def _limit(error: LimitExceeded | StoreFull) -> dict[str, Any]:
     return {"limit": error.what, "maximum": error.maximum, "actual": error.actual, "unit": error.unit}
 
 

@@ -13,11 +13,12 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ...domain.errors import StoreUnavailable
-from ...domain.events import Claim, ClientEvent, Create, WorkerEvent
+from ...domain.events import AnswerInput, Claim, ClientEvent, Create, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
-from ..base import Change, Claimed, Created, Finding, NoOutbox, Outbox, Page, Reported, TaskView
+from ..base import Change, Claimed, Created, Finding, Memory, NoOutbox, Outbox, Page, Reported, TaskView
 from .connection import connection_options, pack
+from .headroom import Headroom
 from .health import findings, health_reads
 from .layout import Layout
 from .operations import Clock, Operations
@@ -55,7 +56,10 @@ class AsyncRedisTaskStore:
         clock: Clock | None = None,
     ) -> None:
         self._layout = Layout(prefix, shards)
-        self._operations = Operations(self._layout, limits, outbox or NoOutbox(), deadline, clock)
+        self._headroom = Headroom()
+        self._operations = Operations(
+            self._layout, limits, outbox or NoOutbox(), deadline, clock, self._headroom
+        )
         self._pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             url,
             max_connections=pool,
@@ -136,7 +140,16 @@ class AsyncRedisTaskStore:
 
     async def check(self) -> list[Finding]:
         """See `RedisTaskStore.check`."""
-        return findings(await self.run(once(health_reads(), self._operations.deadline)))
+        program = once(health_reads(), self._operations.deadline)
+        return findings(await self.run(self._headroom.beside(program)))
+
+    @property
+    def memory(self) -> Memory | None:
+        """How full the server was when it was last asked: by a check, a ping, a create or an answer.
+
+        None if it has no limit, or does not tell.
+        """
+        return self._headroom.memory
 
     async def ping(self) -> None:
         """Return if the store answers.
@@ -144,19 +157,28 @@ class AsyncRedisTaskStore:
         Raises:
             StoreUnavailable: It does not, in time.
         """
-        await self.run(once([("PING",)], self._operations.deadline))
+        await self.run(self._headroom.beside(once([("PING",)], self._operations.deadline)))
 
     async def create(self, event: Create) -> Created:
-        """See `TaskStore.create`."""
-        return await self.run(self._operations.create(event))
+        """See `TaskStore.create`.
+
+        Raises:
+            StoreFull: The server's memory is short.
+        """
+        return await self.run(self._headroom.beside(self._operations.create(event)))
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `TaskStore.get`."""
         return await self.run(self._operations.get(owner, task_id, hidden=hidden))
 
     async def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.act`."""
-        return await self.run(self._operations.act(owner, task_id, event, hidden=hidden))
+        """See `TaskStore.act`.
+
+        Raises:
+            StoreFull: It is an answer, and the server's memory is short.
+        """
+        program = self._operations.act(owner, task_id, event, hidden=hidden)
+        return await self.run(self._headroom.beside(program) if isinstance(event, AnswerInput) else program)
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `TaskStore.page`."""

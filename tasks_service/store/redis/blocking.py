@@ -23,6 +23,7 @@ from ..base import (
     Created,
     Due,
     Finding,
+    Memory,
     NoOutbox,
     Outbox,
     Page,
@@ -31,6 +32,7 @@ from ..base import (
     TaskView,
 )
 from .connection import RECONNECT_SECONDS, connection_options, pack
+from .headroom import MEMORY, parse_memory
 from .health import findings, health_reads
 from .layout import Layout, Shard
 from .operations import Clock, Operations, parse_change
@@ -153,6 +155,15 @@ class RedisTaskStore:
             StoreUnavailable: No answer in time.
         """
         return findings(self.run(once(health_reads(), self._operations.deadline)))
+
+    def memory(self) -> Memory | None:
+        """How full the server is; None if it has no limit, or does not tell.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        (reply,) = self.run(once([MEMORY], self._operations.deadline))
+        return parse_memory(reply)
 
     # --- TaskStore -------------------------------------------------------------------------------------
 

@@ -12,8 +12,17 @@ from typing import NamedTuple
 
 from ...domain.decide import Applied, Census, Refused, Replayed, decide, effective
 from ...domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
-from ...domain.events import Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
-from ...domain.limits import Limits
+from ...domain.events import (
+    AnswerInput,
+    Claim,
+    ClientEvent,
+    Create,
+    Event,
+    Redispatch,
+    SweepEvent,
+    WorkerEvent,
+)
+from ...domain.limits import Limits, size
 from ...domain.task import JsonText, LogEntry, Owner, Phase, Task, TaskRecord
 from ..base import (
     Change,
@@ -28,6 +37,7 @@ from ..base import (
     redispatch_backoff_ms,
 )
 from . import codec
+from .headroom import Headroom
 from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Layout, Shard, place, problems, sorted_places
 from .transaction import Exchange, LostConnection, Program, Reply, Write, milliseconds, once, transact
 
@@ -81,16 +91,24 @@ class Operations:
         outbox: Makes the message that goes out in the same write as a task that becomes pending.
         deadline: Seconds that an operation may try.
         clock: From the server's time to the time that decisions use, in ms; tests move it.
+        headroom: Refuses creates and answers when memory is short; None: nothing is refused.
     """
 
     def __init__(
-        self, layout: Layout, limits: Limits, outbox: Outbox, deadline: float, clock: Clock | None
+        self,
+        layout: Layout,
+        limits: Limits,
+        outbox: Outbox,
+        deadline: float,
+        clock: Clock | None,
+        headroom: Headroom | None = None,
     ) -> None:
         self.layout = layout
         self.limits = limits
         self.outbox = outbox
         self.deadline = deadline
         self._clock = clock
+        self._headroom = headroom
 
     def time_of(self, reply: Reply) -> int:
         """The time that decisions use, from the answer of TIME."""
@@ -151,6 +169,8 @@ class Operations:
                 raise decision.error
             if isinstance(decision, Replayed) or decision.task is None:
                 return Write((), decision)
+            if self._headroom is not None:
+                self._headroom.check_create(size(event.arguments))
             commands = self.writes(shard, None, decision, now_ms, sends=True)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
             value = f"{event.task_id}|{event.request_digest}"
@@ -421,7 +441,9 @@ class Operations:
         def judge(replies: list[Reply]) -> Write:
             stored = self._stored(task_id, replies)
             judged = self._judge(shard, task_id, stored, event, seen(stored.task))
-            return Write(judged.commands, judged)
+            if self._headroom is not None and isinstance(event, AnswerInput) and judged.commands:
+                self._headroom.check_answer()
+            return Write(judged.commands, judged, single=judged.applied.task is None)
 
         judged: _Judged = yield from transact(
             task_id,
@@ -479,11 +501,17 @@ class Operations:
         return commands
 
     def _removal(self, shard: Shard, task: Task) -> list[Command]:
-        commands: list[Command] = [("UNLINK", shard.task(task.task_id), shard.log(task.task_id))]
-        commands += place(shard, task, None)
+        """What removes a task, in an order that a sweep can take up again wherever it was broken off.
+
+        A full Redis takes these commands one by one only. The index that leads a sweep to the task goes last,
+        the record, which says where else the task is, just before it.
+        """
+        last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task.task_id)
+        commands = [command for command in place(shard, task, None) if command != last]
         if task.idempotency:
             commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))
-        return commands
+        commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
+        return [*commands, last]
 
 
 def _record_writes(key: str, before: Task | None, applied: Applied, after: Task) -> list[Command]:

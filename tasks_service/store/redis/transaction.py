@@ -26,12 +26,13 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
+    OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
     TryAgainError,
 )
 
-from ...domain.errors import Contention, CorruptRecord, StoreUnavailable
+from ...domain.errors import Contention, CorruptRecord, StoreFull, StoreUnavailable
 from ...failpoints import failpoint
 from ..base import full_jitter
 from .layout import Command
@@ -89,10 +90,18 @@ def once(commands: Sequence[Command], deadline: float) -> Program[list[Reply]]:
 
 
 class Write(NamedTuple):
-    """What a decision wants written, and what the caller gets when it has been."""
+    """What a decision wants written, and what the caller gets when it has been.
+
+    Attributes:
+        commands: In an order in which any number of them may be the last that runs, if they are `single`.
+        outcome: For the caller.
+        single: They only free memory, and may run one by one and again. At its limit Redis takes them so,
+            and refuses every transaction, whatever is in it.
+    """
 
     commands: Sequence[Command]
     outcome: Any
+    single: bool = False
 
 
 def transact(
@@ -123,6 +132,7 @@ def transact(
 
     Raises:
         StoreUnavailable: No answer in time; the same event may be tried again.
+        StoreFull: Redis is at its memory limit.
         Contention: Other writers won every race.
         CorruptRecord: A key has a type that it must not have.
     """
@@ -140,6 +150,8 @@ def transact(
                     return write.outcome
                 failpoint(event, "before")
                 replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)])
+                if write.single and _is_full(replies):
+                    replies = yield Exchange(write.commands)
                 failpoint(event, "after")
                 failure = _failure(replies)
                 lost_race = not failure and replies[-1] is None
@@ -158,15 +170,19 @@ def transact(
 
 def _failure(replies: Sequence[Reply]) -> str:
     """Why these replies mean "not now", or nothing. Out of memory ends the trying at once."""
+    if _is_full(replies):
+        raise StoreFull
     for reply in replies:
         if not isinstance(reply, ResponseError):
             continue
         text = str(reply)
-        if "OOM" in text or "maxmemory" in text:
-            raise StoreUnavailable("Redis is out of memory", retry_after_ms=5_000)
         if isinstance(reply, _PASSING) or text.startswith(_PASSING_WORDS):
             return text
     return ""
+
+
+def _is_full(replies: Sequence[Reply]) -> bool:
+    return any(isinstance(reply, OutOfMemoryError) for reply in replies)
 
 
 def _no_surprises(task_id: str, replies: Sequence[Reply]) -> None:
