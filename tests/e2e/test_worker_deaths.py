@@ -32,7 +32,7 @@ def test_a_task_whose_process_is_killed_runs_again_at_once(start_worker: StartWo
     task = client.call("die_once")
     assert result_of(client, task) == 2
     # Not the lease ran out, but the parent handed it back.
-    assert "Release by its worker's parent" in worker.logs()
+    wait_until(lambda: "Release by its worker's parent" in worker.logs(), explain=worker.logs)
 
 
 def test_a_task_that_kills_every_process_fails_after_its_attempts(
@@ -55,7 +55,7 @@ def test_sigterm_drains_and_then_hands_the_task_to_another_worker(
     client.running(task)
     first.kill("SIGTERM")
     wait_until(lambda: first.container.status == "exited", explain=first.logs)
-    assert "was handed back" in first.logs()
+    wait_until(lambda: "was handed back" in first.logs(), explain=first.logs)
     assert client.view(task).task.phase is Phase.PENDING
     start_worker(concurrency=1)
     assert result_of(client, task) == "ran to its end"
