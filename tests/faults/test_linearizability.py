@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 
 import pytest
 
@@ -20,9 +21,11 @@ EVERY_EVENT = MUST_LOG | {"AnswerInput", "Renew", "Note"}
 
 
 @pytest.mark.timeout(600)
-def test_every_clients_story_agrees_with_the_transition_log(redis_server: RedisServer) -> None:
+def test_every_clients_story_agrees_with_the_transition_log(
+    redis_server: RedisServer, measured: Callable[[str, str], None]
+) -> None:
     ran = run(redis_server, operations=OPERATIONS, processes=PROCESSES, seed=SEED)
-    print(ran.summary(SEED))
+    measured("R4", ran.summary(SEED))
     assert not ran.violations, f"seed {SEED}\n{told(ran.violations)}"
     assert ran.cuts >= OPERATIONS // 25
     assert all(asked.outcome is not Outcome.UNKNOWN for asked in ran.asked)
