@@ -52,12 +52,14 @@ KINDS: Mapping[str, str] = {
     "index": r"{tag}:(?P<name>" + "|".join(INDEXES) + ")",
     "lock": r"{prefix}:lock:(?P<name>.+)",
     "swept": r"{prefix}:swept",
+    "shards": r"{prefix}:shards",
     "session": r"{prefix}:(session|floor|interview):.+",
 }
 """Every kind of key that a store may have."""
 
-WITHOUT_LIFETIME = frozenset({"pending", "index", "swept"})
-"""The kinds that never expire: shard-wide indexes, whose members are audited one by one."""
+WITHOUT_LIFETIME = frozenset({"pending", "index", "swept", "shards"})
+"""The kinds that never expire: two words about the whole store, and shard-wide indexes, whose members are
+audited one by one."""
 
 EDGES = {
     (source, target)

@@ -170,7 +170,7 @@ class Operations:
             if isinstance(decision, Replayed) or decision.task is None:
                 return Write((), decision)
             if self._headroom is not None:
-                self._headroom.check_create(size(event.arguments))
+                self._headroom.check_create(shard, size(event.arguments))
             commands = self.writes(shard, None, decision, now_ms, sends=True)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
             value = f"{event.task_id}|{event.request_digest}"
@@ -373,8 +373,10 @@ class Operations:
 
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
-        time, before = yield from once([("TIME",), ("GET", self.layout.swept)], self.deadline)
-        return max(self.time_of(time) - int(before), 0) if before else None
+        (before,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
+        now_ms = yield from self.now_ms()
+        return max(now_ms - int(before), 0) if before else None
 
     def inspect(self, task_id: str) -> Program[TaskRecord]:
         """See `TaskStoreMaintenance.inspect`."""
@@ -442,7 +444,7 @@ class Operations:
             stored = self._stored(task_id, replies)
             judged = self._judge(shard, task_id, stored, event, seen(stored.task))
             if self._headroom is not None and isinstance(event, AnswerInput) and judged.commands:
-                self._headroom.check_answer()
+                self._headroom.check_answer(shard)
             return Write(judged.commands, judged, single=judged.applied.task is None)
 
         judged: _Judged = yield from transact(

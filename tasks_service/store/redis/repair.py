@@ -68,8 +68,11 @@ class Repairs:
     def keys(self, shard: Shard, cursor: str) -> Program[tuple[str, Places]]:
         """One step through the keys of a shard: the next cursor ("0" at the end), and what was met."""
         pattern = shard.tag.replace("[", "\\[").replace("?", "\\?").replace("*", "\\*") + ":*"
-        ((following, keys),) = yield from once(
-            [("SCAN", cursor, "MATCH", pattern, "COUNT", WALK)], self._deadline
+        # A cluster answers SCAN wherever it is asked; EXISTS leads it to the shard's node, and is refused
+        # elsewhere.
+        (following, keys), _ = yield from once(
+            [("SCAN", cursor, "MATCH", pattern, "COUNT", WALK), ("EXISTS", shard.index("expired"))],
+            self._deadline,
         )
         names: dict[str, list[str]] = {"t": [], "l": [], "sets": [], "idem": []}
         for key in keys:
