@@ -7,16 +7,19 @@ transport it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 import redis
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 from kombu.transport import redis as kombu_redis
+
+from .domain.errors import ConfigurationError
+from .store.redis.address import SENTINEL_PORT, Address, parse_address
 
 MAINTENANCE_QUEUE = "maintenance"
 """The queue of the sweeps that beat asks for; apart, so that they never wait behind hour-long tools."""
@@ -35,12 +38,15 @@ DRAIN_SECONDS = 10.0
 """How long a worker that stops lets its tools run on, unless the app says otherwise."""
 
 
-class KeptClientChannel(kombu_redis.Channel):  # type: ignore[misc]
-    """A Redis channel with one client, instead of one for each command.
+class _KeptClient:
+    """One client for a channel, instead of one for each command.
 
     The client belongs to the connection pool of the moment: kombu drops the pool after a fork and when the
     connection is lost, and the client goes with it.
     """
+
+    _pool: Any
+    _create_client: Callable[[], redis.Redis]
 
     _kept: redis.Redis | None = None
 
@@ -56,19 +62,39 @@ class KeptClientChannel(kombu_redis.Channel):  # type: ignore[misc]
         return kept
 
 
+class KeptClientChannel(_KeptClient, kombu_redis.Channel):  # type: ignore[misc]
+    """A channel to one Redis."""
+
+
 class KeptClientTransport(kombu_redis.Transport):  # type: ignore[misc]
     """The Redis transport, with channels that keep their client."""
 
     Channel = KeptClientChannel
 
 
+class KeptClientSentinelChannel(_KeptClient, kombu_redis.SentinelChannel):  # type: ignore[misc]
+    """A channel to the master that sentinels name."""
+
+
+class KeptClientSentinelTransport(kombu_redis.SentinelTransport):  # type: ignore[misc]
+    """The transport by way of sentinels, with channels that keep their client."""
+
+    Channel = KeptClientSentinelChannel
+
+
+_KEPT: Mapping[type[Any], type[Any]] = {
+    kombu_redis.Transport: KeptClientTransport,
+    kombu_redis.SentinelTransport: KeptClientSentinelTransport,
+}
+
+
 class KeptClientConnection(Connection):  # type: ignore[misc]
-    """A connection that swaps kombu's Redis transport for ours, and leaves every other as it is."""
+    """A connection that swaps kombu's Redis transports for ours, and leaves every other as it is."""
 
     def get_transport_cls(self) -> type[Any]:
         """The transport of the URL."""
         found: type[Any] = super().get_transport_cls()
-        return KeptClientTransport if found is kombu_redis.Transport else found
+        return _KEPT.get(found, found)
 
 
 class KeptClientAMQP(AMQP):  # type: ignore[misc]
@@ -86,13 +112,21 @@ class Server(NamedTuple):
     encrypted: bool
 
 
-def redis_server(url: str) -> Server | None:
-    """Which Redis a URL means; None if it means no single, standalone one.
+def redis_server(url: str, *, master_name: str = "", encrypted: bool = False) -> Server | None:
+    """Which Redis a URL means; None if it means none that keeps everything in one place.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://` as redis-py has it, or `redis+socket://` as kombu has it.
+        url: As `TASKS_REDIS_URL` has it, or as kombu has it: `redis+socket://`, `sentinel://`.
+        master_name: Which master is meant, by kombu's transport options.
+        encrypted: Whether the app has TLS, where kombu's URL does not say so.
     """
     parts = urlsplit(url)
+    if parts.scheme == "sentinel":
+        return _watched(_sentinel_urls(url), master_name, encrypted=encrypted) if master_name else None
+    if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
+        group = parse_address(url)
+        urls = [urlsplit(broker_url) for broker_url in _kombu_urls(group)]
+        return _watched(urls, group.service, encrypted=group.encrypted)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     username = unquote(parts.username or query.get("username", ""))
     if parts.scheme in ("redis", "rediss"):
@@ -108,12 +142,64 @@ def redis_server(url: str) -> Server | None:
     return Server(address, int(database), "" if username == "default" else username, parts.scheme == "rediss")
 
 
-def broker_url_of(redis_url: str) -> str:
-    """The same Redis, as kombu writes it.
+def _watched(urls: Sequence[SplitResult], master_name: str, *, encrypted: bool) -> Server:
+    hosts = sorted(f"{url.hostname}:{url.port or SENTINEL_PORT}" for url in urls)
+    where = ",".join(hosts).replace("localhost:", "127.0.0.1:")
+    username = unquote(urls[0].username or "")
+    database = int(urls[0].path.strip("/") or "0")
+    return Server(f"{master_name}@{where}", database, "" if username == "default" else username, encrypted)
 
-    Args:
-        redis_url: As redis-py writes it.
+
+def _sentinel_urls(broker_url: str) -> list[SplitResult]:
+    return [urlsplit(url) for url in broker_url.split(";")]
+
+
+def _kombu_urls(address: Address) -> list[str]:
+    login = ":".join(quote(part, safe="") for part in (address.username, address.password))
+    login = f"{login}@" if login != ":" else ""
+    return [f"sentinel://{login}{node}/{address.database}" for node in address.nodes]
+
+
+class Broker(NamedTuple):
+    """A broker as Celery is told of it.
+
+    Attributes:
+        url: As kombu writes it.
+        options: What kombu's transport must know beside it.
+        ssl: How to encrypt, where the URL does not say so.
     """
+
+    url: str
+    options: Mapping[str, Any] = {}
+    ssl: Mapping[str, Any] | None = None
+
+
+def broker_of(url: str) -> Broker:
+    """A broker, from a URL as `TASKS_REDIS_URL` or kombu has it.
+
+    Raises:
+        ConfigurationError: It is a cluster, which no transport of kombu's speaks.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme.endswith("+cluster"):
+        raise ConfigurationError(
+            "A Redis Cluster cannot be Celery's broker. Set TASKS_BROKER_URL to one that can, for example "
+            "amqp://user:password@host// or a single Redis, redis://host:6379/0"
+        )
+    if scheme not in ("redis+sentinel", "rediss+sentinel"):
+        return Broker(_broker_url(url))
+    address = parse_address(url)
+    tls = {"ssl_cert_reqs": "required", **dict(address.query)} if address.encrypted else {}
+    guarded: dict[str, Any] = {"ssl": True, **tls} if tls else {}
+    if address.sentinel_password:
+        guarded |= {"username": address.sentinel_username or None, "password": address.sentinel_password}
+    options: dict[str, Any] = {"master_name": address.service}
+    if guarded:
+        options["sentinel_kwargs"] = {"socket_timeout": SOCKET_TIMEOUT, **guarded}
+    return Broker(";".join(_kombu_urls(address)), options, tls or None)
+
+
+def _broker_url(redis_url: str) -> str:
     parts = urlsplit(redis_url)
     if parts.scheme != "unix":
         return redis_url
@@ -135,10 +221,12 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
 
     Args:
         name: The app's name.
-        broker_url: Where messages go; may be empty until a worker or a front end is configured.
+        broker_url: Where messages go, as `broker_of` has it; may be empty until a worker or a front end is
+            configured.
         key_prefix: In front of the broker's keys, where the broker is Redis.
     """
-    app = Celery(name, broker=broker_url or None, amqp=KeptClientAMQP)
+    broker = broker_of(broker_url)
+    app = Celery(name, broker=broker.url or None, amqp=KeptClientAMQP)
     app.conf.update(
         task_serializer="json",
         result_serializer="json",
@@ -159,14 +247,17 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         worker_hijack_root_logger=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options=transport_options(key_prefix) if _is_redis(broker_url) else {},
+        broker_transport_options=_transport_options(broker, key_prefix),
+        broker_use_ssl=broker.ssl and dict(broker.ssl),
     )
     return app
 
 
-def transport_options(key_prefix: str) -> dict[str, Any]:
-    """How kombu shall speak to Redis."""
+def _transport_options(broker: Broker, key_prefix: str) -> dict[str, Any]:
+    if urlsplit(broker.url).scheme.split("+")[0] not in ("", "redis", "rediss", "sentinel"):
+        return {}
     return {
+        **broker.options,
         "visibility_timeout": VISIBILITY_TIMEOUT,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
@@ -186,7 +277,3 @@ def add_queues(app: Celery, names: Iterable[str]) -> None:
         app.conf.task_queues = [*(app.conf.task_queues or ()), *missing]
         for cached in ("queues", "router"):
             vars(app.amqp).pop(cached, None)
-
-
-def _is_redis(broker_url: str) -> bool:
-    return not broker_url or urlsplit(broker_url).scheme.split("+")[0] in ("redis", "rediss", "sentinel")

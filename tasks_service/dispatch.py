@@ -23,7 +23,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from .broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, direct_queue, redis_server
+from .broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Server, broker_of, direct_queue, redis_server
 from .domain.task import Task
 from .store.base import Push
 
@@ -54,7 +54,7 @@ class Dispatcher:
     Args:
         app: The Celery app whose workers run the tools.
         redis_url: Where the store is; None if it is not Redis.
-        broker_url: Where messages go; the app's own broker if not given.
+        broker_url: Where messages go, as `broker_of` has it; the app's own broker if not given.
         backlog: Messages that may wait for the publisher thread, where the broker is elsewhere.
     """
 
@@ -68,7 +68,7 @@ class Dispatcher:
     ) -> None:
         self._app = app
         self._redis_url = redis_url
-        self._broker_url = broker_url
+        self._broker = broker_of(broker_url) if broker_url else None
         self._backlog = backlog
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -83,14 +83,22 @@ class Dispatcher:
         """Whether messages go into the same write as the record."""
         if self._in_store is None:
             server = redis_server(self._redis_url) if self._redis_url else None
-            broker = redis_server(self.broker_url)
-            self._in_store = server is not None and server == broker
+            self._in_store = server is not None and server == self._broker_server()
         return self._in_store
 
     @property
     def broker_url(self) -> str:
         """Where messages go."""
-        return self._broker_url or str(self._app.conf.broker_write_url or "")
+        return self._broker.url if self._broker else str(self._app.conf.broker_write_url or "")
+
+    def _options(self) -> dict[str, Any]:
+        """What the transport must know: the app's own options, and those that come with the URL."""
+        return {**self._app.conf.broker_transport_options, **(self._broker.options if self._broker else {})}
+
+    def _broker_server(self) -> Server | None:
+        encrypted = bool(self._broker.ssl if self._broker else self._app.conf.broker_use_ssl)
+        name = str(self._options().get("master_name", ""))
+        return redis_server(self.broker_url, master_name=name, encrypted=encrypted)
 
     def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
         """The message of a task, to be written with it; empty if the broker is elsewhere."""
@@ -151,8 +159,8 @@ class Dispatcher:
             self._pid, self._publisher, self._inspector = os.getpid(), None, None
 
     def _connection(self) -> Connection:
-        options = dict(self._app.conf.broker_transport_options)
-        if redis_server(self.broker_url) is not None:
+        options = self._options()
+        if self._broker_server() is not None:
             options.setdefault("socket_timeout", SOCKET_TIMEOUT)
             options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT)
         connection: Connection = self._app.connection_for_write(

@@ -11,13 +11,14 @@ import re
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .domain.limits import KIB, MIB, Limits
-from .store.redis.address import parse_address
+from .store.redis.address import CLUSTER_SHARDS, parse_address
 
 
 class ApiKey(BaseModel):
@@ -42,11 +43,6 @@ class ApiKey(BaseModel):
 _EXPIRING_KEY = re.compile(r"(.+?):(\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?)")
 
 
-def _usual_shards(values: dict[str, Any]) -> int:
-    url = values.get("redis_url")
-    return parse_address(url).shards if url else 1
-
-
 class Settings(BaseSettings):
     """Configuration of every process of the service.
 
@@ -57,8 +53,8 @@ class Settings(BaseSettings):
         broker_url: Celery's broker. Unset: the same Redis, and then record and message are one write. A
             cluster cannot be the broker, so there it must be set.
         key_prefix: In front of every key, so that several services can share a Redis.
-        shards: Slots that tasks are spread over. Unset: 16 on a cluster, else 1. It may never change on a used
-            store, which remembers it and refuses another.
+        shards: Slots that tasks are spread over; 16 on a cluster unless it is set. It may never change on a
+            used store, which remembers it and refuses another.
         data_dir: For the private redis-server and the secret.
         secret: Keys the hash that owners are stored under. Unset: one is made in `data_dir`, mode 0600.
         host: Address that HTTP is served on.
@@ -87,7 +83,7 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     broker_url: str | None = None
     key_prefix: str = Field(default="ts", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
-    shards: int = Field(default_factory=_usual_shards, ge=1, le=256)
+    shards: int = Field(default=1, ge=1, le=256)
     data_dir: Path = Path(".tasks-service")
     secret: SecretStr | None = None
     host: str = "127.0.0.1"
@@ -107,6 +103,13 @@ class Settings(BaseSettings):
     max_result: int = Field(default=MIB, ge=KIB)
     max_live_per_owner: int = Field(default=10_000, ge=1)
     max_tasks: int = Field(default=2_000_000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_over_a_cluster(cls, values: object) -> object:
+        if isinstance(values, dict) and _is_cluster(values.get("redis_url")):
+            values.setdefault("shards", CLUSTER_SHARDS)
+        return values
 
     @field_validator("redis_url")
     @classmethod
@@ -161,6 +164,10 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _is_cluster(url: object) -> bool:
+    return isinstance(url, str) and urlsplit(url).scheme.endswith("+cluster")
 
 
 def _moment(name: str, text: str | None) -> datetime | None:

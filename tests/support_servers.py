@@ -253,7 +253,9 @@ class ClusterServers:
         for place, server in enumerate(self.servers[primaries:]):
             leader = self._id(self.servers[place % primaries])
             with server.client() as client:
-                eventually(lambda c=client, id_=leader: c.execute_command("CLUSTER REPLICATE", id_), "follows")
+                eventually(
+                    lambda c=client, id_=leader: c.execute_command("CLUSTER REPLICATE", id_), "follows"
+                )
                 eventually(lambda c=client: c.info("replication")["master_link_status"] == "up", "in step")
 
     def _id(self, server: RedisServer) -> str:

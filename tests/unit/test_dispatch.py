@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks_service.broker import broker_url_of, create_app, redis_server
+from tasks_service.broker import broker_of, create_app, redis_server
 from tasks_service.dispatch import Dispatcher, celery_id, task_hash
 from tasks_service.domain.task import JsonText, Owner, Policy, Task, TaskStatus
 
@@ -132,4 +132,4 @@ def test_it_is_known_whether_two_urls_mean_one_database(one: str, other: str, sa
 
 @pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://h/0", "unix:///a/b.sock?db=3", "unix:///a.sock"])
 def test_the_brokers_url_means_the_stores_redis(url: str) -> None:
-    assert redis_server(broker_url_of(url)) == redis_server(url)
+    assert redis_server(broker_of(url).url) == redis_server(url)

@@ -17,9 +17,7 @@ from tasks_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-NOT_LITERAL = {
-    *("redis_url", "broker_url", "shards", "secret", "api_keys", "allowed_hosts", "tools_root", "reports_dir")
-}
+NOT_LITERAL = {"redis_url", "broker_url", "secret", "api_keys", "allowed_hosts", "tools_root", "reports_dir"}
 """Settings whose default is told in words."""
 
 
