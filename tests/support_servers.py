@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.cluster import ClusterNode
 from redis.exceptions import RedisError
 
 from tasks_service.embedded import find_server
+from tasks_service.store.redis.address import Kind, parse_address
 
 from .support import RedisServer, free_port
 from .support_proxy import CuttingProxy
@@ -37,6 +39,24 @@ def eventually(reached: Callable[[], object], what: str, patience: float = PATIE
             pass
         time.sleep(0.02)
     raise AssertionError(f"not within {patience} s: {what}")
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[Any]:
+    """A plain client of whatever a store's URL means."""
+    address = parse_address(url)
+    if address.kind is Kind.SINGLE:
+        client: Any = redis.Redis.from_url(url, decode_responses=True)
+    elif address.kind is Kind.CLUSTER:
+        nodes = [ClusterNode(node.host, node.port) for node in address.nodes]
+        client = redis.RedisCluster(startup_nodes=nodes, decode_responses=True)
+    else:
+        hosts = [(node.host, node.port) for node in address.nodes]
+        client = redis.Sentinel(hosts, decode_responses=True).master_for(address.service)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 class SentinelServer:
@@ -76,7 +96,6 @@ class SentinelGroup:
     """
 
     def __init__(self, *, down_after_ms: int = 1_000) -> None:
-        self._open = ExitStack()
         with ExitStack() as opened:
             self.servers: list[RedisServer] = []
             self.proxies: dict[int, CuttingProxy] = {}
@@ -116,8 +135,9 @@ class SentinelGroup:
         """The proxy in front of the master."""
         return self.proxies[self.master_port()]
 
-    def client(self) -> Any:
-        return self.master.client()
+    def flush(self) -> None:
+        with self.master.client() as client:
+            client.flushall()
 
     def is_whole(self) -> bool:
         """Whether every sentinel knows the others and a healthy replica."""
@@ -172,6 +192,7 @@ class ClusterServers:
     def __init__(self, primaries: int = 3, *, replicas: int = 0) -> None:
         self.servers: list[RedisServer] = []
         self.proxies: list[CuttingProxy] = []
+        self._buses: list[int] = []
         with ExitStack() as opened:
             for _ in range(primaries * (1 + replicas)):
                 self._add_node(opened)
@@ -183,9 +204,6 @@ class ClusterServers:
     @property
     def url(self) -> str:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies)
-
-    def client(self) -> Any:
-        return redis.RedisCluster(port=self.proxies[0].port, decode_responses=True)
 
     def is_whole(self) -> bool:
         for server in self.servers:
@@ -236,7 +254,7 @@ class ClusterServers:
         opened.callback(server.close)
         self.servers.append(server)
         self.proxies.append(proxy)
-        self._buses = [*getattr(self, "_buses", []), bus]
+        self._buses.append(bus)
 
     def _join(self, primaries: int) -> None:
         bounds = [SLOTS * place // primaries for place in range(primaries + 1)]

@@ -25,8 +25,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import redis
-
 from tasks_service.domain.decide import TRANSITIONS
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
 from tasks_service.domain.events import Mend
@@ -36,6 +34,7 @@ from tasks_service.store.base import awaits_first_message
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
 
+from ..support_servers import client_of
 from .history import ClientLog, check_history
 
 INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues")
@@ -113,7 +112,7 @@ def audit(
     # A record is found by the shard that its id names, however many of them there really are.
     store = RedisTaskStore(url, prefix=prefix, shards=256, limits=limits)
     try:
-        with redis.Redis.from_url(url, decode_responses=True) as client:
+        with client_of(url) as client:
             seen = _look(client, prefix, beside)
             found = [*_keys(client, seen), *_read(store, seen)]
             for task_id, record in seen.records.items():
@@ -129,7 +128,7 @@ def audit(
 
 def stray_keys(url: str, *, prefix: str = "ts", beside: Sequence[str] = ()) -> list[Violation]:
     """Only I15: which keys are of no known kind, or have neither a lifetime nor an owner."""
-    with redis.Redis.from_url(url, decode_responses=True) as client:
+    with client_of(url) as client:
         return list(_keys(client, _look(client, prefix, beside)))
 
 

@@ -1,4 +1,7 @@
-"""What every store does, whichever it is: the same tests against memory, Redis, and Redis on asyncio."""
+"""What every store does, whichever it is: the same tests everywhere.
+
+In memory; and on one Redis, on the master of sentinels, on clusters, each both blocking and on asyncio.
+"""
 
 from __future__ import annotations
 
