@@ -219,17 +219,20 @@ class ClusterServers:
                 if client.info("replication")["role"] == "master":
                     client.flushall()
 
+    def owns(self, place: int, slot: int) -> bool:
+        """Whether a node says that it has a slot."""
+        with self.servers[place].client() as client:
+            (me,) = (
+                line for line in client.execute_command("CLUSTER NODES").values() if "myself" in line["flags"]
+            )
+            return any(int(first) <= slot <= int(last) for first, last in map(_bounds, me["slots"]))
+
     def move_slot(self, slot: int, target: int) -> None:
         """Hand a slot and all its keys to a node, as redis-cli does."""
         ids = [self._id(server) for server in self.servers]
         with ExitStack() as clients:
             nodes = [clients.enter_context(server.client()) for server in self.servers]
-            source = next(
-                place
-                for place, node in enumerate(nodes)
-                for first, last, *_ in _own_slots(node, ids[place])
-                if first <= slot <= last
-            )
+            source = next(place for place in range(len(nodes)) if self.owns(place, slot))
             nodes[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
             nodes[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
             port = self.servers[target].port
@@ -281,14 +284,8 @@ class ClusterServers:
             return str(client.execute_command("CLUSTER MYID"))
 
 
-def _own_slots(node: Any, node_id: str) -> Iterator[Sequence[Any]]:
-    with redis.Redis(
-        port=node.connection_pool.connection_kwargs["port"], decode_responses=True, protocol=2
-    ) as raw:
-        raw.response_callbacks.clear()
-        for entry in raw.execute_command("CLUSTER SLOTS"):
-            if entry[2][2] == node_id:
-                yield entry
+def _bounds(slots: Sequence[str]) -> tuple[str, str]:
+    return slots[0], slots[-1]
 
 
 def _pairs(reply: Any) -> Iterator[tuple[str, str]]:

@@ -33,6 +33,7 @@ from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskReco
 from tasks_service.store.base import awaits_first_message
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
+from tasks_service.store.redis.repair import DRIFT_MS
 
 from ..support_servers import client_of
 from .history import ClientLog, check_history
@@ -253,7 +254,7 @@ def _fields(client: Any, seen: _Seen, task_id: str, record: TaskRecord) -> Itera
     for kind in ("record", "log"):
         for key in (key for key, match in seen.keys[kind].items() if match["id"] == task_id):
             ends_ms = client.pexpiretime(key)
-            if ends_ms != record.task.expires_ms + BACKSTOP_MS:
+            if abs(ends_ms - record.task.expires_ms - BACKSTOP_MS) > DRIFT_MS:
                 yield Violation("I15", task_id, f"{key} ends at {ends_ms}, expires {record.task.expires_ms}")
             if kind == "record":
                 entries = {name for name in client.hkeys(key) if name.startswith("j:")}
