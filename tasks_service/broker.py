@@ -17,6 +17,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 from kombu.transport import redis as kombu_redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .domain.errors import ConfigurationError
 from .store.redis.address import SENTINEL_PORT, Address, parse_address
@@ -46,6 +47,7 @@ class _KeptClient:
     """
 
     _pool: Any
+    connection: Any
     _create_client: Callable[[], redis.Redis]
 
     _kept: redis.Redis | None = None
@@ -56,6 +58,10 @@ class _KeptClient:
         yield client or self._kept_client()
 
     def _kept_client(self) -> redis.Redis:
+        if self.connection is None or self.connection.client is None:
+            # Celery gives up a connection that was lost, and closes its channel once more. If a message is
+            # still unacknowledged, kombu stumbles over that and the worker ends; this error it expects.
+            raise RedisConnectionError("the channel's connection was given up")
         kept = self._kept
         if kept is None or kept.connection_pool is not self._pool:
             kept = self._kept = self._create_client()

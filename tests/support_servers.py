@@ -186,15 +186,15 @@ class ClusterServers:
 
     Args:
         primaries: How many nodes have slots.
-        replicas: How many replicas each of them has.
+        followers: How many replicas there are, one for each of the first primaries.
     """
 
-    def __init__(self, primaries: int = 3, *, replicas: int = 0) -> None:
+    def __init__(self, primaries: int = 3, *, followers: int = 0) -> None:
         self.servers: list[RedisServer] = []
         self.proxies: list[CuttingProxy] = []
         self._buses: list[int] = []
         with ExitStack() as opened:
-            for _ in range(primaries * (1 + replicas)):
+            for _ in range(primaries + followers):
                 self._add_node(opened)
             self._join(primaries)
             eventually(self.is_whole, "all nodes know all slots")
@@ -272,7 +272,7 @@ class ClusterServers:
 
     def _follow(self, primaries: int) -> None:
         for place, server in enumerate(self.servers[primaries:]):
-            leader = self._id(self.servers[place % primaries])
+            leader = self._id(self.servers[place])
             with server.client() as client:
                 eventually(
                     lambda c=client, id_=leader: c.execute_command("CLUSTER REPLICATE", id_), "follows"
