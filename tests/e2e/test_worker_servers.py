@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-import pytest
 from pytest_celery import CeleryTestWorker
 
-from tasks_service.domain.task import Phase, TaskStatus
+from tasks_service.domain.task import TaskStatus
 from tests.support import RedisServer
 from tests.support_proxy import Verdict
 from tests.support_servers import ClusterServers, SentinelGroup
@@ -66,17 +65,6 @@ def test_a_worker_goes_on_at_the_master_that_took_over() -> None:
         group.fail_over()
         for number in range(5):
             assert client.run("add", x=number, y=2).task.status is TaskStatus.COMPLETED
-
-
-@pytest.mark.faults
-def test_a_task_that_runs_while_its_master_is_killed_completes_once() -> None:
-    with under_sentinels() as (group, client, worker):
-        task = client.running(client.call("wait_async", seconds=6))
-        group.kill_master()
-        assert client.ended(task).task.status is TaskStatus.COMPLETED
-        log = client.record(task).log
-        assert sum(line.target is Phase.COMPLETED for line in log) == 1
-        assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED, worker.logs()
 
 
 def test_on_a_cluster_a_worker_runs_what_another_broker_brings() -> None:

@@ -18,11 +18,13 @@ import pytest
 
 from tasks_service.domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from tasks_service.domain.events import Claim, CompleteWithResult
-from tasks_service.domain.task import Owner, new_token
+from tasks_service.domain.task import Owner, Phase, TaskStatus, new_token
 from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tests.support_servers import ClusterServers, SentinelGroup, eventually
 
+from ..e2e.harness import client_of, worker_node
+from ..e2e.worker_app import service
 from ..store.conftest import RESULT, creation
 from .audit import audit, told
 
@@ -188,3 +190,19 @@ def test_a_killed_primary_of_a_cluster_takes_at_most_its_last_moment_along(
             return time.monotonic()
 
         measured("R8", f"Cluster: {play(servers.url, 16, kill)}")
+
+
+@pytest.mark.faults
+def test_a_task_that_runs_while_its_master_is_killed_completes_once() -> None:
+    with closing(SentinelGroup()) as group:
+        worker = worker_node(group.url, name="failover")
+        try:
+            assert worker.ready(), worker.logs()
+            with client_of(service, group.url) as client:
+                task = client.running(client.call("wait_async", seconds=6))
+                group.kill_master()
+                assert client.ended(task).task.status is TaskStatus.COMPLETED
+                assert sum(line.target is Phase.COMPLETED for line in client.record(task).log) == 1
+                assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED, worker.logs()
+        finally:
+            worker.teardown()

@@ -18,7 +18,7 @@ from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
 from ..base import Change, Claimed, Created, Finding, Memory, NoOutbox, Outbox, Page, Reported, TaskView
 from .address import Kind, Node, parse_address
-from .connection import Pools, client_findings, connection_options, pack
+from .connection import SENTINEL_SECONDS, Pools, client_findings, connection_options, pack
 from .headroom import Headroom
 from .health import examine
 from .layout import Layout
@@ -100,7 +100,8 @@ class AsyncRedisTaskStore:
 
         def connections(node: Node | None) -> BlockingConnectionPool:
             # `run` bounds the whole operation; a timer for each reply would cost a sixth of a create.
-            options = {**connection_options(Retry, url), "socket_timeout": None}
+            silence = SENTINEL_SECONDS if node is not None and node.is_sentinel else None
+            options = connection_options(Retry, url, silence)
             return BlockingConnectionPool.from_url(
                 address.url_of(node), max_connections=pool, timeout=None, **options
             )

@@ -32,7 +32,15 @@ from ..base import (
     TaskView,
 )
 from .address import Node, parse_address
-from .connection import RECONNECT_SECONDS, Pools, client_findings, connection_options, pack
+from .connection import (
+    RECONNECT_SECONDS,
+    SENTINEL_SECONDS,
+    SOCKET_SECONDS,
+    Pools,
+    client_findings,
+    connection_options,
+    pack,
+)
 from .headroom import fullest
 from .health import examine
 from .layout import Layout, Shard
@@ -110,7 +118,8 @@ class RedisTaskStore:
         self._servers = servers_at(address, self._layout.home)
 
         def connections(node: Node | None) -> BlockingConnectionPool:
-            options = connection_options(Retry, url)
+            silence = SENTINEL_SECONDS if node is not None and node.is_sentinel else SOCKET_SECONDS
+            options = connection_options(Retry, url, silence)
             return BlockingConnectionPool.from_url(
                 address.url_of(node), max_connections=pool, timeout=deadline, **options
             )

@@ -18,6 +18,9 @@ P = TypeVar("P")
 SOCKET_SECONDS = 2.0
 """Longest silence in the middle of an exchange before the connection is given up."""
 
+SENTINEL_SECONDS = 0.5
+"""Longest silence of a sentinel before another one is asked: they all know the same."""
+
 CONNECT_SECONDS = 1.0
 """Longest wait for a connection to be made."""
 
@@ -25,13 +28,16 @@ RECONNECT_SECONDS = 0.5
 """Between two attempts to subscribe again, and two looks whether the server is still the right one."""
 
 
-def connection_options(retry: type[Any], url: str = "redis://") -> dict[str, Any]:
+def connection_options(
+    retry: type[Any], url: str = "redis://", silence: float | None = SOCKET_SECONDS
+) -> dict[str, Any]:
     """Options of a connection pool.
 
     Args:
         retry: `redis.retry.Retry` or its asyncio twin. The library's own retries are switched off: it
             cannot know whether a write whose reply was lost has been applied. Ours look for its token.
         url: Where Redis is.
+        silence: Longest silence before a connection is given up, in seconds; None: whoever waits bounds it.
     """
     # redis-py's Unix socket connections do not take what only TCP has.
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
@@ -39,7 +45,7 @@ def connection_options(retry: type[Any], url: str = "redis://") -> dict[str, Any
         "retry": retry(NoBackoff(), 0),
         "protocol": 2,
         "decode_responses": True,
-        "socket_timeout": SOCKET_SECONDS,
+        "socket_timeout": silence,
         "socket_connect_timeout": CONNECT_SECONDS,
         "health_check_interval": 0,
         **tcp_only,
