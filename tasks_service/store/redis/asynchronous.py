@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Connection
@@ -21,7 +21,7 @@ from .address import Kind, Node, parse_address
 from .connection import SENTINEL_SECONDS, Pools, client_findings, connection_options, pack
 from .headroom import Headroom
 from .health import examine
-from .layout import Layout
+from .layout import Command, Layout
 from .operations import Clock, Operations
 from .servers import servers_at
 from .sessions import RedisSessions
@@ -34,33 +34,32 @@ T = TypeVar("T")
 class _Hold:
     """The connection of a program, held from one exchange to the next; at most one at a time."""
 
+    __slots__ = ("_connection", "_node", "_pool", "_pools")
+
     def __init__(self, pools: Pools[BlockingConnectionPool]) -> None:
         self._pools = pools
         self._node: Node | None = None
-        self._pool: BlockingConnectionPool | None = None
         self._connection: Connection | None = None
 
     async def exchange(self, exchange: Exchange) -> list[Any]:
-        if self._connection is not None and exchange.node != self._node and not exchange.follows:
-            await self.give_back()
-        connection = self._connection or await self._take(exchange)
-        return await _exchange(connection, exchange)
-
-    async def _take(self, exchange: Exchange) -> Connection:
-        if exchange.follows:
-            raise RedisConnectionError("the connection that watched is gone")
-        self._node, self._pool = exchange.node, self._pools.of(exchange.node)
-        connection: Connection = await self._pool.get_connection()
-        self._connection = connection
-        return connection
+        commands, node, follows = exchange
+        connection = self._connection
+        if follows:
+            if connection is None or not connection.is_connected:
+                raise RedisConnectionError("the connection that watched is gone")
+        elif connection is None or node != self._node:
+            if connection is not None:
+                await self.give_back()
+            self._node, self._pool = node, self._pools.of(node)
+            connection = self._connection = await self._pool.get_connection()
+        return await _exchange(connection, commands)
 
     async def give_back(self, *, close: bool = False) -> None:
         connection, self._connection = self._connection, None
-        if connection is None or self._pool is None:
-            return
-        if close:
-            await connection.disconnect(nowait=True)
-        await self._pool.release(connection)
+        if connection is not None:
+            if close:
+                await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
 
 
 class AsyncRedisTaskStore:
@@ -251,13 +250,11 @@ class AsyncRedisTaskStore:
         return await self.run(self._operations.commit(task_id, event))
 
 
-async def _exchange(connection: Connection, exchange: Exchange) -> list[Any]:
-    if exchange.follows and not connection.is_connected:
-        raise RedisConnectionError("the connection that watched was closed")
+async def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
     replies: list[Any] = []
     try:
-        await connection.send_packed_command(pack(exchange.commands))
-        for _ in exchange.commands:
+        await connection.send_packed_command(pack(commands))
+        for _ in commands:
             try:
                 replies.append(await connection.read_response())
             except ResponseError as error:

@@ -43,7 +43,7 @@ from .connection import (
 )
 from .headroom import fullest
 from .health import examine
-from .layout import Layout, Shard
+from .layout import Command, Layout, Shard
 from .operations import Clock, Operations, parse_change
 from .repair import Places, Repairs
 from .servers import servers_at
@@ -55,33 +55,32 @@ T = TypeVar("T")
 class _Hold:
     """The connection of a program, held from one exchange to the next; at most one at a time."""
 
+    __slots__ = ("_connection", "_node", "_pool", "_pools")
+
     def __init__(self, pools: Pools[BlockingConnectionPool]) -> None:
         self._pools = pools
         self._node: Node | None = None
-        self._pool: BlockingConnectionPool | None = None
         self._connection: Connection | None = None
 
     def exchange(self, exchange: Exchange) -> list[Any]:
-        if self._connection is not None and exchange.node != self._node and not exchange.follows:
-            self.give_back()
-        connection = self._connection or self._take(exchange)
-        return _exchange(connection, exchange)
-
-    def _take(self, exchange: Exchange) -> Connection:
-        if exchange.follows:
-            raise RedisConnectionError("the connection that watched is gone")
-        self._node, self._pool = exchange.node, self._pools.of(exchange.node)
-        connection: Connection = self._pool.get_connection()
-        self._connection = connection
-        return connection
+        commands, node, follows = exchange
+        connection = self._connection
+        if follows:
+            if connection is None or not connection.is_connected:
+                raise RedisConnectionError("the connection that watched is gone")
+        elif connection is None or node != self._node:
+            if connection is not None:
+                self.give_back()
+            self._node, self._pool = node, self._pools.of(node)
+            connection = self._connection = self._pool.get_connection()
+        return _exchange(connection, commands)
 
     def give_back(self, *, close: bool = False) -> None:
         connection, self._connection = self._connection, None
-        if connection is None or self._pool is None:
-            return
-        if close:
-            connection.disconnect()
-        self._pool.release(connection)
+        if connection is not None:
+            if close:
+                connection.disconnect()
+            self._pool.release(connection)
 
 
 class RedisTaskStore:
@@ -176,7 +175,7 @@ class RedisTaskStore:
         node = self.run(self._servers.locate())[0]
         connection = self._pools.of(node).make_connection()
         try:
-            _exchange(connection, Exchange([("SUBSCRIBE", self._layout.changes)]))
+            _exchange(connection, [("SUBSCRIBE", self._layout.changes)])
             yield None
             while node is None or self._servers.is_current(node):
                 if not connection.can_read(timeout=poll):
@@ -360,13 +359,11 @@ class RedisTaskStore:
         return self.run(self._operations.counts())
 
 
-def _exchange(connection: Connection, exchange: Exchange) -> list[Any]:
-    if exchange.follows and not connection.is_connected:
-        raise RedisConnectionError("the connection that watched was closed")
+def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
     replies: list[Any] = []
     try:
-        connection.send_packed_command(pack(exchange.commands))
-        for _ in exchange.commands:
+        connection.send_packed_command(pack(commands))
+        for _ in commands:
             try:
                 replies.append(connection.read_response())
             except ResponseError as error:
