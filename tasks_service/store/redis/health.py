@@ -24,12 +24,20 @@ def findings(replies: list[Any]) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
 
 
+def run_id(info: Any) -> str:
+    """Which run of which server answered INFO; empty if it may not be asked."""
+    return "" if not isinstance(info, str) else _values(info).get("run_id", "")
+
+
+def _values(info: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+
+
 def _version(info: Any) -> Iterator[Finding]:
     if not isinstance(info, str):
         yield _warning("The server's version could not be read.", "Allow the command INFO.")
         return
-    values = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    text = values.get("redis_version", "0")
+    text = _values(info).get("redis_version", "0")
     if tuple(int(part) for part in text.split(".")[:2]) < OLDEST_VERSION:
         yield Finding(
             severity=Severity.ERROR,

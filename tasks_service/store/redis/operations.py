@@ -30,6 +30,7 @@ from ..base import (
     Counts,
     Created,
     Due,
+    LastSweep,
     Outbox,
     Page,
     Reported,
@@ -38,6 +39,7 @@ from ..base import (
 )
 from . import codec
 from .headroom import Headroom
+from .health import run_id
 from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Layout, Shard, place, problems, sorted_places
 from .transaction import Exchange, LostConnection, Program, Reply, Write, milliseconds, once, transact
 
@@ -365,16 +367,20 @@ class Operations:
         (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
         return reply is not None
 
-    def mark_sweep(self) -> Program[int]:
+    def mark_sweep(self) -> Program[LastSweep]:
         """See `TaskStoreMaintenance.mark_sweep`."""
-        now_ms = yield from self.now_ms()
-        (before,) = yield from once([("SET", self.layout.swept, now_ms, "GET")], self.deadline)
-        return max(now_ms - int(before), 0) if before else 0
+        time, info = yield from once([("TIME",), ("INFO", "server")], self.deadline)
+        now_ms, server = self.time_of(time), run_id(info)
+        (text,) = yield from once([("SET", self.layout.swept, f"{now_ms}|{server}", "GET")], self.deadline)
+        if not text:
+            return LastSweep(0, same_server=True)
+        before_ms, _, before = text.partition("|")
+        return LastSweep(max(now_ms - int(before_ms), 0), same_server=before == server)
 
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
-        time, before = yield from once([("TIME",), ("GET", self.layout.swept)], self.deadline)
-        return max(self.time_of(time) - int(before), 0) if before else None
+        time, text = yield from once([("TIME",), ("GET", self.layout.swept)], self.deadline)
+        return max(self.time_of(time) - int(text.partition("|")[0]), 0) if text else None
 
     def inspect(self, task_id: str) -> Program[TaskRecord]:
         """See `TaskStoreMaintenance.inspect`."""
