@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from redis.cluster import ClusterNode
 from redis.exceptions import RedisError
 
 from tasks_service.embedded import find_server
-from tasks_service.store.redis.address import Kind, parse_address
 
 from .support import RedisServer, free_port
 from .support_proxy import CuttingProxy
@@ -39,24 +37,6 @@ def eventually(reached: Callable[[], object], what: str, patience: float = PATIE
             pass
         time.sleep(0.02)
     raise AssertionError(f"not within {patience} s: {what}")
-
-
-@contextmanager
-def client_of(url: str) -> Iterator[Any]:
-    """A plain client of whatever a store's URL means."""
-    address = parse_address(url)
-    if address.kind is Kind.SINGLE:
-        client: Any = redis.Redis.from_url(url, decode_responses=True)
-    elif address.kind is Kind.CLUSTER:
-        nodes = [ClusterNode(node.host, node.port) for node in address.nodes]
-        client = redis.RedisCluster(startup_nodes=nodes, decode_responses=True)
-    else:
-        hosts = [(node.host, node.port) for node in address.nodes]
-        client = redis.Sentinel(hosts, decode_responses=True).master_for(address.service)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 class SentinelServer:

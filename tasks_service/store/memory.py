@@ -21,6 +21,7 @@ from .base import (
     Counts,
     Created,
     Due,
+    LastSweep,
     NoOutbox,
     Outbox,
     Page,
@@ -191,11 +192,11 @@ class MemoryTaskStore:
             self._locks[name] = now_ms + for_ms
             return True
 
-    def mark_sweep(self) -> int:
+    def mark_sweep(self) -> LastSweep:
         """See `TaskStoreMaintenance.mark_sweep`."""
         with self._lock:
             ago_ms, self._swept_ms = self.last_sweep_ms(), self._clock()
-            return ago_ms or 0
+            return LastSweep(ago_ms or 0, same_server=True)
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""

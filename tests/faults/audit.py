@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import redis
+
 from tasks_service.domain.decide import TRANSITIONS
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
 from tasks_service.domain.events import Mend
@@ -35,7 +37,7 @@ from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
 from tasks_service.store.redis.repair import DRIFT_MS
 
-from ..support_servers import client_of
+from ..support_clients import client_of
 from .history import ClientLog, check_history
 
 INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues")
@@ -127,10 +129,18 @@ def audit(
     return found
 
 
-def stray_keys(url: str, *, prefix: str = "ts", beside: Sequence[str] = ()) -> list[Violation]:
-    """Only I15: which keys are of no known kind, or have neither a lifetime nor an owner."""
-    with client_of(url) as client:
-        return list(_keys(client, _look(client, prefix, beside)))
+def keys_without_end(url: str, *, prefix: str = "ts") -> list[Violation]:
+    """Only I15, and also while others write: which of a store's keys have neither a lifetime nor an owner.
+
+    Empty as well if the server does not answer, or takes no command of ours: there is nothing to look at.
+    """
+    foreign = (rf"(?!{re.escape(prefix)}:).*", rf"{re.escape(prefix)}:mq:.*")
+    try:
+        with redis.Redis.from_url(url, decode_responses=True, socket_timeout=5, retry=None) as client:
+            found = list(_keys(client, _look(client, prefix, foreign)))
+    except redis.RedisError:
+        return []
+    return [violation for violation in found if violation.invariant == "I15"]
 
 
 # --- keys -------------------------------------------------------------------------------------------------

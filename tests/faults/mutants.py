@@ -22,6 +22,8 @@ DECIDE = "domain/decide.py"
 TRANSACTION = "store/redis/transaction.py"
 OPERATIONS = "store/redis/operations.py"
 LAYOUT = "store/redis/layout.py"
+BLOCKING = "store/redis/blocking.py"
+SERVERS = "store/redis/servers.py"
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,16 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a write in two transactions": Mutant(
         TRANSACTION,
-        'replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)])',
-        'yield Exchange([("MULTI",), *write.commands[1:], ("EXEC",)])\n'
-        '                replies = yield Exchange([("MULTI",), write.commands[0], ("EXEC",)])',
+        'replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)], follows=True)',
+        'yield Exchange([("MULTI",), *write.commands[1:], ("EXEC",)], follows=True)\n'
+        '                replies = yield Exchange([("MULTI",), write.commands[0], ("EXEC",)], follows=True)',
+    ),
+    "an EXEC opens a connection of its own": Mutant(
+        BLOCKING, "if connection is None or not connection.is_connected:", "if connection is None:"
+    ),
+    "a server that refuses is not left": Mutant(TRANSACTION, "leave=bool(failure)", "leave=False"),
+    "commands for two nodes all go to one": Mutant(
+        SERVERS, "self._owner(first if slot is None else slot)", "self._owner(first)"
     ),
     "no expiry check": Mutant(
         DECIDE, "now_ms >= task.expires_ms and not keep_expired", "now_ms < 0 and not keep_expired"
@@ -77,10 +86,12 @@ MUTANTS: dict[str, Mutant] = {
     ),
 }
 
-BEHAVIOUR = ("tests/store/test_behaviour.py", "tests/store/test_redis.py")
+BEHAVIOUR = ("tests/store/test_behaviour.py", "tests/store/test_redis.py", "tests/store/test_transaction.py")
+ONE_SERVER = "not memory and not sentinel and not cluster"
 CHECKS: Sequence[tuple[str, int, tuple[str, ...]]] = (
     ("linearizability", FOUND, ("-m", "tests.faults.linearizability", "4000")),
-    ("behaviour", 1, ("-m", "pytest", "-q", "-x", "-k", "not memory", *BEHAVIOUR)),
+    ("behaviour", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, *BEHAVIOUR)),
+    ("cluster", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_cluster.py")),
     ("lock step", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_lock_step.py")),
 )
 """Tried in this order until one of them sees the bug: name, the exit code that says so, what Python runs."""

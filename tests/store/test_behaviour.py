@@ -501,10 +501,10 @@ def test_a_lock_is_held_by_one_at_a_time_and_ends_by_itself(make_face: FaceMaker
 
 def test_the_last_sweep_is_remembered(face: Face) -> None:
     assert face.maintenance.last_sweep_ms() is None
-    assert face.maintenance.mark_sweep() == 0
+    assert face.maintenance.mark_sweep() == (0, True)
     face.clock.pass_ms(700)
     assert face.maintenance.last_sweep_ms() == 700
-    assert face.maintenance.mark_sweep() == 700
+    assert face.maintenance.mark_sweep() == (700, True)
 
 
 def test_ids_are_random_and_name_the_shard_of_their_owner() -> None:

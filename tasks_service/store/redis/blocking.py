@@ -23,6 +23,7 @@ from ..base import (
     Created,
     Due,
     Finding,
+    LastSweep,
     Memory,
     NoOutbox,
     Outbox,
@@ -282,9 +283,9 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.hold`."""
         return self.run(self._operations.hold(name, for_ms=for_ms))
 
-    def mark_sweep(self) -> int:
+    def mark_sweep(self) -> LastSweep:
         """See `TaskStoreMaintenance.mark_sweep`."""
-        return self.run(self._operations.mark_sweep())
+        return self.run(self._operations.mark_sweep(self._servers))
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""

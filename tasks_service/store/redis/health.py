@@ -124,6 +124,11 @@ def _replicas(info: Any) -> Iterator[Finding]:
         yield _warning("No replica is connected: when it dies, nothing takes over.", "Start a replica.")
 
 
+def run_id(info: Any) -> str:
+    """Which run of which server answered INFO; empty if it may not be asked."""
+    return "" if not isinstance(info, str) else _values(info).get("run_id", "")
+
+
 def _version(info: Any) -> Iterator[Finding]:
     if not isinstance(info, str):
         yield _warning("The server's version could not be read.", "Allow the command INFO.")

@@ -30,6 +30,7 @@ from ..base import (
     Counts,
     Created,
     Due,
+    LastSweep,
     Outbox,
     Page,
     Reported,
@@ -38,7 +39,9 @@ from ..base import (
 )
 from . import codec
 from .headroom import Headroom
+from .health import run_id
 from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Layout, Shard, place, problems, sorted_places
+from .servers import Servers
 from .transaction import Exchange, LostConnection, Program, Reply, Write, milliseconds, once, transact
 
 logger = logging.getLogger(__name__)
@@ -365,18 +368,25 @@ class Operations:
         (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
         return reply is not None
 
-    def mark_sweep(self) -> Program[int]:
-        """See `TaskStoreMaintenance.mark_sweep`."""
-        now_ms = yield from self.now_ms()
-        (before,) = yield from once([("SET", self.layout.swept, now_ms, "GET")], self.deadline)
-        return max(now_ms - int(before), 0) if before else 0
+    def mark_sweep(self, servers: Servers) -> Program[LastSweep]:
+        """See `TaskStoreMaintenance.mark_sweep`; fails while one of the servers is away."""
+        met = []
+        for node in (yield from servers.locate()):
+            (info,) = yield from once([("INFO", "server")], self.deadline, node)
+            met.append(run_id(info))
+        now_ms, server = (yield from self.now_ms()), ",".join(sorted(met))
+        (text,) = yield from once([("SET", self.layout.swept, f"{now_ms}|{server}", "GET")], self.deadline)
+        if not text:
+            return LastSweep(0, same_server=True)
+        before_ms, _, before = text.partition("|")
+        return LastSweep(max(now_ms - int(before_ms), 0), same_server=before == server)
 
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
-        (before,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
         # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
         now_ms = yield from self.now_ms()
-        return max(now_ms - int(before), 0) if before else None
+        return max(now_ms - int(text.partition("|")[0]), 0) if text else None
 
     def inspect(self, task_id: str) -> Program[TaskRecord]:
         """See `TaskStoreMaintenance.inspect`."""
