@@ -128,20 +128,19 @@ def test_a_store_that_is_closed_between_watch_and_exec_writes_nothing_unwatched(
     cluster: ClusterServers, store: RedisTaskStore
 ) -> None:
     task_id, lease_id = claimed(store)
-    with closing(RedisTaskStore(cluster.url)) as rival, closing(RedisTaskStore(cluster.url)) as closing_one:
+    met = threading.Event()
 
-        def meanwhile(packet: bytes) -> Verdict:
-            if b"WATCH" in packet and task_id.encode() in packet and not met.is_set():
-                met.set()
-                rival.act(ALICE, task_id, Cancel())
-                closing_one.close()
-            return Verdict.PASS
+    def meanwhile(server_ms: int) -> int:
+        """The clock is read where the transition is decided: after WATCH, before EXEC."""
+        if not met.is_set():
+            met.set()
+            store.act(ALICE, task_id, Cancel())
+            deciding.close()
+        return server_ms
 
-        met = threading.Event()
-        for proxy in cluster.proxies:
-            proxy.judge = meanwhile
-        with pytest.raises(LeaseLost):
-            closing_one.commit(task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+    deciding = RedisTaskStore(cluster.url, clock=meanwhile)
+    with closing(deciding), pytest.raises(LeaseLost):
+        deciding.commit(task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
     assert store.inspect(task_id).task.phase is Phase.CANCELLED
 
 
