@@ -13,7 +13,7 @@ import redis
 from redis.cluster import ClusterNode
 from redis.crc import key_slot
 
-from tasks_service.domain.errors import LeaseLost, StoreUnavailable
+from tasks_service.domain.errors import LeaseLost, StoreFull, StoreUnavailable
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Create, Expire, Note
 from tasks_service.domain.reports import LogLevel
 from tasks_service.domain.task import JsonText, Owner, Phase, new_token
@@ -347,3 +347,28 @@ def test_the_memory_that_is_told_is_that_of_the_fullest_node(
         memory = store.memory()
         client.config_set("maxmemory", 0)
     assert memory is not None and memory.maximum == 1 << 30
+
+
+def test_creates_are_refused_where_the_node_is_nearly_full_and_nowhere_else(cluster: ClusterServers) -> None:
+    async def refused() -> dict[str, bool]:
+        told_: dict[str, bool] = {}
+        store = AsyncRedisTaskStore(cluster.url)
+        for number in range(40):
+            owner = Owner(f"owner-{number}")
+            event = creation(owner, task_id=new_task_id(owner, 16))
+            try:
+                await store.create(event)
+            except StoreFull:
+                told_[event.task_id[:2]] = True
+            else:
+                told_[event.task_id[:2]] = False
+        await store.aclose()
+        return told_
+
+    with cluster.servers[1].client() as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.1))
+        by_shard = asyncio.run(refused())
+        client.config_set("maxmemory", 0)
+    slots = {shard: key_slot(shard.encode()) for shard in by_shard}
+    assert by_shard == {shard: cluster.owns(1, slot) for shard, slot in slots.items()}
+    assert set(by_shard.values()) == {True, False}
