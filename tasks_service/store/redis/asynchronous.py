@@ -162,7 +162,11 @@ class AsyncRedisTaskStore:
         """A connection to listen on, to a server that is right now."""
         node = self._listens_at = (await self.run(self._servers.locate()))[0]
         connection: Connection = self._pools.of(node).make_connection()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
     def _is_current(self) -> bool:
