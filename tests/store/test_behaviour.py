@@ -36,6 +36,7 @@ from tasks_service.domain.events import (
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import (
     HOUR,
+    MINUTE,
     SECOND,
     EntryKind,
     Failure,
@@ -205,6 +206,21 @@ def test_an_idempotency_key_with_another_request_is_refused(face: Face) -> None:
     with pytest.raises(IdempotencyConflict):
         face.create(idempotency="k", request_digest="other")
     assert face.maintenance.counts().total == 1
+
+
+def test_a_key_that_is_used_again_stays_with_its_new_task_when_the_old_one_goes(face: Face) -> None:
+    policy = Policy(ttl_ms=SECOND, retention_ms=SECOND, patience_ms=SECOND, timeout_ms=MINUTE)
+    first, lease_id = face.run(policy=policy, idempotency="k", request_digest="d")
+    face.clock.pass_ms(2 * SECOND)
+    second = face.create(idempotency="k", request_digest="d")
+    assert second.task_id != first.task_id, "the key was forgotten, and the first task runs on"
+
+    first = face.store.commit(first.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+    face.clock.pass_ms(first.expires_ms - face.clock())
+    assert face.maintenance.settle(first.task_id, Expire()) is None
+
+    again = face.store.create(creation(idempotency="k", request_digest="d"))
+    assert (again.replayed, again.task.task_id) == (True, second.task_id)
 
 
 def test_cancelling_ends_the_task_and_its_worker_learns_of_it(face: Face) -> None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ...domain.decide import Applied, Census, Refused, Replayed, decide, effective
+from ...domain.decide import Applied, Census, Refused, Replayed, decide, effective, remembered
 from ...domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import (
     AnswerInput,
@@ -164,7 +164,9 @@ class Operations:
                 watched.append(live)
                 return None
             census = Census(
-                owner_live=owner_live, total=total, existing=_existing(found[0]) if found else None
+                owner_live=owner_live,
+                total=total,
+                existing=codec.decode_remembered(found[0]) if found else None,
             )
             decision = decide(task, event, now_ms, log=log, limits=self.limits, census=census)
             if isinstance(decision, Refused):
@@ -175,7 +177,7 @@ class Operations:
                 self._headroom.check_create(size(event.arguments))
             commands = self.writes(shard, None, decision, now_ms, sends=True)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
-            value = f"{event.task_id}|{event.request_digest}"
+            value = codec.encode_remembered(remembered(decision.task, event.request_digest))
             commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
             return Write(commands, decision)
 
@@ -510,12 +512,11 @@ class Operations:
         """What removes a task, in an order that a sweep can take up again wherever it was broken off.
 
         A full Redis takes these commands one by one only. The index that leads a sweep to the task goes last,
-        the record, which says where else the task is, just before it.
+        the record, which says where else the task is, just before it. What its idempotency key stands for is
+        left alone: it may be another task by now, and whatever it is, ends by itself.
         """
         last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task.task_id)
         commands = [command for command in place(shard, task, None) if command != last]
-        if task.idempotency:
-            commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))
         commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
         return [*commands, last]
 
@@ -544,13 +545,6 @@ def _overtaking(shard: Shard, task: Task | None, event: Claim) -> list[Command]:
     if task is None or task.phase is not Phase.RUNNING or not event.dispatched_ms:
         return []
     return [("ZADD", shard.index("overtaken"), "GT", event.dispatched_ms, task.queue)]
-
-
-def _existing(text: str | None) -> tuple[str, str] | None:
-    if not text:
-        return None
-    task_id, _, digest = text.partition("|")
-    return task_id, digest
 
 
 def _standing(applied: Applied) -> Task:
