@@ -272,6 +272,15 @@ def remembered(task: Task, request_digest: str) -> Remembered:
     return Remembered(task_id=task.task_id, request_digest=request_digest, until_ms=task.expires_ms)
 
 
+REDISPATCH_FIRST_MS = 2_000
+REDISPATCH_MOST_MS = 60_000
+
+
+def redispatch_backoff_ms(redispatches: int) -> int:
+    """How long after the nth redispatch of a task the next may come: 2 s doubling to 60 s."""
+    return min(REDISPATCH_FIRST_MS << min(redispatches, 16), REDISPATCH_MOST_MS)
+
+
 def next_due_ms(task: Task) -> int:
     """When time alone will next change this task: by a deadline, by its caller's absence, or by its end."""
     if task.status.is_final:
@@ -586,6 +595,10 @@ def _expire(task: Task, event: Expire, moment: _Moment) -> Applied:
 def _redispatch(task: Task, event: Redispatch, moment: _Moment) -> Applied:
     if moment.now_ms < task.due_ms:
         raise _Refusal(_invalid(task, event, "it is not due"))
+    again_ms = task.dispatched_ms + redispatch_backoff_ms(task.redispatches)
+    if task.redispatches and moment.now_ms < again_ms:
+        # Two sweepers have found the same task; one message is enough.
+        raise _Refusal(_invalid(task, event, "another message has just been made"))
     again = replace(task, dispatched_ms=moment.now_ms, redispatches=task.redispatches + 1)
     return Applied(task=again)
 

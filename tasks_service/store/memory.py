@@ -20,6 +20,7 @@ from ..domain.decide import (
     decide,
     effective,
     next_due_ms,
+    redispatch_backoff_ms,
     remembered,
 )
 from ..domain.errors import InvalidTransition, TaskNotFound
@@ -38,7 +39,6 @@ from .base import (
     Repair,
     TaskView,
     awaits_first_message,
-    redispatch_backoff_ms,
 )
 
 

@@ -461,6 +461,19 @@ def test_pages_go_from_the_newest_to_the_oldest_without_gap_or_repetition(face: 
     assert ages == sorted(ages, reverse=True)
 
 
+def test_tasks_of_one_millisecond_are_all_listed_however_many_they_are(face: Face) -> None:
+    created = {face.create().task_id for _ in range(200)}
+    seen: list[str] = []
+    after = None
+    while True:
+        page = face.store.page(ALICE, after=after, limit=7)
+        seen += [task.task_id for task in page.tasks]
+        if (after := page.last) is None:
+            break
+    assert len(seen) == len(set(seen))
+    assert set(seen) == created
+
+
 def test_a_listing_goes_on_where_it_was_while_tasks_come_and_go(face: Face) -> None:
     for _ in range(6):
         face.create()

@@ -22,6 +22,7 @@ from tasks_service.domain.decide import (
     decide,
     effective,
     next_due_ms,
+    redispatch_backoff_ms,
     remembered,
 )
 from tasks_service.domain.errors import (
@@ -1184,6 +1185,14 @@ def test_a_redispatch_is_remembered_and_moves_nothing() -> None:
     task = life.goes(Redispatch())
     assert (task.dispatched_ms, task.redispatches) == (life.now_ms, 1)
     assert (task.revision, task.updated_ms) == (0, START_MS)
+
+
+def test_another_redispatch_comes_no_sooner_than_the_backoff_allows() -> None:
+    life = pending()
+    life.goes(Redispatch())
+    refusal(life.meets(Redispatch()), InvalidTransition)
+    refusal(life.passes(redispatch_backoff_ms(1) - 1).meets(Redispatch()), InvalidTransition)
+    assert life.passes(1).goes(Redispatch()).redispatches == 2
 
 
 def test_a_task_that_is_not_due_is_not_dispatched() -> None:

@@ -10,7 +10,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ...domain.decide import Applied, Census, Refused, Replayed, decide, effective, remembered
+from ...domain.decide import (
+    Applied,
+    Census,
+    Refused,
+    Replayed,
+    decide,
+    effective,
+    redispatch_backoff_ms,
+    remembered,
+)
 from ...domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import (
     AnswerInput,
@@ -35,7 +44,6 @@ from ..base import (
     Page,
     Reported,
     TaskView,
-    redispatch_backoff_ms,
 )
 from . import codec
 from .headroom import Headroom
@@ -52,6 +60,9 @@ Creates in flight are bounded by the front ends' connections, and while those ar
 that saw more room than this cannot be one too many. Nearer to the limit the quota is watched, and exact;
 further away, creates of one owner do not void each other.
 """
+
+_SAME_MOMENT = 64
+"""How many tasks of one owner and one millisecond a page reads over before it asks for more."""
 
 _STATE = len(codec.STATE_FIELDS)
 
@@ -241,14 +252,27 @@ class Operations:
             (flat,) = yield from once(reads, self.deadline)
             pairs = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
         else:
-            score, _, member = after.partition(":")
-            reads = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, limit + 64)]
-            (flat,) = yield from once(reads, self.deadline)
-            found = zip(flat[::2], map(int, flat[1::2]), strict=True)
-            pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
+            pairs = yield from self._members_after(key, after, limit)
         ids = [member for member, _ in pairs[:limit]]
         more = len(pairs) > limit
         return ids, f"{pairs[limit - 1][1]}:{pairs[limit - 1][0]}" if more else None
+
+    def _members_after(self, key: str, after: str, limit: int) -> Program[list[tuple[str, int]]]:
+        """The members after a position, one more than `limit` if there are so many.
+
+        Those of the position's own millisecond come first, whether before or after it; so when they fill what
+        was read, more is read.
+        """
+        score, _, member = after.partition(":")
+        count = limit + _SAME_MOMENT
+        while True:
+            reads: list[Command] = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, count)]
+            (flat,) = yield from once(reads, self.deadline)
+            found = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
+            pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
+            if len(pairs) > limit or len(found) < count:
+                return pairs
+            count *= 2
 
     def _visible(self, shard: Shard, owner: Owner, ids: Sequence[str]) -> Program[list[Task]]:
         reads: list[Command] = [("TIME",)]
