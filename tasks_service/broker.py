@@ -7,8 +7,10 @@ transport it has.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -17,6 +19,8 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 from kombu.transport import redis as kombu_redis
+
+logger = logging.getLogger(__name__)
 
 MAINTENANCE_QUEUE = "maintenance"
 """The queue of the sweeps that beat asks for; apart, so that they never wait behind hour-long tools."""
@@ -44,6 +48,14 @@ class KeptClientChannel(kombu_redis.Channel):  # type: ignore[misc]
 
     _kept: redis.Redis | None = None
 
+    def _brpop_read(self, **options: Any) -> Any:
+        """Take the next message; one that is no JSON is dropped, where kombu would let it end the worker."""
+        try:
+            return super()._brpop_read(**options)
+        except (JSONDecodeError, UnicodeDecodeError) as error:
+            logger.warning("A message that is no JSON is dropped: %s", error)
+            return True
+
     @contextmanager
     def conn_or_acquire(self, client: redis.Redis | None = None) -> Iterator[redis.Redis]:
         """The given client, or the kept one."""
@@ -57,9 +69,23 @@ class KeptClientChannel(kombu_redis.Channel):  # type: ignore[misc]
 
 
 class KeptClientTransport(kombu_redis.Transport):  # type: ignore[misc]
-    """The Redis transport, with channels that keep their client."""
+    """The Redis transport, with channels that keep their client, and no patience with what is no message."""
 
     Channel = KeptClientChannel
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        if _is_message(message):
+            super()._deliver(message, queue)
+        else:
+            logger.warning("Something that is no message was in queue %r and is dropped", queue)
+
+
+def _is_message(message: Any) -> bool:
+    """Whether Celery can find out what a message is for; it lets any other end the worker."""
+    if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
+        return False
+    headers = message.get("headers")
+    return headers is None or (isinstance(headers, dict) and isinstance(headers.get("task", ""), str))
 
 
 class KeptClientConnection(Connection):  # type: ignore[misc]
