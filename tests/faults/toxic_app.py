@@ -16,6 +16,7 @@ from typing import Any
 
 from tasks_service import TaskContext, TaskService
 from tasks_service.domain.errors import AttemptEnded
+from tasks_service.service import ToolOptions
 from tasks_service.worker.schedule import DEFAULT_BEAT_SCHEDULE
 
 service = TaskService("Toxic")
@@ -32,6 +33,15 @@ if visibility := os.environ.get("TOXIC_VISIBILITY"):
         "unacked_restore_interval": 1,
     }
 
+LESS_THAN_SKEW = timedelta(seconds=100)
+BRIEF: ToolOptions = {
+    "ttl": LESS_THAN_SKEW,
+    "retention": LESS_THAN_SKEW,
+    "patience": LESS_THAN_SKEW,
+    "timeout": LESS_THAN_SKEW,
+}
+"""Times that a clock which is two minutes wrong would find to be over."""
+
 ATTEMPTS = 3
 FOREVER = 10**9
 
@@ -42,7 +52,7 @@ def write_line(path: str, **what: Any) -> None:
         file.write(json.dumps(what) + "\n")
 
 
-@service.tool()
+@service.tool(**BRIEF)
 def good(path: str, ctx: TaskContext, seconds: float = 0.05) -> int:
     """Work for a moment, and write down that it was done."""
     time.sleep(seconds)
@@ -50,7 +60,7 @@ def good(path: str, ctx: TaskContext, seconds: float = 0.05) -> int:
     return ctx.run
 
 
-@service.tool(lease=timedelta(seconds=1))
+@service.tool(**BRIEF, lease=timedelta(seconds=1))
 def nap(path: str, ctx: TaskContext) -> int:
     """Sleep durably, with a step before and after."""
     ctx.step("before", write_line, path, task=ctx.task_id, step="before")
@@ -126,7 +136,7 @@ def haunted(diary: str, gate: str, ctx: TaskContext) -> int:
     return ctx.run
 
 
-@service.tool(lease=timedelta(seconds=2))
+@service.tool(**BRIEF, lease=timedelta(seconds=2))
 def long(path: str, ctx: TaskContext, seconds: float = 5.0) -> int:
     """Last longer than a lease, and look at the context."""
     write_line(path, task=ctx.task_id, run=ctx.run)
