@@ -7,8 +7,10 @@ transport it has.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
@@ -21,6 +23,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .domain.errors import ConfigurationError
 from .store.redis.address import SENTINEL_PORT, Address, parse_address
+
+logger = logging.getLogger(__name__)
 
 MAINTENANCE_QUEUE = "maintenance"
 """The queue of the sweeps that beat asks for; apart, so that they never wait behind hour-long tools."""
@@ -52,6 +56,14 @@ class _KeptClient:
 
     _kept: redis.Redis | None = None
 
+    def _brpop_read(self, **options: Any) -> Any:
+        """Take the next message; one that is no JSON is dropped, where kombu would let it end the worker."""
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc] # of the channel that this is mixed into
+        except (JSONDecodeError, UnicodeDecodeError) as error:
+            logger.warning("A message that is no JSON is dropped: %s", error)
+            return True
+
     @contextmanager
     def conn_or_acquire(self, client: redis.Redis | None = None) -> Iterator[redis.Redis]:
         """The given client, or the kept one."""
@@ -72,17 +84,35 @@ class KeptClientChannel(_KeptClient, kombu_redis.Channel):  # type: ignore[misc]
     """A channel to one Redis."""
 
 
-class KeptClientTransport(kombu_redis.Transport):  # type: ignore[misc]
+class _DroppingTransport(kombu_redis.Transport):  # type: ignore[misc]
+    """Drops what is no message, where Celery would let it end the worker."""
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        if _is_message(message):
+            super()._deliver(message, queue)
+        else:
+            logger.warning("Something that is no message was in queue %r and is dropped", queue)
+
+
+class KeptClientTransport(_DroppingTransport):
     """The Redis transport, with channels that keep their client."""
 
     Channel = KeptClientChannel
+
+
+def _is_message(message: Any) -> bool:
+    """Whether Celery can find out what a message is for; it lets any other end the worker."""
+    if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
+        return False
+    headers = message.get("headers")
+    return headers is None or (isinstance(headers, dict) and isinstance(headers.get("task", ""), str))
 
 
 class KeptClientSentinelChannel(_KeptClient, kombu_redis.SentinelChannel):  # type: ignore[misc]
     """A channel to the master that sentinels name."""
 
 
-class KeptClientSentinelTransport(kombu_redis.SentinelTransport):  # type: ignore[misc]
+class KeptClientSentinelTransport(_DroppingTransport, kombu_redis.SentinelTransport):  # type: ignore[misc]
     """The transport by way of sentinels, with channels that keep their client."""
 
     Channel = KeptClientSentinelChannel

@@ -121,7 +121,8 @@ def audit(
             for task_id, record in seen.records.items():
                 found += _record(task_id, record, limits)
                 found += _fields(client, seen, task_id, record)
-            found += [*_indexes(seen), *_quota(seen, limits), *_idempotency(client, seen)]
+            found += [*_indexes(seen), *_quota(seen, limits)]
+            found += _idempotency(client, seen, _latest_ms(client, seen, prefix))
     finally:
         store.close()
     if client_log is not None:
@@ -320,12 +321,40 @@ def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
             yield Violation("I9", "", f"{owner} has {len(live[owner])} of {limits.live_per_owner} live tasks")
 
 
-def _idempotency(client: Any, seen: _Seen) -> Iterator[Violation]:
+def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation]:
+    remembered = {}
     for key, match in seen.keys["idempotency"].items():
-        task_id = (client.get(key) or "").partition("|")[0]
+        task_id, _, rest = (client.get(key) or "").partition("|")
+        until = rest.rpartition("|")[2]
+        remembered[match["owner"], match["hash"]] = task_id
         record = seen.records.get(task_id)
-        if record is None or record.task.idempotency != match["hash"]:
-            yield Violation("I11", task_id, f"{key}: leads to no task of that key")
+        if not until.isdecimal():
+            yield Violation("I11", task_id, f"{key}: cannot be read")
+        elif record is not None and record.task.idempotency != match["hash"]:
+            yield Violation("I11", task_id, f"{key}: leads to a task of another key")
+        elif record is None and int(until) > latest_ms:
+            yield Violation("I11", task_id, f"{key}: leads to no task")
+    for task_id, record in seen.records.items():
+        task = record.task
+        if task.idempotency and _remembered_until_ms(task) > latest_ms + 1_000:
+            found = remembered.get((task.owner, task.idempotency))
+            if found != task_id:
+                yield Violation("I11", task_id, f"its key leads to {found or 'no task'}")
+
+
+def _remembered_until_ms(task: Task) -> int:
+    """Until when a task's idempotency key must lead to it: for the lifetime that it had at its creation."""
+    policy = task.policy
+    patience_ms = min(policy.patience_ms, policy.cap_ms - policy.retention_ms)
+    return task.created_ms + min(max(policy.ttl_ms, patience_ms + policy.retention_ms), policy.cap_ms)
+
+
+def _latest_ms(client: Any, seen: _Seen, prefix: str) -> int:
+    """The latest moment that the store knows of; tests move its clock ahead of the server's."""
+    seconds, microseconds = client.time()
+    swept = (client.get(f"{prefix}:swept") or "0").partition("|")[0]
+    written = (record.log[-1].at_ms for record in seen.records.values() if record.log)
+    return max(seconds * 1000 + microseconds // 1000, int(swept), *written, 0)
 
 
 def told(violations: Iterable[Violation]) -> str:

@@ -89,6 +89,12 @@ MUTANTS: dict[str, Mutant] = {
     "whoever comes back is thought away": Mutant(
         DECIDE, "return Applied(task=replace(task, return_by_ms=0))", "return Applied(task=task)"
     ),
+    "a key goes with the first of its tasks": Mutant(
+        OPERATIONS,
+        '        commands.append(("UNLINK", shard.task',
+        '        commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))\n'
+        '        commands.append(("UNLINK", shard.task',
+    ),
     "records never end": Mutant(
         OPERATIONS,
         "if before is None or before.expires_ms != after.expires_ms:",

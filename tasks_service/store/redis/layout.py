@@ -7,7 +7,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:l:<task id>         LIST  the transition log, rev|from|to|token|actor|ms, newest last, capped
     ts:{00}:owner:<owner>       ZSET  the owner's tasks, by creation
     ts:{00}:live:<owner>        SET   the owner's tasks that are not final: the quota
-    ts:{00}:idem:<owner>:<hash> STR   task id|request digest, under an idempotency key
+    ts:{00}:idem:<owner>:<hash> STR   task id|request digest|until ms, under an idempotency key
     ts:{00}:expired             ZSET  all tasks, by the moment they may go; its size is the shard's total
     ts:{00}:overdue             ZSET  tasks that are not final, by the deadline of their phase
     ts:{00}:leases              ZSET  running tasks, by the end of their lease
