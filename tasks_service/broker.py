@@ -62,6 +62,9 @@ class KeptClientChannel(kombu_redis.Channel):  # type: ignore[misc]
         yield client or self._kept_client()
 
     def _kept_client(self) -> redis.Redis:
+        if self.connection is None or self.connection.client is None:
+            # kombu would look up where to connect to, in what it has let go, and Celery would end the worker.
+            raise redis.ConnectionError("the connection to the broker has been closed")
         kept = self._kept
         if kept is None or kept.connection_pool is not self._pool:
             kept = self._kept = self._create_client()
