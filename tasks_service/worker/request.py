@@ -40,8 +40,8 @@ class ToolRequest(Request):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        if not _is_reference(self.kwargs):
-            raise InvalidTaskError("the message names no task")
+        if not (isinstance(self.id, str) and _are_limits(self.time_limits) and _is_reference(self.kwargs)):
+            raise InvalidTaskError("it is not what a tool is sent")
         failpoint("Handing", "before")
         self.lease_id = new_token()
         self.request_dict[LEASE_HEADER] = self.lease_id
@@ -81,6 +81,13 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[...
             raise InvalidTaskError(f"not a message of a tool: {error!r}") from error
 
     return take_or_reject
+
+
+def _are_limits(limits: Any) -> bool:
+    """Whether these are a hard and a soft time limit; Celery looks at them only when a child is free."""
+    if not isinstance(limits, list | tuple) or len(limits) != 2:
+        return False
+    return all(limit is None or isinstance(limit, int | float) for limit in limits)
 
 
 def _is_reference(kwargs: Any) -> bool:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from pytest_celery import CeleryTestWorker
 
+from tasks_service.dispatch import Dispatcher
+from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Expire
 from tasks_service.domain.task import MINUTE, Task, TaskStatus
 from tasks_service.store.base import new_task_id
@@ -183,6 +185,9 @@ def test_messages_of_strangers_are_dropped_and_their_bodies_never_run(
         {**real, "content-encoding": "rot13"},
         *("not JSON", "[]", "{}", "5", '{"body": "x"}'),
     ]
+    busy = [client.call("long", path=str(tmp_path / "long"), seconds=1) for _ in range(2)]
+    for one in busy:
+        client.running(one)
     before, process = client.record(task), worker.container.process.pid
     queue.send(*malformed)
     queue.worked_off(tmp_path / "last")
@@ -268,3 +273,45 @@ def test_a_run_that_outlasts_the_visibility_timeout_is_not_run_again(tmp_path: P
         for node in nodes:
             node.teardown()
         server.close()
+
+
+def test_a_store_that_was_flushed_knows_no_task_and_serves_on(
+    client: Client, redis: RedisServer, worker: CeleryTestWorker, tmp_path: Path
+) -> None:
+    running = client.call("long", path=str(tmp_path / "long"), seconds=60)
+    client.running(running)
+    with redis.client() as admin:
+        admin.flushall()
+    with pytest.raises(TaskNotFound):
+        client.view(running)
+    wait_until(lambda: "AttemptLost" in worker.logs() or "went to another worker" in worker.logs())
+    assert client.run("good", path=str(tmp_path / "good")).task.status is TaskStatus.COMPLETED
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_outlives_its_broker_and_writes_what_ran_meanwhile_once(
+    tmp_path: Path,
+) -> None:
+    store, broker = RedisServer(), RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    node = worker_node(store.url, app=APP, TASKS_BROKER_URL=broker.url)
+    path = tmp_path / "runs"
+    try:
+        assert node.ready(), node.logs()
+        with client_of(service, store.url) as client:
+            outbox = Dispatcher(service.celery, redis_url=store.url, broker_url=broker.url)
+            client.store = RedisTaskStore(store.url, outbox=outbox)
+            task = client.call("long", path=str(path), seconds=3)
+            client.running(task)
+            broker.kill()
+            assert client.ended(task).task.status is TaskStatus.COMPLETED
+            broker.start()
+            next_one = client.call("good", path=str(path))
+            # A worker has to find its broker again, and a sweep the message that went astray.
+            assert client.ended(next_one, timeout=180).task.status is TaskStatus.COMPLETED
+            outbox.close()
+        assert runs(path) == {task.task_id: 1, next_one.task_id: 1}
+        assert not (found := audit(store.url)), told(found)
+    finally:
+        node.teardown()
+        store.close()
+        broker.close()

@@ -185,6 +185,25 @@ def test_a_tool_in_a_stopped_child_learns_from_its_context_that_the_task_is_anot
         server.close()
 
 
+def test_a_tool_that_lets_no_other_thread_run_loses_its_lease_and_its_result(tmp_path: Path) -> None:
+    server = RedisServer()
+    node = worker_node(server.url, app="tests.faults.toxic_app", concurrency=2)
+    path = tmp_path / "runs"
+    try:
+        assert node.ready(), node.logs()
+        with client_of(service, server.url) as client:
+            view = client.run("deafening", path=str(path))
+            wait_until(lambda: path.read_text().count("\n") == 2, explain=node.logs)
+            later = client.run("good", path=str(tmp_path / "good"))
+            assert client.view(view.task) == view
+        assert json.loads(view.result or "")["structuredContent"]["result"] == 2
+        assert (view.task.run, later.task.status) == (2, TaskStatus.COMPLETED)
+        assert not (found := audit(server.url, beside=[r"ts:mq:.*"])), told(found)
+    finally:
+        node.teardown()
+        server.close()
+
+
 def wait_until_written(diary: Path, lines: int) -> list[dict[str, object]]:
     """The lines of a diary, when there are enough."""
     wait_until(lambda: diary.exists() and diary.read_text().count("\n") >= lines)

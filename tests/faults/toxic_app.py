@@ -145,3 +145,12 @@ def long(path: str, ctx: TaskContext, seconds: float = 5.0) -> int:
         ctx.check()
         time.sleep(0.02)
     return ctx.run
+
+
+@service.tool(lease=timedelta(seconds=1), max_attempts=ATTEMPTS)
+def deafening(path: str, ctx: TaskContext) -> int:
+    """Hold the interpreter's lock for longer than the lease, the first time."""
+    if ctx.run == 1:
+        ctypes.PyDLL(None).usleep(4_000_000)
+    write_line(path, task=ctx.task_id, run=ctx.run)
+    return ctx.run
