@@ -35,6 +35,16 @@ SOCKET_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5.0
 """Seconds that a connection to the broker may take."""
 
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+
+REDIS_SCHEMES = ("redis", "rediss", "sentinel")
+"""How URLs of Redis begin, as kombu writes them."""
+"""Schemes of brokers that speak AMQP, RabbitMQ above all."""
+
+HEARTBEAT = 30.0
+"""Seconds between heartbeats of workers and an AMQP broker: one that is gone without a word is noticed within
+two of them. Celery's default is 120."""
+
 VISIBILITY_TIMEOUT = 300
 """Seconds after which Redis hands out an unacknowledged message again; safe short, for a claim refuses what
 still runs."""
@@ -283,6 +293,7 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         worker_hijack_root_logger=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_heartbeat=HEARTBEAT,
         broker_transport_options=_transport_options(broker, key_prefix),
         broker_use_ssl=broker.ssl and dict(broker.ssl),
     )
@@ -303,6 +314,23 @@ def _transport_options(broker: Broker, key_prefix: str) -> dict[str, Any]:
         "health_check_interval": 5,
         "global_keyprefix": f"{key_prefix}:mq:",
     }
+
+
+def bounded(broker_url: str, timeout: float) -> dict[str, Any]:
+    """Transport options with which no command to a broker takes longer; none for a transport that has none.
+
+    RabbitMQ confirms each message, too: otherwise what is sent into a dead connection seems published.
+
+    Args:
+        broker_url: The broker.
+        timeout: Seconds.
+    """
+    scheme = urlsplit(broker_url).scheme
+    if scheme.partition("+")[0] in REDIS_SCHEMES:
+        return {"socket_timeout": timeout, "socket_connect_timeout": CONNECT_TIMEOUT}
+    if scheme in AMQP_SCHEMES:
+        return {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": True}
+    return {}
 
 
 def add_queues(app: Celery, names: Iterable[str]) -> None:
