@@ -36,10 +36,10 @@ CONNECT_TIMEOUT = 5.0
 """Seconds that a connection to the broker may take."""
 
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
-
-REDIS_SCHEMES = ("redis", "rediss", "sentinel")
-"""How URLs of Redis begin, as kombu writes them."""
 """Schemes of brokers that speak AMQP, RabbitMQ above all."""
+
+REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})
+"""Schemes of Redis, as kombu writes them; the first part, where there are two."""
 
 HEARTBEAT = 30.0
 """Seconds between heartbeats of workers and an AMQP broker: one that is gone without a word is noticed within
@@ -294,6 +294,9 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_heartbeat=HEARTBEAT,
+        # RabbitMQ closes the channel of a message that nobody acknowledges for `consumer_timeout` (30 minutes),
+        # as that of a long tool; by default the worker ends for it, with every tool that it runs.
+        broker_channel_error_retry=True,
         broker_transport_options=_transport_options(broker, key_prefix),
         broker_use_ssl=broker.ssl and dict(broker.ssl),
     )
