@@ -44,7 +44,7 @@ from .connection import (
 )
 from .headroom import fullest
 from .health import examine
-from .layout import Command, Layout, Shard
+from .layout import Layout, Shard
 from .operations import Clock, Operations, parse_change
 from .repair import Places, Repairs
 from .servers import servers_at
@@ -64,9 +64,9 @@ class _Hold:
         self._connection: Connection | None = None
 
     def exchange(self, exchange: Exchange) -> list[Any]:
-        commands, node, follows = exchange
+        node = exchange.node
         connection = self._connection
-        if follows:
+        if exchange.follows:
             if connection is None or not connection.is_connected:
                 raise RedisConnectionError("the connection that watched is gone")
         elif connection is None or node != self._node:
@@ -74,7 +74,7 @@ class _Hold:
                 self.give_back()
             self._node, self._pool = node, self._pools.of(node)
             connection = self._connection = self._pool.get_connection()
-        return _exchange(connection, commands)
+        return _exchange(connection, exchange)
 
     def give_back(self, *, close: bool = False) -> None:
         connection, self._connection = self._connection, None
@@ -176,7 +176,7 @@ class RedisTaskStore:
         node = self.run(self._servers.locate())[0]
         connection = self._pools.of(node).make_connection()
         try:
-            _exchange(connection, [("SUBSCRIBE", self._layout.changes)])
+            _exchange(connection, Exchange([("SUBSCRIBE", self._layout.changes)]))
             yield None
             while node is None or self._servers.is_current(node):
                 if not connection.can_read(timeout=poll):
@@ -360,11 +360,11 @@ class RedisTaskStore:
         return self.run(self._operations.counts())
 
 
-def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
+def _exchange(connection: Connection, exchange: Exchange) -> list[Any]:
     replies: list[Any] = []
     try:
-        connection.send_packed_command(pack(commands))
-        for _ in commands:
+        connection.send_packed_command(pack(exchange.commands))
+        for _ in exchange.commands:
             try:
                 replies.append(connection.read_response())
             except ResponseError as error:
