@@ -25,6 +25,7 @@ from kombu.utils.json import dumps
 
 from .broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, direct_queue, redis_server
 from .domain.task import Task
+from .failpoints import failpoint
 from .store.base import Push
 
 logger = logging.getLogger(__name__)
@@ -255,7 +256,9 @@ class _Publisher:
                 if connection is None:
                     connection = self._connect()
                 to = self._queue_of(task.queue)
+                failpoint("Publication", "before")
                 _send(self._app, self._app.amqp.Producer(connection, auto_declare=False), task, to, [to])
+                failpoint("Publication", "after")
             except Exception as error:
                 logger.warning("Task %s could not be published: %s", task_hash(task.task_id), error)
                 if connection is not None:

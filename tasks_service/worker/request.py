@@ -58,10 +58,23 @@ class ToolRequest(Request):  # type: ignore[misc]
             self._tell(FailWithError(lease_id=self.lease_id, failure=failure))
         return super().on_timeout(soft, timeout)
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A child has taken the task."""
+        failpoint("Handing", "after")
+        super().on_accepted(pid, time_accepted)
+
+    def acknowledge(self) -> None:
+        """The message is done with."""
+        failpoint("Acknowledgement", "before")
+        super().acknowledge()
+        failpoint("Acknowledgement", "after")
+
     def _tell(self, event: WorkerEvent) -> None:
         task_id = (self.kwargs or {}).get("task_id")
         if isinstance(task_id, str):
+            failpoint("Obituary", "before")
             self.task.engine.obituaries.put(task_id, event)
+            failpoint("Obituary", "after")
 
 
 class Obituaries:
