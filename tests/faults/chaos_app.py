@@ -18,8 +18,11 @@ LEASE = timedelta(seconds=2)
 ATTEMPTS = 60
 """More than any task meets faults, so that each has only one true end."""
 
-BRIEF = timedelta(seconds=1)
-"""How long brief tasks are kept."""
+RETAINED = timedelta(seconds=1)
+BRIEF_PATIENCE, BRIEF_TIMEOUT = timedelta(seconds=20), timedelta(seconds=5)
+
+BRIEF = BRIEF_PATIENCE + RETAINED
+"""How long brief tasks are kept at least: a life covers the deadlines of its phases."""
 
 PARTS = 9
 
@@ -33,7 +36,7 @@ service = TaskService("Chaos")
 app = service.celery
 app.conf.worker_soft_shutdown_timeout = 0.5
 app.conf.beat_schedule = {
-    name: {**entry, "schedule": 0.5, "options": {**entry["options"], "expires": 0.5}}
+    name: {**entry, "schedule": 0.25, "options": {**entry["options"], "expires": 0.25}}
     for name, entry in DEFAULT_BEAT_SCHEDULE.items()
 }
 
@@ -120,7 +123,7 @@ def graceful(number: int) -> dict[str, Any]:
     return {"number": number}
 
 
-@service.tool(**KEPT, ttl=BRIEF, retention=BRIEF)
+@service.tool(**KEPT, ttl=RETAINED, retention=RETAINED, patience=BRIEF_PATIENCE, timeout=BRIEF_TIMEOUT)
 def brief(number: int) -> dict[str, Any]:
     """End at once, and be forgotten soon."""
     return {"number": number}

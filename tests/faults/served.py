@@ -202,11 +202,15 @@ class ServiceUnderFault:
         with redis.Redis.from_url(self.broker) as broker:
             return not broker.llen("ts:mq:tasks")
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """End all processes but Redis, for good: now nobody writes any more."""
         self._over.set()
         self._supervisor.join()
         for process in self.processes:
             process.end()
+
+    def close(self) -> None:
+        self.kill()
         self._parent.close()
         self.redis.close()
 

@@ -1,7 +1,8 @@
 """Kills, or stops, a process of each kind at each point that it reaches, again and again, under traffic.
 
-Points are armed for single processes of a service (see `tasks_service.failpoints`), several at a time for each
-of them; each arming that has struck has left a witness. What has been struck often enough is armed no more.
+Points are armed for single processes of a service (see `tasks_service.failpoints`), some at a time for each
+of them, once it is up; each arming that has struck has left a witness. What has been struck often enough is
+armed no more.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from .served import Process, ServiceUnderFault, send_signal
 ROLES = {Kind.FRONT_END: "leader", Kind.PARENT: "leader", Kind.BEAT: "leader", Kind.CHILD: "member"}
 """How `failpoints` calls processes of a kind."""
 
-ARMED = 6
-"""Points that are armed at a time for each kind of process of a group; beside those that nobody has reached."""
+ARMED = 3
+"""Points that are armed at a time in each process, and in its children; rare ones come on top of them."""
 
 UNREACHED_SECONDS = 2.0
 """After which an arming does not count among these: its point is a rare one."""
@@ -32,7 +33,7 @@ UNREACHED_SECONDS = 2.0
 STOPPED_SECONDS = 2.6
 """How long a process is stopped: longer than the lease of its tasks, and a sweep."""
 
-PROVOCATION_SECONDS = 1.0
+PROVOCATION_SECONDS = 3.0
 """Between two soft shutdowns of a worker, while a child is wanted that hands its task back."""
 
 
@@ -115,7 +116,8 @@ class Striker:
             for armoury in self._armouries:
                 self.strikes += (struck := list(armoury.struck()))
                 self._stopped += [(one.at + STOPPED_SECONDS, one.pid) for one in struck]
-                self._rearm(armoury)
+                if self._is_up(armoury.process):
+                    self._rearm(armoury)
             self._let_go(time.monotonic())
             self._provoke()
             time.sleep(0.02)
@@ -148,6 +150,10 @@ class Striker:
             if armoury.fresh(place.kind) < ARMED:
                 armoury.arm(place, self._action)
 
+    def _is_up(self, process: Process) -> bool:
+        """Whether it has come so far that it does something; else no task would ever end."""
+        return process in (self._service.beat, *self._service.front_ends) or process.said(" ready.")
+
     def _kinds(self, armoury: Armoury) -> Iterable[Kind]:
         if armoury.process in self._service.front_ends:
             return (Kind.FRONT_END,)
@@ -162,10 +168,9 @@ class Striker:
         self._stopped = [one for one in self._stopped if one not in due]
 
     def _provoke(self) -> None:
-        """A child hands its task back only while its worker stops softly: let one do so, if that is wanted."""
-        wanted = any(
-            place.kind is Kind.CHILD and place.point.startswith("Release.") for place in self.missing
-        )
-        if wanted and time.monotonic() - self._provoked > PROVOCATION_SECONDS:
+        """A child hands its task back only while its worker stops softly: let one, if that is wanted."""
+        wanted = any(place.kind is Kind.CHILD and "Release" in place.point for place in self.missing)
+        worker = self._random.choice(self._service.workers)
+        if wanted and time.monotonic() - self._provoked > PROVOCATION_SECONDS and self._is_up(worker):
             self._provoked = time.monotonic()
-            send_signal(self._random.choice(self._service.workers).process.pid, signal.SIGTERM)
+            send_signal(worker.process.pid, signal.SIGTERM)

@@ -66,13 +66,12 @@ def test_the_list_of_points_is_that_of_the_code() -> None:
     assert not named & of_events
 
 
-def test_a_point_costs_nothing_while_failpoints_are_off() -> None:
+def test_a_point_costs_no_more_than_a_call_while_failpoints_are_off() -> None:
     number = 100_000
     each = quickest(
         lambda: timeit.timeit(lambda: failpoint("Claim", "before"), number=number), 0.1e-6 * number
     )
     assert each / number < 0.1e-6
-    assert failpoint.__code__.co_code == (lambda name, side: None).__code__.co_code  # it does nothing at all
 
 
 def test_an_arming_strikes_one_process_once_and_leaves_a_witness(tmp_path: Path) -> None:
@@ -101,7 +100,9 @@ def campaign(
     directory: Path, wanted: dict[Place, int], *, action: str, elsewhere: bool = False
 ) -> tuple[Striker, Campaign]:
     """Strike all that is wanted under the traffic of all kinds of clients."""
-    with service_under_fault(directory, failpoints=True, elsewhere=elsewhere) as service:
+    # Beat asks children for a sweep more often than workers sweep by themselves, so that both do.
+    rarely = {"TASKS_SWEEP_INTERVAL": "0.5"}
+    with service_under_fault(directory, failpoints=True, elsewhere=elsewhere, settings=rarely) as service:
         progress = Progress(1_000_000, 1)
         crowd = [
             *(Client(service.ports, f"{SEED}.{n}", progress, [*KINDS, *RARE]) for n in range(4)),

@@ -8,6 +8,7 @@ with its own environment, arguments and log. The author's module (the tools) is 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -23,11 +24,15 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 LIBRARIES = (
+    "billiard.popen_fork",
+    "billiard.synchronize",
     "celery.apps.beat",
     "celery.apps.worker",
     "celery.bin.celery",
     "celery.concurrency.prefork",
-    "celery.worker.consumer",
+    "celery.worker.autoscale",
+    "celery.worker.components",
+    "celery.worker.consumer.delayed_delivery",
     "hiredis",
     "httptools",
     "kombu.transport.redis",
@@ -115,6 +120,9 @@ def _serve() -> None:
     """Fork for each line of the standard input, until it ends."""
     for name in LIBRARIES:
         __import__(name)
+    # Celery collects garbage before each fork of a child, and need not look at all that was imported.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever is dead is gone; nobody asks how it went
     while line := sys.stdin.readline():
         order = json.loads(line)
