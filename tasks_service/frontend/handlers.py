@@ -18,7 +18,6 @@ from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import AnswerInput, Cancel, ClientEvent, Create, Leave, Return, Reveal
 from ..domain.limits import Limits, to_json
 from ..domain.task import SECOND, JsonText, Owner, Policy, Task, TaskStatus
-from ..failpoints import failpoint
 from ..questions import check_answer
 from ..store.base import AsyncTaskStore, TaskView, new_task_id
 from ..tool import Rendered, TaskSupport, Tool, ToolRegistry
@@ -294,7 +293,6 @@ class Handlers:
             StoreUnavailable: Not recorded as far as is known.
         """
         created = await self._store.create(event)
-        failpoint("Answering", "before")
         if created.task.visible:
             return created.task
         return await self._reveal(created.task)

@@ -113,6 +113,7 @@ class Sweeper:
                 setattr(swept, index.value, self._settle_due(index, event))
         for queue in self._store.queues():
             swept.redispatched += self._redispatch(queue)
+        failpoint("Sweep", "after")
         return swept
 
     def audit(self) -> int | None:
