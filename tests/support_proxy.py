@@ -63,7 +63,11 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                client.close()  # as if the server itself were not there
+                continue
             swallow = threading.Event()
             mute = threading.Event()
             ends = (client, server, swallow, mute)

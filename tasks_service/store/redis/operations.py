@@ -30,10 +30,11 @@ from ..base import (
     Counts,
     Created,
     Due,
-    LastSweep,
     Outbox,
     Page,
     Reported,
+    SweepMark,
+    SweepRecord,
     TaskView,
     redispatch_backoff_ms,
 )
@@ -347,9 +348,13 @@ class Operations:
 
     def overtaken_ms(self, queue: str) -> Program[int]:
         """See `TaskStoreMaintenance.overtaken_ms`."""
-        reads: list[Command] = [("ZSCORE", shard.index("overtaken"), queue) for shard in self.layout.shards]
-        scores = yield from once(reads, self.deadline)
-        return max((int(float(score)) for score in scores if score is not None), default=0)
+        keys = [shard.index("overtaken") for shard in self.layout.shards]
+        time, *scores = yield from once([("TIME",), *(("ZSCORE", key, queue) for key in keys)], self.deadline)
+        now_ms = self.time_of(time)
+        marks = [0 if score is None else int(float(score)) for score in scores]
+        if ahead := [key for key, mark in zip(keys, marks, strict=True) if mark > now_ms]:
+            yield from once([("ZREM", key, queue) for key in ahead], self.deadline)
+        return max(mark for mark in (0, *marks) if mark <= now_ms)
 
     def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
         """See `TaskStoreMaintenance.suspect`."""
@@ -367,20 +372,20 @@ class Operations:
         (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
         return reply is not None
 
-    def mark_sweep(self) -> Program[LastSweep]:
+    def mark_sweep(self, *, lease_ms: int) -> Program[SweepMark]:
         """See `TaskStoreMaintenance.mark_sweep`."""
-        time, info = yield from once([("TIME",), ("INFO", "server")], self.deadline)
+        reads: list[Command] = [("TIME",), ("INFO", "server"), ("GET", self.layout.swept)]
+        time, info, text = yield from once(reads, self.deadline)
         now_ms, server = self.time_of(time), run_id(info)
-        (text,) = yield from once([("SET", self.layout.swept, f"{now_ms}|{server}", "GET")], self.deadline)
-        if not text:
-            return LastSweep(0, same_server=True)
-        before_ms, _, before = text.partition("|")
-        return LastSweep(max(now_ms - int(before_ms), 0), same_server=before == server)
+        before = codec.decode_sweep(text) if text else SweepRecord(now_ms, server, now_ms)
+        mark, after = before.mark(now_ms, server, lease_ms)
+        yield from once([("SET", self.layout.swept, codec.encode_sweep(after))], self.deadline)
+        return mark
 
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         time, text = yield from once([("TIME",), ("GET", self.layout.swept)], self.deadline)
-        return max(self.time_of(time) - int(text.partition("|")[0]), 0) if text else None
+        return max(self.time_of(time) - codec.decode_sweep(text).at_ms, 0) if text else None
 
     def inspect(self, task_id: str) -> Program[TaskRecord]:
         """See `TaskStoreMaintenance.inspect`."""
