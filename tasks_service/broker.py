@@ -50,6 +50,10 @@ class KeptClientChannel(kombu_redis.Channel):  # type: ignore[misc]
         yield client or self._kept_client()
 
     def _kept_client(self) -> redis.Redis:
+        if self.connection is None or self.connection.client is None:
+            # Celery gives up a lost connection, then closes it once more, and acknowledges what has ended
+            # since. kombu would look there for Redis's address, and the worker would die of not finding it.
+            raise redis.ConnectionError("The connection to the broker was given up")
         kept = self._kept
         if kept is None or kept.connection_pool is not self._pool:
             kept = self._kept = self._create_client()
