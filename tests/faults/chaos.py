@@ -2,13 +2,15 @@
 
 The service is real: two front ends, two prefork workers of two children, a beat, and a Redis that syncs each
 write to its disk. A supervisor starts again what has died, as an operator's would. Clients speak HTTP, write
-down what was acknowledged, and repeat with the same idempotency key what was not.
+down what was acknowledged, and repeat with the same idempotency key what was not. Where Redis is made to
+forget what it has acknowledged, that is declared, and forgiven to the moment (see `Forgotten`).
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import random
 import signal
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -49,6 +51,7 @@ PATIENCE = 120.0
 
 KINDS = ("quick", "quick", "stepped", "asking", "retrying", "lasting", "silent")
 ENDS = {"completed", "failed", "cancelled"}
+MISSING = b"Task not found"
 TAIL = 5
 """Operations of each client that must succeed at the first try after the service has healed."""
 
@@ -83,6 +86,10 @@ class Process:
             log.seek(self.began)
             return what.encode() in log.read()
 
+    def times_said(self, what: str) -> int:
+        """How often the process and those before it have said something."""
+        return self.log.read_bytes().count(what.encode())
+
     def children(self) -> list[int]:
         """The processes that it has started."""
         listed = subprocess.run(
@@ -104,11 +111,14 @@ class ServiceUnderFault:
     Args:
         directory: For logs, the secret, and armed failpoints.
         failpoints: Whether processes look for armed failpoints.
+        server: The Redis, if it is not to be one that syncs each write.
     """
 
-    def __init__(self, directory: Path, *, failpoints: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, failpoints: bool = False, server: RedisServer | None = None
+    ) -> None:
         self.points = directory / "failpoints"
-        self.redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+        self.redis = server or RedisServer("--appendonly", "yes", "--appendfsync", "always")
         self.ports = [free_port(), free_port()]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
         env = {
@@ -180,9 +190,11 @@ class ServiceUnderFault:
 
 
 @contextmanager
-def service_under_fault(directory: Path, *, failpoints: bool = False) -> Iterator[ServiceUnderFault]:
+def service_under_fault(
+    directory: Path, *, failpoints: bool = False, server: RedisServer | None = None
+) -> Iterator[ServiceUnderFault]:
     """A service that is up."""
-    service = ServiceUnderFault(directory, failpoints=failpoints)
+    service = ServiceUnderFault(directory, failpoints=failpoints, server=server)
     try:
         service.wait_until_ready()
         assert not service.restarts, f"{service.restarts} could not start; their logs are in {directory}"
@@ -208,18 +220,48 @@ def _signal(pid: int, number: int) -> None:
 # --- clients -----------------------------------------------------------------------------------------------
 
 
+class Moment(NamedTuple):
+    """From when to when an operation took, on the machine's monotonic clock."""
+
+    began: float
+    ended: float
+
+
+class Forgotten:
+    """What the store was made to forget: whatever it acknowledged between two times."""
+
+    def __init__(self) -> None:
+        self._between: list[Moment] = []
+
+    @contextmanager
+    def since(self, began: float) -> Iterator[None]:
+        """Declare it; the store must answer no more when the context ends, or already be back."""
+        self._between.append(Moment(began, math.inf))
+        yield
+        self._between[-1] = Moment(began, time.monotonic())
+
+    def covers(self, moment: Moment) -> bool:
+        """Whether what was acknowledged then may be forgotten."""
+        return any(moment.began <= to and since <= moment.ended for since, to in self._between)
+
+
+NEVER = Moment(math.inf, math.inf)
+
+
 @dataclass
 class Story:
-    """What a client knows of one task: what it asked for, and what was acknowledged."""
+    """What a client knows of one task: what it asked for, and what was acknowledged, and when first."""
 
     kind: str
     number: int
     key: str
     task_id: str = ""
+    made: Moment = NEVER
     answered: str = ""
-    cancelled: bool = False
+    cancelled: Moment | None = None
     seen: list[str] = field(default_factory=list)
     result: Any = None
+    ended: Moment = NEVER
 
     @property
     def end(self) -> str:
@@ -271,10 +313,20 @@ class Progress:
 class Client:
     """Makes tasks of every kind, follows them to their ends, and complains about what must not be."""
 
-    def __init__(self, ports: Sequence[int], seed: str, progress: Progress, kinds: Sequence[str]) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int],
+        seed: str,
+        progress: Progress,
+        kinds: Sequence[str],
+        forgotten: Forgotten | None = None,
+    ) -> None:
         self.stories: list[Story] = []
         self.complaints: list[str] = []
         self.repeated = 0
+        self.forgot: Counter[str] = Counter()
+        self._forgotten = forgotten or Forgotten()
+        self._moment = NEVER
         self._ports, self._kinds = ports, kinds
         self._seed, self._random, self._progress = seed, random.Random(seed), progress
         self._wire: WireClient | None = None
@@ -315,9 +367,18 @@ class Client:
             {IDEMPOTENCY: story.key},
         )
         task_id = result["taskId"]
-        if story.task_id not in ("", task_id):
+        if task_id == story.task_id:
+            return
+        if story.task_id and not self._may_forget("handles", story.made):
             self.complaints.append(f"I11 {story.key}: first {story.task_id}, then {task_id}")
-        story.task_id = task_id
+        story.task_id, story.made = task_id, self._moment
+        story.seen.clear()
+
+    def _may_forget(self, what: str, moment: Moment) -> bool:
+        """Whether the store may have forgotten something; counts it."""
+        forgiven = self._forgotten.covers(moment)
+        self.forgot[what] += forgiven
+        return forgiven
 
     def _follow(self, stories: list[Story]) -> None:
         end = time.monotonic() + PATIENCE
@@ -331,14 +392,39 @@ class Client:
         for story in self._random.sample(stories, len(stories) // 4):
             self.create(story)
 
+    def review(self) -> None:
+        """Look at everything again: it must be as it was seen, or have been forgotten and come to an end."""
+        try:
+            for story in self.stories:
+                self._look(story)
+            self._follow(self.stories)
+        except Exception as error:
+            self.complaints.append(f"client {self._seed}, looking back: {error!r}")
+
     def _look(self, story: Story) -> None:
         shown = self._ask("tasks/get", {"taskId": story.task_id})
-        if not story.seen or story.seen[-1] != shown["status"]:
-            story.seen.append(shown["status"])
-        story.result = shown.get("result")
-        if story.kind == "lasting" and not story.cancelled:
+        if shown is None:
+            if not self._may_forget("handles", story.made):
+                raise AssertionError(f"I1 {story} was acknowledged, and is not found")
+            story.task_id = ""
+            self.create(story)
+            return
+        status, result = shown["status"], shown.get("result")
+        if story.end and (status, result) != (story.end, story.result):
+            if not self._may_forget("ends", story.ended):
+                self.complaints.append(f"I5 {story}: now it is {status} with {result}")
+            story.seen.clear()
+        if not story.seen or story.seen[-1] != status:
+            story.seen.append(status)
+            story.ended = self._moment
+        story.result = result
+        self._act_on(story, shown)
+
+    def _act_on(self, story: Story, shown: dict[str, Any]) -> None:
+        cancelled = story.cancelled is not None and not self._forgotten.covers(story.cancelled)
+        if story.kind == "lasting" and not story.end and not cancelled:
             self._ask("tasks/cancel", {"taskId": story.task_id})
-            story.cancelled = True
+            story.cancelled = self._moment
         if shown["status"] == "input_required" and story.kind == "asking":
             word = story.answered or f"word {story.number}"
             answers = {key: {"action": "accept", "content": {"word": word}} for key in shown["inputRequests"]}
@@ -346,13 +432,17 @@ class Client:
             story.answered = word
 
     def _ask(self, method: str, params: dict[str, Any], meta: dict[str, Any] | None = None) -> Any:
-        """Ask one front end or the other until one answers."""
+        """Ask one front end or the other until one answers; None if there is no such task."""
         end = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError, http.client.HTTPException):
+                began = time.monotonic()
                 reply = self._once(method, params, meta)
+                self._moment = Moment(began, time.monotonic())
                 if reply.status == 200 and "result" in reply.json:
                     return reply.result
+                if MISSING in reply.body:
+                    return None
                 if UNAVAILABLE not in reply.body:
                     raise AssertionError(f"I16 {method} was answered {reply.status}: {reply.body!r}")
             self.hang_up()
@@ -422,7 +512,7 @@ def _judged(story: Story, record: TaskRecord) -> Iterator[tuple[str, str]]:
         yield "I5", f"its result is {shown}, the client saw {story.result}"
     values = [json.loads(entry.value) for entry in record.journal if entry.kind is EntryKind.STEP]
     expected: dict[str, Any] = {"number": story.number}
-    if story.kind in ("stepped", "asking"):
+    if story.kind in ("stepped", "asking", "lengthy"):
         expected["drawn"] = values
     if story.kind in ("asking", "silent"):
         expected["word"] = story.answered or "nobody"
@@ -550,6 +640,7 @@ def finish(
     for client in clients:
         client.join(2 * PATIENCE)
     for client in clients:
+        client.review()
         client.tail()
         client.hang_up()
     if not any(client.complaints for client in clients):  # else there may be tasks that nobody ends
