@@ -33,7 +33,7 @@ class CuttingProxy:
 
     def __init__(self, target_port: int) -> None:
         self.judge: Judge = lambda packet: Verdict.PASS
-        self._target = target_port
+        self.target = target_port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -64,9 +64,9 @@ class CuttingProxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
-                client.close()  # as if the server itself were not there
+                _close(client)
                 continue
             swallow = threading.Event()
             mute = threading.Event()

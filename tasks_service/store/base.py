@@ -407,15 +407,6 @@ def awaits_first_message(task: Task) -> bool:
     return task.due_ms > task.updated_ms and task.redispatches == 0
 
 
-REDISPATCH_FIRST_MS = 2_000
-REDISPATCH_MOST_MS = 60_000
-
-
-def redispatch_backoff_ms(redispatches: int) -> int:
-    """How long to wait after the nth redispatch of a task before the next: 2 s doubling to 60 s."""
-    return min(REDISPATCH_FIRST_MS << min(redispatches, 16), REDISPATCH_MOST_MS)
-
-
 def full_jitter(attempt: int, *, first: float = 0.001, most: float = 0.05) -> float:
     """Seconds to wait before the next try: uniform up to an exponential bound (notes: p99 221 to 83 ms)."""
     return random.uniform(0.0, min(most, first * 2 ** min(attempt, 16)))  # noqa: S311 - not a secret

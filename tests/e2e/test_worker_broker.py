@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,9 +9,7 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.broker import KeptClientConnection
-from tasks_service.dispatch import Dispatcher
 from tasks_service.domain.task import Phase, TaskStatus
-from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 
 from .harness import Client, client_of, wait_until, worker_node
@@ -26,11 +23,7 @@ def apart() -> Iterator[tuple[RedisServer, RedisServer, Client, CeleryTestWorker
     worker = worker_node(store.url, name="apart", TASKS_BROKER_URL=broker.url)
     try:
         assert worker.ready(), worker.logs()
-        with client_of(service, store.url) as client:
-            client.outbox.close()
-            client.store.close()
-            client.outbox = Dispatcher(service.celery, redis_url=store.url, broker_url=broker.url)
-            client.store = RedisTaskStore(store.url, outbox=client.outbox)
+        with client_of(service, store.url, broker.url) as client:
             yield store, broker, client, worker
     finally:
         worker.teardown()
@@ -65,21 +58,6 @@ def test_a_broker_that_lost_every_message_costs_a_few_sweeps_and_no_task() -> No
         worker.kill("SIGCONT")
         for task in tasks:
             assert client.ended(task).task.status is TaskStatus.COMPLETED
-
-
-def test_a_worker_outlives_a_broker_that_is_away_while_a_tool_runs_and_the_tool_runs_on() -> None:
-    with apart() as (_, broker, client, worker):
-        for _ in range(2):
-            task = client.call("deaf", seconds=2)
-            wait_until(lambda t=task: client.view(t).task.phase is Phase.RUNNING, explain=worker.logs)
-            broker.kill()
-            time.sleep(1)
-            broker.start()
-            ended = client.ended(task).task
-            assert (ended.status, ended.run) == (TaskStatus.COMPLETED, 1), worker.logs()
-        assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
-        assert worker.container.status == "running"
-        assert worker.logs().count("ready.") == 1
 
 
 def test_a_channel_whose_connection_was_given_up_says_so_with_an_error_that_celery_survives(
