@@ -23,13 +23,13 @@ from ..base import (
     Created,
     Due,
     Finding,
-    LastSweep,
     Memory,
     NoOutbox,
     Outbox,
     Page,
     Repair,
     Reported,
+    SweepMark,
     TaskView,
 )
 from .address import Node, parse_address
@@ -283,9 +283,9 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.hold`."""
         return self.run(self._operations.hold(name, for_ms=for_ms))
 
-    def mark_sweep(self) -> LastSweep:
+    def mark_sweep(self, *, lease_ms: int) -> SweepMark:
         """See `TaskStoreMaintenance.mark_sweep`."""
-        return self.run(self._operations.mark_sweep(self._servers))
+        return self.run(self._operations.mark_sweep(self._servers, lease_ms=lease_ms))
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
