@@ -324,7 +324,9 @@ def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
 def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation]:
     remembered = {}
     for key, match in seen.keys["idempotency"].items():
-        task_id, _, rest = (client.get(key) or "").partition("|")
+        if (text := client.get(key)) is None:
+            continue  # its lifetime has run out since it was listed
+        task_id, _, rest = text.partition("|")
         until = rest.rpartition("|")[2]
         remembered[match["owner"], match["hash"]] = task_id
         record = seen.records.get(task_id)

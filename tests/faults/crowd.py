@@ -36,7 +36,7 @@ NOT_FOUND = b"task not found"
 
 CAPABILITIES = {**WITH_TASKS, "elicitation": {"form": {}}}
 
-PATIENCE = 240.0
+PATIENCE = 120.0
 """Seconds without any progress after which a client says that its tasks are stuck."""
 
 BATCH = 24
