@@ -88,6 +88,11 @@ class Dispatcher:
         return self._in_store
 
     @property
+    def messages(self) -> str | None:
+        """What is in front of the keys of messages; None if the broker is not the store's Redis."""
+        return _key_prefix(self._app) if self.in_store else None
+
+    @property
     def broker_url(self) -> str:
         """Where messages go."""
         return self._broker_url or str(self._app.conf.broker_write_url or "")
@@ -182,7 +187,7 @@ class _Builder:
     def __init__(self, app: Celery) -> None:
         options = app.conf.broker_transport_options
         self._app = app
-        self._prefix = str(options.get("global_keyprefix", ""))
+        self._prefix = _key_prefix(app)
         connection = Connection(transport=_SinkTransport, transport_options=dict(options))
         self._sink: _Sink = connection.channel()
         self._producer = app.amqp.Producer(self._sink, auto_declare=False)
@@ -192,6 +197,10 @@ class _Builder:
         ((name, payload),) = self._sink.collected
         self._sink.collected.clear()
         return Push(self._prefix + name, payload)
+
+
+def _key_prefix(app: Celery) -> str:
+    return str(app.conf.broker_transport_options.get("global_keyprefix", ""))
 
 
 def _send(app: Celery, producer: Any, task: Task, to: Queue, declare: list[Queue]) -> None:

@@ -45,6 +45,7 @@ class Clock:
 class RecordingOutbox:
     """Pushes the task's id to a list beside the tasks; remembers what was committed."""
 
+    messages = None
     KEY = "messages"
 
     def __init__(self) -> None:

@@ -17,11 +17,12 @@ from ...domain.events import AnswerInput, Claim, ClientEvent, Create, WorkerEven
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
 from ..base import Change, Claimed, Created, Finding, Memory, NoOutbox, Outbox, Page, Reported, TaskView
-from .connection import connection_options, pack
+from . import health, permissions
+from .connection import connection_options, pack, user_of
 from .headroom import Headroom
-from .health import findings, health_reads
 from .layout import Layout
 from .operations import Clock, Operations
+from .permissions import Role
 from .sessions import RedisSessions
 from .subscription import Subscription
 from .transaction import Exchange, LostConnection, Pause, Program, once
@@ -139,9 +140,19 @@ class AsyncRedisTaskStore:
         await self._subscription.settle()
 
     async def check(self) -> list[Finding]:
-        """See `RedisTaskStore.check`."""
-        program = once(health_reads(), self._operations.deadline)
-        return findings(await self.run(self._headroom.beside(program)))
+        """What is wrong with the server, and what its user may not do that a front end does.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        program = health.check(self._operations.deadline)
+        found = await self.run(self._headroom.beside(program))
+        return [*found, *await self.run(self._permissions())]
+
+    def _permissions(self) -> Program[list[Finding]]:
+        user = user_of(self._pool.connection_kwargs)
+        messages = self._operations.outbox.messages
+        return permissions.check(self._layout, Role.FRONT_END, messages=messages, user=user)
 
     @property
     def memory(self) -> Memory | None:

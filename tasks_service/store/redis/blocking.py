@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from ...domain.errors import CorruptRecord
+from ...domain.errors import CorruptRecord, StoreForbidden
 from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task, TaskRecord
@@ -31,11 +31,12 @@ from ..base import (
     Reported,
     TaskView,
 )
-from .connection import RECONNECT_SECONDS, connection_options, pack
+from . import health, permissions
+from .connection import RECONNECT_SECONDS, connection_options, pack, user_of
 from .headroom import MEMORY, parse_memory
-from .health import findings, health_reads
 from .layout import Layout, Shard
 from .operations import Clock, Operations, parse_change
+from .permissions import Role
 from .repair import Places, Repairs
 from .transaction import Exchange, LostConnection, Pause, Program, once
 
@@ -154,7 +155,16 @@ class RedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time.
         """
-        return findings(self.run(once(health_reads(), self._operations.deadline)))
+        return self.run(health.check(self._operations.deadline))
+
+    def check_permissions(self, role: Role) -> list[Finding]:
+        """Ask the server whether its user may do what a role does.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        messages, user = self._operations.outbox.messages, user_of(self._pool.connection_kwargs)
+        return self.run(permissions.check(self._layout, role, messages=messages, user=user))
 
     def memory(self) -> Memory | None:
         """How full the server is; None if it has no limit, or does not tell.
@@ -162,7 +172,10 @@ class RedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time.
         """
-        (reply,) = self.run(once([MEMORY], self._operations.deadline))
+        try:
+            (reply,) = self.run(once([MEMORY], self._operations.deadline))
+        except StoreForbidden:
+            return None
         return parse_memory(reply)
 
     # --- TaskStore -------------------------------------------------------------------------------------

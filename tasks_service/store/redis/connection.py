@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import hiredis
@@ -45,3 +45,8 @@ def pack(commands: Iterable[Command]) -> list[bytes]:
     """Commands as one packet; in C, since this is a sixth of what a poll costs otherwise."""
     # Its stub speaks of a tuple of one; any length works.
     return [b"".join(hiredis.pack_command(command) for command in commands)]  # type: ignore[arg-type]
+
+
+def user_of(options: Mapping[str, Any]) -> str:
+    """The Redis user of a connection pool, by its connections' options."""
+    return str(options.get("username") or "default")

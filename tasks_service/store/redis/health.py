@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
+from ...domain.errors import StoreForbidden
 from ..base import Finding, Severity
 from .layout import Command
+from .transaction import Program, once
 
 OLDEST_VERSION = (7, 0)
 """From here on a watched key that expires voids the transaction, and PEXPIRE and ZADD know GT."""
 
 
-def health_reads() -> list[Command]:
-    """The commands whose replies `findings` reads."""
-    return [("INFO", "server"), ("CONFIG", "GET", "maxmemory-policy"), ("CONFIG", "GET", "appendonly")]
+_READS: list[Command] = [("INFO", "server"), ("INFO", "memory"), ("INFO", "persistence")]
+"""INFO alone, so that nobody needs CONFIG for it."""
 
 
-def findings(replies: list[Any]) -> list[Finding]:
-    """What is wrong with the server, errors first; empty when all is well."""
-    info, policy, appendonly = replies
-    found = [*_version(info), *_eviction(policy), *_persistence(appendonly)]
+def check(deadline: float) -> Program[list[Finding]]:
+    """What is wrong with the server, errors first; empty when all is well.
+
+    Args:
+        deadline: Seconds to try.
+
+    Raises:
+        StoreUnavailable: No answer in time.
+    """
+    try:
+        replies = yield from once(_READS, deadline)
+    except StoreForbidden:
+        return [
+            _warning(
+                "The server's version, eviction policy and persistence could not be read.",
+                "Allow the command INFO, or make sure yourself that it is Redis 7.0 or newer, with "
+                "maxmemory-policy noeviction and appendonly yes.",
+            )
+        ]
+    told = dict(line.split(":", 1) for reply in replies for line in reply.splitlines() if ":" in line)
+    found = [*_version(told), *_eviction(told), *_persistence(told)]
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
 
 
-def _version(info: Any) -> Iterator[Finding]:
-    if not isinstance(info, str):
-        yield _warning("The server's version could not be read.", "Allow the command INFO.")
-        return
-    values = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    text = values.get("redis_version", "0")
+def _version(told: Mapping[str, str]) -> Iterator[Finding]:
+    text = told.get("redis_version", "0")
     if tuple(int(part) for part in text.split(".")[:2]) < OLDEST_VERSION:
         yield Finding(
             severity=Severity.ERROR,
@@ -38,22 +51,23 @@ def _version(info: Any) -> Iterator[Finding]:
         )
 
 
-def _eviction(policy: Any) -> Iterator[Finding]:
-    if not isinstance(policy, list) or len(policy) < 2:
+def _eviction(told: Mapping[str, str]) -> Iterator[Finding]:
+    policy = told.get("maxmemory_policy")
+    if policy is None:
         yield _warning(
-            "The eviction policy could not be read.",
-            "Allow CONFIG GET, or make sure yourself that maxmemory-policy is noeviction.",
+            "The server does not tell its eviction policy.",
+            "Make sure yourself that maxmemory-policy is noeviction.",
         )
-    elif policy[1] != "noeviction":
+    elif policy != "noeviction":
         yield Finding(
             severity=Severity.ERROR,
-            what=f"Redis may evict tasks: its maxmemory-policy is {policy[1]}.",
+            what=f"Redis may evict tasks: its maxmemory-policy is {policy}.",
             mend="Run CONFIG SET maxmemory-policy noeviction, and set it in redis.conf as well.",
         )
 
 
-def _persistence(appendonly: Any) -> Iterator[Finding]:
-    if isinstance(appendonly, list) and len(appendonly) > 1 and appendonly[1] != "yes":
+def _persistence(told: Mapping[str, str]) -> Iterator[Finding]:
+    if told.get("aof_enabled") == "0":
         yield _warning(
             "Redis keeps no append-only file: tasks are lost when it stops.",
             "Run CONFIG SET appendonly yes, and set it in redis.conf as well.",
