@@ -27,6 +27,13 @@ SOCKET_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5.0
 """Seconds that a connection to the broker may take."""
 
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+"""Schemes of brokers that speak AMQP, RabbitMQ above all."""
+
+HEARTBEAT = 30.0
+"""Seconds between heartbeats of workers and an AMQP broker: one that is gone without a word is noticed within
+two of them. Celery's default is 120."""
+
 VISIBILITY_TIMEOUT = 300
 """Seconds after which Redis hands out an unacknowledged message again; safe short, for a claim refuses what
 still runs."""
@@ -159,6 +166,7 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         worker_hijack_root_logger=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_heartbeat=HEARTBEAT,
         broker_transport_options=transport_options(key_prefix) if _is_redis(broker_url) else {},
     )
     return app
@@ -176,6 +184,22 @@ def transport_options(key_prefix: str) -> dict[str, Any]:
         "health_check_interval": 5,
         "global_keyprefix": f"{key_prefix}:mq:",
     }
+
+
+def bounded(broker_url: str, timeout: float) -> dict[str, Any]:
+    """Transport options with which no command to a broker takes longer; none for a transport that has none.
+
+    RabbitMQ confirms each message, too: otherwise what is sent into a dead connection seems published.
+
+    Args:
+        broker_url: The broker.
+        timeout: Seconds.
+    """
+    if redis_server(broker_url) is not None:
+        return {"socket_timeout": timeout, "socket_connect_timeout": CONNECT_TIMEOUT}
+    if urlsplit(broker_url).scheme in AMQP_SCHEMES:
+        return {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": True}
+    return {}
 
 
 def add_queues(app: Celery, names: Iterable[str]) -> None:

@@ -128,9 +128,9 @@ def worker_node(
 class Client:
     """Records tasks for a service, and reads what became of them."""
 
-    def __init__(self, service: TaskService, redis_url: str) -> None:
+    def __init__(self, service: TaskService, redis_url: str, broker_url: str | None = None) -> None:
         self.service = service
-        self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=redis_url)
+        self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=broker_url or redis_url)
         self.store = RedisTaskStore(redis_url, outbox=self.outbox)
 
     def call(self, tool_name: str, **arguments: Any) -> Task:
@@ -175,8 +175,8 @@ class Client:
 
 
 @contextmanager
-def client_of(service: TaskService, redis_url: str) -> Iterator[Client]:
-    client = Client(service, redis_url)
+def client_of(service: TaskService, redis_url: str, broker_url: str | None = None) -> Iterator[Client]:
+    client = Client(service, redis_url, broker_url)
     try:
         yield client
     finally:

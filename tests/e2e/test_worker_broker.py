@@ -7,9 +7,7 @@ from contextlib import contextmanager
 
 from pytest_celery import CeleryTestWorker
 
-from tasks_service.dispatch import Dispatcher
 from tasks_service.domain.task import Phase, TaskStatus
-from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 
 from .harness import Client, client_of, wait_until, worker_node
@@ -23,11 +21,7 @@ def apart() -> Iterator[tuple[RedisServer, RedisServer, Client, CeleryTestWorker
     worker = worker_node(store.url, name="apart", TASKS_BROKER_URL=broker.url)
     try:
         assert worker.ready(), worker.logs()
-        with client_of(service, store.url) as client:
-            client.outbox.close()
-            client.store.close()
-            client.outbox = Dispatcher(service.celery, redis_url=store.url, broker_url=broker.url)
-            client.store = RedisTaskStore(store.url, outbox=client.outbox)
+        with client_of(service, store.url, broker.url) as client:
             yield store, broker, client, worker
     finally:
         worker.teardown()
