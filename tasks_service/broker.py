@@ -167,6 +167,9 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_heartbeat=HEARTBEAT,
+        # RabbitMQ closes the channel of a message that nobody acknowledges for `consumer_timeout` (30 minutes),
+        # as that of a long tool; by default the worker ends for it, with every tool that it runs.
+        broker_channel_error_retry=True,
         broker_transport_options=transport_options(key_prefix) if _is_redis(broker_url) else {},
     )
     return app

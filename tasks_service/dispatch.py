@@ -175,7 +175,10 @@ class Dispatcher:
         options = {**bounded(self.broker_url, timeout), **self._app.conf.broker_transport_options}
         # It is idle for long, and nobody would answer heartbeats: the broker would close it.
         connection: Connection = self._app.connection_for_write(
-            url=self.broker_url, connect_timeout=CONNECT_TIMEOUT, transport_options=options, heartbeat=0
+            url=self.broker_url,
+            connect_timeout=min(CONNECT_TIMEOUT, timeout),
+            transport_options=options,
+            heartbeat=0,
         )
         return connection
 
