@@ -18,6 +18,8 @@ from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 from kombu.transport import redis as kombu_redis
 
+from .urls import secured
+
 MAINTENANCE_QUEUE = "maintenance"
 """The queue of the sweeps that beat asks for; apart, so that they never wait behind hour-long tools."""
 
@@ -142,11 +144,14 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
 
     Args:
         name: The app's name.
-        broker_url: Where messages go; may be empty until a worker or a front end is configured.
+        broker_url: Where messages go; may be empty until a worker or a front end is configured. Parameters of
+            encryption as in `urls`.
         key_prefix: In front of the broker's keys, where the broker is Redis.
     """
-    app = Celery(name, broker=broker_url or None, amqp=KeptClientAMQP)
+    bare_url, encryption = secured(broker_url)
+    app = Celery(name, broker=bare_url or None, amqp=KeptClientAMQP)
     app.conf.update(
+        broker_use_ssl=encryption,
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
@@ -167,8 +172,8 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_heartbeat=HEARTBEAT,
-        # RabbitMQ closes the channel of a message that nobody acknowledges for `consumer_timeout` (30 minutes),
-        # as that of a long tool; by default the worker ends for it, with every tool that it runs.
+        # RabbitMQ closes the channel of a message that is not acknowledged within `consumer_timeout` (half an
+        # hour), as that of a long tool; by default the worker ends for it, with every tool that it runs.
         broker_channel_error_retry=True,
         broker_transport_options=transport_options(key_prefix) if _is_redis(broker_url) else {},
     )

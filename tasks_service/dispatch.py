@@ -28,6 +28,7 @@ from kombu.utils.json import dumps
 from .broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, bounded, direct_queue, redis_server
 from .domain.task import Task
 from .store.base import Push
+from .urls import secured
 
 logger = logging.getLogger(__name__)
 
@@ -173,9 +174,11 @@ class Dispatcher:
 
     def _connection(self, timeout: float = SOCKET_TIMEOUT) -> Connection:
         options = {**bounded(self.broker_url, timeout), **self._app.conf.broker_transport_options}
+        bare_url, encryption = secured(self.broker_url)
         # It is idle for long, and nobody would answer heartbeats: the broker would close it.
         connection: Connection = self._app.connection_for_write(
-            url=self.broker_url,
+            url=bare_url,
+            ssl=encryption,
             connect_timeout=min(CONNECT_TIMEOUT, timeout),
             transport_options=options,
             heartbeat=0,

@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, fie
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .domain.limits import KIB, MIB, Limits
+from .urls import check_encryption
 
 
 class ApiKey(BaseModel):
@@ -48,6 +49,8 @@ class Settings(BaseSettings):
         redis_url: Where the truth is: `redis://`, `rediss://` or `unix://`. Unset: a private redis-server is
             started in `data_dir`.
         broker_url: Celery's broker. Unset: the same Redis, and then record and message are one write.
+        private_network: Says that nobody else can listen between the processes, Redis and the broker, so that
+            `doctor` does not warn of connections that are not encrypted.
         key_prefix: In front of every key, so that several services can share a Redis.
         shards: Slots that tasks are spread over; 1 on a single Redis. Never change it on a used store.
         data_dir: For the private redis-server and the secret.
@@ -77,6 +80,7 @@ class Settings(BaseSettings):
 
     redis_url: str | None = None
     broker_url: str | None = None
+    private_network: bool = False
     key_prefix: str = Field(default="ts", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
     shards: int = Field(default=1, ge=1, le=256)
     data_dir: Path = Path(".tasks-service")
@@ -117,6 +121,13 @@ class Settings(BaseSettings):
                 )
             keys[name] = ApiKey(key=SecretStr(key), until=_moment(name, until))
         return keys
+
+    @field_validator("redis_url", "broker_url")
+    @classmethod
+    def _check_encryption(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_encryption(value)
+        return value
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from ..service import TaskService
 from ..settings import Settings
 from ..store.base import Finding, Severity
 from ..store.redis import RedisTaskStore, Role, refused_work
+from ..urls import is_open
 from .application import app_option, json_option, load_connected_service, open_store
 from .probe import http_status, http_url
 from .stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
@@ -156,6 +157,19 @@ def check_broker(patient: Patient) -> Iterator[Finding]:
         connection.release()
 
 
+def check_encryption(patient: Patient) -> Iterator[Finding]:
+    """Nobody reads on the way to Redis and the broker."""
+    settings = patient.settings
+    urls = {"TASKS_REDIS_URL": settings.redis_url, "TASKS_BROKER_URL": settings.broker_url}
+    for name, url in urls.items():
+        if url is not None and is_open(url) and not settings.private_network:
+            yield _warning(
+                f"{name} leads to another machine, and the connection is not encrypted: arguments, results "
+                "and passwords can be read on the way.",
+                "Use rediss:// or amqps://, or say TASKS_PRIVATE_NETWORK=true if nobody else can listen.",
+            )
+
+
 def check_workers(patient: Patient) -> Iterator[Finding]:
     """There are some."""
     if not patient.workers():
@@ -240,6 +254,7 @@ CHECKS: Mapping[str, Check] = {
     "memory": check_memory,
     "clock": check_clock,
     "broker": check_broker,
+    "encryption": check_encryption,
     "workers": check_workers,
     "queues": check_queues,
     "sweeps": check_sweeps,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -64,34 +63,34 @@ class GuardedRedis(RedisServer):
 
 
 class Process(ProcessContainer):
-    """A process of the service as one role."""
+    """A process of the service, as the user that its URL names."""
 
-    def __init__(self, server: GuardedRedis, role: str, command: list[str], **env: str) -> None:
-        where = {"TASKS_REDIS_URL": server.url_of(role), "TASKS_SWEEP_INTERVAL": "0.3"}
-        super().__init__(role, [sys.executable, "-m", *command], {**where, **env})
+    def __init__(self, redis_url: str, name: str, command: list[str], **env: str) -> None:
+        where = {"TASKS_REDIS_URL": redis_url, "TASKS_SWEEP_INTERVAL": "0.3"}
+        super().__init__(name, [sys.executable, "-m", *command], {**where, **env})
 
 
 class FrontEnd(Process):
-    """`tasks-service serve` as the user `web`."""
+    """`tasks-service serve`."""
 
-    def __init__(self, server: GuardedRedis, directory: Path, app: str = APP, **env: str) -> None:
+    def __init__(self, redis_url: str, directory: Path, app: str = APP, **env: str) -> None:
         self.port = free_port()
         where = {"TASKS_PORT": str(self.port), "TASKS_DATA_DIR": str(directory)}
         command = ["tasks_service", "serve", "--app", f"{app}:service"]
-        super().__init__(server, "web", command, **{**where, **env})
+        super().__init__(redis_url, "web", command, **{**where, **env})
 
     def is_ready(self) -> bool:
         return answers(f"http://127.0.0.1:{self.port}/readyz")
 
 
 class Flower(Process):
-    """Flower, as the user `flower`."""
+    """Flower, and what it shows."""
 
-    def __init__(self, server: GuardedRedis, app: str = APP, **env: str) -> None:
+    def __init__(self, redis_url: str, app: str = APP, **env: str) -> None:
         self.port = free_port()
         command = ["celery", "-A", app, "flower", "--address=127.0.0.1", f"--port={self.port}"]
         # Its API wants a login, or to be told that it needs none.
-        super().__init__(server, "flower", command, **{"FLOWER_UNAUTHENTICATED_API": "true", **env})
+        super().__init__(redis_url, "flower", command, **{"FLOWER_UNAUTHENTICATED_API": "true", **env})
 
     def shows(self, path: str) -> str:
         with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
@@ -106,19 +105,21 @@ def answers(url: str) -> bool:
         return False
 
 
-def operate(
-    server: GuardedRedis, *arguments: str, role: str = "operator", **env: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a command of `tasks-service` as the user `operator`."""
-    settings: Mapping[str, str] = {"TASKS_REDIS_URL": server.url_of(role), "TASKS_APP": f"{APP}:service"}
+def command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of `tasks-service`."""
     return subprocess.run(
         [sys.executable, "-m", "tasks_service", *arguments],
-        env={**os.environ, **settings, **env},
+        env={**os.environ, "TASKS_APP": f"{APP}:service", **env},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+def operate(server: GuardedRedis, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of `tasks-service` as the user `operator`."""
+    return command(*arguments, **{"TASKS_REDIS_URL": server.url_of("operator"), **env})
 
 
 def ready(process: FrontEnd | Flower, path: str) -> None:

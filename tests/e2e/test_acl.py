@@ -19,7 +19,7 @@ from tests.protocol.sessions import SessionClient, is_request
 from tests.protocol.support import WITH_TASKS, WireClient, until
 
 from .harness import OWNER, wait_until
-from .roles import APP, ROLES, Flower, FrontEnd, GuardedRedis, Process, operate, ready
+from .roles import APP, ROLES, Flower, FrontEnd, GuardedRedis, Process, command, operate, ready
 
 WORKER = [
     *("celery", "-A", APP, "worker", "--concurrency", "2", "--task-events"),
@@ -49,9 +49,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
 @pytest.fixture(scope="module")
 def service(redis: GuardedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with ExitStack() as ends:
-        web = FrontEnd(redis, tmp_path_factory.mktemp("web"))
-        worker, beat = Process(redis, "worker", WORKER), Process(redis, "beat", BEAT)
-        flower = Flower(redis)
+        web = FrontEnd(redis.url_of("web"), tmp_path_factory.mktemp("web"))
+        worker, beat = (
+            Process(redis.url_of("worker"), "worker", WORKER),
+            Process(redis.url_of("beat"), "beat", BEAT),
+        )
+        flower = Flower(redis.url_of("flower"))
         for process in (web, worker, beat, flower):
             ends.callback(process.teardown)
         ready(web, "/readyz")
@@ -121,13 +124,16 @@ def test_a_sweep_sends_a_lost_message_again(service: Service, tmp_path: Path) ->
 
 
 def test_an_operator_lists_inspects_cancels_repairs_and_examines(service: Service) -> None:
-    with WireClient(service.web.port) as client, service.redis.client() as admin:
+    with WireClient(service.web.port) as client:
         task_id = client.task("busy", {"seconds": 60})
+    with service.redis.client() as admin:
         until("it runs", lambda: admin.zscore(f"{TASKS}:leases", task_id))
         listed = json.loads(operate(service.redis, "list", "--json", "--phase", "running").stdout)
         assert [task["task_id"] for task in listed] == [task_id]
         assert operate(service.redis, "cancel", task_id).returncode == 0
-        assert client.get(task_id)["status"] == "cancelled"
+        # Its front end has hung up meanwhile: commands take their time.
+        with WireClient(service.web.port) as client:
+            assert client.get(task_id)["status"] == "cancelled"
         assert task_id in operate(service.redis, "inspect", "--json", task_id).stdout
         admin.zrem(f"{TASKS}:expired", task_id)
         assert "1 mended, 0 left" in operate(service.redis, "repair").stderr
@@ -192,11 +198,11 @@ def test_nobody_may_do_what_is_not_their_work(
     redis: GuardedRedis, measured: Callable[[str, str], None]
 ) -> None:
     tried = 0
-    for command, roles in FORBIDDEN:
+    for forbidden, roles in FORBIDDEN:
         for role in roles:
             with redis.client(role) as client:
                 connection = client.connection_pool.get_connection()
-                connection.send_command(*command.split())
+                connection.send_command(*forbidden.split())
                 with pytest.raises(NoPermissionError):
                     connection.read_response()
                 connection.disconnect()
@@ -238,7 +244,7 @@ def test_a_front_end_whose_user_lacks_something_says_what_and_does_not_start(
     redis: GuardedRedis, lacking: Callable[..., None], tmp_path: Path, rules: tuple[str, ...], sentence: str
 ) -> None:
     lacking("web", *rules)
-    web = FrontEnd(redis, tmp_path)
+    web = FrontEnd(redis.url_of("web"), tmp_path)
     try:
         wait_until(lambda: web.status == "exited", explain=web.logs)
         assert f"The Redis user 'web' of this front end {sentence}" in web.logs()
@@ -258,7 +264,7 @@ def test_a_worker_whose_user_lacks_something_says_what_and_does_not_start(
     redis: GuardedRedis, lacking: Callable[..., None], rules: tuple[str, ...], sentence: str
 ) -> None:
     lacking("worker", *rules)
-    worker = Process(redis, "worker", WORKER)
+    worker = Process(redis.url_of("worker"), "worker", WORKER)
     try:
         wait_until(lambda: worker.status == "exited", explain=worker.logs)
         assert f"The Redis user 'worker' of this worker {sentence}" in worker.logs()
@@ -289,18 +295,17 @@ def test_rights_that_are_taken_away_at_run_time_are_no_damage_and_heal(
 
 
 def test_a_client_without_a_login_is_told_so(redis: GuardedRedis) -> None:
-    done = operate(redis, "doctor", TASKS_REDIS_URL=f"redis://127.0.0.1:{redis.port}/0")
+    done = command("doctor", TASKS_REDIS_URL=f"redis://127.0.0.1:{redis.port}/0")
     assert done.returncode == 1
     assert "The Redis user 'default' of this operator may not run" in done.stdout
 
 
 def test_the_file_serves_another_prefix_and_database(tmp_path: Path) -> None:
     redis = GuardedRedis(tmp_path, "acme.1", "3")
-    where = {"TASKS_KEY_PREFIX": "acme.1", "TASKS_REDIS_URL": redis.url_of("worker", 3)}
-    worker = Process(redis, "worker", WORKER, **where)
+    worker = Process(redis.url_of("worker", 3), "worker", WORKER, TASKS_KEY_PREFIX="acme.1")
     try:
         assert worker.ready(), worker.logs()
-        done = operate(redis, "doctor", **{**where, "TASKS_REDIS_URL": redis.url_of("operator", 3)})
+        done = command("doctor", TASKS_REDIS_URL=redis.url_of("operator", 3), TASKS_KEY_PREFIX="acme.1")
         for title in ("Redis", "broker", "workers", "queues", "sweeps"):
             assert f"ok       {title}" in done.stdout, done.stdout + done.stderr
         store = RedisTaskStore(redis.url_of("web", 3), prefix="acme.1")

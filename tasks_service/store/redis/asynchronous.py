@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ...domain.errors import StoreUnavailable
 from ...domain.events import AnswerInput, Claim, ClientEvent, Create, WorkerEvent
@@ -18,7 +16,7 @@ from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
 from ..base import Change, Claimed, Created, Finding, Memory, NoOutbox, Outbox, Page, Reported, TaskView
 from . import health, permissions
-from .connection import connection_options, pack, user_of
+from .connection import FAILURES, connection_options, pack, reason, user_of
 from .headroom import Headroom
 from .layout import Layout
 from .operations import Clock, Operations
@@ -56,7 +54,7 @@ class AsyncRedisTaskStore:
         deadline: float = 1.8,
         clock: Clock | None = None,
     ) -> None:
-        self._layout = Layout(prefix, shards)
+        self._url, self._layout = url, Layout(prefix, shards)
         self._headroom = Headroom()
         self._operations = Operations(
             self._layout, limits, outbox or NoOutbox(), deadline, clock, self._headroom
@@ -85,13 +83,14 @@ class AsyncRedisTaskStore:
 
     async def run(self, program: Program[T]) -> T:
         """Drive a program to its end on one connection at a time, within the deadline."""
+        failures: list[str] = []
         try:
             async with asyncio.timeout(self._operations.deadline):
-                return await self._drive(program)
+                return await self._drive(program, failures)
         except TimeoutError:
-            raise StoreUnavailable("no answer in time") from None
+            raise StoreUnavailable(failures[-1] if failures else "no answer in time") from None
 
-    async def _drive(self, program: Program[T]) -> T:
+    async def _drive(self, program: Program[T], failures: list[str]) -> T:
         connection: Connection | None = None
         try:
             step = next(program)
@@ -105,8 +104,9 @@ class AsyncRedisTaskStore:
                 try:
                     connection = connection or await self._pool.get_connection()
                     replies = await _exchange(connection, step)
-                except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-                    step = program.throw(LostConnection(str(error)))
+                except FAILURES as error:
+                    failures.append(reason(error, self._url))
+                    step = program.throw(LostConnection(failures[-1]))
                 else:
                     step = program.send(replies)
         except StopIteration as end:

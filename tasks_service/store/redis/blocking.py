@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from redis import BlockingConnectionPool, Connection
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from ...domain.errors import CorruptRecord, StoreForbidden
@@ -32,7 +30,7 @@ from ..base import (
     TaskView,
 )
 from . import health, permissions
-from .connection import RECONNECT_SECONDS, connection_options, pack, user_of
+from .connection import FAILURES, RECONNECT_SECONDS, connection_options, pack, reason, user_of
 from .headroom import MEMORY, parse_memory
 from .layout import Layout, Shard
 from .operations import Clock, Operations, parse_change
@@ -69,7 +67,7 @@ class RedisTaskStore:
         deadline: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
-        self._layout = Layout(prefix, shards)
+        self._url, self._layout = url, Layout(prefix, shards)
         self._operations = Operations(self._layout, limits, outbox or NoOutbox(), deadline, clock)
         self._repairs = Repairs(self._operations)
         self._pool = BlockingConnectionPool.from_url(
@@ -95,8 +93,8 @@ class RedisTaskStore:
                 try:
                     connection = connection or self._pool.get_connection()
                     replies = _exchange(connection, step)
-                except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-                    step = program.throw(LostConnection(str(error)))
+                except FAILURES as error:
+                    step = program.throw(LostConnection(reason(error, self._url)))
                 else:
                     step = program.send(replies)
         except StopIteration as end:
