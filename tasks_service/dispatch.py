@@ -25,10 +25,17 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from .broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, bounded, direct_queue, redis_server
+from .broker import (
+    CONNECT_TIMEOUT,
+    SOCKET_TIMEOUT,
+    Server,
+    bounded,
+    broker_of,
+    direct_queue,
+    redis_server,
+)
 from .domain.task import Task
 from .store.base import Push
-from .urls import secured
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +70,7 @@ class Dispatcher:
     Args:
         app: The Celery app whose workers run the tools.
         redis_url: Where the store is; None if it is not Redis.
-        broker_url: Where messages go; the app's own broker if not given.
+        broker_url: Where messages go, as `broker_of` has it; the app's own broker if not given.
         backlog: Messages that may wait for the publisher thread, where the broker is elsewhere.
     """
 
@@ -77,7 +84,7 @@ class Dispatcher:
     ) -> None:
         self._app = app
         self._redis_url = redis_url
-        self._broker_url = broker_url
+        self._broker = broker_of(broker_url) if broker_url else None
         self._backlog = backlog
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -93,19 +100,27 @@ class Dispatcher:
         """Whether messages go into the same write as the record."""
         if self._in_store is None:
             server = redis_server(self._redis_url) if self._redis_url else None
-            broker = redis_server(self.broker_url)
-            self._in_store = server is not None and server == broker
+            self._in_store = server is not None and server == self._broker_server()
         return self._in_store
+
+    @property
+    def broker_url(self) -> str:
+        """Where messages go."""
+        return self._broker.url if self._broker else str(self._app.conf.broker_write_url or "")
 
     @property
     def messages(self) -> str | None:
         """What is in front of the keys of messages; None if the broker is not the store's Redis."""
         return _key_prefix(self._app) if self.in_store else None
 
-    @property
-    def broker_url(self) -> str:
-        """Where messages go."""
-        return self._broker_url or str(self._app.conf.broker_write_url or "")
+    def _options(self) -> dict[str, Any]:
+        """What the transport must know: the app's own options, and those that come with the URL."""
+        return {**self._app.conf.broker_transport_options, **(self._broker.options if self._broker else {})}
+
+    def _broker_server(self) -> Server | None:
+        encrypted = bool(self._broker.ssl if self._broker else self._app.conf.broker_use_ssl)
+        name = str(self._options().get("master_name", ""))
+        return redis_server(self.broker_url, master_name=name, encrypted=encrypted)
 
     def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
         """The message of a task, to be written with it; empty if the broker is elsewhere."""
@@ -173,12 +188,11 @@ class Dispatcher:
             self._pid, self._publisher, self._inspector = os.getpid(), None, None
 
     def _connection(self, timeout: float = SOCKET_TIMEOUT) -> Connection:
-        options = {**bounded(self.broker_url, timeout), **self._app.conf.broker_transport_options}
-        bare_url, encryption = secured(self.broker_url)
+        options = {**bounded(self.broker_url, timeout), **self._options()}
         # It is idle for long, and nobody would answer heartbeats: the broker would close it.
         connection: Connection = self._app.connection_for_write(
-            url=bare_url,
-            ssl=encryption,
+            url=self.broker_url,
+            ssl=self._broker and self._broker.ssl,
             connect_timeout=min(CONNECT_TIMEOUT, timeout),
             transport_options=options,
             heartbeat=0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
 
@@ -22,7 +23,7 @@ BOOLEANS = {"true": True, "false": False}
 """What `ssl_check_hostname` may be."""
 
 ENCRYPTED = ("rediss", "amqps")
-"""Schemes of encrypted connections."""
+"""Schemes of encrypted connections; the first part, where there are two."""
 
 
 def check_encryption(url: str) -> None:
@@ -34,7 +35,7 @@ def check_encryption(url: str) -> None:
     """
     parts = urlsplit(url)
     given = _given(parts)
-    if given and parts.scheme not in ENCRYPTED:
+    if given and not _is_encrypted(parts):
         raise ValueError(f"{', '.join(given)}: only for {' and '.join(f'{s}://' for s in ENCRYPTED)}")
     for name, value in given.items():
         if name in FILES:
@@ -61,26 +62,38 @@ def secured(broker_url: str) -> tuple[str, dict[str, Any] | None]:
     if parts.scheme not in ENCRYPTED:
         return broker_url, None
     given = _given(parts)
-    files: dict[str, Any] = {name: given[name] for name in FILES if name in given}
+    query = {name: values for name, values in parse_qs(parts.query).items() if name not in given}
+    bare = parts._replace(query=urlencode(query, doseq=True)).geturl()
+    options = redis_encryption(given)
+    if parts.scheme == "rediss":
+        return bare, options
+    return bare, {
+        **{name.removeprefix("ssl_"): options[name] for name in (*FILES, "ssl_cert_reqs") if name in options},
+        "server_hostname": parts.hostname if options["ssl_check_hostname"] else None,
+    }
+
+
+def redis_encryption(given: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of a URL, typed as redis-py takes them; what is not given is verified."""
     required = REQUIREMENTS[given.get("ssl_cert_reqs", "required")]
     named = BOOLEANS[given.get("ssl_check_hostname", "true")] and required is not ssl.CERT_NONE
-    query = {name: values for name, values in parse_qs(parts.query).items() if not name.startswith("ssl_")}
-    bare = parts._replace(query=urlencode(query, doseq=True)).geturl()
-    if parts.scheme == "rediss":
-        return bare, {**files, "ssl_cert_reqs": required, "ssl_check_hostname": named}
-    plain = {name.removeprefix("ssl_"): value for name, value in files.items()}
-    return bare, {**plain, "cert_reqs": required, "server_hostname": parts.hostname if named else None}
+    files = {name: given[name] for name in FILES if name in given}
+    return {**files, "ssl_cert_reqs": required, "ssl_check_hostname": named}
 
 
 def is_open(url: str) -> bool:
     """Whether what is sent there can be read on its way: it leaves this machine, and is not encrypted."""
     parts = urlsplit(url)
-    if parts.scheme in ENCRYPTED or not parts.hostname or "socket" in parts.scheme or parts.scheme == "unix":
+    if _is_encrypted(parts) or not parts.hostname or "socket" in parts.scheme or parts.scheme == "unix":
         return False
     try:
         return not ipaddress.ip_address(parts.hostname).is_loopback
     except ValueError:
         return parts.hostname != "localhost"
+
+
+def _is_encrypted(parts: SplitResult) -> bool:
+    return parts.scheme.partition("+")[0] in ENCRYPTED
 
 
 def _given(parts: SplitResult) -> dict[str, str]:

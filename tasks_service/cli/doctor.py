@@ -115,8 +115,8 @@ def _examined(check: Check, patient: Patient) -> list[Finding]:
 def check_redis(patient: Patient) -> Iterator[Finding]:
     """It answers, is new enough, never evicts, keeps what it is told, and lets us do our work."""
     try:
-        yield from patient.store.check()
-        yield from patient.store.check_permissions(Role.OPERATOR)
+        lacks = patient.store.check_permissions(Role.OPERATOR)
+        yield from lacks or patient.store.check()
     except StoreUnavailable as error:
         yield _error(str(error), "Start Redis, or correct TASKS_REDIS_URL.")
 

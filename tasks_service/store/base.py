@@ -222,6 +222,19 @@ class Due(StrEnum):
     """Come due after a sleep or a retry's delay; no message was ever made for them: `Redispatch` makes it."""
 
 
+class LastSweep(NamedTuple):
+    """What a sweep that begins learns of the one before.
+
+    Attributes:
+        ago_ms: How long ago it began; 0 if this is the first.
+        same_server: Whether it met the same run of the same server. If not, the store was restarted, restored
+            or failed over, and its truth may be an earlier one.
+    """
+
+    ago_ms: int
+    same_server: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """How many tasks a store holds, by what is to be done about them."""
@@ -283,8 +296,8 @@ class TaskStoreMaintenance(Protocol):
     def hold(self, name: str, *, for_ms: int) -> bool:
         """Take a short lock that ends by itself; False if another process holds it."""
 
-    def mark_sweep(self) -> int:
-        """Note that a sweep starts now; answer how many ms ago the last one did (0 for the first)."""
+    def mark_sweep(self) -> LastSweep:
+        """Note that a sweep starts now, and which run of the server it meets."""
 
     def last_sweep_ms(self) -> int | None:
         """How many ms ago the last sweep began; None if none ever did."""
@@ -362,15 +375,6 @@ class Finding:
 def awaits_first_message(task: Task) -> bool:
     """Whether a pending task comes due, or came due, without a message ever having been made for it."""
     return task.due_ms > task.updated_ms and task.redispatches == 0
-
-
-REDISPATCH_FIRST_MS = 2_000
-REDISPATCH_MOST_MS = 60_000
-
-
-def redispatch_backoff_ms(redispatches: int) -> int:
-    """How long to wait after the nth redispatch of a task before the next: 2 s doubling to 60 s."""
-    return min(REDISPATCH_FIRST_MS << min(redispatches, 16), REDISPATCH_MOST_MS)
 
 
 def full_jitter(attempt: int, *, first: float = 0.001, most: float = 0.05) -> float:

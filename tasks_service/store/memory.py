@@ -11,7 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from ..domain.decide import Applied, Census, Refused, Replayed, decide, effective, next_due_ms
+from ..domain.decide import (
+    Applied,
+    Census,
+    Refused,
+    Remembered,
+    Replayed,
+    decide,
+    effective,
+    next_due_ms,
+    redispatch_backoff_ms,
+    remembered,
+)
 from ..domain.errors import InvalidTransition, TaskNotFound
 from ..domain.events import Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
 from ..domain.limits import DEFAULT_LIMITS, Limits
@@ -21,13 +32,13 @@ from .base import (
     Counts,
     Created,
     Due,
+    LastSweep,
     NoOutbox,
     Outbox,
     Page,
     Repair,
     TaskView,
     awaits_first_message,
-    redispatch_backoff_ms,
 )
 
 
@@ -56,7 +67,7 @@ class MemoryTaskStore:
         self._clock = clock
         self._lock = threading.RLock()
         self._records: dict[str, TaskRecord] = {}
-        self._idempotency: dict[tuple[Owner, str], tuple[str, str]] = {}
+        self._idempotency: dict[tuple[Owner, str], Remembered] = {}
         self._overtaken: dict[str, int] = {}
         self._suspects: dict[str, int] = {}
         self._locks: dict[str, int] = {}
@@ -90,7 +101,7 @@ class MemoryTaskStore:
                 return Created(task=found, replayed=True)
             task = self._standing(self._write(event.task_id, None, decision, event))
             if event.idempotency:
-                self._idempotency[key] = (event.task_id, event.request_digest)
+                self._idempotency[key] = remembered(task, event.request_digest)
             return Created(task=task)
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
@@ -191,11 +202,11 @@ class MemoryTaskStore:
             self._locks[name] = now_ms + for_ms
             return True
 
-    def mark_sweep(self) -> int:
+    def mark_sweep(self) -> LastSweep:
         """See `TaskStoreMaintenance.mark_sweep`."""
         with self._lock:
             ago_ms, self._swept_ms = self.last_sweep_ms(), self._clock()
-            return ago_ms or 0
+            return LastSweep(ago_ms or 0, same_server=True)
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
@@ -278,7 +289,9 @@ class MemoryTaskStore:
 
     def _remove(self, task_id: str) -> None:
         task = self._records.pop(task_id).task
-        self._idempotency.pop((task.owner, task.idempotency), None)
+        key = (task.owner, task.idempotency)
+        if key in self._idempotency and self._idempotency[key].task_id == task_id:
+            del self._idempotency[key]
         self._suspects.pop(task_id, None)
 
     @staticmethod

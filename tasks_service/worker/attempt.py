@@ -24,6 +24,7 @@ from ..domain.errors import (
     Parked,
     StoreUnavailable,
     TaskCancelled,
+    TaskNotFound,
     WorkerStopping,
 )
 from ..domain.events import Note, RequestInput, Sleep, WorkerEvent
@@ -303,6 +304,9 @@ class RunningAttempt:
             self.commit(event)
         except LeaseLost as refusal:
             self.lost(refusal)
+            raise self.ending() from None
+        except TaskNotFound:
+            self.end(AttemptLost)
             raise self.ending() from None
 
     @contextmanager

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from ..dispatch import task_hash
 from ..domain.errors import (
+    AttemptLost,
     AttemptTimedOut,
-    InvalidTransition,
     LeaseLost,
     StoreUnavailable,
     TaskNotFound,
@@ -144,7 +144,9 @@ class Keeper:
         except LeaseLost as refusal:
             attempt.lost(refusal)
             lease.due = float("inf")
-        except (InvalidTransition, TaskNotFound):
+        except TaskNotFound:
+            # A store that was restored to an earlier truth may never have heard of it.
+            attempt.end(AttemptLost)
             lease.due = float("inf")
         except StoreUnavailable as error:
             logger.warning("The lease of task %s could not be renewed: %s", _name(attempt), error)

@@ -18,7 +18,7 @@ from ..domain.errors import CorruptRecord, InvalidTransition, StoreFull, StoreUn
 from ..domain.events import Expire, Overdue, Reap, Redispatch, SweepEvent
 from ..domain.task import SECOND, Policy
 from ..failpoints import failpoint
-from ..store.base import Due, TaskStoreMaintenance
+from ..store.base import Due, LastSweep, TaskStoreMaintenance
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class Sweeper:
         store: What is swept.
         dispatcher: Knows how long queues are.
         interval: Seconds between two sweeps.
-        lease_ms: How long nothing is reaped after nobody has swept for that long: workers that could not
-            renew for want of the store get the time to do so.
+        lease_ms: How long nothing is reaped after nobody has swept for that long, or after the server is
+            another than it was: workers that could not renew get the time to do so.
     """
 
     def __init__(
@@ -136,12 +136,16 @@ class Sweeper:
                 break
         return problems
 
-    def _may_reap(self, gap_ms: int) -> bool:
-        if gap_ms > self._lease_ms:
-            logger.warning("Nobody swept for %.0f s; nothing is reaped for one lease", gap_ms / 1000)
-            self._store.hold("no-reaping", for_ms=self._lease_ms)
-            return False
-        return self._store.hold("no-reaping", for_ms=1)
+    def _may_reap(self, last: LastSweep) -> bool:
+        if last.ago_ms > self._lease_ms:
+            why = f"Nobody swept for {last.ago_ms / 1000:.0f} s"
+        elif not last.same_server:
+            why = "Redis was restarted or has failed over"
+        else:
+            return self._store.hold("no-reaping", for_ms=1)
+        logger.warning("%s; nothing is reaped for one lease", why)
+        self._store.hold("no-reaping", for_ms=self._lease_ms)
+        return False
 
     def _settle_due(self, index: Due, event: Callable[[], SweepEvent]) -> int:
         settled, until = 0, time.monotonic() + BUDGET

@@ -230,12 +230,12 @@ def lacking(redis: GuardedRedis) -> Iterator[Callable[..., None]]:
         (("-hset",), "may not run HSET. Run ACL SETUSER web +hset,"),
         (("-subscribe",), "may not run SUBSCRIBE"),
         (
-            ("resetkeys", "~ts:{*", "~ts:session:*", "~ts:floor:*", "~ts:mq:*"),
+            ("resetkeys", "~ts:{*", "~ts:shards", "~ts:session:*", "~ts:floor:*", "~ts:mq:*"),
             "may not use ts:interview:*. Run ACL SETUSER web ~ts:interview:*,",
         ),
         (("resetchannels", "&ts:changes"), "may not use ts:reports:*. Run ACL SETUSER web &ts:reports:*,"),
         (
-            ("resetkeys", "~ts:{*", "~ts:session:*", "~ts:floor:*", "~ts:interview:*"),
+            ("resetkeys", "~ts:{*", "~ts:shards", "~ts:session:*", "~ts:floor:*", "~ts:interview:*"),
             "may not use ts:mq:*. Run ACL SETUSER web %W~ts:mq:*,",
         ),
     ],

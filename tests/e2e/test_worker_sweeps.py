@@ -17,6 +17,7 @@ from tasks_service.settings import Settings
 from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.maintenance import Sweeper, Swept
+from tests.support import RedisServer
 
 from .harness import OWNER
 
@@ -152,6 +153,26 @@ def test_after_a_pause_of_all_sweeps_living_workers_get_a_lease_to_renew(shard: 
     assert shard.phase(task) is Phase.RUNNING
     shard.sweep(6)
     assert shard.phase(task) is Phase.PENDING
+
+
+def test_after_a_restart_of_redis_living_workers_get_a_lease_to_renew() -> None:
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    shard = Shard(server.url)
+    shard.sweep()
+    task = shard.create()
+    shard.claim(task)
+    shard.pass_ms(QUICK.lease_ms - round(INTERVAL * 1000))  # too short a gap to be one
+    server.kill()
+    server.start()
+
+    shard.sweep()
+    assert shard.phase(task) is Phase.RUNNING
+    shard.sweep(6)
+    assert shard.phase(task) is Phase.PENDING
+
+    shard.outbox.close()
+    shard.store.close()
+    server.close()
 
 
 def test_a_task_that_no_worker_took_fails_when_patience_ends(shard: Shard) -> None:

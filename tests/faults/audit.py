@@ -35,7 +35,9 @@ from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskReco
 from tasks_service.store.base import awaits_first_message
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
+from tasks_service.store.redis.repair import DRIFT_MS
 
+from ..support_clients import client_of
 from .history import ClientLog, check_history
 
 INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues")
@@ -52,12 +54,14 @@ KINDS: Mapping[str, str] = {
     "index": r"{tag}:(?P<name>" + "|".join(INDEXES) + ")",
     "lock": r"{prefix}:lock:(?P<name>.+)",
     "swept": r"{prefix}:swept",
+    "shards": r"{prefix}:shards",
     "session": r"{prefix}:(session|floor|interview):.+",
 }
 """Every kind of key that a store may have."""
 
-WITHOUT_LIFETIME = frozenset({"pending", "index", "swept"})
-"""The kinds that never expire: shard-wide indexes, whose members are audited one by one."""
+WITHOUT_LIFETIME = frozenset({"pending", "index", "swept", "shards"})
+"""The kinds that never expire: two words about the whole store, and shard-wide indexes, whose members are
+audited one by one."""
 
 EDGES = {
     (source, target)
@@ -111,13 +115,14 @@ def audit(
     # A record is found by the shard that its id names, however many of them there really are.
     store = RedisTaskStore(url, prefix=prefix, shards=256, limits=limits)
     try:
-        with redis.Redis.from_url(url, decode_responses=True) as client:
+        with client_of(url) as client:
             seen = _look(client, prefix, beside)
             found = [*_keys(client, seen), *_read(store, seen)]
             for task_id, record in seen.records.items():
                 found += _record(task_id, record, limits)
                 found += _fields(client, seen, task_id, record)
-            found += [*_indexes(seen), *_quota(seen, limits), *_idempotency(client, seen)]
+            found += [*_indexes(seen), *_quota(seen, limits)]
+            found += _idempotency(client, seen, _latest_ms(client, seen, prefix))
     finally:
         store.close()
     if client_log is not None:
@@ -125,10 +130,18 @@ def audit(
     return found
 
 
-def stray_keys(url: str, *, prefix: str = "ts", beside: Sequence[str] = ()) -> list[Violation]:
-    """Only I15: which keys are of no known kind, or have neither a lifetime nor an owner."""
-    with redis.Redis.from_url(url, decode_responses=True) as client:
-        return list(_keys(client, _look(client, prefix, beside)))
+def keys_without_end(url: str, *, prefix: str = "ts") -> list[Violation]:
+    """Only I15, and also while others write: which of a store's keys have neither a lifetime nor an owner.
+
+    Empty as well if the server does not answer, or takes no command of ours: there is nothing to look at.
+    """
+    foreign = (rf"(?!{re.escape(prefix)}:).*", rf"{re.escape(prefix)}:mq:.*")
+    try:
+        with redis.Redis.from_url(url, decode_responses=True, socket_timeout=5, retry=None) as client:
+            found = list(_keys(client, _look(client, prefix, foreign)))
+    except redis.RedisError:
+        return []
+    return [violation for violation in found if violation.invariant == "I15"]
 
 
 # --- keys -------------------------------------------------------------------------------------------------
@@ -252,7 +265,7 @@ def _fields(client: Any, seen: _Seen, task_id: str, record: TaskRecord) -> Itera
     for kind in ("record", "log"):
         for key in (key for key, match in seen.keys[kind].items() if match["id"] == task_id):
             ends_ms = client.pexpiretime(key)
-            if ends_ms != record.task.expires_ms + BACKSTOP_MS:
+            if abs(ends_ms - record.task.expires_ms - BACKSTOP_MS) > DRIFT_MS:
                 yield Violation("I15", task_id, f"{key} ends at {ends_ms}, expires {record.task.expires_ms}")
             if kind == "record":
                 entries = {name for name in client.hkeys(key) if name.startswith("j:")}
@@ -308,12 +321,40 @@ def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
             yield Violation("I9", "", f"{owner} has {len(live[owner])} of {limits.live_per_owner} live tasks")
 
 
-def _idempotency(client: Any, seen: _Seen) -> Iterator[Violation]:
+def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation]:
+    remembered = {}
     for key, match in seen.keys["idempotency"].items():
-        task_id = (client.get(key) or "").partition("|")[0]
+        task_id, _, rest = (client.get(key) or "").partition("|")
+        until = rest.rpartition("|")[2]
+        remembered[match["owner"], match["hash"]] = task_id
         record = seen.records.get(task_id)
-        if record is None or record.task.idempotency != match["hash"]:
-            yield Violation("I11", task_id, f"{key}: leads to no task of that key")
+        if not until.isdecimal():
+            yield Violation("I11", task_id, f"{key}: cannot be read")
+        elif record is not None and record.task.idempotency != match["hash"]:
+            yield Violation("I11", task_id, f"{key}: leads to a task of another key")
+        elif record is None and int(until) > latest_ms:
+            yield Violation("I11", task_id, f"{key}: leads to no task")
+    for task_id, record in seen.records.items():
+        task = record.task
+        if task.idempotency and _remembered_until_ms(task) > latest_ms + 1_000:
+            found = remembered.get((task.owner, task.idempotency))
+            if found != task_id:
+                yield Violation("I11", task_id, f"its key leads to {found or 'no task'}")
+
+
+def _remembered_until_ms(task: Task) -> int:
+    """Until when a task's idempotency key must lead to it: for the lifetime that it had at its creation."""
+    policy = task.policy
+    patience_ms = min(policy.patience_ms, policy.cap_ms - policy.retention_ms)
+    return task.created_ms + min(max(policy.ttl_ms, patience_ms + policy.retention_ms), policy.cap_ms)
+
+
+def _latest_ms(client: Any, seen: _Seen, prefix: str) -> int:
+    """The latest moment that the store knows of; tests move its clock ahead of the server's."""
+    seconds, microseconds = client.time()
+    swept = (client.get(f"{prefix}:swept") or "0").partition("|")[0]
+    written = (record.log[-1].at_ms for record in seen.records.values() if record.log)
+    return max(seconds * 1000 + microseconds // 1000, int(swept), *written, 0)
 
 
 def told(violations: Iterable[Violation]) -> str:

@@ -1,4 +1,7 @@
-"""What every store does, whichever it is: the same tests against memory, Redis, and Redis on asyncio."""
+"""What every store does, whichever it is: the same tests everywhere.
+
+In memory; and on one Redis, on the master of sentinels, on clusters, each both blocking and on asyncio.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ from tasks_service.domain.events import (
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import (
     HOUR,
+    MINUTE,
     SECOND,
     EntryKind,
     Failure,
@@ -205,6 +209,21 @@ def test_an_idempotency_key_with_another_request_is_refused(face: Face) -> None:
     with pytest.raises(IdempotencyConflict):
         face.create(idempotency="k", request_digest="other")
     assert face.maintenance.counts().total == 1
+
+
+def test_a_key_that_is_used_again_stays_with_its_new_task_when_the_old_one_goes(face: Face) -> None:
+    policy = Policy(ttl_ms=SECOND, retention_ms=SECOND, patience_ms=SECOND, timeout_ms=MINUTE)
+    first, lease_id = face.run(policy=policy, idempotency="k", request_digest="d")
+    face.clock.pass_ms(2 * SECOND)
+    second = face.create(idempotency="k", request_digest="d")
+    assert second.task_id != first.task_id, "the key was forgotten, and the first task runs on"
+
+    first = face.store.commit(first.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+    face.clock.pass_ms(first.expires_ms - face.clock())
+    assert face.maintenance.settle(first.task_id, Expire()) is None
+
+    again = face.store.create(creation(idempotency="k", request_digest="d"))
+    assert (again.replayed, again.task.task_id) == (True, second.task_id)
 
 
 def test_cancelling_ends_the_task_and_its_worker_learns_of_it(face: Face) -> None:
@@ -445,6 +464,19 @@ def test_pages_go_from_the_newest_to_the_oldest_without_gap_or_repetition(face: 
     assert ages == sorted(ages, reverse=True)
 
 
+def test_tasks_of_one_millisecond_are_all_listed_however_many_they_are(face: Face) -> None:
+    created = {face.create().task_id for _ in range(200)}
+    seen: list[str] = []
+    after = None
+    while True:
+        page = face.store.page(ALICE, after=after, limit=7)
+        seen += [task.task_id for task in page.tasks]
+        if (after := page.last) is None:
+            break
+    assert len(seen) == len(set(seen))
+    assert set(seen) == created
+
+
 def test_a_listing_goes_on_where_it_was_while_tasks_come_and_go(face: Face) -> None:
     for _ in range(6):
         face.create()
@@ -498,10 +530,10 @@ def test_a_lock_is_held_by_one_at_a_time_and_ends_by_itself(make_face: FaceMaker
 
 def test_the_last_sweep_is_remembered(face: Face) -> None:
     assert face.maintenance.last_sweep_ms() is None
-    assert face.maintenance.mark_sweep() == 0
+    assert face.maintenance.mark_sweep() == (0, True)
     face.clock.pass_ms(700)
     assert face.maintenance.last_sweep_ms() == 700
-    assert face.maintenance.mark_sweep() == 700
+    assert face.maintenance.mark_sweep() == (700, True)
 
 
 def test_ids_are_random_and_name_the_shard_of_their_owner() -> None:

@@ -17,10 +17,13 @@ from tasks_service.domain.decide import (
     Census,
     Decision,
     Refused,
+    Remembered,
     Replayed,
     decide,
     effective,
     next_due_ms,
+    redispatch_backoff_ms,
+    remembered,
 )
 from tasks_service.domain.errors import (
     IdempotencyConflict,
@@ -471,15 +474,29 @@ def test_arguments_over_the_limit_are_refused_and_nothing_is_recorded() -> None:
     assert life.record is None
 
 
+EARLIER = Remembered(task_id="earlier", request_digest="same", until_ms=START_MS + 1)
+
+
 def test_a_repeated_idempotency_key_leads_to_the_earlier_task() -> None:
     event = replace(create(), idempotency="key", request_digest="same")
-    decision = Life().meets(event, Census(existing=("earlier", "same"), owner_live=10**9))
+    decision = Life().meets(event, Census(existing=EARLIER, owner_live=10**9))
     assert decision == Replayed(task=None, task_id="earlier")
 
 
 def test_an_idempotency_key_with_another_request_is_a_conflict() -> None:
     event = replace(create(), idempotency="key", request_digest="other")
-    refusal(Life().meets(event, Census(existing=("earlier", "same"))), IdempotencyConflict)
+    refusal(Life().meets(event, Census(existing=EARLIER)), IdempotencyConflict)
+
+
+@pytest.mark.parametrize("digest", ["same", "other"])
+def test_an_idempotency_key_is_forgotten_after_the_lifetime_that_its_task_had_at_its_creation(
+    digest: str,
+) -> None:
+    event = replace(create(), idempotency="key", request_digest=digest)
+    life = Life().passes(1)
+    life.meets(event, Census(existing=EARLIER))
+    assert life.task.task_id == event.task_id
+    assert remembered(life.task, digest).until_ms == life.task.expires_ms
 
 
 def test_a_hidden_task_is_revealed_by_giving_out_its_handle() -> None:
@@ -1168,6 +1185,14 @@ def test_a_redispatch_is_remembered_and_moves_nothing() -> None:
     task = life.goes(Redispatch())
     assert (task.dispatched_ms, task.redispatches) == (life.now_ms, 1)
     assert (task.revision, task.updated_ms) == (0, START_MS)
+
+
+def test_another_redispatch_comes_no_sooner_than_the_backoff_allows() -> None:
+    life = pending()
+    life.goes(Redispatch())
+    refusal(life.meets(Redispatch()), InvalidTransition)
+    refusal(life.passes(redispatch_backoff_ms(1) - 1).meets(Redispatch()), InvalidTransition)
+    assert life.passes(1).goes(Redispatch()).redispatches == 2
 
 
 def test_a_task_that_is_not_due_is_not_dispatched() -> None:

@@ -10,7 +10,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ...domain.decide import Applied, Census, Refused, Replayed, decide, effective
+from ...domain.decide import (
+    Applied,
+    Census,
+    Refused,
+    Replayed,
+    decide,
+    effective,
+    redispatch_backoff_ms,
+    remembered,
+)
 from ...domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import (
     AnswerInput,
@@ -30,15 +39,17 @@ from ..base import (
     Counts,
     Created,
     Due,
+    LastSweep,
     Outbox,
     Page,
     Reported,
     TaskView,
-    redispatch_backoff_ms,
 )
 from . import codec
 from .headroom import Headroom
+from .health import run_id
 from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Layout, Shard, place, problems, sorted_places
+from .servers import Servers
 from .transaction import Exchange, LostConnection, Program, Reply, Write, milliseconds, once, transact
 
 logger = logging.getLogger(__name__)
@@ -50,6 +61,9 @@ Creates in flight are bounded by the front ends' connections, and while those ar
 that saw more room than this cannot be one too many. Nearer to the limit the quota is watched, and exact;
 further away, creates of one owner do not void each other.
 """
+
+_SAME_MOMENT = 64
+"""How many tasks of one owner and one millisecond a page reads over before it asks for more."""
 
 _STATE = len(codec.STATE_FIELDS)
 
@@ -162,7 +176,9 @@ class Operations:
                 watched.append(live)
                 return None
             census = Census(
-                owner_live=owner_live, total=total, existing=_existing(found[0]) if found else None
+                owner_live=owner_live,
+                total=total,
+                existing=codec.decode_remembered(found[0]) if found else None,
             )
             decision = decide(task, event, now_ms, log=log, limits=self.limits, census=census)
             if isinstance(decision, Refused):
@@ -170,10 +186,10 @@ class Operations:
             if isinstance(decision, Replayed) or decision.task is None:
                 return Write((), decision)
             if self._headroom is not None:
-                self._headroom.check_create(size(event.arguments))
+                self._headroom.check_create(shard, size(event.arguments))
             commands = self.writes(shard, None, decision, now_ms, sends=True)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
-            value = f"{event.task_id}|{event.request_digest}"
+            value = codec.encode_remembered(remembered(decision.task, event.request_digest))
             commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
             return Write(commands, decision)
 
@@ -237,14 +253,27 @@ class Operations:
             (flat,) = yield from once(reads, self.deadline)
             pairs = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
         else:
-            score, _, member = after.partition(":")
-            reads = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, limit + 64)]
-            (flat,) = yield from once(reads, self.deadline)
-            found = zip(flat[::2], map(int, flat[1::2]), strict=True)
-            pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
+            pairs = yield from self._members_after(key, after, limit)
         ids = [member for member, _ in pairs[:limit]]
         more = len(pairs) > limit
         return ids, f"{pairs[limit - 1][1]}:{pairs[limit - 1][0]}" if more else None
+
+    def _members_after(self, key: str, after: str, limit: int) -> Program[list[tuple[str, int]]]:
+        """The members after a position, one more than `limit` if there are so many.
+
+        Those of the position's own millisecond come first, whether before or after it; so when they fill what
+        was read, more is read.
+        """
+        score, _, member = after.partition(":")
+        count = limit + _SAME_MOMENT
+        while True:
+            reads: list[Command] = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, count)]
+            (flat,) = yield from once(reads, self.deadline)
+            found = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
+            pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
+            if len(pairs) > limit or len(found) < count:
+                return pairs
+            count *= 2
 
     def _visible(self, shard: Shard, owner: Owner, ids: Sequence[str]) -> Program[list[Task]]:
         reads: list[Command] = [("TIME",)]
@@ -365,16 +394,25 @@ class Operations:
         (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
         return reply is not None
 
-    def mark_sweep(self) -> Program[int]:
-        """See `TaskStoreMaintenance.mark_sweep`."""
-        now_ms = yield from self.now_ms()
-        (before,) = yield from once([("SET", self.layout.swept, now_ms, "GET")], self.deadline)
-        return max(now_ms - int(before), 0) if before else 0
+    def mark_sweep(self, servers: Servers) -> Program[LastSweep]:
+        """See `TaskStoreMaintenance.mark_sweep`; fails while one of the servers is away."""
+        met = []
+        for node in (yield from servers.locate()):
+            (info,) = yield from once([("INFO", "server")], self.deadline, node)
+            met.append(run_id(info))
+        now_ms, server = (yield from self.now_ms()), ",".join(sorted(met))
+        (text,) = yield from once([("SET", self.layout.swept, f"{now_ms}|{server}", "GET")], self.deadline)
+        if not text:
+            return LastSweep(0, same_server=True)
+        before_ms, _, before = text.partition("|")
+        return LastSweep(max(now_ms - int(before_ms), 0), same_server=before == server)
 
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
-        time, before = yield from once([("TIME",), ("GET", self.layout.swept)], self.deadline)
-        return max(self.time_of(time) - int(before), 0) if before else None
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
+        now_ms = yield from self.now_ms()
+        return max(now_ms - int(text.partition("|")[0]), 0) if text else None
 
     def inspect(self, task_id: str) -> Program[TaskRecord]:
         """See `TaskStoreMaintenance.inspect`."""
@@ -442,7 +480,7 @@ class Operations:
             stored = self._stored(task_id, replies)
             judged = self._judge(shard, task_id, stored, event, seen(stored.task))
             if self._headroom is not None and isinstance(event, AnswerInput) and judged.commands:
-                self._headroom.check_answer()
+                self._headroom.check_answer(shard)
             return Write(judged.commands, judged, single=judged.applied.task is None)
 
         judged: _Judged = yield from transact(
@@ -504,12 +542,11 @@ class Operations:
         """What removes a task, in an order that a sweep can take up again wherever it was broken off.
 
         A full Redis takes these commands one by one only. The index that leads a sweep to the task goes last,
-        the record, which says where else the task is, just before it.
+        the record, which says where else the task is, just before it. What its idempotency key stands for is
+        left alone: it may be another task by now, and whatever it is, ends by itself.
         """
         last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task.task_id)
         commands = [command for command in place(shard, task, None) if command != last]
-        if task.idempotency:
-            commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))
         commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
         return [*commands, last]
 
@@ -538,13 +575,6 @@ def _overtaking(shard: Shard, task: Task | None, event: Claim) -> list[Command]:
     if task is None or task.phase is not Phase.RUNNING or not event.dispatched_ms:
         return []
     return [("ZADD", shard.index("overtaken"), "GT", event.dispatched_ms, task.queue)]
-
-
-def _existing(text: str | None) -> tuple[str, str] | None:
-    if not text:
-        return None
-    task_id, _, digest = text.partition("|")
-    return task_id, digest
 
 
 def _standing(applied: Applied) -> Task:

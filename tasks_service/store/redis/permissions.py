@@ -16,7 +16,8 @@ from redis.exceptions import NoPermissionError
 from ...domain.errors import StoreUnavailable
 from ..base import Finding, Severity
 from .layout import Command, Layout
-from .transaction import Exchange, LostConnection, Program
+from .servers import KEYLESS
+from .transaction import Exchange, LostConnection, Program, Reply
 
 SAMPLE = "none"
 """Stands for an id in keys that are asked about."""
@@ -127,8 +128,9 @@ def needs(layout: Layout, role: Role, messages: str | None) -> list[Need]:
     """
     prefix = layout.prefix
     return [
-        *_on(layout.shards[0].task(SAMPLE), f"~{prefix}:{{*", _TASKS[role]),
+        *_on(layout.home.task(SAMPLE), f"~{prefix}:{{*", _TASKS[role]),
         Need(("TIME",), ""),
+        Need(("INFO",), ""),
         Need(("PUBLISH", layout.changes, "1"), f"&{layout.changes}"),
         *_of_role(layout, role),
         *_of_messages(role, messages),
@@ -137,6 +139,8 @@ def needs(layout: Layout, role: Role, messages: str | None) -> list[Need]:
 
 def _of_role(layout: Layout, role: Role) -> Iterator[Need]:
     prefix, reports = layout.prefix, layout.reports(SAMPLE)
+    if role is not Role.WORKER:
+        yield Need(("SET", layout.shard_count, 1, "NX", "GET"), f"~{layout.shard_count}")
     if role is Role.FRONT_END:
         for kind in ("session", "floor", "interview"):
             yield from _on(f"{prefix}:{kind}:{SAMPLE}", f"~{prefix}:{kind}:*", _SESSIONS)
@@ -169,7 +173,9 @@ def _on(key: str, rule: str, commands: Sequence[Command]) -> Iterator[Need]:
         yield Need(tuple(key if part == "key" else part for part in command), rule)
 
 
-def check(layout: Layout, role: Role, *, messages: str | None, user: str) -> Program[list[Finding]]:
+def check_permissions(
+    layout: Layout, role: Role, *, messages: str | None, user: str
+) -> Program[list[Finding]]:
     """What a user lacks of what its role needs, as one error; empty if it may do all.
 
     Args:
@@ -181,21 +187,46 @@ def check(layout: Layout, role: Role, *, messages: str | None, user: str) -> Pro
     Raises:
         StoreUnavailable: The connection was lost.
     """
-    wanted = needs(layout, role, messages)
-    commands = [("MULTI",), *(need.command for need in wanted), ("DISCARD",)]
     try:
-        watch, _, multi, *judged, discard = yield Exchange(
-            [("WATCH", layout.shards[0].task(SAMPLE)), ("UNWATCH",), *commands]
-        )
+        denied = yield from _denied_frame(layout)
+        # Without a MULTI, what is only to be asked would be done.
+        if not any(need.command[0] in ("MULTI", "DISCARD") for need, _ in denied):
+            denied += yield from _denied(needs(layout, role, messages))
     except LostConnection as error:
         raise StoreUnavailable(str(error)) from None
-    own = [("WATCH", watch), ("MULTI", multi), ("DISCARD", discard)]
-    asked = [*((Need((name,), ""), reply) for name, reply in own), *zip(wanted, judged, strict=True)]
-    denied = [(need, str(reply)) for need, reply in asked if isinstance(reply, NoPermissionError)]
     return _findings(role, denied, user) if denied else []
 
 
-def _findings(role: Role, denied: Sequence[tuple[Need, str]], user: str) -> list[Finding]:
+_Denied = list[tuple[Need, str]]
+
+
+def _denied_frame(layout: Layout) -> Program[_Denied]:
+    """What is denied of that which every transaction needs."""
+    watch: Command = ("WATCH", layout.home.task(SAMPLE))
+    frame: list[Command] = [watch, ("UNWATCH",), ("MULTI",), ("EXEC",), ("MULTI",), ("DISCARD",)]
+    replies = yield Exchange(frame)
+    return _refused([Need(command, "") for command in frame], replies)
+
+
+def _denied(wanted: Sequence[Need]) -> Program[_Denied]:
+    """What is denied of the rest; each key in a transaction of its own, since a cluster has them apart."""
+    by_key: dict[object, list[Need]] = {}
+    for need in wanted:
+        by_key.setdefault(None if need.command[0] in KEYLESS else need.command[1], []).append(need)
+    denied: _Denied = []
+    for group in by_key.values():
+        commands = [("MULTI",), *(need.command for need in group), ("DISCARD",)]
+        _, *replies, _ = yield Exchange(commands)
+        denied += _refused(group, replies)
+    return denied
+
+
+def _refused(wanted: Sequence[Need], replies: Sequence[Reply]) -> _Denied:
+    pairs = zip(wanted, replies, strict=True)
+    return [(need, str(reply)) for need, reply in pairs if isinstance(reply, NoPermissionError)]
+
+
+def _findings(role: Role, denied: _Denied, user: str) -> list[Finding]:
     commands = _once(str(need.command[0]) for need, reply in denied if _is_command(reply))
     rules = _once(need.rule for need, reply in denied if not _is_command(reply))
     may_not = [f"run {', '.join(commands)}"] if commands else []
