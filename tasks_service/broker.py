@@ -296,8 +296,8 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_heartbeat=HEARTBEAT,
-        # RabbitMQ closes the channel of a message that is not acknowledged within `consumer_timeout` (half an
-        # hour), as that of a long tool; by default the worker ends for it, with every tool that it runs.
+        # RabbitMQ closes the channel of a message that nobody acknowledges for half an hour, as that of a
+        # long tool (`consumer_timeout`); by default the worker ends for it, with every tool that it runs.
         broker_channel_error_retry=True,
         broker_transport_options=_transport_options(broker, key_prefix),
         broker_use_ssl=broker.ssl and dict(broker.ssl),

@@ -35,6 +35,7 @@ from .broker import (
     redis_server,
 )
 from .domain.task import Task
+from .failpoints import failpoint
 from .store.base import Push
 
 logger = logging.getLogger(__name__)
@@ -316,7 +317,9 @@ class _Publisher:
 
     def _send(self, connection: Connection, task: Task) -> None:
         to, producer = self._queue_of(task.queue), self._app.amqp.Producer(connection, auto_declare=False)
+        failpoint("Publication", "before")
         _send(self._app, producer, task, to, [to])
+        failpoint("Publication", "after")
 
     def _hang_up(self, close: Callable[[Connection], None]) -> None:
         connection, self._connection = self._connection, None

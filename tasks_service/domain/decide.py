@@ -363,6 +363,9 @@ def _guard(task: Task | None, phase: Phase | None, event: Event) -> None:
         raise _Refusal(errors.LeaseLost(task.task_id, task.phase, type(event).__name__, reason))
     if type(event) not in TRANSITIONS[phase]:
         raise _Refusal(_invalid(task, event, f"not possible while {task.phase}"))
+    if isinstance(event, WorkerEvent) and task.journal_length < event.journal_length:
+        kept = task.journal_length
+        raise _Refusal(errors.JournalBehind(task.task_id, task.phase, type(event).__name__, kept=kept))
 
 
 def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replayed:

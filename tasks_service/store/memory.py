@@ -32,11 +32,12 @@ from .base import (
     Counts,
     Created,
     Due,
-    LastSweep,
     NoOutbox,
     Outbox,
     Page,
     Repair,
+    SweepMark,
+    SweepRecord,
     TaskView,
     awaits_first_message,
 )
@@ -72,7 +73,7 @@ class MemoryTaskStore:
         self._suspects: dict[str, int] = {}
         self._locks: dict[str, int] = {}
         self._queues: set[str] = set()
-        self._swept_ms: int | None = None
+        self._swept: SweepRecord | None = None
 
     # --- TaskStore -------------------------------------------------------------------------------------
 
@@ -186,6 +187,8 @@ class MemoryTaskStore:
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
         with self._lock:
+            if self._overtaken.get(queue, 0) > self._clock():
+                del self._overtaken[queue]
             return self._overtaken.get(queue, 0)
 
     def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
@@ -202,16 +205,18 @@ class MemoryTaskStore:
             self._locks[name] = now_ms + for_ms
             return True
 
-    def mark_sweep(self) -> LastSweep:
+    def mark_sweep(self, *, lease_ms: int) -> SweepMark:
         """See `TaskStoreMaintenance.mark_sweep`."""
         with self._lock:
-            ago_ms, self._swept_ms = self.last_sweep_ms(), self._clock()
-            return LastSweep(ago_ms or 0, same_server=True)
+            now_ms = self._clock()
+            before = self._swept or SweepRecord(now_ms, "", now_ms)
+            mark, self._swept = before.mark(now_ms, "", lease_ms)
+            return mark
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         with self._lock:
-            return None if self._swept_ms is None else self._clock() - self._swept_ms
+            return None if self._swept is None else self._clock() - self._swept.at_ms
 
     def inspect(self, task_id: str) -> TaskRecord:
         """See `TaskStoreMaintenance.inspect`."""

@@ -24,6 +24,7 @@ from ..domain.errors import (
     WorkerStopping,
 )
 from ..domain.events import Renew
+from ..failpoints import failpoint
 from ..store.base import Change, TaskStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
@@ -171,9 +172,11 @@ class Keeper:
                         self._renew_all_now()
                     subscribed = True
                     continue
+                failpoint("Change", "before")
                 lease = self._by_task.get(change.task_id)
                 if lease is not None and change.revision > lease.attempt.task.revision:
                     self._renew_now(lease)
+                failpoint("Change", "after")
         except TasksServiceError as error:
             logger.warning("Changes are not heard for now: %s", error)
             time.sleep(RETRY)

@@ -63,8 +63,21 @@ class ToolRequest(Request):  # type: ignore[misc]
             self._tell(FailWithError(lease_id=self.lease_id, failure=failure))
         return super().on_timeout(soft, timeout)
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A child has taken the task."""
+        failpoint("Handing", "after")
+        super().on_accepted(pid, time_accepted)
+
+    def acknowledge(self) -> None:
+        """The message is done with."""
+        failpoint("Acknowledgement", "before")
+        super().acknowledge()
+        failpoint("Acknowledgement", "after")
+
     def _tell(self, event: WorkerEvent) -> None:
+        failpoint("Obituary", "before")
         self.task.engine.obituaries.put(self.kwargs["task_id"], event)
+        failpoint("Obituary", "after")
 
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from pytest_celery import CeleryTestWorker
 
+from tasks_service.broker import KeptClientConnection
 from tasks_service.domain.task import Phase, TaskStatus
 from tests.support import RedisServer
 
@@ -56,3 +58,15 @@ def test_a_broker_that_lost_every_message_costs_a_few_sweeps_and_no_task() -> No
         worker.kill("SIGCONT")
         for task in tasks:
             assert client.ended(task).task.status is TaskStatus.COMPLETED
+
+
+def test_a_channel_whose_connection_was_given_up_says_so_with_an_error_that_celery_survives(
+    redis_url: str,
+) -> None:
+    connection = KeptClientConnection(redis_url)
+    closed, collected = connection.channel(), connection.channel()
+    closed.close()
+    connection.transport.client = None  # as `collect` leaves it, when Redis is gone
+    for channel in (closed, collected):
+        with pytest.raises(connection.connection_errors), channel.conn_or_acquire():
+            pass

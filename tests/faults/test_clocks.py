@@ -23,8 +23,8 @@ from tests.protocol.support import WireClient, until
 
 from ..support import RedisServer, free_port
 from .audit import audit, told
-from .chaos import Process
 from .clocks import SKEW, WrongClock, library
+from .served import Process
 
 pytestmark = pytest.mark.skipif(
     library() is None, reason="libfaketime's wheel has a library for x86-64 Linux only"

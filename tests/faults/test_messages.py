@@ -252,6 +252,7 @@ def test_a_queue_that_is_deleted_costs_a_few_sweeps_and_no_task(
     assert runs(path) == {task.task_id: 1 for task in tasks}
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_a_run_that_outlasts_the_visibility_timeout_is_not_run_again(tmp_path: Path) -> None:
     server = RedisServer()

@@ -29,7 +29,7 @@ from tests.e2e.harness import client_of, wait_until, worker_node
 from ..store.conftest import ALICE, Clock, creation
 from ..support import RedisServer
 from .audit import audit, told
-from .chaos import Process
+from .served import Process
 from .toxic_app import service
 
 EACH = int(os.environ.get("TASKS_TEST_SWEPT", "60"))

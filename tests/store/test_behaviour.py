@@ -507,6 +507,14 @@ def test_the_overtaken_mark_only_rises(face: Face) -> None:
     assert face.maintenance.overtaken_ms("q") == 100
 
 
+def test_an_overtaken_mark_that_a_clock_put_back_has_left_ahead_is_forgotten(face: Face) -> None:
+    face.claim(face.create(queue="q"), dispatched_ms=face.clock())
+    face.clock.pass_ms(-60_000)
+    assert face.maintenance.overtaken_ms("q") == 0
+    face.claim(face.create(queue="q"), dispatched_ms=face.clock())
+    assert face.maintenance.overtaken_ms("q") == face.clock()
+
+
 def test_a_suspect_is_redispatched_no_sooner_than_was_said(face: Face) -> None:
     task = face.create()
     now_ms = face.clock()
@@ -530,10 +538,40 @@ def test_a_lock_is_held_by_one_at_a_time_and_ends_by_itself(make_face: FaceMaker
 
 def test_the_last_sweep_is_remembered(face: Face) -> None:
     assert face.maintenance.last_sweep_ms() is None
-    assert face.maintenance.mark_sweep() == (0, True)
+    face.maintenance.mark_sweep(lease_ms=900)
     face.clock.pass_ms(700)
     assert face.maintenance.last_sweep_ms() == 700
-    assert face.maintenance.mark_sweep() == (700, True)
+
+
+def test_nothing_is_reaped_for_one_lease_after_a_gap_in_which_a_living_workers_may_have_run_out(
+    face: Face,
+) -> None:
+    def passes_ms(duration_ms: int) -> tuple[bool, bool]:
+        face.clock.pass_ms(duration_ms)
+        mark = face.maintenance.mark_sweep(lease_ms=900)
+        return mark.may_reap, bool(mark.alarm)
+
+    assert passes_ms(0) == (True, False)
+    assert passes_ms(600) == (True, False)
+    assert passes_ms(601) == (False, True)
+    assert passes_ms(500) == (False, False)
+    assert passes_ms(400) == (True, False)
+    assert passes_ms(5_000) == (False, True)
+    assert passes_ms(601) == (False, True), "the rest begins anew"
+    assert passes_ms(600) == (False, False)
+    assert passes_ms(300) == (True, False)
+
+
+def test_a_clock_that_was_put_back_does_not_prolong_the_rest(face: Face) -> None:
+    face.maintenance.mark_sweep(lease_ms=900)
+    face.clock.pass_ms(5_000)
+    assert not face.maintenance.mark_sweep(lease_ms=900).may_reap
+    face.clock.pass_ms(-60_000)
+    assert not face.maintenance.mark_sweep(lease_ms=900).may_reap
+    face.clock.pass_ms(600)
+    assert not face.maintenance.mark_sweep(lease_ms=900).may_reap
+    face.clock.pass_ms(300)
+    assert face.maintenance.mark_sweep(lease_ms=900).may_reap
 
 
 def test_ids_are_random_and_name_the_shard_of_their_owner() -> None:

@@ -17,7 +17,7 @@ from tasks_service.domain.errors import LeaseLost, StoreFull, StoreUnavailable
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Create, Expire, Note
 from tasks_service.domain.reports import LogLevel
 from tasks_service.domain.task import JsonText, Owner, Phase, new_token
-from tasks_service.store.base import Due, Finding, LastSweep, Severity, new_task_id
+from tasks_service.store.base import Due, Finding, Severity, SweepMark, new_task_id
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, Role
 from tasks_service.store.redis.connection import client_findings
 from tasks_service.store.sessions import Session
@@ -205,8 +205,8 @@ def test_locks_and_the_last_sweep_are_one_for_all_nodes(store: RedisTaskStore) -
     assert store.hold("sweep", for_ms=60_000)
     assert not store.hold("sweep", for_ms=60_000)
     assert store.last_sweep_ms() is None
-    assert store.mark_sweep() == LastSweep(0, same_server=True)
-    assert store.mark_sweep().same_server
+    for _ in range(2):
+        assert store.mark_sweep(lease_ms=60_000) == SweepMark(may_reap=True, alarm="")
     assert store.last_sweep_ms() is not None
 
 

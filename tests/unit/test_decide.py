@@ -28,6 +28,7 @@ from tasks_service.domain.decide import (
 from tasks_service.domain.errors import (
     IdempotencyConflict,
     InvalidTransition,
+    JournalBehind,
     LeaseLost,
     LimitExceeded,
     QuotaExceeded,
@@ -707,6 +708,19 @@ def test_a_step_is_journaled_once_however_often_it_is_noted() -> None:
     assert life.record is not None
     assert life.record.journal == (step(),)
     assert life.task.journal_length == 1
+
+
+def test_a_worker_that_builds_upon_a_longer_journal_is_told_how_much_is_left_and_keeps_its_lease() -> None:
+    life = running()
+    life.goes(Note(lease_id=life.lease_id, step=step(), step_index=0))
+    for event in (
+        Note(lease_id=life.lease_id, variables={"a": JsonText("1")}, journal_length=2),
+        Sleep(lease_id=life.lease_id, delay_ms=0, journal_length=2),
+        CompleteWithResult(lease_id=life.lease_id, result=JsonText("{}"), journal_length=2),
+    ):
+        assert refusal(life.meets(event), JournalBehind).kept == 1
+    life.goes(Note(lease_id=life.lease_id, step=step(), step_index=1, journal_length=1))
+    assert life.goes(Sleep(lease_id=life.lease_id, delay_ms=0, journal_length=2)).phase is Phase.PENDING
 
 
 def test_a_step_cannot_leave_a_hole_in_the_journal() -> None:

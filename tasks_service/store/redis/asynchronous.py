@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Connection
@@ -28,7 +28,7 @@ from .connection import (
 )
 from .headroom import Headroom
 from .health import examine
-from .layout import Command, Layout
+from .layout import Layout
 from .operations import Clock, Operations
 from .permissions import Role, check_permissions
 from .servers import servers_at
@@ -50,9 +50,9 @@ class _Hold:
         self._connection: Connection | None = None
 
     async def exchange(self, exchange: Exchange) -> list[Any]:
-        commands, node, follows = exchange
+        node = exchange.node
         connection = self._connection
-        if follows:
+        if exchange.follows:
             if connection is None or not connection.is_connected:
                 raise RedisConnectionError("the connection that watched is gone")
         elif connection is None or node != self._node:
@@ -60,7 +60,7 @@ class _Hold:
                 await self.give_back()
             self._node, self._pool = node, self._pools.of(node)
             connection = self._connection = await self._pool.get_connection()
-        return await _exchange(connection, commands)
+        return await _exchange(connection, exchange)
 
     async def give_back(self, *, close: bool = False) -> None:
         connection, self._connection = self._connection, None
@@ -273,11 +273,11 @@ class AsyncRedisTaskStore:
         return await self.run(self._operations.commit(task_id, event))
 
 
-async def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
+async def _exchange(connection: Connection, exchange: Exchange) -> list[Any]:
     replies: list[Any] = []
     try:
-        await connection.send_packed_command(pack(commands))
-        for _ in commands:
+        await connection.send_packed_command(pack(exchange.commands))
+        for _ in exchange.commands:
             try:
                 replies.append(await connection.read_response())
             except ResponseError as error:

@@ -22,13 +22,13 @@ from ..base import (
     Created,
     Due,
     Finding,
-    LastSweep,
     Memory,
     NoOutbox,
     Outbox,
     Page,
     Repair,
     Reported,
+    SweepMark,
     TaskView,
 )
 from .address import Node, parse_address
@@ -45,7 +45,7 @@ from .connection import (
 )
 from .headroom import fullest
 from .health import examine
-from .layout import Command, Layout, Shard
+from .layout import Layout, Shard
 from .operations import Clock, Operations, parse_change
 from .permissions import Role, check_permissions
 from .repair import Places, Repairs
@@ -66,9 +66,9 @@ class _Hold:
         self._connection: Connection | None = None
 
     def exchange(self, exchange: Exchange) -> list[Any]:
-        commands, node, follows = exchange
+        node = exchange.node
         connection = self._connection
-        if follows:
+        if exchange.follows:
             if connection is None or not connection.is_connected:
                 raise RedisConnectionError("the connection that watched is gone")
         elif connection is None or node != self._node:
@@ -76,7 +76,7 @@ class _Hold:
                 self.give_back()
             self._node, self._pool = node, self._pools.of(node)
             connection = self._connection = self._pool.get_connection()
-        return _exchange(connection, commands)
+        return _exchange(connection, exchange)
 
     def give_back(self, *, close: bool = False) -> None:
         connection, self._connection = self._connection, None
@@ -179,7 +179,7 @@ class RedisTaskStore:
         node = self.run(self._servers.locate())[0]
         connection = self._pools.of(node).make_connection()
         try:
-            _exchange(connection, [("SUBSCRIBE", self._layout.changes)])
+            _exchange(connection, Exchange([("SUBSCRIBE", self._layout.changes)]))
             yield None
             while node is None or self._servers.is_current(node):
                 if not connection.can_read(timeout=poll):
@@ -295,9 +295,9 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.hold`."""
         return self.run(self._operations.hold(name, for_ms=for_ms))
 
-    def mark_sweep(self) -> LastSweep:
+    def mark_sweep(self, *, lease_ms: int) -> SweepMark:
         """See `TaskStoreMaintenance.mark_sweep`."""
-        return self.run(self._operations.mark_sweep(self._servers))
+        return self.run(self._operations.mark_sweep(self._servers, lease_ms=lease_ms))
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
@@ -372,11 +372,11 @@ class RedisTaskStore:
         return self.run(self._operations.counts())
 
 
-def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
+def _exchange(connection: Connection, exchange: Exchange) -> list[Any]:
     replies: list[Any] = []
     try:
-        connection.send_packed_command(pack(commands))
-        for _ in commands:
+        connection.send_packed_command(pack(exchange.commands))
+        for _ in exchange.commands:
             try:
                 replies.append(connection.read_response())
             except ResponseError as error:

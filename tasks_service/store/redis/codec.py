@@ -41,6 +41,7 @@ from ...domain.task import (
     Task,
     TaskStatus,
 )
+from ..base import SweepRecord
 
 SCHEMA_VERSION = "1"
 
@@ -231,6 +232,17 @@ def decode_line(text: str) -> LogEntry:
         actor=actor,
         at_ms=int(at_ms),
     )
+
+
+def encode_sweep(sweep: SweepRecord) -> str:
+    """The last sweep, as the store keeps it."""
+    return "|".join(map(str, sweep))
+
+
+def decode_sweep(text: str) -> SweepRecord:
+    """The last sweep, read back."""
+    at_ms, server, reap_from_ms = text.split("|")
+    return SweepRecord(int(at_ms), server, int(reap_from_ms))
 
 
 def encode_remembered(remembered: Remembered) -> str:

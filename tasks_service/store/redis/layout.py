@@ -17,7 +17,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:suspects            ZSET  pending tasks whose message seems lost, by when it may be sent again
     ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
     ts:lock:<name>              STR   short locks of sweeps
-    ts:swept                    STR   when the last sweep began|which runs of which servers it met
+    ts:swept                    STR   the last sweep: at ms|which runs of which servers it met|reap from ms
     ts:shards                   STR   how many shards the store was laid out with
     ts:changes                  pub/sub channel: "<task id> <revision>" for each logged transition
     ts:reports:<task id>        pub/sub channel: what a running tool says, as JSON (see `codec`)

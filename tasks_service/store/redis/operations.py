@@ -39,10 +39,11 @@ from ..base import (
     Counts,
     Created,
     Due,
-    LastSweep,
     Outbox,
     Page,
     Reported,
+    SweepMark,
+    SweepRecord,
     TaskView,
 )
 from . import codec
@@ -374,9 +375,13 @@ class Operations:
 
     def overtaken_ms(self, queue: str) -> Program[int]:
         """See `TaskStoreMaintenance.overtaken_ms`."""
-        reads: list[Command] = [("ZSCORE", shard.index("overtaken"), queue) for shard in self.layout.shards]
-        scores = yield from once(reads, self.deadline)
-        return max((int(float(score)) for score in scores if score is not None), default=0)
+        now_ms = yield from self.now_ms()
+        keys = [shard.index("overtaken") for shard in self.layout.shards]
+        scores = yield from once([("ZSCORE", key, queue) for key in keys], self.deadline)
+        marks = [0 if score is None else int(float(score)) for score in scores]
+        if ahead := [key for key, mark in zip(keys, marks, strict=True) if mark > now_ms]:
+            yield from once([("ZREM", key, queue) for key in ahead], self.deadline)
+        return max(mark for mark in (0, *marks) if mark <= now_ms)
 
     def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
         """See `TaskStoreMaintenance.suspect`."""
@@ -394,25 +399,25 @@ class Operations:
         (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
         return reply is not None
 
-    def mark_sweep(self, servers: Servers) -> Program[LastSweep]:
+    def mark_sweep(self, servers: Servers, *, lease_ms: int) -> Program[SweepMark]:
         """See `TaskStoreMaintenance.mark_sweep`; fails while one of the servers is away."""
         met = []
         for node in (yield from servers.locate()):
             (info,) = yield from once([("INFO", "server")], self.deadline, node)
             met.append(run_id(info))
         now_ms, server = (yield from self.now_ms()), ",".join(sorted(met))
-        (text,) = yield from once([("SET", self.layout.swept, f"{now_ms}|{server}", "GET")], self.deadline)
-        if not text:
-            return LastSweep(0, same_server=True)
-        before_ms, _, before = text.partition("|")
-        return LastSweep(max(now_ms - int(before_ms), 0), same_server=before == server)
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        before = codec.decode_sweep(text) if text else SweepRecord(now_ms, server, now_ms)
+        mark, after = before.mark(now_ms, server, lease_ms)
+        yield from once([("SET", self.layout.swept, codec.encode_sweep(after))], self.deadline)
+        return mark
 
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
         # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
         now_ms = yield from self.now_ms()
-        return max(now_ms - int(text.partition("|")[0]), 0) if text else None
+        return max(now_ms - codec.decode_sweep(text).at_ms, 0) if text else None
 
     def inspect(self, task_id: str) -> Program[TaskRecord]:
         """See `TaskStoreMaintenance.inspect`."""
