@@ -39,6 +39,7 @@ from ...domain.task import (
     Progress,
     Task,
     TaskStatus,
+    Turn,
 )
 
 SCHEMA_VERSION = "1"
@@ -65,6 +66,7 @@ _PLAIN = (
     "redispatches",
     "visible",
     "return_by_ms",
+    "turn",
     "era",
     "capabilities",
     "trace",
@@ -148,6 +150,8 @@ def _decode(
     known: dict[str, Any] = json.loads(state)
     known["policy"] = _policy(known["policy"])
     known["owner"] = Owner(known["owner"])
+    if "turn" in known:
+        known["turn"] = Turn(known["turn"])
     if "lease" in known:
         lease_id, until_ms, worker = known["lease"]
         known["lease"] = Lease(lease_id=lease_id, until_ms=until_ms, worker=worker)
