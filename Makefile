@@ -56,9 +56,16 @@ pytest: $(STAMP) ## The test suite: real Redis, real workers, real MCP clients
 clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs npm; up to ten minutes)
 	TASKS_TEST_CLIENTS=required pytest tests/clients -m clients
 
-faults: $(STAMP) ## Lost connections, races and planted bugs, in earnest (ten minutes at most)
-	TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1000 \
-	pytest tests/faults tests/e2e/test_worker_deaths.py -m "faults or not faults"
+# The sizes of `make faults`; without them, or within `make test`, the same tests are a sample.
+EARNEST := TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1000 \
+	TASKS_TEST_EXAMPLES=1300 TASKS_TEST_ZOMBIES=200 TASKS_TEST_ZOMBIE_CHILDREN=5 TASKS_TEST_CREATES=400 \
+	TASKS_TEST_LISTINGS=20 TASKS_TEST_HOT_WRITES=200 TASKS_TEST_SWEPT=500 TASKS_TEST_EXPIRED=6000 \
+	TASKS_TEST_EXPIRED_MIB=8 TASKS_TEST_DUPLICATES=100 TASKS_TEST_CLOCK_STEPS=4 \
+	TASKS_TEST_TASKS=5000 TASKS_TEST_FAULTS=50
+
+faults: $(STAMP) ## Every fault that we can name, in earnest (ten minutes at most)
+	$(EARNEST) pytest tests/faults tests/store/test_lock_step.py tests/e2e/test_worker_deaths.py \
+	-m "faults or not faults" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 	TASKS_TEST_TASKS=20000 TASKS_TEST_FAULTS=200 pytest tests/faults/test_chaos.py -m faults -s

@@ -13,10 +13,12 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
+import amqp
 from celery import Celery
 from kombu import Connection, Queue
 from kombu.exceptions import ChannelError
@@ -24,14 +26,29 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from .broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, direct_queue, redis_server
+from .broker import (
+    CONNECT_TIMEOUT,
+    SOCKET_TIMEOUT,
+    Server,
+    bounded,
+    broker_of,
+    direct_queue,
+    redis_server,
+)
 from .domain.task import Task
+from .failpoints import failpoint
 from .store.base import Push
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 10_000
 """Messages that may wait for the publisher; beyond, they are left to the sweep."""
+
+INSPECT_TIMEOUT = 2.0
+"""Seconds that the broker may take to say how long a queue is: a sweep waits for it."""
+
+INSPECT_PAUSE = 5.0
+"""Seconds for which a broker that did not say is not asked again, so that sweeps go on without it."""
 
 HASH_BYTES = 9
 """Bytes of the hash that names a task wherever operators look (Celery, Flower, logs)."""
@@ -55,7 +72,7 @@ class Dispatcher:
     Args:
         app: The Celery app whose workers run the tools.
         redis_url: Where the store is; None if it is not Redis.
-        broker_url: Where messages go; the app's own broker if not given.
+        broker_url: Where messages go, as `broker_of` has it; the app's own broker if not given.
         backlog: Messages that may wait for the publisher thread, where the broker is elsewhere.
     """
 
@@ -69,7 +86,7 @@ class Dispatcher:
     ) -> None:
         self._app = app
         self._redis_url = redis_url
-        self._broker_url = broker_url
+        self._broker = broker_of(broker_url) if broker_url else None
         self._backlog = backlog
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -77,6 +94,7 @@ class Dispatcher:
         self._in_store: bool | None = None
         self._publisher: _Publisher | None = None
         self._inspector: Connection | None = None
+        self._silent_until = 0.0
         self._pid = os.getpid()
 
     @property
@@ -84,14 +102,22 @@ class Dispatcher:
         """Whether messages go into the same write as the record."""
         if self._in_store is None:
             server = redis_server(self._redis_url) if self._redis_url else None
-            broker = redis_server(self.broker_url)
-            self._in_store = server is not None and server == broker
+            self._in_store = server is not None and server == self._broker_server()
         return self._in_store
 
     @property
     def broker_url(self) -> str:
         """Where messages go."""
-        return self._broker_url or str(self._app.conf.broker_write_url or "")
+        return self._broker.url if self._broker else str(self._app.conf.broker_write_url or "")
+
+    def _options(self) -> dict[str, Any]:
+        """What the transport must know: the app's own options, and those that come with the URL."""
+        return {**self._app.conf.broker_transport_options, **(self._broker.options if self._broker else {})}
+
+    def _broker_server(self) -> Server | None:
+        encrypted = bool(self._broker.ssl if self._broker else self._app.conf.broker_use_ssl)
+        name = str(self._options().get("master_name", ""))
+        return redis_server(self.broker_url, master_name=name, encrypted=encrypted)
 
     def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
         """The message of a task, to be written with it; empty if the broker is elsewhere."""
@@ -108,18 +134,25 @@ class Dispatcher:
             self._running_publisher().offer(task)
 
     def queue_length(self, name: str) -> int | None:
-        """How many messages wait in a queue; None if the broker does not say."""
+        """How many messages wait in a queue; None if the broker does not say, or did not a moment ago."""
         with self._lock:
             self._forget_after_fork()
+            if time.monotonic() < self._silent_until:
+                return None
             try:
                 if self._inspector is None:
-                    self._inspector = self._connection()
+                    self._inspector = self._connection(INSPECT_TIMEOUT)
                 return _length(self._inspector, name)
             except Exception as error:
-                logger.warning("The broker does not say how long queue %r is: %s", name, error)
+                logger.warning(
+                    "The broker does not say how long queue %r is: %s",
+                    name,
+                    str(error) or type(error).__name__,
+                )
                 if self._inspector is not None:
-                    _release(self._inspector)
+                    _drop(self._inspector)
                 self._inspector = None
+                self._silent_until = time.monotonic() + INSPECT_PAUSE
                 return None
 
     def queue(self, name: str) -> Queue:
@@ -151,13 +184,14 @@ class Dispatcher:
         if self._pid != os.getpid():
             self._pid, self._publisher, self._inspector = os.getpid(), None, None
 
-    def _connection(self) -> Connection:
-        options = dict(self._app.conf.broker_transport_options)
-        if redis_server(self.broker_url) is not None:
-            options.setdefault("socket_timeout", SOCKET_TIMEOUT)
-            options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT)
+    def _connection(self, timeout: float = SOCKET_TIMEOUT) -> Connection:
+        options = {**bounded(self.broker_url, timeout), **self._options()}
+        # It is idle for long, and nobody would answer heartbeats: the broker would close it.
         connection: Connection = self._app.connection_for_write(
-            url=self.broker_url, connect_timeout=CONNECT_TIMEOUT, transport_options=options
+            url=self.broker_url,
+            connect_timeout=min(CONNECT_TIMEOUT, timeout),
+            transport_options=options,
+            heartbeat=0,
         )
         return connection
 
@@ -197,14 +231,14 @@ class _Builder:
 
 def _send(app: Celery, producer: Any, task: Task, to: Queue, declare: list[Queue]) -> None:
     """Publish a task's reference to a queue, by way of the default exchange."""
-    amqp, name = app.amqp, celery_id(task)
+    messages, name = app.amqp, celery_id(task)
     reference = {
         "task_id": task.task_id,
         "run": task.run,
         "dispatched_ms": task.dispatched_ms,
         "lane": task.lane,
     }
-    message = amqp.create_task_message(
+    message = messages.create_task_message(
         name,
         task.tool,
         (),
@@ -214,7 +248,7 @@ def _send(app: Celery, producer: Any, task: Task, to: Queue, declare: list[Queue
         ignore_result=True,
         create_sent_event=False,
     )
-    amqp.send_task_message(
+    messages.send_task_message(
         producer,
         task.tool,
         message,
@@ -239,6 +273,7 @@ class _Publisher:
     ) -> None:
         self._app, self._connect, self._queue_of = app, connect, queue_of
         self._waiting: queue.Queue[Task | None] = queue.Queue(maxsize=backlog)
+        self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="tasks-service-publisher", daemon=True)
         self._thread.start()
 
@@ -255,20 +290,37 @@ class _Publisher:
         self._thread.join(timeout=SOCKET_TIMEOUT)
 
     def _run(self) -> None:
-        connection: Connection | None = None
         while (task := self._waiting.get()) is not None:
             try:
-                if connection is None:
-                    connection = self._connect()
-                to = self._queue_of(task.queue)
-                _send(self._app, self._app.amqp.Producer(connection, auto_declare=False), task, to, [to])
+                self._publish(task)
             except Exception as error:
                 logger.warning("Task %s could not be published: %s", task_hash(task.task_id), error)
-                if connection is not None:
-                    _release(connection)
-                connection = None
+                self._hang_up(_drop)
+        self._hang_up(_release)
+
+    def _publish(self, task: Task) -> None:
+        """Send a message; a second time over a new connection if the one that there was has been lost."""
+        if self._connection is not None:
+            try:
+                self._send(self._connection, task)
+            except Exception as error:
+                logger.info("The connection to the broker was lost: %s", error)
+                self._hang_up(_drop)
+            else:
+                return
+        self._connection = self._connect()
+        self._send(self._connection, task)
+
+    def _send(self, connection: Connection, task: Task) -> None:
+        to, producer = self._queue_of(task.queue), self._app.amqp.Producer(connection, auto_declare=False)
+        failpoint("Publication", "before")
+        _send(self._app, producer, task, to, [to])
+        failpoint("Publication", "after")
+
+    def _hang_up(self, close: Callable[[Connection], None]) -> None:
+        connection, self._connection = self._connection, None
         if connection is not None:
-            _release(connection)
+            close(connection)
 
 
 def _length(connection: Connection, name: str) -> int:
@@ -287,3 +339,10 @@ def _release(connection: Connection) -> None:
         connection.release()
     except Exception as error:
         logger.debug("A broker connection did not close cleanly: %s", error)
+
+
+def _drop(connection: Connection) -> None:
+    """Close a connection that failed, without the farewell of AMQP that waits for an answer."""
+    if connection.connected and isinstance(connection.connection, amqp.Connection):
+        connection.connection.collect()
+    _release(connection)

@@ -2,13 +2,16 @@
 
 Off unless `TASKS_FAILPOINTS` names a directory when the process starts: then `failpoint` is a function that
 returns at once. It is a device of this project's own tests (tests/faults), not a setting: never set it where
-tasks are worth something.
+tasks are worth something. Which points there are, and which kinds of process reach them, is said in
+tests/faults/points.py.
 
 A file in that directory arms the point of its name; its content says what happens: `kill` (SIGKILL of the own
-process), `stop` (SIGSTOP), or `sleep` and seconds. Of all processes that reach the point, the first takes the
-file away, under the name of the point and its own process id, and does as it was told; so each arming strikes
-once, and leaves a witness. Points in the transaction loop are called after the event: `Claim.before` is when
-it has been decided, and `Claim.after` when EXEC has answered.
+process), `stop` (SIGSTOP), or `sleep` and seconds. `Claim.before` strikes any process, `Claim.before.leader`
+only one that leads its process group, as what a supervisor starts does, and `Claim.before.member` only one
+that does not, as the children of a worker's pool. Of all processes that reach the point, the first takes the
+file away, under the file's name and its own process id, and does as it was told; so each arming strikes once,
+and leaves a witness. Points in the transaction loop are called after the event: `Claim.before` is when it has
+been decided, and `Claim.after` when EXEC has answered.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ import signal
 import time
 from pathlib import Path
 
+VARIABLE = "TASKS_FAILPOINTS"
+"""The environment variable that names the directory of armed points."""
+
 TAKEN = "taken"
 """The subdirectory that armings are taken to."""
 
 logger = logging.getLogger(__name__)
-
-_DIRECTORY = os.environ.get("TASKS_FAILPOINTS")
 
 
 def _off(name: str, side: str) -> None:
@@ -32,16 +36,23 @@ def _off(name: str, side: str) -> None:
 
 
 def _on(name: str, side: str) -> None:
-    point = f"{name}.{side}"
-    armed = Path(str(_DIRECTORY)) / point
-    if not armed.exists():
-        return
-    mine = armed.parent / TAKEN / f"{point}.{os.getpid()}.{time.monotonic_ns()}"
+    # Asked at each call: a process that was forked may have been given a directory of its own.
+    directory = Path(os.environ[VARIABLE])
+    role = "leader" if os.getpgrp() == os.getpid() else "member"
+    for armed in (f"{name}.{side}", f"{name}.{side}.{role}"):
+        if (directory / armed).exists() and (told := _taken(directory, armed)):
+            _act(told)
+
+
+def _taken(directory: Path, armed: str) -> list[str]:
+    """What an arming says, if it is this process that has taken it; else nothing."""
+    mine = directory / TAKEN / f"{armed}.{os.getpid()}.{time.monotonic_ns()}"
     try:
-        armed.rename(mine)
+        mine.parent.mkdir(exist_ok=True)
+        (directory / armed).rename(mine)
     except FileNotFoundError:
-        return  # another process was first
-    _act(mine.read_text().split())
+        return []  # another process was first
+    return mine.read_text().split()
 
 
 def _act(words: list[str]) -> None:
@@ -56,9 +67,8 @@ def _act(words: list[str]) -> None:
             raise ValueError(f"a failpoint does not know how to {words!r}")
 
 
-if _DIRECTORY:
-    (Path(_DIRECTORY) / TAKEN).mkdir(parents=True, exist_ok=True)
-    logger.warning("Failpoints are on: this process dies whenever %s says so", _DIRECTORY)
+if os.environ.get(VARIABLE):
+    logger.warning("Failpoints are on: this process dies whenever %s says so", os.environ[VARIABLE])
 
-failpoint = _on if _DIRECTORY else _off
+failpoint = _on if os.environ.get(VARIABLE) else _off
 """Pass a point: what is about to be done, or has been, and which of the two (`before`, `after`)."""

@@ -123,6 +123,10 @@ class Journal:
         self._entries.append(entry)
         self._met.append(True)
 
+    def since(self, index: int) -> tuple[JournalEntry, ...]:
+        """The entries from an index on."""
+        return tuple(self._entries[index:])
+
     def finish(self) -> None:
         """The tool has ended: every entry must have been met.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 from celery import Celery
 from mcp_types import ToolAnnotations
 
-from .broker import add_queues, broker_url_of, create_app
+from .broker import add_queues, create_app
 from .dispatch import Dispatcher
 from .domain.errors import ConfigurationError
 from .domain.task import DAY, MINUTE, Policy
@@ -291,7 +291,7 @@ class TaskService:
 
     def _own_app(self) -> Celery:
         settings = self.settings
-        broker_url = settings.broker_url or (broker_url_of(settings.redis_url) if settings.redis_url else "")
+        broker_url = settings.broker_url or settings.redis_url or ""
         slug = re.sub(r"\W+", "_", self.name.lower()).strip("_") or "tasks_service"
         app = create_app(slug, broker_url=broker_url, key_prefix=settings.key_prefix)
         app.conf.beat_schedule = DEFAULT_BEAT_SCHEDULE

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import (
     AwareDatetime,
@@ -26,6 +27,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
+from .store.redis.address import CLUSTER_SHARDS, parse_address
 
 
 class ApiKey(BaseModel):
@@ -56,11 +58,14 @@ class Settings(BaseSettings):
     """Configuration of every process of the service.
 
     Attributes:
-        redis_url: Where the truth is: `redis://`, `rediss://` or `unix://`. Unset: a private redis-server is
-            started in `data_dir`.
-        broker_url: Celery's broker. Unset: the same Redis, and then record and message are one write.
+        redis_url: Where the truth is: `redis://`, `rediss://` or `unix://`; `redis+sentinel://host:port,.../0?
+            service=name` or `redis+cluster://host:port,...` (`rediss+...` with TLS). Unset: a private
+            redis-server is started in `data_dir`.
+        broker_url: Celery's broker. Unset: the same Redis, and then record and message are one write. A
+            cluster cannot be the broker, so there it must be set.
         key_prefix: In front of every key, so that several services can share a Redis.
-        shards: Slots that tasks are spread over; 1 on a single Redis. Never change it on a used store.
+        shards: Slots that tasks are spread over; 16 on a cluster unless it is set. It may never change on a
+            used store, which remembers it and refuses another.
         data_dir: For the private redis-server and the secret.
         secret: Keys the hash that owners are stored under. Unset: one is made in `data_dir`, mode 0600.
         host: Address that HTTP is served on.
@@ -72,7 +77,7 @@ class Settings(BaseSettings):
         tools_root: Directory that the shipped tools may read; nothing outside it is ever opened.
         reports_dir: Directory that the shipped `publish_report` writes into; made if it is missing. Unset:
             its reports are in its results alone.
-        pool: Redis connections per process; work waits for one.
+        pool: Redis connections per process, to each server; work waits for one.
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it says so to the client.
         wait_limit: Seconds that a call without a task handle may wait for its result.
@@ -113,6 +118,23 @@ class Settings(BaseSettings):
     max_live_per_owner: int = Field(default=10_000, ge=1)
     max_tasks: int = Field(default=2_000_000, ge=1)
     max_running_per_owner: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_over_a_cluster(cls, values: object) -> object:
+        if isinstance(values, dict) and _is_cluster(values.get("redis_url")):
+            values.setdefault("shards", CLUSTER_SHARDS)
+        return values
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_address(cls, value: str | None) -> str | None:
+        if value:
+            try:
+                parse_address(value)
+            except ValueError as error:
+                raise ValueError(f"TASKS_REDIS_URL: {error}") from None
+        return value
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -173,6 +195,10 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _is_cluster(url: object) -> bool:
+    return isinstance(url, str) and urlsplit(url).scheme.endswith("+cluster")
 
 
 def _moment(name: str, text: str | None) -> datetime | None:

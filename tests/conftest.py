@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from . import report
-from .faults.audit import audit, told
+from .faults.audit import audit, keys_without_end, told
 from .support import RedisServer
 
 
@@ -29,6 +29,20 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str, s
         record_property(f"{report.PROPERTY}{goal}", what)
 
     return tell
+
+
+@pytest.fixture(autouse=True)
+def every_key_has_a_lifetime_or_an_owner(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails any test that leaves a key which nobody owns and which never ends, in whichever Redis it used."""
+    yield
+    violations, RedisServer.left = RedisServer.left, []
+    for server in RedisServer.running:
+        violations += (found := keys_without_end(server.url))
+        if found:
+            with server.client() as client:
+                client.flushall()  # the next test begins without this one's damage
+    if request.node.get_closest_marker("damages") is None:
+        assert not violations, told(violations)
 
 
 @pytest.fixture(scope="session")

@@ -13,15 +13,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 
 from tasks_service.embedded import find_server
 
+from .faults.audit import Violation, keys_without_end
+
 
 class RedisServer:
-    """A real, private redis-server on a loopback port; in memory unless told otherwise."""
+    """A real, private redis-server on a loopback port; in memory unless told otherwise.
+
+    Attributes:
+        running: Those that have been started and not closed, for a look at what tests leave behind.
+        left: What was found so in those that have been closed.
+    """
+
+    running: ClassVar[set[RedisServer]] = set()
+    left: ClassVar[list[Violation]] = []
 
     def __init__(self, *options: str, port: int | None = None) -> None:
         self.port = port or free_port()
@@ -51,6 +61,7 @@ class RedisServer:
             while self.process.poll() is None and time.monotonic() < give_up:
                 try:
                     if client.ping():
+                        self.running.add(self)
                         return
                 except redis.RedisError:
                     time.sleep(0.01)
@@ -64,6 +75,8 @@ class RedisServer:
 
     def close(self) -> None:
         """Stop it and remove its directory."""
+        self.left.extend(keys_without_end(self.url))
+        self.running.discard(self)
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(30)

@@ -33,7 +33,7 @@ class CuttingProxy:
 
     def __init__(self, target_port: int) -> None:
         self.judge: Judge = lambda packet: Verdict.PASS
-        self._target = target_port
+        self.target = target_port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -63,7 +63,11 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                _close(client)
+                continue
             swallow = threading.Event()
             mute = threading.Event()
             ends = (client, server, swallow, mute)

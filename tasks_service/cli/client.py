@@ -11,6 +11,7 @@ Source: MCP extension `io.modelcontextprotocol/tasks` (SEP-2663); field names ar
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ DEFAULT_POLL_SECONDS = 1.0
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 #: Seconds that a tool call without a task may take; the server has a limit of its own.
 CALL_SECONDS = 24 * 3600.0
+#: Seconds that a task is polled on while its server cannot answer: the task is not affected by that.
+OUTAGE_SECONDS = 60.0
 
 Status = Literal["working", "input_required", "completed", "failed", "cancelled"]
 
@@ -356,7 +359,26 @@ async def _states(session: Any, task: TaskState, *, answering: bool) -> AsyncIte
         answered = answering and isinstance(task, DetailedTask) and bool(task.input_requests)
         if not (task.is_final or answered):
             await asyncio.sleep(task.poll_seconds)
-        task = await _get(session, task.task_id)
+        task = await _after_outages(session, task)
+
+
+async def _after_outages(session: Any, task: TaskState) -> DetailedTask:
+    """The next state of a task; its server may be away for a while."""
+    until = time.monotonic() + OUTAGE_SECONDS
+    while True:
+        try:
+            return await _get(session, task.task_id)
+        except (httpx2.HTTPError, MCPError) as error:
+            if time.monotonic() > until or not _passes(error):
+                raise
+        await asyncio.sleep(task.poll_seconds)
+
+
+def _passes(error: httpx2.HTTPError | MCPError) -> bool:
+    """Whether the server cannot answer now; any other error is its answer."""
+    if isinstance(error, MCPError):
+        return "retryAfterMs" in (error.data or {})
+    return isinstance(error, httpx2.TransportError)
 
 
 async def _get(session: Any, task_id: str) -> DetailedTask:

@@ -41,6 +41,10 @@ ADVISED_SETTINGS: Mapping[str, tuple[object, str]] = {
         "a short outage of Redis kills running tools, which start again only after their lease",
     ),
     "worker_prefetch_multiplier": (1, "a busy worker holds messages that an idle one could take"),
+    "broker_channel_error_retry": (
+        True,
+        "a tool that runs for longer than RabbitMQ's consumer_timeout (30 minutes) ends its worker",
+    ),
     "broker_connection_max_retries": (None, "workers give up when the broker is away for long"),
 }
 

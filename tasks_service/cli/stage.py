@@ -16,7 +16,7 @@ from types import TracebackType
 
 from celery import Celery
 
-from ..broker import broker_url_of
+from ..broker import broker_of
 from ..domain.errors import ConfigurationError, TasksServiceError
 from ..domain.task import TaskRecord
 from ..embedded import find_running
@@ -160,7 +160,7 @@ class Stage:
         self.store = RedisTaskStore(self.stack.redis_url)
         cleanup.callback(lambda: self.store.close())
         os.environ.update(changes, TASKS_REDIS_URL=self.stack.redis_url)
-        os.environ["TASKS_BROKER_URL"] = broker_url_of(self.stack.redis_url)
+        os.environ["TASKS_BROKER_URL"] = broker_of(self.stack.redis_url).url
         self.app = load_service(DEFAULT_APP).celery
 
     def _writer(self, write: Callable[[str], int]) -> Callable[[str, str], None]:

@@ -114,20 +114,36 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What an idempotency key stands for.
+
+    Attributes:
+        task_id: The task that was created under it.
+        request_digest: Of the request that created it.
+        until_ms: When that is forgotten, whether or not the store still holds it: when the task goes at the
+            earliest. A task that lives longer shares its key with the next one that is created under it.
+    """
+
+    task_id: str
+    request_digest: str
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
     """What a store saw beside the task: of its owner, when it is to be created, claimed or called.
 
     Attributes:
         owner_live: The owner's tasks that are not final; exact.
         total: All tasks of the shard; may be a little old.
-        existing: (task id, request digest) under the same idempotency key, if there is one.
+        existing: What is stored under the same idempotency key, if anything is.
         seats_until_ms: Until when, if nobody ends before the deadline, every seat of the lane is taken; 0
             where there are no seats to count, or fewer are taken than there are.
     """
 
     owner_live: int = 0
     total: int = 0
-    existing: tuple[str, str] | None = None
+    existing: Remembered | None = None
     seats_until_ms: int = 0
 
 
@@ -257,6 +273,20 @@ def effective(task: Task, now_ms: int) -> Task | None:
     return _settle(task, now_ms)[0]
 
 
+def remembered(task: Task, request_digest: str) -> Remembered:
+    """What the idempotency key of a task that has just been created stands for."""
+    return Remembered(task_id=task.task_id, request_digest=request_digest, until_ms=task.expires_ms)
+
+
+REDISPATCH_FIRST_MS = 2_000
+REDISPATCH_MOST_MS = 60_000
+
+
+def redispatch_backoff_ms(redispatches: int) -> int:
+    """How long after the nth redispatch of a task the next may come: 2 s doubling to 60 s."""
+    return min(REDISPATCH_FIRST_MS << min(redispatches, 16), REDISPATCH_MOST_MS)
+
+
 def next_due_ms(task: Task) -> int:
     """When time alone will next change this task: by a deadline, by its caller's absence, or by its end."""
     if task.status.is_final:
@@ -345,15 +375,17 @@ def _guard(task: Task | None, phase: Phase | None, event: Event) -> None:
         raise _Refusal(errors.LeaseLost(task.task_id, task.phase, type(event).__name__, reason))
     if type(event) not in TRANSITIONS[phase]:
         raise _Refusal(_invalid(task, event, f"not possible while {task.phase}"))
+    if isinstance(event, WorkerEvent) and task.journal_length < event.journal_length:
+        kept = task.journal_length
+        raise _Refusal(errors.JournalBehind(task.task_id, task.phase, type(event).__name__, kept=kept))
 
 
 def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replayed:
     census, limits, now_ms = moment.census, moment.limits, moment.now_ms
-    if census.existing is not None:
-        task_id, digest = census.existing
-        if digest != event.request_digest:
+    if (existing := census.existing) is not None and now_ms < existing.until_ms:
+        if existing.request_digest != event.request_digest:
             raise _Refusal(errors.IdempotencyConflict())
-        return Replayed(task=None, task_id=task_id)
+        return Replayed(task=None, task_id=existing.task_id)
     check_size("arguments", event.arguments, limits.arguments_bytes)
     _check_quota("live tasks of one owner", census.owner_live, limits.live_per_owner)
     _check_quota("stored tasks", census.total, limits.tasks_total)
@@ -587,6 +619,10 @@ def _redispatch(task: Task, event: Redispatch, moment: _Moment) -> Applied:
         raise _Refusal(_invalid(task, event, "it is not due"))
     if task.turn is Turn.AWAITED:
         raise _Refusal(_invalid(task, event, "it waits for its turn"))
+    again_ms = task.dispatched_ms + redispatch_backoff_ms(task.redispatches)
+    if task.redispatches and moment.now_ms < again_ms:
+        # Two sweepers have found the same task; one message is enough.
+        raise _Refusal(_invalid(task, event, "another message has just been made"))
     again = replace(task, dispatched_ms=moment.now_ms, redispatches=task.redispatches + 1)
     return Applied(task=again)
 

@@ -120,6 +120,20 @@ class LeaseLost(InvalidTransition):
     """The writer's lease is no longer the task's; `current` says what became of the task."""
 
 
+class JournalBehind(InvalidTransition):
+    """The record lacks entries that its writer has recorded: the store has gone back to an earlier truth.
+
+    The lease stands; once the entries are recorded again, the same event may be committed.
+
+    Attributes:
+        kept: How many entries are left.
+    """
+
+    def __init__(self, task_id: str, current: str, attempted: str, *, kept: int) -> None:
+        super().__init__(task_id, current, attempted, f"the journal ends at {kept}")
+        self.kept = kept
+
+
 class IdempotencyConflict(TasksServiceError):
     """The idempotency key was used before, with another request."""
 
@@ -170,6 +184,16 @@ class StoreUnavailable(TasksServiceError):
     def __init__(self, reason: str, *, token: str | None = None, retry_after_ms: int = 1_000) -> None:
         super().__init__(f"The task store is unavailable: {reason}")
         self.reason, self.token, self.retry_after_ms = reason, token, retry_after_ms
+
+
+class ExecutionForgotten(StoreUnavailable):
+    """The store no longer knows the execution that a call waits for: it went back to an earlier truth.
+
+    It can be called again; the tool may have begun to run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("it has forgotten the execution that a call waits for")
 
 
 class StoreFull(StoreUnavailable):

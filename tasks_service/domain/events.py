@@ -42,10 +42,16 @@ class ClientEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEvent(Event):
-    """An event that the holder of the lease causes."""
+    """An event that the holder of the lease causes.
+
+    Attributes:
+        journal_length: Entries of the journal that the writer builds upon; a record that has fewer has gone
+            back to an earlier truth.
+    """
 
     actor: ClassVar[str] = "worker"
     lease_id: str
+    journal_length: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
+from ..domain.errors import ExecutionForgotten, InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import AnswerInput, Cancel, ClientEvent, Create, Leave, Return, Reveal
 from ..domain.limits import Limits, to_json
 from ..domain.task import SECOND, JsonText, Owner, Policy, Task, TaskStatus
-from ..failpoints import failpoint
 from ..questions import check_answer
 from ..store.base import AsyncTaskStore, TaskView, new_task_id
 from ..tool import Rendered, TaskSupport, Tool, ToolRegistry
@@ -149,6 +148,7 @@ class Handlers:
             QuotaExceeded: Too many tasks.
             IdempotencyConflict: The key was used with another request.
             StoreUnavailable: Not recorded as far as is known.
+            ExecutionForgotten: Recorded, and forgotten by the store while the call waited.
             CallCancelled, CallTooLong: A call without handle that has no result.
         """
         if self._companions is not None and call.tool in self._companions.tools:
@@ -294,7 +294,6 @@ class Handlers:
             StoreUnavailable: Not recorded as far as is known.
         """
         created = await self._store.create(event)
-        failpoint("Answering", "before")
         if created.task.visible:
             return created.task
         return await self._reveal(created.task)
@@ -308,6 +307,8 @@ class Handlers:
         except asyncio.CancelledError:
             await self._left(waiting)
             raise
+        except TaskNotFound:
+            raise ExecutionForgotten from None
 
     async def _within_grace(self, waiting: _Waiting, event: Create, seconds: float) -> Task | TaskView:
         """A plain result if it is there within the grace; a handle otherwise, and for a question."""

@@ -31,10 +31,12 @@ from mcp_types import (
 from mcp_types.jsonrpc import INVALID_PARAMS
 
 from ..domain.errors import (
+    ExecutionForgotten,
     InvalidArguments,
     InvalidTransition,
     QuotaExceeded,
     StoreUnavailable,
+    TaskNotFound,
     TasksServiceError,
 )
 from ..domain.events import Cancel, Create
@@ -272,6 +274,8 @@ class _Calls:
         except LetGo as leave:
             self._prime(visit, leave.task_id, token, leave.retry_ms)
             raise
+        except TaskNotFound:
+            raise ExecutionForgotten from None
         except TimeoutError:
             if task is not None and patience is not None:
                 return await self._handlers.hand_over(task)

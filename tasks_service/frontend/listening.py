@@ -162,7 +162,7 @@ class _Stream:
     ) -> None:
         self._listeners, self._subscription, self._watcher = listeners, subscription, watcher
         self._owner, self._outgoing = inquiry.caller.owner, inquiry.outgoing
-        self._told: dict[str, tuple[int, str]] = {}
+        self._told: dict[str, tuple[int, str, int]] = {}
         self._open: set[str] = set()
 
     async def run(self, wanted: Wanted) -> None:
@@ -202,8 +202,9 @@ class _Stream:
             self._open.discard(task_id)
         if view is None:
             return
-        # Time changes the status of a task before a sweep writes it down as a revision.
-        state = (view.task.revision, view.task.status.value)
+        # Time changes the status of a task before a sweep writes it down as a revision; and a store that went
+        # back to an earlier truth gives a revision out again.
+        state = (view.task.revision, view.task.status.value, view.task.updated_ms)
         if self._told.get(task_id) != state:
             self._told[task_id] = state
             self._outgoing.put(self._listeners.frame(view, self._subscription))

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from ..domain.reports import Report
 from ..domain.task import Task
+from ..failpoints import failpoint
 from ..store.base import Change, Reported
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,9 @@ class ChangeFeed:
         while True:
             try:
                 async for change in self._source.changes():
+                    failpoint("Change", "before")
                     self._spread(change)
+                    failpoint("Change", "after")
             except Exception:
                 logger.exception("The change feed broke; it starts again in %s s", RESTART_SECONDS)
             await asyncio.sleep(RESTART_SECONDS)

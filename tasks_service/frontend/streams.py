@@ -11,6 +11,8 @@ import pydantic_core
 from mcp_types import ErrorData
 from starlette.types import Receive, Send
 
+from ..failpoints import failpoint
+
 STREAM_EVENTS: Final = 256
 """Events that wait for a reader; of more, the oldest are dropped."""
 
@@ -110,8 +112,10 @@ async def send_whole(
 ) -> None:
     """Answer with one body."""
     length = (b"content-length", str(len(body)).encode())
+    failpoint("Answer", "before")
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
+    failpoint("Answer", "after")
 
 
 async def begin_stream(send: Send, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
@@ -121,7 +125,9 @@ async def begin_stream(send: Send, headers: tuple[tuple[bytes, bytes], ...] = ()
 
 async def send_part(send: Send, part: bytes) -> None:
     """Some of a stream; waits for a reader that is slow."""
+    failpoint("Stream", "before")
     await send({"type": "http.response.body", "body": part, "more_body": True})
+    failpoint("Stream", "after")
 
 
 async def end_stream(send: Send, part: bytes = b"") -> None:

@@ -218,6 +218,43 @@ class Due(StrEnum):
     """Come due after a sleep or a retry's delay; no message was ever made for them: `Redispatch` makes it."""
 
 
+class SweepMark(NamedTuple):
+    """What a sweep learns when it is marked.
+
+    Attributes:
+        may_reap: Whether leases that have run out tell of lost workers by now.
+        alarm: Why they do not from now on; empty while nothing is new.
+    """
+
+    may_reap: bool
+    alarm: str
+
+
+class SweepRecord(NamedTuple):
+    """What a store keeps of the last sweep.
+
+    Attributes:
+        at_ms: When it was marked.
+        server: Which run of which server it met.
+        reap_from_ms: From when on leases that have run out tell of lost workers.
+    """
+
+    at_ms: int
+    server: str
+    reap_from_ms: int
+
+    def mark(self, now_ms: int, server: str, lease_ms: int) -> tuple[SweepMark, SweepRecord]:
+        """The next sweep: what it learns, and what is kept of it; see `TaskStoreMaintenance.mark_sweep`."""
+        ago_ms, alarm = now_ms - self.at_ms, ""
+        if server != self.server:
+            alarm = "Redis was restarted or has failed over"
+        elif ago_ms > lease_ms - lease_ms // 3:
+            alarm = f"nobody swept for {ago_ms / 1000:.0f} s"
+        # A clock that was put back does not prolong the rest.
+        reap_from_ms = now_ms + lease_ms if alarm else min(self.reap_from_ms, now_ms + lease_ms)
+        return SweepMark(now_ms >= reap_from_ms, alarm), SweepRecord(now_ms, server, reap_from_ms)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """How many tasks a store holds, by what is to be done about them.
@@ -284,7 +321,9 @@ class TaskStoreMaintenance(Protocol):
     def overtaken_ms(self, queue: str) -> int:
         """The newest `dispatched_ms` that a claim from this queue has carried; 0 before the first.
 
-        A claim that has found no seat free counts: its message was taken all the same.
+        A claim that has found no seat free counts: its message was taken all the same. One that lies ahead of
+        the store's clock, which was put back by a failover, is forgotten: it would make every task that waits
+        look overtaken.
         """
 
     def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
@@ -297,8 +336,16 @@ class TaskStoreMaintenance(Protocol):
     def hold(self, name: str, *, for_ms: int) -> bool:
         """Take a short lock that ends by itself; False if another process holds it."""
 
-    def mark_sweep(self) -> int:
-        """Note that a sweep starts now; answer how many ms ago the last one did (0 for the first)."""
+    def mark_sweep(self, *, lease_ms: int) -> SweepMark:
+        """Note that a sweep is under way, and which run of the server it meets.
+
+        Nothing may be reaped for one lease after a server was met that is another than before, or after a
+        gap so long that the lease of a living worker, renewed at a third of it, may have run out: workers
+        get the time to renew.
+
+        Args:
+            lease_ms: How long a lease is.
+        """
 
     def last_sweep_ms(self) -> int | None:
         """How many ms ago the last sweep began; None if none ever did."""
@@ -409,15 +456,6 @@ def opens_turn(before: Task | None, after: Task | None) -> bool:
     waited = before is not None and before.turn is Turn.AWAITED
     waits = after is not None and after.turn is Turn.AWAITED
     return (had and not has) or (waits and not waited)
-
-
-REDISPATCH_FIRST_MS = 2_000
-REDISPATCH_MOST_MS = 60_000
-
-
-def redispatch_backoff_ms(redispatches: int) -> int:
-    """How long to wait after the nth redispatch of a task before the next: 2 s doubling to 60 s."""
-    return min(REDISPATCH_FIRST_MS << min(redispatches, 16), REDISPATCH_MOST_MS)
 
 
 def full_jitter(attempt: int, *, first: float = 0.001, most: float = 0.05) -> float:

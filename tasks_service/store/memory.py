@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from ..domain.decide import Applied, Census, Refused, Replayed, decide, effective, next_due_ms
+from ..domain.decide import (
+    Applied,
+    Census,
+    Refused,
+    Remembered,
+    Replayed,
+    decide,
+    effective,
+    next_due_ms,
+    redispatch_backoff_ms,
+    remembered,
+)
 from ..domain.errors import InvalidTransition, TaskNotFound
 from ..domain.events import Call, Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
 from ..domain.limits import DEFAULT_LIMITS, Limits
@@ -27,13 +38,14 @@ from .base import (
     Outbox,
     Page,
     Repair,
+    SweepMark,
+    SweepRecord,
     TaskView,
     awaits_first_message,
     awaits_worker,
     has_seat,
     is_sent,
     opens_turn,
-    redispatch_backoff_ms,
 )
 
 
@@ -62,12 +74,12 @@ class MemoryTaskStore:
         self._clock = clock
         self._lock = threading.RLock()
         self._records: dict[str, TaskRecord] = {}
-        self._idempotency: dict[tuple[Owner, str], tuple[str, str]] = {}
+        self._idempotency: dict[tuple[Owner, str], Remembered] = {}
         self._overtaken: dict[str, int] = {}
         self._suspects: dict[str, int] = {}
         self._locks: dict[str, int] = {}
         self._queues: set[str] = set()
-        self._swept_ms: int | None = None
+        self._swept: SweepRecord | None = None
 
     # --- TaskStore -------------------------------------------------------------------------------------
 
@@ -96,7 +108,7 @@ class MemoryTaskStore:
                 return Created(task=found, replayed=True)
             task = self._standing(self._write(event.task_id, None, decision, event))
             if event.idempotency:
-                self._idempotency[key] = (event.task_id, event.request_digest)
+                self._idempotency[key] = remembered(task, event.request_digest)
             return Created(task=task)
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
@@ -189,6 +201,8 @@ class MemoryTaskStore:
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
         with self._lock:
+            if self._overtaken.get(queue, 0) > self._clock():
+                del self._overtaken[queue]
             return self._overtaken.get(queue, 0)
 
     def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
@@ -205,16 +219,18 @@ class MemoryTaskStore:
             self._locks[name] = now_ms + for_ms
             return True
 
-    def mark_sweep(self) -> int:
+    def mark_sweep(self, *, lease_ms: int) -> SweepMark:
         """See `TaskStoreMaintenance.mark_sweep`."""
         with self._lock:
-            ago_ms, self._swept_ms = self.last_sweep_ms(), self._clock()
-            return ago_ms or 0
+            now_ms = self._clock()
+            before = self._swept or SweepRecord(now_ms, "", now_ms)
+            mark, self._swept = before.mark(now_ms, "", lease_ms)
+            return mark
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         with self._lock:
-            return None if self._swept_ms is None else self._clock() - self._swept_ms
+            return None if self._swept is None else self._clock() - self._swept.at_ms
 
     def inspect(self, task_id: str) -> TaskRecord:
         """See `TaskStoreMaintenance.inspect`."""
@@ -325,7 +341,9 @@ class MemoryTaskStore:
 
     def _remove(self, task_id: str) -> None:
         task = self._records.pop(task_id).task
-        self._idempotency.pop((task.owner, task.idempotency), None)
+        key = (task.owner, task.idempotency)
+        if key in self._idempotency and self._idempotency[key].task_id == task_id:
+            del self._idempotency[key]
         self._suspects.pop(task_id, None)
 
     @staticmethod

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from ..dispatch import task_hash
@@ -20,10 +21,12 @@ from ..domain.errors import (
     AttemptLost,
     AttemptTimedOut,
     HistoryMismatch,
+    JournalBehind,
     LeaseLost,
     Parked,
     StoreUnavailable,
     TaskCancelled,
+    TaskNotFound,
     WorkerStopping,
 )
 from ..domain.events import Note, RequestInput, Sleep, WorkerEvent
@@ -98,7 +101,8 @@ class RunningAttempt:
         self._shields = 0
         self._unsent: Progress | None = None
         self._progress_written = float("-inf")
-        self._variables: dict[str, Any] | None = None
+        self._variables = dict(task.variables)
+        self._values: dict[str, Any] | None = None
         self._recording = threading.Lock()
         self._journal = journal or Journal((), ordered=True)
         self._ask = ask or {}
@@ -119,9 +123,9 @@ class RunningAttempt:
     @property
     def variables(self) -> Mapping[str, Any]:
         """The task's variables as this attempt knows them."""
-        if self._variables is None:
-            self._variables = {name: json.loads(text) for name, text in self._task.variables.items()}
-        return self._variables
+        if self._values is None:
+            self._values = {name: json.loads(text) for name, text in self._variables.items()}
+        return self._values
 
     def check(self) -> None:
         """Raise what ends the attempt, if anything does."""
@@ -152,10 +156,16 @@ class RunningAttempt:
             name: None if value is None else to_json("variables", value, maximum=maximum, depth=depth)
             for name, value in changes.items()
         }
-        with self.shielded():
-            self._note(Note(lease_id=self.lease_id, variables=texts, progress=self._take_progress()))
-        known = {**self.variables, **{name: json.loads(text) for name, text in texts.items() if text}}
-        self._variables = {name: value for name, value in known.items() if texts.get(name, "") is not None}
+        with self.shielded(), self._recording:
+            note = Note(lease_id=self.lease_id, variables=texts, progress=self._take_progress())
+            written = self._note(note).variables
+            known = {**self._variables, **texts}
+            self._variables = {name: text for name, text in known.items() if text is not None}
+            self._values = None
+            if self._variables != written:
+                logger.warning("The store forgot variables of task %s; they are written again", self._name)
+                deleted = dict.fromkeys(written.keys() - self._variables.keys())
+                self._note(Note(lease_id=self.lease_id, variables={**self._variables, **deleted}))
 
     @property
     def journal(self) -> Journal:
@@ -277,20 +287,36 @@ class RunningAttempt:
     def commit(self, event: WorkerEvent) -> Task:
         """Commit an event once: the same event again and again while the store does not answer.
 
+        Steps that this attempt has recorded, and that the store forgot when it went back to an earlier truth,
+        are recorded again before: nothing is built upon a journal with a hole.
+
         Raises:
             StoreUnavailable: It did not answer for as long as it makes sense to try.
             LeaseLost, LimitExceeded, InvalidTransition, TaskNotFound: See `TaskStore.commit`.
         """
+        return self._commit(replace(event, journal_length=len(self._journal)))
+
+    def _commit(self, event: WorkerEvent) -> Task:
         tries = 0
         while True:
             try:
                 return self._store.commit(self._task.task_id, event)
+            except JournalBehind as behind:
+                self._record_again(behind.kept)
             except StoreUnavailable as error:
                 if time.monotonic() > self._give_up:
                     raise
-                logger.warning("A write of task %s is tried again: %s", task_hash(self._task.task_id), error)
+                logger.warning("A write of task %s is tried again: %s", self._name, error)
                 time.sleep(full_jitter(tries, first=0.05, most=LONGEST_PAUSE))
                 tries += 1
+
+    def _record_again(self, kept: int) -> None:
+        entries = self._journal.since(kept)
+        logger.warning(
+            "The store forgot %d steps of task %s; they are recorded again", len(entries), self._name
+        )
+        for index, entry in enumerate(entries, start=kept):
+            self._commit(Note(lease_id=self.lease_id, step=entry, step_index=index, journal_length=index))
 
     @property
     def _give_up(self) -> float:
@@ -298,11 +324,18 @@ class RunningAttempt:
             return self.flagged_at + STOPPING_COMMIT
         return self.deadline
 
-    def _note(self, event: WorkerEvent) -> None:
+    @property
+    def _name(self) -> str:
+        return task_hash(self._task.task_id)
+
+    def _note(self, event: WorkerEvent) -> Task:
         try:
-            self.commit(event)
+            return self.commit(event)
         except LeaseLost as refusal:
             self.lost(refusal)
+            raise self.ending() from None
+        except TaskNotFound:
+            self.end(AttemptLost)
             raise self.ending() from None
 
     @contextmanager

@@ -160,6 +160,7 @@ class Executor:
         arguments = tool.bind(json.loads(claimed.arguments))
         failpoint("Body", "before")
         value = self._body(tool, attempt, arguments, body)
+        failpoint("Body", "after")
         attempt.journal.finish()
         return value
 

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from ..dispatch import task_hash
 from ..domain.errors import (
+    AttemptLost,
     AttemptTimedOut,
-    InvalidTransition,
     LeaseLost,
     StoreUnavailable,
     TaskNotFound,
@@ -24,6 +24,7 @@ from ..domain.errors import (
     WorkerStopping,
 )
 from ..domain.events import Renew
+from ..failpoints import failpoint
 from ..store.base import Change, TaskStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
@@ -144,7 +145,9 @@ class Keeper:
         except LeaseLost as refusal:
             attempt.lost(refusal)
             lease.due = float("inf")
-        except (InvalidTransition, TaskNotFound):
+        except TaskNotFound:
+            # A store that was restored to an earlier truth may never have heard of it.
+            attempt.end(AttemptLost)
             lease.due = float("inf")
         except StoreUnavailable as error:
             logger.warning("The lease of task %s could not be renewed: %s", _name(attempt), error)
@@ -169,9 +172,11 @@ class Keeper:
                         self._renew_all_now()
                     subscribed = True
                     continue
+                failpoint("Change", "before")
                 lease = self._by_task.get(change.task_id)
                 if lease is not None and change.revision > lease.attempt.task.revision:
                     self._renew_now(lease)
+                failpoint("Change", "after")
         except TasksServiceError as error:
             logger.warning("Changes are not heard for now: %s", error)
             time.sleep(RETRY)

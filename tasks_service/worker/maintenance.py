@@ -48,7 +48,6 @@ _LEASE_MS = Policy().lease_ms
 _EVENTS: tuple[tuple[Due, Callable[[], SweepEvent]], ...] = (
     (Due.TIMERS, Redispatch),
     (Due.OVERDUE, Overdue),
-    (Due.LEASES, Reap),
     (Due.EXPIRED, Expire),
 )
 
@@ -72,8 +71,8 @@ class Sweeper:
         store: What is swept.
         dispatcher: Knows how long queues are.
         interval: Seconds between two sweeps.
-        lease_ms: How long nothing is reaped after nobody has swept for that long: workers that could not
-            renew for want of the store get the time to do so.
+        lease_ms: How long nothing is reaped after nobody has swept for that long, or after the server is
+            another than it was: workers that could not renew get the time to do so.
     """
 
     def __init__(
@@ -103,18 +102,18 @@ class Sweeper:
             if not self._store.hold("sweep", for_ms=max(self._interval_ms * 4 // 5, 1)):
                 return None
             failpoint("Sweep", "before")
-            may_reap = self._may_reap(self._store.mark_sweep())
+            swept.leases = self._reap()
         except StoreFull as error:
             # Not even a lock can be written; but that two sweeps remove the same does no harm.
             swept.expired = self._settle_due(Due.EXPIRED, Expire)
             logger.warning("%s; %d expired tasks were removed, the rest waits", error, swept.expired)
             return swept
         for index, event in _EVENTS:
-            if index is not Due.LEASES or may_reap:
-                setattr(swept, index.value, self._settle_due(index, event))
+            setattr(swept, index.value, self._settle_due(index, event))
         swept.called = self._call()
         for queue in self._store.queues():
             swept.redispatched += self._redispatch(queue)
+        failpoint("Sweep", "after")
         return swept
 
     def audit(self) -> int | None:
@@ -138,31 +137,46 @@ class Sweeper:
                 break
         return problems
 
-    def _may_reap(self, gap_ms: int) -> bool:
-        if gap_ms > self._lease_ms:
-            logger.warning("Nobody swept for %.0f s; nothing is reaped for one lease", gap_ms / 1000)
-            self._store.hold("no-reaping", for_ms=self._lease_ms)
-            return False
-        return self._store.hold("no-reaping", for_ms=1)
+    def _reap(self) -> int:
+        """Give the tasks of lost workers to others.
+
+        The sweep is marked after the leases were read: so an outage or a failover in between is noticed, in
+        which living workers could not renew.
+        """
+        reaped, until = 0, time.monotonic() + BUDGET
+        while True:
+            due = self._store.due(Due.LEASES, limit=BATCH)
+            mark = self._store.mark_sweep(lease_ms=self._lease_ms)
+            if mark.alarm:
+                logger.warning("Nothing is reaped for one lease: %s", mark.alarm)
+            if not mark.may_reap:
+                return reaped
+            moved = self._settle_all(due, Reap)
+            reaped += moved
+            if len(due) < BATCH or not moved or time.monotonic() > until:
+                return reaped
 
     def _settle_due(self, index: Due, event: Callable[[], SweepEvent]) -> int:
-        return self._settle_all(lambda: self._store.due(index, limit=BATCH), event)
+        return self._settle_found(lambda: self._store.due(index, limit=BATCH), event)
 
     def _call(self) -> int:
         """Give the turns that nobody gave: whoever had given the seat back has died, or could not write."""
-        called = self._settle_all(lambda: self._store.turns(limit=BATCH), Call)
+        called = self._settle_found(lambda: self._store.turns(limit=BATCH), Call)
         if called:
             logger.info("%d tasks were called whose turn nobody had given them", called)
         return called
 
-    def _settle_all(self, find: Callable[[], list[str]], event: Callable[[], SweepEvent]) -> int:
+    def _settle_found(self, find: Callable[[], list[str]], event: Callable[[], SweepEvent]) -> int:
         settled, until = 0, time.monotonic() + BUDGET
         while True:
             due = find()
-            moved = sum(self._settle(task_id, event()) for task_id in due)
+            moved = self._settle_all(due, event)
             settled += moved
             if len(due) < BATCH or not moved or time.monotonic() > until:
                 return settled
+
+    def _settle_all(self, task_ids: Iterable[str], event: Callable[[], SweepEvent]) -> int:
+        return sum(self._settle(task_id, event()) for task_id in task_ids)
 
     def _settle(self, task_id: str, event: SweepEvent) -> bool:
         try:
@@ -187,7 +201,7 @@ class Sweeper:
         if overtaken_ms := self._store.overtaken_ms(queue):
             overtaken = self._store.pending(queue, until_ms=overtaken_ms, limit=BATCH)
             lost.update(self._lost(overtaken, now_ms, OVERTAKEN_SWEEPS))
-        sent = sum(self._settle(task_id, Redispatch()) for task_id in lost)
+        sent = self._settle_all(lost, Redispatch)
         if sent:
             logger.info("%d messages for queue %r seem lost and were sent again", sent, queue)
         return sent

@@ -22,6 +22,7 @@ from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
 from ..domain.reports import LogMessage, Report, brief
 from ..domain.task import Progress
+from ..failpoints import failpoint
 from ..store.base import Reported
 
 logger = logging.getLogger(__name__)
@@ -238,7 +239,9 @@ class Publisher:
 
     def _publish(self, taken: Sequence[tuple[ReportQueue, Reported]]) -> None:
         try:
+            failpoint("Report", "before")
             numbers = self._store.report([reported for _, reported in taken])
+            failpoint("Report", "after")
         except StoreUnavailable as error:
             if not self._failing:
                 logger.warning("What tools report is not published for now: %s", error)

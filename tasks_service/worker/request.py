@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
+from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
+from celery.worker.strategy import default
 
 from ..dispatch import task_hash
 from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
@@ -37,6 +40,8 @@ class ToolRequest(Request):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        if not (isinstance(self.id, str) and _are_limits(self.time_limits) and _is_reference(self.kwargs)):
+            raise InvalidTaskError("it is not what a tool is sent")
         failpoint("Handing", "before")
         self.lease_id = new_token()
         self.request_dict[LEASE_HEADER] = self.lease_id
@@ -58,10 +63,51 @@ class ToolRequest(Request):  # type: ignore[misc]
             self._tell(FailWithError(lease_id=self.lease_id, failure=failure))
         return super().on_timeout(soft, timeout)
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A child has taken the task."""
+        failpoint("Handing", "after")
+        super().on_accepted(pid, time_accepted)
+
+    def acknowledge(self) -> None:
+        """The message is done with."""
+        failpoint("Acknowledgement", "before")
+        super().acknowledge()
+        failpoint("Acknowledgement", "after")
+
     def _tell(self, event: WorkerEvent) -> None:
-        task_id = (self.kwargs or {}).get("task_id")
-        if isinstance(task_id, str):
-            self.task.engine.obituaries.put(task_id, event)
+        failpoint("Obituary", "before")
+        self.task.engine.obituaries.put(self.kwargs["task_id"], event)
+        failpoint("Obituary", "after")
+
+
+def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
+    """How a worker's main process takes a tool's messages: as Celery does, but for those that are none.
+
+    Celery lets a message of another shape end the worker, which gives it back for the next worker to die of.
+    """
+    take = default(task, app, consumer, **options)
+
+    def take_or_reject(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return take(*args, **kwargs)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InvalidTaskError(f"not a message of a tool: {error!r}") from error
+
+    return take_or_reject
+
+
+def _are_limits(limits: Any) -> bool:
+    """Whether these are a hard and a soft time limit; Celery looks at them only when a child is free."""
+    if not isinstance(limits, list | tuple) or len(limits) != 2:
+        return False
+    return all(limit is None or isinstance(limit, int | float) for limit in limits)
+
+
+def _is_reference(kwargs: Any) -> bool:
+    """Whether a message's arguments are those that `dispatch` sends."""
+    if not isinstance(kwargs, dict):
+        return False
+    return isinstance(kwargs.get("task_id"), str) and isinstance(kwargs.get("dispatched_ms"), int)
 
 
 class Obituaries:

@@ -21,6 +21,7 @@ from tasks_service.domain.events import Cancel, Create
 from tasks_service.domain.task import Owner, Phase, Task, TaskRecord
 from tasks_service.store.base import TaskView, new_task_id
 from tasks_service.store.redis import RedisTaskStore
+from tasks_service.store.redis.address import parse_address
 
 READY = " ready."
 OWNER = Owner("tester")
@@ -128,9 +129,10 @@ def worker_node(
 class Client:
     """Records tasks for a service, and reads what became of them."""
 
-    def __init__(self, service: TaskService, redis_url: str) -> None:
+    def __init__(self, service: TaskService, redis_url: str, broker_url: str) -> None:
         self.service = service
-        self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=redis_url)
+        self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=broker_url)
+        self._shards = parse_address(redis_url).shards
         self.store = RedisTaskStore(redis_url, outbox=self.outbox)
 
     def call(self, tool_name: str, **arguments: Any) -> Task:
@@ -138,7 +140,7 @@ class Client:
         tool = self.service.tools[tool_name]
         return self.store.create(
             Create(
-                task_id=new_task_id(OWNER),
+                task_id=new_task_id(OWNER, self._shards),
                 owner=OWNER,
                 tool=tool.name,
                 queue=tool.queue,
@@ -175,8 +177,8 @@ class Client:
 
 
 @contextmanager
-def client_of(service: TaskService, redis_url: str) -> Iterator[Client]:
-    client = Client(service, redis_url)
+def client_of(service: TaskService, redis_url: str, broker_url: str | None = None) -> Iterator[Client]:
+    client = Client(service, redis_url, broker_url or redis_url)
     try:
         yield client
     finally:

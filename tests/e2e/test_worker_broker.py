@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from pytest_celery import CeleryTestWorker
 
-from tasks_service.dispatch import Dispatcher
+from tasks_service.broker import KeptClientConnection
 from tasks_service.domain.task import Phase, TaskStatus
-from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 
 from .harness import Client, client_of, wait_until, worker_node
@@ -23,11 +23,7 @@ def apart() -> Iterator[tuple[RedisServer, RedisServer, Client, CeleryTestWorker
     worker = worker_node(store.url, name="apart", TASKS_BROKER_URL=broker.url)
     try:
         assert worker.ready(), worker.logs()
-        with client_of(service, store.url) as client:
-            client.outbox.close()
-            client.store.close()
-            client.outbox = Dispatcher(service.celery, redis_url=store.url, broker_url=broker.url)
-            client.store = RedisTaskStore(store.url, outbox=client.outbox)
+        with client_of(service, store.url, broker.url) as client:
             yield store, broker, client, worker
     finally:
         worker.teardown()
@@ -62,3 +58,15 @@ def test_a_broker_that_lost_every_message_costs_a_few_sweeps_and_no_task() -> No
         worker.kill("SIGCONT")
         for task in tasks:
             assert client.ended(task).task.status is TaskStatus.COMPLETED
+
+
+def test_a_channel_whose_connection_was_given_up_says_so_with_an_error_that_celery_survives(
+    redis_url: str,
+) -> None:
+    connection = KeptClientConnection(redis_url)
+    closed, collected = connection.channel(), connection.channel()
+    closed.close()
+    connection.transport.client = None  # as `collect` leaves it, when Redis is gone
+    for channel in (closed, collected):
+        with pytest.raises(connection.connection_errors), channel.conn_or_acquire():
+            pass

@@ -6,9 +6,11 @@ import os
 import time
 from collections.abc import Callable
 
+import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import FailureKind, TaskStatus
+from tests.support import RedisServer
 
 from .harness import Client, wait_until
 
@@ -51,3 +53,19 @@ def test_the_tools_of_a_prefork_worker_run_in_processes_of_their_own(
     ended = client.run("identity")
     assert f'"pid":{worker.container.id}' not in (ended.result or "")
     assert f'"pid":{os.getpid()}' not in (ended.result or "")
+
+
+@pytest.mark.damages
+def test_a_tool_whose_task_the_store_no_longer_knows_ends_and_writes_nothing(
+    start_worker: StartWorker, client: Client, module_redis: RedisServer
+) -> None:
+    # As after a restore of an earlier backup: the whole task is among what was forgotten.
+    worker = start_worker(pool="prefork", concurrency=1)
+    task = client.call("deaf")
+    client.running(task)
+    with module_redis.client() as redis:
+        redis.flushdb()
+    wait_until(lambda: "ended early: The task went to another" in worker.logs(), 30, worker.logs)
+    with module_redis.client() as redis:
+        assert list(redis.scan_iter("ts:{*}:[tl]:*")) == []
+    assert client.run("add", timeout=30, x=1, y=1).task.status is TaskStatus.COMPLETED

@@ -11,12 +11,14 @@ import redis
 from tasks_service import TaskService
 from tasks_service.dispatch import Dispatcher
 from tasks_service.domain.errors import TaskNotFound
-from tasks_service.domain.events import Claim, CompleteWithResult, Create, Retry
+from tasks_service.domain.events import Claim, CompleteWithResult, Create, Renew, Retry
 from tasks_service.domain.task import JsonText, Phase, Policy, Task, TaskStatus, new_token
 from tasks_service.settings import Settings
 from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.maintenance import Sweeper, Swept
+from tests.faults.forgetting import ForgetfulServer
+from tests.support_proxy import CuttingProxy, Verdict
 
 from .harness import OWNER
 
@@ -152,6 +154,131 @@ def test_after_a_pause_of_all_sweeps_living_workers_get_a_lease_to_renew(shard: 
     assert shard.phase(task) is Phase.RUNNING
     shard.sweep(6)
     assert shard.phase(task) is Phase.PENDING
+
+
+# --- a store that was restarted, or has gone back to an earlier truth ---
+
+
+@pytest.fixture
+def server() -> Iterator[ForgetfulServer]:
+    server = ForgetfulServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def own_shard(server: ForgetfulServer) -> Iterator[Shard]:
+    shard = Shard(server.url)
+    yield shard
+    shard.outbox.close()
+    shard.store.close()
+
+
+def run_out(shard: Shard) -> Task:
+    """A running task whose lease has just run out, without a gap between sweeps."""
+    task = shard.create()
+    shard.claim(task)
+    shard.sweep()
+    shard.pass_ms(QUICK.lease_ms - round(INTERVAL * 1000))
+    return task
+
+
+def test_after_a_restart_of_redis_living_workers_get_a_lease_to_renew(
+    server: ForgetfulServer, own_shard: Shard
+) -> None:
+    own_shard.sweep()
+    task = run_out(own_shard)
+    server.kill()
+    server.start()
+
+    for _ in range(2):
+        own_shard.sweep()
+        assert own_shard.phase(task) is Phase.RUNNING
+    own_shard.sweep(2)
+    assert own_shard.phase(task) is Phase.PENDING
+
+
+def test_a_second_restart_gives_living_workers_a_whole_lease_again(
+    server: ForgetfulServer, own_shard: Shard
+) -> None:
+    own_shard.sweep()
+    task = run_out(own_shard)
+    for _ in range(3):
+        server.kill()
+        server.start()
+        own_shard.sweep(2)
+        assert own_shard.phase(task) is Phase.RUNNING
+    own_shard.sweep(2)
+    assert own_shard.phase(task) is Phase.PENDING
+
+
+def test_a_sweep_that_has_begun_before_a_restart_reaps_nothing_after_it(
+    server: ForgetfulServer, own_shard: Shard
+) -> None:
+    proxy = CuttingProxy(server.port)
+    through = Shard(proxy.url)
+    own_shard.sweep()
+    through.now_ms = own_shard.now_ms
+    task = run_out(through)
+
+    def restart(packet: bytes) -> Verdict:
+        """While the sweep asks whose lease has run out."""
+        if b":leases" not in packet:
+            return Verdict.PASS
+        proxy.judge = lambda _: Verdict.PASS
+        server.kill()
+        server.start()
+        return Verdict.CUT_BEFORE
+
+    proxy.judge = restart
+    through.sweep()
+    assert through.phase(task) is Phase.RUNNING
+    through.outbox.close()
+    through.store.close()
+    proxy.close()
+
+
+@pytest.mark.parametrize("forgotten", ["its claim", "its end"])
+def test_a_task_goes_on_whatever_the_store_forgot_of_it(
+    server: ForgetfulServer, own_shard: Shard, forgotten: str
+) -> None:
+    own_shard.sweep()
+    task = own_shard.create()
+    own_shard.lose_messages()  # a worker has taken it
+    position = server.position()
+    lease_id = own_shard.claim(task)
+    if forgotten == "its end":
+        position = server.position()
+        done = CompleteWithResult(lease_id=lease_id, result=JsonText("{}"))
+        own_shard.store.commit(task.task_id, done)
+    server.forget_since(position)
+
+    own_shard.sweep(8)
+
+    assert own_shard.phase(task) is Phase.PENDING
+    assert own_shard.messages() == 1
+
+
+def test_a_clock_that_a_failover_put_back_lets_no_backlog_look_overtaken(shard: Shard) -> None:
+    shard.claim(shard.create(Policy()))
+    shard.pass_ms(-60_000)
+    for _ in range(30):
+        shard.create(Policy())
+    before = shard.messages()
+    assert sum(swept.redispatched for swept in shard.sweep(8)) == 0
+    assert shard.messages() == before
+
+
+def test_a_clock_that_a_failover_put_back_neither_ends_a_lease_nor_moves_a_stamp_back(shard: Shard) -> None:
+    shard.sweep()
+    task = shard.create(Policy())
+    lease_id = shard.claim(task)
+    stamped = shard.store.inspect(task.task_id).task.updated_ms
+    shard.pass_ms(-60_000)
+    shard.sweep(4)
+    shard.store.commit(task.task_id, Renew(lease_id=lease_id))
+    done = CompleteWithResult(lease_id=lease_id, result=JsonText("{}"))
+    assert shard.store.commit(task.task_id, done).updated_ms >= stamped
 
 
 def test_a_task_that_no_worker_took_fails_when_patience_ends(shard: Shard) -> None:

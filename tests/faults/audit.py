@@ -31,14 +31,16 @@ from tasks_service.domain.decide import TRANSITIONS
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
 from tasks_service.domain.events import Mend
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits, size
-from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskRecord, TaskStatus
+from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskRecord, TaskStatus, Turn
 from tasks_service.store.base import awaits_first_message
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
+from tasks_service.store.redis.repair import DRIFT_MS
 
+from ..support_clients import client_of
 from .history import ClientLog, check_history
 
-INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues")
+INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues", "lanes")
 """Shard-wide keys: one of each, without a lifetime, because they hold what lives and nothing else."""
 
 KINDS: Mapping[str, str] = {
@@ -49,15 +51,19 @@ KINDS: Mapping[str, str] = {
     "idempotency": r"{tag}:idem:(?P<owner>.+):(?P<hash>[^:]+)",
     "quarantine": r"{tag}:quarantine:(?P<id>.+)",
     "pending": r"{tag}:pending:(?P<queue>.+)",
+    "seats": r"{tag}:seats:(?P<owner>[^:]+):(?P<queue>.+)",
+    "turn": r"{tag}:turn:(?P<owner>[^:]+):(?P<queue>.+)",
     "index": r"{tag}:(?P<name>" + "|".join(INDEXES) + ")",
     "lock": r"{prefix}:lock:(?P<name>.+)",
     "swept": r"{prefix}:swept",
+    "shards": r"{prefix}:shards",
     "session": r"{prefix}:(session|floor|interview):.+",
 }
 """Every kind of key that a store may have."""
 
-WITHOUT_LIFETIME = frozenset({"pending", "index", "swept"})
-"""The kinds that never expire: shard-wide indexes, whose members are audited one by one."""
+WITHOUT_LIFETIME = frozenset({"pending", "index", "swept", "shards"})
+"""The kinds that never expire: two words about the whole store, and shard-wide indexes, whose members are
+audited one by one."""
 
 EDGES = {
     (source, target)
@@ -85,6 +91,7 @@ class _Seen:
     unknown: list[str] = field(default_factory=list)
     scores: dict[str, dict[str, int]] = field(default_factory=dict)
     live: dict[str, set[str]] = field(default_factory=dict)
+    lanes: set[str] = field(default_factory=set)
     records: dict[str, TaskRecord] = field(default_factory=dict)
 
 
@@ -111,13 +118,14 @@ def audit(
     # A record is found by the shard that its id names, however many of them there really are.
     store = RedisTaskStore(url, prefix=prefix, shards=256, limits=limits)
     try:
-        with redis.Redis.from_url(url, decode_responses=True) as client:
+        with client_of(url) as client:
             seen = _look(client, prefix, beside)
             found = [*_keys(client, seen), *_read(store, seen)]
             for task_id, record in seen.records.items():
                 found += _record(task_id, record, limits)
                 found += _fields(client, seen, task_id, record)
-            found += [*_indexes(seen), *_quota(seen, limits), *_idempotency(client, seen)]
+            found += [*_indexes(seen), *_quota(seen, limits), *_turns(seen)]
+            found += _idempotency(client, seen, _latest_ms(client, seen, prefix))
     finally:
         store.close()
     if client_log is not None:
@@ -125,10 +133,18 @@ def audit(
     return found
 
 
-def stray_keys(url: str, *, prefix: str = "ts", beside: Sequence[str] = ()) -> list[Violation]:
-    """Only I15: which keys are of no known kind, or have neither a lifetime nor an owner."""
-    with redis.Redis.from_url(url, decode_responses=True) as client:
-        return list(_keys(client, _look(client, prefix, beside)))
+def keys_without_end(url: str, *, prefix: str = "ts") -> list[Violation]:
+    """Only I15, and also while others write: which of a store's keys have neither a lifetime nor an owner.
+
+    Empty as well if the server does not answer, or takes no command of ours: there is nothing to look at.
+    """
+    foreign = (rf"(?!{re.escape(prefix)}:).*", rf"{re.escape(prefix)}:mq:.*")
+    try:
+        with redis.Redis.from_url(url, decode_responses=True, socket_timeout=5, retry=None) as client:
+            found = list(_keys(client, _look(client, prefix, foreign)))
+    except redis.RedisError:
+        return []
+    return [violation for violation in found if violation.invariant == "I15"]
 
 
 # --- keys -------------------------------------------------------------------------------------------------
@@ -150,12 +166,15 @@ def _look(client: Any, prefix: str, beside: Sequence[str]) -> _Seen:
         else:
             if not any(other.fullmatch(key) for other in others):
                 seen.unknown.append(key)
-    for kind in ("owner", "pending", "index"):
+    for kind in ("owner", "pending", "seats", "turn", "index"):
         for key in seen.keys[kind]:
             if client.type(key) == "zset":
                 seen.scores[key] = {member: int(score) for member, score in client.zscan_iter(key)}
     for key, match in seen.keys["live"].items():
         seen.live[match["owner"]] = set(client.smembers(key))
+    for key, match in seen.keys["index"].items():
+        if match["name"] == "lanes":
+            seen.lanes |= {f"{key.removesuffix('lanes')}turn:{lane}" for lane in client.smembers(key)}
     return seen
 
 
@@ -252,7 +271,7 @@ def _fields(client: Any, seen: _Seen, task_id: str, record: TaskRecord) -> Itera
     for kind in ("record", "log"):
         for key in (key for key, match in seen.keys[kind].items() if match["id"] == task_id):
             ends_ms = client.pexpiretime(key)
-            if ends_ms != record.task.expires_ms + BACKSTOP_MS:
+            if abs(ends_ms - record.task.expires_ms - BACKSTOP_MS) > DRIFT_MS:
                 yield Violation("I15", task_id, f"{key} ends at {ends_ms}, expires {record.task.expires_ms}")
             if kind == "record":
                 entries = {name for name in client.hkeys(key) if name.startswith("j:")}
@@ -271,8 +290,15 @@ def _places(tag: str, task: Task) -> Iterator[tuple[str, int]]:
         yield f"{tag}:overdue", min(task.deadline_ms, task.return_by_ms or task.deadline_ms)
     if task.phase is Phase.RUNNING and task.lease is not None:
         yield f"{tag}:leases", task.lease.until_ms
+    if task.turn is Turn.TAKEN and task.phase in (Phase.PENDING, Phase.RUNNING):
+        yield (
+            f"{tag}:seats:{task.owner}:{task.queue}",
+            min(task.deadline_ms, task.return_by_ms or task.deadline_ms),
+        )
     if task.phase is Phase.PENDING:
-        if awaits_first_message(task):
+        if task.turn is Turn.AWAITED:
+            yield f"{tag}:turn:{task.owner}:{task.queue}", task.created_ms
+        elif awaits_first_message(task):
             yield f"{tag}:timers", task.due_ms
         else:
             yield f"{tag}:pending:{task.queue}", task.dispatched_ms
@@ -308,12 +334,51 @@ def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
             yield Violation("I9", "", f"{owner} has {len(live[owner])} of {limits.live_per_owner} live tasks")
 
 
-def _idempotency(client: Any, seen: _Seen) -> Iterator[Violation]:
+def _turns(seen: _Seen) -> Iterator[Violation]:
+    """A task that waits is in a lane that sweeps look at, and only a task that may have a turn has one."""
+    for key in seen.keys["turn"].keys() - seen.lanes:
+        yield Violation("I10", "", f"{key}: no sweep looks there")
+    for task_id, record in seen.records.items():
+        turn, phase = record.task.turn, record.task.phase
+        allowed = {Turn.AWAITED: (Phase.PENDING,), Turn.TAKEN: (Phase.PENDING, Phase.RUNNING)}
+        if turn is not None and phase not in allowed[turn]:
+            yield Violation("I3", task_id, f"{phase}, and its turn is {turn}")
+
+
+def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation]:
+    remembered = {}
     for key, match in seen.keys["idempotency"].items():
-        task_id = (client.get(key) or "").partition("|")[0]
+        task_id, _, rest = (client.get(key) or "").partition("|")
+        until = rest.rpartition("|")[2]
+        remembered[match["owner"], match["hash"]] = task_id
         record = seen.records.get(task_id)
-        if record is None or record.task.idempotency != match["hash"]:
-            yield Violation("I11", task_id, f"{key}: leads to no task of that key")
+        if not until.isdecimal():
+            yield Violation("I11", task_id, f"{key}: cannot be read")
+        elif record is not None and record.task.idempotency != match["hash"]:
+            yield Violation("I11", task_id, f"{key}: leads to a task of another key")
+        elif record is None and int(until) > latest_ms:
+            yield Violation("I11", task_id, f"{key}: leads to no task")
+    for task_id, record in seen.records.items():
+        task = record.task
+        if task.idempotency and _remembered_until_ms(task) > latest_ms + 1_000:
+            found = remembered.get((task.owner, task.idempotency))
+            if found != task_id:
+                yield Violation("I11", task_id, f"its key leads to {found or 'no task'}")
+
+
+def _remembered_until_ms(task: Task) -> int:
+    """Until when a task's idempotency key must lead to it: for the lifetime that it had at its creation."""
+    policy = task.policy
+    patience_ms = min(policy.patience_ms, policy.cap_ms - policy.retention_ms)
+    return task.created_ms + min(max(policy.ttl_ms, patience_ms + policy.retention_ms), policy.cap_ms)
+
+
+def _latest_ms(client: Any, seen: _Seen, prefix: str) -> int:
+    """The latest moment that the store knows of; tests move its clock ahead of the server's."""
+    seconds, microseconds = client.time()
+    swept = (client.get(f"{prefix}:swept") or "0").partition("|")[0]
+    written = (record.log[-1].at_ms for record in seen.records.values() if record.log)
+    return max(seconds * 1000 + microseconds // 1000, int(swept), *written, 0)
 
 
 def told(violations: Iterable[Violation]) -> str:

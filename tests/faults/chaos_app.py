@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.beat import ScheduleEntry, Scheduler
 
-from tasks_service import RetryPolicy, TaskContext, TaskService
+from tasks_service import ProtocolError, RetryPolicy, TaskContext, TaskService
 from tasks_service.failpoints import failpoint
 from tasks_service.service import ToolOptions
 from tasks_service.worker.schedule import DEFAULT_BEAT_SCHEDULE
@@ -18,6 +18,17 @@ LEASE = timedelta(seconds=2)
 ATTEMPTS = 60
 """More than any task meets faults, so that each has only one true end."""
 
+RETAINED = timedelta(seconds=1)
+BRIEF_PATIENCE, BRIEF_TIMEOUT = timedelta(seconds=20), timedelta(seconds=5)
+
+BRIEF = BRIEF_PATIENCE + RETAINED
+"""How long brief tasks are kept at least: a life covers the deadlines of its phases."""
+
+PARTS = 9
+
+NOT_YET = "Not in this life."
+"""How failing tasks fail."""
+
 WORD = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
 KEPT: ToolOptions = {"lease": LEASE, "max_attempts": ATTEMPTS}
 
@@ -25,7 +36,7 @@ service = TaskService("Chaos")
 app = service.celery
 app.conf.worker_soft_shutdown_timeout = 0.5
 app.conf.beat_schedule = {
-    name: {**entry, "schedule": 1.0, "options": {**entry["options"], "expires": 1.0}}
+    name: {**entry, "schedule": 0.25, "options": {**entry["options"], "expires": 0.25}}
     for name, entry in DEFAULT_BEAT_SCHEDULE.items()
 }
 
@@ -90,3 +101,43 @@ def silent(number: int, ctx: TaskContext) -> dict[str, Any]:
     """Ask what nobody answers."""
     answer = ctx.elicit("Anyone?", WORD, within=timedelta(seconds=0.3), default={"word": "nobody"})
     return {"number": number, "word": answer["word"]}
+
+
+@service.tool(**KEPT)
+def sleeping(number: int, ctx: TaskContext) -> dict[str, Any]:
+    """Sleep, and end."""
+    ctx.sleep(timedelta(milliseconds=200))
+    return {"number": number}
+
+
+@service.tool(**KEPT)
+def failing(number: int) -> dict[str, Any]:
+    """Fail for good."""
+    raise ProtocolError(-32099, NOT_YET)
+
+
+@service.tool(**KEPT, grace=timedelta(milliseconds=50))
+def graceful(number: int) -> dict[str, Any]:
+    """End after its grace, as a rule."""
+    time.sleep(0.1)
+    return {"number": number}
+
+
+@service.tool(**KEPT, ttl=RETAINED, retention=RETAINED, patience=BRIEF_PATIENCE, timeout=BRIEF_TIMEOUT)
+def brief(number: int) -> dict[str, Any]:
+    """End at once, and be forgotten soon."""
+    return {"number": number}
+
+
+def reported(number: int) -> dict[str, Any]:
+    """The result of `reporting`."""
+    return {"number": number, "parts": PARTS}
+
+
+@service.tool(**KEPT)
+def reporting(number: int, ctx: TaskContext) -> dict[str, Any]:
+    """Take longer than a renewal does, and say how far it is."""
+    for part in range(PARTS):
+        ctx.progress(part, PARTS)
+        time.sleep(0.1)
+    return reported(number)

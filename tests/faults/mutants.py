@@ -22,15 +22,22 @@ DECIDE = "domain/decide.py"
 TRANSACTION = "store/redis/transaction.py"
 OPERATIONS = "store/redis/operations.py"
 LAYOUT = "store/redis/layout.py"
+BLOCKING = "store/redis/blocking.py"
+SERVERS = "store/redis/servers.py"
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug: in `file`, `old` becomes `new`, wherever it stands."""
+    """A bug: in `file`, `old` becomes `new`, wherever it stands.
+
+    Attributes:
+        by: The only check that is there for such a bug; empty: each is tried.
+    """
 
     file: str
     old: str
     new: str
+    by: str = ""
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -45,9 +52,21 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a write in two transactions": Mutant(
         TRANSACTION,
-        'replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)])',
-        'yield Exchange([("MULTI",), *write.commands[1:], ("EXEC",)])\n'
-        '                replies = yield Exchange([("MULTI",), write.commands[0], ("EXEC",)])',
+        'replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)], follows=True)',
+        'yield Exchange([("MULTI",), *write.commands[1:], ("EXEC",)], follows=True)\n'
+        '                replies = yield Exchange([("MULTI",), write.commands[0], ("EXEC",)], follows=True)',
+    ),
+    "an EXEC opens a connection of its own": Mutant(
+        BLOCKING,
+        "if connection is None or not connection.is_connected:",
+        "if connection is None:",
+        by="cluster",
+    ),
+    "a server that refuses is not left": Mutant(
+        TRANSACTION, "leave=bool(failure)", "leave=False", by="behaviour"
+    ),
+    "commands for two nodes all go to one": Mutant(
+        SERVERS, "self._owner(first if slot is None else slot)", "self._owner(first)", by="cluster"
     ),
     "no expiry check": Mutant(
         DECIDE, "now_ms >= task.expires_ms and not keep_expired", "now_ms < 0 and not keep_expired"
@@ -70,6 +89,12 @@ MUTANTS: dict[str, Mutant] = {
     "whoever comes back is thought away": Mutant(
         DECIDE, "return Applied(task=replace(task, return_by_ms=0))", "return Applied(task=task)"
     ),
+    "a key goes with the first of its tasks": Mutant(
+        OPERATIONS,
+        '        commands.append(("UNLINK", shard.task',
+        '        commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))\n'
+        '        commands.append(("UNLINK", shard.task',
+    ),
     "records never end": Mutant(
         OPERATIONS,
         "if before is None or before.expires_ms != after.expires_ms:",
@@ -77,11 +102,13 @@ MUTANTS: dict[str, Mutant] = {
     ),
 }
 
-BEHAVIOUR = ("tests/store/test_behaviour.py", "tests/store/test_redis.py")
+BEHAVIOUR = ("tests/store/test_transaction.py", "tests/store/test_behaviour.py", "tests/store/test_redis.py")
+ONE_SERVER = "not memory and not sentinel and not cluster"
 CHECKS: Sequence[tuple[str, int, tuple[str, ...]]] = (
     ("linearizability", FOUND, ("-m", "tests.faults.linearizability", "4000")),
-    ("behaviour", 1, ("-m", "pytest", "-q", "-x", "-k", "not memory", *BEHAVIOUR)),
+    ("behaviour", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, *BEHAVIOUR)),
     ("lock step", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_lock_step.py")),
+    ("cluster", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_cluster.py")),
 )
 """Tried in this order until one of them sees the bug: name, the exit code that says so, what Python runs."""
 
@@ -117,9 +144,15 @@ def run_check(arguments: Sequence[str], copy: Path, seconds: float) -> subproces
     )
 
 
-def catchers(copy: Path, seconds: float) -> Iterator[tuple[str, str]]:
-    """The first check that fails on the copy, with the end of what it said; nothing if none does."""
-    for name, seen, arguments in CHECKS:
+def catchers(copy: Path, seconds: float, by: str = "") -> Iterator[tuple[str, str]]:
+    """The first check that fails on the copy, with the end of what it said; nothing if none does.
+
+    Args:
+        copy: Of the package and its tests.
+        seconds: For each check.
+        by: Only this check; empty: all of them.
+    """
+    for name, seen, arguments in (check for check in CHECKS if by in ("", check[0])):
         done = run_check(arguments, copy, seconds)
         if done.returncode == seen:
             yield name, done.stdout[-600:]

@@ -1,14 +1,17 @@
 """Every operation, cut on either side of its EXEC or left without an answer, is applied exactly once.
 
-The grid: operations x (cut before, cut after, silence before, silence after) x the two faces. Where the face
-gives up within its deadline, the caller repeats the same event, as callers do; that must not count twice.
+The grid: operations x (cut before, cut after, silence before, silence after) x the two faces x (one server,
+the master of sentinels, a cluster of three). Where the face gives up within its deadline, the caller repeats
+the same event, as callers do; that must not count twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +45,7 @@ from tasks_service.domain.task import (
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tests.support import RedisServer
 from tests.support_proxy import CuttingProxy, Verdict
+from tests.support_servers import ClusterServers, SentinelGroup
 
 from ..store.conftest import ALICE, RESULT, creation
 from .audit import audit, told
@@ -67,7 +71,6 @@ OPERATIONS: dict[str, Callable[[], Event]] = {
     "fail": lambda: FailWithError(lease_id=LEASE, failure=FAILURE),
     "cancel": Cancel,
 }
-CUTS = [Verdict.CUT_BEFORE, Verdict.CUT_AFTER, Verdict.SILENT_BEFORE, Verdict.SILENT_AFTER]
 SILENT_LOG = frozenset({"renew", "note"})
 """Operations that leave no line in the log."""
 
@@ -112,16 +115,13 @@ def send(store: Any, task_id: str, event: Any) -> Any:
 
 
 def blocking(url: str, task_id: str, event: Event) -> None:
-    store = RedisTaskStore(url)
-    try:
+    with closing(RedisTaskStore(url, shards=1)) as store:
         send(store, task_id, event)
-    finally:
-        store.close()
 
 
 def on_a_loop(url: str, task_id: str, event: Event) -> None:
     async def call() -> None:
-        store = AsyncRedisTaskStore(url, deadline=0.5)
+        store = AsyncRedisTaskStore(url, shards=1, deadline=0.5)
         try:
             for _ in range(3):
                 try:
@@ -136,36 +136,103 @@ def on_a_loop(url: str, task_id: str, event: Event) -> None:
     asyncio.run(call())
 
 
-def cell(
-    server: RedisServer, operation: str, verdict: Verdict, face: Callable[[str, str, Event], None]
-) -> Cell:
-    witness, proxy = RedisTaskStore(server.url), CuttingProxy(server.port)
+class Fates:
+    """Decides over the next EXEC of each task, at whichever proxy it comes by."""
+
+    def __init__(self, proxies: Sequence[CuttingProxy]) -> None:
+        self._lock = threading.Lock()
+        self._fates: dict[bytes, Verdict] = {}
+        for proxy in proxies:
+            proxy.judge = self._judge
+
+    def decide(self, task_id: str, verdict: Verdict) -> None:
+        with self._lock:
+            self._fates[task_id.encode()] = verdict
+
+    def all_met(self) -> bool:
+        return not self._fates
+
+    def _judge(self, packet: bytes) -> Verdict:
+        if b"\r\nEXEC\r\n" not in packet:
+            return Verdict.PASS
+        with self._lock:
+            met = next((task_id for task_id in self._fates if task_id in packet), None)
+            return Verdict.PASS if met is None else self._fates.pop(met)
+
+
+@dataclass
+class Deployment:
+    """A Redis behind proxies, and who decides there."""
+
+    url: str
+    fates: Fates
+
+
+@contextmanager
+def one_server() -> Iterator[Deployment]:
+    server = RedisServer()
+    proxy = CuttingProxy(server.port)
     try:
+        yield Deployment(proxy.url, Fates([proxy]))
+    finally:
+        proxy.close()
+        server.close()
+
+
+@contextmanager
+def under_sentinels() -> Iterator[Deployment]:
+    with closing(SentinelGroup()) as group:
+        yield Deployment(group.url, Fates(list(group.proxies.values())))
+
+
+@contextmanager
+def cluster_of_three() -> Iterator[Deployment]:
+    with closing(ClusterServers(3)) as servers:
+        yield Deployment(servers.url, Fates(servers.proxies))
+
+
+DEPLOYMENTS = [one_server, under_sentinels, cluster_of_three]
+
+
+@pytest.fixture(scope="module", params=DEPLOYMENTS, ids=lambda make: make.__name__)
+def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    with request.param() as running:
+        yield running
+
+
+def cell(
+    where: Deployment, operation: str, verdict: Verdict, face: Callable[[str, str, Event], None]
+) -> Cell:
+    with closing(RedisTaskStore(where.url, shards=1)) as witness:
         event = OPERATIONS[operation]()
         is_new = operation == "create"
         task_id = event.task_id if is_new else prepared(witness, operation)  # type: ignore[attr-defined]
         before = None if is_new else witness.inspect(task_id)
-        proxy.cut_exec(verdict)
-        face(proxy.url, task_id, event)
+        where.fates.decide(task_id, verdict)
+        face(where.url, task_id, event)
         return Cell(operation, before, witness.inspect(task_id), event.token)
-    finally:
-        witness.close()
-        proxy.close()
 
 
-@pytest.mark.parametrize("face", [blocking, on_a_loop])
-@pytest.mark.parametrize("verdict", CUTS, ids=lambda verdict: verdict.name.lower())
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict.CUT_BEFORE,
+        Verdict.CUT_AFTER,
+        pytest.param(Verdict.SILENT_BEFORE, marks=pytest.mark.faults),
+        pytest.param(Verdict.SILENT_AFTER, marks=pytest.mark.faults),
+    ],
+    ids=lambda verdict: verdict.name.lower(),
+)
 def test_every_operation_is_applied_exactly_once(
-    redis_server: RedisServer,
-    redis_url: str,
-    sound_store: None,
-    verdict: Verdict,
-    face: Callable[[str, str, Event], None],
+    deployment: Deployment, verdict: Verdict, measured: Callable[[str, str], None]
 ) -> None:
+    grid = [(operation, face) for operation in OPERATIONS for face in (blocking, on_a_loop)]
     # All at once, because silence lasts for seconds.
-    with ThreadPoolExecutor(len(OPERATIONS)) as pool:
-        cells = list(pool.map(lambda name: cell(redis_server, name, verdict, face), OPERATIONS))
+    with ThreadPoolExecutor(len(grid)) as pool:
+        cells = list(pool.map(lambda one: cell(deployment, one[0], verdict, one[1]), grid))
     for met in cells:
         met.check()
-    violations = audit(redis_url)
+    assert deployment.fates.all_met()
+    violations = audit(deployment.url)
     assert not violations, told(violations)
+    measured("R7", f"{len(cells)} of {len(cells)} cells applied exactly once")

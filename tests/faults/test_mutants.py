@@ -24,7 +24,7 @@ def copy(tmp_path: Path) -> Path:
 def test_a_planted_bug_is_caught(mutant: Mutant, copy: Path) -> None:
     plant(mutant, copy)
     began = time.monotonic()
-    caught = list(catchers(copy, SECONDS))
+    caught = list(catchers(copy, SECONDS, mutant.by))
     assert caught, "nothing saw it"
     print(f"caught by {caught[0][0]} in {time.monotonic() - began:.1f} s: {caught[0][1].strip()[-200:]}")
 

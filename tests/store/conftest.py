@@ -1,4 +1,4 @@
-"""The three faces of a store, behind one blocking interface, with a clock that tests move."""
+"""The faces of a store, wherever it is, behind one blocking interface, with a clock that tests move."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ from tasks_service.store.base import (
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 
+from ..faults.audit import audit, told
+from ..support_servers import ClusterServers, SentinelGroup
+
 ALICE, BOB = Owner("alice"), Owner("bob")
 RESULT = JsonText('{"content":[]}')
 
@@ -43,14 +46,17 @@ class Clock:
 
 
 class RecordingOutbox:
-    """Pushes the task's id to a list beside the tasks; remembers what was committed."""
+    """Pushes the task's id to a list beside the tasks, where that can be; remembers what was committed."""
 
     KEY = "messages"
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_store: bool = True) -> None:
         self.sent: list[str] = []
+        self._in_store = in_store
 
     def pushes(self, task: Task, now_ms: int) -> list[Push]:
+        if not self._in_store:
+            return []
         return [Push(self.KEY, f"{task.task_id} {task.run} {now_ms}".encode())]
 
     def committed(self, task: Task) -> None:
@@ -127,22 +133,62 @@ def every_test_leaves_a_sound_store(sound_store: None) -> None:
     """All tests here are audited when they end."""
 
 
-@pytest.fixture(params=["memory", "redis", "redis-asyncio"])
-def make_face(request: pytest.FixtureRequest, redis_url: str) -> Iterator[FaceMaker]:
+SERVERS: dict[str, Callable[[], SentinelGroup | ClusterServers]] = {
+    "sentinel": SentinelGroup,
+    "cluster-of-one": lambda: ClusterServers(1),
+    "cluster-of-three": lambda: ClusterServers(3),
+}
+FACES = ["memory", *(f"{where}{face}" for where in ("redis", *SERVERS) for face in ("", "-asyncio"))]
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[dict[str, SentinelGroup | ClusterServers]]:
+    """The groups of servers that were started for some test, by name."""
+    started: dict[str, SentinelGroup | ClusterServers] = {}
+    yield started
+    for group in started.values():
+        group.close()
+
+
+@pytest.fixture
+def store_url(
+    request: pytest.FixtureRequest, running: dict[str, SentinelGroup | ClusterServers]
+) -> Iterator[Callable[[str], str]]:
+    """The URL of such servers, empty now; what is left there is audited."""
+    used: list[str] = []
+
+    def url(where: str) -> str:
+        if where == "redis":
+            return str(request.getfixturevalue("redis_url"))
+        group = running.get(where) or running.setdefault(where, SERVERS[where]())
+        group.flush()
+        used.append(group.url)
+        return group.url
+
+    yield url
+    for group_url in used:
+        violations = audit(group_url, beside=["messages"])
+        assert not violations, told(violations)
+
+
+@pytest.fixture(params=FACES)
+def make_face(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -> Iterator[FaceMaker]:
     """Makes a face of the store; the arguments are the limits."""
     cleanups: list[Callable[[], Any]] = []
+    where, is_asyncio = request.param.removesuffix("-asyncio"), request.param.endswith("-asyncio")
+    url = None if where == "memory" else store_url(where)
 
     def make(limits: Limits = DEFAULT_LIMITS) -> Face:
-        clock, outbox = Clock(), RecordingOutbox()
-        if request.param == "memory":
+        clock, outbox = Clock(), RecordingOutbox(in_store=not where.startswith("cluster"))
+        if url is None:
             memory = MemoryTaskStore(limits=limits, outbox=outbox, clock=clock)
             return Face(memory, memory, clock, outbox)
-        blocking = RedisTaskStore(redis_url, limits=limits, outbox=outbox, clock=clock)
+        blocking = RedisTaskStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
         cleanups.append(blocking.close)
-        if request.param == "redis":
+        if not is_asyncio:
             return Face(blocking, blocking, clock, outbox)
         runner = asyncio.Runner()
-        store = AsyncRedisTaskStore(redis_url, limits=limits, outbox=outbox, clock=clock)
+        store = AsyncRedisTaskStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
         cleanups.extend([runner.close, lambda: runner.run(store.aclose())])
         return Face(Awaited(store, runner), blocking, clock, outbox)
 

@@ -1,4 +1,7 @@
-"""What every store does, whichever it is: the same tests against memory, Redis, and Redis on asyncio."""
+"""What every store does, whichever it is: the same tests everywhere.
+
+In memory; and on one Redis, on the master of sentinels, on clusters, each both blocking and on asyncio.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ from tasks_service.domain.events import (
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import (
     HOUR,
+    MINUTE,
     SECOND,
     EntryKind,
     Failure,
@@ -205,6 +209,21 @@ def test_an_idempotency_key_with_another_request_is_refused(face: Face) -> None:
     with pytest.raises(IdempotencyConflict):
         face.create(idempotency="k", request_digest="other")
     assert face.maintenance.counts().total == 1
+
+
+def test_a_key_that_is_used_again_stays_with_its_new_task_when_the_old_one_goes(face: Face) -> None:
+    policy = Policy(ttl_ms=SECOND, retention_ms=SECOND, patience_ms=SECOND, timeout_ms=MINUTE)
+    first, lease_id = face.run(policy=policy, idempotency="k", request_digest="d")
+    face.clock.pass_ms(2 * SECOND)
+    second = face.create(idempotency="k", request_digest="d")
+    assert second.task_id != first.task_id, "the key was forgotten, and the first task runs on"
+
+    first = face.store.commit(first.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+    face.clock.pass_ms(first.expires_ms - face.clock())
+    assert face.maintenance.settle(first.task_id, Expire()) is None
+
+    again = face.store.create(creation(idempotency="k", request_digest="d"))
+    assert (again.replayed, again.task.task_id) == (True, second.task_id)
 
 
 def test_cancelling_ends_the_task_and_its_worker_learns_of_it(face: Face) -> None:
@@ -445,6 +464,19 @@ def test_pages_go_from_the_newest_to_the_oldest_without_gap_or_repetition(face: 
     assert ages == sorted(ages, reverse=True)
 
 
+def test_tasks_of_one_millisecond_are_all_listed_however_many_they_are(face: Face) -> None:
+    created = {face.create().task_id for _ in range(200)}
+    seen: list[str] = []
+    after = None
+    while True:
+        page = face.store.page(ALICE, after=after, limit=7)
+        seen += [task.task_id for task in page.tasks]
+        if (after := page.last) is None:
+            break
+    assert len(seen) == len(set(seen))
+    assert set(seen) == created
+
+
 def test_a_listing_goes_on_where_it_was_while_tasks_come_and_go(face: Face) -> None:
     for _ in range(6):
         face.create()
@@ -475,6 +507,14 @@ def test_the_overtaken_mark_only_rises(face: Face) -> None:
     assert face.maintenance.overtaken_ms("q") == 100
 
 
+def test_an_overtaken_mark_that_a_clock_put_back_has_left_ahead_is_forgotten(face: Face) -> None:
+    face.claim(face.create(queue="q"), dispatched_ms=face.clock())
+    face.clock.pass_ms(-60_000)
+    assert face.maintenance.overtaken_ms("q") == 0
+    face.claim(face.create(queue="q"), dispatched_ms=face.clock())
+    assert face.maintenance.overtaken_ms("q") == face.clock()
+
+
 def test_a_suspect_is_redispatched_no_sooner_than_was_said(face: Face) -> None:
     task = face.create()
     now_ms = face.clock()
@@ -498,10 +538,40 @@ def test_a_lock_is_held_by_one_at_a_time_and_ends_by_itself(make_face: FaceMaker
 
 def test_the_last_sweep_is_remembered(face: Face) -> None:
     assert face.maintenance.last_sweep_ms() is None
-    assert face.maintenance.mark_sweep() == 0
+    face.maintenance.mark_sweep(lease_ms=900)
     face.clock.pass_ms(700)
     assert face.maintenance.last_sweep_ms() == 700
-    assert face.maintenance.mark_sweep() == 700
+
+
+def test_nothing_is_reaped_for_one_lease_after_a_gap_in_which_a_living_workers_may_have_run_out(
+    face: Face,
+) -> None:
+    def passes_ms(duration_ms: int) -> tuple[bool, bool]:
+        face.clock.pass_ms(duration_ms)
+        mark = face.maintenance.mark_sweep(lease_ms=900)
+        return mark.may_reap, bool(mark.alarm)
+
+    assert passes_ms(0) == (True, False)
+    assert passes_ms(600) == (True, False)
+    assert passes_ms(601) == (False, True)
+    assert passes_ms(500) == (False, False)
+    assert passes_ms(400) == (True, False)
+    assert passes_ms(5_000) == (False, True)
+    assert passes_ms(601) == (False, True), "the rest begins anew"
+    assert passes_ms(600) == (False, False)
+    assert passes_ms(300) == (True, False)
+
+
+def test_a_clock_that_was_put_back_does_not_prolong_the_rest(face: Face) -> None:
+    face.maintenance.mark_sweep(lease_ms=900)
+    face.clock.pass_ms(5_000)
+    assert not face.maintenance.mark_sweep(lease_ms=900).may_reap
+    face.clock.pass_ms(-60_000)
+    assert not face.maintenance.mark_sweep(lease_ms=900).may_reap
+    face.clock.pass_ms(600)
+    assert not face.maintenance.mark_sweep(lease_ms=900).may_reap
+    face.clock.pass_ms(300)
+    assert face.maintenance.mark_sweep(lease_ms=900).may_reap
 
 
 def test_ids_are_random_and_name_the_shard_of_their_owner() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -469,6 +470,35 @@ def test_connections_are_bounded_and_work_waits_for_one(redis_url: str, redis_se
             list(pool.map(lambda _: run_to_completion(store), range(100)))
         assert len(client.client_list()) - before <= 3
     store.close()
+
+
+@pytest.mark.parametrize("face", ["blocking", "asyncio"])
+def test_a_connection_that_answers_readonly_is_given_up_for_a_new_one(face: str) -> None:
+    """As behind an address that another server takes over, while old connections still lead to the first."""
+    first, second = RedisServer(), RedisServer()
+    with closing(first), closing(second), closing(CuttingProxy(first.port)) as proxy:
+
+        def demote() -> None:
+            with first.client() as client:
+                client.replicaof("127.0.0.1", 1)
+            proxy.target = second.port
+
+        async def scenario() -> None:
+            store = AsyncRedisTaskStore(proxy.url, pool=1)
+            await store.create(creation())
+            demote()
+            await store.create(creation())
+            await store.aclose()
+
+        if face == "asyncio":
+            asyncio.run(scenario())
+        else:
+            with closing(RedisTaskStore(proxy.url, pool=1)) as store:
+                store.create(creation())
+                demote()
+                store.create(creation())
+        with closing(RedisTaskStore(second.url)) as witness:
+            assert witness.counts().total == 1
 
 
 def test_the_librarys_own_retries_are_off(redis_url: str) -> None:

@@ -8,9 +8,11 @@ import threading
 from typing import Any
 
 import pytest
+from celery import Celery
 
-from tasks_service.broker import broker_url_of, create_app, redis_server
+from tasks_service.broker import broker_of, create_app, redis_server
 from tasks_service.dispatch import Dispatcher, celery_id, task_hash
+from tasks_service.domain.errors import ConfigurationError
 from tasks_service.domain.task import JsonText, Owner, Policy, Task, TaskStatus
 
 URL = "redis://127.0.0.1:6379/0"
@@ -130,6 +132,57 @@ def test_it_is_known_whether_two_urls_mean_one_database(one: str, other: str, sa
     assert (first is not None and first == redis_server(other)) is same
 
 
+SENTINELS = "redis+sentinel://ann:p%40w@one:26380,two/3?service=tasks"
+
+
+def test_sentinels_are_told_to_celery_as_kombu_writes_them() -> None:
+    app = create_app("acme", broker_url=f"{SENTINELS}&sentinel_password=pw", key_prefix="ts")
+    assert app.conf.broker_url == "sentinel://ann:p%40w@one:26380/3;sentinel://ann:p%40w@two:26379/3"
+    options = app.conf.broker_transport_options
+    assert options["master_name"] == "tasks"
+    assert options["sentinel_kwargs"]["password"] == "pw"
+    assert not app.conf.broker_use_ssl
+
+
+def test_encrypted_sentinels_are_encrypted_for_celery_too() -> None:
+    url = "rediss+sentinel://one/0?service=tasks&ssl_ca_certs=/etc/ca.pem"
+    app = create_app("acme", broker_url=url, key_prefix="ts")
+    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/ca.pem"}
+    assert app.conf.broker_use_ssl == tls
+    assert tls.items() <= app.conf.broker_transport_options["sentinel_kwargs"].items()
+    assert Dispatcher(app, redis_url=url).in_store
+
+
+@pytest.mark.parametrize(
+    ("store", "same"),
+    [
+        (SENTINELS, True),
+        ("redis+sentinel://ann:p%40w@two:26379,one:26380/3?service=tasks", True),
+        (SENTINELS.replace("service=tasks", "service=other"), False),
+        (SENTINELS.replace("/3?", "/4?"), False),
+        (SENTINELS.replace("two", "three"), False),
+        (SENTINELS.replace("redis+", "rediss+"), False),
+        ("redis://one:26380/3", False),
+    ],
+)
+def test_messages_go_with_the_record_where_the_sentinels_master_is_store_and_broker(
+    store: str, same: bool
+) -> None:
+    app = create_app("acme", broker_url=SENTINELS, key_prefix="ts")
+    assert Dispatcher(app, redis_url=store).in_store is same
+    assert Dispatcher(Celery("shop"), redis_url=store, broker_url=SENTINELS).in_store is same
+
+
+def test_a_cluster_is_refused_as_a_broker_with_what_to_set() -> None:
+    with pytest.raises(ConfigurationError, match="Set TASKS_BROKER_URL"):
+        create_app("acme", broker_url="redis+cluster://h", key_prefix="ts")
+
+
+def test_on_a_cluster_messages_go_to_the_broker_after_the_record() -> None:
+    app = create_app("acme", broker_url=URL, key_prefix="ts")
+    assert not Dispatcher(app, redis_url="redis+cluster://127.0.0.1:6379").in_store
+
+
 @pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://h/0", "unix:///a/b.sock?db=3", "unix:///a.sock"])
 def test_the_brokers_url_means_the_stores_redis(url: str) -> None:
-    assert redis_server(broker_url_of(url)) == redis_server(url)
+    assert redis_server(broker_of(url).url) == redis_server(url)

@@ -91,8 +91,20 @@ def test_every_test_that_a_page_names_exists() -> None:
     there = {
         name
         for file in ROOT.glob("tests/**/test_*.py")
-        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        for name in re.findall(r"\bdef (test_\w+)", file.read_text(encoding="utf-8"))
     }
     for page in PAGES:
         named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
         assert named <= there, page.name
+
+
+FAULTS = {"A": 8, "B": 14, "C": 12, "D": 5, "E": 6, "G": 4, "H": 2, "J": 2}
+"""How many faults there are of each kind."""
+
+
+def test_the_fault_matrix_has_every_fault_and_says_of_each_what_shows_it() -> None:
+    page = text_of("docs/fault-matrix.md")
+    rows = dict(re.findall(r"^\| ([A-J]\d+) \| .* \| ([^|]+) \|$", page, re.MULTILINE))
+    assert list(rows) == [f"{kind}{number}" for kind, most in FAULTS.items() for number in range(1, most + 1)]
+    for row, shown in rows.items():
+        assert "`test_" in shown or "not shown" in shown, row

@@ -21,6 +21,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_C
 
 from ...domain.errors import (
     AnswerRefused,
+    ExecutionForgotten,
     IdempotencyConflict,
     InvalidArguments,
     LimitExceeded,
@@ -589,6 +590,9 @@ def refusal(error: TasksServiceError) -> MCPError:
             logger.warning("%s", error)
             data = {**_limit(error), "retryAfterMs": error.retry_after_ms}
             return MCPError(INTERNAL_ERROR, "The task store is full for now; try again later", data)
+        case ExecutionForgotten():
+            message = "The task store has lost this call, whose tool may have begun to run; call again"
+            return MCPError(INTERNAL_ERROR, message, {"retryAfterMs": error.retry_after_ms})
         case StoreUnavailable():
             logger.warning("%s", error)
             message = "The task store does not answer; try again"

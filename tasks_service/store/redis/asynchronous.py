@@ -17,11 +17,13 @@ from ...domain.events import AnswerInput, Claim, ClientEvent, Create, WorkerEven
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
 from ..base import Change, Claimed, Created, Finding, Memory, NoOutbox, Outbox, Page, Reported, TaskView
-from .connection import connection_options, pack
+from .address import Kind, Node, parse_address
+from .connection import SENTINEL_SECONDS, Pools, client_findings, connection_options, pack
 from .headroom import Headroom
-from .health import findings, health_reads
+from .health import examine
 from .layout import Layout
 from .operations import Clock, Operations
+from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
 from .transaction import Exchange, LostConnection, Pause, Program, once
@@ -29,16 +31,48 @@ from .transaction import Exchange, LostConnection, Pause, Program, once
 T = TypeVar("T")
 
 
+class _Hold:
+    """The connection of a program, held from one exchange to the next; at most one at a time."""
+
+    __slots__ = ("_connection", "_node", "_pool", "_pools")
+
+    def __init__(self, pools: Pools[BlockingConnectionPool]) -> None:
+        self._pools = pools
+        self._node: Node | None = None
+        self._connection: Connection | None = None
+
+    async def exchange(self, exchange: Exchange) -> list[Any]:
+        node = exchange.node
+        connection = self._connection
+        if exchange.follows:
+            if connection is None or not connection.is_connected:
+                raise RedisConnectionError("the connection that watched is gone")
+        elif connection is None or node != self._node:
+            if connection is not None:
+                await self.give_back()
+            self._node, self._pool = node, self._pools.of(node)
+            connection = self._connection = await self._pool.get_connection()
+        return await _exchange(connection, exchange)
+
+    async def give_back(self, *, close: bool = False) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if close:
+                await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+
+
 class AsyncRedisTaskStore:
     """`AsyncTaskStore` on Redis. One per event loop.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: Of one server, of sentinels, or of a cluster (see `address`).
         prefix: In front of every key.
-        shards: How many slots tasks are spread over; the same in every process, for ever.
+        shards: How many slots tasks are spread over; the same in every process, for ever. None: what is usual
+            for such servers.
         limits: What is allowed.
         outbox: Makes the message of a task that becomes pending.
-        pool: Connections at most; an operation waits for one.
+        pool: Connections at most, to each server; an operation waits for one.
         deadline: Seconds that an operation may take, waiting included, before it raises `StoreUnavailable`.
         clock: From the server's time to the time that decisions use, in ms; for tests.
     """
@@ -48,30 +82,35 @@ class AsyncRedisTaskStore:
         url: str,
         *,
         prefix: str = "ts",
-        shards: int = 1,
+        shards: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         outbox: Outbox | None = None,
         pool: int = 16,
         deadline: float = 1.8,
         clock: Clock | None = None,
     ) -> None:
-        self._layout = Layout(prefix, shards)
-        self._headroom = Headroom()
+        address = parse_address(url)
+        self._layout = Layout(prefix, shards or address.shards)
+        self._headroom = Headroom(each_shard=address.kind is Kind.CLUSTER)
         self._operations = Operations(
             self._layout, limits, outbox or NoOutbox(), deadline, clock, self._headroom
         )
-        self._pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=pool,
-            timeout=None,
+        self._servers = servers_at(address, self._layout.home)
+
+        def connections(node: Node | None) -> BlockingConnectionPool:
             # `run` bounds the whole operation; a timer for each reply would cost a sixth of a create.
-            **{**connection_options(Retry, url), "socket_timeout": None},
-        )
+            silence = SENTINEL_SECONDS if node is not None and node.is_sentinel else None
+            options = connection_options(Retry, url, silence)
+            return BlockingConnectionPool.from_url(
+                address.url_of(node), max_connections=pool, timeout=None, **options
+            )
+
+        self._pools = Pools(connections)
         self._sessions = RedisSessions(
             self.run, prefix=prefix, channel=self._layout.changes, deadline=deadline
         )
-
-        self._subscription = Subscription(self._pool.make_connection, self._layout)
+        self._listens_at: Node | None = None
+        self._subscription = Subscription(self._connect, self._is_current, self._layout)
 
     @property
     def sessions(self) -> RedisSessions:
@@ -80,7 +119,8 @@ class AsyncRedisTaskStore:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._pool.disconnect()
+        for pool in self._pools:
+            await pool.disconnect()
 
     async def run(self, program: Program[T]) -> T:
         """Drive a program to its end on one connection at a time, within the deadline."""
@@ -88,34 +128,49 @@ class AsyncRedisTaskStore:
             async with asyncio.timeout(self._operations.deadline):
                 return await self._drive(program)
         except TimeoutError:
+            self._servers.doubt()
             raise StoreUnavailable("no answer in time") from None
 
     async def _drive(self, program: Program[T]) -> T:
-        connection: Connection | None = None
+        hold = _Hold(self._pools)
+        program = self._servers.routed(program)
         try:
             step = next(program)
             while True:
                 if isinstance(step, Pause):
-                    await self._give_back(connection)
-                    connection = None
+                    await hold.give_back(close=step.leave)
                     await asyncio.sleep(step.seconds)
                     step = program.send([])
                     continue
                 try:
-                    connection = connection or await self._pool.get_connection()
-                    replies = await _exchange(connection, step)
+                    replies = await hold.exchange(step)
                 except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                    await hold.give_back()
                     step = program.throw(LostConnection(str(error)))
                 else:
                     step = program.send(replies)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        except StoreUnavailable:
+            self._servers.doubt()
+            await hold.give_back(close=True)
+            raise
         finally:
-            await self._give_back(connection)
+            await hold.give_back()
 
-    async def _give_back(self, connection: Connection | None) -> None:
-        if connection is not None:
-            await self._pool.release(connection)
+    async def _connect(self) -> Connection:
+        """A connection to listen on, to a server that is right now."""
+        node = self._listens_at = (await self.run(self._servers.locate()))[0]
+        connection: Connection = self._pools.of(node).make_connection()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    def _is_current(self) -> bool:
+        return self._listens_at is None or self._servers.is_current(self._listens_at)
 
     def changes(self) -> AsyncIterator[Change | Reported | None]:
         """Every logged transition as it happens; None whenever the subscription is made (again).
@@ -140,14 +195,16 @@ class AsyncRedisTaskStore:
 
     async def check(self) -> list[Finding]:
         """See `RedisTaskStore.check`."""
-        program = once(health_reads(), self._operations.deadline)
-        return findings(await self.run(self._headroom.beside(program)))
+        found = await self.run(examine(self._servers, self._layout, self._operations.deadline))
+        await self.ping()
+        clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
+        return [*clients, *found]
 
     @property
     def memory(self) -> Memory | None:
-        """How full the server was when it was last asked: by a check, a ping, a create or an answer.
+        """How full the fullest server was when it was last asked: by a check, a ping, a create or an answer.
 
-        None if it has no limit, or does not tell.
+        None if none has a limit, or tells.
         """
         return self._headroom.memory
 
@@ -157,7 +214,8 @@ class AsyncRedisTaskStore:
         Raises:
             StoreUnavailable: It does not, in time.
         """
-        await self.run(self._headroom.beside(once([("PING",)], self._operations.deadline)))
+        program = once([("PING",)], self._operations.deadline)
+        await self.run(self._headroom.beside(program, self._layout.home))
 
     async def create(self, event: Create) -> Created:
         """See `TaskStore.create`.
@@ -165,7 +223,8 @@ class AsyncRedisTaskStore:
         Raises:
             StoreFull: The server's memory is short.
         """
-        return await self.run(self._headroom.beside(self._operations.create(event)))
+        shard = self._layout.shard_of_owner(event.owner)
+        return await self.run(self._headroom.beside(self._operations.create(event), shard))
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `TaskStore.get`."""
@@ -178,7 +237,9 @@ class AsyncRedisTaskStore:
             StoreFull: It is an answer, and the server's memory is short.
         """
         program = self._operations.act(owner, task_id, event, hidden=hidden)
-        return await self.run(self._headroom.beside(program) if isinstance(event, AnswerInput) else program)
+        if isinstance(event, AnswerInput):
+            program = self._headroom.beside(program, self._layout.shard_of(task_id))
+        return await self.run(program)
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `TaskStore.page`."""

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from ...domain.errors import CorruptRecord
+from ...domain.errors import CorruptRecord, StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task, TaskRecord
@@ -29,29 +29,72 @@ from ..base import (
     Page,
     Repair,
     Reported,
+    SweepMark,
     TaskView,
 )
-from .connection import RECONNECT_SECONDS, connection_options, pack
-from .headroom import MEMORY, parse_memory
-from .health import findings, health_reads
+from .address import Node, parse_address
+from .connection import (
+    RECONNECT_SECONDS,
+    SENTINEL_SECONDS,
+    SOCKET_SECONDS,
+    Pools,
+    client_findings,
+    connection_options,
+    pack,
+)
+from .headroom import fullest
+from .health import examine
 from .layout import Layout, Shard
 from .operations import Clock, Operations, parse_change
 from .repair import Places, Repairs
-from .transaction import Exchange, LostConnection, Pause, Program, once
+from .servers import servers_at
+from .transaction import Exchange, LostConnection, Pause, Program
 
 T = TypeVar("T")
+
+
+class _Hold:
+    """The connection of a program, held from one exchange to the next; at most one at a time."""
+
+    __slots__ = ("_connection", "_node", "_pool", "_pools")
+
+    def __init__(self, pools: Pools[BlockingConnectionPool]) -> None:
+        self._pools = pools
+        self._node: Node | None = None
+        self._connection: Connection | None = None
+
+    def exchange(self, exchange: Exchange) -> list[Any]:
+        node = exchange.node
+        connection = self._connection
+        if exchange.follows:
+            if connection is None or not connection.is_connected:
+                raise RedisConnectionError("the connection that watched is gone")
+        elif connection is None or node != self._node:
+            if connection is not None:
+                self.give_back()
+            self._node, self._pool = node, self._pools.of(node)
+            connection = self._connection = self._pool.get_connection()
+        return _exchange(connection, exchange)
+
+    def give_back(self, *, close: bool = False) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if close:
+                connection.disconnect()
+            self._pool.release(connection)
 
 
 class RedisTaskStore:
     """`TaskStore` and `TaskStoreMaintenance` on Redis, blocking. Thread-safe; make a new one after a fork.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: Of one server, of sentinels, or of a cluster (see `address`).
         prefix: In front of every key.
-        shards: How many slots tasks are spread over; the same in every process, for ever.
+        shards: How many slots tasks are spread over; the same in every process, for ever. None: what is usual
+            for such servers.
         limits: What is allowed.
         outbox: Makes the message of a task that becomes pending.
-        pool: Connections at most; an operation waits for one.
+        pool: Connections at most, to each server; an operation waits for one.
         deadline: Seconds that an operation may try before it raises `StoreUnavailable`.
         clock: From the server's time to the time that decisions use, in ms; for tests.
     """
@@ -61,73 +104,87 @@ class RedisTaskStore:
         url: str,
         *,
         prefix: str = "ts",
-        shards: int = 1,
+        shards: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         outbox: Outbox | None = None,
         pool: int = 16,
         deadline: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
-        self._layout = Layout(prefix, shards)
+        address = parse_address(url)
+        self._layout = Layout(prefix, shards or address.shards)
         self._operations = Operations(self._layout, limits, outbox or NoOutbox(), deadline, clock)
         self._repairs = Repairs(self._operations)
-        self._pool = BlockingConnectionPool.from_url(
-            url, max_connections=pool, timeout=deadline, **connection_options(Retry, url)
-        )
+        self._servers = servers_at(address, self._layout.home)
+
+        def connections(node: Node | None) -> BlockingConnectionPool:
+            silence = SENTINEL_SECONDS if node is not None and node.is_sentinel else SOCKET_SECONDS
+            options = connection_options(Retry, url, silence)
+            return BlockingConnectionPool.from_url(
+                address.url_of(node), max_connections=pool, timeout=deadline, **options
+            )
+
+        self._pools = Pools(connections)
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.disconnect()
+        for pool in self._pools:
+            pool.disconnect()
 
     def run(self, program: Program[T]) -> T:
         """Drive a program to its end on one connection at a time."""
-        connection: Connection | None = None
+        hold = _Hold(self._pools)
+        program = self._servers.routed(program)
         try:
             step = next(program)
             while True:
                 if isinstance(step, Pause):
-                    self._give_back(connection)
-                    connection = None
+                    hold.give_back(close=step.leave)
                     time.sleep(step.seconds)
                     step = program.send([])
                     continue
                 try:
-                    connection = connection or self._pool.get_connection()
-                    replies = _exchange(connection, step)
+                    replies = hold.exchange(step)
                 except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                    hold.give_back()
                     step = program.throw(LostConnection(str(error)))
                 else:
                     step = program.send(replies)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        except StoreUnavailable:
+            self._servers.doubt()
+            hold.give_back(close=True)
+            raise
         finally:
-            self._give_back(connection)
-
-    def _give_back(self, connection: Connection | None) -> None:
-        if connection is not None:
-            self._pool.release(connection)
+            hold.give_back()
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
         """Every logged transition as it happens; None at least every `poll` seconds, and after a reconnect.
 
-        Subscribes on a connection of its own, and again whenever that is lost; what was published meanwhile
-        is missed, so read what you wait for whenever None comes.
+        Subscribes on a connection of its own, and again whenever that is lost or its server is replaced; what
+        was published meanwhile is missed, so read what you wait for whenever None comes.
         """
         while True:
-            connection = self._pool.make_connection()
             try:
-                _exchange(connection, Exchange([("SUBSCRIBE", self._layout.changes)]))
-                yield None
-                while True:
-                    if not connection.can_read(timeout=poll):
-                        yield None
-                    elif (message := connection.read_response(disable_decoding=False))[0] == "message":
-                        yield parse_change(message[2])
-            except (RedisError, OSError):
+                yield from self._changes_until_lost(poll)
+            except (RedisError, OSError, StoreUnavailable):
                 time.sleep(RECONNECT_SECONDS)
                 yield None
-            finally:
-                connection.disconnect()
+
+    def _changes_until_lost(self, poll: float) -> Iterator[Change | None]:
+        node = self.run(self._servers.locate())[0]
+        connection = self._pools.of(node).make_connection()
+        try:
+            _exchange(connection, Exchange([("SUBSCRIBE", self._layout.changes)]))
+            yield None
+            while node is None or self._servers.is_current(node):
+                if not connection.can_read(timeout=poll):
+                    yield None
+                elif (message := connection.read_response(disable_decoding=False))[0] == "message":
+                    yield parse_change(message[2])
+        finally:
+            connection.disconnect()
 
     def announce(self, name: str) -> None:
         """Wake whoever watches a name, in every front end (see `store.announcements`).
@@ -149,21 +206,22 @@ class RedisTaskStore:
         return self.run(self._operations.report(reported))
 
     def check(self) -> list[Finding]:
-        """Look at the server's version, persistence and eviction policy.
+        """Look at the servers: version, persistence, eviction, who takes over; and at this client itself.
 
         Raises:
             StoreUnavailable: No answer in time.
         """
-        return findings(self.run(once(health_reads(), self._operations.deadline)))
+        found = self.run(examine(self._servers, self._layout, self._operations.deadline))
+        clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
+        return [*clients, *found]
 
     def memory(self) -> Memory | None:
-        """How full the server is; None if it has no limit, or does not tell.
+        """How full the fullest server is; None if none has a limit, or tells.
 
         Raises:
             StoreUnavailable: No answer in time.
         """
-        (reply,) = self.run(once([MEMORY], self._operations.deadline))
-        return parse_memory(reply)
+        return self.run(fullest(self._servers, self._operations.deadline))
 
     # --- TaskStore -------------------------------------------------------------------------------------
 
@@ -229,9 +287,9 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.hold`."""
         return self.run(self._operations.hold(name, for_ms=for_ms))
 
-    def mark_sweep(self) -> int:
+    def mark_sweep(self, *, lease_ms: int) -> SweepMark:
         """See `TaskStoreMaintenance.mark_sweep`."""
-        return self.run(self._operations.mark_sweep())
+        return self.run(self._operations.mark_sweep(self._servers, lease_ms=lease_ms))
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""

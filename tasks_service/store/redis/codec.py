@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
+from ...domain.decide import Remembered
 from ...domain.errors import CorruptRecord
 from ...domain.reports import LogLevel, LogMessage, Report
 from ...domain.task import (
@@ -41,6 +42,7 @@ from ...domain.task import (
     TaskStatus,
     Turn,
 )
+from ..base import SweepRecord
 
 SCHEMA_VERSION = "1"
 
@@ -234,6 +236,37 @@ def decode_line(text: str) -> LogEntry:
         actor=actor,
         at_ms=int(at_ms),
     )
+
+
+def encode_sweep(sweep: SweepRecord) -> str:
+    """The last sweep, as the store keeps it."""
+    return "|".join(map(str, sweep))
+
+
+def decode_sweep(text: str) -> SweepRecord:
+    """The last sweep, read back."""
+    at_ms, server, reap_from_ms = text.split("|")
+    return SweepRecord(int(at_ms), server, int(reap_from_ms))
+
+
+def encode_remembered(remembered: Remembered) -> str:
+    """What an idempotency key stands for, as its value."""
+    return f"{remembered.task_id}|{remembered.request_digest}|{remembered.until_ms}"
+
+
+def decode_remembered(text: str | None) -> Remembered | None:
+    """The value of an idempotency key, read back; None where there is none.
+
+    Raises:
+        CorruptRecord: It was not written by us.
+    """
+    if text is None:
+        return None
+    task_id, _, rest = text.partition("|")
+    digest, _, until_ms = rest.rpartition("|")
+    if not until_ms.isdecimal():
+        raise CorruptRecord(task_id, f"its idempotency key holds {text!r}")
+    return Remembered(task_id=task_id, request_digest=digest, until_ms=int(until_ms))
 
 
 def encode_reports(reports: Sequence[Report]) -> str:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 import hiredis
 from redis.backoff import NoBackoff
 
+from ..base import Finding, Severity
+from .address import Node
 from .layout import Command
+
+P = TypeVar("P")
 
 SOCKET_SECONDS = 2.0
 """Longest silence in the middle of an exchange before the connection is given up."""
+
+SENTINEL_SECONDS = 0.5
+"""Longest silence of a sentinel before another one is asked: they all know the same."""
 
 CONNECT_SECONDS = 1.0
 """Longest wait for a connection to be made."""
 
 RECONNECT_SECONDS = 0.5
-"""Between two attempts to subscribe again."""
+"""Between two attempts to subscribe again, and two looks whether the server is still the right one."""
 
 
-def connection_options(retry: type[Any], url: str = "redis://") -> dict[str, Any]:
+def connection_options(
+    retry: type[Any], url: str = "redis://", silence: float | None = SOCKET_SECONDS
+) -> dict[str, Any]:
     """Options of a connection pool.
 
     Args:
         retry: `redis.retry.Retry` or its asyncio twin. The library's own retries are switched off: it
             cannot know whether a write whose reply was lost has been applied. Ours look for its token.
         url: Where Redis is.
+        silence: Longest silence before a connection is given up, in seconds; None: whoever waits bounds it.
     """
     # redis-py's Unix socket connections do not take what only TCP has.
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
@@ -34,11 +45,55 @@ def connection_options(retry: type[Any], url: str = "redis://") -> dict[str, Any
         "retry": retry(NoBackoff(), 0),
         "protocol": 2,
         "decode_responses": True,
-        "socket_timeout": SOCKET_SECONDS,
+        "socket_timeout": silence,
         "socket_connect_timeout": CONNECT_SECONDS,
         "health_check_interval": 0,
         **tcp_only,
     }
+
+
+class Pools(Generic[P]):
+    """A pool of connections to each server, made when it is first needed. Thread-safe.
+
+    Args:
+        make: Makes the pool of a server; None is the single one.
+    """
+
+    def __init__(self, make: Callable[[Node | None], P]) -> None:
+        self._make = make
+        self._pools: dict[Node | None, P] = {}
+        self._lock = threading.Lock()
+
+    def of(self, node: Node | None) -> P:
+        """The pool of a server."""
+        pool = self._pools.get(node)
+        if pool is None:
+            with self._lock:
+                pool = self._pools.get(node)
+                if pool is None:
+                    pool = self._pools[node] = self._make(node)
+        return pool
+
+    def __iter__(self) -> Iterator[P]:
+        return iter(list(self._pools.values()))
+
+
+def client_findings(options: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is wrong with how a pool makes its connections.
+
+    A client that sends again what it got no answer to would apply writes twice; redis-py's own for a cluster
+    would even send an EXEC without the WATCH before it, and overwrite what others have written.
+
+    Args:
+        options: The pool's `connection_kwargs`.
+    """
+    retry = options.get("retry")
+    if retry is None or retry.get_retries() != 0:
+        yield Finding(
+            severity=Severity.ERROR,
+            what="The Redis client would repeat writes by itself, and not know whether they were applied.",
+            mend="Make its pools with the options of tasks_service.store.redis.connection.",
+        )
 
 
 def pack(commands: Iterable[Command]) -> list[bytes]:

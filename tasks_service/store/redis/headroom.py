@@ -5,21 +5,23 @@ result, a question. So creates end below that, and answers a little later; only 
 its clients is held back, never a worker.
 
 How full the server is, is asked beside the first exchange of a write, at most once a second. No read asks,
-and no request waits for a round trip more.
+and no request waits for a round trip more. On a cluster, whose nodes fill up each for itself, it is asked for
+each shard, of the node that has it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ...domain.errors import StoreFull
 from ...domain.limits import KIB
 from ..base import Memory
-from .layout import Command
-from .transaction import Exchange, LostConnection, Program
+from .layout import Command, Shard
+from .servers import Servers
+from .transaction import Exchange, LostConnection, Program, once
 
 T = TypeVar("T")
 
@@ -39,59 +41,88 @@ MEMORY: Command = ("INFO", "memory")
 """The command whose reply `parse_memory` reads."""
 
 
+@dataclass(slots=True)
+class _Look:
+    """What was seen of one server's memory, and what was created there since."""
+
+    next: float
+    created: int = 0
+    memory: Memory | None = None
+
+
 class Headroom:
-    """How much of the server's memory is left, as well as this process knows.
+    """How much of the servers' memory is left, as well as this process knows.
 
     Args:
         clock: Monotonic, in seconds.
+        each_shard: Whether shards may be on different servers.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, each_shard: bool = False) -> None:
         self._clock = clock
-        self._next = clock()
-        self._created = 0
-        self.memory: Memory | None = None
+        self._begun = clock()
+        self._each_shard = each_shard
+        self._looks: dict[str, _Look] = {}
 
-    def beside(self, program: Program[T]) -> Program[T]:
-        """A program whose first exchange asks for the memory as well, if it is time to."""
-        if self._clock() < self._next:
+    @property
+    def memory(self) -> Memory | None:
+        """What the fullest server has that was looked at; None if none has a limit."""
+        return _fullest(look.memory for look in self._looks.values())
+
+    def beside(self, program: Program[T], shard: Shard) -> Program[T]:
+        """A program whose first exchange asks for the memory as well, if it is time to.
+
+        Args:
+            program: Begins with an exchange about the shard.
+            shard: Whose server is asked.
+        """
+        look = self._look(shard)
+        if self._clock() < look.next:
             return program
-        self._next = self._clock() + LOOK_SECONDS
-        return self._looking(program)
+        look.next = self._clock() + LOOK_SECONDS
+        return self._looking(program, look)
 
-    def check_create(self, arguments_bytes: int) -> None:
+    def check_create(self, shard: Shard, arguments_bytes: int) -> None:
         """Refuse a new task, or count what it takes until the next look.
 
         Args:
+            shard: Where it would be.
             arguments_bytes: Size of its arguments.
 
         Raises:
             StoreFull: The memory is needed for the tasks that there are.
         """
-        self._check(CREATES_UNTIL)
-        self._created += TASK_BYTES + arguments_bytes * 5 // 4
+        look = self._look(shard)
+        self._check(look, CREATES_UNTIL)
+        look.created += TASK_BYTES + arguments_bytes * 5 // 4
 
-    def check_answer(self) -> None:
+    def check_answer(self, shard: Shard) -> None:
         """Refuse an answer.
+
+        Args:
+            shard: Where the task is that it is for.
 
         Raises:
             StoreFull: The memory is needed for what runs.
         """
-        self._check(ANSWERS_UNTIL)
+        self._check(self._look(shard), ANSWERS_UNTIL)
 
-    def _check(self, maximum: int) -> None:
-        if self.memory is None:
+    def _look(self, shard: Shard) -> _Look:
+        return self._looks.setdefault(shard.tag if self._each_shard else "", _Look(self._begun))
+
+    def _check(self, look: _Look, maximum: int) -> None:
+        if look.memory is None:
             return
-        now = replace(self.memory, used=self.memory.used + self._created)
+        now = replace(look.memory, used=look.memory.used + look.created)
         if now.percent >= maximum:
             raise StoreFull(maximum=maximum, actual=now.percent)
 
-    def _looking(self, program: Program[T]) -> Program[T]:
+    def _looking(self, program: Program[T], look: _Look) -> Program[T]:
         try:
             step = next(program)
             asks = isinstance(step, Exchange)
             if isinstance(step, Exchange):
-                step = Exchange([MEMORY, *step.commands])
+                step = step._replace(commands=[MEMORY, *step.commands])
             while True:
                 try:
                     replies = yield step
@@ -99,11 +130,32 @@ class Headroom:
                     step, asks = program.throw(error), False
                     continue
                 if asks:
-                    self.memory, asks = parse_memory(replies[0]), False
-                    self._created, replies = 0, replies[1:]
+                    look.memory, asks = parse_memory(replies[0]), False
+                    look.created, replies = 0, replies[1:]
                 step = program.send(replies)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+
+
+def fullest(servers: Servers, deadline: float) -> Program[Memory | None]:
+    """What the fullest server has; None if none has a limit, or tells.
+
+    Args:
+        servers: Where they are.
+        deadline: Seconds that each may take to answer.
+
+    Raises:
+        StoreUnavailable: No answer in time.
+    """
+    known = []
+    for node in (yield from servers.locate()):
+        (reply,) = yield from once([MEMORY], deadline, node)
+        known.append(parse_memory(reply))
+    return _fullest(known)
+
+
+def _fullest(known: Iterable[Memory | None]) -> Memory | None:
+    return max((memory for memory in known if memory), key=lambda memory: memory.percent, default=None)
 
 
 def parse_memory(reply: Any) -> Memory | None:

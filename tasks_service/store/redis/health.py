@@ -1,41 +1,141 @@
-"""What the store asks of a Redis server, checked at start and by `doctor`."""
+"""What the store asks of its Redis servers, checked at start and by `doctor`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+
+from ...domain.errors import StoreFull
 from ..base import Finding, Severity
-from .layout import Command
+from .address import Node
+from .layout import Command, Layout
+from .servers import Cluster, Sentinels, Servers
+from .transaction import Program, once
 
 OLDEST_VERSION = (7, 0)
 """From here on a watched key that expires voids the transaction, and PEXPIRE and ZADD know GT."""
 
+_READS: Sequence[Command] = (
+    ("INFO", "server"),
+    ("CONFIG", "GET", "maxmemory-policy"),
+    ("CONFIG", "GET", "appendonly"),
+)
 
-def health_reads() -> list[Command]:
-    """The commands whose replies `findings` reads."""
-    return [("INFO", "server"), ("CONFIG", "GET", "maxmemory-policy"), ("CONFIG", "GET", "appendonly")]
 
+def examine(servers: Servers, layout: Layout, deadline: float) -> Program[list[Finding]]:
+    """What is wrong with the servers, errors first; empty when all is well.
 
-def findings(replies: list[Any]) -> list[Finding]:
-    """What is wrong with the server, errors first; empty when all is well."""
-    info, policy, appendonly = replies
-    found = [*_version(info), *_eviction(policy), *_persistence(appendonly)]
+    Args:
+        servers: Where they are.
+        layout: What was laid out on them; its number of shards is noted there the first time.
+        deadline: Seconds that each question may take.
+
+    Raises:
+        StoreUnavailable: No answer in time.
+    """
+    primaries = yield from servers.locate()
+    found = []
+    if isinstance(servers, Cluster):
+        found += yield from _cluster(servers, deadline)
+    if not _has_error(found):
+        for node in primaries:
+            found += yield from _primary(node, deadline, is_one_of_many=len(primaries) > 1)
+        found += yield from _shards(layout, deadline)
+    if isinstance(servers, Sentinels):
+        found += yield from _sentinels(servers, deadline)
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+def _has_error(found: Sequence[Finding]) -> bool:
+    return any(finding.severity is Severity.ERROR for finding in found)
+
+
+def _primary(node: Node | None, deadline: float, *, is_one_of_many: bool) -> Program[list[Finding]]:
+    info, policy, appendonly = yield from once(_READS, deadline, node)
+    found = [*_version(info), *_eviction(policy), *_persistence(appendonly)]
+    if node is not None:
+        (replication,) = yield from once([("INFO", "replication")], deadline, node)
+        found += _replicas(replication)
+    return [replace(f, what=f"{node}: {f.what}") for f in found] if is_one_of_many else found
+
+
+def _shards(layout: Layout, deadline: float) -> Program[list[Finding]]:
+    """Compare the number of shards with the one that the store was laid out with, or note it."""
+    actual = len(layout.shards)
+    (noted,) = yield from once([("GET", layout.shard_count)], deadline)
+    if noted is None:
+        try:
+            (noted,) = yield from once([("SET", layout.shard_count, actual, "NX", "GET")], deadline)
+        except StoreFull:
+            return []
+    if noted is None or int(noted) == actual:
+        return []
+    return [
+        _error(
+            f"The store was laid out with {noted} shards, and this process has {actual}: it would not find "
+            "the tasks of the others.",
+            f"Set TASKS_SHARDS={noted} for every process.",
+        )
+    ]
+
+
+def _cluster(servers: Cluster, deadline: float) -> Program[list[Finding]]:
+    (info,) = yield from once([("CLUSTER", "INFO")], deadline, servers.guide)
+    told = _values(info)
+    served = int(told.get("cluster_slots_ok", 0))
+    if told.get("cluster_state") == "ok" and served == REDIS_CLUSTER_HASH_SLOTS:
+        return []
+    return [
+        _error(
+            f"The cluster's state is {told.get('cluster_state')}, and {served} of {REDIS_CLUSTER_HASH_SLOTS} "
+            "slots are served.",
+            "Run redis-cli --cluster check, and bring the nodes back that are missing.",
+        )
+    ]
+
+
+def _sentinels(servers: Sentinels, deadline: float) -> Program[list[Finding]]:
+    (quorum,) = yield from once([("SENTINEL", "CKQUORUM", servers.service)], deadline, servers.guide)
+    found = []
+    if isinstance(quorum, Exception):
+        found.append(
+            _warning(
+                f"The sentinels cannot let a replica take over: {quorum}",
+                "Let at least three of them run, each on a machine of its own.",
+            )
+        )
+    (minimum,) = yield from once([("CONFIG", "GET", "min-replicas-to-write")], deadline)
+    if isinstance(minimum, list) and minimum[1:] == ["0"]:
+        found.append(
+            _warning(
+                "A master that was cut off would go on taking writes, and lose them: its "
+                "min-replicas-to-write is 0.",
+                "Run CONFIG SET min-replicas-to-write 1 on every server, and set it in redis.conf as well.",
+            )
+        )
+    return found
+
+
+def _replicas(info: Any) -> Iterator[Finding]:
+    if isinstance(info, str) and _values(info).get("connected_slaves") == "0":
+        yield _warning("No replica is connected: when it dies, nothing takes over.", "Start a replica.")
+
+
+def run_id(info: Any) -> str:
+    """Which run of which server answered INFO; empty if it may not be asked."""
+    return "" if not isinstance(info, str) else _values(info).get("run_id", "")
 
 
 def _version(info: Any) -> Iterator[Finding]:
     if not isinstance(info, str):
         yield _warning("The server's version could not be read.", "Allow the command INFO.")
         return
-    values = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    text = values.get("redis_version", "0")
+    text = _values(info).get("redis_version", "0")
     if tuple(int(part) for part in text.split(".")[:2]) < OLDEST_VERSION:
-        yield Finding(
-            severity=Severity.ERROR,
-            what=f"Redis {text} is too old.",
-            mend="Use Redis 7.0 or newer, or Valkey.",
-        )
+        yield _error(f"Redis {text} is too old.", "Use Redis 7.0 or newer, or Valkey.")
 
 
 def _eviction(policy: Any) -> Iterator[Finding]:
@@ -45,10 +145,9 @@ def _eviction(policy: Any) -> Iterator[Finding]:
             "Allow CONFIG GET, or make sure yourself that maxmemory-policy is noeviction.",
         )
     elif policy[1] != "noeviction":
-        yield Finding(
-            severity=Severity.ERROR,
-            what=f"Redis may evict tasks: its maxmemory-policy is {policy[1]}.",
-            mend="Run CONFIG SET maxmemory-policy noeviction, and set it in redis.conf as well.",
+        yield _error(
+            f"Redis may evict tasks: its maxmemory-policy is {policy[1]}.",
+            "Run CONFIG SET maxmemory-policy noeviction, and set it in redis.conf as well.",
         )
 
 
@@ -58,6 +157,15 @@ def _persistence(appendonly: Any) -> Iterator[Finding]:
             "Redis keeps no append-only file: tasks are lost when it stops.",
             "Run CONFIG SET appendonly yes, and set it in redis.conf as well.",
         )
+
+
+def _values(info: str) -> dict[str, str]:
+    """What INFO and its like say, line by line."""
+    return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+
+
+def _error(what: str, mend: str) -> Finding:
+    return Finding(severity=Severity.ERROR, what=what, mend=mend)
 
 
 def _warning(what: str, mend: str) -> Finding:

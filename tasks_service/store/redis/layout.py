@@ -7,7 +7,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:l:<task id>         LIST  the transition log, rev|from|to|token|actor|ms, newest last, capped
     ts:{00}:owner:<owner>       ZSET  the owner's tasks, by creation
     ts:{00}:live:<owner>        SET   the owner's tasks that are not final: the quota
-    ts:{00}:idem:<owner>:<hash> STR   task id|request digest, under an idempotency key
+    ts:{00}:idem:<owner>:<hash> STR   task id|request digest|until ms, under an idempotency key
     ts:{00}:expired             ZSET  all tasks, by the moment they may go; its size is the shard's total
     ts:{00}:overdue             ZSET  tasks that are not final, by the deadline of their phase
     ts:{00}:leases              ZSET  running tasks, by the end of their lease
@@ -20,7 +20,8 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:suspects            ZSET  pending tasks whose message seems lost, by when it may be sent again
     ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
     ts:lock:<name>              STR   short locks of sweeps
-    ts:swept                    STR   when the last sweep began
+    ts:swept                    STR   the last sweep: at ms|which runs of which servers it met|reap from ms
+    ts:shards                   STR   how many shards the store was laid out with
     ts:changes                  pub/sub channel: "<task id> <revision>" for each logged transition
     ts:reports:<task id>        pub/sub channel: what a running tool says, as JSON (see `codec`)
 
@@ -98,12 +99,17 @@ class Layout:
     Args:
         prefix: In front of every key.
         shards: How many slots tasks are spread over.
+
+    Attributes:
+        home: The shard whose server is asked where any would do, so that all see one clock.
     """
 
     def __init__(self, prefix: str, shards: int) -> None:
         self.prefix = prefix
         self.shards = [Shard(f"{prefix}:{{{number:0{SHARD_DIGITS}x}}}") for number in range(shards)]
+        self.home = self.shards[0]
         self.swept = f"{prefix}:swept"
+        self.shard_count = f"{prefix}:shards"
         self.changes = f"{prefix}:changes"
         self._reports = f"{prefix}:reports:"
 

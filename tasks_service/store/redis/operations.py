@@ -10,7 +10,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ...domain.decide import Applied, Census, Refused, Replayed, decide, effective
+from ...domain.decide import (
+    Applied,
+    Census,
+    Refused,
+    Replayed,
+    decide,
+    effective,
+    redispatch_backoff_ms,
+    remembered,
+)
 from ...domain.errors import (
     Contention,
     CorruptRecord,
@@ -42,13 +51,15 @@ from ..base import (
     Outbox,
     Page,
     Reported,
+    SweepMark,
+    SweepRecord,
     TaskView,
     is_sent,
     opens_turn,
-    redispatch_backoff_ms,
 )
 from . import codec
 from .headroom import Headroom
+from .health import run_id
 from .layout import (
     BACKSTOP_MS,
     OWNER_KEYS_MS,
@@ -61,6 +72,7 @@ from .layout import (
     problems,
     sorted_places,
 )
+from .servers import Servers
 from .transaction import Exchange, LostConnection, Program, Reply, Write, milliseconds, once, transact
 from .turns import SeatReads, Vacancies, vacancies, vacancy_reads
 
@@ -76,6 +88,8 @@ further away, creates of one owner do not void each other.
 
 CALLING_DEADLINE = 0.25
 """Seconds that whoever has given a seat back spends on giving it to the next; a sweep does it otherwise."""
+_SAME_MOMENT = 64
+"""How many tasks of one owner and one millisecond a page reads over before it asks for more."""
 
 _STATE = len(codec.STATE_FIELDS)
 
@@ -199,7 +213,9 @@ class Operations:
                 watched.append(live)
                 return None
             census = Census(
-                owner_live=owner_live, total=total, existing=_existing(found[0]) if found else None
+                owner_live=owner_live,
+                total=total,
+                existing=codec.decode_remembered(found[0]) if found else None,
             )
             decision = decide(task, event, now_ms, log=log, limits=self.limits, census=census)
             if isinstance(decision, Refused):
@@ -207,10 +223,10 @@ class Operations:
             if isinstance(decision, Replayed) or decision.task is None:
                 return Write((), decision)
             if self._headroom is not None:
-                self._headroom.check_create(size(event.arguments))
+                self._headroom.check_create(shard, size(event.arguments))
             commands = self.writes(shard, None, decision, now_ms, sends=True)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
-            value = f"{event.task_id}|{event.request_digest}"
+            value = codec.encode_remembered(remembered(decision.task, event.request_digest))
             commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
             return Write(commands, decision)
 
@@ -274,14 +290,27 @@ class Operations:
             (flat,) = yield from once(reads, self.deadline)
             pairs = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
         else:
-            score, _, member = after.partition(":")
-            reads = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, limit + 64)]
-            (flat,) = yield from once(reads, self.deadline)
-            found = zip(flat[::2], map(int, flat[1::2]), strict=True)
-            pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
+            pairs = yield from self._members_after(key, after, limit)
         ids = [member for member, _ in pairs[:limit]]
         more = len(pairs) > limit
         return ids, f"{pairs[limit - 1][1]}:{pairs[limit - 1][0]}" if more else None
+
+    def _members_after(self, key: str, after: str, limit: int) -> Program[list[tuple[str, int]]]:
+        """The members after a position, one more than `limit` if there are so many.
+
+        Those of the position's own millisecond come first, whether before or after it; so when they fill what
+        was read, more is read.
+        """
+        score, _, member = after.partition(":")
+        count = limit + _SAME_MOMENT
+        while True:
+            reads: list[Command] = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, count)]
+            (flat,) = yield from once(reads, self.deadline)
+            found = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
+            pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
+            if len(pairs) > limit or len(found) < count:
+                return pairs
+            count *= 2
 
     def _visible(self, shard: Shard, owner: Owner, ids: Sequence[str]) -> Program[list[Task]]:
         reads: list[Command] = [("TIME",)]
@@ -392,20 +421,29 @@ class Operations:
 
     def turns(self, *, limit: int) -> Program[list[str]]:
         """See `TaskStoreMaintenance.turns`; lanes in which nobody waits any more are forgotten."""
+        now_ms = yield from self.now_ms()
+        lanes = yield from self._lanes()
+        reads: list[Command] = []
+        for shard, lane in lanes:
+            seats = self.limits.seats(lane.queue)
+            most = limit if seats is None else min(seats + MOST_CALLED, limit)
+            reads += vacancy_reads(shard, lane, now_ms, most)
+        replies = (yield from once(reads, self.deadline)) if reads else []
         called: list[str] = []
-        for shard in self.layout.shards:
-            now_ms = yield from self.now_ms()
-            (names,) = yield from once([("SMEMBERS", shard.index("lanes"))], self.deadline)
-            lanes = [parse_lane(name) for name in sorted(names)]
-            reads = [read for lane in lanes for read in vacancy_reads(shard, lane, now_ms, limit)]
-            replies = (yield from once(reads, self.deadline)) if reads else []
-            for lane, seen in zip(lanes, zip(replies[::2], replies[1::2], strict=True), strict=True):
-                found = vacancies(self.limits, lane, seen)
-                if not found.waiting:
-                    yield from self._forget_lane(shard, lane)
-                elif found.free:
-                    called += found.waiting[: found.free + MOST_CALLED]
+        for (shard, lane), seen in zip(lanes, zip(replies[::2], replies[1::2], strict=True), strict=True):
+            found = vacancies(self.limits, lane, seen)
+            if not found.waiting:
+                yield from self._forget_lane(shard, lane)
+            elif found.free:
+                called += found.waiting[: found.free + MOST_CALLED]
         return called[:limit]
+
+    def _lanes(self) -> Program[list[tuple[Shard, Lane]]]:
+        """Where a task waits for its turn, or has waited."""
+        reads: list[Command] = [("SMEMBERS", shard.index("lanes")) for shard in self.layout.shards]
+        found = yield from once(reads, self.deadline)
+        pairs = zip(self.layout.shards, found, strict=True)
+        return [(shard, parse_lane(name)) for shard, names in pairs for name in sorted(names)]
 
     def _forget_lane(self, shard: Shard, lane: Lane) -> Program[None]:
         """Take an empty lane out of the index, unless a task has just begun to wait there."""
@@ -423,9 +461,13 @@ class Operations:
 
     def overtaken_ms(self, queue: str) -> Program[int]:
         """See `TaskStoreMaintenance.overtaken_ms`."""
-        reads: list[Command] = [("ZSCORE", shard.index("overtaken"), queue) for shard in self.layout.shards]
-        scores = yield from once(reads, self.deadline)
-        return max((int(float(score)) for score in scores if score is not None), default=0)
+        now_ms = yield from self.now_ms()
+        keys = [shard.index("overtaken") for shard in self.layout.shards]
+        scores = yield from once([("ZSCORE", key, queue) for key in keys], self.deadline)
+        marks = [0 if score is None else int(float(score)) for score in scores]
+        if ahead := [key for key, mark in zip(keys, marks, strict=True) if mark > now_ms]:
+            yield from once([("ZREM", key, queue) for key in ahead], self.deadline)
+        return max(mark for mark in (0, *marks) if mark <= now_ms)
 
     def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
         """See `TaskStoreMaintenance.suspect`."""
@@ -443,16 +485,25 @@ class Operations:
         (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
         return reply is not None
 
-    def mark_sweep(self) -> Program[int]:
-        """See `TaskStoreMaintenance.mark_sweep`."""
-        now_ms = yield from self.now_ms()
-        (before,) = yield from once([("SET", self.layout.swept, now_ms, "GET")], self.deadline)
-        return max(now_ms - int(before), 0) if before else 0
+    def mark_sweep(self, servers: Servers, *, lease_ms: int) -> Program[SweepMark]:
+        """See `TaskStoreMaintenance.mark_sweep`; fails while one of the servers is away."""
+        met = []
+        for node in (yield from servers.locate()):
+            (info,) = yield from once([("INFO", "server")], self.deadline, node)
+            met.append(run_id(info))
+        now_ms, server = (yield from self.now_ms()), ",".join(sorted(met))
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        before = codec.decode_sweep(text) if text else SweepRecord(now_ms, server, now_ms)
+        mark, after = before.mark(now_ms, server, lease_ms)
+        yield from once([("SET", self.layout.swept, codec.encode_sweep(after))], self.deadline)
+        return mark
 
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
-        time, before = yield from once([("TIME",), ("GET", self.layout.swept)], self.deadline)
-        return max(self.time_of(time) - int(before), 0) if before else None
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
+        now_ms = yield from self.now_ms()
+        return max(now_ms - codec.decode_sweep(text).at_ms, 0) if text else None
 
     def inspect(self, task_id: str) -> Program[TaskRecord]:
         """See `TaskStoreMaintenance.inspect`."""
@@ -498,9 +549,9 @@ class Operations:
         """See `TaskStoreMaintenance.counts`."""
         queues = yield from self.queues()
         total = running = live = pending = waiting = 0
+        lanes = yield from self._lanes()
         for shard in self.layout.shards:
-            (lanes,) = yield from once([("SMEMBERS", shard.index("lanes"))], self.deadline)
-            turns = [shard.turn(parse_lane(name)) for name in lanes]
+            turns = [shard.turn(lane) for where, lane in lanes if where is shard]
             names = [shard.index(name) for name in ("expired", "leases", "overdue", "timers")]
             reads: list[Command] = [("ZCARD", key) for key in (*turns, *names, *map(shard.pending, queues))]
             counted = yield from once(reads, self.deadline)
@@ -530,7 +581,7 @@ class Operations:
                 return None
             judged = self._judge(shard, task_id, stored, event, seen(stored.task), census)
             if self._headroom is not None and isinstance(event, AnswerInput) and judged.commands:
-                self._headroom.check_answer()
+                self._headroom.check_answer(shard)
             return self._write(judged)
 
         written: _Written = yield from transact(
@@ -629,12 +680,11 @@ class Operations:
         """What removes a task, in an order that a sweep can take up again wherever it was broken off.
 
         A full Redis takes these commands one by one only. The index that leads a sweep to the task goes last,
-        the record, which says where else the task is, just before it.
+        the record, which says where else the task is, just before it. What its idempotency key stands for is
+        left alone: it may be another task by now, and whatever it is, ends by itself.
         """
         last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task.task_id)
         commands = [command for command in place(shard, task, None) if command != last]
-        if task.idempotency:
-            commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))
         commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
         return [*commands, last]
 
@@ -665,13 +715,6 @@ def _overtaking(shard: Shard, task: Task | None, event: Claim) -> list[Command]:
     if task.phase is not Phase.RUNNING and task.turn is not Turn.AWAITED:
         return []
     return [("ZADD", shard.index("overtaken"), "GT", event.dispatched_ms, task.queue)]
-
-
-def _existing(text: str | None) -> tuple[str, str] | None:
-    if not text:
-        return None
-    task_id, _, digest = text.partition("|")
-    return task_id, digest
 
 
 def _standing(applied: Applied) -> Task:

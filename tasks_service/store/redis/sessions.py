@@ -24,6 +24,7 @@ from typing import Any
 
 from ...domain.reports import LogLevel
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
+from ...failpoints import failpoint
 from ..sessions import (
     FLOOR_SECONDS,
     REPORTS_SECONDS,
@@ -235,7 +236,10 @@ class RedisSessions:
         return dict(zip(flat[::2], map(JsonText, flat[1::2]), strict=True))
 
     async def _do(self, *commands: Command) -> Sequence[Any]:
-        return await self._run(once(commands, self._deadline))
+        failpoint("Session", "before")
+        replies = await self._run(once(commands, self._deadline))
+        failpoint("Session", "after")
+        return replies
 
     def _wake(self, name: str) -> Command:
         return ("PUBLISH", self._channel, f"{name} 0")

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
+from ...domain.errors import StoreUnavailable
 from ..base import Change, Reported
 from .connection import RECONNECT_SECONDS, pack
 from .layout import Command, Layout
@@ -27,12 +28,18 @@ class Subscription:
     """Follows changes, and the reports of chosen tasks; connects again whenever it must.
 
     Args:
-        connect: Makes a connection that is not open yet.
+        connect: Opens a connection to a server that is the right one now.
+        is_current: Whether the server of the last connection still is.
         layout: Names the channels.
     """
 
-    def __init__(self, connect: Callable[[], Connection], layout: Layout) -> None:
-        self._connect, self._layout = connect, layout
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        is_current: Callable[[], bool],
+        layout: Layout,
+    ) -> None:
+        self._connect, self._is_current, self._layout = connect, is_current, layout
         self._wanted: set[str] = set()
         self._altered = asyncio.Event()
         self._settling: deque[asyncio.Future[None]] = deque()
@@ -64,20 +71,22 @@ class Subscription:
             try:
                 async for message in self._until_lost():
                     yield message
-            except (RedisError, OSError):
+            except (RedisError, OSError, StoreUnavailable):
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _until_lost(self) -> AsyncIterator[Change | Reported | None]:
         """Messages until the connection is lost."""
-        connection = self._connect()
-        choosing: asyncio.Task[None] | None = None
+        connection = await self._connect()
+        beside: list[asyncio.Task[None]] = []
         try:
-            await connection.connect()
             chosen = set(self._wanted)
             await _send(connection, [("SUBSCRIBE", self._layout.changes, *chosen)])
             await connection.read_response(timeout=None)
             self._connected = True
-            choosing = asyncio.create_task(self._choose(connection, chosen))
+            beside = [
+                asyncio.create_task(self._choose(connection, chosen)),
+                asyncio.create_task(self._leave_when_moved(connection)),
+            ]
             yield None
             while True:
                 match await connection.read_response(timeout=None):
@@ -92,9 +101,17 @@ class Subscription:
             self._connected = False
             self._settled(len(self._settling))
             self._pinged = 0
-            if choosing is not None:
-                choosing.cancel()
+            for task in beside:
+                task.cancel()
             await connection.disconnect(nowait=True)
+
+    async def _leave_when_moved(self, connection: Connection) -> None:
+        """Close a connection to a server that has been replaced: it may be silent for ever."""
+        while True:
+            await asyncio.sleep(RECONNECT_SECONDS)
+            if not self._is_current():
+                await connection.disconnect(nowait=True)
+                return
 
     def _settled(self, number: int) -> None:
         for _ in range(number):

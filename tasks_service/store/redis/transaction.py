@@ -13,6 +13,7 @@ What makes it safe:
 - A refused event is raised, never retried: only a lost race (EXEC answered nil) or a lost connection leads
   back to the top.
 - A connection that failed in the middle is closed by the driver, so that no later caller reads its replies.
+- The second packet `follows`: it goes over the connection that watches, or nowhere. None is opened for it.
 - The first packet begins with UNWATCH, because an operation that was refused leaves its keys watched.
 """
 
@@ -23,8 +24,10 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
     ClusterDownError,
+    ExecAbortError,
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -35,26 +38,43 @@ from redis.exceptions import (
 from ...domain.errors import Contention, CorruptRecord, StoreFull, StoreUnavailable
 from ...failpoints import failpoint
 from ..base import full_jitter
+from .address import Node
 from .layout import Command
 
 T = TypeVar("T")
 
-_PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
-"""Answers of a Redis that will be well again: loading, failing over, electing."""
+_PASSING = (AskError, BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+"""Answers of a Redis that will be well again, or is another by now: loading, failing over, electing, moving.
+MOVED is redis-py's subclass of ASK."""
 
-_PASSING_WORDS = ("NOREPLICAS", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
+_PASSING_WORDS = ("NOREPLICAS", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF")
 
 
 class Exchange(NamedTuple):
-    """Commands that go out in one packet and are answered in order; an error is answered, not raised."""
+    """Commands that go out in one packet and are answered in order; an error is answered, not raised.
+
+    Attributes:
+        commands: What is sent.
+        node: Where to; None: wherever their keys are.
+        follows: It needs what was watched by the exchange before it, so it goes over the same connection; if
+            that is gone, it is lost without being sent.
+    """
 
     commands: Sequence[Command]
+    node: Node | None = None
+    follows: bool = False
 
 
 class Pause(NamedTuple):
-    """Give the connection back and wait."""
+    """Give the connection back and wait.
+
+    Attributes:
+        seconds: How long.
+        leave: The server is not well, or not the right one: close the connection, and look again where to go.
+    """
 
     seconds: float
+    leave: bool = False
 
 
 Reply = Any
@@ -65,12 +85,13 @@ class LostConnection(Exception):
     """Thrown into a program by its driver: no answer came, and nobody knows whether the commands ran."""
 
 
-def once(commands: Sequence[Command], deadline: float) -> Program[list[Reply]]:
+def once(commands: Sequence[Command], deadline: float, node: Node | None = None) -> Program[list[Reply]]:
     """Read, without a transaction; repeated over lost connections until the deadline.
 
     Args:
         commands: Reads, or writes that may be repeated.
         deadline: Seconds to try.
+        node: Where; None: wherever their keys are.
 
     Raises:
         StoreUnavailable: No answer in time.
@@ -78,14 +99,14 @@ def once(commands: Sequence[Command], deadline: float) -> Program[list[Reply]]:
     ends, failure = time.monotonic() + deadline, ""
     for attempt in range(1_000_000):
         try:
-            replies = yield Exchange(commands)
+            replies = yield Exchange(commands, node)
             if not (failure := _failure(replies)):
                 return replies
         except LostConnection as error:
             failure = str(error)
         if time.monotonic() >= ends:
             break
-        yield Pause(full_jitter(attempt))
+        yield Pause(full_jitter(attempt), leave=True)
     raise StoreUnavailable(failure)
 
 
@@ -151,7 +172,7 @@ def transact(
                 if not write.commands:
                     return write.outcome
                 failpoint(event, "before")
-                replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)])
+                replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)], follows=True)
                 if write.single and _is_full(replies):
                     replies = yield Exchange(write.commands)
                 failpoint(event, "after")
@@ -165,7 +186,7 @@ def transact(
             lost_race, failure = False, str(error)
         if time.monotonic() >= ends:
             break
-        yield Pause(full_jitter(attempt))
+        yield Pause(full_jitter(attempt), leave=bool(failure))
     if lost_race:
         raise Contention("too many writers on one task", token=token)
     raise StoreUnavailable(failure, token=token)
@@ -176,16 +197,27 @@ def _failure(replies: Sequence[Reply]) -> str:
     if _is_full(replies):
         raise StoreFull
     for reply in replies:
-        if not isinstance(reply, ResponseError):
-            continue
-        text = str(reply)
-        if isinstance(reply, _PASSING) or text.startswith(_PASSING_WORDS):
-            return text
+        if isinstance(reply, ResponseError) and _is_passing(reply):
+            return f"another node has it: {reply}" if isinstance(reply, AskError) else str(reply)
     return ""
 
 
+def _is_passing(error: ResponseError) -> bool:
+    return isinstance(error, _PASSING) or _cause(error).startswith(_PASSING_WORDS)
+
+
 def _is_full(replies: Sequence[Reply]) -> bool:
-    return any(isinstance(reply, OutOfMemoryError) for reply in replies)
+    return any(
+        isinstance(reply, OutOfMemoryError)
+        or (isinstance(reply, ExecAbortError) and _cause(reply).startswith("OOM"))
+        for reply in replies
+    )
+
+
+def _cause(error: ResponseError) -> str:
+    """What an error says first; of an EXEC that was refused as a whole, what it was refused for."""
+    text = str(error)
+    return text.partition("because of: ")[2] if isinstance(error, ExecAbortError) else text
 
 
 def _no_surprises(task_id: str, replies: Sequence[Reply]) -> None:

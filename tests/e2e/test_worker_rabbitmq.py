@@ -1,0 +1,124 @@
+"""Messages over RabbitMQ, tasks in Redis: what is lost, doubled or down there costs no task."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_celery import CeleryTestWorker
+
+from tasks_service.domain.task import Phase, TaskStatus
+from tests.support import RedisServer
+from tests.support_rabbitmq import RabbitServer, require_rabbitmq
+
+from .harness import Client, client_of, wait_until, worker_node
+from .worker_app import service
+
+BACKLOG = 2_000
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[RabbitServer]:
+    require_rabbitmq()
+    server = RabbitServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def worker(broker: RabbitServer, module_redis: RedisServer) -> Iterator[CeleryTestWorker]:
+    # It takes no message from the queue `elsewhere`, and sweeps it all the same.
+    only = ("-Q", "tasks,maintenance")
+    node = worker_node(module_redis.url, name="rabbit", options=only, TASKS_BROKER_URL=broker.url)
+    assert node.ready(), node.logs()
+    yield node
+    node.teardown()
+
+
+@pytest.fixture
+def client(broker: RabbitServer, module_redis: RedisServer, worker: CeleryTestWorker) -> Iterator[Client]:
+    with client_of(service, module_redis.url, broker.url) as client:
+        yield client
+
+
+def test_a_task_runs(client: Client) -> None:
+    assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+
+
+def test_messages_that_were_lost_are_sent_again(
+    client: Client, broker: RabbitServer, worker: CeleryTestWorker
+) -> None:
+    worker.kill("SIGSTOP")
+    try:
+        tasks = [client.call("add", x=n, y=n) for n in range(10)]
+        with broker.connection() as connection:
+            # The worker holds as many as it has slots.
+            wait_until(lambda: client.outbox.queue_length("tasks") == 8)
+            assert connection.default_channel.queue_purge("tasks") == 8
+    finally:
+        worker.kill("SIGCONT")
+    for task in tasks:
+        assert client.ended(task).task.status is TaskStatus.COMPLETED
+
+
+def test_a_doubled_message_does_not_run_its_task_again(client: Client, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    task = client.call("run_until", runs=str(runs), told=str(tmp_path / "told"))
+    client.running(task)
+    for _ in range(3):
+        client.outbox.committed(task)
+    # They are taken, refused and acknowledged, while the task runs in another slot.
+    assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+    (tmp_path / "told").touch()
+    assert client.ended(task).task.status is TaskStatus.COMPLETED
+    assert runs.read_text() == "run\n"
+
+
+def test_workers_answer_remote_control(broker: RabbitServer, worker: CeleryTestWorker) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.e2e.worker_app",
+        "inspect",
+        "ping",
+        "--timeout",
+        "5",
+    ]
+    env = {**os.environ, "TASKS_BROKER_URL": broker.url}
+    asked = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert "rabbit@test: OK" in asked.stdout, asked.stdout + asked.stderr
+
+
+def test_a_backlog_is_no_flood(
+    client: Client, module_redis: RedisServer, worker: CeleryTestWorker, measured: Callable[[str, str], None]
+) -> None:
+    def length() -> int | None:
+        return client.outbox.queue_length("elsewhere")
+
+    client.call("far_away")
+    wait_until(lambda: (length() or 0) > 0)
+    already = length() or 0
+    for _ in range(BACKLOG):
+        client.call("far_away")
+    wait_until(lambda: length() == already + BACKLOG, explain=lambda: f"{length()} messages")
+    sweeps: set[str] = set()
+    with module_redis.client() as admin:
+        wait_until(lambda: sweeps.add(admin.get("ts:swept")) or len(sweeps) > 10)
+    assert length() == already + BACKLOG
+    measured("RabbitMQ", f"a backlog of {BACKLOG} tasks: {BACKLOG} messages after {len(sweeps)} sweeps")
+
+
+def test_a_task_that_was_created_while_the_broker_was_down_runs_when_it_is_back(
+    client: Client, broker: RabbitServer
+) -> None:
+    broker.kill()
+    task = client.call("add", x=2, y=3)
+    assert client.view(task).task.phase is Phase.PENDING
+    broker.start()
+    assert client.ended(task, timeout=120).task.status is TaskStatus.COMPLETED

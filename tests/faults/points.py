@@ -1,0 +1,80 @@
+"""Which failpoints there are, and which kinds of process reach them; a test compares it with the code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Kind(StrEnum):
+    """A kind of process."""
+
+    FRONT_END = "front end"
+    PARENT = "worker's parent"
+    CHILD = "pool child"
+    BEAT = "beat"
+    REPAIR = "repair"
+
+
+F, P, C = Kind.FRONT_END, Kind.PARENT, Kind.CHILD
+
+POINTS: Mapping[str, tuple[Kind, ...]] = {
+    # Events: decided and not yet sent, and answered by EXEC.
+    "Create": (F,),
+    "Reveal": (F,),
+    "AnswerInput": (F,),
+    "Cancel": (F,),
+    "Leave": (F,),
+    "Return": (F,),
+    "Claim": (C,),
+    "Renew": (C,),
+    "Note": (C,),
+    "RequestInput": (C,),
+    "Sleep": (C,),
+    "Retry": (C,),
+    "CompleteWithResult": (C,),
+    "FailWithError": (C,),
+    "Release": (P, C),
+    # In the middle of each index of a sweep; a child sweeps when beat asks for it.
+    "Redispatch": (P, C),
+    "Overdue": (P, C),
+    "Reap": (P, C),
+    "Expire": (P, C),
+    "Mend": (Kind.REPAIR,),
+    # An answer that is one document; a part of a stream.
+    "Answer": (F,),
+    "Stream": (F,),
+    # A row of a session is written, and has been.
+    "Session": (F,),
+    # A change of a task has been heard.
+    "Change": (F, C),
+    # A message for a broker that is elsewhere.
+    "Publication": (F, P, C),
+    # A message was received and its lease drawn; a child has taken it.
+    "Handing": (P,),
+    "Acknowledgement": (P,),
+    # A child has died, and its task is to be handed back.
+    "Obituary": (P,),
+    "Body": (C,),
+    "Report": (C,),
+    "Sweep": (P, C),
+    "Beat": (Kind.BEAT,),
+}
+"""By the name of what is about to be done, or has been: `before` and `after` are a point each."""
+
+SIDES = ("before", "after")
+
+
+class Place(NamedTuple):
+    """A point in a kind of process."""
+
+    point: str
+    kind: Kind
+
+
+def places() -> Iterator[Place]:
+    """Every point of every kind of process that reaches it."""
+    for name, kinds in POINTS.items():
+        for side in SIDES:
+            yield from (Place(f"{name}.{side}", kind) for kind in kinds)

@@ -1,0 +1,32 @@
+"""What the audit, and the look that follows every test, find."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks_service.store.redis import RedisTaskStore
+from tests.support import RedisServer
+
+from ..store.conftest import creation
+from .audit import keys_without_end
+
+
+@pytest.mark.damages
+def test_a_key_that_nobody_owns_or_that_never_ends_is_found_and_those_of_others_are_not(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    store = RedisTaskStore(redis_url)
+    task = store.create(creation()).task
+    store.close()
+    with redis_server.client() as client:
+        client.set("celery", "a broker's own")
+        client.set("ts:mq:tasks", "our broker's")
+        assert keys_without_end(redis_url) == []
+        client.set("ts:surprise", "of no known kind", ex=60)
+        client.persist(f"ts:{{00}}:t:{task.task_id}")
+        found = {violation.what for violation in keys_without_end(redis_url)}
+    assert found == {f"ts:{{00}}:t:{task.task_id}: it has no lifetime", "ts:surprise: of no known kind"}
+
+
+def test_a_server_that_does_not_answer_has_no_keys_to_complain_about() -> None:
+    assert keys_without_end("redis://127.0.0.1:1/0") == []

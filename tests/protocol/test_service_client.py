@@ -1,0 +1,38 @@
+"""The client of our own commands, through what its server goes through."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mcp_types import CallToolResult
+
+from tasks_service.cli.client import TaskState, connect
+from tasks_service.tool import ToolRegistry
+
+from ..support import RedisServer
+from .support import Worker, serving, settings, until
+
+
+def test_a_task_is_followed_through_an_outage_of_the_store(tools: ToolRegistry, tmp_path: Path) -> None:
+    redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    seen: list[TaskState] = []
+
+    async def call(port: int) -> CallToolResult:
+        async with connect(f"http://127.0.0.1:{port}/mcp") as client:
+            return await client.call("greet", {"name": "Ada"}, seen.append)
+
+    with serving(tools, settings(redis.url, tmp_path)) as port, ThreadPoolExecutor(1) as pool:
+        worker = Worker(redis.url, tools)
+        called = pool.submit(lambda: asyncio.run(call(port)))
+        until("it is followed", lambda: len(seen) > 1)
+
+        redis.kill()
+        time.sleep(3.0)  # longer than a front end waits for its store
+        redis.start()
+        worker.run_next()
+
+        assert called.result(30).structured_content == "Hello, Ada!"
+    redis.close()

@@ -1,0 +1,96 @@
+"""What the transaction loop makes of each answer, driven by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.exceptions import ExecAbortError, MovedError, OutOfMemoryError, ReadOnlyError, ResponseError
+
+from tasks_service.domain.errors import CorruptRecord, StoreFull, StoreUnavailable
+from tasks_service.store.redis.transaction import Exchange, LostConnection, Pause, Write, once, transact
+
+NOT_NOW = [
+    ReadOnlyError("You can't write against a read only replica."),
+    MovedError("7638 127.0.0.1:7001"),
+    ResponseError("NOREPLICAS Not enough good replicas to write."),
+    ResponseError("MISCONF Errors writing to the AOF file"),
+    ExecAbortError("Transaction discarded because of: READONLY You can't write against a read only replica."),
+    ExecAbortError("Transaction discarded because of: CLUSTERDOWN The cluster is down"),
+]
+
+
+def transition() -> Any:
+    return transact(
+        "id",
+        lambda: ["key"],
+        [("GET", "key")],
+        lambda replies: Write([("SET", "key", "value")], "done"),
+        event="Claim",
+        token="t",
+        deadline=60,
+    )
+
+
+def at_exec(program: Any) -> Exchange:
+    """The exchange that writes."""
+    assert next(program) == Exchange([("UNWATCH",), ("WATCH", "key"), ("GET", "key")])
+    return program.send(["OK", "OK", None])  # type: ignore[no-any-return]
+
+
+def test_what_writes_goes_over_the_connection_that_watches() -> None:
+    assert at_exec(transition()) == Exchange([("MULTI",), ("SET", "key", "value"), ("EXEC",)], follows=True)
+
+
+@pytest.mark.parametrize("answer", NOT_NOW, ids=str)
+def test_an_answer_that_means_not_now_leaves_the_connection_and_is_tried_again(answer: Exception) -> None:
+    program = transition()
+    at_exec(program)
+    pause = program.send(["OK", "QUEUED", answer])
+    assert isinstance(pause, Pause)
+    assert pause.leave
+    assert program.send([]) == Exchange([("UNWATCH",), ("WATCH", "key"), ("GET", "key")])
+
+
+@pytest.mark.parametrize("answer", NOT_NOW, ids=str)
+def test_a_read_that_is_answered_not_now_leaves_the_connection_too(answer: Exception) -> None:
+    program = once([("GET", "key")], deadline=60)
+    next(program)
+    pause = program.send([answer])
+    assert isinstance(pause, Pause)
+    assert pause.leave
+
+
+def test_a_lost_race_keeps_the_connection() -> None:
+    program = transition()
+    at_exec(program)
+    assert program.send(["OK", "QUEUED", None]).leave is False
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        ExecAbortError("Transaction discarded because of: OOM command not allowed"),
+    ],
+    ids=str,
+)
+def test_a_full_redis_ends_the_trying(answer: Exception) -> None:
+    program = transition()
+    at_exec(program)
+    with pytest.raises(StoreFull):
+        program.send(["OK", "QUEUED", answer])
+
+
+def test_an_answer_that_nothing_explains_is_damage() -> None:
+    program = transition()
+    at_exec(program)
+    with pytest.raises(CorruptRecord):
+        program.send(["OK", ResponseError("WRONGTYPE"), ExecAbortError("because of previous errors.")])
+
+
+def test_what_is_never_answered_is_unavailable_when_the_time_is_over() -> None:
+    program = once([("GET", "key")], deadline=0)
+    next(program)
+    with pytest.raises(StoreUnavailable, match="cut"):
+        program.throw(LostConnection("cut"))
