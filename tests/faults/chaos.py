@@ -141,6 +141,7 @@ def finish(
     for client in clients:
         client.join(2 * PATIENCE)
     for client in clients:
+        client.review()
         client.tail()
         client.hang_up()
     if not any(client.complaints for client in clients):  # else there may be tasks that nobody ends

@@ -73,6 +73,16 @@ def stepped(number: int, ctx: TaskContext) -> dict[str, Any]:
 
 
 @service.tool(**KEPT)
+def lengthy(number: int, ctx: TaskContext) -> dict[str, Any]:
+    """Many steps, over about a second."""
+    drawn = []
+    for step in range(8):
+        drawn.append(ctx.step(f"step {step}", draw))
+        time.sleep(0.1)
+    return {"number": number, "drawn": drawn}
+
+
+@service.tool(**KEPT)
 def asking(number: int, ctx: TaskContext) -> dict[str, Any]:
     """A step, a question, and a step."""
     first = ctx.step("first", draw)

@@ -1,21 +1,24 @@
 """Clients that use a service under fault, write down what was acknowledged, and are judged at the end.
 
 They speak HTTP, and repeat with the same idempotency key what was not acknowledged. Each kind of task has one
-true end, so that whatever else a record says is a lie.
+true end, so that whatever else a record says is a lie. Where Redis is made to forget what it has
+acknowledged, that is declared, and forgiven to the moment (see `Forgotten`).
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import queue
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.task import EntryKind, FailureKind, TaskRecord, TaskStatus
@@ -56,18 +59,48 @@ BROKEN = (OSError, http.client.HTTPException)
 """How a request ends whose front end dies, is cut off, or is stopped for too long."""
 
 
+class Moment(NamedTuple):
+    """From when to when an operation took, on the machine's monotonic clock."""
+
+    began: float
+    ended: float
+
+
+NEVER = Moment(math.inf, math.inf)
+
+
+class Forgotten:
+    """What the store was made to forget: whatever it acknowledged between two times."""
+
+    def __init__(self) -> None:
+        self._between: list[Moment] = []
+
+    @contextmanager
+    def since(self, began: float) -> Iterator[None]:
+        """Declare it; when the context ends, the store is back, and what it acknowledges then counts."""
+        self._between.append(Moment(began, math.inf))
+        yield
+        self._between[-1] = Moment(began, time.monotonic())
+
+    def covers(self, moment: Moment) -> bool:
+        """Whether what was acknowledged then may be forgotten."""
+        return any(moment.began <= to and since <= moment.ended for since, to in self._between)
+
+
 @dataclass
 class Story:
-    """What a client knows of one task: what it asked for, and what was acknowledged."""
+    """What a client knows of one task: what it asked for, and what was acknowledged, and when first."""
 
     kind: str
     number: int
     key: str
     task_id: str = ""
+    made: Moment = NEVER
     answered: str = ""
-    cancelled: bool = False
+    cancelled: Moment | None = None
     seen: list[str] = field(default_factory=list)
     result: Any = None
+    ended: Moment = NEVER
     given: float = 0.0
     """When it was first asked for."""
 
@@ -136,6 +169,7 @@ class Caller:
         self.stories: list[Story] = []
         self.complaints: list[str] = []
         self.repeated = 0
+        self._moment = NEVER
         self._ports, self._seed, self._progress = ports, seed, progress
         self._random = random.Random(seed)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -163,7 +197,9 @@ class Caller:
         end = time.monotonic() + PATIENCE
         while True:
             with suppress(*BROKEN):
+                began = time.monotonic()
                 if (answer := attempt()) is not None:
+                    self._moment = Moment(began, time.monotonic())
                     return answer
             self.hang_up()
             self.repeated += 1
@@ -173,6 +209,9 @@ class Caller:
 
     def hang_up(self) -> None:
         """Leave whatever connection there is."""
+
+    def review(self) -> None:
+        """Look at everything again: it must be as it was seen, or have been forgotten and come to an end."""
 
     def tail(self) -> None:
         """The last operations, after the service has healed: each must succeed at the first try."""
@@ -186,15 +225,30 @@ class Client(Caller):
         seed: Names it, and decides what it does.
         progress: Says when it may begin a task.
         kinds: The tools that it chooses among.
+        forgotten: What the store is made to forget.
+        batch: Tasks that it has open at a time.
+
+    Attributes:
+        forgot: How many handles and ends it has met that were forgotten.
     """
 
-    def __init__(self, ports: Sequence[int], seed: str, progress: Progress, kinds: Sequence[str]) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int],
+        seed: str,
+        progress: Progress,
+        kinds: Sequence[str],
+        forgotten: Forgotten | None = None,
+        batch: int = BATCH,
+    ) -> None:
         super().__init__(ports, seed, progress)
-        self._kinds = kinds
+        self.forgot: Counter[str] = Counter()
+        self._kinds, self._batch_size = kinds, batch
+        self._forgotten = forgotten or Forgotten()
         self._wire: WireClient | None = None
 
     def _live(self) -> None:
-        while batch := self._batch(BATCH):
+        while batch := self._batch(self._batch_size):
             self._follow(batch)
 
     def _batch(self, size: int) -> list[Story]:
@@ -219,9 +273,26 @@ class Client(Caller):
                 self.complaints.append(f"I5 {story.key} was answered {result}")
             return
         task_id = result["taskId"]
-        if story.task_id not in ("", task_id) and not story.may_have_expired:
+        if task_id == story.task_id:
+            return
+        if story.task_id and not (story.may_have_expired or self._may_forget("handles", story.made)):
             self.complaints.append(f"I11 {story.key}: first {story.task_id}, then {task_id}")
-        story.task_id = task_id
+        story.task_id, story.made = task_id, self._moment
+
+    def _may_forget(self, what: str, moment: Moment) -> bool:
+        """Whether the store may have forgotten something; counts it."""
+        forgiven = self._forgotten.covers(moment)
+        self.forgot[what] += forgiven
+        return forgiven
+
+    def review(self) -> None:
+        try:
+            for story in self.stories:
+                if story.task_id and not story.may_have_expired:
+                    self._look(story)
+            self._follow([story for story in self.stories if not story.end])
+        except Exception as error:
+            self.complaints.append(f"client {self._seed}, looking back: {error!r}")
 
     def _follow(self, stories: list[Story]) -> None:
         end = time.monotonic() + PATIENCE
@@ -239,15 +310,31 @@ class Client(Caller):
     def _look(self, story: Story) -> None:
         shown = self._ask("tasks/get", {"taskId": story.task_id})
         if shown is GONE:
+            if self._may_forget("handles", story.made):
+                story.task_id = ""
+                story.seen.clear()
+                self.create(story)
+                return
             if not story.may_have_expired:
                 self.complaints.append(f"I1 {story.kind} {story.task_id} is unknown, it was {story.seen}")
             story.seen.append("expired")
             return
-        if not story.seen or story.seen[-1] != shown["status"]:
-            story.seen.append(shown["status"])
-        story.result = shown.get("result")
-        if story.kind == "lasting" and not story.cancelled:
-            story.cancelled = self._ask("tasks/cancel", {"taskId": story.task_id}) is not None
+        status, result = shown["status"], shown.get("result")
+        if story.end and (status, result) != (story.end, story.result):
+            if not self._may_forget("ends", story.ended):
+                self.complaints.append(f"I5 {story}: now it is {status} with {result}")
+            story.seen.clear()
+        if not story.seen or story.seen[-1] != status:
+            story.seen.append(status)
+            story.ended = self._moment
+        story.result = result
+        self._act_on(story, shown)
+
+    def _act_on(self, story: Story, shown: dict[str, Any]) -> None:
+        cancelled = story.cancelled is not None and not self._forgotten.covers(story.cancelled)
+        if story.kind == "lasting" and not story.end and not cancelled:
+            self._ask("tasks/cancel", {"taskId": story.task_id})
+            story.cancelled = self._moment
         if shown["status"] == "input_required" and story.kind == "asking":
             word = story.answered or f"word {story.number}"
             answers = {key: {"action": "accept", "content": {"word": word}} for key in shown["inputRequests"]}
@@ -432,7 +519,7 @@ def _expected(story: Story, record: TaskRecord) -> dict[str, Any]:
         return reported(story.number)
     values = [json.loads(entry.value) for entry in record.journal if entry.kind is EntryKind.STEP]
     expected: dict[str, Any] = {"number": story.number}
-    if story.kind in ("stepped", "asking"):
+    if story.kind in ("stepped", "asking", "lengthy"):
         expected["drawn"] = values
     if story.kind in ("asking", "silent"):
         expected["word"] = story.answered or "nobody"

@@ -65,6 +65,10 @@ class Process:
             log.seek(self.began)
             return what.encode() in log.read()
 
+    def times_said(self, what: str) -> int:
+        """How often the process and those before it have said something."""
+        return self.log.read_bytes().count(what.encode())
+
     def children(self) -> list[int]:
         """The processes that it has started."""
         listed = subprocess.run(
@@ -115,6 +119,7 @@ class ServiceUnderFault:
         failpoints: Whether processes look for armed points, each in the directory of its name in `points`.
         elsewhere: Whether the broker is another database, so that messages do not go with the records.
         settings: Of the service, by environment variable.
+        server: The Redis, if it is not to be one that syncs each write.
     """
 
     def __init__(
@@ -124,9 +129,10 @@ class ServiceUnderFault:
         failpoints: bool = False,
         elsewhere: bool = False,
         settings: Mapping[str, str] | None = None,
+        server: RedisServer | None = None,
     ) -> None:
         self.points = directory / "failpoints"
-        self.redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+        self.redis = server or RedisServer("--appendonly", "yes", "--appendfsync", "always")
         self.broker = f"{self.redis.url[:-1]}1" if elsewhere else self.redis.url
         self.ports = [free_port(), free_port()]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
