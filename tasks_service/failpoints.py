@@ -46,13 +46,16 @@ def _on(name: str, side: str) -> None:
 
 def _taken(directory: Path, armed: str) -> list[str]:
     """What an arming says, if it is this process that has taken it; else nothing."""
+    file = directory / armed
     mine = directory / TAKEN / f"{armed}.{os.getpid()}.{time.monotonic_ns()}"
     try:
         mine.parent.mkdir(exist_ok=True)
-        (directory / armed).rename(mine)
+        # Opened before it is taken: whoever waits for the witness may remove it at once.
+        with file.open(encoding="utf-8") as arming:
+            file.rename(mine)
+            return arming.read().split()
     except FileNotFoundError:
         return []  # another process was first
-    return mine.read_text().split()
 
 
 def _act(words: list[str]) -> None:

@@ -132,8 +132,12 @@ def plant(mutant: Mutant, copy: Path) -> None:
 
 
 def run_check(arguments: Sequence[str], copy: Path, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Run one check on the copy; the working directory comes first on the path of Python."""
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    """Run one check on the copy; the working directory comes first on the path of Python.
+
+    Sizes and seeds of the campaign around it are not the check's.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_TEST_")}
+    environment = {**own, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=copy,

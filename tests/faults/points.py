@@ -72,6 +72,11 @@ class Place(NamedTuple):
     point: str
     kind: Kind
 
+    @property
+    def name(self) -> str:
+        """What is about to be done, or has been."""
+        return self.point.partition(".")[0]
+
 
 def places() -> Iterator[Place]:
     """Every point of every kind of process that reaches it."""

@@ -11,7 +11,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ STOPPED_SECONDS = 2.6
 """How long a process is stopped: longer than the lease of its tasks, and a sweep."""
 
 PROVOCATION_SECONDS = 3.0
-"""Between two soft shutdowns of a worker, while a child is wanted that hands its task back."""
+"""Between two provocations, while a point is wanted that is reached only in consequence of something."""
 
 
 class Strike(NamedTuple):
@@ -168,9 +168,43 @@ class Striker:
         self._stopped = [one for one in self._stopped if one not in due]
 
     def _provoke(self) -> None:
-        """A child hands its task back only while its worker stops softly: let one, if that is wanted."""
-        wanted = any(place.kind is Kind.CHILD and "Release" in place.point for place in self.missing)
+        """Let something happen in whose consequence a point is reached that is still wanted."""
         worker = self._random.choice(self._service.workers)
-        if wanted and time.monotonic() - self._provoked > PROVOCATION_SECONDS and self._is_up(worker):
+        due = time.monotonic() - self._provoked > PROVOCATION_SECONDS
+        wanted = [harm for harm, reaches in PROVOCATIONS.items() if any(map(reaches, self.missing))]
+        if due and wanted and self._is_up(worker):
             self._provoked = time.monotonic()
-            send_signal(worker.process.pid, signal.SIGTERM)
+            self._random.choice(wanted)(worker, self._random)
+
+
+def _stop_softly(worker: Process, _: random.Random) -> None:
+    send_signal(worker.process.pid, signal.SIGTERM)
+
+
+def _kill(worker: Process, _: random.Random) -> None:
+    send_signal(-worker.process.pid, signal.SIGKILL)
+
+
+def _kill_child(worker: Process, draw: random.Random) -> None:
+    if children := worker.children():
+        send_signal(draw.choice(children), signal.SIGKILL)
+
+
+def _hands_back(place: Place) -> bool:
+    return place.kind is Kind.CHILD and place.name == "Release"
+
+
+def _buries(place: Place) -> bool:
+    return place.kind is Kind.PARENT and place.name in ("Release", "Obituary")
+
+
+def _finds_what_is_lost(place: Place) -> bool:
+    return place.name in ("Reap", "Redispatch")
+
+
+PROVOCATIONS: Mapping[Callable[[Process, random.Random], None], Callable[[Place], bool]] = {
+    _stop_softly: _hands_back,
+    _kill_child: _buries,
+    _kill: _finds_what_is_lost,
+}
+"""What is done to a worker, and which places are reached in consequence, there or elsewhere."""

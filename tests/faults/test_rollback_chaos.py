@@ -20,7 +20,7 @@ from .served import BROKER_KEYS, service_under_fault
 
 pytestmark = pytest.mark.faults
 
-TASKS = int(os.environ.get("TASKS_TEST_TASKS", "400"))
+TASKS = int(os.environ.get("TASKS_TEST_ROLLED_BACK", "400"))
 SEED = int(os.environ.get("TASKS_TEST_SEED", "0")) or secrets.randbelow(1_000_000) + 1
 KINDS = (
     *("quick", "stepped", "asking", "retrying", "silent", "sleeping") * 2,
