@@ -321,13 +321,13 @@ def test_rights_are_asked_where_the_keys_are_and_asking_writes_nothing(
     for server in cluster.servers:
         with server.client() as client:
             assert client.dbsize() == 0
-            client.acl_setuser("default", commands=["-hset"])
+            client.execute_command("ACL", "SETUSER", "default", "-hset")
     try:
         (finding,) = store.check_permissions(Role.WORKER)
     finally:
         for server in cluster.servers:
             with server.client() as client:
-                client.acl_setuser("default", commands=["+hset"])
+                client.execute_command("ACL", "SETUSER", "default", "+hset")
     assert "may not run HSET" in finding.what
 
 

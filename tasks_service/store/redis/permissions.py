@@ -11,13 +11,11 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from redis.exceptions import NoPermissionError
-
 from ...domain.errors import StoreUnavailable
 from ..base import Finding, Severity
 from .layout import Command, Layout
 from .servers import KEYLESS
-from .transaction import Exchange, LostConnection, Program, Reply
+from .transaction import Exchange, LostConnection, Program, Reply, is_forbidden
 
 SAMPLE = "none"
 """Stands for an id in keys that are asked about."""
@@ -223,7 +221,7 @@ def _denied(wanted: Sequence[Need]) -> Program[_Denied]:
 
 def _refused(wanted: Sequence[Need], replies: Sequence[Reply]) -> _Denied:
     pairs = zip(wanted, replies, strict=True)
-    return [(need, str(reply)) for need, reply in pairs if isinstance(reply, NoPermissionError)]
+    return [(need, str(reply)) for need, reply in pairs if is_forbidden(reply)]
 
 
 def _findings(role: Role, denied: _Denied, user: str) -> list[Finding]:

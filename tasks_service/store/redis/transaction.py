@@ -200,7 +200,7 @@ def _failure(replies: Sequence[Reply]) -> str:
     if _is_full(replies):
         raise StoreFull
     for reply in replies:
-        if isinstance(reply, NoPermissionError):
+        if is_forbidden(reply):
             logger.error("Redis: %s. Give the user what docker/users.acl has.", reply)
             raise StoreForbidden
         if isinstance(reply, ResponseError) and _is_passing(reply):
@@ -210,6 +210,13 @@ def _failure(replies: Sequence[Reply]) -> str:
 
 def _is_passing(error: ResponseError) -> bool:
     return isinstance(error, _PASSING) or _cause(error).startswith(_PASSING_WORDS)
+
+
+def is_forbidden(reply: Reply) -> bool:
+    """Whether the user may not run a command, or not on its key; for EXEC Redis says so in another way."""
+    return isinstance(reply, NoPermissionError) or (
+        isinstance(reply, ExecAbortError) and _cause(reply).startswith("NOPERM")
+    )
 
 
 def _is_full(replies: Sequence[Reply]) -> bool:
