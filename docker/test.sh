@@ -33,6 +33,7 @@ export TASKS_IMAGE=tasks-service:test-$$
 export TASKS_API_KEYS="tester:$key"
 TASKS_SECRET=$(random_text)
 export TASKS_SECRET
+for role in WEB WORKER BEAT FLOWER OPERATOR; do export "REDIS_PASSWORD_$role=$(random_text)"; done
 export TASKS_FILES=$work/files
 export TASKS_PUBLISH=127.0.0.1:$port
 FLOWER_PUBLISH=127.0.0.1:$(free_port)
@@ -85,10 +86,10 @@ flower_shows() { # a number of workers
 has_workers() { # a number
   [ "$("${stack[@]}" exec -T worker celery -A workers:app inspect ping --timeout 3 2>/dev/null | grep -c pong)" -ge "$1" ]
 }
-operator() { "${stack[@]}" exec -T web tasks-service "$@"; }
+operator() { "${stack[@]}" run --rm -T operator "$@"; }
 shares_of() { # tool: how many of its tasks each worker ran, from the history that is stored with each task
-  operator list --json --tool "$1" | python3 -c 'import json, sys; print(*(t["task_id"] for t in json.load(sys.stdin)))' |
-    xargs -n1 "${stack[@]}" exec -T web tasks-service inspect --json |
+  operator list --json --tool "$1" | python3 -c 'import json, sys; print(*(t["task_id"] for t in json.load(sys.stdin)), sep="\n")' |
+    while read -r task; do operator inspect --json "$task" </dev/null; done |
     python3 -c '
 import collections, json, sys
 decoder, text, actors = json.JSONDecoder(), sys.stdin.read().strip(), collections.Counter()

@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .domain.errors import ConfigurationError
 from .store.redis.address import SENTINEL_PORT, Address, parse_address
+from .urls import redis_encryption, secured
 
 logger = logging.getLogger(__name__)
 
@@ -233,9 +234,10 @@ def broker_of(url: str) -> Broker:
             "amqp://user:password@host// or a single Redis, redis://host:6379/0"
         )
     if scheme not in ("redis+sentinel", "rediss+sentinel"):
-        return Broker(_broker_url(url))
+        bare_url, encryption = secured(_broker_url(url))
+        return Broker(bare_url, ssl=encryption)
     address = parse_address(url)
-    tls = {"ssl_cert_reqs": "required", **dict(address.query)} if address.encrypted else {}
+    tls = redis_encryption(dict(address.query)) if address.encrypted else {}
     guarded: dict[str, Any] = {"ssl": True, **tls} if tls else {}
     if address.sentinel_password:
         guarded |= {"username": address.sentinel_username or None, "password": address.sentinel_password}

@@ -109,6 +109,11 @@ class Dispatcher:
         """Where messages go."""
         return self._broker.url if self._broker else str(self._app.conf.broker_write_url or "")
 
+    @property
+    def messages(self) -> str | None:
+        """What is in front of the keys of messages; None if the broker is not the store's Redis."""
+        return _key_prefix(self._app) if self.in_store else None
+
     def _options(self) -> dict[str, Any]:
         """What the transport must know: the app's own options, and those that come with the URL."""
         return {**self._app.conf.broker_transport_options, **(self._broker.options if self._broker else {})}
@@ -188,6 +193,7 @@ class Dispatcher:
         # It is idle for long, and nobody would answer heartbeats: the broker would close it.
         connection: Connection = self._app.connection_for_write(
             url=self.broker_url,
+            ssl=self._broker and self._broker.ssl,
             connect_timeout=min(CONNECT_TIMEOUT, timeout),
             transport_options=options,
             heartbeat=0,
@@ -216,7 +222,7 @@ class _Builder:
     def __init__(self, app: Celery) -> None:
         options = app.conf.broker_transport_options
         self._app = app
-        self._prefix = str(options.get("global_keyprefix", ""))
+        self._prefix = _key_prefix(app)
         connection = Connection(transport=_SinkTransport, transport_options=dict(options))
         self._sink: _Sink = connection.channel()
         self._producer = app.amqp.Producer(self._sink, auto_declare=False)
@@ -226,6 +232,10 @@ class _Builder:
         ((name, payload),) = self._sink.collected
         self._sink.collected.clear()
         return Push(self._prefix + name, payload)
+
+
+def _key_prefix(app: Celery) -> str:
+    return str(app.conf.broker_transport_options.get("global_keyprefix", ""))
 
 
 def _send(app: Celery, producer: Any, task: Task, to: Queue, declare: list[Queue]) -> None:

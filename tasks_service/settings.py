@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .domain.limits import KIB, MIB, Limits
 from .store.redis.address import CLUSTER_SHARDS, parse_address
+from .urls import check_encryption
 
 
 class ApiKey(BaseModel):
@@ -52,6 +53,8 @@ class Settings(BaseSettings):
             redis-server is started in `data_dir`.
         broker_url: Celery's broker. Unset: the same Redis, and then record and message are one write. A
             cluster cannot be the broker, so there it must be set.
+        private_network: Says that nobody else can listen between the processes, Redis and the broker, so that
+            `doctor` does not warn of connections that are not encrypted.
         key_prefix: In front of every key, so that several services can share a Redis.
         shards: Slots that tasks are spread over; 16 on a cluster unless it is set. It may never change on a
             used store, which remembers it and refuses another.
@@ -82,6 +85,7 @@ class Settings(BaseSettings):
 
     redis_url: str | None = None
     broker_url: str | None = None
+    private_network: bool = False
     key_prefix: str = Field(default="ts", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
     shards: int = Field(default=1, ge=1, le=256)
     data_dir: Path = Path(".tasks-service")
@@ -119,6 +123,13 @@ class Settings(BaseSettings):
                 parse_address(value)
             except ValueError as error:
                 raise ValueError(f"TASKS_REDIS_URL: {error}") from None
+        return value
+
+    @field_validator("redis_url", "broker_url")
+    @classmethod
+    def _check_encryption(cls, value: str | None) -> str | None:
+        if value:
+            check_encryption(value)
         return value
 
     @field_validator("api_keys", mode="before")

@@ -14,14 +14,15 @@ from http import HTTPStatus
 
 import click
 from celery import Celery
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import NoPermissionError, OutOfMemoryError
 from rich.console import Console
 
-from ..domain.errors import StoreUnavailable
+from ..domain.errors import StoreForbidden, StoreUnavailable
 from ..service import TaskService
 from ..settings import Settings
 from ..store.base import Finding, Severity
-from ..store.redis import RedisTaskStore, refused_work
+from ..store.redis import RedisTaskStore, Role, refused_work
+from ..urls import is_open
 from .application import app_option, json_option, load_connected_service, open_store
 from .probe import http_status, http_url
 from .stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
@@ -100,17 +101,22 @@ def doctor(app: str, as_json: bool) -> None:
 
 
 def _examined(check: Check, patient: Patient) -> list[Finding]:
-    """What a check finds; one that must write something itself ends at a Redis that is full."""
+    """What a check finds; one that must write itself ends at a Redis that is full or does not permit it."""
     try:
         return list(check(patient))
     except OutOfMemoryError as error:
         return [_error(f"It could not be examined: {error}", "Give Redis more memory first.")]
+    except (NoPermissionError, StoreForbidden) as error:
+        return [
+            _error(f"It could not be examined: {error}", "Give the Redis user what docker/users.acl has.")
+        ]
 
 
 def check_redis(patient: Patient) -> Iterator[Finding]:
-    """It answers, is new enough, never evicts, and keeps what it is told."""
+    """It answers, is new enough, never evicts, keeps what it is told, and lets us do our work."""
     try:
-        yield from patient.store.check()
+        lacks = patient.store.check_permissions(Role.OPERATOR)
+        yield from lacks or patient.store.check()
     except StoreUnavailable as error:
         yield _error(str(error), "Start Redis, or correct TASKS_REDIS_URL.")
 
@@ -149,6 +155,19 @@ def check_broker(patient: Patient) -> Iterator[Finding]:
         )
     finally:
         connection.release()
+
+
+def check_encryption(patient: Patient) -> Iterator[Finding]:
+    """Nobody reads on the way to Redis and the broker."""
+    settings = patient.settings
+    urls = {"TASKS_REDIS_URL": settings.redis_url, "TASKS_BROKER_URL": settings.broker_url}
+    for name, url in urls.items():
+        if url is not None and is_open(url) and not settings.private_network:
+            yield _warning(
+                f"{name} leads to another machine, and the connection is not encrypted: arguments, results "
+                "and passwords can be read on the way.",
+                "Use rediss:// or amqps://, or say TASKS_PRIVATE_NETWORK=true if nobody else can listen.",
+            )
 
 
 def check_workers(patient: Patient) -> Iterator[Finding]:
@@ -235,6 +254,7 @@ CHECKS: Mapping[str, Check] = {
     "memory": check_memory,
     "clock": check_clock,
     "broker": check_broker,
+    "encryption": check_encryption,
     "workers": check_workers,
     "queues": check_queues,
     "sweeps": check_sweeps,

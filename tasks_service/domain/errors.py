@@ -213,6 +213,13 @@ class StoreFull(StoreUnavailable):
         self.maximum, self.actual = maximum, actual
 
 
+class StoreForbidden(StoreUnavailable):
+    """The process may not do with the store what was asked; it can be tried again when it may."""
+
+    def __init__(self) -> None:
+        super().__init__("Redis does not permit what this process does; its log says what")
+
+
 class Contention(StoreUnavailable):
     """Too many writers on one task for too long; the store itself is well."""
 

@@ -71,6 +71,10 @@ class Push(NamedTuple):
 class Outbox(Protocol):
     """Turns a pending task into a broker message; `dispatch` implements it."""
 
+    @property
+    def messages(self) -> str | None:
+        """What is in front of the keys that `pushes` names; None if the broker is elsewhere."""
+
     def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
         """Messages to be written in the same transaction as the task; empty if the broker is elsewhere."""
 
@@ -80,6 +84,8 @@ class Outbox(Protocol):
 
 class NoOutbox:
     """An outbox that sends nothing: the task waits for a sweep, or for a test."""
+
+    messages = None
 
     def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
         """Nothing."""

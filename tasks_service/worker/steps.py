@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import Celery, bootsteps, signals
 
 from ..broker import DRAIN_SECONDS, MAINTENANCE_QUEUE
-from ..domain.errors import ConfigurationError
+from ..domain.errors import ConfigurationError, StoreUnavailable
+from ..store.redis import Role
 from ..tool import ToolRegistry
 from .celery_tasks import ToolTask, register_sweep
 from .engine import Engine
 from .maintenance import SweepThread
+
+logger = logging.getLogger(__name__)
 
 
 def install(app: Celery, engine: Engine, tools: ToolRegistry) -> None:
@@ -73,10 +77,23 @@ def refuse_what_cannot_work(app: Celery, engine: Engine, tools: ToolRegistry) ->
         SystemExit: With a sentence that says what is wrong and how to mend it.
     """
     try:
-        engine.store(pool=1).close()
+        _refuse_missing_permissions(engine)
         _refuse_taken_names(app, tools)
     except ConfigurationError as error:
         raise SystemExit(f"tasks-service: {error}") from None
+
+
+def _refuse_missing_permissions(engine: Engine) -> None:
+    store = engine.store(pool=1, deadline=engine.settings.store_deadline)
+    try:
+        errors = [f"{found.what} {found.mend}" for found in store.check_permissions(Role.WORKER)]
+    except StoreUnavailable as error:
+        logger.warning("Starting without a store: %s", error)
+        return
+    finally:
+        store.close()
+    if errors:
+        raise ConfigurationError(" ".join(errors))
 
 
 def _refuse_taken_names(app: Celery, tools: ToolRegistry) -> None:

@@ -18,6 +18,7 @@ from tests.e2e.harness import Client, client_of, wait_until, worker_node
 from tests.e2e.worker_app import service
 from tests.support import RedisServer
 from tests.support_rabbitmq import RabbitServer, require_rabbitmq
+from tests.support_tls import Authority, TlsProxy
 
 from .audit import audit, told
 
@@ -150,3 +151,21 @@ def test_a_tool_that_outlasts_the_consumer_timeout_runs_once_and_its_worker_goes
         assert lines(tmp_path / "runs") == 1
         assert client.run("add", timeout=120, x=1, y=2).task.status is TaskStatus.COMPLETED
         measured("RabbitMQ", "consumer_timeout passed while a tool ran: it ran once, the worker went on")
+
+
+def test_messages_go_over_tls_to_a_broker_that_can_be_trusted_and_to_no_other(tmp_path: Path) -> None:
+    with bench() as (store, broker, _, _):
+        ca = Authority(tmp_path)
+        proxy = TlsProxy(broker.port, ca.issue())
+        login = f"amqps://guest:guest@127.0.0.1:{proxy.port}//"
+        trusting = f"{login}?ssl_ca_certs={ca.file}"
+        worker = worker_node(store.url, name="amqps", TASKS_BROKER_URL=trusting)
+        try:
+            assert worker.ready(), worker.logs()
+            with client_of(service, store.url, trusting) as client:
+                assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+            with client_of(service, store.url, login) as wary:
+                assert wary.outbox.queue_length("tasks") is None
+        finally:
+            worker.teardown()
+            proxy.close()

@@ -48,6 +48,7 @@ class Clock:
 class RecordingOutbox:
     """Pushes the task's id to a list beside the tasks, where that can be; remembers what was committed."""
 
+    messages = None
     KEY = "messages"
 
     def __init__(self, *, in_store: bool = True) -> None:

@@ -18,7 +18,7 @@ from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Creat
 from tasks_service.domain.reports import LogLevel
 from tasks_service.domain.task import JsonText, Owner, Phase, new_token
 from tasks_service.store.base import Due, Finding, Severity, SweepMark, new_task_id
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, Role
 from tasks_service.store.redis.connection import client_findings
 from tasks_service.store.sessions import Session
 from tests.support_proxy import CuttingProxy, Verdict
@@ -312,6 +312,23 @@ def test_every_primary_is_examined(cluster: ClusterServers, store: RedisTaskStor
     assert error.what.startswith(f"127.0.0.1:{cluster.proxies[2].port}: ")
     assert "allkeys-lru" in error.what
     assert errors(store) == []
+
+
+def test_rights_are_asked_where_the_keys_are_and_asking_writes_nothing(
+    cluster: ClusterServers, store: RedisTaskStore
+) -> None:
+    assert [store.check_permissions(role) for role in Role] == [[], [], []]
+    for server in cluster.servers:
+        with server.client() as client:
+            assert client.dbsize() == 0
+            client.execute_command("ACL", "SETUSER", "default", "-hset")
+    try:
+        (finding,) = store.check_permissions(Role.WORKER)
+    finally:
+        for server in cluster.servers:
+            with server.client() as client:
+                client.execute_command("ACL", "SETUSER", "default", "+hset")
+    assert "may not run HSET" in finding.what
 
 
 def test_primaries_without_a_replica_are_told(store: RedisTaskStore) -> None:

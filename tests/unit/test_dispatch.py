@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 from typing import Any
 
@@ -147,7 +148,11 @@ def test_sentinels_are_told_to_celery_as_kombu_writes_them() -> None:
 def test_encrypted_sentinels_are_encrypted_for_celery_too() -> None:
     url = "rediss+sentinel://one/0?service=tasks&ssl_ca_certs=/etc/ca.pem"
     app = create_app("acme", broker_url=url, key_prefix="ts")
-    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/ca.pem"}
+    tls = {
+        "ssl_cert_reqs": ssl.CERT_REQUIRED,
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": "/etc/ca.pem",
+    }
     assert app.conf.broker_use_ssl == tls
     assert tls.items() <= app.conf.broker_transport_options["sentinel_kwargs"].items()
     assert Dispatcher(app, redis_url=url).in_store

@@ -74,6 +74,14 @@ class Address:
     single: str = ""
 
     @property
+    def user(self) -> str:
+        """The Redis user who logs in."""
+        if self.kind is not Kind.SINGLE:
+            return self.username or "default"
+        parts = urlsplit(self.single)
+        return unquote(parts.username or "") or dict(parse_qsl(parts.query)).get("username", "default")
+
+    @property
     def shards(self) -> int:
         """How many shards a store has there, unless the settings say otherwise."""
         return CLUSTER_SHARDS if self.kind is Kind.CLUSTER else 1

@@ -10,7 +10,6 @@ from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ...domain.errors import StoreUnavailable
 from ...domain.events import AnswerInput, Claim, ClientEvent, Create, WorkerEvent
@@ -18,11 +17,20 @@ from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
 from ..base import Change, Claimed, Created, Finding, Memory, NoOutbox, Outbox, Page, Reported, TaskView
 from .address import Kind, Node, parse_address
-from .connection import SENTINEL_SECONDS, Pools, client_findings, connection_options, pack
+from .connection import (
+    FAILURES,
+    SENTINEL_SECONDS,
+    Pools,
+    client_findings,
+    connection_options,
+    pack,
+    reason,
+)
 from .headroom import Headroom
 from .health import examine
 from .layout import Layout
 from .operations import Clock, Operations
+from .permissions import Role, check_permissions
 from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
@@ -90,6 +98,7 @@ class AsyncRedisTaskStore:
         clock: Clock | None = None,
     ) -> None:
         address = parse_address(url)
+        self._url, self._user = url, address.user
         self._layout = Layout(prefix, shards or address.shards)
         self._headroom = Headroom(each_shard=address.kind is Kind.CLUSTER)
         self._operations = Operations(
@@ -124,14 +133,15 @@ class AsyncRedisTaskStore:
 
     async def run(self, program: Program[T]) -> T:
         """Drive a program to its end on one connection at a time, within the deadline."""
+        failures: list[str] = []
         try:
             async with asyncio.timeout(self._operations.deadline):
-                return await self._drive(program)
+                return await self._drive(program, failures)
         except TimeoutError:
             self._servers.doubt()
-            raise StoreUnavailable("no answer in time") from None
+            raise StoreUnavailable(failures[-1] if failures else "no answer in time") from None
 
-    async def _drive(self, program: Program[T]) -> T:
+    async def _drive(self, program: Program[T], failures: list[str]) -> T:
         hold = _Hold(self._pools)
         program = self._servers.routed(program)
         try:
@@ -144,9 +154,10 @@ class AsyncRedisTaskStore:
                     continue
                 try:
                     replies = await hold.exchange(step)
-                except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                except FAILURES as error:
                     await hold.give_back()
-                    step = program.throw(LostConnection(str(error)))
+                    failures.append(reason(error, self._url))
+                    step = program.throw(LostConnection(failures[-1]))
                 else:
                     step = program.send(replies)
         except StopIteration as end:
@@ -194,7 +205,15 @@ class AsyncRedisTaskStore:
         await self._subscription.settle()
 
     async def check(self) -> list[Finding]:
-        """See `RedisTaskStore.check`."""
+        """What is wrong with the servers, with this client, and with what its user may do as a front end.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        messages = self._operations.outbox.messages
+        rights = check_permissions(self._layout, Role.FRONT_END, messages=messages, user=self._user)
+        if lacks := await self.run(rights):
+            return lacks  # it may not ask the rest either
         found = await self.run(examine(self._servers, self._layout, self._operations.deadline))
         await self.ping()
         clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from redis import BlockingConnectionPool, Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from ...domain.errors import CorruptRecord, StoreUnavailable
@@ -34,6 +33,7 @@ from ..base import (
 )
 from .address import Node, parse_address
 from .connection import (
+    FAILURES,
     RECONNECT_SECONDS,
     SENTINEL_SECONDS,
     SOCKET_SECONDS,
@@ -41,11 +41,13 @@ from .connection import (
     client_findings,
     connection_options,
     pack,
+    reason,
 )
 from .headroom import fullest
 from .health import examine
 from .layout import Layout, Shard
 from .operations import Clock, Operations, parse_change
+from .permissions import Role, check_permissions
 from .repair import Places, Repairs
 from .servers import servers_at
 from .transaction import Exchange, LostConnection, Pause, Program
@@ -112,6 +114,7 @@ class RedisTaskStore:
         clock: Clock | None = None,
     ) -> None:
         address = parse_address(url)
+        self._url, self._user = url, address.user
         self._layout = Layout(prefix, shards or address.shards)
         self._operations = Operations(self._layout, limits, outbox or NoOutbox(), deadline, clock)
         self._repairs = Repairs(self._operations)
@@ -145,9 +148,9 @@ class RedisTaskStore:
                     continue
                 try:
                     replies = hold.exchange(step)
-                except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                except FAILURES as error:
                     hold.give_back()
-                    step = program.throw(LostConnection(str(error)))
+                    step = program.throw(LostConnection(reason(error, self._url)))
                 else:
                     step = program.send(replies)
         except StopIteration as end:
@@ -214,6 +217,15 @@ class RedisTaskStore:
         found = self.run(examine(self._servers, self._layout, self._operations.deadline))
         clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
         return [*clients, *found]
+
+    def check_permissions(self, role: Role) -> list[Finding]:
+        """Ask the servers whether this store's user may do what a role does.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        messages = self._operations.outbox.messages
+        return self.run(check_permissions(self._layout, role, messages=messages, user=self._user))
 
     def memory(self) -> Memory | None:
         """How full the fullest server is; None if none has a limit, or tells.

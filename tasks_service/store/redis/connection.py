@@ -8,6 +8,9 @@ from typing import Any, Generic, TypeVar
 
 import hiredis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..base import Finding, Severity
 from .address import Node
@@ -50,6 +53,40 @@ def connection_options(
         "health_check_interval": 0,
         **tcp_only,
     }
+
+
+FAILURES = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
+"""What a lost connection, or one that could not be made, raises; `reason` tells it."""
+
+_ADVICE = (
+    ("certificate has expired", "Renew the certificate of Redis."),
+    ("mismatch", "Write the name into the URL that its certificate is for."),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "Name the certificate of its CA in the URL: ?ssl_ca_certs=/path/ca.pem.",
+    ),
+    ("Timeout connecting", "If Redis speaks no TLS on this port, the URL begins with redis://."),
+    ("WRONG_VERSION_NUMBER", "If Redis speaks no TLS on this port, the URL begins with redis://."),
+)
+"""By what an encrypted connection fails with: what to do."""
+
+_PLAIN_TO_TLS = ("reset by peer", "closed by server", "Protocol error")
+"""What a plain connection fails with where TLS is spoken, among other places."""
+
+
+def reason(error: Exception, url: str) -> str:
+    """Why there is no connection, as sentences that an operator can act on.
+
+    Args:
+        error: One of `FAILURES`.
+        url: Where Redis is.
+    """
+    text = str(error) or type(error).__name__
+    if url.startswith("rediss"):
+        return next((f"{text} {advice}" for mark, advice in _ADVICE if mark in text), text)
+    if any(mark in text for mark in _PLAIN_TO_TLS):
+        return f"{text} If Redis speaks TLS on this port, the URL begins with rediss://."
+    return text
 
 
 class Pools(Generic[P]):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
@@ -20,9 +19,11 @@ OLDEST_VERSION = (7, 0)
 
 _READS: Sequence[Command] = (
     ("INFO", "server"),
-    ("CONFIG", "GET", "maxmemory-policy"),
-    ("CONFIG", "GET", "appendonly"),
+    ("INFO", "memory"),
+    ("INFO", "persistence"),
+    ("INFO", "replication"),
 )
+"""INFO alone, so that nobody needs CONFIG for it."""
 
 
 def examine(servers: Servers, layout: Layout, deadline: float) -> Program[list[Finding]]:
@@ -54,11 +55,11 @@ def _has_error(found: Sequence[Finding]) -> bool:
 
 
 def _primary(node: Node | None, deadline: float, *, is_one_of_many: bool) -> Program[list[Finding]]:
-    info, policy, appendonly = yield from once(_READS, deadline, node)
-    found = [*_version(info), *_eviction(policy), *_persistence(appendonly)]
+    replies = yield from once(_READS, deadline, node)
+    told = _values("\n".join(replies))
+    found = [*_version(told), *_eviction(told), *_persistence(told)]
     if node is not None:
-        (replication,) = yield from once([("INFO", "replication")], deadline, node)
-        found += _replicas(replication)
+        found += _replicas(told)
     return [replace(f, what=f"{node}: {f.what}") for f in found] if is_one_of_many else found
 
 
@@ -107,8 +108,9 @@ def _sentinels(servers: Sentinels, deadline: float) -> Program[list[Finding]]:
                 "Let at least three of them run, each on a machine of its own.",
             )
         )
-    (minimum,) = yield from once([("CONFIG", "GET", "min-replicas-to-write")], deadline)
-    if isinstance(minimum, list) and minimum[1:] == ["0"]:
+    (replication,) = yield from once([("INFO", "replication")], deadline)
+    # Told only where a minimum of replicas is set.
+    if "min_slaves_good_slaves" not in _values(replication):
         found.append(
             _warning(
                 "A master that was cut off would go on taking writes, and lose them: its "
@@ -119,40 +121,33 @@ def _sentinels(servers: Sentinels, deadline: float) -> Program[list[Finding]]:
     return found
 
 
-def _replicas(info: Any) -> Iterator[Finding]:
-    if isinstance(info, str) and _values(info).get("connected_slaves") == "0":
+def _replicas(told: Mapping[str, str]) -> Iterator[Finding]:
+    if told.get("connected_slaves") == "0":
         yield _warning("No replica is connected: when it dies, nothing takes over.", "Start a replica.")
 
 
-def run_id(info: Any) -> str:
-    """Which run of which server answered INFO; empty if it may not be asked."""
-    return "" if not isinstance(info, str) else _values(info).get("run_id", "")
+def run_id(info: str) -> str:
+    """Which run of which server answered INFO."""
+    return _values(info).get("run_id", "")
 
 
-def _version(info: Any) -> Iterator[Finding]:
-    if not isinstance(info, str):
-        yield _warning("The server's version could not be read.", "Allow the command INFO.")
-        return
-    text = _values(info).get("redis_version", "0")
+def _version(told: Mapping[str, str]) -> Iterator[Finding]:
+    text = told.get("redis_version", "0")
     if tuple(int(part) for part in text.split(".")[:2]) < OLDEST_VERSION:
         yield _error(f"Redis {text} is too old.", "Use Redis 7.0 or newer, or Valkey.")
 
 
-def _eviction(policy: Any) -> Iterator[Finding]:
-    if not isinstance(policy, list) or len(policy) < 2:
-        yield _warning(
-            "The eviction policy could not be read.",
-            "Allow CONFIG GET, or make sure yourself that maxmemory-policy is noeviction.",
-        )
-    elif policy[1] != "noeviction":
+def _eviction(told: Mapping[str, str]) -> Iterator[Finding]:
+    policy = told.get("maxmemory_policy")
+    if policy != "noeviction":
         yield _error(
-            f"Redis may evict tasks: its maxmemory-policy is {policy[1]}.",
+            f"Redis may evict tasks: its maxmemory-policy is {policy}.",
             "Run CONFIG SET maxmemory-policy noeviction, and set it in redis.conf as well.",
         )
 
 
-def _persistence(appendonly: Any) -> Iterator[Finding]:
-    if isinstance(appendonly, list) and len(appendonly) > 1 and appendonly[1] != "yes":
+def _persistence(told: Mapping[str, str]) -> Iterator[Finding]:
+    if told.get("aof_enabled") != "1":
         yield _warning(
             "Redis keeps no append-only file: tasks are lost when it stops.",
             "Run CONFIG SET appendonly yes, and set it in redis.conf as well.",

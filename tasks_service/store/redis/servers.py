@@ -27,7 +27,12 @@ from .transaction import Exchange, LostConnection, Pause, Program, Reply
 
 T = TypeVar("T")
 
-KEYLESS = frozenset({"CONFIG", "EXEC", "INFO", "MULTI", "PING", "PUBLISH", "SCAN", "TIME", "UNWATCH"})
+KEYLESS = frozenset(
+    {
+        *("DISCARD", "EXEC", "INFO", "MULTI", "PING", "PUBLISH", "SCAN"),
+        *("SUBSCRIBE", "TIME", "UNSUBSCRIBE", "UNWATCH"),
+    }
+)
 """The commands without a key; of all others the first argument is one."""
 
 

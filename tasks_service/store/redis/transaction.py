@@ -19,6 +19,7 @@ What makes it safe:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -29,17 +30,20 @@ from redis.exceptions import (
     ClusterDownError,
     ExecAbortError,
     MasterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
     TryAgainError,
 )
 
-from ...domain.errors import Contention, CorruptRecord, StoreFull, StoreUnavailable
+from ...domain.errors import Contention, CorruptRecord, StoreForbidden, StoreFull, StoreUnavailable
 from ...failpoints import failpoint
 from ..base import full_jitter
 from .address import Node
 from .layout import Command
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -95,6 +99,7 @@ def once(commands: Sequence[Command], deadline: float, node: Node | None = None)
 
     Raises:
         StoreUnavailable: No answer in time.
+        StoreForbidden: The user may not do it.
     """
     ends, failure = time.monotonic() + deadline, ""
     for attempt in range(1_000_000):
@@ -154,6 +159,7 @@ def transact(
     Raises:
         StoreUnavailable: No answer in time; the same event may be tried again.
         StoreFull: Redis is at its memory limit.
+        StoreForbidden: The user may not do it.
         Contention: Other writers won every race.
         CorruptRecord: A key has a type that it must not have.
     """
@@ -190,10 +196,13 @@ def transact(
 
 
 def _failure(replies: Sequence[Reply]) -> str:
-    """Why these replies mean "not now", or nothing. Out of memory ends the trying at once."""
+    """Why these replies mean "not now", or nothing. A lack of memory or of rights ends the trying at once."""
     if _is_full(replies):
         raise StoreFull
     for reply in replies:
+        if is_forbidden(reply):
+            logger.error("Redis: %s. Give the user what docker/users.acl has.", reply)
+            raise StoreForbidden
         if isinstance(reply, ResponseError) and _is_passing(reply):
             return f"another node has it: {reply}" if isinstance(reply, AskError) else str(reply)
     return ""
@@ -201,6 +210,13 @@ def _failure(replies: Sequence[Reply]) -> str:
 
 def _is_passing(error: ResponseError) -> bool:
     return isinstance(error, _PASSING) or _cause(error).startswith(_PASSING_WORDS)
+
+
+def is_forbidden(reply: Reply) -> bool:
+    """Whether the user may not run a command, or not on its key; for EXEC Redis says so in another way."""
+    return isinstance(reply, NoPermissionError) or (
+        isinstance(reply, ExecAbortError) and _cause(reply).startswith("NOPERM")
+    )
 
 
 def _is_full(replies: Sequence[Reply]) -> bool:

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Prints the ACL file of Redis that `users.acl` describes: docker/users.sh [PREFIX [DATABASE]] >users.acl
+#
+# PREFIX is TASKS_KEY_PREFIX (ts), DATABASE the number in the Redis URL (0). The passwords come from the variables
+# REDIS_PASSWORD_WEB, _WORKER, _BEAT, _FLOWER and _OPERATOR; only their hashes are printed. `redis-server --aclfile`
+# reads the file at start, ACL LOAD reads it again.
+set -euf
+prefix=${1:-ts}
+database=${2:-0}
+
+hash_of() { # a role; fails if it has no password
+  eval "password=\${REDIS_PASSWORD_$1:?set it to a long random string}"
+  printf %s "$password" | sha256sum | cut -d ' ' -f 1
+}
+
+expressions="-e s/PREFIX/$prefix/g -e s/DATABASE/$database/g"
+for role in WEB WORKER BEAT FLOWER OPERATOR; do
+  hash=$(hash_of "$role")
+  expressions="$expressions -e s/#$role/#$hash/"
+done
+# Without -r, `read` joins lines that end in a backslash.
+# shellcheck disable=SC2162,SC2086
+grep -v '^#' "$(dirname "$0")/users.acl" | while read line; do [ -z "$line" ] || echo $line; done | sed $expressions

@@ -1,0 +1,105 @@
+"""What a URL of Redis or of a broker says of encryption: checked once, and told to each library as it wants.
+
+The parameters are those of redis-py, for every encrypted scheme. The certificate is verified unless
+`ssl_cert_reqs=none` says otherwise: left to themselves, kombu does not verify a `rediss://` broker at all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
+
+FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""Parameters that name a file: the certificates of trusted CAs, and our own certificate and its key."""
+
+REQUIREMENTS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
+"""What `ssl_cert_reqs` may be."""
+
+BOOLEANS = {"true": True, "false": False}
+"""What `ssl_check_hostname` may be."""
+
+ENCRYPTED = ("rediss", "amqps")
+"""Schemes of encrypted connections; the first part, where there are two."""
+
+
+def check_encryption(url: str) -> None:
+    """Refuse parameters that cannot work.
+
+    Raises:
+        ValueError: With a sentence that says which, and what was expected; without the URL, which may hold a
+            password.
+    """
+    parts = urlsplit(url)
+    given = _given(parts)
+    if given and not _is_encrypted(parts):
+        raise ValueError(f"{', '.join(given)}: only for {' and '.join(f'{s}://' for s in ENCRYPTED)}")
+    for name, value in given.items():
+        if name in FILES:
+            if not os.access(value, os.R_OK):
+                raise ValueError(f"{name}={value}: there is no such file, or it may not be read")
+        elif name == "ssl_cert_reqs":
+            _one_of(name, value, REQUIREMENTS)
+        elif name == "ssl_check_hostname":
+            _one_of(name, value, BOOLEANS)
+        else:
+            known = ", ".join((*FILES, "ssl_cert_reqs", "ssl_check_hostname"))
+            raise ValueError(f"{name} is not known; expected one of {known}")
+    if "ssl_keyfile" in given and "ssl_certfile" not in given:
+        raise ValueError("ssl_keyfile: its certificate is missing; name it by ssl_certfile")
+
+
+def secured(broker_url: str) -> tuple[str, dict[str, Any] | None]:
+    """A broker's URL without the parameters of encryption, and what Celery's `broker_use_ssl` must be.
+
+    Args:
+        broker_url: Checked before; None is returned for a scheme that is not encrypted.
+    """
+    parts = urlsplit(broker_url)
+    if parts.scheme not in ENCRYPTED:
+        return broker_url, None
+    given = _given(parts)
+    query = {name: values for name, values in parse_qs(parts.query).items() if name not in given}
+    bare = parts._replace(query=urlencode(query, doseq=True)).geturl()
+    options = redis_encryption(given)
+    if parts.scheme == "rediss":
+        return bare, options
+    return bare, {
+        **{name.removeprefix("ssl_"): options[name] for name in (*FILES, "ssl_cert_reqs") if name in options},
+        "server_hostname": parts.hostname if options["ssl_check_hostname"] else None,
+    }
+
+
+def redis_encryption(given: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of a URL, typed as redis-py takes them; what is not given is verified."""
+    required = REQUIREMENTS[given.get("ssl_cert_reqs", "required")]
+    named = BOOLEANS[given.get("ssl_check_hostname", "true")] and required is not ssl.CERT_NONE
+    files = {name: given[name] for name in FILES if name in given}
+    return {**files, "ssl_cert_reqs": required, "ssl_check_hostname": named}
+
+
+def is_open(url: str) -> bool:
+    """Whether what is sent there can be read on its way: it leaves this machine, and is not encrypted."""
+    parts = urlsplit(url)
+    if _is_encrypted(parts) or not parts.hostname or "socket" in parts.scheme or parts.scheme == "unix":
+        return False
+    try:
+        return not ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        return parts.hostname != "localhost"
+
+
+def _is_encrypted(parts: SplitResult) -> bool:
+    return parts.scheme.partition("+")[0] in ENCRYPTED
+
+
+def _given(parts: SplitResult) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(parts.query).items() if name.startswith("ssl_")}
+
+
+def _one_of(name: str, value: str, allowed: dict[str, Any]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value}: expected one of {', '.join(allowed)}")

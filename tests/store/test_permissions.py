@@ -1,0 +1,53 @@
+"""Asking Redis what its user may do: it finds each lack, and does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tasks_service.store.redis import RedisTaskStore, Role
+from tests.support import RedisServer
+
+
+@pytest.fixture
+def limited(redis_url: str, redis_server: RedisServer) -> Iterator[RedisTaskStore]:
+    """The store of a user that may do everything but what a test takes from it."""
+    with redis_server.client() as admin:
+        admin.acl_setuser("limited", enabled=True, nopass=True, keys="*", channels="*", commands=["+@all"])
+        with closing(RedisTaskStore(redis_url.replace("//", "//limited:any@"))) as store:
+            yield store
+        admin.acl_deluser("limited")
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_user_that_may_do_everything_lacks_nothing_and_nothing_is_written(
+    limited: RedisTaskStore, redis_server: RedisServer, role: Role
+) -> None:
+    assert limited.check_permissions(role) == []
+    with redis_server.client() as admin:
+        assert admin.dbsize() == 0
+
+
+@pytest.mark.parametrize("command", ["multi", "exec", "discard", "watch", "unwatch", "info", "time", "hset"])
+@pytest.mark.parametrize("role", Role)
+def test_each_command_that_is_denied_is_named_and_nothing_is_written(
+    limited: RedisTaskStore, redis_server: RedisServer, role: Role, command: str
+) -> None:
+    with redis_server.client() as admin:
+        admin.acl_setuser("limited", enabled=True, commands=[f"-{command}"])
+        (finding,) = limited.check_permissions(role)
+        assert admin.dbsize() == 0
+    assert f"'limited' of this {role} may not run {command.upper()}." in finding.what
+    assert f"ACL SETUSER limited +{command}," in finding.mend
+
+
+def test_all_lacks_are_told_at_once(limited: RedisTaskStore, redis_server: RedisServer) -> None:
+    with redis_server.client() as admin:
+        admin.acl_setuser(
+            "limited", enabled=True, commands=["-zadd", "-publish"], reset_keys=True, keys=["ts:{*"]
+        )
+        (finding,) = limited.check_permissions(Role.WORKER)
+    assert "may not run ZADD, PUBLISH, nor use ts:lock:*, ts:swept." in finding.what
+    assert "ACL SETUSER limited +zadd +publish ~ts:lock:* ~ts:swept," in finding.mend

@@ -1,0 +1,39 @@
+"""What `doctor` says of a set-up, without asking anybody."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+
+from tasks_service import TaskService
+from tasks_service.cli.doctor import Patient, check_encryption, check_settings
+from tasks_service.settings import Settings
+from tasks_service.store.redis import RedisTaskStore
+
+LOCAL = "redis://127.0.0.1:1/0"
+
+
+def patient(celery: Celery | None = None, **options: object) -> Patient:
+    settings = Settings(**{"redis_url": LOCAL, **options})
+    return Patient(TaskService("Test", celery=celery, settings=settings), settings, RedisTaskStore(LOCAL))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"redis_url": "redis://redis.example/0"}, ["TASKS_REDIS_URL"]),
+        ({"broker_url": "amqp://rabbit.example//"}, ["TASKS_BROKER_URL"]),
+        ({"redis_url": "redis://redis.example/0", "private_network": True}, []),
+        ({"redis_url": "rediss://redis.example/0", "broker_url": "amqps://rabbit.example//"}, []),
+        ({}, []),
+    ],
+)
+def test_it_warns_of_connections_that_others_can_read(options: dict[str, object], named: list[str]) -> None:
+    found = list(check_encryption(patient(**options)))
+    assert [finding.what.split()[0] for finding in found] == named
+
+
+def test_it_says_what_rabbitmqs_consumer_timeout_does_to_an_application_of_ones_own() -> None:
+    found = list(check_settings(patient(Celery("shop"))))
+    assert any("consumer_timeout" in finding.what for finding in found)
+    assert list(check_settings(patient())) == []
