@@ -3,7 +3,7 @@
 #
 # PREFIX is TASKS_KEY_PREFIX (ts), DATABASE the number in the Redis URL (0). The passwords come from the variables
 # REDIS_PASSWORD_WEB, _WORKER, _BEAT, _FLOWER and _OPERATOR; only their hashes are printed. `redis-server --aclfile`
-# reads the file at start, ACL LOAD reads it again.
+# reads the file at start, ACL LOAD reads it again. Run it where that Redis is: the file fits its version.
 set -euf
 prefix=${1:-ts}
 database=${2:-0}
@@ -18,6 +18,10 @@ for role in WEB WORKER BEAT FLOWER OPERATOR; do
   hash=$(hash_of "$role")
   expressions="$expressions -e s/#$role/#$hash/"
 done
+# CLIENT SETINFO came with 7.2: an older Redis refuses a file that names it, and nobody needs it there.
+case $(redis-server --version 2>/dev/null || true) in
+  *v=7.[01].*) expressions="$expressions -e s/+client|setinfo//" ;;
+esac
 # Without -r, `read` joins lines that end in a backslash.
 # shellcheck disable=SC2162,SC2086
 grep -v '^#' "$(dirname "$0")/users.acl" | while read line; do [ -z "$line" ] || echo $line; done | sed $expressions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.protocol.sessions import SessionClient, is_request
 from tests.protocol.support import WITH_TASKS, WireClient, until
 
 from .harness import OWNER, wait_until
-from .roles import APP, ROLES, Flower, FrontEnd, GuardedRedis, Process, command, operate, ready
+from .roles import APP, ROLES, Flower, FrontEnd, GuardedRedis, Process, command, operate, ready, users
 
 WORKER = [
     *("celery", "-A", APP, "worker", "--concurrency", "2", "--task-events"),
@@ -298,6 +299,17 @@ def test_a_client_without_a_login_is_told_so(redis: GuardedRedis) -> None:
     done = command("doctor", TASKS_REDIS_URL=f"redis://127.0.0.1:{redis.port}/0")
     assert done.returncode == 1
     assert "The Redis user 'default' of this operator may not run" in done.stdout
+
+
+def test_the_file_does_not_name_to_an_older_redis_what_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tmp_path / "redis-server"
+    older.write_text("#!/bin/sh\necho Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n")
+    older.chmod(0o755)
+    assert "client|setinfo" in users()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "client|setinfo" not in users()
 
 
 def test_the_file_serves_another_prefix_and_database(tmp_path: Path) -> None:
