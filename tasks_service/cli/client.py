@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import httpx2
@@ -32,27 +32,31 @@ from mcp_types import (
     ElicitResult,
     ErrorData,
     InputRequest,
-    InputRequests,
     InputRequiredResult,
     InputResponses,
-    Result,
     Tool,
 )
-from pydantic import BaseModel
 
 from ..domain.errors import TasksServiceError
-from ..frontend.wire.v2026_07_28 import TASK_META, TASKS_EXTENSION
+from ..frontend.wire.v2026_07_28 import TASKS_EXTENSION
+from .wire import (
+    CancelTask,
+    DetailedTask,
+    GetTask,
+    NewTask,
+    TaskParams,
+    TaskState,
+    UpdateParams,
+    UpdateTask,
+    may_be_tried_again,
+)
 
-#: Seconds between two polls where the server names no interval.
-DEFAULT_POLL_SECONDS = 1.0
 #: Seconds for the server to take a connection, and to answer anything but a tool call.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 #: Seconds that a tool call without a task may take; the server has a limit of its own.
 CALL_SECONDS = 24 * 3600.0
 #: Seconds that a task is polled on while its server cannot answer: the task is not affected by that.
 OUTAGE_SECONDS = 60.0
-
-Status = Literal["working", "input_required", "completed", "failed", "cancelled"]
 
 
 class CannotConnect(TasksServiceError):
@@ -61,79 +65,6 @@ class CannotConnect(TasksServiceError):
 
 class TaskEnded(TasksServiceError):
     """The task ended without a result: it failed with an error of the protocol, or was cancelled."""
-
-
-class TaskProgress(BaseModel):
-    """How far a task is, if its tool says so."""
-
-    progress: float
-    total: float | None = None
-    message: str | None = None
-
-
-class TaskState(Result):
-    """A task as the server shows it, in whatever state it is."""
-
-    task_id: str
-    status: Status
-    status_message: str | None = None
-    created_at: str
-    last_updated_at: str
-    ttl_ms: int | None
-    poll_interval_ms: int | None = None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it will not change any more."""
-        return self.status in ("completed", "failed", "cancelled")
-
-    @property
-    def poll_seconds(self) -> float:
-        """How long the server asks to wait before the next poll."""
-        return DEFAULT_POLL_SECONDS if self.poll_interval_ms is None else self.poll_interval_ms / 1000
-
-    @property
-    def progress(self) -> TaskProgress | None:
-        """How far it is, if the server says so in its own `_meta` key."""
-        value = (self.meta or {}).get(TASK_META, {}).get("progress")
-        return None if value is None else TaskProgress.model_validate(value)
-
-
-class DetailedTask(TaskState):
-    """The answer to `tasks/get`: with what the task asks, or with what it ended."""
-
-    result: CallToolResult | None = None
-    error: ErrorData | None = None
-    input_requests: InputRequests | None = None
-
-
-class NewTask(TaskState):
-    """The answer to `tools/call` that is a task."""
-
-    result_type: Literal["task"] = "task"
-
-
-class _TaskParams(mcp_types.RequestParams):
-    task_id: str
-
-
-class _GetTask(mcp_types.Request[_TaskParams, Literal["tasks/get"]]):
-    method: Literal["tasks/get"] = "tasks/get"
-    name_param = "taskId"
-
-
-class _UpdateParams(_TaskParams):
-    input_responses: InputResponses
-
-
-class _UpdateTask(mcp_types.Request[_UpdateParams, Literal["tasks/update"]]):
-    method: Literal["tasks/update"] = "tasks/update"
-    name_param = "taskId"
-
-
-class _CancelTask(mcp_types.Request[_TaskParams, Literal["tasks/cancel"]]):
-    method: Literal["tasks/cancel"] = "tasks/cancel"
-    name_param = "taskId"
 
 
 Watch = Callable[[TaskState], None]
@@ -254,8 +185,8 @@ class ServiceClient:
         Raises:
             MCPError: An answer does not fit, or there is no such task for this caller.
         """
-        params = _UpdateParams(task_id=task_id, input_responses=dict(answers))
-        await self._client.session.send_request(_UpdateTask(params=params), mcp_types.EmptyResult)
+        params = UpdateParams(task_id=task_id, input_responses=dict(answers))
+        await self._client.session.send_request(UpdateTask(params=params), mcp_types.EmptyResult)
 
     async def cancel(self, task_id: str) -> None:
         """Ask for the end of a task; that it has ended shows in `get`.
@@ -264,7 +195,7 @@ class ServiceClient:
             MCPError: There is no such task for this caller.
         """
         await self._client.session.send_request(
-            _CancelTask(params=_TaskParams(task_id=task_id)), mcp_types.EmptyResult
+            CancelTask(params=TaskParams(task_id=task_id)), mcp_types.EmptyResult
         )
 
     async def _to_the_end(self, task: TaskState, watch: Watch | None) -> CallToolResult:
@@ -377,12 +308,12 @@ async def _after_outages(session: Any, task: TaskState) -> DetailedTask:
 def _passes(error: httpx2.HTTPError | MCPError) -> bool:
     """Whether the server cannot answer now; any other error is its answer."""
     if isinstance(error, MCPError):
-        return "retryAfterMs" in (error.data or {})
+        return may_be_tried_again(error)
     return isinstance(error, httpx2.TransportError)
 
 
 async def _get(session: Any, task_id: str) -> DetailedTask:
-    request = _GetTask(params=_TaskParams(task_id=task_id))
+    request = GetTask(params=TaskParams(task_id=task_id))
     state: DetailedTask = await session.send_request(request, DetailedTask)
     return state
 

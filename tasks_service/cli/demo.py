@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ..domain.errors import TasksServiceError
-from .client import Asked, DetailedTask, NewTask, ServiceClient, TaskState, connect
+from .client import Asked, ServiceClient, connect
 from .progress import ProgressBar
 from .results import save, shown
 from .stage import DATASET, Stage, find_dataset, process_of
+from .wire import DetailedTask, NewTask, TaskState
 
 #: Seconds that all of it may take, that a cancelled tool may run on, that a lost one may wait.
 WHOLE_SECONDS, CANCEL_SECONDS, RECOVERY_SECONDS = 120.0, 1.0, 15.0

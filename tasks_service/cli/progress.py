@@ -15,7 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from .client import TaskState
+from .wire import TaskState
 
 
 class ProgressBar:

@@ -31,7 +31,7 @@ from tasks_service.domain.events import (
 from tasks_service.domain.task import JsonText, new_token
 from tasks_service.store.redis import RedisTaskStore, blocking
 from tasks_service.store.redis.transaction import Exchange
-from tests.support import RedisServer
+from tests.support import RedisServer, quickest
 from tests.support_proxy import CuttingProxy, Verdict
 
 from ..store.conftest import ALICE, RESULT, creation
@@ -39,8 +39,8 @@ from ..store.conftest import ALICE, RESULT, creation
 CLIENTS = 16
 EACH = int(os.environ.get("TASKS_TEST_HOT_WRITES", "40"))
 LEASE = "the lease"
-MOST_TRIES = 30
-"""Of which 99 in 100 writes stay: twice the goal, for machines that are busy with other things."""
+MOST_TRIES = 15
+"""With which 99 in 100 writes must get through."""
 
 Measured = Callable[[str, str], None]
 _starts: list[Barrier] = []
@@ -154,17 +154,23 @@ def test_a_task_that_everybody_writes_lets_everybody_through(
     store.claim(task.task_id, Claim(lease_id=LEASE, worker="w"))
 
     jobs = [(redis_url, task.task_id, client, EACH) for client in range(clients)]
-    spent = [one for many in pool.starmap(write, jobs, chunksize=1) for one in many]
+    milliseconds: list[float] = []
 
-    variables = store.get(ALICE, task.task_id).task.variables
+    def most_tries() -> float:
+        spent = [one for many in pool.starmap(write, jobs, chunksize=1) for one in many]
+        variables = store.get(ALICE, task.task_id).task.variables
+        assert dict(variables) == {f"v{client}": str(EACH - 1) for client in range(clients)}
+        milliseconds.append(1000 * _p99([seconds for _, seconds in spent]))
+        return _p99([tries for tries, _ in spent])
+
+    # A writer that the machine leaves waiting between its WATCH and its EXEC is overtaken by all the others.
+    tries = quickest(most_tries, MOST_TRIES + 0.5, tries=3)
     store.close()
-    assert dict(variables) == {f"v{client}": str(EACH - 1) for client in range(clients)}
-    tries = _p99([tries for tries, _ in spent])
-    milliseconds = 1000 * _p99([seconds for _, seconds in spent])
     assert tries <= MOST_TRIES
     measured(
         "R17",
-        f"one task, {clients} processes, {len(spent)} writes: p99 {tries:.0f} tries, {milliseconds:.1f} ms",
+        f"one task, {clients} processes, {clients * EACH} writes: p99 {tries:.0f} tries, "
+        f"{min(milliseconds):.1f} ms",
     )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mcp_types import CallToolResult
 
-from tasks_service.cli.client import TaskState, connect
+from tasks_service.cli.client import connect
+from tasks_service.cli.wire import TaskState
 from tasks_service.tool import ToolRegistry
 
 from ..support import RedisServer
