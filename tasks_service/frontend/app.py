@@ -28,7 +28,7 @@ from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..library import Library
 from ..owner import LOCAL_USER, load_secret, owner_of
 from ..settings import Settings
-from ..store.base import AsyncTaskStore, Finding, Memory, Outbox, Severity
+from ..store.base import AsyncTaskStore, Finding, Memory, Outbox, errors_among
 from ..store.redis import AsyncRedisTaskStore, refused_work
 from ..store.sessions import SessionStore
 from ..tool import ToolRegistry
@@ -390,7 +390,7 @@ class Readiness:
             if self._checked:
                 await self._store.ping()
                 return None
-            errors = await self._errors()
+            errors = errors_among(await self._store.check())
         except StoreUnavailable as error:
             self._checked = False
             return str(error)
@@ -411,22 +411,13 @@ class Readiness:
             ConfigurationError: It answers, and its set-up would lose tasks.
         """
         try:
-            errors = await self._errors()
+            errors = errors_among(await self._store.check())
         except StoreUnavailable as error:
             logger.warning("Starting without a store, not ready until it answers: %s", error)
             return
         if errors:
             raise ConfigurationError(" ".join(errors))
         self._checked = True
-
-    async def _errors(self) -> list[str]:
-        errors = []
-        for finding in await self._store.check():
-            if finding.severity is Severity.ERROR:
-                errors.append(f"{finding.what} {finding.mend}")
-            else:
-                logger.warning("%s %s", finding.what, finding.mend)
-        return errors
 
 
 @asynccontextmanager

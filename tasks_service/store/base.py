@@ -12,8 +12,9 @@ outage is `StoreUnavailable`, after the store's deadline.
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -23,6 +24,8 @@ from typing import NamedTuple, Protocol
 from ..domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
 from ..domain.reports import Report
 from ..domain.task import JournalEntry, JsonText, Owner, Task, TaskRecord
+
+logger = logging.getLogger(__name__)
 
 SHARD_DIGITS = 2
 """A task id begins with the number of its shard, in this many hex digits."""
@@ -406,6 +409,17 @@ class Finding:
     severity: Severity
     what: str
     mend: str
+
+
+def errors_among(found: Iterable[Finding]) -> list[str]:
+    """What keeps a process from its work, in sentences for whoever started it; warnings are logged."""
+    errors = []
+    for finding in found:
+        if finding.severity is Severity.ERROR:
+            errors.append(f"{finding.what} {finding.mend}")
+        else:
+            logger.warning("%s %s", finding.what, finding.mend)
+    return errors
 
 
 def awaits_first_message(task: Task) -> bool:

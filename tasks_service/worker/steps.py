@@ -9,6 +9,7 @@ from celery import Celery, bootsteps, signals
 
 from ..broker import DRAIN_SECONDS, MAINTENANCE_QUEUE
 from ..domain.errors import ConfigurationError, StoreUnavailable
+from ..store.base import errors_among
 from ..store.redis import Role
 from ..tool import ToolRegistry
 from .celery_tasks import ToolTask, register_sweep
@@ -77,16 +78,17 @@ def refuse_what_cannot_work(app: Celery, engine: Engine, tools: ToolRegistry) ->
         SystemExit: With a sentence that says what is wrong and how to mend it.
     """
     try:
-        _refuse_missing_permissions(engine)
+        _refuse_unworkable_store(engine)
         _refuse_taken_names(app, tools)
     except ConfigurationError as error:
         raise SystemExit(f"tasks-service: {error}") from None
 
 
-def _refuse_missing_permissions(engine: Engine) -> None:
+def _refuse_unworkable_store(engine: Engine) -> None:
     store = engine.store(pool=1, deadline=engine.settings.store_deadline)
     try:
-        errors = [f"{found.what} {found.mend}" for found in store.check_permissions(Role.WORKER)]
+        # Who lacks rights may not ask the rest either.
+        errors = errors_among(store.check_permissions(Role.WORKER) or store.check())
     except StoreUnavailable as error:
         logger.warning("Starting without a store: %s", error)
         return

@@ -258,7 +258,7 @@ def test_a_front_end_whose_user_lacks_something_says_what_and_does_not_start(
     [
         (("-zrangebyscore",), "may not run ZRANGEBYSCORE. Run ACL SETUSER worker +zrangebyscore,"),
         (("-brpop", "-watch"), "may not run WATCH, BRPOP. Run ACL SETUSER worker +watch +brpop,"),
-        (("resetkeys", "~ts:{*", "~ts:swept", "~ts:mq:*"), "may not use ts:lock:*."),
+        (("resetkeys", "~ts:{*", "~ts:shards", "~ts:swept", "~ts:mq:*"), "may not use ts:lock:*."),
     ],
 )
 def test_a_worker_whose_user_lacks_something_says_what_and_does_not_start(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import TaskStatus
+from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 from tests.support_proxy import Verdict
 from tests.support_servers import ClusterServers, SentinelGroup
@@ -43,6 +45,28 @@ def test_a_worker_outlives_an_outage_of_redis_in_the_middle_of_a_tool() -> None:
                 assert client.ended(task).task.status is TaskStatus.COMPLETED
                 assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED, worker.logs()
                 assert worker.container.status == "running"
+        finally:
+            worker.teardown()
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "sentence"),
+    [
+        (("--maxmemory-policy", "allkeys-lru"), {}, "Run CONFIG SET maxmemory-policy noeviction"),
+        ((), {"TASKS_SHARDS": "4"}, "Set TASKS_SHARDS=1 for every process"),
+    ],
+    ids=["it may evict tasks", "it was laid out with other shards"],
+)
+def test_a_worker_does_not_start_on_a_store_that_it_would_lose_tasks_of(
+    options: tuple[str, ...], env: dict[str, str], sentence: str
+) -> None:
+    with closing(RedisServer(*options)) as server:
+        with closing(RedisTaskStore(server.url)) as store:
+            store.check()
+        worker = worker_node(server.url, name="misled", **env)
+        try:
+            wait_until(lambda: worker.container.status == "exited", explain=worker.logs)
+            assert sentence in worker.logs()
         finally:
             worker.teardown()
 

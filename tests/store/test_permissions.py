@@ -49,5 +49,5 @@ def test_all_lacks_are_told_at_once(limited: RedisTaskStore, redis_server: Redis
             "limited", enabled=True, commands=["-zadd", "-publish"], reset_keys=True, keys=["ts:{*"]
         )
         (finding,) = limited.check_permissions(Role.WORKER)
-    assert "may not run ZADD, PUBLISH, nor use ts:lock:*, ts:swept." in finding.what
-    assert "ACL SETUSER limited +zadd +publish ~ts:lock:* ~ts:swept," in finding.mend
+    assert "may not run ZADD, PUBLISH, nor use ts:shards, ts:lock:*, ts:swept." in finding.what
+    assert "ACL SETUSER limited +zadd +publish ~ts:shards ~ts:lock:* ~ts:swept," in finding.mend

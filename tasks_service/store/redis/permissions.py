@@ -137,8 +137,7 @@ def needs(layout: Layout, role: Role, messages: str | None) -> list[Need]:
 
 def _of_role(layout: Layout, role: Role) -> Iterator[Need]:
     prefix, reports = layout.prefix, layout.reports(SAMPLE)
-    if role is not Role.WORKER:
-        yield Need(("SET", layout.shard_count, 1, "NX", "GET"), f"~{layout.shard_count}")
+    yield Need(("SET", layout.shard_count, 1, "NX", "GET"), f"~{layout.shard_count}")
     if role is Role.FRONT_END:
         for kind in ("session", "floor", "interview"):
             yield from _on(f"{prefix}:{kind}:{SAMPLE}", f"~{prefix}:{kind}:*", _SESSIONS)
