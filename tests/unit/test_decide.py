@@ -36,6 +36,7 @@ from tasks_service.domain.errors import (
 )
 from tasks_service.domain.events import (
     AnswerInput,
+    Call,
     Cancel,
     Claim,
     ClientEvent,
@@ -77,11 +78,13 @@ from tasks_service.domain.task import (
     Policy,
     Progress,
     TaskStatus,
+    Turn,
 )
 from tests.unit.life import ARGUMENTS, RESULT, START_MS, YES, Life, answer, answers, create
 
 E = TypeVar("E", bound=Exception)
 
+ONE_SEAT = Limits(running_per_owner={"gpu": 1})
 ONE_TRY = Policy(max_attempts=1)
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="No such scene.", code=-32000)
 NO = JsonText('{"publish":false}')
@@ -195,6 +198,7 @@ EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
     Overdue: lambda _: Overdue(),
     Expire: lambda _: Expire(),
     Redispatch: lambda _: Redispatch(),
+    Call: lambda _: Call(),
     Mend: lambda _: mend(),
 }
 
@@ -231,6 +235,18 @@ def tries_used_up() -> Life:
     assert life.record is not None
     life.record = replace(life.record, task=replace(life.task, tries=life.policy.max_attempts))
     return life
+
+
+def waiting() -> Life:
+    """A worker has come, and its owner's only seat was taken for another hour."""
+    life = Life(limits=ONE_SEAT).created()
+    life.meets(Claim(lease_id="early", worker="w"), taken(life, HOUR))
+    return life
+
+
+def taken(life: Life, ms: int) -> Census:
+    """All seats of the lane are taken, for so long."""
+    return Census(seats_until_ms=life.now_ms + ms)
 
 
 def later(life: Callable[[], Life], ms: int) -> Callable[[], Life]:
@@ -290,6 +306,7 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.PENDING, Return, Phase.PENDING): (left(pending), EXAMPLES[Return]),
     (Phase.PENDING, Overdue, Phase.CANCELLED): (later(left(pending), MINUTE), OVERDUE),
     (Phase.PENDING, Redispatch, Phase.PENDING): (pending, EXAMPLES[Redispatch]),
+    (Phase.PENDING, Call, Phase.PENDING): (waiting, EXAMPLES[Call]),
     (Phase.RUNNING, Renew, Phase.RUNNING): (running, EXAMPLES[Renew]),
     (Phase.RUNNING, Note, Phase.RUNNING): (running, EXAMPLES[Note]),
     (Phase.RUNNING, RequestInput, Phase.PARKED): (running, EXAMPLES[RequestInput]),
@@ -1189,6 +1206,101 @@ def test_a_task_that_ended_by_its_deadline_long_ago_can_be_removed_in_one_step()
 def test_a_clock_that_goes_back_does_not_take_the_last_update_with_it() -> None:
     life = pending().passes(-SECOND)
     assert life.goes(Cancel()).updated_ms == START_MS
+
+
+# --- turns ------------------------------------------------------------------------------------------
+
+
+def seated() -> Life:
+    """It runs, in its owner's only seat."""
+    return Life(limits=ONE_SEAT).created().claimed()
+
+
+def test_a_claim_that_finds_every_seat_taken_makes_the_task_wait_and_moves_nothing() -> None:
+    life = waiting()
+    task = life.task
+    assert (task.phase, task.turn, task.revision, task.run) == (Phase.PENDING, Turn.AWAITED, 0, 0)
+    assert task.deadline_ms == START_MS + life.policy.patience_ms
+
+
+def test_a_seat_is_free_once_its_holders_deadline_has_passed() -> None:
+    life = Life(limits=ONE_SEAT).created().passes(MINUTE)
+    life.meets(Claim(lease_id="mine", worker="w"), Census(seats_until_ms=life.now_ms))
+    assert (life.phase, life.task.turn) == (Phase.RUNNING, Turn.TAKEN)
+
+
+def test_a_task_that_waits_may_be_claimed_when_a_late_message_meets_a_free_seat() -> None:
+    assert waiting().claimed().task.turn is Turn.TAKEN
+
+
+def test_a_queue_without_a_limit_has_no_turns() -> None:
+    life = Life(limits=Limits(running_per_owner={"cpu": 1})).created().claimed()
+    assert life.task.turn is None
+
+
+def test_a_called_task_needs_no_other_seat_whoever_has_taken_one_meanwhile() -> None:
+    life = waiting()
+    life.goes(Call())
+    life.meets(Claim(lease_id="mine", worker="w"), taken(life, HOUR))
+    assert life.phase is Phase.RUNNING
+
+
+def test_a_call_gives_a_seat_and_all_of_the_patience_and_moves_nothing() -> None:
+    life = waiting().passes(HOUR)
+    task = life.goes(Call())
+    assert (task.turn, task.dispatched_ms, task.revision) == (Turn.TAKEN, life.now_ms, 0)
+    assert task.deadline_ms == life.now_ms + life.policy.patience_ms
+    assert task.expires_ms == task.deadline_ms + life.policy.retention_ms
+
+
+def test_a_call_is_refused_while_every_seat_is_taken() -> None:
+    life = waiting()
+    refusal(life.meets(Call(), taken(life, 1)), InvalidTransition)
+    assert life.task.turn is Turn.AWAITED
+
+
+def test_only_a_task_that_waits_for_its_turn_is_called_and_only_once() -> None:
+    refusal(pending().meets(Call()), InvalidTransition)
+    life = waiting()
+    life.goes(Call())
+    refusal(life.meets(Call()), InvalidTransition)
+
+
+def test_no_message_is_sent_again_for_a_task_that_waits_for_its_turn() -> None:
+    refusal(waiting().passes(HOUR).meets(Redispatch()), InvalidTransition)
+
+
+def test_a_task_whose_turn_did_not_come_in_time_fails_and_does_not_blame_the_workers() -> None:
+    task = waiting().passes(DAY).goes(Overdue())
+    assert task.failure is not None and task.failure.kind is FailureKind.PATIENCE
+    assert "turn" in task.failure.message and "worker" not in task.failure.message
+
+
+@pytest.mark.parametrize(
+    "event",
+    [complete, fail, retry, EXAMPLES[RequestInput], EXAMPLES[Sleep], EXAMPLES[Cancel]],
+    ids=["complete", "fail", "retry", "ask", "sleep", "cancel"],
+)
+def test_whoever_ends_its_attempt_gives_its_seat_back(event: Callable[[Life], Event]) -> None:
+    life = seated()
+    assert life.goes(event(life)).turn is None
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda life: Release(lease_id=life.lease_id),
+        lambda life: Release(lease_id=life.lease_id, lost=True),
+        lambda _: Reap(),
+    ],
+    ids=["release", "lost", "reap"],
+)
+def test_an_attempt_that_was_interrupted_goes_on_before_the_owners_others_begin(
+    event: Callable[[Life], Event],
+) -> None:
+    life = seated()
+    task = life.passes(10 * SECOND).goes(event(life))
+    assert (task.phase, task.turn) == (Phase.PENDING, Turn.TAKEN)
 
 
 # --- redispatch -------------------------------------------------------------------------------------
