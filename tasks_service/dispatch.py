@@ -1,10 +1,9 @@
 """From a recorded task to a Celery message.
 
-A message is a hint. It holds the task's reference and its lane, and nothing else; it may be lost, doubled or
-late, and the record decides what it is worth. Where the broker is the very Redis that holds the record, the
-message is part of the same MULTI: Celery's own code builds it on a channel that collects instead of sending.
-With any other broker, one thread publishes after the commit; what it cannot send, a sweep finds and sends
-again.
+A message is a hint. It holds the task's reference and nothing else; it may be lost, doubled or late, and the
+record decides what it is worth. Where the broker is the very Redis that holds the record, the message is part
+of the same MULTI: Celery's own code builds it on a channel that collects instead of sending. With any other
+broker, one thread publishes after the commit; what it cannot send, a sweep finds and sends again.
 """
 
 from __future__ import annotations
@@ -232,12 +231,7 @@ class _Builder:
 def _send(app: Celery, producer: Any, task: Task, to: Queue, declare: list[Queue]) -> None:
     """Publish a task's reference to a queue, by way of the default exchange."""
     messages, name = app.amqp, celery_id(task)
-    reference = {
-        "task_id": task.task_id,
-        "run": task.run,
-        "dispatched_ms": task.dispatched_ms,
-        "lane": task.lane,
-    }
+    reference = {"task_id": task.task_id, "run": task.run, "dispatched_ms": task.dispatched_ms}
     message = messages.create_task_message(
         name,
         task.tool,

@@ -69,7 +69,7 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
     {
         GONE: {Create: (_P,)},
         _P: {
-            Claim: (_R, _F),
+            Claim: (_R, _P, _F),
             Cancel: (_X,),
             Overdue: (_F, _X),
             Reveal: (_P,),
@@ -137,8 +137,8 @@ class Census:
         owner_live: The owner's tasks that are not final; exact.
         total: All tasks of the shard; may be a little old.
         existing: What is stored under the same idempotency key, if anything is.
-        seats_until_ms: Until when, if nobody ends before the deadline, every seat of the lane is taken; 0
-            where there are no seats to count, or fewer are taken than there are.
+        seats_until_ms: Until when every seat of the lane is taken, if none of its holders ends before its
+            deadline; 0 where one is free, or where their number has no limit.
     """
 
     owner_live: int = 0
@@ -271,6 +271,13 @@ def effective(task: Task, now_ms: int) -> Task | None:
         The task after all passed deadlines; None once it has expired.
     """
     return _settle(task, now_ms)[0]
+
+
+def needs_seat(task: Task | None, event: Event) -> bool:
+    """Whether what an event does depends on the seats in the task's lane, so that they have to be counted."""
+    if isinstance(event, Claim):
+        return task is not None and not task.status.is_final and task.turn is not Turn.TAKEN
+    return isinstance(event, Create | Call)
 
 
 def remembered(task: Task, request_digest: str) -> Remembered:
@@ -409,6 +416,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         ),
         dispatched_ms=now_ms,
         visible=event.visible,
+        turn=_turn(event.queue, moment),
         era=event.era,
         capabilities=event.capabilities,
         trace=event.trace,
@@ -428,8 +436,9 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
         raise _Refusal(_invalid(task, event, f"not due for another {task.due_ms - now_ms} ms"))
     if task.tries >= policy.max_attempts:
         return _logged(task, _used_up(task, now_ms, "its workers were lost"), event, now_ms)
-    if task.turn is not Turn.TAKEN and now_ms < moment.census.seats_until_ms:
-        return Applied(task=replace(task, turn=Turn.AWAITED))
+    turn = task.turn if task.turn is Turn.TAKEN else _turn(task.queue, moment)
+    if turn is Turn.AWAITED:
+        return Applied(task=replace(task, turn=turn))
     deadline_ms = min(now_ms + policy.timeout_ms, _latest_ms(task))
     lease = Lease(
         lease_id=event.lease_id, until_ms=min(now_ms + policy.lease_ms, deadline_ms), worker=event.worker
@@ -442,13 +451,16 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
         run=task.run + 1,
         tries=task.tries + 1,
         redispatches=0,
-        turn=_seat(task, moment.limits),
+        turn=turn,
     )
     return _logged(task, claimed, event, now_ms, actor=event.worker)
 
 
-def _seat(task: Task, limits: Limits) -> Turn | None:
-    return None if limits.seats(task.queue) is None else Turn.TAKEN
+def _turn(queue: str, moment: _Moment) -> Turn | None:
+    """What becomes of a task that needs a seat: it takes one that is free, or waits."""
+    if moment.limits.seats(queue) is None:
+        return None
+    return Turn.AWAITED if moment.now_ms < moment.census.seats_until_ms else Turn.TAKEN
 
 
 def _renew(task: Task, _: Renew, moment: _Moment) -> Applied:
@@ -632,12 +644,12 @@ def _call(task: Task, event: Call, moment: _Moment) -> Applied:
     now_ms, policy = moment.now_ms, task.policy
     if task.turn is not Turn.AWAITED:
         raise _Refusal(_invalid(task, event, "it does not wait for its turn"))
-    if now_ms < moment.census.seats_until_ms:
-        raise _Refusal(_invalid(task, event, "every seat of its owner is taken"))
+    if (turn := _turn(task.queue, moment)) is Turn.AWAITED:
+        raise _Refusal(errors.NoSeatFree(task.task_id, task.phase, type(event).__name__))
     deadline_ms = min(now_ms + policy.patience_ms, _latest_ms(task))
     called = replace(
         task,
-        turn=_seat(task, moment.limits),
+        turn=turn,
         dispatched_ms=now_ms,
         deadline_ms=deadline_ms,
         expires_ms=max(task.expires_ms, deadline_ms + policy.retention_ms),

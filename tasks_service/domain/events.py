@@ -17,7 +17,6 @@ from .task import (
     InputRequest,
     JournalEntry,
     JsonText,
-    Lane,
     Owner,
     Policy,
     Progress,
@@ -140,14 +139,12 @@ class Claim(Event):
         lease_id: Drawn for this delivery.
         worker: The worker's name, for people.
         dispatched_ms: From the message: what was overtaken by this claim.
-        lane: From the message: whose seats to look at. Only a hint that saves a read; the record knows.
     """
 
     actor: ClassVar[str] = "worker"
     lease_id: str
     worker: str
     dispatched_ms: int = 0
-    lane: Lane | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,12 +297,7 @@ class Call(SweepEvent):
     """The task's turn has come: it gets a seat, and a message goes out in the same write.
 
     Sent by whoever has just given a seat back, and by a sweep in case that one died.
-
-    Attributes:
-        lane: See `Claim.lane`.
     """
-
-    lane: Lane | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ class Limits:
         tasks_total: Tasks of a shard, final ones included; may overshoot by the creates in flight.
         log_entries: Lines kept of a task's transition log.
         running_per_owner: Queue, or `OTHER_QUEUES`, to how many tasks of one owner may run from it at a time;
-            further ones wait for their turn, and are not refused. May overshoot by the claims in flight.
+            further ones wait for their turn, and are not refused.
     """
 
     arguments_bytes: int = MIB

@@ -83,7 +83,7 @@ class Turn(StrEnum):
     """Where a task stands in its lane, if the owner has a limited number of seats there (`Limits.seats`)."""
 
     AWAITED = "awaited"
-    """Pending, and every seat was taken when a worker came for it: no message is out until its turn comes."""
+    """Pending, and every seat was taken when it needed one: no message goes out until its turn comes."""
     TAKEN = "taken"
     """It has a seat: it runs, or a message that makes it run is on the way."""
 
@@ -253,7 +253,7 @@ class Task:
         dispatched_ms: When its last message was made; lets a sweep see that it was overtaken.
         visible: Whether its handle was ever given out.
         return_by_ms: When it is cancelled unless its caller has come back; 0 while nobody has left.
-        turn: Where it stands in its lane; None while it has met no limit there, nor counts towards one.
+        turn: Where it stands in its lane; None while it needs no seat, or where there is no limit.
         capabilities: What the creating call declared it can be asked, as JSON text.
     """
 

@@ -437,6 +437,13 @@ def is_sent(applied: Applied, event: Event, now_ms: int) -> bool:
     return moved and task is not None and awaits_worker(task) and task.due_ms <= now_ms
 
 
+def why_not(task: Task) -> str:
+    """Why a task that a worker came for is not to be had, in a few words."""
+    if task.turn is Turn.AWAITED:
+        return "it waits for its turn"
+    return task.status_message or "not to be had"
+
+
 MOST_CALLED = 8
 """Tasks that wait in a lane, and are looked at when a seat is free; what they leave free is for the sweep."""
 
@@ -446,16 +453,9 @@ def has_seat(task: Task) -> bool:
     return task.turn is Turn.TAKEN and not task.status.is_final
 
 
-def opens_turn(before: Task | None, after: Task | None) -> bool:
-    """Whether somebody must look who is next in the lane.
-
-    That is so when a seat was given back, and when a task has begun to wait: the last seat may have been
-    given back between its look at the seats and its own write, by one who saw nobody wait.
-    """
-    had, has = before is not None and has_seat(before), after is not None and has_seat(after)
-    waited = before is not None and before.turn is Turn.AWAITED
-    waits = after is not None and after.turn is Turn.AWAITED
-    return (had and not has) or (waits and not waited)
+def frees_seat(before: Task | None, after: Task | None) -> bool:
+    """Whether a seat was given back, so that whoever did it must look who is next in the lane."""
+    return before is not None and has_seat(before) and not (after is not None and has_seat(after))
 
 
 def full_jitter(attempt: int, *, first: float = 0.001, most: float = 0.05) -> float:

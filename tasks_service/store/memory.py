@@ -43,9 +43,10 @@ from .base import (
     TaskView,
     awaits_first_message,
     awaits_worker,
+    frees_seat,
     has_seat,
     is_sent,
-    opens_turn,
+    why_not,
 )
 
 
@@ -92,6 +93,7 @@ class MemoryTaskStore:
                 owner_live=sum(self._is_live(task) for task in self._tasks(event.owner)),
                 total=len(self._records),
                 existing=self._idempotency.get(key) if event.idempotency else None,
+                seats_until_ms=self._seats_until_ms(Lane(event.owner, event.queue)),
             )
             decision = decide(
                 record.task if record else None,
@@ -144,7 +146,7 @@ class MemoryTaskStore:
             if task.phase is Phase.RUNNING or task.turn is Turn.AWAITED:
                 self._overtaken[task.queue] = max(self._overtaken.get(task.queue, 0), event.dispatched_ms)
             if task.lease is None or task.lease.lease_id != event.lease_id:
-                raise InvalidTransition(task_id, task.phase, "Claim", task.status_message or "not to be had")
+                raise InvalidTransition(task_id, task.phase, "Claim", why_not(task))
             record = self._records[task_id]
             return Claimed(task=task, arguments=record.arguments, journal=record.journal)
 
@@ -292,7 +294,7 @@ class MemoryTaskStore:
             self._clock(),
             log=record.log,
             limits=self._limits,
-            census=self._seats(record.task.lane),
+            census=Census(seats_until_ms=self._seats_until_ms(record.task.lane)),
         )
         if isinstance(decision, Refused):
             raise TaskNotFound(task_id) if isinstance(decision.error, TaskNotFound) else decision.error
@@ -312,16 +314,16 @@ class MemoryTaskStore:
             self._queues.add(task.queue)
         if is_sent(applied, event, self._clock()):
             self._outbox.committed(task)
-        if opens_turn(before, task) and self._limits.seats(task.queue) is not None:
+        if frees_seat(before, task) and self._limits.seats(task.queue) is not None:
             self._give_turns(task.lane)
         return task
 
-    def _seats(self, lane: Lane) -> Census:
-        """Whether all seats of a lane are taken, and for how long."""
-        seats = self._limits.seats(lane.queue)
+    def _seats_until_ms(self, lane: Lane) -> int:
+        """See `Census.seats_until_ms`."""
+        if (seats := self._limits.seats(lane.queue)) is None:
+            return 0
         ends = sorted((next_due_ms(task) for task in self._seated(lane)), reverse=True)
-        taken = seats is not None and len(ends) >= seats
-        return Census(seats_until_ms=ends[seats - 1] if taken and seats is not None else 0)
+        return ends[seats - 1] if len(ends) >= seats else 0
 
     def _seated(self, lane: Lane) -> list[Task]:
         return [task for task in self._tasks(lane.owner) if task.lane == lane and has_seat(task)]
@@ -337,7 +339,7 @@ class MemoryTaskStore:
     def _give_turns(self, lane: Lane) -> None:
         for task_id in self._turns(lane, MOST_CALLED):
             with suppress(InvalidTransition, TaskNotFound):
-                self._apply(task_id, Call(lane=lane))
+                self._apply(task_id, Call())
 
     def _remove(self, task_id: str) -> None:
         task = self._records.pop(task_id).task

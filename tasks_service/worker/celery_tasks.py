@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, Task
 
 from ..dispatch import task_hash
-from ..domain.task import Lane, Owner, new_token
+from ..domain.task import new_token
 from ..tool import Tool
 from .engine import Engine
 from .exposed import original_task, run_exposed
@@ -73,9 +72,7 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
         soft_time_limit=timeout,
         time_limit=timeout + HARD_LIMIT_AFTER,
     )
-    def run_tool(
-        self: ToolTask, task_id: str, dispatched_ms: int, lane: Sequence[str] | None = None, **_: Any
-    ) -> None:
+    def run_tool(self: ToolTask, task_id: str, dispatched_ms: int, **_: Any) -> None:
         request = self.request
 
         def exposed(attempt: Any, arguments: dict[str, Any]) -> Any:
@@ -88,7 +85,6 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
             lease_id=request.get(LEASE_HEADER) or new_token(),
             worker=f"{request.hostname}/{os.getpid()}",
             dispatched_ms=dispatched_ms,
-            lane=None if lane is None else Lane(Owner(lane[0]), lane[1]),
             body=exposed if tool.celery_name is not None else None,
         )
         if ended is not None and (ended.failure is not None or ended.is_error):

@@ -29,7 +29,7 @@ from ..domain.errors import (
 )
 from ..domain.events import Claim, CompleteWithResult, Overdue, Release, WorkerEvent
 from ..domain.limits import Limits
-from ..domain.task import Lane, Task
+from ..domain.task import Task
 from ..failpoints import failpoint
 from ..journal import Journal
 from ..store.base import Claimed, TaskStoreMaintenance
@@ -86,7 +86,6 @@ class Executor:
         lease_id: str,
         worker: str,
         dispatched_ms: int,
-        lane: Lane | None = None,
         body: Body | None = None,
     ) -> Task | None:
         """Claim a task and run it to an outcome; returns silently if it is not to be had.
@@ -97,7 +96,6 @@ class Executor:
             lease_id: Drawn for this delivery.
             worker: The worker's name, for people.
             dispatched_ms: From the message: when it was made.
-            lane: From the message: see `Claim.lane`.
             body: How to call the tool, where that is not its function.
 
         Returns:
@@ -109,7 +107,7 @@ class Executor:
         self._interrupter.engage()
         try:
             started = time.monotonic()
-            claim = Claim(lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms, lane=lane)
+            claim = Claim(lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms)
             claimed = self._claim(task_id, claim)
             if claimed is None:
                 return None

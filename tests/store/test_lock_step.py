@@ -56,7 +56,6 @@ from tasks_service.domain.task import (
     FailureKind,
     JournalEntry,
     JsonText,
-    Lane,
     Owner,
     Policy,
     Progress,
@@ -91,9 +90,6 @@ LIMITS = Limits(
 OWNERS = [Owner("alice"), Owner("bob")]
 TEXTS = st.sampled_from([JsonText("1"), JsonText('"é"'), JsonText('"' + "x" * 50 + '"'), JsonText("{}")])
 KEYS = st.sampled_from(["a", "b", "c"])
-LANES = st.sampled_from([None, *(Lane(owner, queue) for owner in OWNERS for queue in ("q", "elsewhere"))])
-"""What a message may say; only the record knows."""
-
 DELAYS = st.sampled_from([0, 1, 15_000])
 
 
@@ -157,9 +153,9 @@ class LockStep(RuleBasedStateMachine):
         self.both("create", event)
         return owner, event.task_id
 
-    @rule(target=leases, task=tasks, lane=LANES)
-    def claim(self, task: tuple[Owner, str], lane: Lane | None) -> tuple[str, str]:
-        event = Claim(lease_id=new_token(), worker="w", dispatched_ms=self.clock.now_ms, lane=lane)
+    @rule(target=leases, task=tasks)
+    def claim(self, task: tuple[Owner, str]) -> tuple[str, str]:
+        event = Claim(lease_id=new_token(), worker="w", dispatched_ms=self.clock.now_ms)
         self.both("claim", task[1], event)
         return task[1], event.lease_id
 

@@ -31,6 +31,7 @@ from tasks_service.domain.errors import (
     JournalBehind,
     LeaseLost,
     LimitExceeded,
+    NoSeatFree,
     QuotaExceeded,
     TaskNotFound,
 )
@@ -62,7 +63,7 @@ from tasks_service.domain.events import (
     SweepEvent,
     WorkerEvent,
 )
-from tasks_service.domain.limits import Limits
+from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.task import (
     DAY,
     HOUR,
@@ -238,9 +239,31 @@ def tries_used_up() -> Life:
 
 
 def waiting() -> Life:
-    """A worker has come, and its owner's only seat was taken for another hour."""
-    life = Life(limits=ONE_SEAT).created()
-    life.meets(Claim(lease_id="early", worker="w"), taken(life, HOUR))
+    """When it came, its owner's only seat was taken for another hour."""
+    life = Life(limits=ONE_SEAT)
+    life.meets(create(), taken(life, HOUR))
+    return life
+
+
+def rested() -> Life:
+    """It had a seat, gave it back to sleep for a second, and is due."""
+    life = Life(limits=ONE_SEAT).created().claimed()
+    life.goes(Sleep(lease_id=life.lease_id, delay_ms=SECOND))
+    return life.passes(SECOND)
+
+
+def displaced() -> Life:
+    """It has rested, and another has its owner's only seat, for another hour."""
+    life = rested()
+    life.census = taken(life, HOUR)
+    return life
+
+
+def turned_away() -> Life:
+    """A worker has come for it while another had its owner's only seat; it is free by now."""
+    life = displaced()
+    life.goes(Claim(lease_id="early", worker="w"))
+    life.census = None
     return life
 
 
@@ -298,6 +321,7 @@ OVERDUE, EXPIRE, REAP = EXAMPLES[Overdue], EXAMPLES[Expire], EXAMPLES[Reap]
 ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (GONE, Create, Phase.PENDING): (not_yet, EXAMPLES[Create]),
     (Phase.PENDING, Claim, Phase.RUNNING): (pending, EXAMPLES[Claim]),
+    (Phase.PENDING, Claim, Phase.PENDING): (displaced, EXAMPLES[Claim]),
     (Phase.PENDING, Claim, Phase.FAILED): (tries_used_up, EXAMPLES[Claim]),
     (Phase.PENDING, Cancel, Phase.CANCELLED): (pending, EXAMPLES[Cancel]),
     (Phase.PENDING, Overdue, Phase.FAILED): (later(pending, DAY), OVERDUE),
@@ -1216,26 +1240,47 @@ def seated() -> Life:
     return Life(limits=ONE_SEAT).created().claimed()
 
 
+def test_a_task_takes_a_free_seat_when_it_is_created_and_waits_for_its_turn_where_none_is() -> None:
+    assert Life(limits=ONE_SEAT).created().task.turn is Turn.TAKEN
+    task = waiting().task
+    assert (task.phase, task.turn, task.revision) == (Phase.PENDING, Turn.AWAITED, 0)
+
+
 def test_a_claim_that_finds_every_seat_taken_makes_the_task_wait_and_moves_nothing() -> None:
-    life = waiting()
-    task = life.task
-    assert (task.phase, task.turn, task.revision, task.run) == (Phase.PENDING, Turn.AWAITED, 0, 0)
-    assert task.deadline_ms == START_MS + life.policy.patience_ms
+    before, after = rested().task, turned_away().task
+    assert after == replace(before, turn=Turn.AWAITED)
 
 
 def test_a_seat_is_free_once_its_holders_deadline_has_passed() -> None:
-    life = Life(limits=ONE_SEAT).created().passes(MINUTE)
+    life = rested()
     life.meets(Claim(lease_id="mine", worker="w"), Census(seats_until_ms=life.now_ms))
     assert (life.phase, life.task.turn) == (Phase.RUNNING, Turn.TAKEN)
 
 
-def test_a_task_that_waits_may_be_claimed_when_a_late_message_meets_a_free_seat() -> None:
-    assert waiting().claimed().task.turn is Turn.TAKEN
+@pytest.mark.parametrize("life", [waiting, turned_away])
+def test_a_task_that_waits_may_be_claimed_when_a_late_message_meets_a_free_seat(
+    life: Callable[[], Life],
+) -> None:
+    assert life().claimed().task.turn is Turn.TAKEN
 
 
 def test_a_queue_without_a_limit_has_no_turns() -> None:
-    life = Life(limits=Limits(running_per_owner={"cpu": 1})).created().claimed()
+    life = Life(limits=Limits(running_per_owner={"cpu": 1})).created()
     assert life.task.turn is None
+    assert life.claimed().task.turn is None
+
+
+def test_a_limit_for_other_queues_holds_for_each_that_has_none_of_its_own() -> None:
+    limits = Limits(running_per_owner={"gpu": 1, OTHER_QUEUES: 8})
+    assert [limits.seats(queue) for queue in ("gpu", "cpu", "disk")] == [1, 8, 8]
+
+
+@pytest.mark.parametrize("life", [waiting, turned_away])
+def test_a_limit_that_was_lifted_lets_all_go_that_wait(life: Callable[[], Life]) -> None:
+    lived = life()
+    lived.limits = Limits()
+    lived.goes(Call())
+    assert lived.claimed().task.turn is None
 
 
 def test_a_called_task_needs_no_other_seat_whoever_has_taken_one_meanwhile() -> None:
@@ -1255,7 +1300,7 @@ def test_a_call_gives_a_seat_and_all_of_the_patience_and_moves_nothing() -> None
 
 def test_a_call_is_refused_while_every_seat_is_taken() -> None:
     life = waiting()
-    refusal(life.meets(Call(), taken(life, 1)), InvalidTransition)
+    refusal(life.meets(Call(), taken(life, 1)), NoSeatFree)
     assert life.task.turn is Turn.AWAITED
 
 
@@ -1274,6 +1319,11 @@ def test_a_task_whose_turn_did_not_come_in_time_fails_and_does_not_blame_the_wor
     task = waiting().passes(DAY).goes(Overdue())
     assert task.failure is not None and task.failure.kind is FailureKind.PATIENCE
     assert "turn" in task.failure.message and "worker" not in task.failure.message
+
+
+def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
+    task = waiting().goes(Cancel())
+    assert (task.phase, task.turn) == (Phase.CANCELLED, None)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,16 @@ from tasks_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-NOT_LITERAL = {"redis_url", "broker_url", "secret", "api_keys", "allowed_hosts", "tools_root", "reports_dir"}
+NOT_LITERAL = {
+    "redis_url",
+    "broker_url",
+    "secret",
+    "api_keys",
+    "allowed_hosts",
+    "tools_root",
+    "reports_dir",
+    "max_running_per_owner",
+}
 """Settings whose default is told in words."""
 
 

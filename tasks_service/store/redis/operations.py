@@ -21,9 +21,9 @@ from ...domain.decide import (
     remembered,
 )
 from ...domain.errors import (
-    Contention,
     CorruptRecord,
     InvalidTransition,
+    NoSeatFree,
     StoreUnavailable,
     TaskNotFound,
     TasksServiceError,
@@ -54,8 +54,10 @@ from ..base import (
     SweepMark,
     SweepRecord,
     TaskView,
+    awaits_worker,
+    frees_seat,
     is_sent,
-    opens_turn,
+    why_not,
 )
 from . import codec
 from .headroom import Headroom
@@ -199,16 +201,19 @@ class Operations:
         shard = self.layout.shard_of_owner(event.owner)
         live = shard.live(event.owner)
         keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
-        watched = [shard.task(event.task_id), *keyed]
+        seats = SeatReads(shard, self.limits, Lane(event.owner, event.queue))
+        watched = [shard.task(event.task_id), *keyed, *seats.watched()]
         reads = [
             *_state_reads(shard, event.task_id),
             ("SCARD", live),
             ("ZCARD", shard.index("expired")),
             *(("GET", key) for key in keyed),
+            *seats.commands(),
         ]
 
         def judge(replies: list[Reply]) -> Write | None:
-            now_ms, task, log, (owner_live, total, *found) = self._stored(event.task_id, replies)
+            now_ms, task, log, (owner_live, total, *rest) = self._stored(event.task_id, replies)
+            found, held = rest[: len(keyed)], rest[len(keyed) :]
             if owner_live + QUOTA_HEADROOM >= self.limits.live_per_owner and live not in watched:
                 watched.append(live)
                 return None
@@ -216,6 +221,7 @@ class Operations:
                 owner_live=owner_live,
                 total=total,
                 existing=codec.decode_remembered(found[0]) if found else None,
+                seats_until_ms=seats.until_ms(held),
             )
             decision = decide(task, event, now_ms, log=log, limits=self.limits, census=census)
             if isinstance(decision, Refused):
@@ -224,7 +230,8 @@ class Operations:
                 return Write((), decision)
             if self._headroom is not None:
                 self._headroom.check_create(shard, size(event.arguments))
-            commands = self.writes(shard, None, decision, now_ms, sends=True)
+            sends = is_sent(decision, event, now_ms)
+            commands = self.writes(shard, None, decision, now_ms, sends=sends)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
             value = codec.encode_remembered(remembered(decision.task, event.request_digest))
             commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
@@ -240,7 +247,8 @@ class Operations:
             deadline=self.deadline,
         )
         if isinstance(decision, Applied) and decision.task is not None:
-            self.outbox.committed(decision.task)
+            if awaits_worker(decision.task):
+                self.outbox.committed(decision.task)
             return Created(task=decision.task)
         task_id = decision.task_id if isinstance(decision, Replayed) else event.task_id
         view = yield from self.get(event.owner, task_id, hidden=True)
@@ -327,9 +335,9 @@ class Operations:
         """See `TaskStore.claim`; arguments and journal come with the same read."""
         shard = self.layout.shard_of(task_id)
         key = shard.task(task_id)
-        seats = SeatReads(shard, self.limits, event)
+        seats = SeatReads(shard, self.limits)
         whole: list[Command] = [("TIME",), ("HGETALL", key), ("LRANGE", shard.log(task_id), 0, -1)]
-        reads = [*whole, *seats.commands()]
+        reads = list(whole)
         record: dict[str, str] = {}
         journal: list[JournalEntry] = []
 
@@ -339,9 +347,10 @@ class Operations:
             record.update(zip(flat[::2], flat[1::2], strict=True))
             state = [time, [record.get(name) for name in codec.STATE_FIELDS], lines]
             stored = self._stored(task_id, state)
-            if (census := seats.census(stored.task, held)) is None:
+            if seats.lacks(stored.task, event):
                 reads[:] = [*whole, *seats.commands()]
                 return None
+            census = Census(seats_until_ms=seats.until_ms(held))
             judged = self._judge(shard, task_id, stored, event, stored.task, census)
             known = () if stored.task is None else codec.decode_journal(stored.task, record)
             journal[:] = [*known, *judged.applied.journal]
@@ -350,7 +359,7 @@ class Operations:
 
         written: _Written = yield from transact(
             task_id,
-            lambda: [key],
+            lambda: [key, *seats.watched()],
             reads,
             judge,
             event="Claim",
@@ -360,7 +369,7 @@ class Operations:
         yield from self._give_turns(written.vacancies)
         task = _standing(written.judged.applied)
         if task.lease is None or task.lease.lease_id != event.lease_id:
-            raise InvalidTransition(task_id, task.phase, "Claim", _why_not(task))
+            raise InvalidTransition(task_id, task.phase, "Claim", why_not(task))
         return Claimed(task=task, arguments=JsonText(record.get("arguments", "")), journal=tuple(journal))
 
     def commit(self, task_id: str, event: WorkerEvent) -> Program[Task]:
@@ -435,8 +444,18 @@ class Operations:
             if not found.waiting:
                 yield from self._forget_lane(shard, lane)
             elif found.free:
-                called += found.waiting[: found.free + MOST_CALLED]
+                called += yield from self._there(shard, lane, found.waiting[: found.free + MOST_CALLED])
         return called[:limit]
+
+    def _there(self, shard: Shard, lane: Lane, waiting: list[str]) -> Program[list[str]]:
+        """Those of them that exist; the others, whose records ended while nobody swept, wait no more.
+
+        They would stand before all that come later, and no call would ever take them away.
+        """
+        found = yield from once([("EXISTS", shard.task(task_id)) for task_id in waiting], self.deadline)
+        if gone := [task_id for task_id, there in zip(waiting, found, strict=True) if not there]:
+            yield from once([("ZREM", shard.turn(lane), *gone)], self.deadline)
+        return [task_id for task_id in waiting if task_id not in gone]
 
     def _lanes(self) -> Program[list[tuple[Shard, Lane]]]:
         """Where a task waits for its turn, or has waited."""
@@ -567,18 +586,20 @@ class Operations:
         task_id: str,
         event: Event,
         seen: Callable[[Task | None], Task | None] = lambda task: task,
+        lane: Lane | None = None,
         deadline: float | None = None,
     ) -> Program[Applied]:
         shard = self.layout.shard_of(task_id)
         key = shard.task(task_id)
-        seats = SeatReads(shard, self.limits, event)
+        seats = SeatReads(shard, self.limits, lane)
         reads = [*_state_reads(shard, task_id), *seats.commands()]
 
         def judge(replies: list[Reply]) -> Write | None:
             stored = self._stored(task_id, replies)
-            if (census := seats.census(stored.task, stored.rest)) is None:
+            if seats.lacks(stored.task, event):
                 reads[:] = [*_state_reads(shard, task_id), *seats.commands()]
                 return None
+            census = Census(seats_until_ms=seats.until_ms(stored.rest))
             judged = self._judge(shard, task_id, stored, event, seen(stored.task), census)
             if self._headroom is not None and isinstance(event, AnswerInput) and judged.commands:
                 self._headroom.check_answer(shard)
@@ -586,7 +607,7 @@ class Operations:
 
         written: _Written = yield from transact(
             task_id,
-            lambda: [key],
+            lambda: [key, *seats.watched()],
             reads,
             judge,
             event=type(event).__name__,
@@ -621,12 +642,11 @@ class Operations:
             if not free:
                 return
             try:
-                yield from self._transition(task_id, Call(lane=seen.lane), deadline=CALLING_DEADLINE)
+                yield from self._transition(task_id, Call(), lane=seen.lane, deadline=CALLING_DEADLINE)
                 free -= 1
-            except StoreUnavailable as error:
-                if not isinstance(error, Contention):
-                    logger.debug("A turn is left for the sweep to give: %s", error)
-                    return
+            except (NoSeatFree, StoreUnavailable) as error:
+                logger.debug("A turn is not given, or left for the sweep to give: %s", error)
+                return
             except TasksServiceError as refusal:
                 logger.debug("A task is passed over at its turn: %s", refusal)
 
@@ -646,7 +666,7 @@ class Operations:
         if isinstance(event, Redispatch) and after is not None:
             not_before_ms = stored.now_ms + redispatch_backoff_ms(after.redispatches)
             commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_id))
-        if not opens_turn(seen, after) or self.limits.seats(seen.queue) is None:
+        if not frees_seat(seen, after) or self.limits.seats(seen.queue) is None:
             return _Judged(decision, commands, sends)
         commands += vacancy_reads(shard, seen.lane, stored.now_ms)
         return _Judged(decision, commands, sends, seen.lane)
@@ -722,12 +742,6 @@ def _standing(applied: Applied) -> Task:
     if applied.task is None:
         raise AssertionError("only expiry removes a task")
     return applied.task
-
-
-def _why_not(task: Task) -> str:
-    if task.turn is Turn.AWAITED:
-        return "it waits for its turn"
-    return task.status_message or "not to be had"
 
 
 def _position(task: Task) -> str:

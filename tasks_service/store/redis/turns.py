@@ -1,10 +1,9 @@
 """Turns in the Redis store: which seats a decision has to see, and what a write says about who is next.
 
-A lane's seats and its queue of waiting tasks are not watched: each claim would void every other claim of the
-owner. So a claim may be decided by seats that have just changed. Too many may run for a moment, by as many as
-there are claims in flight; and a task may begin to wait although the last seat has just been given back. Of
-the latter somebody always learns, because both writes ask in their own EXEC how things stand now: whichever
-comes second sees the other.
+Seats are watched by whoever takes one, or begins to wait because there is none: so never do more run than
+may, and nobody waits beside an empty seat. What needs no seat, or has one, neither reads nor watches any.
+Those who wait are not watched: whoever gives a seat back asks in the same EXEC who they are, and calls the
+first.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...domain.decide import Census
-from ...domain.events import Call, Claim, Event
+from ...domain.decide import needs_seat
+from ...domain.events import Event
 from ...domain.limits import Limits
 from ...domain.task import Lane, Task
 from ..base import MOST_CALLED
@@ -22,19 +21,30 @@ from .transaction import Reply
 
 
 class SeatReads:
-    """What a transition reads of the seats in its task's lane; nothing, for events that need no seat.
+    """What a transition reads and watches of the seats in its task's lane.
 
     Args:
         shard: The task's.
         limits: How many seats there are.
-        event: What happens. The lane that it names is read with the record, in one packet; if the record
-            names another, that one is read in a second.
+        lane: Where seats are needed, if that is known before the record has been read.
     """
 
-    def __init__(self, shard: Shard, limits: Limits, event: Event) -> None:
+    def __init__(self, shard: Shard, limits: Limits, lane: Lane | None = None) -> None:
         self._shard, self._limits = shard, limits
-        self._needed = isinstance(event, Claim | Call)
-        self._lane = event.lane if isinstance(event, Claim | Call) else None
+        self._lane = lane if lane is not None and limits.seats(lane.queue) is not None else None
+
+    def lacks(self, task: Task | None, event: Event) -> bool:
+        """Whether the decision has to see a seat that was not read; if so, it is read from now on."""
+        if task is None or task.lane == self._lane or not needs_seat(task, event):
+            return False
+        if self._limits.seats(task.queue) is None:
+            return False
+        self._lane = task.lane
+        return True
+
+    def watched(self) -> list[str]:
+        """The seats, where they are read."""
+        return [] if self._lane is None else [self._shard.seats(self._lane)]
 
     def commands(self) -> list[Command]:
         """Read the seat that is the last to be given back of those that could be taken at once."""
@@ -42,15 +52,9 @@ class SeatReads:
             return []
         return [("ZREVRANGE", self._shard.seats(self._lane), seats - 1, seats - 1, "WITHSCORES")]
 
-    def census(self, task: Task | None, replies: Sequence[Reply]) -> Census | None:
-        """What was seen; None if it was the wrong lane, and `commands` now reads the right one."""
-        if task is None or not self._needed or self._limits.seats(task.queue) is None:
-            return Census()
-        if task.lane != self._lane:
-            self._lane = task.lane
-            return None
-        (last,) = replies
-        return Census(seats_until_ms=int(float(last[1])) if last else 0)
+    def until_ms(self, replies: Sequence[Reply]) -> int:
+        """What the answers to `commands` say: see `Census.seats_until_ms`."""
+        return next((int(float(last[1])) for last in replies if last), 0)
 
 
 class Vacancies(NamedTuple):
