@@ -41,6 +41,8 @@ POINTS: Mapping[str, tuple[Kind, ...]] = {
     "Overdue": (P, C),
     "Reap": (P, C),
     "Expire": (P, C),
+    # In a sweep, and after an end that gave a seat back.
+    "Call": (F, P, C),
     "Mend": (Kind.REPAIR,),
     # An answer that is one document; a part of a stream.
     "Answer": (F,),

@@ -473,7 +473,7 @@ class Operations:
             lambda: [key],
             [("EXISTS", key)],
             lambda replies: Write((), None) if replies[0] else forget,
-            event="Lane",
+            event="Call",
             token="",
             deadline=self.deadline,
         )
