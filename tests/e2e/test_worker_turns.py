@@ -65,7 +65,7 @@ def test_ten_long_tasks_of_one_owner_do_not_starve_anothers_short_one(
     assert [client.view(task).task.turn for task in long[SEATS:]] == [Turn.AWAITED] * (10 - SEATS)
     told.touch()
     assert all_completed(client, long)
-    measured("F1", f"10 endless tasks of another, {SEATS} of {SEATS + 1} slots: {seconds * 1000:.0f} ms")
+    measured("fair", f"10 endless tasks of another, {SEATS} of {SEATS + 1} slots: {seconds * 1000:.0f} ms")
 
 
 def test_tasks_that_wait_for_their_turn_run_in_order_and_leave_no_slot_idle(
@@ -89,7 +89,9 @@ def test_tasks_that_wait_for_their_turn_run_in_order_and_leave_no_slot_idle(
     assert share > 0.7, ran
     at_once = max(sum(begin <= at < end for begin, end in ran) for at, _ in ran)
     assert at_once <= SEATS
-    measured("F2", f"ten tasks of 0.5 s in {SEATS} seats: {share:.0%} of the time in use, {at_once} at once")
+    measured(
+        "fair", f"ten tasks of 0.5 s in {SEATS} seats: {share:.0%} of the time in use, {at_once} at once"
+    )
 
 
 def test_a_backlog_of_one_owner_stands_before_nobody_else(
@@ -112,7 +114,7 @@ def test_a_backlog_of_one_owner_stands_before_nobody_else(
     assert {client.record(task).task.run for task in backlog} == {1}
     seconds = (max(end for _, end in ran) - min(begin for begin, _ in ran)) / 1000
     measured(
-        "F3",
+        "fair",
         f"{BACKLOG} short tasks of another stand before it: {before} began earlier; "
         f"{BACKLOG / seconds:.0f} tasks a second in {SEATS} seats",
     )

@@ -102,9 +102,7 @@ MUTANTS: dict[str, Mutant] = {
         "if before is None or before.expires_ms != after.expires_ms:",
         "if before is not None and before.expires_ms != after.expires_ms:",
     ),
-    "the turn is never given": Mutant(
-        OPERATIONS, "        free = seen.free\n", "        free = 0\n", by="turns"
-    ),
+    "the turn is never given": Mutant(OPERATIONS, "free = seen.free", "free = 0", by="turns"),
     "the turn is given without a message": Mutant(
         BASE, "isinstance(event, Redispatch | Call)", "isinstance(event, Redispatch)", by="turns"
     ),
@@ -114,8 +112,10 @@ MUTANTS: dict[str, Mutant] = {
     "a task that was interrupted loses its seat": Mutant(
         DECIDE, "tries=tries, turn=task.turn)", "tries=tries)", by="turns"
     ),
-    "seats are not watched": Mutant(TURNS, "else [self._shard.seats(self._lane)]", "else []", by="seats"),
-    "every seat looks free": Mutant(TURNS, "if last), 0)", "if not last), 0)", by="seats"),
+    "seats are not watched": Mutant(TURNS, "else [self._shard.seats(self._lane)]", "else []", by="turns"),
+    "no seat is ever seen to be taken": Mutant(
+        TURNS, "for last in replies if last", "for last in ()", by="seats"
+    ),
 }
 
 BEHAVIOUR = ("tests/store/test_transaction.py", "tests/store/test_behaviour.py", "tests/store/test_redis.py")
