@@ -58,7 +58,8 @@ class Limits:
 
     def seats(self, queue: str) -> int | None:
         """How many tasks of one owner may run from a queue at a time; None: as many as there are workers."""
-        return self.running_per_owner.get(queue, self.running_per_owner.get(OTHER_QUEUES))
+        seats = self.running_per_owner
+        return seats.get(queue, seats.get(OTHER_QUEUES)) if seats else None
 
 
 DEFAULT_LIMITS = Limits()

@@ -188,16 +188,21 @@ def place(shard: Shard, before: Task | None, after: Task | None) -> Iterator[Com
     for key in old.keys() - new.keys():
         yield ("ZREM", key, task.task_id)
     yield from _place_live(shard, before, after, task)
-    for key in (shard.seats(task.lane), shard.turn(task.lane)):
-        if key in new.keys() - old.keys():
-            yield ("PEXPIRE", key, OWNER_KEYS_MS)
-    if shard.turn(task.lane) in new.keys() - old.keys():
-        yield ("SADD", shard.index("lanes"), lane_name(task.lane))
+    if after is not None and after.turn is not None and (before is None or before.turn is not after.turn):
+        yield from _enter_lane(shard, after)
     if after is not None and after.phase is Phase.PENDING and (before is None or before.queue != after.queue):
         yield ("SADD", shard.index("queues"), after.queue)
     if before is not None and (after is None or awaits_worker(before) != awaits_worker(after)):
         # On coming to pending as well: a sweep may have suspected it a moment after it had left.
         yield ("ZREM", shard.index("suspects"), task.task_id)
+
+
+def _enter_lane(shard: Shard, task: Task) -> Iterator[Command]:
+    if task.turn is Turn.TAKEN:
+        yield ("PEXPIRE", shard.seats(task.lane), OWNER_KEYS_MS)
+    else:
+        yield ("PEXPIRE", shard.turn(task.lane), OWNER_KEYS_MS)
+        yield ("SADD", shard.index("lanes"), lane_name(task.lane))
 
 
 def _place_live(shard: Shard, before: Task | None, after: Task | None, task: Task) -> Iterator[Command]:

@@ -666,7 +666,7 @@ class Operations:
         if isinstance(event, Redispatch) and after is not None:
             not_before_ms = stored.now_ms + redispatch_backoff_ms(after.redispatches)
             commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_id))
-        if not frees_seat(seen, after) or self.limits.seats(seen.queue) is None:
+        if self.limits.seats(seen.queue) is None or not frees_seat(seen, after):
             return _Judged(decision, commands, sends)
         commands += vacancy_reads(shard, seen.lane, stored.now_ms)
         return _Judged(decision, commands, sends, seen.lane)

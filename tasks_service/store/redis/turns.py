@@ -35,9 +35,9 @@ class SeatReads:
 
     def lacks(self, task: Task | None, event: Event) -> bool:
         """Whether the decision has to see a seat that was not read; if so, it is read from now on."""
-        if task is None or task.lane == self._lane or not needs_seat(task, event):
+        if task is None or self._limits.seats(task.queue) is None:
             return False
-        if self._limits.seats(task.queue) is None:
+        if task.lane == self._lane or not needs_seat(task, event):
             return False
         self._lane = task.lane
         return True
