@@ -100,9 +100,9 @@ def campaign(
     directory: Path, wanted: dict[Place, int], *, action: str, elsewhere: bool = False
 ) -> tuple[Striker, Campaign]:
     """Strike all that is wanted under the traffic of all kinds of clients."""
-    # Beat asks children for a sweep more often than workers sweep by themselves, so that both do; and half of
+    # Beat asks children for a sweep more often than workers sweep by themselves, so that both do; and few of
     # the slots are one owner's, so that tasks wait for their turn and are called.
-    settings = {"TASKS_SWEEP_INTERVAL": "0.5", "TASKS_MAX_RUNNING_PER_OWNER": "4"}
+    settings = {"TASKS_SWEEP_INTERVAL": "0.5", "TASKS_MAX_RUNNING_PER_OWNER": "3"}
     with service_under_fault(directory, failpoints=True, elsewhere=elsewhere, settings=settings) as service:
         progress = Progress(1_000_000, 1)
         crowd = [
