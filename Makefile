@@ -61,10 +61,11 @@ EARNEST := TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1
 	TASKS_TEST_EXAMPLES=1300 TASKS_TEST_ZOMBIES=200 TASKS_TEST_ZOMBIE_CHILDREN=5 TASKS_TEST_CREATES=400 \
 	TASKS_TEST_LISTINGS=20 TASKS_TEST_HOT_WRITES=200 TASKS_TEST_SWEPT=500 TASKS_TEST_EXPIRED=6000 \
 	TASKS_TEST_EXPIRED_MIB=8 TASKS_TEST_DUPLICATES=100 TASKS_TEST_CLOCK_STEPS=4 \
-	TASKS_TEST_TASKS=5000 TASKS_TEST_FAULTS=50 TASKS_TEST_DEATHS=5
+	TASKS_TEST_TASKS=5000 TASKS_TEST_FAULTS=50 TASKS_TEST_DEATHS=5 TASKS_TEST_BACKLOG=1000
 
 faults: $(STAMP) ## Every fault that we can name, in earnest (ten minutes at most)
 	$(EARNEST) pytest tests/faults tests/store/test_lock_step.py tests/e2e/test_worker_deaths.py \
+	tests/e2e/test_worker_turns.py \
 	-m "faults or not faults" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults

@@ -14,10 +14,19 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from .domain.limits import KIB, MIB, Limits
+from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
 from .store.redis.address import CLUSTER_SHARDS, parse_address
 from .urls import check_encryption
 
@@ -40,6 +49,8 @@ class ApiKey(BaseModel):
     def _alone(cls, value: object) -> object:
         return {"key": value} if isinstance(value, str | SecretStr) else value
 
+
+_SEATS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
 
 _EXPIRING_KEY = re.compile(r"(.+?):(\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?)")
 
@@ -79,6 +90,9 @@ class Settings(BaseSettings):
             know: `task_status`, `task_result`, `task_answer`, `task_cancel`.
         reconnect_window: Seconds that a caller which lost its connection may take to come back with its
             idempotency key; then its call is cancelled.
+        max_running_per_owner: How many tasks of one owner may run from a queue at a time; others of the owner
+            wait for their turn. A number for every queue, `queue:number` for one, comma-separated. Unset: no
+            limit.
     """
 
     model_config = SettingsConfigDict(env_prefix="TASKS_", env_file=".env", extra="ignore", frozen=True)
@@ -107,6 +121,7 @@ class Settings(BaseSettings):
     max_result: int = Field(default=MIB, ge=KIB)
     max_live_per_owner: int = Field(default=10_000, ge=1)
     max_tasks: int = Field(default=2_000_000, ge=1)
+    max_running_per_owner: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +166,21 @@ class Settings(BaseSettings):
             keys[name] = ApiKey(key=SecretStr(key), until=_moment(name, until))
         return keys
 
+    @field_validator("max_running_per_owner", mode="before")
+    @classmethod
+    def _parse_seats(cls, value: object) -> object:
+        if not isinstance(value, str | int):
+            return value
+        seats = {}
+        for part in (part.strip() for part in str(value).split(",") if part.strip()):
+            if (found := _SEATS.fullmatch(part)) is None:
+                raise ValueError(
+                    f"TASKS_MAX_RUNNING_PER_OWNER: {part!r} is neither a number of tasks, from 1 on, nor a "
+                    "queue with such a number, as in 8,gpu:1"
+                )
+            seats[found[1] or OTHER_QUEUES] = int(found[2])
+        return seats
+
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _parse_hosts(cls, value: object) -> object:
@@ -164,6 +194,7 @@ class Settings(BaseSettings):
             result_bytes=self.max_result,
             live_per_owner=self.max_live_per_owner,
             tasks_total=self.max_tasks,
+            running_per_owner=self.max_running_per_owner,
         )
 
     @property

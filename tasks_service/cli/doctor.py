@@ -192,6 +192,19 @@ def check_queues(patient: Patient) -> Iterator[Finding]:
         )
 
 
+def check_fairness(patient: Patient) -> Iterator[Finding]:
+    """No owner's tasks can keep those of all others waiting."""
+    settings = patient.settings
+    queues = sorted({tool.queue for tool in patient.service.tools.values()})
+    shared = [queue for queue in queues if settings.limits.seats(queue) is None]
+    if len(settings.api_keys) > 1 and shared:
+        yield _warning(
+            f"{len(settings.api_keys)} API keys share the workers of these queues, and the tasks of one can "
+            f"take them all: {', '.join(shared)}.",
+            "Set TASKS_MAX_RUNNING_PER_OWNER to fewer than the workers have slots.",
+        )
+
+
 def check_sweeps(patient: Patient) -> Iterator[Finding]:
     """Lost tasks are found again: workers and beat look for them."""
     age_ms = patient.store.last_sweep_ms()
@@ -257,6 +270,7 @@ CHECKS: Mapping[str, Check] = {
     "encryption": check_encryption,
     "workers": check_workers,
     "queues": check_queues,
+    "fairness": check_fairness,
     "sweeps": check_sweeps,
     "beat": check_beat,
     "Celery settings": check_settings,

@@ -16,7 +16,7 @@ from rich.table import Table
 from ..domain.decide import effective
 from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ..domain.events import Cancel
-from ..domain.task import Phase, Task, TaskRecord, new_token
+from ..domain.task import Phase, Task, TaskRecord, Turn, new_token
 from ..settings import Settings
 from ..store.base import TaskStoreMaintenance
 from .application import json_option, open_store
@@ -97,8 +97,10 @@ def _print_table(tasks: list[Task], now_ms: int) -> None:
     table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     for task in tasks:
         phase = f"{task.phase.value} (error)" if task.is_error else task.phase.value
-        worker = f"on {task.lease.worker}" if task.lease else ""
-        said = " ".join(filter(None, (worker, task.status_message)))
+        where = f"on {task.lease.worker}" if task.lease else ""
+        if task.turn is Turn.AWAITED:
+            where = "waits for its turn"
+        said = " ".join(filter(None, (where, task.status_message)))
         age = _age(now_ms - task.created_ms)
         table.add_row(task.task_id, task.tool, phase, age, str(task.tries), said)
     Console().print(table)
@@ -115,6 +117,7 @@ def _brief(task: Task) -> dict[str, Any]:
         "created": _moment(task.created_ms),
         "updated": _moment(task.updated_ms),
         "worker": task.lease.worker if task.lease else None,
+        "awaits_turn": task.turn is Turn.AWAITED,
         "status_message": task.status_message,
     }
 

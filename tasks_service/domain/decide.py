@@ -20,6 +20,7 @@ from typing import Any
 from . import errors
 from .events import (
     AnswerInput,
+    Call,
     Cancel,
     Claim,
     CompleteWithResult,
@@ -55,6 +56,7 @@ from .task import (
     Phase,
     Task,
     TaskStatus,
+    Turn,
 )
 
 GONE = None
@@ -67,13 +69,14 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
     {
         GONE: {Create: (_P,)},
         _P: {
-            Claim: (_R, _F),
+            Claim: (_R, _P, _F),
             Cancel: (_X,),
             Overdue: (_F, _X),
             Reveal: (_P,),
             Leave: (_P,),
             Return: (_P,),
             Redispatch: (_P,),
+            Call: (_P,),
             Mend: (_F,),
         },
         _R: {
@@ -128,17 +131,20 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """What a store saw when a task is about to be created.
+    """What a store saw beside the task: of its owner, when it is to be created, claimed or called.
 
     Attributes:
         owner_live: The owner's tasks that are not final; exact.
         total: All tasks of the shard; may be a little old.
         existing: What is stored under the same idempotency key, if anything is.
+        seats_until_ms: Until when every seat of the lane is taken, if none of its holders ends before its
+            deadline; 0 where one is free, or where their number has no limit.
     """
 
     owner_live: int = 0
     total: int = 0
     existing: Remembered | None = None
+    seats_until_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +231,7 @@ def decide(
         now_ms: The store's clock.
         log: The task's transition log, to recognise a repeated token.
         limits: What is allowed.
-        census: For `Create`: what the store counted.
+        census: For `Create`, `Claim` and `Call`: what the store counted.
 
     Returns:
         Applied, Replayed or Refused; never raises for anything that a caller can send.
@@ -265,6 +271,13 @@ def effective(task: Task, now_ms: int) -> Task | None:
         The task after all passed deadlines; None once it has expired.
     """
     return _settle(task, now_ms)[0]
+
+
+def needs_seat(task: Task | None, event: Event) -> bool:
+    """Whether what an event does depends on the seats in the task's lane, so that they have to be counted."""
+    if isinstance(event, Claim):
+        return task is not None and not task.status.is_final and task.turn is not Turn.TAKEN
+    return isinstance(event, Create | Call)
 
 
 def remembered(task: Task, request_digest: str) -> Remembered:
@@ -323,7 +336,7 @@ def _pass_deadline(task: Task) -> tuple[Task, tuple[JournalEntry, ...]]:
         return _ended(task, at_ms, TaskStatus.CANCELLED, status_message=_LEFT), ()
     capped = at_ms >= _latest_ms(task)
     if task.phase is _P:
-        message = _CAPPED if capped else f"No worker that has the tool '{task.tool}' took the task in time."
+        message = _CAPPED if capped else _in_vain(task)
         return _failed(task, at_ms, FailureKind.PATIENCE, message), ()
     if task.phase is _R:
         message = _CAPPED if capped else f"The tool ran longer than its {task.policy.timeout_ms / 1000:g} s."
@@ -335,6 +348,12 @@ def _pass_deadline(task: Task) -> tuple[Task, tuple[JournalEntry, ...]]:
     if len(answers) < len(due):
         return _failed(task, at_ms, FailureKind.QUESTION, "A question was not answered in time."), ()
     return _answered(task, answers, at_ms), tuple(answers.values())
+
+
+def _in_vain(task: Task) -> str:
+    if task.turn is Turn.AWAITED:
+        return f"Its turn did not come in time: its owner's other tasks kept the queue '{task.queue}' busy."
+    return f"No worker that has the tool '{task.tool}' took the task in time."
 
 
 def _overdue(stored: Task | None, settled: Task | None, passed: _Passed, event: Event) -> Applied:
@@ -397,6 +416,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         ),
         dispatched_ms=now_ms,
         visible=event.visible,
+        turn=_turn(event.queue, moment),
         era=event.era,
         capabilities=event.capabilities,
         trace=event.trace,
@@ -416,6 +436,9 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
         raise _Refusal(_invalid(task, event, f"not due for another {task.due_ms - now_ms} ms"))
     if task.tries >= policy.max_attempts:
         return _logged(task, _used_up(task, now_ms, "its workers were lost"), event, now_ms)
+    turn = task.turn if task.turn is Turn.TAKEN else _turn(task.queue, moment)
+    if turn is Turn.AWAITED:
+        return Applied(task=replace(task, turn=turn))
     deadline_ms = min(now_ms + policy.timeout_ms, _latest_ms(task))
     lease = Lease(
         lease_id=event.lease_id, until_ms=min(now_ms + policy.lease_ms, deadline_ms), worker=event.worker
@@ -428,8 +451,16 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
         run=task.run + 1,
         tries=task.tries + 1,
         redispatches=0,
+        turn=turn,
     )
     return _logged(task, claimed, event, now_ms, actor=event.worker)
+
+
+def _turn(queue: str, moment: _Moment) -> Turn | None:
+    """What becomes of a task that needs a seat: it takes one that is free, or waits."""
+    if moment.limits.seats(queue) is None:
+        return None
+    return Turn.AWAITED if moment.now_ms < moment.census.seats_until_ms else Turn.TAKEN
 
 
 def _renew(task: Task, _: Renew, moment: _Moment) -> Applied:
@@ -525,7 +556,7 @@ def _release(task: Task, event: Release, moment: _Moment) -> Applied:
     if event.lost and task.tries >= task.policy.max_attempts:
         return _logged(task, _used_up(task, now_ms, event.reason or "its worker was lost"), event, now_ms)
     tries = task.tries if event.lost else max(task.tries - 1, 0)
-    return _logged(task, _pending(task, now_ms, 0, tries=tries), event, now_ms)
+    return _logged(task, _pending(task, now_ms, 0, tries=tries, turn=task.turn), event, now_ms)
 
 
 def _complete(task: Task, event: CompleteWithResult, moment: _Moment) -> Applied:
@@ -585,7 +616,7 @@ def _reap(task: Task, event: Reap, moment: _Moment) -> Applied:
     lost = f"worker {task.lease.worker} was lost"
     if task.tries >= task.policy.max_attempts:
         return _logged(task, _used_up(task, moment.now_ms, lost), event, moment.now_ms)
-    again = _pending(task, moment.now_ms, 0, status_message=f"Runs again: {lost}.")
+    again = _pending(task, moment.now_ms, 0, turn=task.turn, status_message=f"Runs again: {lost}.")
     return _logged(task, again, event, moment.now_ms)
 
 
@@ -598,12 +629,32 @@ def _expire(task: Task, event: Expire, moment: _Moment) -> Applied:
 def _redispatch(task: Task, event: Redispatch, moment: _Moment) -> Applied:
     if moment.now_ms < task.due_ms:
         raise _Refusal(_invalid(task, event, "it is not due"))
+    if task.turn is Turn.AWAITED:
+        raise _Refusal(_invalid(task, event, "it waits for its turn"))
     again_ms = task.dispatched_ms + redispatch_backoff_ms(task.redispatches)
     if task.redispatches and moment.now_ms < again_ms:
         # Two sweepers have found the same task; one message is enough.
         raise _Refusal(_invalid(task, event, "another message has just been made"))
     again = replace(task, dispatched_ms=moment.now_ms, redispatches=task.redispatches + 1)
     return Applied(task=again)
+
+
+def _call(task: Task, event: Call, moment: _Moment) -> Applied:
+    """From here on the task waits for a worker, and no longer for its owner's others: its patience begins."""
+    now_ms, policy = moment.now_ms, task.policy
+    if task.turn is not Turn.AWAITED:
+        raise _Refusal(_invalid(task, event, "it does not wait for its turn"))
+    if (turn := _turn(task.queue, moment)) is Turn.AWAITED:
+        raise _Refusal(errors.NoSeatFree(task.task_id, task.phase, type(event).__name__))
+    deadline_ms = min(now_ms + policy.patience_ms, _latest_ms(task))
+    called = replace(
+        task,
+        turn=turn,
+        dispatched_ms=now_ms,
+        deadline_ms=deadline_ms,
+        expires_ms=max(task.expires_ms, deadline_ms + policy.retention_ms),
+    )
+    return Applied(task=called)
 
 
 def contradiction(task: Task, evidence: Mend) -> str | None:
@@ -688,6 +739,7 @@ _HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
         Reap: _reap,
         Expire: _expire,
         Redispatch: _redispatch,
+        Call: _call,
         Mend: _mend,
     }
 )
@@ -704,8 +756,10 @@ def _latest_ms(task: Task) -> int:
 def _moved(task: Task, now_ms: int, deadline_ms: int, **changes: Any) -> Task:
     """The task one revision on; its lifetime covers the new deadline and only grows.
 
-    It stays within the cap, since no deadline is set past `_latest_ms`.
+    It stays within the cap, since no deadline is set past `_latest_ms`. Whoever moves gives its seat back,
+    unless the move says otherwise: what is interrupted goes on before others begin.
     """
+    changes.setdefault("turn", None)
     return replace(
         task,
         revision=task.revision + 1,

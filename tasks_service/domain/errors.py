@@ -134,6 +134,13 @@ class JournalBehind(InvalidTransition):
         self.kept = kept
 
 
+class NoSeatFree(InvalidTransition):
+    """Every seat is taken that the task's owner has in its queue: see `Limits.running_per_owner`."""
+
+    def __init__(self, task_id: str, current: str, attempted: str) -> None:
+        super().__init__(task_id, current, attempted, "every seat of its owner is taken")
+
+
 class IdempotencyConflict(TasksServiceError):
     """The idempotency key was used before, with another request."""
 

@@ -293,6 +293,14 @@ class Redispatch(SweepEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Call(SweepEvent):
+    """The task's turn has come: it gets a seat, and a message goes out in the same write.
+
+    Sent by whoever has just given a seat back, and by a sweep in case that one died.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mend(Event):
     """A repair has found that the record contradicts itself.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import LimitExceeded, NotJson
@@ -16,6 +16,9 @@ from .task import JsonText
 
 KIB = 1024
 MIB = 1024 * KIB
+
+OTHER_QUEUES = "*"
+"""Stands for every queue that is not named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class Limits:
         live_per_owner: Tasks of one owner that are not final.
         tasks_total: Tasks of a shard, final ones included; may overshoot by the creates in flight.
         log_entries: Lines kept of a task's transition log.
+        running_per_owner: Queue, or `OTHER_QUEUES`, to how many tasks of one owner may run from it at a time;
+            further ones wait for their turn, and are not refused.
     """
 
     arguments_bytes: int = MIB
@@ -49,6 +54,12 @@ class Limits:
     live_per_owner: int = 10_000
     tasks_total: int = 2_000_000
     log_entries: int = 64
+    running_per_owner: Mapping[str, int] = field(default_factory=dict)
+
+    def seats(self, queue: str) -> int | None:
+        """How many tasks of one owner may run from a queue at a time; None: as many as there are workers."""
+        seats = self.running_per_owner
+        return seats.get(queue, seats.get(OTHER_QUEUES)) if seats else None
 
 
 DEFAULT_LIMITS = Limits()

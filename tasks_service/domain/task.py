@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 Owner = NewType("Owner", str)
 """Whose task it is: a keyed hash of a principal, so that neither keys nor logs hold a name."""
@@ -70,6 +70,22 @@ _PHASE_OF_STATUS = {
     TaskStatus.FAILED: Phase.FAILED,
     TaskStatus.CANCELLED: Phase.CANCELLED,
 }
+
+
+class Lane(NamedTuple):
+    """Where tasks of one owner wait for each other, and for nobody else's: the owner's share of one queue."""
+
+    owner: Owner
+    queue: str
+
+
+class Turn(StrEnum):
+    """Where a task stands in its lane, if the owner has a limited number of seats there (`Limits.seats`)."""
+
+    AWAITED = "awaited"
+    """Pending, and every seat was taken when it needed one: no message goes out until its turn comes."""
+    TAKEN = "taken"
+    """It has a seat: it runs, or a message that makes it run is on the way."""
 
 
 class FailureKind(StrEnum):
@@ -237,6 +253,7 @@ class Task:
         dispatched_ms: When its last message was made; lets a sweep see that it was overtaken.
         visible: Whether its handle was ever given out.
         return_by_ms: When it is cancelled unless its caller has come back; 0 while nobody has left.
+        turn: Where it stands in its lane; None while it needs no seat, or where there is no limit.
         capabilities: What the creating call declared it can be asked, as JSON text.
     """
 
@@ -260,6 +277,7 @@ class Task:
     redispatches: int = 0
     visible: bool = True
     return_by_ms: int = 0
+    turn: Turn | None = None
     era: str = ""
     capabilities: JsonText = NO_TEXT
     trace: str = ""
@@ -279,6 +297,11 @@ class Task:
         if self.status is TaskStatus.WORKING:
             return Phase.PENDING if self.lease is None else Phase.RUNNING
         return _PHASE_OF_STATUS[self.status]
+
+    @property
+    def lane(self) -> Lane:
+        """Where it waits for the owner's other tasks."""
+        return Lane(self.owner, self.queue)
 
     @property
     def ttl_ms(self) -> int:

@@ -21,9 +21,10 @@ from hashlib import blake2b
 from secrets import token_urlsafe
 from typing import NamedTuple, Protocol
 
-from ..domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
+from ..domain.decide import Applied
+from ..domain.events import Call, Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
 from ..domain.reports import Report
-from ..domain.task import JournalEntry, JsonText, Owner, Task, TaskRecord
+from ..domain.task import JournalEntry, JsonText, Owner, Phase, Task, TaskRecord, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +176,8 @@ class TaskStore(Protocol):
         Raises:
             TaskNotFound: It is gone.
             InvalidTransition: It is not to be had: running, final or not due; or its attempts are used up,
-                in which case it is now failed and `current` says so.
+                in which case it is now failed and `current` says so; or its owner has no seat free, in which
+                case it now waits for its turn.
             StoreUnavailable: No answer in time; the message may be dropped, pending remains.
         """
 
@@ -264,10 +266,19 @@ class SweepRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many tasks a store holds, by what is to be done about them."""
+    """How many tasks a store holds, by what is to be done about them.
+
+    Attributes:
+        total: All of them.
+        pending: Neither ended, running nor parked.
+        waiting: Those of the pending ones that wait for their turn.
+        running: Leased.
+        live: Not ended.
+    """
 
     total: int
     pending: int
+    waiting: int
     running: int
     live: int
 
@@ -310,11 +321,18 @@ class TaskStoreMaintenance(Protocol):
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
         """Ids of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
 
+    def turns(self, *, limit: int) -> list[str]:
+        """Ids of the tasks to be called now: of each lane that has a seat free, those that wait longest.
+
+        A few more than there are seats, in case some are not to be had; a `Call` too many is refused.
+        """
+
     def overtaken_ms(self, queue: str) -> int:
         """The newest `dispatched_ms` that a claim from this queue has carried; 0 before the first.
 
-        One that lies ahead of the store's clock, which was put back by a failover, is forgotten: it would
-        make every task that waits look overtaken.
+        A claim that has found no seat free counts: its message was taken all the same. One that lies ahead of
+        the store's clock, which was put back by a failover, is forgotten: it would make every task that waits
+        look overtaken.
         """
 
     def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
@@ -424,7 +442,40 @@ def errors_among(found: Iterable[Finding]) -> list[str]:
 
 def awaits_first_message(task: Task) -> bool:
     """Whether a pending task comes due, or came due, without a message ever having been made for it."""
-    return task.due_ms > task.updated_ms and task.redispatches == 0
+    return task.due_ms > task.updated_ms and task.redispatches == 0 and task.turn is None
+
+
+def awaits_worker(task: Task) -> bool:
+    """Whether a pending task has a message out, or will have one when it is due: no turn stands before it."""
+    return task.phase is Phase.PENDING and task.turn is not Turn.AWAITED
+
+
+def is_sent(applied: Applied, event: Event, now_ms: int) -> bool:
+    """Whether a message goes out with what an event did."""
+    task = applied.task
+    moved = bool(applied.log) or isinstance(event, Redispatch | Call)
+    return moved and task is not None and awaits_worker(task) and task.due_ms <= now_ms
+
+
+def why_not(task: Task) -> str:
+    """Why a task that a worker came for is not to be had, in a few words."""
+    if task.turn is Turn.AWAITED:
+        return "it waits for its turn"
+    return task.status_message or "not to be had"
+
+
+MOST_CALLED = 8
+"""Tasks that wait in a lane, and are looked at when a seat is free; what they leave free is for the sweep."""
+
+
+def has_seat(task: Task) -> bool:
+    """Whether it counts among what its owner may run."""
+    return task.turn is Turn.TAKEN and not task.status.is_final
+
+
+def frees_seat(before: Task | None, after: Task | None) -> bool:
+    """Whether a seat was given back, so that whoever did it must look who is next in the lane."""
+    return before is not None and has_seat(before) and not (after is not None and has_seat(after))
 
 
 def full_jitter(attempt: int, *, first: float = 0.001, most: float = 0.05) -> float:

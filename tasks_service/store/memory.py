@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ..domain.decide import (
@@ -24,10 +25,11 @@ from ..domain.decide import (
     remembered,
 )
 from ..domain.errors import InvalidTransition, TaskNotFound
-from ..domain.events import Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
+from ..domain.events import Call, Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
 from ..domain.limits import DEFAULT_LIMITS, Limits
-from ..domain.task import NO_TEXT, Owner, Phase, Task, TaskRecord
+from ..domain.task import NO_TEXT, Lane, Owner, Phase, Task, TaskRecord, Turn
 from .base import (
+    MOST_CALLED,
     Claimed,
     Counts,
     Created,
@@ -40,6 +42,11 @@ from .base import (
     SweepRecord,
     TaskView,
     awaits_first_message,
+    awaits_worker,
+    frees_seat,
+    has_seat,
+    is_sent,
+    why_not,
 )
 
 
@@ -86,6 +93,7 @@ class MemoryTaskStore:
                 owner_live=sum(self._is_live(task) for task in self._tasks(event.owner)),
                 total=len(self._records),
                 existing=self._idempotency.get(key) if event.idempotency else None,
+                seats_until_ms=self._seats_until_ms(Lane(event.owner, event.queue)),
             )
             decision = decide(
                 record.task if record else None,
@@ -135,9 +143,10 @@ class MemoryTaskStore:
         """See `TaskStore.claim`."""
         with self._lock:
             task = self._standing(self._apply(task_id, event))
+            if task.phase is Phase.RUNNING or task.turn is Turn.AWAITED:
+                self._overtaken[task.queue] = max(self._overtaken.get(task.queue, 0), event.dispatched_ms)
             if task.lease is None or task.lease.lease_id != event.lease_id:
-                raise InvalidTransition(task_id, task.phase, "Claim", task.status_message or "not to be had")
-            self._overtaken[task.queue] = max(self._overtaken.get(task.queue, 0), event.dispatched_ms)
+                raise InvalidTransition(task_id, task.phase, "Claim", why_not(task))
             record = self._records[task_id]
             return Claimed(task=task, arguments=record.arguments, journal=record.journal)
 
@@ -180,9 +189,16 @@ class MemoryTaskStore:
             found = [
                 (task.dispatched_ms, task.task_id)
                 for task in tasks
-                if task.queue == queue and task.phase is Phase.PENDING and not awaits_first_message(task)
+                if task.queue == queue and awaits_worker(task) and not awaits_first_message(task)
             ]
             return [task_id for at_ms, task_id in sorted(found) if at_ms <= until_ms][:limit]
+
+    def turns(self, *, limit: int) -> list[str]:
+        """See `TaskStoreMaintenance.turns`."""
+        with self._lock:
+            waiting = [r.task for r in self._records.values() if r.task.turn is Turn.AWAITED]
+            lanes = sorted({task.lane for task in waiting})
+            return [task_id for lane in lanes for task_id in self._turns(lane, limit)][:limit]
 
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
@@ -246,6 +262,7 @@ class MemoryTaskStore:
             return Counts(
                 total=len(phases),
                 pending=phases.count(Phase.PENDING),
+                waiting=sum(record.task.turn is Turn.AWAITED for record in self._records.values()),
                 running=phases.count(Phase.RUNNING),
                 live=sum(phase in (Phase.PENDING, Phase.RUNNING, Phase.PARKED) for phase in phases),
             )
@@ -271,7 +288,14 @@ class MemoryTaskStore:
     def _apply(self, task_id: str, event: Event) -> Task | None:
         if (record := self._records.get(task_id)) is None:
             raise TaskNotFound(task_id)
-        decision = decide(record.task, event, self._clock(), log=record.log, limits=self._limits)
+        decision = decide(
+            record.task,
+            event,
+            self._clock(),
+            log=record.log,
+            limits=self._limits,
+            census=Census(seats_until_ms=self._seats_until_ms(record.task.lane)),
+        )
         if isinstance(decision, Refused):
             raise TaskNotFound(task_id) if isinstance(decision.error, TaskNotFound) else decision.error
         if isinstance(decision, Replayed):
@@ -283,14 +307,39 @@ class MemoryTaskStore:
             self._remove(task_id)
             return None
         self._records[task_id] = after = _folded(record, applied, task, self._limits.log_entries)
-        if record is None or record.task.phase is not task.phase:
+        before = None if record is None else record.task
+        if before is None or awaits_worker(before) is not awaits_worker(task):
             self._suspects.pop(task_id, None)
-        if after.task.phase is not Phase.PENDING:
-            return task
-        self._queues.add(task.queue)
-        if task.due_ms <= self._clock() and (applied.log or isinstance(event, Redispatch)):
+        if after.task.phase is Phase.PENDING:
+            self._queues.add(task.queue)
+        if is_sent(applied, event, self._clock()):
             self._outbox.committed(task)
+        if frees_seat(before, task) and self._limits.seats(task.queue) is not None:
+            self._give_turns(task.lane)
         return task
+
+    def _seats_until_ms(self, lane: Lane) -> int:
+        """See `Census.seats_until_ms`."""
+        if (seats := self._limits.seats(lane.queue)) is None:
+            return 0
+        ends = sorted((next_due_ms(task) for task in self._seated(lane)), reverse=True)
+        return ends[seats - 1] if len(ends) >= seats else 0
+
+    def _seated(self, lane: Lane) -> list[Task]:
+        return [task for task in self._tasks(lane.owner) if task.lane == lane and has_seat(task)]
+
+    def _turns(self, lane: Lane, limit: int) -> list[str]:
+        """Who waits longest in a lane, if it has a seat free."""
+        seats, now_ms = self._limits.seats(lane.queue), self._clock()
+        free = limit if seats is None else seats - sum(next_due_ms(t) > now_ms for t in self._seated(lane))
+        waiting = [t for t in self._tasks(lane.owner) if t.lane == lane and t.turn is Turn.AWAITED]
+        waiting.sort(key=lambda task: (task.created_ms, task.task_id))
+        return [task.task_id for task in waiting][: min(free + MOST_CALLED, limit)] if free > 0 else []
+
+    def _give_turns(self, lane: Lane) -> None:
+        for task_id in self._turns(lane, MOST_CALLED):
+            with suppress(InvalidTransition, TaskNotFound):
+                self._apply(task_id, Call())
 
     def _remove(self, task_id: str) -> None:
         task = self._records.pop(task_id).task

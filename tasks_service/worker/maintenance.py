@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..dispatch import Dispatcher, task_hash
 from ..domain.errors import CorruptRecord, InvalidTransition, StoreFull, StoreUnavailable, TaskNotFound
-from ..domain.events import Expire, Overdue, Reap, Redispatch, SweepEvent
+from ..domain.events import Call, Expire, Overdue, Reap, Redispatch, SweepEvent
 from ..domain.task import SECOND, Policy
 from ..failpoints import failpoint
 from ..store.base import Due, TaskStoreMaintenance
@@ -60,6 +60,7 @@ class Swept:
     overdue: int = 0
     leases: int = 0
     expired: int = 0
+    called: int = 0
     redispatched: int = 0
 
 
@@ -109,6 +110,7 @@ class Sweeper:
             return swept
         for index, event in _EVENTS:
             setattr(swept, index.value, self._settle_due(index, event))
+        swept.called = self._call()
         for queue in self._store.queues():
             swept.redispatched += self._redispatch(queue)
         failpoint("Sweep", "after")
@@ -155,9 +157,19 @@ class Sweeper:
                 return reaped
 
     def _settle_due(self, index: Due, event: Callable[[], SweepEvent]) -> int:
+        return self._settle_found(lambda: self._store.due(index, limit=BATCH), event)
+
+    def _call(self) -> int:
+        """Give the turns that nobody gave: whoever had given the seat back has died, or could not write."""
+        called = self._settle_found(lambda: self._store.turns(limit=BATCH), Call)
+        if called:
+            logger.info("%d tasks were called whose turn nobody had given them", called)
+        return called
+
+    def _settle_found(self, find: Callable[[], list[str]], event: Callable[[], SweepEvent]) -> int:
         settled, until = 0, time.monotonic() + BUDGET
         while True:
-            due = self._store.due(index, limit=BATCH)
+            due = find()
             moved = self._settle_all(due, event)
             settled += moved
             if len(due) < BATCH or not moved or time.monotonic() > until:

@@ -18,6 +18,7 @@ from pytest_celery import CeleryTestContainer, CeleryTestWorker
 from tasks_service import TaskService
 from tasks_service.dispatch import Dispatcher
 from tasks_service.domain.events import Cancel, Create
+from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
 from tasks_service.domain.task import Owner, Phase, Task, TaskRecord
 from tasks_service.store.base import TaskView, new_task_id
 from tasks_service.store.redis import RedisTaskStore
@@ -129,19 +130,23 @@ def worker_node(
 class Client:
     """Records tasks for a service, and reads what became of them."""
 
-    def __init__(self, service: TaskService, redis_url: str, broker_url: str) -> None:
+    def __init__(self, service: TaskService, redis_url: str, broker_url: str, limits: Limits) -> None:
         self.service = service
         self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=broker_url)
         self._shards = parse_address(redis_url).shards
-        self.store = RedisTaskStore(redis_url, outbox=self.outbox)
+        self.store = RedisTaskStore(redis_url, limits=limits, outbox=self.outbox)
 
     def call(self, tool_name: str, **arguments: Any) -> Task:
         """Record a call."""
+        return self.call_of(OWNER, tool_name, **arguments)
+
+    def call_of(self, owner: Owner, tool_name: str, **arguments: Any) -> Task:
+        """Record a call of somebody."""
         tool = self.service.tools[tool_name]
         return self.store.create(
             Create(
-                task_id=new_task_id(OWNER, self._shards),
-                owner=OWNER,
+                task_id=new_task_id(owner, self._shards),
+                owner=owner,
                 tool=tool.name,
                 queue=tool.queue,
                 arguments=tool.check_arguments(arguments),
@@ -154,7 +159,7 @@ class Client:
         return self.ended(self.call(tool_name, **arguments), timeout)
 
     def view(self, task: Task) -> TaskView:
-        return self.store.get(OWNER, task.task_id)
+        return self.store.get(task.owner, task.task_id)
 
     def record(self, task: Task) -> TaskRecord:
         return self.store.inspect(task.task_id)
@@ -169,7 +174,7 @@ class Client:
         return self.view(task).task
 
     def cancel(self, task: Task) -> None:
-        self.store.act(OWNER, task.task_id, Cancel())
+        self.store.act(task.owner, task.task_id, Cancel())
 
     def close(self) -> None:
         self.outbox.close()
@@ -177,8 +182,10 @@ class Client:
 
 
 @contextmanager
-def client_of(service: TaskService, redis_url: str, broker_url: str | None = None) -> Iterator[Client]:
-    client = Client(service, redis_url, broker_url or redis_url)
+def client_of(
+    service: TaskService, redis_url: str, broker_url: str | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Client]:
+    client = Client(service, redis_url, broker_url or redis_url, limits)
     try:
         yield client
     finally:

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.task import Phase
+from tasks_service.store.redis import RedisTaskStore
+from tests.store.conftest import creation
 
 from .running_up import RunningUp, eventually
 
@@ -188,6 +191,34 @@ def test_doctor_says_which_tools_have_no_worker(service: RunningUp, redis_url: s
     assert done.returncode == 1
     assert "No worker answers" in done.stdout
     assert "celery -A" in done.stdout
+
+
+def test_doctor_warns_where_the_tasks_of_one_owner_can_take_every_worker(service: RunningUp) -> None:
+    keys = {"TASKS_API_KEYS": f"ann:{'a' * 16},bob:{'b' * 16}"}
+
+    shared = service.run("doctor", "--json", **keys)
+    limited = service.run("doctor", "--json", TASKS_MAX_RUNNING_PER_OWNER="1", **keys)
+
+    def said(done: subprocess.CompletedProcess[str]) -> str:
+        (findings,) = (e["findings"] for e in json.loads(done.stdout) if e["check"] == "fairness")
+        return json.dumps(findings)
+
+    assert "2 API keys share the workers" in said(shared)
+    assert "Set TASKS_MAX_RUNNING_PER_OWNER" in said(shared)
+    assert said(limited) == "[]"
+
+
+def test_list_says_who_waits_for_its_turn(redis_url: str, service: RunningUp) -> None:
+    store = RedisTaskStore(redis_url, limits=Limits(running_per_owner={OTHER_QUEUES: 1}))
+    store.create(creation())
+    waiting = store.create(creation()).task
+    store.close()
+
+    listed = json.loads(service.run("list", "--json", TASKS_REDIS_URL=redis_url).stdout)
+    shown = service.run("list", TASKS_REDIS_URL=redis_url).stdout
+
+    assert [entry["task_id"] for entry in listed if entry["awaits_turn"]] == [waiting.task_id]
+    assert shown.count("waits for its turn") == 1
 
 
 def test_a_second_up_says_that_the_port_is_taken(service: RunningUp) -> None:

@@ -31,7 +31,7 @@ from tasks_service.domain.decide import TRANSITIONS
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
 from tasks_service.domain.events import Mend
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits, size
-from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskRecord, TaskStatus
+from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskRecord, TaskStatus, Turn
 from tasks_service.store.base import awaits_first_message
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
@@ -40,7 +40,7 @@ from tasks_service.store.redis.repair import DRIFT_MS
 from ..support_clients import client_of
 from .history import ClientLog, check_history
 
-INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues")
+INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues", "lanes")
 """Shard-wide keys: one of each, without a lifetime, because they hold what lives and nothing else."""
 
 KINDS: Mapping[str, str] = {
@@ -51,6 +51,8 @@ KINDS: Mapping[str, str] = {
     "idempotency": r"{tag}:idem:(?P<owner>.+):(?P<hash>[^:]+)",
     "quarantine": r"{tag}:quarantine:(?P<id>.+)",
     "pending": r"{tag}:pending:(?P<queue>.+)",
+    "seats": r"{tag}:seats:(?P<owner>[^:]+):(?P<queue>.+)",
+    "turn": r"{tag}:turn:(?P<owner>[^:]+):(?P<queue>.+)",
     "index": r"{tag}:(?P<name>" + "|".join(INDEXES) + ")",
     "lock": r"{prefix}:lock:(?P<name>.+)",
     "swept": r"{prefix}:swept",
@@ -89,6 +91,7 @@ class _Seen:
     unknown: list[str] = field(default_factory=list)
     scores: dict[str, dict[str, int]] = field(default_factory=dict)
     live: dict[str, set[str]] = field(default_factory=dict)
+    lanes: set[str] = field(default_factory=set)
     records: dict[str, TaskRecord] = field(default_factory=dict)
 
 
@@ -121,7 +124,7 @@ def audit(
             for task_id, record in seen.records.items():
                 found += _record(task_id, record, limits)
                 found += _fields(client, seen, task_id, record)
-            found += [*_indexes(seen), *_quota(seen, limits)]
+            found += [*_indexes(seen), *_quota(seen, limits), *_turns(seen)]
             found += _idempotency(client, seen, _latest_ms(client, seen, prefix))
     finally:
         store.close()
@@ -163,12 +166,15 @@ def _look(client: Any, prefix: str, beside: Sequence[str]) -> _Seen:
         else:
             if not any(other.fullmatch(key) for other in others):
                 seen.unknown.append(key)
-    for kind in ("owner", "pending", "index"):
+    for kind in ("owner", "pending", "seats", "turn", "index"):
         for key in seen.keys[kind]:
             if client.type(key) == "zset":
                 seen.scores[key] = {member: int(score) for member, score in client.zscan_iter(key)}
     for key, match in seen.keys["live"].items():
         seen.live[match["owner"]] = set(client.smembers(key))
+    for key, match in seen.keys["index"].items():
+        if match["name"] == "lanes":
+            seen.lanes |= {f"{key.removesuffix('lanes')}turn:{lane}" for lane in client.smembers(key)}
     return seen
 
 
@@ -284,8 +290,15 @@ def _places(tag: str, task: Task) -> Iterator[tuple[str, int]]:
         yield f"{tag}:overdue", min(task.deadline_ms, task.return_by_ms or task.deadline_ms)
     if task.phase is Phase.RUNNING and task.lease is not None:
         yield f"{tag}:leases", task.lease.until_ms
+    if task.turn is Turn.TAKEN and task.phase in (Phase.PENDING, Phase.RUNNING):
+        yield (
+            f"{tag}:seats:{task.owner}:{task.queue}",
+            min(task.deadline_ms, task.return_by_ms or task.deadline_ms),
+        )
     if task.phase is Phase.PENDING:
-        if awaits_first_message(task):
+        if task.turn is Turn.AWAITED:
+            yield f"{tag}:turn:{task.owner}:{task.queue}", task.created_ms
+        elif awaits_first_message(task):
             yield f"{tag}:timers", task.due_ms
         else:
             yield f"{tag}:pending:{task.queue}", task.dispatched_ms
@@ -319,6 +332,17 @@ def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
             yield Violation("I9", task_id, f"the quota of {owner} {how}")
         if len(live[owner]) > limits.live_per_owner:
             yield Violation("I9", "", f"{owner} has {len(live[owner])} of {limits.live_per_owner} live tasks")
+
+
+def _turns(seen: _Seen) -> Iterator[Violation]:
+    """A task that waits is in a lane that sweeps look at, and only a task that may have a turn has one."""
+    for key in seen.keys["turn"].keys() - seen.lanes:
+        yield Violation("I10", "", f"{key}: no sweep looks there")
+    for task_id, record in seen.records.items():
+        turn, phase = record.task.turn, record.task.phase
+        allowed = {Turn.AWAITED: (Phase.PENDING,), Turn.TAKEN: (Phase.PENDING, Phase.RUNNING)}
+        if turn is not None and phase not in allowed[turn]:
+            yield Violation("I3", task_id, f"{phase}, and its turn is {turn}")
 
 
 def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation]:

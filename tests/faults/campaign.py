@@ -43,9 +43,10 @@ def campaign(
     Raises:
         AssertionError: Something was violated, or a place was not reached as often as is wanted.
     """
-    # Beat asks children for a sweep more often than workers sweep by themselves, so that both do.
-    rarely = {"TASKS_SWEEP_INTERVAL": "0.5"}
-    with service_under_fault(directory, failpoints=True, elsewhere=elsewhere, settings=rarely) as service:
+    # Beat asks children for a sweep more often than workers sweep by themselves, so that both do; and not all
+    # slots are for one owner, so that tasks wait for their turn and are called.
+    settings = {"TASKS_SWEEP_INTERVAL": "0.5", "TASKS_MAX_RUNNING_PER_OWNER": "6"}
+    with service_under_fault(directory, failpoints=True, elsewhere=elsewhere, settings=settings) as service:
         progress = Progress(1_000_000, 1)
         crowd = [
             *(Client(service.ports, f"{SEED}.{n}", progress, [*KINDS, *RARE]) for n in range(4)),

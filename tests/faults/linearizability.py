@@ -11,13 +11,17 @@ import os
 import random
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 from tasks_service.domain.errors import StoreUnavailable, TasksServiceError
 from tasks_service.domain.events import (
     AnswerInput,
+    Call,
     Cancel,
     Claim,
     CompleteWithResult,
@@ -34,8 +38,8 @@ from tasks_service.domain.events import (
     Sleep,
     WorkerEvent,
 )
-from tasks_service.domain.limits import Limits
-from tasks_service.domain.task import Failure, FailureKind, JsonText, Owner, Policy, new_token
+from tasks_service.domain.limits import OTHER_QUEUES, Limits
+from tasks_service.domain.task import Failure, FailureKind, JsonText, Owner, Phase, Policy, new_token
 from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
@@ -44,7 +48,6 @@ from tests.support_proxy import CuttingProxy, Verdict
 from .audit import Violation, audit, told
 from .history import Asked, ClientLog, Outcome
 
-OWNER = Owner("alice")
 POLICY = Policy(lease_ms=20, max_attempts=2)
 LIMITS = Limits(log_entries=4_096)
 """A log that is never cut is a witness of the whole life."""
@@ -52,6 +55,9 @@ LIMITS = Limits(log_entries=4_096)
 OPERATIONS_PER_TASK = 20
 HOT = 2
 """Tasks that all processes work on at a time."""
+
+SHARED = 4
+"""Successive tasks that are of one owner, and wait for each other where its seats are limited."""
 
 CUT_SHARE = 0.12
 """Share of transactions that are cut, on each side."""
@@ -74,6 +80,7 @@ FOLLOWED_BY = {
     "Release": "claim",
     "Reap": "claim",
 }
+FOREVER_MS = 10**15
 KEYS = "abcd"
 TRIES = 40
 FOUND = 10
@@ -86,11 +93,12 @@ ANSWER = JsonText("1")
 class Wanderer:
     """One client that does random things, and writes down what it asked for and was answered."""
 
-    def __init__(self, url: str, seed: int, task_ids: list[str]) -> None:
+    def __init__(self, url: str, seed: int, task_ids: list[str], limits: Limits) -> None:
         # Every other one gives up at the first failure, so that its own repetition has to settle the outcome.
-        self._store = RedisTaskStore(url, limits=LIMITS, deadline=0.2 if seed % 2 else 0.001)
+        self._store = RedisTaskStore(url, limits=limits, deadline=0.2 if seed % 2 else 0.001)
         self._random = random.Random(seed)
         self._task_ids = task_ids
+        self._owners = {task_id: Owner(f"owner{n // SHARED}") for n, task_id in enumerate(task_ids)}
         self._leases: list[tuple[str, str]] = []
         self._follow: tuple[str, str] | None = None
         self.log: list[Asked] = []
@@ -109,15 +117,15 @@ class Wanderer:
         )[0]
         if self._follow is not None and self._random.random() < SENSE:
             kind, task_id = self._follow
-        self._follow = None
+        self._follow, owner = None, self._owners[task_id]
         if kind == "wait and reap":
             time.sleep(POLICY.lease_ms / 1000)
             kind = "reap"
         if kind == "get":
-            self._ask(task_id, "get", "", lambda: self._store.get(OWNER, task_id).task)
+            self._ask(task_id, "get", "", lambda: self._store.get(owner, task_id).task)
         elif kind == "create":
             create = Create(
-                task_id=task_id, owner=OWNER, tool="t", queue="q", arguments=ANSWER, policy=POLICY
+                task_id=task_id, owner=owner, tool="t", queue="q", arguments=ANSWER, policy=POLICY
             )
             self._send(task_id, create, lambda: self._store.create(create).task)
         elif kind == "claim":
@@ -135,7 +143,7 @@ class Wanderer:
             self._send(held_task, event, lambda: self._store.commit(held_task, event), lease_id)
         else:
             act = Cancel() if kind == "cancel" else AnswerInput(answers=dict.fromkeys(KEYS, ANSWER))
-            self._send(task_id, act, lambda: self._store.act(OWNER, task_id, act))
+            self._send(task_id, act, lambda: self._store.act(owner, task_id, act))
 
     def _worker_event(self, lease_id: str) -> WorkerEvent:
         fail = FailWithError(lease_id=lease_id, failure=FAILURE)
@@ -212,7 +220,7 @@ class Ran:
         )
 
 
-def run(server: RedisServer, *, operations: int, processes: int, seed: int) -> Ran:
+def run(server: RedisServer, *, operations: int, processes: int, seed: int, seats: int | None = None) -> Ran:
     """Let processes loose on an empty server, and audit what they leave.
 
     Args:
@@ -220,7 +228,9 @@ def run(server: RedisServer, *, operations: int, processes: int, seed: int) -> R
         operations: Of all processes together.
         processes: How many.
         seed: For what they do and where connections are cut.
+        seats: How many tasks of an owner may run at a time; None: as many as will.
     """
+    limits = LIMITS if seats is None else replace(LIMITS, running_per_owner={OTHER_QUEUES: seats})
     with server.client() as client:
         client.flushall()
     draw, cuts = random.Random(seed), [0]
@@ -233,12 +243,12 @@ def run(server: RedisServer, *, operations: int, processes: int, seed: int) -> R
 
     proxy = CuttingProxy(server.port)
     proxy.judge = judge
-    task_ids = [new_task_id(OWNER) for _ in range(operations // OPERATIONS_PER_TASK + HOT)]
+    task_ids = [new_task_id(Owner("any")) for _ in range(operations // OPERATIONS_PER_TASK + HOT)]
     context = multiprocessing.get_context("spawn")
     began = time.monotonic()
     with context.Pool(processes) as pool:
         share = operations // processes
-        jobs = [(proxy.url, seed * 1000 + number, task_ids, share) for number in range(processes)]
+        jobs = [(proxy.url, seed * 1000 + number, task_ids, share, limits) for number in range(processes)]
         asked = [one for log in pool.starmap(_wander, jobs) for one in log]
         pool.close()
         pool.join()
@@ -246,22 +256,45 @@ def run(server: RedisServer, *, operations: int, processes: int, seed: int) -> R
     proxy.close()
     with server.client() as client:
         now_ms = int(client.time()[0]) * 1000
-    violations = audit(server.url, ClientLog(asked=asked, now_ms=now_ms), limits=LIMITS)
+    violations = audit(server.url, ClientLog(asked=asked, now_ms=now_ms), limits=limits)
+    if seats is not None:
+        violations += crowding(server.url, limits, seats)
     return Ran(asked, cuts[0], seconds, violations)
 
 
-def _wander(url: str, seed: int, task_ids: list[str], operations: int) -> list[Asked]:
-    wanderer = Wanderer(url, seed, task_ids)
+def crowding(url: str, limits: Limits, seats: int) -> list[Violation]:
+    """Owners of whom more ran at a time than may, and those who wait beside an empty seat after a sweep."""
+    store = RedisTaskStore(url, limits=limits)
+    steps: dict[Owner, list[tuple[int, int]]] = defaultdict(list)
+    for record in map(store.inspect, store.task_ids()):
+        for line, after in pairwise([*record.log, None]):
+            if line is not None and line.target is Phase.RUNNING:
+                steps[record.task.owner] += [(line.at_ms, +1), (after.at_ms if after else FOREVER_MS, -1)]
+    most = {owner: max(accumulate(step for _, step in sorted(taken))) for owner, taken in steps.items()}
+    found = [
+        Violation("I9", "", f"{n} tasks of {owner} ran at a time") for owner, n in most.items() if n > seats
+    ]
+    for task_id in store.turns(limit=1_000):
+        with suppress(TasksServiceError):
+            store.settle(task_id, Call())
+    found += [Violation("I9", one, "it waits beside an empty seat") for one in store.turns(limit=1_000)]
+    store.close()
+    return found
+
+
+def _wander(url: str, seed: int, task_ids: list[str], operations: int, limits: Limits) -> list[Asked]:
+    wanderer = Wanderer(url, seed, task_ids, limits)
     wanderer.wander(operations)
     return wanderer.log
 
 
 def main() -> int:
-    """Run once; the exit code says whether anything was wrong."""
+    """Run once, for so many operations and with so many seats; the exit code says whether it went wrong."""
     seed = int(os.environ.get("TASKS_TEST_SEED", "1"))
     server = RedisServer()
     try:
-        ran = run(server, operations=int(sys.argv[1]), processes=3, seed=seed)
+        operations, seats = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
+        ran = run(server, operations=operations, processes=3, seed=seed, seats=seats)
     finally:
         server.close()
     print(ran.summary(seed))

@@ -21,6 +21,8 @@ PACKAGE = Path("tasks_service")
 DECIDE = "domain/decide.py"
 TRANSACTION = "store/redis/transaction.py"
 OPERATIONS = "store/redis/operations.py"
+BASE = "store/base.py"
+TURNS = "store/redis/turns.py"
 LAYOUT = "store/redis/layout.py"
 BLOCKING = "store/redis/blocking.py"
 SERVERS = "store/redis/servers.py"
@@ -100,6 +102,20 @@ MUTANTS: dict[str, Mutant] = {
         "if before is None or before.expires_ms != after.expires_ms:",
         "if before is not None and before.expires_ms != after.expires_ms:",
     ),
+    "the turn is never given": Mutant(OPERATIONS, "free = seen.free", "free = 0", by="turns"),
+    "the turn is given without a message": Mutant(
+        BASE, "isinstance(event, Redispatch | Call)", "isinstance(event, Redispatch)", by="turns"
+    ),
+    "a seat is not freed": Mutant(
+        DECIDE, 'changes.setdefault("turn", None)', 'changes.setdefault("turn", task.turn)', by="turns"
+    ),
+    "a task that was interrupted loses its seat": Mutant(
+        DECIDE, "tries=tries, turn=task.turn)", "tries=tries)", by="turns"
+    ),
+    "seats are not watched": Mutant(TURNS, "else [self._shard.seats(self._lane)]", "else []", by="turns"),
+    "no seat is ever seen to be taken": Mutant(
+        TURNS, "for last in replies if last", "for last in ()", by="seats"
+    ),
 }
 
 BEHAVIOUR = ("tests/store/test_transaction.py", "tests/store/test_behaviour.py", "tests/store/test_redis.py")
@@ -107,6 +123,8 @@ ONE_SERVER = "not memory and not sentinel and not cluster"
 CHECKS: Sequence[tuple[str, int, tuple[str, ...]]] = (
     ("linearizability", FOUND, ("-m", "tests.faults.linearizability", "4000")),
     ("behaviour", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, *BEHAVIOUR)),
+    ("turns", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, "tests/store/test_turns.py")),
+    ("seats", FOUND, ("-m", "tests.faults.linearizability", "4000", "1")),
     ("lock step", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_lock_step.py")),
     ("cluster", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_cluster.py")),
 )

@@ -41,6 +41,9 @@ POINTS: Mapping[str, tuple[Kind, ...]] = {
     "Overdue": (P, C),
     "Reap": (P, C),
     "Expire": (P, C),
+    # After an end that gave a seat back. Front ends (a cancellation) and sweeps of parents come here as well,
+    # so rarely that no campaign can wait for it; what they do here is what a child does.
+    "Call": (C,),
     "Mend": (Kind.REPAIR,),
     # An answer that is one document; a part of a stream.
     "Answer": (F,),

@@ -32,3 +32,13 @@ def test_every_clients_story_agrees_with_the_transition_log(
     happened = {asked.kind for asked in ran.asked if asked.outcome is Outcome.OK}
     # Of the rarest, some twenty are acknowledged in the quick run: weights and ABANDONED see to it.
     assert happened >= EVERY_EVENT, f"seed {SEED}: never acknowledged: {EVERY_EVENT - happened}"
+
+
+@pytest.mark.timeout(600)
+def test_never_do_more_run_than_have_a_seat_and_nobody_waits_beside_an_empty_one(
+    redis_server: RedisServer, measured: Callable[[str, str], None]
+) -> None:
+    ran = run(redis_server, operations=OPERATIONS, processes=PROCESSES, seed=SEED, seats=1)
+    measured("R4", f"one seat for four tasks, {ran.summary(SEED)}")
+    assert not ran.violations, f"seed {SEED}\n{told(ran.violations)}"
+    assert all(asked.outcome is not Outcome.UNKNOWN for asked in ran.asked)

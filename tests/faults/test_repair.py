@@ -24,6 +24,7 @@ from tasks_service.domain.events import (
     Release,
     RequestInput,
 )
+from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import (
     EntryKind,
     Failure,
@@ -46,11 +47,11 @@ Damage = Callable[[Any, "Store"], None]
 
 
 class Store:
-    """A store with one task in each phase."""
+    """A store with one task in each phase, and one that waits for another's seat."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.store = RedisTaskStore(url)
+        self.store = RedisTaskStore(url, limits=Limits(running_per_owner={"gpu": 1}))
         self.pending = self.create()
         self.running, self.lease_id = self.run()
         step = JournalEntry(kind=EntryKind.STEP, name="s", digest="d", value=JsonText("[1]"))
@@ -65,6 +66,7 @@ class Store:
         self.store.commit(self.failed.task_id, FailWithError(lease_id=lease_id, failure=failure))
         self.cancelled = self.create(idempotency="k", request_digest="d")
         self.store.act(ALICE, self.cancelled.task_id, Cancel())
+        self.seated, self.waiting = self.create(queue="gpu"), self.create(queue="gpu")
 
     def create(self, **options: Any) -> Task:
         return self.store.create(creation(**options)).task
@@ -88,6 +90,8 @@ def damaged(redis_url: str, sound_store: None) -> Iterator[Store]:
 
 
 TAG = "ts:{00}"
+LANE = f"{ALICE}:gpu"
+FAR_MS = 10**13
 
 
 def key(task: Task, kind: str = "t") -> str:
@@ -126,6 +130,14 @@ DAMAGES: dict[str, Damage] = {
     "an idempotency key leads to a task of another key": lambda c, s: c.set(
         f"{TAG}:idem:{ALICE}:x", f"{s.pending.task_id}|d", px=9999
     ),
+    "a seat is gone": lambda c, s: c.delete(f"{TAG}:seats:{LANE}"),
+    "a seat is a ghost's": lambda c, s: c.zadd(f"{TAG}:seats:{LANE}", {"00nobody": FAR_MS}),
+    "a seat is that of a task that is over": lambda c, s: c.zadd(
+        f"{TAG}:seats:{LANE}", {s.completed.task_id: FAR_MS}
+    ),
+    "whoever waits is not called": lambda c, s: c.delete(f"{TAG}:turn:{LANE}"),
+    "whoever has a seat waits as well": lambda c, s: c.zadd(f"{TAG}:turn:{LANE}", {s.seated.task_id: 7}),
+    "no sweep looks where one waits": lambda c, s: c.delete(f"{TAG}:lanes"),
     "a record never ends": lambda c, s: [c.persist(key(s.running)), c.persist(key(s.running, "l"))],
     "a journal has entries beyond its end": lambda c, s: c.hset(key(s.running), "j:1", "[]"),
     "a completed task has no result": lambda c, s: c.hdel(key(s.completed), "result"),
@@ -186,7 +198,7 @@ def test_a_quota_that_was_used_up_by_ghosts_is_free_again(damaged: Store, redis_
     with redis_server.client() as client:
         client.sadd(f"{TAG}:live:{ALICE}", *(f"00ghost{number}" for number in range(2_000)))
         assert len(list(damaged.store.repair())) == 2_000
-        assert client.scard(f"{TAG}:live:{ALICE}") == 3
+        assert client.scard(f"{TAG}:live:{ALICE}") == 5
 
 
 def test_a_record_that_cannot_be_read_is_told_and_moved_aside_only_when_asked(

@@ -25,6 +25,7 @@ from tasks_service.domain.decide import effective
 from tasks_service.domain.errors import TasksServiceError
 from tasks_service.domain.events import (
     AnswerInput,
+    Call,
     Cancel,
     Claim,
     ClientEvent,
@@ -78,7 +79,14 @@ POLICY = Policy(
     lease_ms=10_000,
     max_attempts=2,
 )
-LIMITS = Limits(live_per_owner=4, tasks_total=12, result_bytes=40, variables_bytes=60, journal_entries=4)
+LIMITS = Limits(
+    live_per_owner=4,
+    tasks_total=12,
+    result_bytes=40,
+    variables_bytes=60,
+    journal_entries=4,
+    running_per_owner={"q": 2},
+)
 OWNERS = [Owner("alice"), Owner("bob")]
 TEXTS = st.sampled_from([JsonText("1"), JsonText('"é"'), JsonText('"' + "x" * 50 + '"'), JsonText("{}")])
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -219,7 +227,7 @@ class LockStep(RuleBasedStateMachine):
     def come_back(self, task: tuple[Owner, str], kind: type[ClientEvent]) -> None:
         self.both("act", task[0], task[1], kind(), hidden=True)
 
-    @rule(task=tasks, kind=st.sampled_from([Reap, Overdue, Expire, Redispatch]))
+    @rule(task=tasks, kind=st.sampled_from([Reap, Overdue, Expire, Redispatch, Call]))
     def settle(self, task: tuple[Owner, str], kind: type[SweepEvent]) -> None:
         self.both("settle", task[1], kind())
 
@@ -234,6 +242,8 @@ class LockStep(RuleBasedStateMachine):
         for index, kind in events.items():
             for task_id in sorted(self.both("due", index, limit=100)):
                 self.both("settle", task_id, kind())
+        for task_id in self.both("turns", limit=100):
+            self.both("settle", task_id, Call())
 
     @rule(owner=st.sampled_from(OWNERS), limit=st.integers(1, 5))
     def list_everything(self, owner: Owner, limit: int) -> None:

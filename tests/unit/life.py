@@ -75,12 +75,13 @@ def create(policy: Policy | None = None) -> Create:
 
 
 class Life:
-    """A task, its record, and the store's clock."""
+    """A task, its record, the store's clock, and what the store counts where a test does not say."""
 
     def __init__(self, policy: Policy | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
         self.policy = policy or Policy()
         self.limits = limits
         self.now_ms = START_MS
+        self.census: Census | None = None
         self.record: TaskRecord | None = None
 
     @property
@@ -109,7 +110,8 @@ class Life:
         """An event happens; what is decided is applied."""
         stored = None if self.record is None else self.record.task
         log = () if self.record is None else self.record.log
-        decision = decide(stored, event, self.now_ms, log=log, limits=self.limits, census=census)
+        counted = census or self.census
+        decision = decide(stored, event, self.now_ms, log=log, limits=self.limits, census=counted)
         if isinstance(decision, Applied):
             self.record = fold(self.record, decision)
         return decision

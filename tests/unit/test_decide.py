@@ -31,11 +31,13 @@ from tasks_service.domain.errors import (
     JournalBehind,
     LeaseLost,
     LimitExceeded,
+    NoSeatFree,
     QuotaExceeded,
     TaskNotFound,
 )
 from tasks_service.domain.events import (
     AnswerInput,
+    Call,
     Cancel,
     Claim,
     ClientEvent,
@@ -61,7 +63,7 @@ from tasks_service.domain.events import (
     SweepEvent,
     WorkerEvent,
 )
-from tasks_service.domain.limits import Limits
+from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.task import (
     DAY,
     HOUR,
@@ -77,11 +79,13 @@ from tasks_service.domain.task import (
     Policy,
     Progress,
     TaskStatus,
+    Turn,
 )
 from tests.unit.life import ARGUMENTS, RESULT, START_MS, YES, Life, answer, answers, create
 
 E = TypeVar("E", bound=Exception)
 
+ONE_SEAT = Limits(running_per_owner={"gpu": 1})
 ONE_TRY = Policy(max_attempts=1)
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="No such scene.", code=-32000)
 NO = JsonText('{"publish":false}')
@@ -195,6 +199,7 @@ EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
     Overdue: lambda _: Overdue(),
     Expire: lambda _: Expire(),
     Redispatch: lambda _: Redispatch(),
+    Call: lambda _: Call(),
     Mend: lambda _: mend(),
 }
 
@@ -231,6 +236,40 @@ def tries_used_up() -> Life:
     assert life.record is not None
     life.record = replace(life.record, task=replace(life.task, tries=life.policy.max_attempts))
     return life
+
+
+def waiting() -> Life:
+    """When it came, its owner's only seat was taken for another hour."""
+    life = Life(limits=ONE_SEAT)
+    life.meets(create(), taken(life, HOUR))
+    return life
+
+
+def rested() -> Life:
+    """It had a seat, gave it back to sleep for a second, and is due."""
+    life = Life(limits=ONE_SEAT).created().claimed()
+    life.goes(Sleep(lease_id=life.lease_id, delay_ms=SECOND))
+    return life.passes(SECOND)
+
+
+def displaced() -> Life:
+    """It has rested, and another has its owner's only seat, for another hour."""
+    life = rested()
+    life.census = taken(life, HOUR)
+    return life
+
+
+def turned_away() -> Life:
+    """A worker has come for it while another had its owner's only seat; it is free by now."""
+    life = displaced()
+    life.goes(Claim(lease_id="early", worker="w"))
+    life.census = None
+    return life
+
+
+def taken(life: Life, ms: int) -> Census:
+    """All seats of the lane are taken, for so long."""
+    return Census(seats_until_ms=life.now_ms + ms)
 
 
 def later(life: Callable[[], Life], ms: int) -> Callable[[], Life]:
@@ -282,6 +321,7 @@ OVERDUE, EXPIRE, REAP = EXAMPLES[Overdue], EXAMPLES[Expire], EXAMPLES[Reap]
 ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (GONE, Create, Phase.PENDING): (not_yet, EXAMPLES[Create]),
     (Phase.PENDING, Claim, Phase.RUNNING): (pending, EXAMPLES[Claim]),
+    (Phase.PENDING, Claim, Phase.PENDING): (displaced, EXAMPLES[Claim]),
     (Phase.PENDING, Claim, Phase.FAILED): (tries_used_up, EXAMPLES[Claim]),
     (Phase.PENDING, Cancel, Phase.CANCELLED): (pending, EXAMPLES[Cancel]),
     (Phase.PENDING, Overdue, Phase.FAILED): (later(pending, DAY), OVERDUE),
@@ -290,6 +330,7 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.PENDING, Return, Phase.PENDING): (left(pending), EXAMPLES[Return]),
     (Phase.PENDING, Overdue, Phase.CANCELLED): (later(left(pending), MINUTE), OVERDUE),
     (Phase.PENDING, Redispatch, Phase.PENDING): (pending, EXAMPLES[Redispatch]),
+    (Phase.PENDING, Call, Phase.PENDING): (waiting, EXAMPLES[Call]),
     (Phase.RUNNING, Renew, Phase.RUNNING): (running, EXAMPLES[Renew]),
     (Phase.RUNNING, Note, Phase.RUNNING): (running, EXAMPLES[Note]),
     (Phase.RUNNING, RequestInput, Phase.PARKED): (running, EXAMPLES[RequestInput]),
@@ -1189,6 +1230,127 @@ def test_a_task_that_ended_by_its_deadline_long_ago_can_be_removed_in_one_step()
 def test_a_clock_that_goes_back_does_not_take_the_last_update_with_it() -> None:
     life = pending().passes(-SECOND)
     assert life.goes(Cancel()).updated_ms == START_MS
+
+
+# --- turns ------------------------------------------------------------------------------------------
+
+
+def seated() -> Life:
+    """It runs, in its owner's only seat."""
+    return Life(limits=ONE_SEAT).created().claimed()
+
+
+def test_a_task_takes_a_free_seat_when_it_is_created_and_waits_for_its_turn_where_none_is() -> None:
+    assert Life(limits=ONE_SEAT).created().task.turn is Turn.TAKEN
+    task = waiting().task
+    assert (task.phase, task.turn, task.revision) == (Phase.PENDING, Turn.AWAITED, 0)
+
+
+def test_a_claim_that_finds_every_seat_taken_makes_the_task_wait_and_moves_nothing() -> None:
+    before, after = rested().task, turned_away().task
+    assert after == replace(before, turn=Turn.AWAITED)
+
+
+def test_a_seat_is_free_once_its_holders_deadline_has_passed() -> None:
+    life = rested()
+    life.meets(Claim(lease_id="mine", worker="w"), Census(seats_until_ms=life.now_ms))
+    assert (life.phase, life.task.turn) == (Phase.RUNNING, Turn.TAKEN)
+
+
+@pytest.mark.parametrize("life", [waiting, turned_away])
+def test_a_task_that_waits_may_be_claimed_when_a_late_message_meets_a_free_seat(
+    life: Callable[[], Life],
+) -> None:
+    assert life().claimed().task.turn is Turn.TAKEN
+
+
+def test_a_queue_without_a_limit_has_no_turns() -> None:
+    life = Life(limits=Limits(running_per_owner={"cpu": 1})).created()
+    assert life.task.turn is None
+    assert life.claimed().task.turn is None
+
+
+def test_a_limit_for_other_queues_holds_for_each_that_has_none_of_its_own() -> None:
+    limits = Limits(running_per_owner={"gpu": 1, OTHER_QUEUES: 8})
+    assert [limits.seats(queue) for queue in ("gpu", "cpu", "disk")] == [1, 8, 8]
+
+
+@pytest.mark.parametrize("life", [waiting, turned_away])
+def test_a_limit_that_was_lifted_lets_all_go_that_wait(life: Callable[[], Life]) -> None:
+    lived = life()
+    lived.limits = Limits()
+    lived.goes(Call())
+    assert lived.claimed().task.turn is None
+
+
+def test_a_called_task_needs_no_other_seat_whoever_has_taken_one_meanwhile() -> None:
+    life = waiting()
+    life.goes(Call())
+    life.meets(Claim(lease_id="mine", worker="w"), taken(life, HOUR))
+    assert life.phase is Phase.RUNNING
+
+
+def test_a_call_gives_a_seat_and_all_of_the_patience_and_moves_nothing() -> None:
+    life = waiting().passes(HOUR)
+    task = life.goes(Call())
+    assert (task.turn, task.dispatched_ms, task.revision) == (Turn.TAKEN, life.now_ms, 0)
+    assert task.deadline_ms == life.now_ms + life.policy.patience_ms
+    assert task.expires_ms == task.deadline_ms + life.policy.retention_ms
+
+
+def test_a_call_is_refused_while_every_seat_is_taken() -> None:
+    life = waiting()
+    refusal(life.meets(Call(), taken(life, 1)), NoSeatFree)
+    assert life.task.turn is Turn.AWAITED
+
+
+def test_only_a_task_that_waits_for_its_turn_is_called_and_only_once() -> None:
+    refusal(pending().meets(Call()), InvalidTransition)
+    life = waiting()
+    life.goes(Call())
+    refusal(life.meets(Call()), InvalidTransition)
+
+
+def test_no_message_is_sent_again_for_a_task_that_waits_for_its_turn() -> None:
+    refusal(waiting().passes(HOUR).meets(Redispatch()), InvalidTransition)
+
+
+def test_a_task_whose_turn_did_not_come_in_time_fails_and_does_not_blame_the_workers() -> None:
+    task = waiting().passes(DAY).goes(Overdue())
+    assert task.failure is not None and task.failure.kind is FailureKind.PATIENCE
+    assert "turn" in task.failure.message and "worker" not in task.failure.message
+
+
+def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
+    task = waiting().goes(Cancel())
+    assert (task.phase, task.turn) == (Phase.CANCELLED, None)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [complete, fail, retry, EXAMPLES[RequestInput], EXAMPLES[Sleep], EXAMPLES[Cancel]],
+    ids=["complete", "fail", "retry", "ask", "sleep", "cancel"],
+)
+def test_whoever_ends_its_attempt_gives_its_seat_back(event: Callable[[Life], Event]) -> None:
+    life = seated()
+    assert life.goes(event(life)).turn is None
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda life: Release(lease_id=life.lease_id),
+        lambda life: Release(lease_id=life.lease_id, lost=True),
+        lambda _: Reap(),
+    ],
+    ids=["release", "lost", "reap"],
+)
+def test_an_attempt_that_was_interrupted_goes_on_before_the_owners_others_begin(
+    event: Callable[[Life], Event],
+) -> None:
+    life = seated()
+    task = life.passes(10 * SECOND).goes(event(life))
+    assert (task.phase, task.turn) == (Phase.PENDING, Turn.TAKEN)
 
 
 # --- redispatch -------------------------------------------------------------------------------------

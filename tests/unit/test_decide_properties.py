@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
 
-from tasks_service.domain.decide import TRANSITIONS, Applied, Decision, Refused, decide, effective
+from tasks_service.domain.decide import TRANSITIONS, Applied, Census, Decision, Refused, decide, effective
 from tasks_service.domain.events import (
     AnswerInput,
+    Call,
     Cancel,
     Claim,
     CompleteWithResult,
@@ -53,6 +54,7 @@ from tasks_service.domain.task import (
     Task,
     TaskRecord,
     TaskStatus,
+    Turn,
 )
 from tests.unit.life import YES, Life, create, fold
 
@@ -71,6 +73,7 @@ LIMITS = Limits(
     journal_bytes=200,
     journal_entries=8,
     open_inputs=2,
+    running_per_owner={"gpu": 1},
 )
 KEYS = ("a", "b", "c", "d", "e")
 
@@ -78,9 +81,11 @@ KEYS = ("a", "b", "c", "d", "e")
 class Moment:
     """One event in a life: what was stored, what was decided, what is stored then."""
 
-    def __init__(self, before: TaskRecord | None, now_ms: int, event: Event, life: Life) -> None:
-        self.before, self.now_ms, self.event = before, now_ms, event
-        self.decision = life.meets(event)
+    def __init__(
+        self, before: TaskRecord | None, now_ms: int, event: Event, life: Life, census: Census
+    ) -> None:
+        self.before, self.now_ms, self.event, self.census = before, now_ms, event, census
+        self.decision = life.meets(event, census)
         self.after = life.record
 
     def __repr__(self) -> str:
@@ -128,6 +133,9 @@ questions = st.builds(
     open_ms=st.sampled_from([None, SECOND, 20 * SECOND]),
     default=st.one_of(st.none(), values),
 )
+seats = st.sampled_from([-MINUTE, -MINUTE, MINUTE])
+"""For how long all seats of the owner are taken."""
+
 HELD = "held"
 """Stands for the lease that is held when the event happens."""
 
@@ -169,6 +177,7 @@ other_events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Overdue),
     st.builds(Expire),
     st.builds(Redispatch),
+    st.builds(Call),
     st.builds(Cancel),
     st.builds(replace, policies.map(create), visible=st.booleans()),
 )
@@ -192,7 +201,8 @@ def histories(draw: st.DrawFn) -> History:
     moments: History = []
     for _ in range(draw(st.integers(1, 30))):
         happened.append(event)
-        moments.append(Moment(life.record, life.now_ms, event, life))
+        census = Census(seats_until_ms=life.now_ms + draw(seats))
+        moments.append(Moment(life.record, life.now_ms, event, life, census))
         life.passes(draw(steps_in_time))
         choice = draw(st.integers(0, 9))
         if choice == 0:
@@ -201,6 +211,8 @@ def histories(draw: st.DrawFn) -> History:
             event = draw(worker_events)
         elif choice <= 3 or life.record is None or life.phase not in LIKELY:
             event = draw(other_events)
+        elif life.task.turn is Turn.AWAITED:
+            event = draw(st.one_of(st.builds(Call), claims))
         else:
             event = draw(LIKELY[life.phase])
         if choice > 1 and life.record is not None:
@@ -223,6 +235,15 @@ def test_the_random_lives_come_through_every_phase(phase: Phase) -> None:
 
     looking = settings(PATIENT, max_examples=2_000, phases=[HypothesisPhase.generate])
     assert find(histories(), comes_through, settings=looking)
+
+
+@pytest.mark.parametrize("turn", list(Turn))
+def test_the_random_lives_come_to_every_turn_while_pending(turn: Turn) -> None:
+    def comes_to(history: History) -> bool:
+        return any((r.task.phase, r.task.turn) == (Phase.PENDING, turn) for r in stored(history))
+
+    looking = settings(PATIENT, max_examples=2_000, phases=[HypothesisPhase.generate])
+    assert find(histories(), comes_to, settings=looking)
 
 
 # --- what every stored record is ----------------------------------------------------------------------
@@ -257,6 +278,27 @@ def test_leased_if_and_only_if_running_and_never_past_the_attempt(history: Histo
         assert (task.phase is Phase.RUNNING) == (task.lease is not None)
         if task.lease is not None:
             assert task.lease.until_ms <= task.deadline_ms
+
+
+@PATIENT
+@given(histories())
+def test_every_task_that_runs_has_a_seat_and_none_that_is_parked_or_over_does(history: History) -> None:
+    for record in stored(history):
+        task = record.task
+        if task.phase is Phase.RUNNING:
+            assert task.turn is Turn.TAKEN
+        elif task.phase is not Phase.PENDING:
+            assert task.turn is None
+
+
+@PATIENT
+@given(histories())
+def test_nobody_begins_while_every_seat_is_taken_unless_it_has_one(history: History) -> None:
+    for moment in history:
+        if isinstance(moment.event, Claim) and moment.now_ms < moment.census.seats_until_ms:
+            began = moment.after is not None and moment.after.task.run
+            had = moment.before is not None and moment.before.task.turn is Turn.TAKEN
+            assert had or moment.before is None or began == moment.before.task.run
 
 
 @PATIENT
@@ -411,7 +453,7 @@ def test_nothing_that_a_foreign_lease_writes_is_applied(history: History) -> Non
 
 def decided_again(moment: Moment, record: TaskRecord | None) -> Decision:
     task, log = (None, ()) if record is None else (record.task, record.log)
-    return decide(task, moment.event, moment.now_ms, log=log, limits=LIMITS)
+    return decide(task, moment.event, moment.now_ms, log=log, limits=LIMITS, census=moment.census)
 
 
 @PATIENT

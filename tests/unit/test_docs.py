@@ -17,7 +17,16 @@ from tasks_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-NOT_LITERAL = {"redis_url", "broker_url", "secret", "api_keys", "allowed_hosts", "tools_root", "reports_dir"}
+NOT_LITERAL = {
+    "redis_url",
+    "broker_url",
+    "secret",
+    "api_keys",
+    "allowed_hosts",
+    "tools_root",
+    "reports_dir",
+    "max_running_per_owner",
+}
 """Settings whose default is told in words."""
 
 
@@ -98,7 +107,7 @@ def test_every_test_that_a_page_names_exists() -> None:
         assert named <= there, page.name
 
 
-FAULTS = {"A": 8, "B": 14, "C": 12, "D": 5, "E": 6, "G": 4, "H": 2, "J": 2}
+FAULTS = {"A": 8, "B": 16, "C": 12, "D": 5, "E": 6, "G": 4, "H": 2, "J": 2}
 """How many faults there are of each kind."""
 
 

@@ -129,6 +129,30 @@ def test_settings_cannot_change() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("value", "seats"),
+    [
+        ("8", {"*": 8}),
+        ("gpu:1", {"gpu": 1}),
+        (" 8, gpu:1 ,a:b:2", {"*": 8, "gpu": 1, "a:b": 2}),
+        ("", {}),
+    ],
+)
+def test_a_limit_of_running_tasks_is_for_every_queue_or_for_one(
+    monkeypatch: pytest.MonkeyPatch, value: str, seats: dict[str, int]
+) -> None:
+    monkeypatch.setenv("TASKS_MAX_RUNNING_PER_OWNER", value)
+
+    assert Settings().limits.running_per_owner == seats
+
+
+def test_a_limit_that_lets_nobody_run_is_refused_with_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_MAX_RUNNING_PER_OWNER", "8,gpu:0")
+
+    with pytest.raises(ValidationError, match=r"'gpu:0' is neither a number of tasks.* as in 8,gpu:1"):
+        Settings()
+
+
 def test_limits_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKS_MAX_LIVE_PER_OWNER", "7")
 

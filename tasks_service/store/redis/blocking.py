@@ -283,6 +283,10 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.pending`."""
         return self.run(self._operations.pending(queue, until_ms=until_ms, limit=limit))
 
+    def turns(self, *, limit: int) -> list[str]:
+        """See `TaskStoreMaintenance.turns`."""
+        return self.run(self._operations.turns(limit=limit))
+
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
         return self.run(self._operations.overtaken_ms(queue))

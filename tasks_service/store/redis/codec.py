@@ -40,6 +40,7 @@ from ...domain.task import (
     Progress,
     Task,
     TaskStatus,
+    Turn,
 )
 from ..base import SweepRecord
 
@@ -67,6 +68,7 @@ _PLAIN = (
     "redispatches",
     "visible",
     "return_by_ms",
+    "turn",
     "era",
     "capabilities",
     "trace",
@@ -150,6 +152,8 @@ def _decode(
     known: dict[str, Any] = json.loads(state)
     known["policy"] = _policy(known["policy"])
     known["owner"] = Owner(known["owner"])
+    if "turn" in known:
+        known["turn"] = Turn(known["turn"])
     if "lease" in known:
         lease_id, until_ms, worker = known["lease"]
         known["lease"] = Lease(lease_id=lease_id, until_ms=until_ms, worker=worker)

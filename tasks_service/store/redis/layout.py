@@ -13,6 +13,9 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:leases              ZSET  running tasks, by the end of their lease
     ts:{00}:timers              ZSET  pending tasks that come due later, by then
     ts:{00}:pending:<queue>     ZSET  pending tasks, by when their message was made: the outbox
+    ts:{00}:seats:<lane>        ZSET  tasks that count among what an owner may run from a queue, by deadline
+    ts:{00}:turn:<lane>         ZSET  pending tasks that wait for a seat, by creation
+    ts:{00}:lanes               SET   lanes, <owner>:<queue>, in which a task waits or has waited
     ts:{00}:queues              SET   queues that a pending task was ever in
     ts:{00}:suspects            ZSET  pending tasks whose message seems lost, by when it may be sent again
     ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
@@ -32,8 +35,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...domain.decide import next_due_ms
-from ...domain.task import DAY, MINUTE, Owner, Phase, Task
-from ..base import SHARD_DIGITS, awaits_first_message, shard_of_owner
+from ...domain.task import DAY, MINUTE, Lane, Owner, Phase, Task, Turn
+from ..base import SHARD_DIGITS, awaits_first_message, awaits_worker, has_seat, shard_of_owner
 
 BACKSTOP_MS = 10 * MINUTE
 """How long after `expires_ms` Redis itself removes a record that no sweep has removed."""
@@ -74,12 +77,20 @@ class Shard:
         return f"{self.tag}:idem:{owner}:{key_hash}"
 
     def index(self, name: str) -> str:
-        """A shard-wide index: `expired`, `overdue`, `leases`, `timers`, `queues`, `suspects`, `overtaken`."""
+        """A shard-wide index: `expired`, `overdue`, `leases`, `timers`, `suspects`, `lanes` and the like."""
         return f"{self.tag}:{name}"
 
     def pending(self, queue: str) -> str:
         """The pending tasks of a queue."""
         return f"{self.tag}:pending:{queue}"
+
+    def seats(self, lane: Lane) -> str:
+        """The tasks that have a seat in a lane."""
+        return f"{self.tag}:seats:{lane_name(lane)}"
+
+    def turn(self, lane: Lane) -> str:
+        """The tasks that wait in a lane."""
+        return f"{self.tag}:turn:{lane_name(lane)}"
 
 
 class Layout:
@@ -127,6 +138,17 @@ class Layout:
         return self.shards[shard_of_owner(owner, len(self.shards))]
 
 
+def lane_name(lane: Lane) -> str:
+    """A lane as keys and the index of lanes name it."""
+    return f"{lane.owner}:{lane.queue}"
+
+
+def parse_lane(name: str) -> Lane:
+    """A lane, read back; owners have no colon."""
+    owner, _, queue = name.partition(":")
+    return Lane(Owner(owner), queue)
+
+
 def _safe(task_id: str) -> str:
     return task_id[:LONGEST_ID].encode(errors="replace").decode()
 
@@ -141,8 +163,12 @@ def sorted_places(shard: Shard, task: Task) -> dict[str, int]:
         places[shard.index("overdue")] = next_due_ms(task)
     if task.lease is not None:
         places[shard.index("leases")] = task.lease.until_ms
+    if has_seat(task):
+        places[shard.seats(task.lane)] = next_due_ms(task)
     if task.phase is Phase.PENDING:
-        if awaits_first_message(task):
+        if task.turn is Turn.AWAITED:
+            places[shard.turn(task.lane)] = task.created_ms
+        elif awaits_first_message(task):
             places[shard.index("timers")] = task.due_ms
         else:
             places[shard.pending(task.queue)] = task.dispatched_ms
@@ -162,15 +188,21 @@ def place(shard: Shard, before: Task | None, after: Task | None) -> Iterator[Com
     for key in old.keys() - new.keys():
         yield ("ZREM", key, task.task_id)
     yield from _place_live(shard, before, after, task)
+    if after is not None and after.turn is not None and (before is None or before.turn is not after.turn):
+        yield from _enter_lane(shard, after)
     if after is not None and after.phase is Phase.PENDING and (before is None or before.queue != after.queue):
         yield ("SADD", shard.index("queues"), after.queue)
-    if before is not None and (after is None or _is_pending(before) != _is_pending(after)):
+    if before is not None and (after is None or awaits_worker(before) != awaits_worker(after)):
         # On coming to pending as well: a sweep may have suspected it a moment after it had left.
         yield ("ZREM", shard.index("suspects"), task.task_id)
 
 
-def _is_pending(task: Task) -> bool:
-    return task.phase is Phase.PENDING
+def _enter_lane(shard: Shard, task: Task) -> Iterator[Command]:
+    if task.turn is Turn.TAKEN:
+        yield ("PEXPIRE", shard.seats(task.lane), OWNER_KEYS_MS)
+    else:
+        yield ("PEXPIRE", shard.turn(task.lane), OWNER_KEYS_MS)
+        yield ("SADD", shard.index("lanes"), lane_name(task.lane))
 
 
 def _place_live(shard: Shard, before: Task | None, after: Task | None, task: Task) -> Iterator[Command]:

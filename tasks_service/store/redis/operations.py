@@ -20,9 +20,17 @@ from ...domain.decide import (
     redispatch_backoff_ms,
     remembered,
 )
-from ...domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, TaskNotFound
+from ...domain.errors import (
+    CorruptRecord,
+    InvalidTransition,
+    NoSeatFree,
+    StoreUnavailable,
+    TaskNotFound,
+    TasksServiceError,
+)
 from ...domain.events import (
     AnswerInput,
+    Call,
     Claim,
     ClientEvent,
     Create,
@@ -32,8 +40,9 @@ from ...domain.events import (
     WorkerEvent,
 )
 from ...domain.limits import Limits, size
-from ...domain.task import JsonText, LogEntry, Owner, Phase, Task, TaskRecord
+from ...domain.task import JournalEntry, JsonText, Lane, LogEntry, Owner, Phase, Task, TaskRecord, Turn
 from ..base import (
+    MOST_CALLED,
     Change,
     Claimed,
     Counts,
@@ -45,13 +54,29 @@ from ..base import (
     SweepMark,
     SweepRecord,
     TaskView,
+    awaits_worker,
+    frees_seat,
+    is_sent,
+    why_not,
 )
 from . import codec
 from .headroom import Headroom
 from .health import run_id
-from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Layout, Shard, place, problems, sorted_places
+from .layout import (
+    BACKSTOP_MS,
+    OWNER_KEYS_MS,
+    Command,
+    Layout,
+    Shard,
+    lane_name,
+    parse_lane,
+    place,
+    problems,
+    sorted_places,
+)
 from .servers import Servers
 from .transaction import Exchange, LostConnection, Program, Reply, Write, milliseconds, once, transact
+from .turns import SeatReads, Vacancies, vacancies, vacancy_reads
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +88,8 @@ that saw more room than this cannot be one too many. Nearer to the limit the quo
 further away, creates of one owner do not void each other.
 """
 
+CALLING_DEADLINE = 0.25
+"""Seconds that whoever has given a seat back spends on giving it to the next; a sweep does it otherwise."""
 _SAME_MOMENT = 64
 """How many tasks of one owner and one millisecond a page reads over before it asks for more."""
 
@@ -82,11 +109,22 @@ class _Stored(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """What `decide` said, as commands; `sends` if a message goes out with them."""
+    """What `decide` said, as commands; `sends` if a message goes out with them.
+
+    Where it may be somebody's turn now, `opens` names the lane, and the last of the commands ask who is next.
+    """
 
     applied: Applied
     commands: list[Command]
     sends: bool
+    opens: Lane | None = None
+
+
+class _Written(NamedTuple):
+    """What was decided and written, and how the lane stood then, where that was asked."""
+
+    judged: _Judged
+    vacancies: Vacancies | None = None
 
 
 def _state_reads(shard: Shard, task_id: str) -> list[Command]:
@@ -163,16 +201,19 @@ class Operations:
         shard = self.layout.shard_of_owner(event.owner)
         live = shard.live(event.owner)
         keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
-        watched = [shard.task(event.task_id), *keyed]
+        seats = SeatReads(shard, self.limits, Lane(event.owner, event.queue))
+        watched = [shard.task(event.task_id), *keyed, *seats.watched()]
         reads = [
             *_state_reads(shard, event.task_id),
             ("SCARD", live),
             ("ZCARD", shard.index("expired")),
             *(("GET", key) for key in keyed),
+            *seats.commands(),
         ]
 
         def judge(replies: list[Reply]) -> Write | None:
-            now_ms, task, log, (owner_live, total, *found) = self._stored(event.task_id, replies)
+            now_ms, task, log, (owner_live, total, *rest) = self._stored(event.task_id, replies)
+            found, held = rest[: len(keyed)], rest[len(keyed) :]
             if owner_live + QUOTA_HEADROOM >= self.limits.live_per_owner and live not in watched:
                 watched.append(live)
                 return None
@@ -180,6 +221,7 @@ class Operations:
                 owner_live=owner_live,
                 total=total,
                 existing=codec.decode_remembered(found[0]) if found else None,
+                seats_until_ms=seats.until_ms(held),
             )
             decision = decide(task, event, now_ms, log=log, limits=self.limits, census=census)
             if isinstance(decision, Refused):
@@ -188,7 +230,8 @@ class Operations:
                 return Write((), decision)
             if self._headroom is not None:
                 self._headroom.check_create(shard, size(event.arguments))
-            commands = self.writes(shard, None, decision, now_ms, sends=True)
+            sends = is_sent(decision, event, now_ms)
+            commands = self.writes(shard, None, decision, now_ms, sends=sends)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
             value = codec.encode_remembered(remembered(decision.task, event.request_digest))
             commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
@@ -204,7 +247,8 @@ class Operations:
             deadline=self.deadline,
         )
         if isinstance(decision, Applied) and decision.task is not None:
-            self.outbox.committed(decision.task)
+            if awaits_worker(decision.task):
+                self.outbox.committed(decision.task)
             return Created(task=decision.task)
         task_id = decision.task_id if isinstance(decision, Replayed) else event.task_id
         view = yield from self.get(event.owner, task_id, hidden=True)
@@ -291,31 +335,42 @@ class Operations:
         """See `TaskStore.claim`; arguments and journal come with the same read."""
         shard = self.layout.shard_of(task_id)
         key = shard.task(task_id)
-        reads: list[Command] = [("TIME",), ("HGETALL", key), ("LRANGE", shard.log(task_id), 0, -1)]
+        seats = SeatReads(shard, self.limits)
+        whole: list[Command] = [("TIME",), ("HGETALL", key), ("LRANGE", shard.log(task_id), 0, -1)]
+        reads = list(whole)
+        record: dict[str, str] = {}
+        journal: list[JournalEntry] = []
 
-        def judge(replies: list[Reply]) -> Write:
-            time, flat, lines = replies
-            record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+        def judge(replies: list[Reply]) -> Write | None:
+            time, flat, lines, *held = replies
+            record.clear()
+            record.update(zip(flat[::2], flat[1::2], strict=True))
             state = [time, [record.get(name) for name in codec.STATE_FIELDS], lines]
             stored = self._stored(task_id, state)
-            judged = self._judge(shard, task_id, stored, event, stored.task)
-            journal = () if stored.task is None else codec.decode_journal(stored.task, record)
-            commands = [*judged.commands, *_overtaking(shard, judged.applied.task, event)]
-            return Write(commands, (judged.applied, record, (*journal, *judged.applied.journal)))
+            if seats.lacks(stored.task, event):
+                reads[:] = [*whole, *seats.commands()]
+                return None
+            census = Census(seats_until_ms=seats.until_ms(held))
+            judged = self._judge(shard, task_id, stored, event, stored.task, census)
+            known = () if stored.task is None else codec.decode_journal(stored.task, record)
+            journal[:] = [*known, *judged.applied.journal]
+            judged.commands[:0] = _overtaking(shard, judged.applied.task, event)
+            return self._write(judged)
 
-        applied, record, journal = yield from transact(
+        written: _Written = yield from transact(
             task_id,
-            lambda: [key],
+            lambda: [key, *seats.watched()],
             reads,
             judge,
             event="Claim",
             token=event.token,
             deadline=self.deadline,
         )
-        task = _standing(applied)
+        yield from self._give_turns(written.vacancies)
+        task = _standing(written.judged.applied)
         if task.lease is None or task.lease.lease_id != event.lease_id:
-            raise InvalidTransition(task_id, task.phase, "Claim", task.status_message or "not to be had")
-        return Claimed(task=task, arguments=JsonText(record.get("arguments", "")), journal=journal)
+            raise InvalidTransition(task_id, task.phase, "Claim", why_not(task))
+        return Claimed(task=task, arguments=JsonText(record.get("arguments", "")), journal=tuple(journal))
 
     def commit(self, task_id: str, event: WorkerEvent) -> Program[Task]:
         """See `TaskStore.commit`."""
@@ -372,6 +427,56 @@ class Operations:
         ]
         found = yield from once(reads, self.deadline)
         return [task_id for ids in found for task_id in ids][:limit]
+
+    def turns(self, *, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.turns`; lanes in which nobody waits any more are forgotten."""
+        now_ms = yield from self.now_ms()
+        lanes = yield from self._lanes()
+        reads: list[Command] = []
+        for shard, lane in lanes:
+            seats = self.limits.seats(lane.queue)
+            most = limit if seats is None else min(seats + MOST_CALLED, limit)
+            reads += vacancy_reads(shard, lane, now_ms, most)
+        replies = (yield from once(reads, self.deadline)) if reads else []
+        called: list[str] = []
+        for (shard, lane), seen in zip(lanes, zip(replies[::2], replies[1::2], strict=True), strict=True):
+            found = vacancies(self.limits, lane, seen)
+            if not found.waiting:
+                yield from self._forget_lane(shard, lane)
+            elif found.free:
+                called += yield from self._there(shard, lane, found.waiting[: found.free + MOST_CALLED])
+        return called[:limit]
+
+    def _there(self, shard: Shard, lane: Lane, waiting: list[str]) -> Program[list[str]]:
+        """Those of them that exist; the others, whose records ended while nobody swept, wait no more.
+
+        They would stand before all that come later, and no call would ever take them away.
+        """
+        found = yield from once([("EXISTS", shard.task(task_id)) for task_id in waiting], self.deadline)
+        if gone := [task_id for task_id, there in zip(waiting, found, strict=True) if not there]:
+            yield from once([("ZREM", shard.turn(lane), *gone)], self.deadline)
+        return [task_id for task_id in waiting if task_id not in gone]
+
+    def _lanes(self) -> Program[list[tuple[Shard, Lane]]]:
+        """Where a task waits for its turn, or has waited."""
+        reads: list[Command] = [("SMEMBERS", shard.index("lanes")) for shard in self.layout.shards]
+        found = yield from once(reads, self.deadline)
+        pairs = zip(self.layout.shards, found, strict=True)
+        return [(shard, parse_lane(name)) for shard, names in pairs for name in sorted(names)]
+
+    def _forget_lane(self, shard: Shard, lane: Lane) -> Program[None]:
+        """Take an empty lane out of the index, unless a task has just begun to wait there."""
+        key, name = shard.turn(lane), lane_name(lane)
+        forget = Write([("SREM", shard.index("lanes"), name)], None)
+        yield from transact(
+            name,
+            lambda: [key],
+            [("EXISTS", key)],
+            lambda replies: Write((), None) if replies[0] else forget,
+            event="Call",
+            token="",
+            deadline=self.deadline,
+        )
 
     def overtaken_ms(self, queue: str) -> Program[int]:
         """See `TaskStoreMaintenance.overtaken_ms`."""
@@ -448,7 +553,8 @@ class Operations:
         """See `TaskStoreMaintenance.index_problems`."""
         record = yield from self.inspect(task_id)
         task, shard = record.task, self.layout.shard_of(task_id)
-        indexes = [shard.index(name.value) for name in Due] + [shard.pending(task.queue)]
+        indexes = [shard.index(name.value) for name in Due]
+        indexes += [shard.pending(task.queue), shard.seats(task.lane), shard.turn(task.lane)]
         keys = sorted({*sorted_places(shard, task), *indexes})
         reads: list[Command] = [("ZSCORE", key, task_id) for key in keys]
         reads.append(("SISMEMBER", shard.live(task.owner), task_id))
@@ -461,14 +567,17 @@ class Operations:
     def counts(self) -> Program[Counts]:
         """See `TaskStoreMaintenance.counts`."""
         queues = yield from self.queues()
-        total = running = live = pending = 0
+        total = running = live = pending = waiting = 0
+        lanes = yield from self._lanes()
         for shard in self.layout.shards:
+            turns = [shard.turn(lane) for where, lane in lanes if where is shard]
             names = [shard.index(name) for name in ("expired", "leases", "overdue", "timers")]
-            reads: list[Command] = [("ZCARD", key) for key in (*names, *map(shard.pending, queues))]
+            reads: list[Command] = [("ZCARD", key) for key in (*turns, *names, *map(shard.pending, queues))]
             counted = yield from once(reads, self.deadline)
+            waiting, counted = waiting + sum(counted[: len(turns)]), counted[len(turns) :]
             total, running, live = total + counted[0], running + counted[1], live + counted[2]
             pending += sum(counted[3:])
-        return Counts(total=total, pending=pending, running=running, live=live)
+        return Counts(total=total, pending=pending + waiting, waiting=waiting, running=running, live=live)
 
     # --- what transitions share --------------------------------------------------------------------------
 
@@ -477,46 +586,90 @@ class Operations:
         task_id: str,
         event: Event,
         seen: Callable[[Task | None], Task | None] = lambda task: task,
+        lane: Lane | None = None,
+        deadline: float | None = None,
     ) -> Program[Applied]:
         shard = self.layout.shard_of(task_id)
         key = shard.task(task_id)
+        seats = SeatReads(shard, self.limits, lane)
+        reads = [*_state_reads(shard, task_id), *seats.commands()]
 
-        def judge(replies: list[Reply]) -> Write:
+        def judge(replies: list[Reply]) -> Write | None:
             stored = self._stored(task_id, replies)
-            judged = self._judge(shard, task_id, stored, event, seen(stored.task))
+            if seats.lacks(stored.task, event):
+                reads[:] = [*_state_reads(shard, task_id), *seats.commands()]
+                return None
+            census = Census(seats_until_ms=seats.until_ms(stored.rest))
+            judged = self._judge(shard, task_id, stored, event, seen(stored.task), census)
             if self._headroom is not None and isinstance(event, AnswerInput) and judged.commands:
                 self._headroom.check_answer(shard)
-            return Write(judged.commands, judged, single=judged.applied.task is None)
+            return self._write(judged)
 
-        judged: _Judged = yield from transact(
+        written: _Written = yield from transact(
             task_id,
-            lambda: [key],
-            _state_reads(shard, task_id),
+            lambda: [key, *seats.watched()],
+            reads,
             judge,
             event=type(event).__name__,
             token=event.token,
-            deadline=self.deadline,
+            deadline=self.deadline if deadline is None else deadline,
         )
+        judged = written.judged
         if judged.sends and judged.applied.task is not None:
             self.outbox.committed(judged.applied.task)
+        yield from self._give_turns(written.vacancies)
         return judged.applied
 
-    def _judge(self, shard: Shard, task_id: str, stored: _Stored, event: Event, seen: Task | None) -> _Judged:
+    def _write(self, judged: _Judged) -> Write:
+        lane = judged.opens
+        if lane is None:
+            return Write(judged.commands, _Written(judged), single=judged.applied.task is None)
+
+        def heard(answers: list[Reply]) -> _Written:
+            return _Written(judged, vacancies(self.limits, lane, answers[-2:]))
+
+        return Write(judged.commands, _Written(judged), heard=heard)
+
+    def _give_turns(self, seen: Vacancies | None) -> Program[None]:
+        """Call those that wait longest, as many as there are seats free.
+
+        Others do so at the same time, so one that is not to be had any more leaves its seat to the next.
+        """
+        if seen is None:
+            return
+        free = seen.free
+        for task_id in seen.waiting:
+            if not free:
+                return
+            try:
+                yield from self._transition(task_id, Call(), lane=seen.lane, deadline=CALLING_DEADLINE)
+                free -= 1
+            except (NoSeatFree, StoreUnavailable) as error:
+                logger.debug("A turn is not given, or left for the sweep to give: %s", error)
+                return
+            except TasksServiceError as refusal:
+                logger.debug("A task is passed over at its turn: %s", refusal)
+
+    def _judge(
+        self, shard: Shard, task_id: str, stored: _Stored, event: Event, seen: Task | None, census: Census
+    ) -> _Judged:
         if seen is None:
             raise TaskNotFound(task_id)
-        decision = decide(seen, event, stored.now_ms, log=stored.log, limits=self.limits)
+        decision = decide(seen, event, stored.now_ms, log=stored.log, limits=self.limits, census=census)
         if isinstance(decision, Refused):
             raise TaskNotFound(task_id) if isinstance(decision.error, TaskNotFound) else decision.error
         if isinstance(decision, Replayed):
             return _Judged(Applied(task=decision.task), [], sends=False)
         after = decision.task
-        moved = bool(decision.log) or isinstance(event, Redispatch)
-        sends = moved and after is not None and after.phase is Phase.PENDING and after.due_ms <= stored.now_ms
+        sends = is_sent(decision, event, stored.now_ms)
         commands = self.writes(shard, seen, decision, stored.now_ms, sends=sends)
         if isinstance(event, Redispatch) and after is not None:
             not_before_ms = stored.now_ms + redispatch_backoff_ms(after.redispatches)
             commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_id))
-        return _Judged(decision, commands, sends)
+        if self.limits.seats(seen.queue) is None or not frees_seat(seen, after):
+            return _Judged(decision, commands, sends)
+        commands += vacancy_reads(shard, seen.lane, stored.now_ms)
+        return _Judged(decision, commands, sends, seen.lane)
 
     def writes(
         self, shard: Shard, before: Task | None, applied: Applied, now_ms: int, *, sends: bool
@@ -577,7 +730,9 @@ def _record_writes(key: str, before: Task | None, applied: Applied, after: Task)
 
 def _overtaking(shard: Shard, task: Task | None, event: Claim) -> list[Command]:
     """A claim lets the sweep see which messages it has overtaken."""
-    if task is None or task.phase is not Phase.RUNNING or not event.dispatched_ms:
+    if task is None or not event.dispatched_ms:
+        return []
+    if task.phase is not Phase.RUNNING and task.turn is not Turn.AWAITED:
         return []
     return [("ZADD", shard.index("overtaken"), "GT", event.dispatched_ms, task.queue)]
 

@@ -24,10 +24,10 @@ from ...domain.decide import Refused, Replayed, contradiction, decide
 from ...domain.errors import CorruptRecord
 from ...domain.events import Mend
 from ...domain.limits import size
-from ...domain.task import DAY, SECOND, Phase, Task
+from ...domain.task import DAY, SECOND, Phase, Task, Turn
 from ..base import Repair
 from . import codec
-from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, sorted_places
+from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, lane_name, sorted_places
 from .operations import Operations
 from .transaction import Program, Reply, Write, once, transact
 
@@ -42,7 +42,7 @@ WALK = 500
 """Keys or members that one step of a walk asks for."""
 
 _SORTED = ("expired", "overdue", "leases", "timers", "suspects")
-"""The shard-wide indexes that name tasks; `overtaken` and `queues` name queues."""
+"""The shard-wide indexes that name tasks; `overtaken` and `queues` name queues, `lanes` names lanes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Repairs:
                 names[kind].append(rest)
             elif kind == "idem":
                 names[kind].append(key)
-            elif kind in (*_SORTED, "owner", "live", "pending"):
+            elif kind in (*_SORTED, "owner", "live", "pending", "seats", "turn"):
                 names["sets"].append(key)
         return following, Places(
             shard, tuple(names["t"]), tuple(names["l"]), tuple(names["sets"]), tuple(names["idem"])
@@ -261,7 +261,7 @@ class _Look:
         self._sorted = [shard.index(name) for name in _SORTED]
         self._sets: list[str] = []
         self._idempotency: list[str] = []
-        self._queue = ""
+        self._queue = self._lane = ""
         self.watched: list[str] = []
         if found_in is None:
             return
@@ -279,11 +279,12 @@ class _Look:
         before = (len(self._sorted), len(self._sets), self._queue)
         if task is not None:
             self._sorted += [key for key in sorted_places(self._shard, task) if key not in self._sorted]
-            if (pending := self._shard.pending(task.queue)) not in self._sorted:
-                self._sorted.append(pending)
+            for key in self._of_queue_and_lane(task):
+                if key not in self._sorted:
+                    self._sorted.append(key)
             if (live := self._shard.live(task.owner)) not in self._sets:
                 self._sets.append(live)
-            self._queue = task.queue
+            self._queue, self._lane = task.queue, lane_name(task.lane)
         shard, task_id = self._shard, self._task_id
         reads[:] = [
             ("TIME",),
@@ -294,15 +295,20 @@ class _Look:
             *(("ZSCORE", key, task_id) for key in self._sorted),
             *(("SISMEMBER", key, task_id) for key in self._sets),
             ("SISMEMBER", shard.index("queues"), self._queue),
+            ("SISMEMBER", shard.index("lanes"), self._lane),
             *(("GET", key) for key in self._idempotency),
         ]
         return before != (len(self._sorted), len(self._sets), self._queue)
+
+    def _of_queue_and_lane(self, task: Task) -> tuple[str, ...]:
+        shard = self._shard
+        return shard.pending(task.queue), shard.seats(task.lane), shard.turn(task.lane)
 
     def moves(self, task: Task | None, found: Sequence[Reply], problems: list[str]) -> Iterator[Command]:
         """What brings the places into agreement with the record; says what was wrong."""
         shard, task_id = self._shard, self._task_id
         scores, rest = found[: len(self._sorted)], found[len(self._sorted) :]
-        members, (knows_queue, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]
+        members, (knows_queue, knows_lane, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]
         expected = {} if task is None else sorted_places(shard, task)
         for key, score in zip(self._sorted, scores, strict=True):
             has, wants = None if score is None else int(float(score)), expected.get(key)
@@ -311,7 +317,7 @@ class _Look:
             if has != wants:
                 problems.append(f"{key}: expected {wants}, found {has}")
                 yield ("ZREM", key, task_id) if wants is None else ("ZADD", key, wants, task_id)
-                if task is not None and wants is not None and key == shard.owner(task.owner):
+                if task is not None and wants is not None and key in _owned(shard, task):
                     yield ("PEXPIRE", key, OWNER_KEYS_MS)
         lives_in = shard.live(task.owner) if task is not None and not task.status.is_final else None
         for key, is_member in zip(self._sets, members, strict=True):
@@ -323,11 +329,19 @@ class _Look:
         if task is not None and task.phase is Phase.PENDING and not knows_queue:
             problems.append(f"{shard.index('queues')}: lacks its queue {task.queue!r}")
             yield ("SADD", shard.index("queues"), task.queue)
+        if task is not None and task.turn is Turn.AWAITED and not knows_lane:
+            problems.append(f"{shard.index('lanes')}: lacks its lane {self._lane!r}")
+            yield ("SADD", shard.index("lanes"), self._lane)
         for key, value in zip(self._idempotency, leads_to, strict=True):
             owned = task is not None and shard.idempotency(task.owner, task.idempotency) == key
             if not owned and (value or "").partition("|")[0] == task_id:
                 problems.append(f"{key}: leads to no task of that key")
                 yield ("DEL", key)
+
+
+def _owned(shard: Shard, task: Task) -> tuple[str, ...]:
+    """The sorted sets that are the owner's, and have a lifetime."""
+    return shard.owner(task.owner), shard.seats(task.lane), shard.turn(task.lane)
 
 
 def _aside(shard: Shard, task_id: str) -> str:

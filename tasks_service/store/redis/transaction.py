@@ -123,11 +123,13 @@ class Write(NamedTuple):
         outcome: For the caller.
         single: They only free memory, and may run one by one and again. At its limit Redis takes them so,
             and refuses every transaction, whatever is in it.
+        heard: If given, what the caller gets is made by it, from what EXEC answered.
     """
 
     commands: Sequence[Command]
     outcome: Any
     single: bool = False
+    heard: Callable[[list[Reply]], Any] | None = None
 
 
 def transact(
@@ -183,8 +185,9 @@ def transact(
                 failure = _failure(replies)
                 lost_race = not failure and replies[-1] is None
                 if not failure and not lost_race:
-                    _no_surprises(task_id, replies[-1] if isinstance(replies[-1], list) else replies)
-                    return write.outcome
+                    answers = replies[-1] if isinstance(replies[-1], list) else replies
+                    _no_surprises(task_id, answers)
+                    return write.outcome if write.heard is None else write.heard(answers)
         except LostConnection as error:
             lost_race, failure = False, str(error)
         if time.monotonic() >= ends:

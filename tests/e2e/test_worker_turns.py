@@ -1,0 +1,136 @@
+"""Fairness between owners: real workers, one owner with much to do, and another with one short task."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_celery import CeleryTestWorker
+
+from tasks_service.domain.limits import OTHER_QUEUES, Limits
+from tasks_service.domain.task import Owner, Phase, Task, TaskStatus, Turn
+from tasks_service.failpoints import TAKEN
+from tests.support import RedisServer
+
+from .harness import Client, client_of, wait_until
+from .worker_app import service
+
+StartWorker = Callable[..., CeleryTestWorker]
+
+BUSY, OTHER = Owner("busy"), Owner("other")
+SEATS = 2
+CAP = {"TASKS_MAX_RUNNING_PER_OWNER": str(SEATS)}
+BACKLOG = int(os.environ.get("TASKS_TEST_BACKLOG", "200"))
+"""Short tasks of one owner; 1,000 in earnest."""
+
+
+@pytest.fixture
+def client(module_redis: RedisServer) -> Iterator[Client]:
+    """A front end with the workers' cap; nothing is left of the test before."""
+    with module_redis.client() as redis:
+        redis.flushall()
+    limits = Limits(running_per_owner={OTHER_QUEUES: SEATS})
+    with client_of(service, module_redis.url, limits=limits) as client:
+        yield client
+
+
+def spans(client: Client, tasks: list[Task]) -> list[tuple[int, int]]:
+    """From when to when each task ran, on the store's clock, in ms."""
+    logs = [client.record(task).log for task in tasks]
+    return [(log[1].at_ms, log[-1].at_ms) for log in logs]
+
+
+def all_completed(client: Client, tasks: list[Task]) -> bool:
+    return all(client.ended(task).task.status is TaskStatus.COMPLETED for task in tasks)
+
+
+def test_ten_long_tasks_of_one_owner_do_not_starve_anothers_short_one(
+    start_worker: StartWorker, client: Client, tmp_path: Path, measured: Callable[[str, str], None]
+) -> None:
+    runs, told = str(tmp_path / "runs"), tmp_path / "told"
+    start_worker(concurrency=SEATS + 1, **CAP)
+    long = [client.call_of(BUSY, "run_until", runs=runs, told=str(told)) for _ in range(10)]
+    for task in long[:SEATS]:
+        client.running(task)
+
+    began = time.monotonic()
+    short = client.ended(client.call_of(OTHER, "add", x=1, y=2)).task
+    seconds = time.monotonic() - began
+
+    assert short.status is TaskStatus.COMPLETED
+    assert [client.view(task).task.phase for task in long[:SEATS]] == [Phase.RUNNING] * SEATS
+    assert [client.view(task).task.turn for task in long[SEATS:]] == [Turn.AWAITED] * (10 - SEATS)
+    told.touch()
+    assert all_completed(client, long)
+    measured("fair", f"10 endless tasks of another, {SEATS} of {SEATS + 1} slots: {seconds * 1000:.0f} ms")
+
+
+def test_tasks_that_wait_for_their_turn_run_in_order_and_leave_no_slot_idle(
+    start_worker: StartWorker, client: Client, measured: Callable[[str, str], None]
+) -> None:
+    start_worker(concurrency=SEATS + 1, **CAP)
+    client.run("add", x=1, y=1)
+
+    tasks = []
+    for _ in range(10):
+        tasks.append(client.call_of(BUSY, "deaf", seconds=0.5))
+        time.sleep(0.002)  # tasks of one millisecond have no order
+
+    assert all_completed(client, tasks)
+    ran = spans(client, tasks)
+    places = sorted(range(10), key=lambda number: ran[number][0])
+    assert all(abs(number - place) < SEATS for place, number in enumerate(places))
+    busy_ms = sum(end - begin for begin, end in ran)
+    whole_ms = max(end for _, end in ran) - min(begin for begin, _ in ran)
+    share = busy_ms / (SEATS * whole_ms)
+    assert share > 0.7, ran
+    at_once = max(sum(begin <= at < end for begin, end in ran) for at, _ in ran)
+    assert at_once <= SEATS
+    measured(
+        "fair", f"ten tasks of 0.5 s in {SEATS} seats: {share:.0%} of the time in use, {at_once} at once"
+    )
+
+
+def test_a_backlog_of_one_owner_stands_before_nobody_else(
+    start_worker: StartWorker, client: Client, measured: Callable[[str, str], None]
+) -> None:
+    queue = service.tools["add"].queue
+    backlog = [client.call_of(BUSY, "add", x=1, y=2) for _ in range(BACKLOG)]
+    assert client.outbox.queue_length(queue) == SEATS
+    short = client.call_of(OTHER, "add", x=1, y=2)
+    assert client.outbox.queue_length(queue) == SEATS + 1
+
+    start_worker(concurrency=SEATS + 1, **CAP)
+
+    assert client.ended(short).task.status is TaskStatus.COMPLETED
+    assert all_completed(client, backlog)
+    ran = spans(client, backlog)
+    ((claimed, _),) = spans(client, [short])
+    before = sum(begin < claimed for begin, _ in ran)
+    assert before <= 10 * SEATS
+    assert {client.record(task).task.run for task in backlog} == {1}
+    seconds = (max(end for _, end in ran) - min(begin for begin, _ in ran)) / 1000
+    measured(
+        "fair",
+        f"{BACKLOG} short tasks of another stand before it: {before} began earlier; "
+        f"{BACKLOG / seconds:.0f} tasks a second in {SEATS} seats",
+    )
+
+
+def test_a_turn_is_given_though_whoever_was_to_give_it_is_killed(
+    start_worker: StartWorker, client: Client, tmp_path: Path
+) -> None:
+    points, runs = tmp_path / "points", tmp_path / "runs"
+    points.mkdir()
+    (points / "Call.before.member").write_text("kill")
+    start_worker(concurrency=SEATS + 1, TASKS_FAILPOINTS=str(points), **CAP)
+
+    tasks = [client.call_of(BUSY, "count_runs", path=str(runs)) for _ in range(6)]
+
+    assert all_completed(client, tasks)
+    assert len(list((points / TAKEN).iterdir())) == 1
+    assert len(runs.read_text().splitlines()) == len(tasks)
+    wait_until(lambda: client.store.counts().waiting == 0)
