@@ -28,6 +28,8 @@ WORKER = [
 ]
 BEAT = ["celery", "-A", APP, "beat", "--scheduler", "celery.beat:Scheduler", "--enable-remote-control"]
 TASKS = "ts:{00}"
+CAPPED = {"TASKS_MAX_RUNNING_PER_OWNER": "2"}
+"""So that tasks wait for their turn, and whoever ends one must be allowed to call the next."""
 
 
 class Service(NamedTuple):
@@ -50,9 +52,9 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
 @pytest.fixture(scope="module")
 def service(redis: GuardedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with ExitStack() as ends:
-        web = FrontEnd(redis.url_of("web"), tmp_path_factory.mktemp("web"))
+        web = FrontEnd(redis.url_of("web"), tmp_path_factory.mktemp("web"), **CAPPED)
         worker, beat = (
-            Process(redis.url_of("worker"), "worker", WORKER),
+            Process(redis.url_of("worker"), "worker", WORKER, **CAPPED),
             Process(redis.url_of("beat"), "beat", BEAT),
         )
         flower = Flower(redis.url_of("flower"))
@@ -144,6 +146,17 @@ def test_an_operator_lists_inspects_cancels_repairs_and_examines(service: Servic
     done = operate(service.redis, "doctor", TASKS_PORT=str(service.web.port))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning" not in done.stdout
+
+
+def test_an_operator_who_cancels_gives_the_turn_to_the_next(service: Service) -> None:
+    with WireClient(service.web.port) as client:
+        first, second, waiting = (client.task("busy", {"seconds": 60}) for _ in range(3))
+        with service.redis.client() as admin:
+            until("two run", lambda: admin.zcard(f"{TASKS}:leases") == 2)
+            assert operate(service.redis, "cancel", first, **CAPPED).returncode == 0
+            until("the third runs", lambda: admin.zscore(f"{TASKS}:leases", waiting))
+        for task_id in (second, waiting):
+            client.request("tasks/cancel", {"taskId": task_id}).result  # noqa: B018
 
 
 def test_flower_hears_the_workers_events_and_asks_them(service: Service, tmp_path: Path) -> None:
