@@ -73,15 +73,18 @@ class SentinelGroup:
 
     Args:
         down_after_ms: Silence after which a sentinel holds a server for dead.
+        in_front: Opens what stands before a server's port, and says on which port it does.
     """
 
-    def __init__(self, *, down_after_ms: int = 1_000) -> None:
+    def __init__(
+        self, *, down_after_ms: int = 1_000, in_front: Callable[[int], int] = lambda port: port
+    ) -> None:
         with ExitStack() as opened:
             self.servers: list[RedisServer] = []
             self.proxies: dict[int, CuttingProxy] = {}
             for _ in range(2):
                 port = free_port()
-                proxy = CuttingProxy(port)
+                proxy = CuttingProxy(in_front(port))
                 opened.callback(proxy.close)
                 announced = ("--replica-announce-port", str(proxy.port), "--replica-announce-ip", "127.0.0.1")
                 server = RedisServer(*announced, "--repl-diskless-sync-delay", "0", port=port)
@@ -158,7 +161,7 @@ class SentinelGroup:
         return int(sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
     def _announced(self, server: RedisServer) -> int:
-        return next(port for port, proxy in self.proxies.items() if proxy.target == server.port)
+        return list(self.proxies)[self.servers.index(server)]
 
 
 class ClusterServers:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
+import socket
 import ssl
 import threading
 from pathlib import Path
@@ -83,6 +84,10 @@ def _builder(
     )
 
 
+HELLO = b"\x16"
+"""What a TLS connection begins with, and none of Redis's protocol does."""
+
+
 class TlsProxy:
     """Takes TLS connections on a loopback port, and passes on what is in them.
 
@@ -90,18 +95,28 @@ class TlsProxy:
         target_port: Where a server listens that speaks no TLS.
         certificate: A file with a certificate and its key.
         clients: A CA whose certificate every client must show; None: no client shows one.
+        plain_too: Whether connections without TLS are passed on as well: Redis's own servers, which know each
+            other by the addresses that clients are told, have nothing else here.
+
+    Attributes:
+        encrypted: How many connections came with TLS.
     """
 
-    def __init__(self, target_port: int, certificate: Path, clients: Path | None = None) -> None:
+    def __init__(
+        self, target_port: int, certificate: Path, clients: Path | None = None, *, plain_too: bool = False
+    ) -> None:
         self._target, self._loop = target_port, asyncio.new_event_loop()
+        self.encrypted = 0
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         if clients is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(clients)
-        listening = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
-        self._server = self._loop.run_until_complete(listening)
-        self.port = int(self._server.sockets[0].getsockname()[1])
+        self._context, self._plain_too = context, plain_too
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = int(self._listener.getsockname()[1])
+        self._greetings = {self._loop.create_task(self._accept())}
         # Whoever is refused by a client, or refuses it, is what tests are about, and nothing to log.
         self._loop.set_exception_handler(lambda loop, what: None)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -115,11 +130,30 @@ class TlsProxy:
         self._loop.close()
 
     async def _end(self) -> None:
-        self._server.close()
+        self._listener.close()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+
+    async def _accept(self) -> None:
+        while True:
+            client, _ = await self._loop.sock_accept(self._listener)
+            greeting = self._loop.create_task(self._greet(client))
+            self._greetings.add(greeting)
+            greeting.add_done_callback(self._greetings.discard)
+
+    async def _greet(self, client: socket.socket) -> None:
+        readable = asyncio.Event()
+        self._loop.add_reader(client, readable.set)
+        await readable.wait()
+        self._loop.remove_reader(client)
+        encrypted = not self._plain_too or client.recv(1, socket.MSG_PEEK) == HELLO
+        self.encrypted += encrypted
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader, self._serve)
+        context = self._context if encrypted else None
+        await self._loop.connect_accepted_socket(lambda: protocol, client, ssl=context)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
