@@ -23,7 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .domain.errors import ConfigurationError
 from .store.redis.address import SENTINEL_PORT, Address, parse_address
-from .urls import redis_encryption, secured
+from .urls import redis_encryption, secured, split
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def redis_server(url: str, *, master_name: str = "", encrypted: bool = False) ->
         master_name: Which master is meant, by kombu's transport options.
         encrypted: Whether the app has TLS, where kombu's URL does not say so.
     """
-    parts = urlsplit(url)
+    parts = split(url)
     if parts.scheme == "sentinel":
         return _watched(_sentinel_urls(url), master_name, encrypted=encrypted) if master_name else None
     if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
@@ -227,7 +227,7 @@ def broker_of(url: str) -> Broker:
     Raises:
         ConfigurationError: It is a cluster, which no transport of kombu's speaks.
     """
-    scheme = urlsplit(url).scheme
+    scheme = split(url).scheme
     if scheme.endswith("+cluster"):
         raise ConfigurationError(
             "A Redis Cluster cannot be Celery's broker. Set TASKS_BROKER_URL to one that can, for example "
@@ -306,7 +306,7 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
 
 
 def _transport_options(broker: Broker, key_prefix: str) -> dict[str, Any]:
-    if urlsplit(broker.url).scheme.split("+")[0] not in ("", "redis", "rediss", "sentinel"):
+    if split(broker.url).scheme.split("+")[0] not in ("", "redis", "rediss", "sentinel"):
         return {}
     return {
         **broker.options,
@@ -330,7 +330,7 @@ def bounded(broker_url: str, timeout: float) -> dict[str, Any]:
         broker_url: The broker.
         timeout: Seconds.
     """
-    scheme = urlsplit(broker_url).scheme
+    scheme = split(broker_url).scheme
     if scheme.partition("+")[0] in REDIS_SCHEMES:
         return {"socket_timeout": timeout, "socket_connect_timeout": CONNECT_TIMEOUT}
     if scheme in AMQP_SCHEMES:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import (
     AwareDatetime,
@@ -28,7 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
 from .store.redis.address import CLUSTER_SHARDS, parse_address
-from .urls import check_encryption
+from .urls import check_encryption, split
 
 
 class ApiKey(BaseModel):
@@ -209,7 +208,7 @@ class Settings(BaseSettings):
 
 
 def _is_cluster(url: object) -> bool:
-    return isinstance(url, str) and urlsplit(url).scheme.endswith("+cluster")
+    return isinstance(url, str) and split(url).scheme.endswith("+cluster")
 
 
 def _moment(name: str, text: str | None) -> datetime | None:

@@ -1,4 +1,4 @@
-"""What a URL of Redis or of a broker says of encryption: checked once, and told to each library as it wants.
+"""URLs of Redis and of brokers: their parts, and what they say of encryption, as each library wants it.
 
 The parameters are those of redis-py, for every encrypted scheme. The certificate is verified unless
 `ssl_cert_reqs=none` says otherwise: left to themselves, kombu does not verify a `rediss://` broker at all.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,18 @@ ENCRYPTED = ("rediss", "amqps")
 """Schemes of encrypted connections; the first part, where there are two."""
 
 
+def split(url: str) -> SplitResult:
+    """The parts of a URL that may name several hosts, IPv6 addresses among them.
+
+    `urlsplit` takes them for one, and refuses brackets in the middle of it.
+    """
+    scheme, mark, rest = url.partition("://")
+    hosts = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if not mark or not re.search("[,;]", hosts):
+        return urlsplit(url)
+    return urlsplit(f"{scheme}://{rest.removeprefix(hosts)}")._replace(netloc=hosts)
+
+
 def check_encryption(url: str) -> None:
     """Refuse parameters that cannot work.
 
@@ -33,7 +46,7 @@ def check_encryption(url: str) -> None:
         ValueError: With a sentence that says which, and what was expected; without the URL, which may hold a
             password.
     """
-    parts = urlsplit(url)
+    parts = split(url)
     given = _given(parts)
     if given and not _is_encrypted(parts):
         raise ValueError(f"{', '.join(given)}: only for {' and '.join(f'{s}://' for s in ENCRYPTED)}")
@@ -58,7 +71,7 @@ def secured(broker_url: str) -> tuple[str, dict[str, Any] | None]:
     Args:
         broker_url: Checked before; None is returned for a scheme that is not encrypted.
     """
-    parts = urlsplit(broker_url)
+    parts = split(broker_url)
     if parts.scheme not in ENCRYPTED:
         return broker_url, None
     given = _given(parts)
@@ -83,13 +96,23 @@ def redis_encryption(given: Mapping[str, str]) -> dict[str, Any]:
 
 def is_open(url: str) -> bool:
     """Whether what is sent there can be read on its way: it leaves this machine, and is not encrypted."""
-    parts = urlsplit(url)
-    if _is_encrypted(parts) or not parts.hostname or "socket" in parts.scheme or parts.scheme == "unix":
+    return any(_is_open(split(one)) for one in url.split(";"))
+
+
+def _is_open(parts: SplitResult) -> bool:
+    if _is_encrypted(parts) or "socket" in parts.scheme or parts.scheme == "unix":
+        return False
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    return any(_is_elsewhere(urlsplit(f"//{host.strip()}").hostname) for host in hosts)
+
+
+def _is_elsewhere(host: str | None) -> bool:
+    if not host:
         return False
     try:
-        return not ipaddress.ip_address(parts.hostname).is_loopback
+        return not ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return parts.hostname != "localhost"
+        return host != "localhost"
 
 
 def _is_encrypted(parts: SplitResult) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,11 @@ import pytest
 from . import report
 from .faults.audit import audit, keys_without_end, told
 from .support import RedisServer
+
+
+def pytest_configure() -> None:
+    """Let what tests start be interrupted, also where a shell has started this run to ignore that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

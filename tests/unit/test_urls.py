@@ -80,6 +80,11 @@ def test_a_file_that_is_there_is_accepted(tmp_path: Path) -> None:
         ("redis://[::1]:6379/0", False),
         ("unix:///run/redis.sock?db=0", False),
         ("redis+socket:///run/redis.sock", False),
+        ("redis+sentinel://localhost,[::1]:26380,127.0.0.1/0?service=tasks", False),
+        ("redis+sentinel://localhost,[fd00::1]:26380/0?service=tasks", True),
+        ("rediss+cluster://[fd00::1],two", False),
+        ("sentinel://localhost;sentinel://[::1]:26380", False),
+        ("sentinel://localhost;sentinel://two", True),
     ],
 )
 def test_it_is_known_which_connections_others_can_read(url: str, is_readable: bool) -> None:

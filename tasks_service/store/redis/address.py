@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from ...urls import split
+
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
 
@@ -107,19 +109,19 @@ def parse_address(url: str) -> Address:
     Raises:
         ValueError: It means no Redis; the message says what was expected, and shows no password.
     """
-    scheme, _, group = urlsplit(url).scheme.partition("+")
+    scheme, _, group = split(url).scheme.partition("+")
     if not group and scheme in ("redis", "rediss", "unix"):
         return Address(Kind.SINGLE, single=url)
     if scheme not in ("redis", "rediss") or group not in (Kind.SENTINEL, Kind.CLUSTER):
         raise ValueError(
             "expected redis://, rediss:// or unix://, redis+sentinel:// or redis+cluster:// (rediss+... with "
-            f"TLS), not {urlsplit(url).scheme}://"
+            f"TLS), not {split(url).scheme}://"
         )
     return _group(url, Kind(group), encrypted=scheme == "rediss")
 
 
 def _group(url: str, kind: Kind, *, encrypted: bool) -> Address:
-    parts = urlsplit(url)
+    parts = split(url)
     login, _, hosts = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
     query = dict(parse_qsl(parts.query))
