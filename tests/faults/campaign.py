@@ -15,6 +15,9 @@ from .points import Kind, Place, places
 from .served import service_under_fault
 from .striking import Striker
 
+KILLS = int(os.environ.get("TASKS_TEST_KILLS", "5"))
+"""How often a process is killed at each place."""
+
 SEED = int(os.environ.get("TASKS_TEST_SEED", "0")) or secrets.randbelow(1_000_000) + 1
 RARE = ("brief", "failing", "graceful", "lasting", "reporting", "reporting") * 2
 """What clients call more often than in chaos, so that no point waits long to be reached."""

@@ -6,11 +6,12 @@ import pytest
 
 LONGEST = (
     "test_kills",
-    "test_chaos",
     "test_stops",
+    "test_chaos",
     "test_mutants",
-    "test_rollback_chaos",
+    "test_kills_of_senders",
     "test_recovery",
+    "test_rollback_chaos",
     "test_rabbitmq",
     "test_linearizability",
 )
