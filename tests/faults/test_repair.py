@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,12 +41,15 @@ from tasks_service.domain.task import (
     TaskStatus,
     new_token,
 )
+from tasks_service.failpoints import VARIABLE
 from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 
 from ..store.conftest import ALICE, BOB, RESULT, creation
 from .audit import audit, told
+from .points import Kind, places
 
+REPAIRS = int(os.environ.get("TASKS_TEST_REPAIRS", "1"))
 Damage = Callable[[Any, "Store"], None]
 
 
@@ -59,14 +66,17 @@ class Store:
         self.parked, lease_id = self.run()
         asked = {"a": Question(request=JsonText("{}"))}
         self.store.commit(self.parked.task_id, RequestInput(lease_id=lease_id, inputs=asked))
-        self.completed, lease_id = self.run()
-        self.store.commit(self.completed.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+        self.completed = self.complete()
         self.failed, lease_id = self.run()
         failure = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)
         self.store.commit(self.failed.task_id, FailWithError(lease_id=lease_id, failure=failure))
         self.cancelled = self.create(idempotency="k", request_digest="d")
         self.store.act(ALICE, self.cancelled.task_id, Cancel())
         self.seated, self.waiting = self.create(queue="gpu"), self.create(queue="gpu")
+
+    def complete(self) -> Task:
+        task, lease_id = self.run()
+        return self.store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
 
     def create(self, **options: Any) -> Task:
         return self.store.create(creation(**options)).task
@@ -309,3 +319,31 @@ def test_the_command_tells_in_a_dry_run_mends_and_then_finds_nothing(
     assert again.exit_code == 0 and again.stdout == "" and "Nothing is wrong" in again.stderr
     with pytest.raises(TasksServiceError):
         damaged.store.inspect("00nobody")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("point", [place.point for place in places() if place.kind is Kind.REPAIR])
+def test_a_repair_that_is_killed_has_mended_a_task_or_left_it_and_another_mends_the_rest(
+    damaged: Store,
+    redis_server: RedisServer,
+    tmp_path: Path,
+    point: str,
+    measured: Callable[[str, str], None],
+) -> None:
+    environment = {**os.environ, "TASKS_REDIS_URL": damaged.url, VARIABLE: str(tmp_path)}
+    for _ in range(REPAIRS):
+        broken = [damaged.complete() for _ in range(3)]
+        with redis_server.client() as client:
+            for task in broken:
+                client.hdel(key(task), "result")
+        (tmp_path / point).write_text("kill")
+        killed = subprocess.run([sys.executable, "-m", "tasks_service", "repair"], env=environment)
+        assert killed.returncode == -9
+        mended = [task for task in broken if damaged.phase(task) is Phase.FAILED]
+        assert len(mended) == point.endswith("after")
+        assert {repair.task_id for repair in damaged.store.repair()} == {
+            task.task_id for task in broken if task not in mended
+        }
+        left = audit(damaged.url)
+        assert left == [], told(left)
+    measured("R2", f"repair killed at {point}, {REPAIRS} times: what it had not mended the next one did")
