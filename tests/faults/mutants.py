@@ -52,6 +52,9 @@ MUTANTS: dict[str, Mutant] = {
     "no lease check": Mutant(
         DECIDE, "task.lease is None or task.lease.lease_id != event.lease_id", "task.lease is None"
     ),
+    "a lease is taken before its end": Mutant(
+        DECIDE, "moment.now_ms < task.lease.until_ms:", "moment.now_ms < task.lease.until_ms - 1:"
+    ),
     "a write in two transactions": Mutant(
         TRANSACTION,
         'replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)], follows=True)',

@@ -164,6 +164,19 @@ def test_only_one_of_two_claims_gets_the_task(face: Face) -> None:
     assert refused.value.current == Phase.RUNNING
 
 
+def test_a_lease_is_its_holders_until_its_last_millisecond(face: Face) -> None:
+    task, lease_id = face.run()
+    face.clock.pass_ms(SECOND)
+    renewed = face.store.commit(task.task_id, Renew(lease_id=lease_id))
+    assert renewed.lease is not None
+    face.clock.pass_ms(renewed.lease.until_ms - 1 - face.clock())
+    with pytest.raises(InvalidTransition):
+        face.maintenance.settle(task.task_id, Reap())
+    face.clock.pass_ms(1)
+    reaped = face.maintenance.settle(task.task_id, Reap())
+    assert reaped is not None and reaped.phase is Phase.PENDING
+
+
 def test_a_stale_worker_cannot_overwrite_a_reclaimed_task(face: Face) -> None:
     task, stale = face.run()
     face.clock.pass_ms(11 * SECOND)
