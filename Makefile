@@ -31,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## Real work through a real MCP client, with a crash on the way; under two minutes
-	tasks-service demo
+	python -m workers.demo
 
 test: $(STAMP) ## Everything that CI checks
 	@$(MAKE) --no-print-directory --jobs=2 lint imports diagram types pytest \
@@ -98,8 +98,8 @@ LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --un
 
 lock: $(STAMP) ## Pin the newest versions that pyproject.toml allows, for each supported Python
 	python -m pip install --quiet uv
-	$(LOCK) requirements.lock --all-extras --group dev
-	$(LOCK) docker/requirements.lock --extra flower --extra tools
+	$(LOCK) requirements.lock --all-extras --group dev --group demo
+	$(LOCK) docker/requirements.lock --extra flower --group deployment
 
 clean: ## Remove what was made, data of `make up` excepted
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output dist build

@@ -1,4 +1,4 @@
-"""What beat does for this deployment, at a glance; `workers/service.py` hands it to Celery."""
+"""What beat does for this deployment, at a glance; `workers/app.py` hands it to Celery."""
 
 from __future__ import annotations
 

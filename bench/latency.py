@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import redis
 
-from tasks_service.cli.probe import free_port
-from tasks_service.embedded import EmbeddedRedis
+from tasks_service.local.ports import free_port
+from tasks_service.local.redis_server import EmbeddedRedis
 
 VERSION = "2026-07-28"
 EXTENSION = "io.modelcontextprotocol/tasks"

@@ -18,8 +18,8 @@ from pathlib import Path
 import redis
 
 from tasks_service.domain.events import Claim, Create, Question, RequestInput
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import JsonText, Owner, Phase, new_token
-from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import RedisTaskStore
 
 from .latency import Client, Stack, stack

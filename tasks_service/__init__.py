@@ -4,7 +4,8 @@ Write a Python function; any MCP client can call it as a durable task; Celery wo
 truth. `TaskService` is where to begin.
 """
 
-from .context import AsyncTaskContext, TaskContext, current_context
+from .authoring.function import RequestContext
+from .authoring.headers import Header
 from .domain.errors import (
     AttemptEnded,
     AttemptLost,
@@ -18,10 +19,9 @@ from .domain.errors import (
     ToolError,
     WorkerStopping,
 )
-from .headers import Header
-from .library.function import RequestContext
-from .questions import Cancelled, Declined, Form, Link, Roots, Sampling
-from .retry import RetryPolicy
+from .durable.context import AsyncTaskContext, TaskContext, current_context
+from .durable.questions import Cancelled, Declined, Form, Link, Roots, Sampling
+from .durable.retry import RetryPolicy
 from .service import TaskService
 from .settings import Settings
 

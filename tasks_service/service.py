@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 from celery import Celery
 from mcp_types import ToolAnnotations
 
-from .broker import add_queues, create_app
-from .dispatch import Dispatcher
+from .authoring.library import Library
+from .authoring.prompt import PromptOptions, build_prompt
+from .authoring.resource import ResourceOptions, build_resource
+from .authoring.tool import COMPANION_TOOLS, DEFAULT_QUEUE, TaskSupport, Tool, ToolRegistry, build_tool
+from .broker.app import add_queues, create_app
+from .broker.dispatcher import Dispatcher
 from .domain.errors import ConfigurationError
 from .domain.task import DAY, MINUTE, Policy
-from .library import Library
-from .library.prompt import PromptOptions, build_prompt
-from .library.resource import ResourceOptions, build_resource
-from .questions import Form, Link, declared_questions
-from .retry import RetryPolicy
+from .durable.questions import Form, Link, declared_questions
+from .durable.retry import RetryPolicy
 from .settings import Settings
 from .store.announcements import Listed, list_name, resource_name
-from .tool import COMPANION_TOOLS, DEFAULT_QUEUE, TaskSupport, Tool, ToolRegistry, build_tool
+from .worker.bootsteps import install
 from .worker.celery_tasks import register_tool
 from .worker.engine import Engine
 from .worker.exposed import original_task, queue_of
 from .worker.schedule import DEFAULT_BEAT_SCHEDULE
-from .worker.steps import install
 
 if TYPE_CHECKING:
     from .frontend.app import FrontEnd

@@ -25,9 +25,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from .addresses.encryption import check_encryption, split
+from .addresses.redis import CLUSTER_SHARDS, parse_address
 from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
-from .store.redis.address import CLUSTER_SHARDS, parse_address
-from .urls import check_encryption, split
 
 
 class ApiKey(BaseModel):
@@ -76,9 +76,6 @@ class Settings(BaseSettings):
             good until then, a moment in UTC like 2027-01-31T12:00:00Z. Required unless `host` is a loopback
             address.
         allowed_hosts: Host headers to accept beside the bound address; needed behind a proxy.
-        tools_root: Directory that the shipped tools may read; nothing outside it is ever opened.
-        reports_dir: Directory that the shipped `publish_report` writes into; made if it is missing. Unset:
-            its reports are in its results alone.
         pool: Redis connections per process, to each server; work waits for one.
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it says so to the client.
@@ -107,8 +104,6 @@ class Settings(BaseSettings):
     port: int = Field(default=8787, ge=0, le=65535)
     api_keys: Annotated[dict[str, ApiKey], NoDecode] = Field(default_factory=dict)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    tools_root: Path = Path()
-    reports_dir: Path | None = None
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)

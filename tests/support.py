@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import redis
 
-from tasks_service.embedded import find_server
+from tasks_service.local.redis_server import find_server
 
 from .faults.audit import Violation, keys_without_end
 

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 from redis.cluster import ClusterNode
 
-from tasks_service.store.redis.address import Kind, parse_address
+from tasks_service.addresses.redis import Kind, parse_address
 
 
 @contextmanager

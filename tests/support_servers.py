@@ -15,7 +15,7 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
-from tasks_service.embedded import find_server
+from tasks_service.local.redis_server import find_server
 
 from .support import RedisServer, free_port
 from .support_proxy import CuttingProxy

@@ -8,13 +8,12 @@ import click
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from ..client.service_client import CannotConnect
 from ..domain.errors import ConfigurationError, TasksServiceError
 from .back_end import back_end
 from .call import call
-from .client import CannotConnect
-from .demo import demo
 from .doctor import doctor
-from .operate import cancel, inspect, list_tasks
+from .inspect_commands import cancel, inspect, list_tasks
 from .repair import repair
 from .serve import serve
 from .stdio import stdio
@@ -33,7 +32,7 @@ def commands() -> None:
     """
 
 
-for command in (up, serve, stdio, back_end, call, list_tasks, inspect, cancel, doctor, repair, demo):
+for command in (up, serve, stdio, back_end, call, list_tasks, inspect, cancel, doctor, repair):
     commands.add_command(command)
 
 

@@ -26,8 +26,8 @@ from mcp_types import (
 from rich.console import Console
 from rich.markup import escape
 
+from ..client.service_client import Asked
 from ..domain.errors import TasksServiceError
-from .client import Asked
 from .progress import ProgressBar
 from .prompts import Schema, agreed, ask_property, kind_of, read_property
 

@@ -14,13 +14,10 @@ import click
 from celery import Celery
 
 from ..domain.errors import ConfigurationError
-from ..embedded import find_running
+from ..local.redis_server import find_running
 from ..service import TaskService
 from ..settings import Settings
 from ..store.redis import RedisTaskStore
-
-DEFAULT_APP = "workers:service"
-"""The deployment that ships with the repository."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,9 +26,9 @@ def app_option(command: F) -> F:
     """The option `--app`."""
     return click.option(
         "--app",
-        default=DEFAULT_APP,
+        required=True,
         envvar="TASKS_APP",
-        show_default=True,
+        show_envvar=True,
         metavar="MODULE:NAME",
         help="Where the TaskService is; the current directory is searched first.",
     )(command)

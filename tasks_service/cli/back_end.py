@@ -12,12 +12,12 @@ import threading
 import click
 
 from ..domain.errors import ConfigurationError
-from ..embedded import STOP_SECONDS as REDIS_STOP_SECONDS
-from ..embedded import EmbeddedRedis
+from ..local.procfile import DEFAULT_PROCFILE, STOP_SECONDS, environment, parse_procfile
+from ..local.redis_server import STOP_SECONDS as REDIS_STOP_SECONDS
+from ..local.redis_server import EmbeddedRedis
+from ..local.supervisor import LOOK_SECONDS, Supervisor
 from ..settings import Settings
 from .application import app_option, celery_path
-from .processes import DEFAULT_PROCFILE, STOP_SECONDS, environment, parse_procfile
-from .supervisor import LOOK_SECONDS, Supervisor
 
 #: The processes that a front end needs behind it.
 BEHIND = ("worker", "beat")

@@ -14,10 +14,10 @@ import httpx2
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Tool
 
+from ..client.service_client import CannotConnect, ServiceClient, TaskEnded, connect
+from ..local.ports import http_url
 from ..settings import Settings
 from .answers import Answerer, PreparedAnswer, Unanswered, parse_answer
-from .client import CannotConnect, ServiceClient, TaskEnded, connect
-from .probe import http_url
 from .progress import ProgressBar
 from .results import save, shown
 

@@ -17,15 +17,15 @@ from celery import Celery
 from redis.exceptions import NoPermissionError, OutOfMemoryError
 from rich.console import Console
 
+from ..addresses.encryption import is_open
 from ..domain.errors import StoreForbidden, StoreUnavailable
+from ..local.ports import http_status, http_url
+from ..local.stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
 from ..service import TaskService
 from ..settings import Settings
-from ..store.base import Finding, Severity
+from ..store.findings import Finding, Severity
 from ..store.redis import RedisTaskStore, Role, refused_work
-from ..urls import is_open
 from .application import app_option, json_option, load_connected_service, open_store
-from .probe import http_status, http_url
-from .stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
 
 #: Seconds that workers have to answer, and the broker to take a connection.
 ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 5

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from .wire import TaskState
+from ..client.messages import TaskState
 
 
 class ProgressBar:

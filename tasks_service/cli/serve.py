@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..frontend.draining import run
+from ..frontend.uvicorn_server import run
 from ..settings import Settings
 from .application import app_option, load_connected_service
 

@@ -13,14 +13,14 @@ from typing import Any
 import click
 
 from ..domain.errors import ConfigurationError, TasksServiceError
-from ..embedded import START_SECONDS, address
 from ..frontend.app import FrontEnd
 from ..frontend.stdio import opened
+from ..local.child_process import Tethered
+from ..local.procfile import environment
+from ..local.redis_server import START_SECONDS, address
 from ..settings import Settings
-from ..tether import Tethered
 from .application import app_option, load_service
 from .back_end import ALL_STOP_SECONDS
-from .processes import environment
 
 #: Seconds between two looks whether the back end still runs.
 LOOK_SECONDS = 0.5

@@ -13,10 +13,10 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from ..local.procfile import DEFAULT_PROCFILE, ProcessSpec, parse_procfile
+from ..local.stack import Stack
 from ..settings import Settings
 from .application import app_option, celery_path
-from .processes import DEFAULT_PROCFILE, ProcessSpec, parse_procfile
-from .stack import Stack
 
 #: One colour for each process, in their order.
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")

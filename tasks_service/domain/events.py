@@ -11,17 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .task import (
-    NO_TEXT,
-    Failure,
-    InputRequest,
-    JournalEntry,
-    JsonText,
-    Owner,
-    Policy,
-    Progress,
-    new_token,
-)
+from .task import NO_TEXT, Failure, InputRequest, JournalEntry, JsonText, Owner, Policy, Progress, new_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,68 +14,31 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
 
-from mcp.server.lowlevel import Server
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..domain.errors import ConfigurationError, StoreUnavailable
-from ..library import Library
-from ..owner import LOCAL_USER, load_secret, owner_of
+from ..authoring.library import Library
+from ..authoring.tool import ToolRegistry
+from ..crypto.secret import load_secret
+from ..domain.errors import ConfigurationError
 from ..settings import Settings
-from ..store.base import AsyncTaskStore, Finding, Memory, Outbox, errors_among
-from ..store.redis import AsyncRedisTaskStore, refused_work
-from ..store.sessions import SessionStore
-from ..tool import ToolRegistry
-from .admission import Admission
-from .asking import Questions
-from .attendance import Desk
-from .auth import Authenticator, refuse_open_door
-from .calls import Caller
-from .companions import Companions
-from .handlers import Handlers
-from .handshake import build_handshake_server
-from .http import McpEndpoint
-from .ingress import AddressGuard
-from .legacy import EraRouter, LegacyFront
-from .library import LibraryHandlers
-from .listening import Listeners
-from .preflight import Preflight
-from .push import ChangeFeed, ChangeSource
-from .request_state import RequestStates
-from .resuming import Bookmarks
-from .server import build_server
-from .wire import v2026_07_28 as wire
+from ..store.outbox import Outbox
+from ..store.redis import AsyncRedisTaskStore
+from .access.api_keys import refuse_open_door
+from .assembly import Offer, Servers, build_router, build_servers
+from .core.change_feed import ChangeFeed
+from .core.store import FrontEndStore
+from .readiness import Readiness
+from .router import EraRouter
+from .v2026_07_28.subscriptions import Listeners
 
 logger = logging.getLogger(__name__)
 
 MCP_PATH = "/mcp"
-
-
-class FrontEndStore(AsyncTaskStore, ChangeSource, Protocol):
-    """What a front end needs of its store beyond the tasks."""
-
-    @property
-    def sessions(self) -> SessionStore:
-        """Sessions of clients that have them; what they wake comes as changes."""
-
-    async def ping(self) -> None:
-        """Return if the store answers, else raise `StoreUnavailable`."""
-
-    @property
-    def memory(self) -> Memory | None:
-        """How full it is, as of the last ping or check; None if it has no limit."""
-
-    async def check(self) -> list[Finding]:
-        """What is wrong with the store's set-up; raises `StoreUnavailable` if it does not answer."""
-
-    async def aclose(self) -> None:
-        """Close all connections."""
 
 
 def create_app(
@@ -139,31 +102,6 @@ def refuse_no_redis(settings: Settings) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Servers:
-    """What answers requests, whatever the transport.
-
-    Attributes:
-        tools: What is listed.
-        modern: Answers 2026-07-28.
-        handshake: Answers the revisions before it.
-        desk: What sessions need.
-        store: Where everything is recorded.
-        listeners: Tell clients of 2026-07-28 of changes.
-        readiness: Whether the store can be used.
-        local: Who calls where only the local user can.
-    """
-
-    tools: ToolRegistry
-    modern: Server[dict[str, Any]]
-    handshake: Server[dict[str, Any]]
-    desk: Desk
-    store: FrontEndStore
-    listeners: Listeners
-    readiness: Readiness
-    local: Caller
-
-
 class FrontEnd:
     """An ASGI application: see `create_app`.
 
@@ -183,9 +121,10 @@ class FrontEnd:
         library: Library,
         store: FrontEndStore | None,
     ) -> None:
-        self._name, self._version, self._instructions = name, version, instructions
-        self._tools, self._settings, self._outbox, self._given = tools, settings, outbox, store
-        self._library = library
+        self._offer = Offer(
+            name=name, version=version, instructions=instructions, tools=tools, library=library
+        )
+        self._settings, self._outbox, self._given = settings, outbox, store
         self._endpoint: ASGIApp = _not_started
         self._router: EraRouter | None = None
         self._listeners: Listeners | None = None
@@ -218,14 +157,13 @@ class FrontEnd:
         """
         async with self._opened_store() as store:
             feed = ChangeFeed(store)
-            secret = load_secret(self._settings)
-            library = self._library_handlers(secret)
-            servers = self._build(store, feed, library, secret)
+            secret = load_secret(self._settings.secret, self._settings.data_dir)
+            servers = build_servers(self._offer, self._settings, store=store, feed=feed, secret=secret)
             following = asyncio.create_task(feed.run(), name="change feed")
             try:
                 yield servers
             finally:
-                library.close()
+                servers.library.close()
                 following.cancel()
                 with suppress(asyncio.CancelledError):
                     await following
@@ -250,7 +188,7 @@ class FrontEnd:
         async with self.opened() as servers:
             await servers.readiness.refuse_unworkable()
             await servers.desk.feed.begun()
-            self._endpoint = self._router = self._routed(servers)
+            self._endpoint = self._router = build_router(servers, self._settings)
             self._listeners = servers.listeners
             self._readiness = servers.readiness
             try:
@@ -266,98 +204,6 @@ class FrontEnd:
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
 
-    def _companions(self, store: FrontEndStore) -> Companions | None:
-        settings = self._settings
-        if not settings.companion_tools:
-            return None
-        return Companions(self._tools, store, limits=settings.limits, longest_wait=settings.handle_after)
-
-    def _library_handlers(self, secret: bytes) -> LibraryHandlers:
-        limits = self._settings.limits
-        preflight = Preflight(RequestStates(secret), limits=limits, request="request for a prompt")
-        return LibraryHandlers(self._library, preflight=preflight, limits=limits)
-
-    def _build(
-        self, store: FrontEndStore, feed: ChangeFeed, library: LibraryHandlers, secret: bytes
-    ) -> Servers:
-        settings, states = self._settings, RequestStates(secret)
-        companions = self._companions(store)
-        listed = self._tools if companions is None else companions.listed()
-        handlers = Handlers(
-            tools=self._tools,
-            store=store,
-            feed=feed,
-            preflight=Preflight(states, limits=settings.limits),
-            states=states,
-            limits=settings.limits,
-            shards=settings.shards,
-            wait_limit=settings.wait_limit,
-            companions=companions,
-            handle_after=settings.handle_after,
-            reconnect_window=settings.reconnect_window,
-        )
-        listeners = Listeners(
-            store=store, feed=feed, results=wire.Results(self._tools), library=self._library
-        )
-        server = build_server(
-            name=self._name,
-            version=self._version,
-            instructions=self._instructions,
-            tools=listed,
-            handlers=handlers,
-            library=library,
-            listeners=listeners,
-        )
-        desk = Desk(
-            store=store,
-            sessions=store.sessions,
-            questions=Questions(store, store.sessions, secret, limits=settings.limits),
-            feed=feed,
-            bookmarks=Bookmarks(secret),
-        )
-        handshake = build_handshake_server(
-            name=self._name,
-            version=self._version,
-            instructions=self._instructions,
-            tools=listed,
-            handlers=handlers,
-            library=library,
-            companions=companions,
-            desk=desk,
-            secret=secret,
-            wait_limit=settings.wait_limit,
-        )
-        return Servers(
-            tools=listed,
-            modern=server,
-            handshake=handshake,
-            desk=desk,
-            store=store,
-            readiness=Readiness(store),
-            listeners=listeners,
-            local=Caller(owner=owner_of(LOCAL_USER, secret)),
-        )
-
-    def _routed(self, servers: Servers) -> EraRouter:
-        settings = self._settings
-        guard = AddressGuard(settings)
-        admission = Admission(
-            tools=servers.tools,
-            authenticator=Authenticator(settings),
-            guard=guard,
-            limits=settings.limits,
-        )
-        modern = McpEndpoint(server=servers.modern, admission=admission)
-        legacy = LegacyFront(
-            server=servers.handshake,
-            desk=servers.desk,
-            admission=admission,
-            guard=guard,
-            limits=settings.limits,
-            modern=modern,
-        )
-        return EraRouter(modern=modern, legacy=legacy)
-
     async def _alive(self, _: Request) -> Response:
         """The process runs; says nothing of what it depends on."""
         return JSONResponse({"status": "alive"})
@@ -369,55 +215,6 @@ class FrontEnd:
         if problem is None and self._readiness is not None:
             return JSONResponse({"status": "ready", "store": self._readiness.shortage() or "ok"})
         return JSONResponse({"status": "not ready", "store": problem}, status_code=503)
-
-
-class Readiness:
-    """Whether the store can be used now.
-
-    Its set-up is checked once it is first reached; after an outage too, since it may be another server.
-
-    Args:
-        store: The store.
-    """
-
-    def __init__(self, store: FrontEndStore) -> None:
-        self._store = store
-        self._checked = False
-
-    async def problem(self) -> str | None:
-        """What is wrong, as a sentence; None if all is well."""
-        try:
-            if self._checked:
-                await self._store.ping()
-                return None
-            errors = errors_among(await self._store.check())
-        except StoreUnavailable as error:
-            self._checked = False
-            return str(error)
-        self._checked = not errors
-        return " ".join(errors) or None
-
-    def shortage(self) -> str | None:
-        """What a store that answers refuses for want of memory; None: nothing.
-
-        No reason not to be ready: clients still read their tasks here, and no other front end has more.
-        """
-        return refused_work(self._store.memory)
-
-    async def refuse_unworkable(self) -> None:
-        """Check the store at start; one that is down may come up later.
-
-        Raises:
-            ConfigurationError: It answers, and its set-up would lose tasks.
-        """
-        try:
-            errors = errors_among(await self._store.check())
-        except StoreUnavailable as error:
-            logger.warning("Starting without a store, not ready until it answers: %s", error)
-            return
-        if errors:
-            raise ConfigurationError(" ".join(errors))
-        self._checked = True
 
 
 @asynccontextmanager

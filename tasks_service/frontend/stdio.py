@@ -30,17 +30,20 @@ from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
 from ..domain.task import JsonText
 from ..store.sessions import Session
-from .admission import has_envelope
-from .app import FrontEnd, Servers
-from .following import Following
-from .handshake import Visit
-from .http import Exchange, Inquiry
-from .ingress import BODY_BYTES, Rejection, parse, request_id
-from .legacy import shake_hands
-from .pipe import Pipe
-from .streams import Outgoing, error_message
-from .wire import v2025_11_25 as wire
-from .wire import v2026_07_28 as later
+from .app import FrontEnd
+from .assembly import Servers
+from .core.requests import Inquiry
+from .transport.body import BODY_BYTES, parse
+from .transport.jsonrpc import error_message, has_envelope, request_id
+from .transport.outgoing import Outgoing
+from .transport.pipe import Pipe
+from .transport.rejection import Rejection
+from .transport.sdk_kernel import Exchange
+from .v2025_11_25 import wire
+from .v2025_11_25.initialize import initialize
+from .v2025_11_25.methods import Visit
+from .v2025_11_25.session_stream import Following
+from .v2026_07_28 import wire as later
 
 logger = logging.getLogger(__name__)
 
@@ -232,9 +235,7 @@ class StdioFront:
             raise _refused("initialize: this connection is initialized already", identity)
         exchange = Exchange(_LOCAL, identity, ServerMessageMetadata())
         try:
-            session, result = await shake_hands(
-                self._servers.handshake, exchange, params, self._servers.local
-            )
+            session, result = await initialize(self._servers.handshake, exchange, params, self._servers.local)
         except Exception as error:
             await self._pipe.send(error_message(identity, modern_error_data(error)))
             return
@@ -386,7 +387,7 @@ class _Gate:
         self._store, self._feed, self._patience = servers.store, servers.desk.feed, patience
 
     async def passed(self, method: str) -> None:
-        if self._patience and wire.needs_store(method):
+        if self._patience and (wire.needs_store(method) or method == later.LISTEN):
             await self.reached()
 
     async def reached(self) -> None:

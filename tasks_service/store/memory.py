@@ -26,28 +26,13 @@ from ..domain.decide import (
 )
 from ..domain.errors import InvalidTransition, TaskNotFound
 from ..domain.events import Call, Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
+from ..domain.indexes import awaits_first_message, awaits_worker, frees_seat, has_seat, is_sent, why_not
 from ..domain.limits import DEFAULT_LIMITS, Limits
 from ..domain.task import NO_TEXT, Lane, Owner, Phase, Task, TaskRecord, Turn
-from .base import (
-    MOST_CALLED,
-    Claimed,
-    Counts,
-    Created,
-    Due,
-    NoOutbox,
-    Outbox,
-    Page,
-    Repair,
-    SweepMark,
-    SweepRecord,
-    TaskView,
-    awaits_first_message,
-    awaits_worker,
-    frees_seat,
-    has_seat,
-    is_sent,
-    why_not,
-)
+from .clients import Created, Page, TaskView
+from .maintenance import MOST_CALLED, Counts, Due, Repair, SweepMark, SweepRecord
+from .outbox import NoOutbox, Outbox
+from .workers import Claimed
 
 
 def _wall_clock_ms() -> int:

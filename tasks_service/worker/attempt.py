@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from ..dispatch import task_hash
 from ..domain.errors import (
     AttemptEnded,
     AttemptLost,
@@ -32,11 +31,13 @@ from ..domain.errors import (
 from ..domain.events import Note, RequestInput, Sleep, WorkerEvent
 from ..domain.events import Question as Asked
 from ..domain.limits import Limits, to_json
+from ..domain.names import task_hash
 from ..domain.reports import LogMessage, Report
 from ..domain.task import JournalEntry, Phase, Progress, Task
-from ..journal import Journal
-from ..questions import Question, headline, question_digest
-from ..store.base import TaskStore, full_jitter
+from ..durable.journal import Journal
+from ..durable.questions import Question, headline, question_digest
+from ..store.clients import TaskStore
+from ..store.redis.backoff import full_jitter
 from .publishing import Publisher, ReportQueue
 
 PROGRESS_INTERVAL = 1.0

@@ -12,9 +12,9 @@ from typing import Any
 
 from celery import Celery, Task
 
-from ..dispatch import task_hash
+from ..authoring.tool import Tool
+from ..domain.names import task_hash
 from ..domain.task import new_token
-from ..tool import Tool
 from .engine import Engine
 from .exposed import original_task, run_exposed
 from .request import LEASE_HEADER

@@ -7,18 +7,18 @@ import threading
 
 from celery import Celery
 
-from ..dispatch import Dispatcher
+from ..broker.dispatcher import Dispatcher
 from ..domain.errors import ConfigurationError
 from ..settings import Settings
 from ..store.redis import RedisTaskStore
 from .execution import Executor
 from .interrupts import Interrupter
-from .keeper import Keeper
+from .lease_keeper import Keeper
 from .loop import AsyncLoop
 from .maintenance import Sweeper
 from .publishing import Publisher
 from .request import Obituaries
-from .stop import StopSign
+from .shutdown import StopSign
 
 KEEPER_DEADLINE = 2.0
 """Seconds that a renewal may try: less than its interval, so that an outage of one does not cost others."""

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 from billiard.common import terminate_handler_fired
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
-from ..context import AsyncTaskContext, TaskContext, current_context, running_in
-from ..dispatch import task_hash
+from ..authoring.tool import Tool
 from ..domain.errors import (
     AttemptEnded,
     AttemptTimedOut,
@@ -29,14 +28,16 @@ from ..domain.errors import (
 )
 from ..domain.events import Claim, CompleteWithResult, Overdue, Release, WorkerEvent
 from ..domain.limits import Limits
+from ..domain.names import task_hash
 from ..domain.task import Task
+from ..durable.context import AsyncTaskContext, TaskContext, current_context, running_in
+from ..durable.journal import Journal
 from ..failpoints import failpoint
-from ..journal import Journal
-from ..store.base import Claimed, TaskStoreMaintenance
-from ..tool import Tool
+from ..store.maintenance import TaskStoreMaintenance
+from ..store.workers import Claimed
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
-from .keeper import Keeper, KeptStore
+from .lease_keeper import Keeper, KeptStore
 from .loop import AsyncLoop
 from .outcome import event_of_error, event_of_value, result_too_large, timed_out
 from .publishing import Publisher

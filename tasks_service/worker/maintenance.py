@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..dispatch import Dispatcher, task_hash
+from ..broker.dispatcher import Dispatcher
 from ..domain.errors import CorruptRecord, InvalidTransition, StoreFull, StoreUnavailable, TaskNotFound
 from ..domain.events import Call, Expire, Overdue, Reap, Redispatch, SweepEvent
+from ..domain.names import task_hash
 from ..domain.task import SECOND, Policy
 from ..failpoints import failpoint
-from ..store.base import Due, TaskStoreMaintenance
+from ..store.maintenance import Due, TaskStoreMaintenance
 
 logger = logging.getLogger(__name__)
 

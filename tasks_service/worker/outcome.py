@@ -14,7 +14,7 @@ from typing import Any
 from mcp.server.mcpserver.exceptions import ToolError as SDKToolError
 from mcp.shared.exceptions import MCPError
 
-from ..dispatch import task_hash
+from ..authoring.tool import Rendered, Tool, error_result
 from ..domain.errors import (
     ClientCannot,
     ClientError,
@@ -29,8 +29,8 @@ from ..domain.errors import (
 )
 from ..domain.events import CompleteWithResult, FailWithError, Retry, WorkerEvent
 from ..domain.limits import Limits, to_json
+from ..domain.names import task_hash
 from ..domain.task import Failure, FailureKind, JsonText, Task
-from ..tool import Rendered, Tool, error_result
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from ..domain.limits import Limits
 from ..domain.reports import LogMessage, Report, brief
 from ..domain.task import Progress
 from ..failpoints import failpoint
-from ..store.base import Reported
+from ..store.changes import Reported
 
 logger = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 from celery.worker.strategy import default
 
-from ..dispatch import task_hash
 from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import FailWithError, Release, WorkerEvent
+from ..domain.names import task_hash
 from ..domain.task import Failure, FailureKind, new_token
 from ..failpoints import failpoint
-from ..store.base import TaskStore
+from ..store.clients import TaskStore
 
 logger = logging.getLogger(__name__)
 

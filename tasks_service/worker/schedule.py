@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..broker import MAINTENANCE_QUEUE
+from ..broker.app import MAINTENANCE_QUEUE
 
 SWEEP_TASK = "tasks_service.sweep"
 """The Celery task that sweeps."""

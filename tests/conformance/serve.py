@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import IO
 
 from tasks_service import Settings
-from tasks_service.cli.client import connect
-from tasks_service.cli.probe import refuse_taken
-from tasks_service.cli.processes import ProcessSpec
-from tasks_service.cli.stack import Stack
 from tasks_service.cli.up import lines_with_names
+from tasks_service.client.service_client import connect
 from tasks_service.domain.errors import TasksServiceError
+from tasks_service.local.ports import refuse_taken
+from tasks_service.local.procfile import ProcessSpec
+from tasks_service.local.stack import Stack
 
 HOST = "127.0.0.1"
 SLOTS = 16

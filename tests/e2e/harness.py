@@ -16,13 +16,14 @@ from typing import Any
 from pytest_celery import CeleryTestContainer, CeleryTestWorker
 
 from tasks_service import TaskService
-from tasks_service.dispatch import Dispatcher
+from tasks_service.addresses.redis import parse_address
+from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.events import Cancel, Create
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import Owner, Phase, Task, TaskRecord
-from tasks_service.store.base import TaskView, new_task_id
+from tasks_service.store.clients import TaskView
 from tasks_service.store.redis import RedisTaskStore
-from tasks_service.store.redis.address import parse_address
 
 READY = " ready."
 OWNER = Owner("tester")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks_service.domain.task import Phase, Task
-from tasks_service.embedded import find_running
+from tasks_service.local.redis_server import find_running
 from tasks_service.store.redis import RedisTaskStore
 from tests.support import free_port
 
@@ -37,6 +37,7 @@ class RunningUp:
                 if not name.startswith(("TASKS_", "FLOWER_"))
             },
             "TASKS_DATA_DIR": str(directory / "data"),
+            "TASKS_APP": "workers.app",
             "TASKS_TOOLS_ROOT": str(files),
             "TASKS_PORT": str(free_port()),
             "FLOWER_PORT": str(free_port()),

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 
 from tasks_service.domain.errors import StoreForbidden, TaskNotFound
 from tasks_service.domain.events import Cancel
-from tasks_service.store.base import new_task_id
+from tasks_service.domain.names import new_task_id
 from tasks_service.store.redis import RedisTaskStore, Role
 from tests.protocol.sessions import SessionClient, is_request
 from tests.protocol.support import WITH_TASKS, WireClient, until

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks_service.frontend import request_state
+from tasks_service.frontend.core import request_state
 from tests.protocol.support import WireClient, serving, settings
 from tests.support import RedisServer
 

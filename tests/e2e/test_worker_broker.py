@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from pytest_celery import CeleryTestWorker
 
-from tasks_service.broker import KeptClientConnection
+from tasks_service.broker.transport import KeptClientConnection
 from tasks_service.domain.task import Phase, TaskStatus
 from tests.support import RedisServer
 

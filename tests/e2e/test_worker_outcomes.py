@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pytest_celery import CeleryTestWorker
 
-from tasks_service.dispatch import task_hash
 from tasks_service.domain.events import Create
+from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.task import FailureKind, JsonText, Phase, TaskStatus
-from tasks_service.store.base import TaskView, new_task_id
+from tasks_service.store.clients import TaskView
 from tests.support import RedisServer, quickest
 
 from .harness import OWNER, Client, wait_until, worker_node

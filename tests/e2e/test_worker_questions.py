@@ -14,6 +14,7 @@ from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.errors import InvalidTransition
 from tasks_service.domain.events import AnswerInput, Cancel, Create
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import (
     DAY,
     HOUR,
@@ -25,8 +26,8 @@ from tasks_service.domain.task import (
     Task,
     TaskStatus,
 )
-from tasks_service.questions import question_digest
-from tasks_service.store.base import TaskView, new_task_id
+from tasks_service.durable.questions import question_digest
+from tasks_service.store.clients import TaskView
 from tests.support import RedisServer
 
 from .asking_app import DIE_AFTER_ASKING, service

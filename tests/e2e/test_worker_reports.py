@@ -9,9 +9,10 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.events import Create
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.reports import LogLevel, LogMessage, Report
 from tasks_service.domain.task import JsonText, Progress
-from tasks_service.store.base import Change, Reported, new_task_id
+from tasks_service.store.changes import Change, Reported
 from tasks_service.store.redis import AsyncRedisTaskStore
 from tests.support import RedisServer
 

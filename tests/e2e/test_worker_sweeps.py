@@ -9,12 +9,12 @@ import pytest
 import redis
 
 from tasks_service import TaskService
-from tasks_service.dispatch import Dispatcher
+from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Claim, CompleteWithResult, Create, Renew, Retry
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import JsonText, Phase, Policy, Task, TaskStatus, new_token
 from tasks_service.settings import Settings
-from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.maintenance import Sweeper, Swept
 from tests.faults.forgetting import ForgetfulServer

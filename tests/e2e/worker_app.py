@@ -13,14 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tasks_service import (
-    AsyncTaskContext,
-    ProtocolError,
-    RetryPolicy,
-    TaskContext,
-    TaskService,
-    ToolError,
-)
+from tasks_service import AsyncTaskContext, ProtocolError, RetryPolicy, TaskContext, TaskService, ToolError
 
 service = TaskService("Worker tests")
 app = service.celery

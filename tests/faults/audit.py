@@ -30,9 +30,9 @@ import redis
 from tasks_service.domain.decide import TRANSITIONS
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
 from tasks_service.domain.events import Mend
+from tasks_service.domain.indexes import awaits_first_message
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits, size
 from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskRecord, TaskStatus, Turn
-from tasks_service.store.base import awaits_first_message
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
 from tasks_service.store.redis.repair import DRIFT_MS

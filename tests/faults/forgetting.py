@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from tasks_service.embedded import find_server
+from tasks_service.local.redis_server import find_server
 from tests.support import RedisServer
 
 KEPT = ("--appendonly", "yes", "--auto-aof-rewrite-percentage", "0", "--aof-timestamp-enabled", "yes")

@@ -39,8 +39,8 @@ from tasks_service.domain.events import (
     WorkerEvent,
 )
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import Failure, FailureKind, JsonText, Owner, Phase, Policy, new_token
-from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 from tests.support_proxy import CuttingProxy, Verdict

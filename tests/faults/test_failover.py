@@ -18,8 +18,8 @@ import pytest
 
 from tasks_service.domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from tasks_service.domain.events import Claim, CompleteWithResult
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import Owner, Phase, TaskStatus, new_token
-from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tests.support_servers import ClusterServers, SentinelGroup, eventually
 

@@ -14,18 +14,18 @@ import pytest
 from pydantic import BaseModel
 from redis.exceptions import ExecAbortError, OutOfMemoryError
 
-from tasks_service.dispatch import Dispatcher
+from tasks_service.authoring.tool import build_tool
+from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.errors import StoreFull, TaskNotFound
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Expire
 from tasks_service.domain.task import JsonText, Phase, Policy, Task, new_token
-from tasks_service.questions import Form
+from tasks_service.durable.questions import Form
 from tasks_service.service import TaskService
 from tasks_service.settings import Settings
-from tasks_service.store.base import Due
+from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, blocking
 from tasks_service.store.redis.headroom import LOOK_SECONDS
 from tasks_service.store.redis.transaction import Exchange
-from tasks_service.tool import build_tool
 from tasks_service.worker.maintenance import Sweeper
 
 from ..protocol.sessions import SessionClient, is_request

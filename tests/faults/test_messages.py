@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from pytest_celery import CeleryTestWorker
 
-from tasks_service.dispatch import Dispatcher
+from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Expire
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import MINUTE, Task, TaskStatus
-from tasks_service.store.base import new_task_id
 from tasks_service.store.redis import RedisTaskStore
 from tests.e2e.harness import OWNER, Client, client_of, wait_until, worker_node
 

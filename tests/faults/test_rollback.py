@@ -39,7 +39,7 @@ from tasks_service.domain.task import (
     Task,
     new_token,
 )
-from tasks_service.journal import Journal
+from tasks_service.durable.journal import Journal
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.attempt import RunningAttempt
 

@@ -18,19 +18,10 @@ import pytest
 
 from tasks_service.domain.events import CompleteWithResult
 from tasks_service.domain.task import EntryKind, JsonText
-from tasks_service.questions import Form
+from tasks_service.durable.questions import Form
 
 from ..protocol.sessions import SessionClient, Stream, is_request
-from ..protocol.support import (
-    WITHOUT_TASKS,
-    WireClient,
-    Worker,
-    asked,
-    registry,
-    serving,
-    settings,
-    until,
-)
+from ..protocol.support import WITHOUT_TASKS, WireClient, Worker, asked, registry, serving, settings, until
 from .audit import audit, told
 from .forgetting import ForgetfulServer
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_service.dispatch import Dispatcher
+from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Question, RequestInput, Retry
 from tasks_service.domain.task import MINUTE, SECOND, JsonText, Phase, Policy, Task, TaskStatus, new_token

@@ -10,9 +10,9 @@ import pytest
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
+from tasks_service.authoring.library import Library
+from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.errors import ProtocolError
-from tasks_service.library import Library
-from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
 
 from .sessions import SessionClient
 from .support import WITHOUT_TASKS, WireClient, Worker, registry, serving, settings

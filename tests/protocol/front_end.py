@@ -11,8 +11,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from tasks_service.frontend.app import create_app
-from tasks_service.frontend.draining import run
-from tasks_service.store.base import NoOutbox
+from tasks_service.frontend.uvicorn_server import run
+from tasks_service.store.outbox import NoOutbox
 
 from ..support import free_port
 from .support import registry, settings, until

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from tasks_service.authoring.library import Library
+from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.frontend.app import create_app
 from tasks_service.frontend.stdio import opened
-from tasks_service.library import Library
 from tasks_service.settings import Settings
-from tasks_service.store.base import NoOutbox
-from tasks_service.tool import ToolRegistry
+from tasks_service.store.outbox import NoOutbox
 
 from .support import VERSION, WITHOUT_TASKS
 

@@ -15,18 +15,18 @@ from typing import Any
 
 import uvicorn
 
+from tasks_service.authoring.library import Library
+from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool
 from tasks_service.domain.errors import InvalidTransition, ProtocolError, TaskNotFound
 from tasks_service.domain.events import Claim, CompleteWithResult, FailWithError, Note, RequestInput
 from tasks_service.domain.events import Question as OpenQuestion
 from tasks_service.domain.task import Failure, FailureKind, Task, new_token
+from tasks_service.durable.questions import Question, question_digest, question_text
 from tasks_service.frontend.app import create_app
-from tasks_service.frontend.draining import DrainingServer
-from tasks_service.library import Library
-from tasks_service.questions import Question, question_digest, question_text
+from tasks_service.frontend.uvicorn_server import DrainingServer
 from tasks_service.settings import Settings
-from tasks_service.store.base import NoOutbox, Outbox
+from tasks_service.store.outbox import NoOutbox, Outbox
 from tasks_service.store.redis import RedisTaskStore
-from tasks_service.tool import Tool, ToolRegistry, build_tool
 
 VERSION = "2026-07-28"
 TASKS = "io.modelcontextprotocol/tasks"

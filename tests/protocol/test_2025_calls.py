@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.task import Failure, FailureKind, Progress
-from tasks_service.frontend import responding
-from tasks_service.tool import ToolRegistry
+from tasks_service.frontend.transport import responding
 
 from ..support import quickest
 from .sessions import SessionClient, Stream, is_answer, is_request

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_service.tool import ToolRegistry
+from tasks_service.authoring.tool import ToolRegistry
 
 from ..support import RedisServer, quickest
 from .sessions import SessionClient, is_answer, is_request

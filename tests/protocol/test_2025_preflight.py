@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tasks_service.questions import Form, Link
-from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.durable.questions import Form, Link
 
 from .sessions import Message, SessionClient, Stream, is_answer, is_request
 from .support import Worker, registry, until

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks_service.questions import Form
-from tasks_service.tool import ToolRegistry
+from tasks_service.authoring.tool import ToolRegistry
+from tasks_service.durable.questions import Form
 
 from .front_end import FrontEnd, greet
 from .sessions import SessionClient, is_answer, is_request

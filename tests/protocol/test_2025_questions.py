@@ -12,7 +12,7 @@ import pytest
 from mcp_types import SamplingMessage, TextContent
 
 from tasks_service.domain.events import Question as OpenQuestion
-from tasks_service.questions import Form, Link, Roots, Sampling
+from tasks_service.durable.questions import Form, Link, Roots, Sampling
 
 from .sessions import RELATED, Message, SessionClient, Stream, is_answer, is_request
 from .support import WireClient, Worker, asked, until

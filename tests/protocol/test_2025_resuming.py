@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.domain.events import Sleep
-from tasks_service.tool import ToolRegistry, build_tool
 
 from .sessions import SessionClient
 from .support import Worker, registry, until

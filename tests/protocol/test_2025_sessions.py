@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_service.tool import ToolRegistry
+from tasks_service.authoring.tool import ToolRegistry
 
 from ..support import RedisServer
 from .sessions import EVERYTHING, SessionClient, is_request

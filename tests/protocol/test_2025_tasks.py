@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from tasks_service.authoring.tool import ToolRegistry, error_result
 from tasks_service.domain.events import Cancel, CompleteWithResult
 from tasks_service.domain.task import DAY, Failure, FailureKind, JsonText, Progress
-from tasks_service.tool import ToolRegistry, error_result
 
 from .sessions import RELATED, SessionClient, is_request
 from .support import WireClient, Worker, serving, settings

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.limits import MIB
-from tasks_service.frontend import ingress
-from tasks_service.tool import ToolRegistry
+from tasks_service.frontend.transport import body as ingress
 
 from .sessions import SessionClient
 from .support import TASK_METHODS, WITHOUT_TASKS, WireClient, Worker, serving, settings

@@ -14,10 +14,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tasks_service import ConfigurationError, TaskService
+from tasks_service.authoring.tool import COMPANION_TOOLS, TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.task import Failure, FailureKind, Progress, Task
-from tasks_service.questions import Form, Link, Question
+from tasks_service.durable.questions import Form, Link, Question
 from tasks_service.settings import Settings
-from tasks_service.tool import COMPANION_TOOLS, TaskSupport, ToolRegistry, build_tool
 
 from .conftest import greet, report
 from .sessions import SessionClient, is_answer, is_request

@@ -8,7 +8,7 @@ import pytest
 from mcp_types import Completion
 
 from tasks_service import RequestContext, Settings, TaskService
-from tasks_service.library import Library
+from tasks_service.authoring.library import Library
 
 from .sessions import SessionClient
 from .support import Reply, WireClient

@@ -10,7 +10,7 @@ import pytest
 from mcp.client.client import Client
 
 from tasks_service import Header
-from tasks_service.tool import ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 
 from .sessions import SessionClient
 from .support import Reply, WireClient, Worker, registry

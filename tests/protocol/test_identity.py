@@ -7,11 +7,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from tasks_service.authoring.tool import ToolRegistry
+from tasks_service.crypto.secret import SECRET_FILE, load_secret
 from tasks_service.domain.errors import ConfigurationError
+from tasks_service.frontend.access.owner import LOCAL_USER, Principal, owner_of
 from tasks_service.frontend.app import check_settings
-from tasks_service.owner import LOCAL_USER, SECRET_FILE, Principal, load_secret, owner_of
-from tasks_service.tool import ToolRegistry
 
 from .support import WireClient, serving, settings
 
@@ -100,21 +102,21 @@ def test_an_owner_is_stable_and_names_nobody() -> None:
 def test_a_configured_secret_is_used_and_nothing_is_written(tmp_path: Path) -> None:
     directory = tmp_path / "data"
 
-    assert load_secret(settings(None, directory, secret="a-long-enough-secret")) == b"a-long-enough-secret"
+    assert load_secret(SecretStr("a-long-enough-secret"), directory) == b"a-long-enough-secret"
     assert not directory.exists()
 
 
 def test_a_short_secret_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="at least 16"):
-        load_secret(settings(None, tmp_path, secret="short"))
+        load_secret(SecretStr("short"), tmp_path)
 
 
 def test_a_secret_is_made_once_for_this_user_only(tmp_path: Path) -> None:
     configuration = settings(None, tmp_path / "data")
 
-    first = load_secret(configuration)
+    first = load_secret(configuration.secret, configuration.data_dir)
 
-    assert load_secret(configuration) == first
+    assert load_secret(configuration.secret, configuration.data_dir) == first
     assert len(first) >= 32
     assert stat.S_IMODE((tmp_path / "data" / SECRET_FILE).stat().st_mode) == 0o600
 
@@ -129,11 +131,11 @@ def test_processes_that_start_together_agree_on_the_secret(tmp_path: Path) -> No
 
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     configuration = settings(None, tmp_path)
-    load_secret(configuration)
+    load_secret(configuration.secret, configuration.data_dir)
     (tmp_path / SECRET_FILE).chmod(0o644)
 
     with pytest.raises(ConfigurationError, match="chmod 600"):
-        load_secret(configuration)
+        load_secret(configuration.secret, configuration.data_dir)
 
 
 # --- addresses ---

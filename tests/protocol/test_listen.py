@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from tasks_service.authoring.library import Library
+from tasks_service.authoring.resource import build_resource
+from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.task import Progress
-from tasks_service.frontend import listening, push
-from tasks_service.library import Library
-from tasks_service.library.resource import build_resource
-from tasks_service.questions import Form
+from tasks_service.durable.questions import Form
+from tasks_service.frontend.core import change_feed as push
+from tasks_service.frontend.v2026_07_28 import subscriptions as listening
 from tasks_service.store.announcements import Listed, list_name, resource_name
-from tasks_service.tool import ToolRegistry
 
 from .front_end import FrontEnd
 from .sessions import Message, SessionClient, Stream, is_request

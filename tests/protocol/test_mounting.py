@@ -20,9 +20,9 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from tasks_service import ConfigurationError
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.frontend.app import FrontEnd, create_app
-from tasks_service.store.base import NoOutbox
-from tasks_service.tool import ToolRegistry, build_tool
+from tasks_service.store.outbox import NoOutbox
 
 from .sessions import VERSION as HANDSHAKE
 from .support import WITHOUT_TASKS, WireClient, Worker, registry, settings, until

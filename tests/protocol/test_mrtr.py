@@ -19,12 +19,12 @@ from mcp.client.client import Client
 from mcp.client.session import ClientRequestContext
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, SamplingMessage, TextContent
 
+from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.events import Cancel, Overdue
 from tasks_service.domain.task import Task
-from tasks_service.frontend import request_state
-from tasks_service.questions import Form, Question, Roots, Sampling
-from tasks_service.store.base import Due
-from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.durable.questions import Form, Question, Roots, Sampling
+from tasks_service.frontend.core import request_state
+from tasks_service.store.maintenance import Due
 
 from .conftest import greet as plain_greet
 from .front_end import FrontEnd

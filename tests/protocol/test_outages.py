@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_service.tool import ToolRegistry
+from tasks_service.authoring.tool import ToolRegistry
 
 from ..support import RedisServer, free_port, quickest
 from .support import WITHOUT_TASKS, WireClient, Worker, serving, settings, until

@@ -11,24 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.task import Task
-from tasks_service.frontend import responding
-from tasks_service.frontend.push import HEAL_SECONDS
-from tasks_service.questions import Form
-from tasks_service.tool import ToolRegistry
+from tasks_service.durable.questions import Form
+from tasks_service.frontend.core.change_feed import HEAL_SECONDS
+from tasks_service.frontend.transport import responding
 
-from .support import (
-    TASK_METHODS,
-    WITHOUT_TASKS,
-    Reply,
-    WireClient,
-    Worker,
-    asked,
-    serving,
-    settings,
-    until,
-)
+from .support import TASK_METHODS, WITHOUT_TASKS, Reply, WireClient, Worker, asked, serving, settings, until
 
 SURE = asked(Form("Sure?", {"type": "object", "properties": {}}))
 

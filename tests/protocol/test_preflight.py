@@ -17,10 +17,10 @@ from mcp.client.session import ClientRequestContext
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 from pydantic import BaseModel, Field
 
+from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.task import EntryKind, JournalEntry
-from tasks_service.frontend import request_state
-from tasks_service.questions import Form, Link, question_digest
-from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.durable.questions import Form, Link, question_digest
+from tasks_service.frontend.core import request_state
 
 from .support import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient, Worker, registry, serving, settings, until
 

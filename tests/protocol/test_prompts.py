@@ -14,8 +14,8 @@ from mcp_types import EmbeddedResource, PromptMessage, TextContent, TextResource
 from pydantic import BaseModel, Field
 
 from tasks_service import Declined, Form, ProtocolError, RequestContext, Settings, TaskService
-from tasks_service.library import Library
-from tasks_service.tool import ToolRegistry, build_tool
+from tasks_service.authoring.library import Library
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 
 from .sessions import SessionClient, is_answer, is_request
 from .support import WITHOUT_TASKS, Reply, WireClient, registry

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from tasks_service.frontend.push import ChangeFeed, Watcher
-from tasks_service.store.base import Change
+from tasks_service.frontend.core.change_feed import ChangeFeed, Watcher
+from tasks_service.store.changes import Change
 
 
 class Source:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from tasks_service.domain.events import Claim
 from tasks_service.domain.task import Failure, FailureKind, JsonText, new_token
-from tasks_service.questions import Form, Link, Question, Roots, Sampling
+from tasks_service.durable.questions import Form, Link, Question, Roots, Sampling
 
 from .support import WITH_TASKS, WITHOUT_TASKS, WireClient, Worker, asked
 

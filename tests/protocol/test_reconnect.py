@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.events import Leave, Overdue
 from tasks_service.domain.task import Task
-from tasks_service.frontend import push
-from tasks_service.questions import Form
-from tasks_service.store.base import Due
-from tasks_service.tool import ToolRegistry
+from tasks_service.durable.questions import Form
+from tasks_service.frontend.core import change_feed as push
+from tasks_service.store.maintenance import Due
 
 from .front_end import FrontEnd
 from .sessions import SessionClient

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tasks_service import AsyncTaskContext, RetryPolicy, TaskContext
-from tasks_service.frontend.push import HEAL_SECONDS
-from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.frontend.core.change_feed import HEAL_SECONDS
 
 from ..support import RedisServer
 from ..support_proxy import CuttingProxy, Verdict

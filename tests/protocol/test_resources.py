@@ -16,7 +16,7 @@ from mcp_types import Annotations, TextResourceContents
 from pydantic import BaseModel
 
 from tasks_service import ProtocolError, RequestContext, ResourceNotFound, Settings, TaskService
-from tasks_service.library import Library
+from tasks_service.authoring.library import Library
 
 from .sessions import SessionClient
 from .support import WireClient, until

@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
-from tasks_service.tool import COMPANION_TOOLS, ToolRegistry
+from tasks_service.authoring.tool import COMPANION_TOOLS, ToolRegistry
 
 from .support import Worker
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mcp_types import CallToolResult
 
-from tasks_service.cli.client import connect
-from tasks_service.cli.wire import TaskState
-from tasks_service.tool import ToolRegistry
+from tasks_service.authoring.tool import ToolRegistry
+from tasks_service.client.messages import TaskState
+from tasks_service.client.service_client import connect
 
 from ..support import RedisServer
 from .support import Worker, serving, settings, until

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from tasks_service.authoring.library import Library
+from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.task import TaskStatus
-from tasks_service.frontend.ingress import BODY_BYTES
-from tasks_service.library import Library
-from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.frontend.transport.body import BODY_BYTES
 
 from .pipes import PipeClient, PipedFrontEnd, piped
 from .support import WITH_TASKS, Worker, registry, settings, until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks_service.frontend.streams import STREAM_EVENTS, STREAM_REPORTS, Outgoing
+from tasks_service.frontend.transport.outgoing import STREAM_EVENTS, STREAM_REPORTS, Outgoing
 
 
 def test_messages_leave_in_the_order_in_which_they_came() -> None:

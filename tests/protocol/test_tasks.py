@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tasks_service.domain.task import Failure, FailureKind, JsonText, Progress
-from tasks_service.questions import Form
+from tasks_service.durable.questions import Form
 
 from .support import WireClient, Worker, asked
 

@@ -6,17 +6,18 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.task import new_token
-from tasks_service.store.base import Change, Due
+from tasks_service.store.changes import Change
+from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
-from tasks_service.tool import ToolRegistry
 from tasks_service.worker.execution import Executor
 from tasks_service.worker.interrupts import Interrupter
-from tasks_service.worker.keeper import Keeper
+from tasks_service.worker.lease_keeper import Keeper
 from tasks_service.worker.loop import AsyncLoop
 from tasks_service.worker.publishing import Publisher
-from tasks_service.worker.stop import StopSign
+from tasks_service.worker.shutdown import StopSign
 
 
 class DeafStore(RedisTaskStore):

@@ -11,19 +11,14 @@ import pytest
 
 from tasks_service.domain.events import Claim, ClientEvent, CompleteWithResult, Create, WorkerEvent
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import JsonText, Owner, Policy, Task, new_token
-from tasks_service.store.base import (
-    Claimed,
-    Created,
-    Page,
-    Push,
-    TaskStore,
-    TaskStoreMaintenance,
-    TaskView,
-    new_task_id,
-)
+from tasks_service.store.clients import Created, Page, TaskStore, TaskView
+from tasks_service.store.maintenance import TaskStoreMaintenance
 from tasks_service.store.memory import MemoryTaskStore
+from tasks_service.store.outbox import Push
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+from tasks_service.store.workers import Claimed
 
 from ..faults.audit import audit, told
 from ..support_servers import ClusterServers, SentinelGroup

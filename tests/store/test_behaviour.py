@@ -37,6 +37,7 @@ from tasks_service.domain.events import (
     Sleep,
 )
 from tasks_service.domain.limits import Limits
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import (
     HOUR,
     MINUTE,
@@ -53,7 +54,7 @@ from tasks_service.domain.task import (
     TaskStatus,
     new_token,
 )
-from tasks_service.store.base import Due, new_task_id
+from tasks_service.store.maintenance import Due
 
 from .conftest import ALICE, BOB, RESULT, Face, FaceMaker, creation
 

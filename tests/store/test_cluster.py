@@ -15,9 +15,11 @@ from redis.crc import key_slot
 
 from tasks_service.domain.errors import LeaseLost, StoreFull, StoreUnavailable
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Create, Expire, Note
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.reports import LogLevel
 from tasks_service.domain.task import JsonText, Owner, Phase, new_token
-from tasks_service.store.base import Due, Finding, Severity, SweepMark, new_task_id
+from tasks_service.store.findings import Finding, Severity
+from tasks_service.store.maintenance import Due, SweepMark
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, Role
 from tasks_service.store.redis.connection import client_findings
 from tasks_service.store.sessions import Session

@@ -50,6 +50,7 @@ from tasks_service.domain.events import (
     WorkerEvent,
 )
 from tasks_service.domain.limits import Limits
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import (
     EntryKind,
     Failure,
@@ -62,7 +63,7 @@ from tasks_service.domain.task import (
     TaskStatus,
     new_token,
 )
-from tasks_service.store.base import Due, new_task_id
+from tasks_service.store.maintenance import Due
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer

@@ -15,18 +15,11 @@ import pytest
 import redis
 
 from tasks_service.domain.errors import CorruptRecord, InvalidTransition, QuotaExceeded, StoreUnavailable
-from tasks_service.domain.events import (
-    Cancel,
-    Claim,
-    CompleteWithResult,
-    Create,
-    Leave,
-    Note,
-    Release,
-)
+from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Create, Leave, Note, Release
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import JsonText, Phase, Task, TaskStatus, new_token
-from tasks_service.store.base import Change, Severity
+from tasks_service.store.changes import Change
+from tasks_service.store.findings import Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tests.support import RedisServer, free_port, quickest
 from tests.support_proxy import CuttingProxy, Verdict
@@ -447,8 +440,8 @@ def test_an_evicting_redis_is_an_error_that_says_how_to_mend_it(
 
 
 def test_each_owner_keeps_to_one_shard_and_all_shards_are_swept(redis_url: str) -> None:
+    from tasks_service.domain.names import new_task_id
     from tasks_service.domain.task import Owner
-    from tasks_service.store.base import new_task_id
 
     store = RedisTaskStore(redis_url, shards=8)
     owners = [Owner(f"owner-{number}") for number in range(40)]

@@ -14,7 +14,7 @@ import pytest
 from tasks_service.domain.errors import StoreUnavailable
 from tasks_service.domain.events import Cancel, Claim, Note
 from tasks_service.domain.task import JsonText, Phase, new_token
-from tasks_service.store.base import Severity
+from tasks_service.store.findings import Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tests.support import RedisServer
 from tests.support_servers import SentinelGroup, eventually, stopped

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks_service.addresses.redis import parse_address
 from tasks_service.domain.errors import StoreUnavailable
-from tasks_service.store.base import new_task_id
+from tasks_service.domain.names import new_task_id
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tasks_service.store.redis.address import parse_address
 from tests.support import RedisServer
 from tests.support_servers import ClusterServers, SentinelGroup, eventually
 from tests.support_tls import Authority, TlsProxy

@@ -42,7 +42,7 @@ from tasks_service.domain.task import (
     Turn,
     new_token,
 )
-from tasks_service.store.base import Due
+from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tasks_service import TaskCancelled
 from tasks_service.domain.task import Owner, Policy, Task, TaskStatus
-from tasks_service.journal import Journal
+from tasks_service.durable.journal import Journal
 
 
 class Report(NamedTuple):

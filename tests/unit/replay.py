@@ -12,10 +12,10 @@ from typing import Any
 from tasks_service import AsyncTaskContext
 from tasks_service.domain.events import AnswerInput, Claim, Create, Release
 from tasks_service.domain.limits import DEFAULT_LIMITS
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import EntryKind, JournalEntry, JsonText, Owner, Phase, Task, new_token
-from tasks_service.journal import Journal
-from tasks_service.questions import Question, check_answer, question_digest
-from tasks_service.store.base import new_task_id
+from tasks_service.durable.journal import Journal
+from tasks_service.durable.questions import Question, check_answer, question_digest
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.worker.attempt import RunningAttempt
 

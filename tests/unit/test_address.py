@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from tasks_service.addresses.redis import Kind, Node, parse_address
 from tasks_service.settings import Settings
-from tasks_service.store.redis.address import Kind, Node, parse_address
 
 SENTINELS = "redis+sentinel://ann:p%40ss@one:26380,two/3?service=tasks&sentinel_password=s%2Fp"
 

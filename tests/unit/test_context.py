@@ -19,8 +19,8 @@ from tasks_service import (
 from tasks_service.domain.errors import LimitExceeded, NotJson
 from tasks_service.domain.events import Cancel, Claim, Create
 from tasks_service.domain.limits import DEFAULT_LIMITS
+from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import JsonText, Owner, Progress, new_token
-from tasks_service.store.base import new_task_id
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.worker.attempt import RunningAttempt
 

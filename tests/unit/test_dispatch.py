@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tasks_service.broker import broker_of, create_app, redis_server
-from tasks_service.dispatch import Dispatcher, celery_id, task_hash
+from tasks_service.addresses.broker import broker_of, redis_server
+from tasks_service.broker.app import create_app
+from tasks_service.broker.dispatcher import Dispatcher
+from tasks_service.broker.message import celery_id
 from tasks_service.domain.errors import ConfigurationError
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import JsonText, Owner, Policy, Task, TaskStatus
 
 URL = "redis://127.0.0.1:6379/0"

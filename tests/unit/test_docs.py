@@ -14,6 +14,7 @@ import pytest
 from tasks_service.cli import commands
 from tasks_service.service import ToolOptions
 from tasks_service.settings import Settings
+from workers.settings import ToolSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -39,8 +40,9 @@ def test_the_operators_guide_has_every_setting_with_its_default() -> None:
         re.findall(r"^\| `TASKS_(\w+)` \| ([^|]+) \|", text_of("docs/guide-operators.md"), re.MULTILINE)
     )
     told = {name.lower(): default.strip().strip("`") for name, default in rows.items()}
-    assert set(told) == set(Settings.model_fields)
-    for name, field in Settings.model_fields.items():
+    fields = {**Settings.model_fields, **ToolSettings.model_fields}
+    assert set(told) == set(fields)
+    for name, field in fields.items():
         if name not in NOT_LITERAL:
             assert told[name] == str(field.default), name
 

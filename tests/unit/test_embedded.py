@@ -15,12 +15,12 @@ import pytest
 import redis
 
 from tasks_service.domain.errors import ConfigurationError
-from tasks_service.embedded import EmbeddedRedis, find_running, find_server
+from tasks_service.local.redis_server import EmbeddedRedis, find_running, find_server
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from tasks_service.embedded import EmbeddedRedis
+from tasks_service.local.redis_server import EmbeddedRedis
 print(EmbeddedRedis(Path(sys.argv[1])).start().url, flush=True)
 time.sleep(60)
 """
@@ -161,7 +161,7 @@ def test_without_any_server_the_error_says_how_to_mend_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("tasks_service.embedded.SERVER_WHEEL", "no_such_wheel")
+    monkeypatch.setattr("tasks_service.local.redis_server.SERVER_WHEEL", "no_such_wheel")
 
     with pytest.raises(ConfigurationError, match=r"tasks-service\[embedded\].*TASKS_REDIS_URL"):
         EmbeddedRedis(tmp_path / "data").start()
@@ -174,8 +174,8 @@ def test_a_server_that_is_too_old_is_passed_over_and_named(
     old.write_text("#!/bin/sh\necho 'Redis server v=6.2.14 sha=0'\n")
     old.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/local/none")
-    monkeypatch.setattr("tasks_service.embedded.SERVER_WHEEL", "no_such_wheel")
-    monkeypatch.setattr("tasks_service.embedded.SERVER_NAMES", ("redis-server",))
+    monkeypatch.setattr("tasks_service.local.redis_server.SERVER_WHEEL", "no_such_wheel")
+    monkeypatch.setattr("tasks_service.local.redis_server.SERVER_NAMES", ("redis-server",))
 
     with pytest.raises(ConfigurationError, match=r"6\.2\.14"):
         find_server()

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tasks_service import AsyncTaskContext, ClientCannot, ConfigurationError, Form, TaskContext, TaskService
-from tasks_service.context import running_in
 from tasks_service.domain.errors import HistoryMismatch, Parked
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.task import JsonText, Phase
+from tasks_service.durable.context import running_in
 from tests.unit.replay import Life, until_parked
 
 GUIDE = Path(__file__).parents[2] / "docs/guide-asking.md"

@@ -14,8 +14,8 @@ from mcp_types import TextContent
 from pydantic import BaseModel
 
 from tasks_service import Declined, RequestContext, ResourceNotFound, Settings, TaskService
+from tasks_service.authoring.prompt import messages_of
 from tasks_service.domain.errors import InvalidArguments
-from tasks_service.library.prompt import messages_of
 
 GUIDE = Path(__file__).parents[2] / "docs/guide-authors.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

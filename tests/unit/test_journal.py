@@ -7,7 +7,7 @@ import pytest
 from tasks_service import ConfigurationError
 from tasks_service.domain.errors import HistoryMismatch
 from tasks_service.domain.task import EntryKind, JournalEntry, JsonText
-from tasks_service.journal import Call, Journal
+from tasks_service.durable.journal import Call, Journal
 
 STEP, ANSWER, TIMER = EntryKind.STEP, EntryKind.ANSWER, EntryKind.TIMER
 

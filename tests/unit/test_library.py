@@ -8,15 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from tasks_service import (
-    ConfigurationError,
-    Form,
-    Header,
-    RequestContext,
-    Settings,
-    TaskContext,
-    TaskService,
-)
+from tasks_service import ConfigurationError, Form, Header, RequestContext, Settings, TaskContext, TaskService
 
 
 @pytest.fixture

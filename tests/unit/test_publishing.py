@@ -11,8 +11,8 @@ from tasks_service.domain.errors import LimitExceeded, NotJson
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.reports import LOG_DATA_BYTES, LOGGER_BYTES, LogLevel, LogMessage, Report
 from tasks_service.domain.task import JsonText, Progress
-from tasks_service.logs import log_message
-from tasks_service.store.base import Reported
+from tasks_service.durable.log_messages import log_message
+from tasks_service.store.changes import Reported
 from tasks_service.worker.publishing import (
     FIRST_SILENCE,
     LONGEST_SILENCE,

@@ -15,8 +15,8 @@ from pydantic.networks import AnyUrl
 
 from tasks_service import Cancelled, ClientError, ConfigurationError, Declined, Form, Link, Roots, Sampling
 from tasks_service.domain.errors import AnswerRefused, LimitExceeded
-from tasks_service.forms import lower
-from tasks_service.questions import (
+from tasks_service.durable.forms import lower
+from tasks_service.durable.questions import (
     Question,
     check_answer,
     default_text,

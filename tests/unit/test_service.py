@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tasks_service import ConfigurationError, Settings, TaskService
+from tasks_service.authoring.tool import TaskSupport
 from tasks_service.domain.task import HOUR, SECOND
-from tasks_service.tool import TaskSupport
 
 
 @pytest.fixture

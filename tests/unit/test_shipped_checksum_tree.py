@@ -16,7 +16,7 @@ import pytest
 from tasks_service import AsyncTaskContext, TaskCancelled, ToolError
 from tests.support import quickest
 from tests.unit.recording import RecordingAttempt
-from workers.checksum_tree import Algorithm, TreeDigest, digest_tree
+from workers.tools.checksum_tree import Algorithm, TreeDigest, digest_tree
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks_service import ToolError
-from workers.confine import confine, open_file
+from workers.tools.confine import confine, open_file
 
 
 @pytest.fixture

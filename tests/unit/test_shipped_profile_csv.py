@@ -13,8 +13,8 @@ import pytest
 from tasks_service import TaskCancelled, TaskContext, ToolError
 from tests.support import quickest
 from tests.unit.recording import RecordingAttempt
-from workers.csv_profile.report import ColumnProfile, CsvProfile
-from workers.profile_csv import profile
+from workers.tools.csv_profile.report import ColumnProfile, CsvProfile
+from workers.tools.profile_csv import profile
 
 
 def profile_of(directory: Path, content: str | bytes, *, header: bool | None = None) -> CsvProfile:

@@ -15,8 +15,17 @@ from tasks_service import Settings, TaskContext, TaskService, ToolError
 from tasks_service.domain.errors import AnswerRefused, Parked
 from tasks_service.domain.task import EntryKind, Phase
 from tests.unit.replay import Life
-from workers.profile_csv import profile
-from workers.publish_report import Publication, file_name, html, markdown, publish, register, write_report
+from workers.settings import ToolSettings
+from workers.tools.profile_csv import profile
+from workers.tools.publish_report import (
+    Publication,
+    file_name,
+    html,
+    markdown,
+    publish,
+    register,
+    write_report,
+)
 
 TABLE = "name,height\nann,1.70\nbob,1.82\ncleo,\n"
 
@@ -243,8 +252,8 @@ def test_a_directory_that_cannot_be_written_is_the_tools_error_without_its_path(
 def test_the_result_holds_the_report_for_programs_and_for_people(
     life: Life, root: Path, reports: Path
 ) -> None:
-    service = TaskService("T", settings=Settings(redis_url=None, tools_root=root, reports_dir=reports))
-    register(service)
+    service = TaskService("T", settings=Settings(redis_url=None))
+    register(service, ToolSettings(tools_root=root, reports_dir=reports))
     tool = service.tools["publish_report"]
     assert tool.fn is not None
     for _ in range(2):

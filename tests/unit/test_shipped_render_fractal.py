@@ -14,9 +14,9 @@ from PIL import Image
 
 from tasks_service import TaskCancelled, TaskContext, ToolError
 from tests.unit.recording import RecordingAttempt
-from workers.fractal.colour import Palette
-from workers.fractal.escape import escape
-from workers.render_fractal import MAX_PNG, FractalSummary, View, encode, render
+from workers.tools.fractal.colour import Palette
+from workers.tools.fractal.escape import escape
+from workers.tools.render_fractal import MAX_PNG, FractalSummary, View, encode, render
 
 WHOLE_SET = View(width=120, height=80, center=-0.6 + 0j, scale=3.4, max_iterations=100)
 

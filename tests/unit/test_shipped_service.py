@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import workers
 from beat_schedule import BEAT_SCHEDULE
 from tasks_service import TaskContext
 from tasks_service.domain.errors import InvalidArguments
 from tasks_service.domain.limits import DEFAULT_LIMITS, size
 from tests.unit.recording import RecordingAttempt
-from workers.fractal.colour import Palette
-from workers.profile_csv import profile
-from workers.render_fractal import View, render
+from workers.app import app, service
+from workers.tools.fractal.colour import Palette
+from workers.tools.profile_csv import profile
+from workers.tools.render_fractal import View, render
 
-TOOLS = workers.service.tools
+TOOLS = service.tools
 
 
 def test_four_tools_ship_and_each_says_what_a_model_must_know() -> None:
@@ -31,10 +31,10 @@ def test_four_tools_ship_and_each_says_what_a_model_must_know() -> None:
 
 
 def test_celery_finds_the_app_with_the_schedule_and_the_tools() -> None:
-    assert workers.app is workers.service.celery
-    assert workers.app.conf.beat_schedule == BEAT_SCHEDULE
-    assert set(TOOLS) <= set(workers.app.tasks)
-    assert BEAT_SCHEDULE["tasks-service-sweep"]["task"] in workers.app.tasks
+    assert app is service.celery
+    assert app.conf.beat_schedule == BEAT_SCHEDULE
+    assert set(TOOLS) <= set(app.tasks)
+    assert BEAT_SCHEDULE["tasks-service-sweep"]["task"] in app.tasks
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.csv_profile.sketches import DistinctCount, HeavyHitters, Moments, Quantiles
+from workers.tools.csv_profile.sketches import DistinctCount, HeavyHitters, Moments, Quantiles
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e100, max_value=1e100)
 

@@ -24,8 +24,8 @@ from tasks_service.domain.errors import HistoryMismatch, LimitExceeded, NotJson
 from tasks_service.domain.events import RequestInput, WorkerEvent
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.task import Phase, Task
-from tasks_service.journal import Journal
-from tasks_service.steps import step_call
+from tasks_service.durable.journal import Journal
+from tasks_service.durable.steps import step_call
 from tests.unit.replay import Life, until_parked
 
 QUESTION = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -177,7 +177,8 @@ def test_the_digest_of_arguments_does_not_depend_on_an_order_that_nobody_chose()
 
 def test_a_step_with_sets_is_the_same_step_in_another_process() -> None:
     program = (
-        "from tasks_service.steps import step_call; from tasks_service.journal import Journal;"
+        "from tasks_service.durable.steps import step_call\n"
+        "from tasks_service.durable.journal import Journal\n"
         "print(step_call(Journal((), ordered=True), 's', [{'a', 'b', 'c', 'd', 'e'}], {}).digest)"
     )
     digests = {

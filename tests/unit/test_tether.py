@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks_service.tether import Tethered
+from tasks_service.local.child_process import Tethered
 
 PARENT = """
 import sys, time
-from tasks_service.tether import Tethered
+from tasks_service.local.child_process import Tethered
 Tethered(["sh", "-c", sys.argv[1]], grace=0.5)
 time.sleep(60)
 """

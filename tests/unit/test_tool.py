@@ -14,9 +14,9 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 from pydantic import BaseModel, Field
 
 from tasks_service import AsyncTaskContext, ConfigurationError, RetryPolicy, TaskContext
+from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool, error_result
 from tasks_service.domain.errors import InvalidArguments, LimitExceeded, NotJson, UnknownTool
 from tasks_service.domain.limits import Limits
-from tasks_service.tool import Tool, ToolRegistry, build_tool, error_result
 
 
 class Size(BaseModel):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tasks_service.broker import create_app
+from tasks_service.addresses.encryption import is_open, secured
+from tasks_service.broker.app import create_app
 from tasks_service.settings import Settings
-from tasks_service.urls import is_open, secured
 
 
 def test_a_broker_is_verified_though_nobody_says_so() -> None:

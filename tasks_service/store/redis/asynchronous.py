@@ -11,21 +11,17 @@ from redis.asyncio.retry import Retry
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from ...addresses.redis import Kind, Node, parse_address
 from ...domain.errors import StoreUnavailable
 from ...domain.events import AnswerInput, Claim, ClientEvent, Create, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
-from ..base import Change, Claimed, Created, Finding, Memory, NoOutbox, Outbox, Page, Reported, TaskView
-from .address import Kind, Node, parse_address
-from .connection import (
-    FAILURES,
-    SENTINEL_SECONDS,
-    Pools,
-    client_findings,
-    connection_options,
-    pack,
-    reason,
-)
+from ..changes import Change, Reported
+from ..clients import Created, Page, TaskView
+from ..findings import Finding, Memory
+from ..outbox import NoOutbox, Outbox
+from ..workers import Claimed
+from .connection import FAILURES, SENTINEL_SECONDS, Pools, client_findings, connection_options, pack, reason
 from .headroom import Headroom
 from .health import examine
 from .layout import Layout

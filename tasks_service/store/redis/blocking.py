@@ -11,27 +11,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from ...addresses.redis import Node, parse_address
 from ...domain.errors import CorruptRecord, StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task, TaskRecord
-from ..base import (
-    Change,
-    Claimed,
-    Counts,
-    Created,
-    Due,
-    Finding,
-    Memory,
-    NoOutbox,
-    Outbox,
-    Page,
-    Repair,
-    Reported,
-    SweepMark,
-    TaskView,
-)
-from .address import Node, parse_address
+from ..changes import Change, Reported
+from ..clients import Created, Page, TaskView
+from ..findings import Finding, Memory
+from ..maintenance import Counts, Due, Repair, SweepMark
+from ..outbox import NoOutbox, Outbox
+from ..workers import Claimed
 from .connection import (
     FAILURES,
     RECONNECT_SECONDS,

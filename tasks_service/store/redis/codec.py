@@ -42,7 +42,7 @@ from ...domain.task import (
     TaskStatus,
     Turn,
 )
-from ..base import SweepRecord
+from ..maintenance import SweepRecord
 
 SCHEMA_VERSION = "1"
 

@@ -12,8 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ..base import Finding, Severity
-from .address import Node
+from ...addresses.redis import Node
+from ..findings import Finding, Severity
 from .layout import Command
 
 P = TypeVar("P")

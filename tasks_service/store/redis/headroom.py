@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from ...domain.errors import StoreFull
 from ...domain.limits import KIB
-from ..base import Memory
+from ..findings import Memory
 from .layout import Command, Shard
 from .servers import Servers
 from .transaction import Exchange, LostConnection, Program, once

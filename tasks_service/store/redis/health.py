@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
+from ...addresses.redis import Node
 from ...domain.errors import StoreFull
-from ..base import Finding, Severity
-from .address import Node
+from ..findings import Finding, Severity
 from .layout import Command, Layout
 from .servers import Cluster, Sentinels, Servers
 from .transaction import Program, once

@@ -35,8 +35,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...domain.decide import next_due_ms
+from ...domain.indexes import awaits_first_message, awaits_worker, has_seat
+from ...domain.names import SHARD_DIGITS, shard_of_owner
 from ...domain.task import DAY, MINUTE, Lane, Owner, Phase, Task, Turn
-from ..base import SHARD_DIGITS, awaits_first_message, awaits_worker, has_seat, shard_of_owner
 
 BACKSTOP_MS = 10 * MINUTE
 """How long after `expires_ms` Redis itself removes a record that no sweep has removed."""

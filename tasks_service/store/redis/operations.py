@@ -39,26 +39,14 @@ from ...domain.events import (
     SweepEvent,
     WorkerEvent,
 )
+from ...domain.indexes import awaits_worker, frees_seat, is_sent, why_not
 from ...domain.limits import Limits, size
 from ...domain.task import JournalEntry, JsonText, Lane, LogEntry, Owner, Phase, Task, TaskRecord, Turn
-from ..base import (
-    MOST_CALLED,
-    Change,
-    Claimed,
-    Counts,
-    Created,
-    Due,
-    Outbox,
-    Page,
-    Reported,
-    SweepMark,
-    SweepRecord,
-    TaskView,
-    awaits_worker,
-    frees_seat,
-    is_sent,
-    why_not,
-)
+from ..changes import Change, Reported
+from ..clients import Created, Page, TaskView
+from ..maintenance import MOST_CALLED, Counts, Due, SweepMark, SweepRecord
+from ..outbox import Outbox
+from ..workers import Claimed
 from . import codec
 from .headroom import Headroom
 from .health import run_id

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ...domain.errors import StoreUnavailable
-from ..base import Finding, Severity
+from ..findings import Finding, Severity
 from .layout import Command, Layout
 from .servers import KEYLESS
 from .transaction import Exchange, LostConnection, Program, Reply, is_forbidden

@@ -25,7 +25,7 @@ from ...domain.errors import CorruptRecord
 from ...domain.events import Mend
 from ...domain.limits import size
 from ...domain.task import DAY, SECOND, Phase, Task, Turn
-from ..base import Repair
+from ..maintenance import Repair
 from . import codec
 from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, lane_name, sorted_places
 from .operations import Operations

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import ResponseError
 
+from ...addresses.redis import Address, Kind, Node
 from ...domain.errors import StoreUnavailable
-from .address import Address, Kind, Node
 from .layout import Command, Shard
 from .transaction import Exchange, LostConnection, Pause, Program, Reply
 

@@ -16,7 +16,7 @@ from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
 from ...domain.errors import StoreUnavailable
-from ..base import Change, Reported
+from ..changes import Change, Reported
 from .connection import RECONNECT_SECONDS, pack
 from .layout import Command, Layout
 from .operations import parse_change, parse_reported

@@ -37,10 +37,10 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from ...addresses.redis import Node
 from ...domain.errors import Contention, CorruptRecord, StoreForbidden, StoreFull, StoreUnavailable
 from ...failpoints import failpoint
-from ..base import full_jitter
-from .address import Node
+from .backoff import full_jitter
 from .layout import Command
 
 logger = logging.getLogger(__name__)

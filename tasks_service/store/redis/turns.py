@@ -15,7 +15,7 @@ from ...domain.decide import needs_seat
 from ...domain.events import Event
 from ...domain.limits import Limits
 from ...domain.task import Lane, Task
-from ..base import MOST_CALLED
+from ..maintenance import MOST_CALLED
 from .layout import Command, Shard
 from .transaction import Reply
 

@@ -1,0 +1,150 @@
+"""What a broker's URL means: which server, and what kombu must be told beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
+
+from ..domain.errors import ConfigurationError
+from .encryption import redis_encryption, secured, split
+from .redis import SENTINEL_PORT, Address, parse_address
+
+SOCKET_TIMEOUT = 10.0
+"""Seconds that a command to the broker may take; kombu's default is to wait for ever."""
+
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds that a connection to the broker may take."""
+
+
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+"""Schemes of brokers that speak AMQP, RabbitMQ above all."""
+
+
+REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})
+"""Schemes of Redis, as kombu writes them; the first part, where there are two."""
+
+
+class Server(NamedTuple):
+    """What makes two URLs mean the same database of the same Redis, as the same user."""
+
+    address: str
+    database: int
+    username: str
+    encrypted: bool
+
+
+def redis_server(url: str, *, master_name: str = "", encrypted: bool = False) -> Server | None:
+    """Which Redis a URL means; None if it means none that keeps everything in one place.
+
+    Args:
+        url: As `TASKS_REDIS_URL` has it, or as kombu has it: `redis+socket://`, `sentinel://`.
+        master_name: Which master is meant, by kombu's transport options.
+        encrypted: Whether the app has TLS, where kombu's URL does not say so.
+    """
+    parts = split(url)
+    if parts.scheme == "sentinel":
+        return _watched(_sentinel_urls(url), master_name, encrypted=encrypted) if master_name else None
+    if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
+        group = parse_address(url)
+        urls = [urlsplit(broker_url) for broker_url in _kombu_urls(group)]
+        return _watched(urls, group.service, encrypted=group.encrypted)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    username = unquote(parts.username or query.get("username", ""))
+    if parts.scheme in ("redis", "rediss"):
+        database = query.get("db") or query.get("virtual_host") or parts.path.strip("/") or "0"
+        address = f"{parts.hostname or 'localhost'}:{parts.port or 6379}".replace("localhost:", "127.0.0.1:")
+    elif parts.scheme in ("unix", "redis+socket"):
+        database = query.get("db") or query.get("virtual_host") or "0"
+        address = parts.path if parts.hostname is None else f"/{parts.hostname}{parts.path}"
+    else:
+        return None
+    if not database.isdigit() or ";" in url:
+        return None
+    return Server(address, int(database), "" if username == "default" else username, parts.scheme == "rediss")
+
+
+def _watched(urls: Sequence[SplitResult], master_name: str, *, encrypted: bool) -> Server:
+    hosts = sorted(f"{url.hostname}:{url.port or SENTINEL_PORT}" for url in urls)
+    where = ",".join(hosts).replace("localhost:", "127.0.0.1:")
+    username = unquote(urls[0].username or "")
+    database = int(urls[0].path.strip("/") or "0")
+    return Server(f"{master_name}@{where}", database, "" if username == "default" else username, encrypted)
+
+
+def _sentinel_urls(broker_url: str) -> list[SplitResult]:
+    return [urlsplit(url) for url in broker_url.split(";")]
+
+
+def _kombu_urls(address: Address) -> list[str]:
+    login = ":".join(quote(part, safe="") for part in (address.username, address.password))
+    login = f"{login}@" if login != ":" else ""
+    return [f"sentinel://{login}{node}/{address.database}" for node in address.nodes]
+
+
+class Broker(NamedTuple):
+    """A broker as Celery is told of it.
+
+    Attributes:
+        url: As kombu writes it.
+        options: What kombu's transport must know beside it.
+        ssl: How to encrypt, where the URL does not say so.
+    """
+
+    url: str
+    options: Mapping[str, Any] = {}
+    ssl: Mapping[str, Any] | None = None
+
+
+def broker_of(url: str) -> Broker:
+    """A broker, from a URL as `TASKS_REDIS_URL` or kombu has it.
+
+    Raises:
+        ConfigurationError: It is a cluster, which no transport of kombu's speaks.
+    """
+    scheme = split(url).scheme
+    if scheme.endswith("+cluster"):
+        raise ConfigurationError(
+            "A Redis Cluster cannot be Celery's broker. Set TASKS_BROKER_URL to one that can, for example "
+            "amqp://user:password@host// or a single Redis, redis://host:6379/0"
+        )
+    if scheme not in ("redis+sentinel", "rediss+sentinel"):
+        bare_url, encryption = secured(_broker_url(url))
+        return Broker(bare_url, ssl=encryption)
+    address = parse_address(url)
+    tls = redis_encryption(dict(address.query)) if address.encrypted else {}
+    guarded: dict[str, Any] = {"ssl": True, **tls} if tls else {}
+    if address.sentinel_password:
+        guarded |= {"username": address.sentinel_username or None, "password": address.sentinel_password}
+    options: dict[str, Any] = {"master_name": address.service}
+    if guarded:
+        options["sentinel_kwargs"] = {"socket_timeout": SOCKET_TIMEOUT, **guarded}
+    return Broker(";".join(_kombu_urls(address)), options, tls or None)
+
+
+def _broker_url(redis_url: str) -> str:
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    username, password = parts.username or "", parts.password or query.get("password", "")
+    login = f"{username}:{quote(unquote(password), safe='')}@" if username or password else ""
+    return f"redis+socket://{login}{parts.path}?virtual_host={query.get('db', '0')}"
+
+
+def bounded(broker_url: str, timeout: float) -> dict[str, Any]:
+    """Transport options with which no command to a broker takes longer; none for a transport that has none.
+
+    RabbitMQ confirms each message, too: otherwise what is sent into a dead connection seems published.
+
+    Args:
+        broker_url: The broker.
+        timeout: Seconds.
+    """
+    scheme = split(broker_url).scheme
+    if scheme.partition("+")[0] in REDIS_SCHEMES:
+        return {"socket_timeout": timeout, "socket_connect_timeout": CONNECT_TIMEOUT}
+    if scheme in AMQP_SCHEMES:
+        return {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": True}
+    return {}

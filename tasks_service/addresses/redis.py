@@ -1,0 +1,164 @@
+"""Where Redis is, as `TASKS_REDIS_URL` says it.
+
+    redis://[user:password@]host:port/<db>, rediss://, unix://          one server
+    redis+sentinel://[user:password@]host:port[,...]/<db>?service=<name> the master that sentinels name
+    redis+cluster://[user:password@]host:port[,...]                     the nodes of a cluster
+
+`rediss+sentinel://` and `rediss+cluster://` are encrypted. Further options are redis-py's, in the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from .encryption import split
+
+SENTINEL_PORT = 26379
+REDIS_PORT = 6379
+
+CLUSTER_SHARDS = 16
+"""Shards of a store on a cluster, unless the settings say otherwise: enough for a dozen nodes to share the
+work, few enough for a sweep to read them all."""
+
+
+class Kind(StrEnum):
+    """Which servers a URL means."""
+
+    SINGLE = ""
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+class Node(NamedTuple):
+    """A server."""
+
+    host: str
+    port: int
+    is_sentinel: bool = False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A URL that was understood.
+
+    Attributes:
+        kind: Which servers it means.
+        nodes: The servers that it names: sentinels, or nodes of a cluster; of a single server none.
+        service: The name under which sentinels know the master.
+        database: Its number.
+        username: Who logs in to Redis; empty: the default user.
+        password: With what; empty: nothing.
+        sentinel_username: The same, to sentinels.
+        sentinel_password: The same, to sentinels.
+        encrypted: Whether TLS is spoken.
+        query: Options for redis-py.
+        single: The URL itself, of a single server.
+    """
+
+    kind: Kind
+    nodes: tuple[Node, ...] = ()
+    service: str = ""
+    database: int = 0
+    username: str = ""
+    password: str = ""
+    sentinel_username: str = ""
+    sentinel_password: str = ""
+    encrypted: bool = False
+    query: tuple[tuple[str, str], ...] = ()
+    single: str = ""
+
+    @property
+    def user(self) -> str:
+        """The Redis user who logs in."""
+        if self.kind is not Kind.SINGLE:
+            return self.username or "default"
+        parts = urlsplit(self.single)
+        return unquote(parts.username or "") or dict(parse_qsl(parts.query)).get("username", "default")
+
+    @property
+    def shards(self) -> int:
+        """How many shards a store has there, unless the settings say otherwise."""
+        return CLUSTER_SHARDS if self.kind is Kind.CLUSTER else 1
+
+    def url_of(self, node: Node | None) -> str:
+        """How redis-py connects to one of the servers; None: the single one."""
+        if node is None:
+            return self.single
+        names = (
+            (self.sentinel_username, self.sentinel_password)
+            if node.is_sentinel
+            else (self.username, self.password)
+        )
+        login = ":".join(quote(name, safe="") for name in names) + "@" if any(names) else ""
+        database = 0 if node.is_sentinel else self.database
+        query = f"?{urlencode(self.query)}" if self.query else ""
+        return f"{'rediss' if self.encrypted else 'redis'}://{login}{node}/{database}{query}"
+
+
+def parse_address(url: str) -> Address:
+    """Understand a URL.
+
+    Raises:
+        ValueError: It means no Redis; the message says what was expected, and shows no password.
+    """
+    scheme, _, group = split(url).scheme.partition("+")
+    if not group and scheme in ("redis", "rediss", "unix"):
+        return Address(Kind.SINGLE, single=url)
+    if scheme not in ("redis", "rediss") or group not in (Kind.SENTINEL, Kind.CLUSTER):
+        raise ValueError(
+            "expected redis://, rediss:// or unix://, redis+sentinel:// or redis+cluster:// (rediss+... with "
+            f"TLS), not {split(url).scheme}://"
+        )
+    return _group(url, Kind(group), encrypted=scheme == "rediss")
+
+
+def _group(url: str, kind: Kind, *, encrypted: bool) -> Address:
+    parts = split(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = login.partition(":")
+    query = dict(parse_qsl(parts.query))
+    service = query.pop("service", "")
+    sentinel_username, sentinel_password = (
+        query.pop(name, "") for name in ("sentinel_username", "sentinel_password")
+    )
+    database = query.pop("db", "") or parts.path.strip("/") or "0"
+    if not database.isdigit():
+        raise ValueError(f"expected the number of a database behind the hosts, not {database!r}")
+    if kind is Kind.CLUSTER and int(database):
+        raise ValueError("a cluster has no other database than 0")
+    if (kind is Kind.SENTINEL) != bool(service):
+        raise ValueError(
+            "?service= names the master that sentinels watch: redis+sentinel:// needs it, and nothing else "
+            "has it"
+        )
+    return Address(
+        kind,
+        nodes=_nodes(hosts.split(","), is_sentinel=kind is Kind.SENTINEL),
+        service=service,
+        database=int(database),
+        username=unquote(username),
+        password=unquote(password),
+        sentinel_username=sentinel_username,
+        sentinel_password=sentinel_password,
+        encrypted=encrypted,
+        query=tuple(query.items()),
+    )
+
+
+def _nodes(texts: Sequence[str], *, is_sentinel: bool) -> tuple[Node, ...]:
+    nodes = []
+    for text in texts:
+        parts = urlsplit(f"//{text.strip()}")
+        if not parts.hostname:
+            raise ValueError("expected host:port[,host:port...], and a host is missing")
+        port = parts.port or (SENTINEL_PORT if is_sentinel else REDIS_PORT)
+        nodes.append(Node(parts.hostname, port, is_sentinel))
+    return tuple(nodes)

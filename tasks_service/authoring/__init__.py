@@ -1,0 +1,1 @@
+"""What authors declare: tools, resources, prompts, completions, and the schemas that go with them."""

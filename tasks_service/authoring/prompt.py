@@ -1,0 +1,170 @@
+"""Prompts: messages that a person chooses by name and fills in, to begin or to go on with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypedDict, Unpack
+
+from mcp.server.mcpserver import Audio, Image, Message, UserMessage
+from mcp_types import ContentBlock, PromptMessage
+
+from ..domain.errors import ConfigurationError, UnknownPrompt
+from ..durable.questions import Form, Link, Question, declared_questions
+from .function import DEFAULT_TIMEOUT, NAME, Function, build_function, check_options
+
+
+class PromptOptions(TypedDict, total=False):
+    """What an author can say of a prompt.
+
+    Attributes:
+        name: As clients ask for it; defaults to the function's name.
+        title: For people; shown by clients in place of the name.
+        description: What it is for; defaults to the docstring.
+        ask: Questions that the client answers before the function runs, by name; it finds the answers in
+            `RequestContext.answers`. Default: none.
+        timeout: How long the function may take. Default 30 seconds, at most 10 minutes.
+    """
+
+    name: str | None
+    title: str | None
+    description: str | None
+    ask: Mapping[str, Form | Link]
+    timeout: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of a prompt: a text.
+
+    Attributes:
+        name: Of the function's parameter.
+        description: For the person who fills it in.
+        required: Whether it must be given.
+    """
+
+    name: str
+    description: str | None
+    required: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt.
+
+    Attributes:
+        name: As clients ask for it.
+        function: Writes its messages.
+        arguments: What can be filled in, in the order of the function's parameters.
+        title: For people.
+        description: What it is for.
+        ask: Questions that are asked before the function runs, by name.
+    """
+
+    name: str
+    function: Function
+    arguments: tuple[Argument, ...]
+    title: str | None
+    description: str | None
+    ask: Mapping[str, Question]
+
+
+def build_prompt(fn: Callable[..., Any], **options: Unpack[PromptOptions]) -> Prompt:
+    """Make a prompt of a function.
+
+    Args:
+        fn: A sync or async function; its parameters are the prompt's arguments.
+        options: See `PromptOptions`.
+
+    Raises:
+        ConfigurationError: It cannot work; the message says why.
+    """
+    name = options.get("name") or fn.__name__
+    what = f"Prompt {name!r}"
+    check_options(what, options, PromptOptions.__annotations__)
+    if not NAME.fullmatch(name):
+        raise ConfigurationError(f"{what}: use 1 to 128 of the characters A-Z a-z 0-9 _ . and -")
+    function = build_function(what, fn, options.get("timeout", DEFAULT_TIMEOUT))
+    required = function.schema.get("required", ())
+    return Prompt(
+        name=name,
+        function=function,
+        arguments=tuple(
+            Argument(argument, schema.get("description"), argument in required)
+            for argument, schema in function.schema.get("properties", {}).items()
+        ),
+        title=options.get("title"),
+        description=options.get("description") or inspect.getdoc(fn),
+        ask=_questions(what, function, options.get("ask", {})),
+    )
+
+
+def _questions(what: str, function: Function, ask: Mapping[str, Form | Link]) -> dict[str, Question]:
+    """The declared questions, each of which can be asked, and whose answers the function can see."""
+    if ask and function.context_parameter is None:
+        raise ConfigurationError(f"{what}: ask=: take a RequestContext, for the answers to be of any use")
+    return declared_questions(what, ask)
+
+
+def messages_of(value: Any) -> list[PromptMessage]:
+    """What a prompt's function returned, as messages.
+
+    Text, images, audio and content blocks are messages of the user; messages of the SDK's own kinds pass as
+    they are; a list has one message for each of its items.
+
+    Raises:
+        TypeError: It is none of these.
+    """
+    items = value if isinstance(value, list | tuple) else [value]
+    return [_message(item) for item in items]
+
+
+def _message(item: Any) -> PromptMessage:
+    if isinstance(item, PromptMessage):
+        return item
+    if isinstance(item, str | Image | Audio | ContentBlock):
+        item = UserMessage(item)
+    if isinstance(item, Message):
+        return PromptMessage(role=item.role, content=item.content)
+    raise TypeError(
+        f"a prompt returns text, content blocks or messages, alone or in a list, not {type(item).__name__}"
+    )
+
+
+class PromptRegistry:
+    """The prompts of a service, by name, in the order of their names."""
+
+    def __init__(self) -> None:
+        self._prompts: dict[str, Prompt] = {}
+
+    def add(self, prompt: Prompt) -> None:
+        """Register a prompt.
+
+        Raises:
+            ConfigurationError: The name is taken.
+        """
+        if prompt.name in self._prompts:
+            raise ConfigurationError(
+                f"There is a prompt {prompt.name!r} already; give one of them another name="
+            )
+        self._prompts[prompt.name] = prompt
+        self._prompts = dict(sorted(self._prompts.items()))
+
+    def find(self, name: str) -> Prompt:
+        """The prompt of that name.
+
+        Raises:
+            UnknownPrompt: There is none.
+        """
+        try:
+            return self._prompts[name]
+        except KeyError:
+            raise UnknownPrompt(name) from None
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self._prompts.values())
+
+    def __len__(self) -> int:
+        return len(self._prompts)

@@ -1,0 +1,307 @@
+"""A tool: a function, what is known of it, and how values go in and out.
+
+Schemas come from the signature and the type hints, through the official SDK's own `func_metadata`, so that
+a tool here means what it means on any server built on that SDK. Arguments are checked once, where they
+arrive; the worker binds them again from what was recorded. Results become the JSON text of a
+`CallToolResult`; which revision of the protocol shows it, and how, is the wire modules' business.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import pydantic_core
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_metadata
+from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import ValidationError
+
+from ..domain.errors import ConfigurationError, InvalidArguments, NotJson, UnknownTool
+from ..domain.limits import DEFAULT_LIMITS, Limits, to_json
+from ..domain.task import JsonText, Policy
+from ..durable.context import AsyncTaskContext, TaskContext
+from ..durable.questions import Question
+from ..durable.retry import RetryPolicy
+from .headers import has_headers
+from .schemas import GivenSchema, given_schema
+
+DEFAULT_QUEUE = "tasks"
+"""The queue of tools that name none."""
+
+COMPANION_TOOLS = ("task_status", "task_result", "task_answer", "task_cancel")
+"""Names that the front end keeps for tools of its own, unless the setting `companion_tools` is off."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+"""What the specification allows as a tool's name."""
+
+
+class TaskSupport(StrEnum):
+    """Whether a call of the tool may, must or must not become a task that the client sees.
+
+    The values are those of the specification's `execution.taskSupport`.
+    """
+
+    FORBIDDEN = "forbidden"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """What a tool returned, as it is recorded: the JSON text of a `CallToolResult`."""
+
+    result: JsonText
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that clients may call, and everything that front end and workers must know of it.
+
+    Attributes:
+        name: As clients call it; also the name of its Celery task.
+        fn: The function; None for a Celery task that was exposed.
+        celery_name: The exposed Celery task's own name; None for a function.
+        description: For the model that chooses among tools.
+        support: Whether a call becomes a task.
+        policy: Lifetimes and attempts, recorded with each task.
+        queue: The Celery queue that its messages go to.
+        retry: For exceptions of the tool; None retries none.
+        grace_ms: How long an `optional` call may be awaited before a task is given out; 0 gives it at once.
+        input_schema: JSON schema of the arguments.
+        output_schema: JSON schema of the structured result, an object; None if the result is unstructured.
+        context_parameter: Name of the parameter that receives the context, if there is one.
+        ask: Questions that are asked before the task exists, by name, in this order.
+        given: The schema of the arguments, where the author wrote it; None where it comes from the signature.
+        has_headers: Whether arguments are repeated in headers.
+        release_client: Whether a client that waits without a task may be let go while the tool sleeps.
+    """
+
+    name: str
+    fn: Callable[..., Any] | None
+    description: str
+    metadata: FuncMetadata
+    input_schema: Mapping[str, Any]
+    output_schema: Mapping[str, Any] | None = None
+    title: str | None = None
+    annotations: ToolAnnotations | None = None
+    support: TaskSupport = TaskSupport.OPTIONAL
+    policy: Policy = field(default_factory=Policy)
+    queue: str = DEFAULT_QUEUE
+    retry: RetryPolicy | None = None
+    grace_ms: int = 0
+    celery_name: str | None = None
+    context_parameter: str | None = None
+    ask: Mapping[str, Question] = field(default_factory=dict)
+    given: GivenSchema | None = None
+    has_headers: bool = False
+    release_client: bool = False
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return inspect.iscoroutinefunction(self.fn)
+
+    def check_arguments(self, arguments: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> JsonText:
+        """Check the arguments of a call and write them as they are recorded.
+
+        Raises:
+            NotJson: NaN, an infinity or a lone surrogate.
+            LimitExceeded: Too large or too deep.
+            InvalidArguments: They do not match the schema; it names each field.
+        """
+        text = to_json("arguments", arguments, maximum=limits.arguments_bytes, depth=limits.depth)
+        self.bind(arguments)
+        return text
+
+    def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn recorded arguments into keyword arguments of the function, validated and converted.
+
+        Raises:
+            InvalidArguments: They do not match the schema.
+        """
+        if self.given is not None:
+            return self.given.bind(self.name, arguments)
+        unknown = set(arguments) - set(self.input_schema.get("properties", {}))
+        if unknown and self.input_schema.get("additionalProperties") is False:
+            raise InvalidArguments(self.name, tuple((name, "unknown argument") for name in sorted(unknown)))
+        try:
+            return self.metadata.validate_arguments(dict(arguments))
+        except ValidationError as error:
+            raise InvalidArguments(self.name, tuple(_problems(error))) from None
+
+    def render(self, value: Any, limits: Limits = DEFAULT_LIMITS) -> Rendered:
+        """Turn what the function returned into the result that is recorded.
+
+        Text, numbers, models, dataclasses, images and MCP content blocks are understood, alone or in lists;
+        a `CallToolResult` passes as it is.
+
+        Raises:
+            NotJson: It cannot be serialised, or violates the output schema.
+            LimitExceeded: It is too large, or nested too deeply.
+        """
+        try:
+            result = self.metadata.convert_result(value)
+        except ValidationError as error:
+            raise NotJson("result", f"it does not match the output schema: {_first_problem(error)}") from None
+        except (pydantic_core.PydanticSerializationError, TypeError, ValueError) as error:
+            raise NotJson("result", "it cannot be serialised") from error
+        if not isinstance(result, CallToolResult):
+            raise NotJson("result", "a tool asks through its context, it does not return a question")
+        return rendered(result, limits)
+
+
+_STRUCTURED = str(CallToolResult.model_fields["structured_content"].alias)
+"""What the SDK calls structured content in the JSON that is recorded."""
+
+
+def error_result(message: str) -> Rendered:
+    """The result of a tool that failed, carrying one sentence for the caller."""
+    result = CallToolResult(content=[TextContent(type="text", text=message)], is_error=True)
+    return rendered(result)
+
+
+def rendered(result: CallToolResult, limits: Limits = DEFAULT_LIMITS) -> Rendered:
+    """A result as it is recorded.
+
+    Raises:
+        NotJson: It cannot be serialised.
+        LimitExceeded: It is too large, or nested too deeply.
+    """
+    unsaid = {"result_type"} if result.is_error else {"result_type", "is_error"}
+    try:
+        value = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=unsaid)
+    except (pydantic_core.PydanticSerializationError, UnicodeError, ValueError) as error:
+        raise NotJson("result", "it cannot be serialised") from error
+    if result.structured_content is not None:
+        value[_STRUCTURED] = result.structured_content  # pydantic would turn NaN into null
+    text = to_json("result", value, maximum=limits.result_bytes, depth=limits.depth)
+    return Rendered(result=text, is_error=bool(result.is_error))
+
+
+def _problems(error: ValidationError) -> Iterable[tuple[str, str]]:
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        yield ".".join(str(part) for part in problem["loc"]), problem["msg"]
+
+
+def _first_problem(error: ValidationError) -> str:
+    path, problem = next(iter(_problems(error)))
+    return f"{path}: {problem}" if path else problem
+
+
+def build_tool(
+    fn: Callable[..., Any],
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    input_schema: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Tool:
+    """Make a tool of a function.
+
+    Args:
+        fn: A sync or async function with type hints. A parameter annotated `TaskContext` (sync) or
+            `AsyncTaskContext` (async) receives the context and is not part of the schema.
+        name: Defaults to the function's name.
+        description: Defaults to the docstring.
+        input_schema: JSON Schema 2020-12 of the arguments, instead of one from the signature.
+        options: Any other field of `Tool`.
+
+    Raises:
+        ConfigurationError: The function or an option cannot work; the message says why.
+    """
+    tool_name = name or fn.__name__
+    if not _NAME.fullmatch(tool_name):
+        raise ConfigurationError(
+            f"Tool name {tool_name!r}: use 1 to 128 of the characters A-Z a-z 0-9 _ . and -"
+        )
+    context_parameter = _context_parameter(fn)
+    what, given = f"Tool {tool_name!r}", None
+    unseen: Iterable[str] = (context_parameter,) if context_parameter else ()
+    if input_schema is not None:
+        given = given_schema(what, input_schema, fn, context_parameter)
+        unseen = inspect.signature(fn).parameters
+    try:
+        metadata = func_metadata(fn, skip_names=tuple(unseen))
+        schema = metadata.arg_model.model_json_schema(by_alias=True) if given is None else given.schema
+    except Exception as error:
+        raise ConfigurationError(f"{what}: its signature has no JSON schema: {error}") from error
+    return Tool(
+        name=tool_name,
+        fn=fn,
+        description=description or inspect.getdoc(fn) or "",
+        metadata=metadata,
+        input_schema=schema,
+        output_schema=metadata.output_schema,
+        context_parameter=context_parameter,
+        given=given,
+        has_headers=has_headers(what, schema),
+        **options,
+    )
+
+
+def _context_parameter(fn: Callable[..., Any]) -> str | None:
+    wanted = AsyncTaskContext if inspect.iscoroutinefunction(fn) else TaskContext
+    try:
+        parameters = inspect.signature(fn, eval_str=True).parameters
+    except (NameError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{fn!r}: its annotations cannot be read: {error}") from error
+    found = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.annotation in (TaskContext, AsyncTaskContext)
+    ]
+    if len(found) > 1:
+        raise ConfigurationError(f"{fn.__name__}: one context is enough, not {', '.join(found)}")
+    for name, parameter in parameters.items():
+        if name in found:
+            if parameter.annotation is not wanted:
+                kind = "an async" if wanted is AsyncTaskContext else "a sync"
+                raise ConfigurationError(
+                    f"{fn.__name__}: {kind} tool takes {wanted.__name__}, "
+                    f"not {parameter.annotation.__name__} (parameter {name!r})"
+                )
+            return name
+    return None
+
+
+class ToolRegistry(Mapping[str, Tool]):
+    """The tools of a service, by name, in the order of their names."""
+
+    def __init__(self) -> None:
+        self._tools: dict[str, Tool] = {}
+
+    def add(self, tool: Tool) -> None:
+        """Register a tool.
+
+        Raises:
+            ConfigurationError: The name is taken.
+        """
+        if tool.name in self._tools:
+            raise ConfigurationError(f"There is a tool {tool.name!r} already; give one of them another name=")
+        self._tools[tool.name] = tool
+        self._tools = dict(sorted(self._tools.items()))
+
+    def find(self, name: str) -> Tool:
+        """The tool of that name.
+
+        Raises:
+            UnknownTool: There is none.
+        """
+        try:
+            return self._tools[name]
+        except KeyError:
+            raise UnknownTool(name) from None
+
+    def __getitem__(self, name: str) -> Tool:
+        return self._tools[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tools)
+
+    def __len__(self) -> int:
+        return len(self._tools)

@@ -1,0 +1,110 @@
+"""The Celery side of the broker: an app of our own, a transport that keeps its client, and broker URLs.
+
+kombu's Redis transport builds a new `redis.Redis` for each command; a channel that keeps one makes workers
+1.2 to 1.9 times faster and publishing 1.4 times. Only apps that we create use it: a shop's own app keeps the
+transport it has.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from ..addresses.broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Broker, broker_of
+from ..addresses.encryption import split
+from .transport import KeptClientAMQP
+
+logger = logging.getLogger(__name__)
+
+MAINTENANCE_QUEUE = "maintenance"
+"""The queue of the sweeps that beat asks for; apart, so that they never wait behind hour-long tools."""
+
+
+HEARTBEAT = 30.0
+"""Seconds between heartbeats of workers and an AMQP broker: one that is gone without a word is noticed within
+two of them. Celery's default is 120."""
+
+VISIBILITY_TIMEOUT = 300
+"""Seconds after which Redis hands out an unacknowledged message again; safe short, for a claim refuses what
+still runs."""
+
+DRAIN_SECONDS = 10.0
+"""How long a worker that stops lets its tools run on, unless the app says otherwise."""
+
+
+def direct_queue(name: str) -> Queue:
+    """A queue as Celery itself would make it: durable, with a direct exchange of its own."""
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+
+
+def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
+    """A Celery app for durable tasks: messages are hints, the record is the truth.
+
+    Task events are off unless a worker is started with `-E` (they halve a worker's rate); Flower needs them.
+
+    Args:
+        name: The app's name.
+        broker_url: Where messages go, as `broker_of` has it; may be empty until a worker or a front end is
+            configured.
+        key_prefix: In front of the broker's keys, where the broker is Redis.
+    """
+    broker = broker_of(broker_url)
+    app = Celery(name, broker=broker.url or None, amqp=KeptClientAMQP)
+    app.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_acks_on_failure=True,
+        task_acks_on_timeout=True,
+        task_ignore_result=True,
+        task_track_started=False,
+        task_create_missing_queues=False,
+        task_default_queue=MAINTENANCE_QUEUE,
+        task_queues=[direct_queue(MAINTENANCE_QUEUE)],
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=DRAIN_SECONDS,
+        worker_enable_soft_shutdown_on_idle=False,
+        worker_hijack_root_logger=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_heartbeat=HEARTBEAT,
+        # RabbitMQ closes the channel of a message that nobody acknowledges for half an hour, as that of a
+        # long tool (`consumer_timeout`); by default the worker ends for it, with every tool that it runs.
+        broker_channel_error_retry=True,
+        broker_transport_options=_transport_options(broker, key_prefix),
+        broker_use_ssl=broker.ssl and dict(broker.ssl),
+    )
+    return app
+
+
+def _transport_options(broker: Broker, key_prefix: str) -> dict[str, Any]:
+    if split(broker.url).scheme.split("+")[0] not in ("", "redis", "rediss", "sentinel"):
+        return {}
+    return {
+        **broker.options,
+        "visibility_timeout": VISIBILITY_TIMEOUT,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+        "global_keyprefix": f"{key_prefix}:mq:",
+    }
+
+
+def add_queues(app: Celery, names: Iterable[str]) -> None:
+    """Declare queues on an app that we created, once each; a worker without `-Q` takes them all."""
+    known = {queue.name for queue in app.conf.task_queues or ()}
+    missing = [direct_queue(name) for name in dict.fromkeys(names) if name not in known]
+    if missing:
+        app.conf.task_queues = [*(app.conf.task_queues or ()), *missing]
+        for cached in ("queues", "router"):
+            vars(app.amqp).pop(cached, None)

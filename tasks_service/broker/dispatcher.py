@@ -1,0 +1,186 @@
+"""From a recorded task to a Celery message.
+
+A message is a hint. It holds the task's reference and nothing else; it may be lost, doubled or late, and the
+record decides what it is worth. Where the broker is the very Redis that holds the record, the message is part
+of the same MULTI: Celery's own code builds it on a channel that collects instead of sending. With any other
+broker, one thread publishes after the commit; what it cannot send, a sweep finds and sends again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from kombu import Connection, Queue
+from kombu.exceptions import ChannelError
+from kombu.transport import redis as kombu_redis
+
+from ..addresses.broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Server, bounded, broker_of, redis_server
+from ..domain.task import Task
+from ..store.outbox import Push
+from .app import direct_queue
+from .message import MessageBuilder, key_prefix
+from .publisher import BACKLOG, MessagePublisher, drop, release
+
+logger = logging.getLogger(__name__)
+
+
+INSPECT_TIMEOUT = 2.0
+"""Seconds that the broker may take to say how long a queue is: a sweep waits for it."""
+
+INSPECT_PAUSE = 5.0
+"""Seconds for which a broker that did not say is not asked again, so that sweeps go on without it."""
+
+
+class Dispatcher:
+    """Makes a Celery message of a task that is pending and due; the store's `Outbox`.
+
+    Safe to share between threads, and to carry through a fork.
+
+    Args:
+        app: The Celery app whose workers run the tools.
+        redis_url: Where the store is; None if it is not Redis.
+        broker_url: Where messages go, as `broker_of` has it; the app's own broker if not given.
+        backlog: Messages that may wait for the publisher thread, where the broker is elsewhere.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        redis_url: str | None,
+        broker_url: str | None = None,
+        backlog: int = BACKLOG,
+    ) -> None:
+        self._app = app
+        self._redis_url = redis_url
+        self._broker = broker_of(broker_url) if broker_url else None
+        self._backlog = backlog
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._queues: dict[str, Queue] = {}
+        self._in_store: bool | None = None
+        self._publisher: MessagePublisher | None = None
+        self._inspector: Connection | None = None
+        self._silent_until = 0.0
+        self._pid = os.getpid()
+
+    @property
+    def in_store(self) -> bool:
+        """Whether messages go into the same write as the record."""
+        if self._in_store is None:
+            server = redis_server(self._redis_url) if self._redis_url else None
+            self._in_store = server is not None and server == self._broker_server()
+        return self._in_store
+
+    @property
+    def broker_url(self) -> str:
+        """Where messages go."""
+        return self._broker.url if self._broker else str(self._app.conf.broker_write_url or "")
+
+    @property
+    def messages(self) -> str | None:
+        """What is in front of the keys of messages; None if the broker is not the store's Redis."""
+        return key_prefix(self._app) if self.in_store else None
+
+    def _options(self) -> dict[str, Any]:
+        """What the transport must know: the app's own options, and those that come with the URL."""
+        return {**self._app.conf.broker_transport_options, **(self._broker.options if self._broker else {})}
+
+    def _broker_server(self) -> Server | None:
+        encrypted = bool(self._broker.ssl if self._broker else self._app.conf.broker_use_ssl)
+        name = str(self._options().get("master_name", ""))
+        return redis_server(self.broker_url, master_name=name, encrypted=encrypted)
+
+    def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
+        """The message of a task, to be written with it; empty if the broker is elsewhere."""
+        if not self.in_store:
+            return ()
+        builder: MessageBuilder | None = getattr(self._local, "builder", None)
+        if builder is None:
+            builder = self._local.builder = MessageBuilder(self._app)
+        return (builder.build(task, self.queue(task.queue)),)
+
+    def committed(self, task: Task) -> None:
+        """Publish a task's message, if it did not go with the record; returns at once, never raises."""
+        if not self.in_store:
+            self._running_publisher().offer(task)
+
+    def queue_length(self, name: str) -> int | None:
+        """How many messages wait in a queue; None if the broker does not say, or did not a moment ago."""
+        with self._lock:
+            self._forget_after_fork()
+            if time.monotonic() < self._silent_until:
+                return None
+            try:
+                if self._inspector is None:
+                    self._inspector = self._connection(INSPECT_TIMEOUT)
+                return _length(self._inspector, name)
+            except Exception as error:
+                logger.warning(
+                    "The broker does not say how long queue %r is: %s",
+                    name,
+                    str(error) or type(error).__name__,
+                )
+                if self._inspector is not None:
+                    drop(self._inspector)
+                self._inspector = None
+                self._silent_until = time.monotonic() + INSPECT_PAUSE
+                return None
+
+    def queue(self, name: str) -> Queue:
+        """The queue of that name: as the app declares it, else as Celery would make it."""
+        found = self._queues.get(name)
+        if found is None:
+            declared = self._app.amqp.queues
+            found = self._queues[name] = declared[name] if name in declared else direct_queue(name)
+        return found
+
+    def close(self) -> None:
+        """Stop publishing; what waits is left to the sweep."""
+        with self._lock:
+            publisher, self._publisher = self._publisher, None
+            inspector, self._inspector = self._inspector, None
+        if publisher is not None:
+            publisher.stop()
+        if inspector is not None:
+            release(inspector)
+
+    def _running_publisher(self) -> MessagePublisher:
+        with self._lock:
+            self._forget_after_fork()
+            if self._publisher is None:
+                self._publisher = MessagePublisher(self._app, self._connection, self.queue, self._backlog)
+            return self._publisher
+
+    def _forget_after_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._pid, self._publisher, self._inspector = os.getpid(), None, None
+
+    def _connection(self, timeout: float = SOCKET_TIMEOUT) -> Connection:
+        options = {**bounded(self.broker_url, timeout), **self._options()}
+        # It is idle for long, and nobody would answer heartbeats: the broker would close it.
+        connection: Connection = self._app.connection_for_write(
+            url=self.broker_url,
+            ssl=self._broker and self._broker.ssl,
+            connect_timeout=min(CONNECT_TIMEOUT, timeout),
+            transport_options=options,
+            heartbeat=0,
+        )
+        return connection
+
+
+def _length(connection: Connection, name: str) -> int:
+    channel = connection.default_channel
+    # On Redis a declaration leaves nothing behind, and kombu's passive one looks for a key without
+    # `global_keyprefix`, so that every queue seems empty.
+    passive = not isinstance(channel, kombu_redis.Channel)
+    try:
+        return int(channel.queue_declare(queue=name, passive=passive).message_count)
+    except ChannelError:
+        return 0  # there is no such queue

@@ -1,0 +1,103 @@
+"""One thread that publishes messages, where the broker is not the store's Redis."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+import amqp
+from celery import Celery
+from kombu import Connection, Queue
+
+from ..addresses.broker import SOCKET_TIMEOUT
+from ..domain.names import task_hash
+from ..domain.task import Task
+from ..failpoints import failpoint
+from .message import send_message
+
+logger = logging.getLogger(__name__)
+
+
+BACKLOG = 10_000
+"""Messages that may wait for the publisher; beyond, they are left to the sweep."""
+
+
+class MessagePublisher:
+    """One thread that publishes in the order of commits; it drops rather than waits."""
+
+    def __init__(
+        self,
+        app: Celery,
+        connect: Callable[[], Connection],
+        queue_of: Callable[[str], Queue],
+        backlog: int,
+    ) -> None:
+        self._app, self._connect, self._queue_of = app, connect, queue_of
+        self._waiting: queue.Queue[Task | None] = queue.Queue(maxsize=backlog)
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="tasks-service-publisher", daemon=True)
+        self._thread.start()
+
+    def offer(self, task: Task) -> None:
+        """Publish a task's message soon; a message too many is left to the sweep. Never waits."""
+        try:
+            self._waiting.put_nowait(task)
+        except queue.Full:
+            logger.debug("The publisher is busy; task %s is left to the sweep", task_hash(task.task_id))
+
+    def stop(self) -> None:
+        """End the thread; what waits is left to the sweep."""
+        with self._waiting.mutex:
+            self._waiting.queue.clear()
+        self._waiting.put(None)
+        self._thread.join(timeout=SOCKET_TIMEOUT)
+
+    def _run(self) -> None:
+        while (task := self._waiting.get()) is not None:
+            try:
+                self._publish(task)
+            except Exception as error:
+                logger.warning("Task %s could not be published: %s", task_hash(task.task_id), error)
+                self._hang_up(drop)
+        self._hang_up(release)
+
+    def _publish(self, task: Task) -> None:
+        """Send a message; a second time over a new connection if the one that there was has been lost."""
+        if self._connection is not None:
+            try:
+                self._send(self._connection, task)
+            except Exception as error:
+                logger.info("The connection to the broker was lost: %s", error)
+                self._hang_up(drop)
+            else:
+                return
+        self._connection = self._connect()
+        self._send(self._connection, task)
+
+    def _send(self, connection: Connection, task: Task) -> None:
+        to, producer = self._queue_of(task.queue), self._app.amqp.Producer(connection, auto_declare=False)
+        failpoint("Publication", "before")
+        send_message(self._app, producer, task, to, [to])
+        failpoint("Publication", "after")
+
+    def _hang_up(self, close: Callable[[Connection], None]) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            close(connection)
+
+
+def release(connection: Connection) -> None:
+    """Close a connection; one that does not close cleanly is logged."""
+    try:
+        connection.release()
+    except Exception as error:
+        logger.debug("A broker connection did not close cleanly: %s", error)
+
+
+def drop(connection: Connection) -> None:
+    """Close a connection that failed, without the farewell of AMQP that waits for an answer."""
+    if connection.connected and isinstance(connection.connection, amqp.Connection):
+        connection.connection.collect()
+    release(connection)

@@ -1,0 +1,113 @@
+"""Transports for kombu that keep their Redis client, and drop what is no message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from json import JSONDecodeError
+from typing import Any
+
+import redis
+from celery.app.amqp import AMQP
+from kombu import Connection
+from kombu.transport import redis as kombu_redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+logger = logging.getLogger(__name__)
+
+
+class _KeptClient:
+    """One client for a channel, instead of one for each command.
+
+    The client belongs to the connection pool of the moment: kombu drops the pool after a fork and when the
+    connection is lost, and the client goes with it.
+    """
+
+    _pool: Any
+    connection: Any
+    _create_client: Callable[[], redis.Redis]
+
+    _kept: redis.Redis | None = None
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Take the next message; one that is no JSON is dropped, where kombu would let it end the worker."""
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc] # of the channel that this is mixed into
+        except (JSONDecodeError, UnicodeDecodeError) as error:
+            logger.warning("A message that is no JSON is dropped: %s", error)
+            return True
+
+    @contextmanager
+    def conn_or_acquire(self, client: redis.Redis | None = None) -> Iterator[redis.Redis]:
+        """The given client, or the kept one."""
+        yield client or self._kept_client()
+
+    def _kept_client(self) -> redis.Redis:
+        if self.connection is None or self.connection.client is None:
+            # Celery gives up a connection that was lost, and closes its channel once more. If a message is
+            # still unacknowledged, kombu stumbles over that and the worker ends; this error it expects.
+            raise RedisConnectionError("the channel's connection was given up")
+        kept = self._kept
+        if kept is None or kept.connection_pool is not self._pool:
+            kept = self._kept = self._create_client()
+        return kept
+
+
+class KeptClientChannel(_KeptClient, kombu_redis.Channel):  # type: ignore[misc]
+    """A channel to one Redis."""
+
+
+class _DroppingTransport(kombu_redis.Transport):  # type: ignore[misc]
+    """Drops what is no message, where Celery would let it end the worker."""
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        if _is_message(message):
+            super()._deliver(message, queue)
+        else:
+            logger.warning("Something that is no message was in queue %r and is dropped", queue)
+
+
+class KeptClientTransport(_DroppingTransport):
+    """The Redis transport, with channels that keep their client."""
+
+    Channel = KeptClientChannel
+
+
+def _is_message(message: Any) -> bool:
+    """Whether Celery can find out what a message is for; it lets any other end the worker."""
+    if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
+        return False
+    headers = message.get("headers")
+    return headers is None or (isinstance(headers, dict) and isinstance(headers.get("task", ""), str))
+
+
+class KeptClientSentinelChannel(_KeptClient, kombu_redis.SentinelChannel):  # type: ignore[misc]
+    """A channel to the master that sentinels name."""
+
+
+class KeptClientSentinelTransport(_DroppingTransport, kombu_redis.SentinelTransport):  # type: ignore[misc]
+    """The transport by way of sentinels, with channels that keep their client."""
+
+    Channel = KeptClientSentinelChannel
+
+
+_KEPT_TRANSPORTS: Mapping[type[Any], type[Any]] = {
+    kombu_redis.Transport: KeptClientTransport,
+    kombu_redis.SentinelTransport: KeptClientSentinelTransport,
+}
+
+
+class KeptClientConnection(Connection):  # type: ignore[misc]
+    """A connection that swaps kombu's Redis transports for ours, and leaves every other as it is."""
+
+    def get_transport_cls(self) -> type[Any]:
+        """The transport of the URL."""
+        found: type[Any] = super().get_transport_cls()
+        return _KEPT_TRANSPORTS.get(found, found)
+
+
+class KeptClientAMQP(AMQP):  # type: ignore[misc]
+    """Celery's AMQP utilities over `KeptClientConnection`."""
+
+    Connection = KeptClientConnection

@@ -1,0 +1,158 @@
+"""`tasks-service list | inspect | cancel`: an operator's view of the store, across all owners."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import pydantic_core
+from rich.console import Console
+from rich.table import Table
+
+from ..domain.decide import effective
+from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
+from ..domain.events import Cancel
+from ..domain.task import Phase, Task, TaskRecord, Turn, new_token
+from ..settings import Settings
+from ..store.maintenance import TaskStoreMaintenance
+from .application import json_option, open_store
+
+#: Rows that `list` shows unless asked for more.
+DEFAULT_ROWS = 50
+
+
+@click.command("list")
+@click.option(
+    "--phase", type=click.Choice([phase.value for phase in Phase]), help="Only tasks in this phase."
+)
+@click.option("--tool", help="Only tasks of this tool.")
+@click.option("--limit", default=DEFAULT_ROWS, show_default=True, type=click.IntRange(min=1), help="Rows.")
+@json_option
+def list_tasks(phase: str | None, tool: str | None, limit: int, as_json: bool) -> None:
+    """List tasks of all owners, newest first."""
+    with open_store(Settings()) as store:
+        now_ms = store.now_ms()
+        tasks = [
+            task
+            for task in _all_tasks(store, now_ms)
+            if phase in (None, task.phase.value) and tool in (None, task.tool)
+        ]
+    tasks.sort(key=lambda task: task.created_ms, reverse=True)
+    if as_json:
+        click.echo(json.dumps([_brief(task) for task in tasks[:limit]]))
+        return
+    _print_table(tasks[:limit], now_ms)
+    if len(tasks) > limit:
+        click.echo(f"{len(tasks) - limit} more; see --limit.", err=True)
+
+
+@click.command()
+@click.argument("task_id")
+@json_option
+def inspect(task_id: str, as_json: bool) -> None:
+    """Show everything that is stored of a task, with its history."""
+    with open_store(Settings()) as store:
+        record = store.inspect(task_id)
+        problems = store.index_problems(task_id)
+    if as_json:
+        click.echo(pydantic_core.to_json({**dataclasses.asdict(record), "index_problems": problems}).decode())
+        return
+    _print_record(record, problems)
+
+
+@click.command()
+@click.argument("task_id")
+def cancel(task_id: str) -> None:
+    """Cancel a task, whoever owns it."""
+    with open_store(Settings()) as store:
+        owner = store.inspect(task_id).task.owner
+        try:
+            store.act(owner, task_id, Cancel(token=new_token()), hidden=True)
+        except InvalidTransition as error:
+            raise click.ClickException(f"Task {task_id} is {error.current} already.") from None
+    click.echo(f"Task {task_id} is cancelled.")
+
+
+def _all_tasks(store: TaskStoreMaintenance, now_ms: int) -> Iterator[Task]:
+    for task_id in dict.fromkeys(store.task_ids()):
+        try:
+            task = effective(store.inspect(task_id).task, now_ms)
+        except TaskNotFound:
+            continue
+        except CorruptRecord as error:
+            click.echo(f"Skipped: {error}", err=True)
+            continue
+        if task is not None:
+            yield task
+
+
+def _print_table(tasks: list[Task], now_ms: int) -> None:
+    table = Table(box=None, pad_edge=False, expand=True)
+    for name in ("task", "tool", "phase", "age", "tries"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    for task in tasks:
+        phase = f"{task.phase.value} (error)" if task.is_error else task.phase.value
+        where = f"on {task.lease.worker}" if task.lease else ""
+        if task.turn is Turn.AWAITED:
+            where = "waits for its turn"
+        said = " ".join(filter(None, (where, task.status_message)))
+        age = _age(now_ms - task.created_ms)
+        table.add_row(task.task_id, task.tool, phase, age, str(task.tries), said)
+    Console().print(table)
+
+
+def _brief(task: Task) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "owner": task.owner,
+        "tool": task.tool,
+        "phase": task.phase.value,
+        "run": task.run,
+        "tries": task.tries,
+        "created": _moment(task.created_ms),
+        "updated": _moment(task.updated_ms),
+        "worker": task.lease.worker if task.lease else None,
+        "awaits_turn": task.turn is Turn.AWAITED,
+        "status_message": task.status_message,
+    }
+
+
+def _print_record(record: TaskRecord, problems: list[str]) -> None:
+    console, task = Console(), record.task
+    fields = Table("field", "value", show_header=False)
+    for field in dataclasses.fields(task):
+        value = getattr(task, field.name)
+        if value not in (None, "", 0, {}, ()):
+            fields.add_row(field.name, _moment(value) if _is_moment(field.name) else str(value))
+    fields.add_row("arguments", record.arguments)
+    if record.result is not None:
+        fields.add_row("result", record.result)
+    console.print(fields)
+    history = Table("revision", "from", "to", "who", "when", title="history")
+    for entry in record.log:
+        source = entry.source.value if entry.source else ""
+        history.add_row(str(entry.revision), source, entry.target.value, entry.actor, _moment(entry.at_ms))
+    console.print(history)
+    for problem in problems:
+        console.print(f"[red]index:[/red] {problem}")
+
+
+def _is_moment(name: str) -> bool:
+    return name in ("created_ms", "updated_ms", "due_ms", "deadline_ms", "expires_ms", "dispatched_ms")
+
+
+def _moment(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _age(age_ms: int) -> str:
+    seconds = max(age_ms, 0) // 1000
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"

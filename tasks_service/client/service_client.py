@@ -1,0 +1,332 @@
+"""A client of the service as any other: the official MCP client, with the tasks extension.
+
+`connect` opens it. `ServiceClient.call` is all that most need: it calls a tool, follows the task if the
+server makes one (polling no faster than the server asks for), and cancels it when the caller is cancelled.
+`start`, `get`, `update` and `cancel` are the steps of it. Given an `answer`, it can be asked: before there is
+a task, and while there is one.
+
+Source: MCP extension `io.modelcontextprotocol/tasks` (SEP-2663); field names are those of its schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import httpx2
+import mcp_types
+from mcp.client import Client, ClientExtension
+from mcp.client.extension import ClaimContext, ResultClaim
+from mcp.client.session import ClientRequestContext
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolResult,
+    ElicitRequestParams,
+    ElicitResult,
+    ErrorData,
+    InputRequest,
+    InputRequiredResult,
+    InputResponses,
+    Tool,
+)
+
+from ..domain.errors import TasksServiceError
+from ..extension import TASKS_EXTENSION
+from .messages import (
+    CancelTask,
+    DetailedTask,
+    GetTask,
+    NewTask,
+    TaskParams,
+    TaskState,
+    UpdateParams,
+    UpdateTask,
+    may_be_tried_again,
+)
+
+#: Seconds for the server to take a connection, and to answer anything but a tool call.
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
+#: Seconds that a tool call without a task may take; the server has a limit of its own.
+CALL_SECONDS = 24 * 3600.0
+#: Seconds that a task is polled on while its server cannot answer: the task is not affected by that.
+OUTAGE_SECONDS = 60.0
+
+
+class CannotConnect(TasksServiceError):
+    """No MCP server answers at the address, or it refuses the key; says which and what to do."""
+
+
+class TaskEnded(TasksServiceError):
+    """The task ended without a result: it failed with an error of the protocol, or was cancelled."""
+
+
+Watch = Callable[[TaskState], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a server asks, to be answered in part or as a whole.
+
+    Attributes:
+        requests: What is open, by key.
+        task_id: Of the task that waits; None if there is none yet.
+        problem: Why the server refused the last answers, if it did.
+    """
+
+    requests: Mapping[str, InputRequest]
+    task_id: str | None = None
+    problem: str | None = None
+
+
+Answer = Callable[[Asked], Awaitable[Mapping[str, ElicitResult]]]
+"""Answers what is asked: at least one of the requests, by its key."""
+
+
+class _TasksExtension(ClientExtension):
+    """Declares the extension, so that the server may answer a call with a task."""
+
+    identifier = TASKS_EXTENSION
+
+    def claims(self) -> Sequence[ResultClaim[Any]]:
+        return (ResultClaim(result_type="task", model=NewTask, resolve=_follow),)
+
+
+class ServiceClient:
+    """A connection to an MCP server whose tools may run as tasks; made by `connect`."""
+
+    def __init__(self, client: Client, answer: Answer | None = None) -> None:
+        self._client = client
+        self._answer = answer
+
+    async def tools(self) -> list[Tool]:
+        """All tools that the server lists."""
+        found: list[Tool] = []
+        cursor: str | None = None
+        while True:
+            page = await self._client.list_tools(cursor=cursor)
+            found += page.tools
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], watch: Watch | None = None
+    ) -> CallToolResult:
+        """Call a tool and wait for its result; if the wait is cancelled, so is the task.
+
+        Args:
+            tool: Its name.
+            arguments: As its schema wants them.
+            watch: Called with each state of the task that is seen, the first and the last included.
+
+        Raises:
+            MCPError: The server refused.
+            TaskEnded: The task failed or was cancelled.
+        """
+        answer = await self.start(tool, arguments)
+        if isinstance(answer, CallToolResult):
+            return answer
+        return await self.follow(answer, watch)
+
+    async def start(self, tool: str, arguments: Mapping[str, Any]) -> CallToolResult | NewTask:
+        """Call a tool, answer what is asked first; returns its result, or the task if the server made one.
+
+        Raises:
+            MCPError: The server refused.
+        """
+        responses: InputResponses | None = None
+        state: str | None = None
+        while True:
+            answer = await self._client.session.call_tool(
+                tool,
+                dict(arguments),
+                read_timeout_seconds=CALL_SECONDS,
+                input_responses=responses,
+                request_state=state,
+                allow_input_required=True,
+                allow_claimed=True,
+            )
+            if isinstance(answer, CallToolResult | NewTask):
+                return answer
+            if not isinstance(answer, InputRequiredResult) or self._answer is None:
+                what = type(answer).__name__
+                raise MCPError(mcp_types.INTERNAL_ERROR, f"the server answered with a {what}")
+            state = answer.request_state
+            asked = Asked(requests=answer.input_requests or {})
+            responses = dict(await self._answer(asked)) if asked.requests else None
+
+    async def follow(self, task: TaskState, watch: Watch | None = None) -> CallToolResult:
+        """Poll a task to its end; see `call`."""
+        try:
+            return await self._to_the_end(task, watch)
+        except asyncio.CancelledError:
+            with anyio.move_on_after(ANSWER_SECONDS, shield=True):
+                await self.cancel(task.task_id)
+            raise
+
+    async def get(self, task_id: str) -> DetailedTask:
+        """The task's state now.
+
+        Raises:
+            MCPError: There is no such task for this caller.
+        """
+        return await _get(self._client.session, task_id)
+
+    async def update(self, task_id: str, answers: Mapping[str, ElicitResult]) -> None:
+        """Answer questions of a task: all of these, or none.
+
+        Raises:
+            MCPError: An answer does not fit, or there is no such task for this caller.
+        """
+        params = UpdateParams(task_id=task_id, input_responses=dict(answers))
+        await self._client.session.send_request(UpdateTask(params=params), mcp_types.EmptyResult)
+
+    async def cancel(self, task_id: str) -> None:
+        """Ask for the end of a task; that it has ended shows in `get`.
+
+        Raises:
+            MCPError: There is no such task for this caller.
+        """
+        await self._client.session.send_request(
+            CancelTask(params=TaskParams(task_id=task_id)), mcp_types.EmptyResult
+        )
+
+    async def _to_the_end(self, task: TaskState, watch: Watch | None) -> CallToolResult:
+        session = self._client.session
+        async for state in _states(session, task, answering=self._answer is not None):
+            if watch is not None:
+                watch(state)
+            if not isinstance(state, DetailedTask):
+                continue
+            if state.is_final:
+                return _outcome(state)
+            if state.input_requests and self._answer is not None:
+                await self._respond(state, self._answer)
+        raise AssertionError("the states of a task end with the final one")
+
+    async def _respond(self, state: DetailedTask, answer: Answer) -> None:
+        """Answer what a task asks; again, and with the reason, while the server refuses the answers."""
+        problem: str | None = None
+        while True:
+            asked = Asked(requests=state.input_requests or {}, task_id=state.task_id, problem=problem)
+            try:
+                return await self.update(state.task_id, await answer(asked))
+            except MCPError as error:
+                if error.code != INVALID_PARAMS or "key" not in (error.data or {}):
+                    raise
+                problem = error.message
+
+
+@asynccontextmanager
+async def connect(
+    url: str, key: str | None = None, answer: Answer | None = None
+) -> AsyncIterator[ServiceClient]:
+    """Connect to an MCP endpoint over HTTP.
+
+    Args:
+        url: The endpoint, such as `http://127.0.0.1:8787/mcp`.
+        key: An API key, sent as a bearer token.
+        answer: Answers questions; without it, the server is told that this client cannot be asked.
+
+    Raises:
+        CannotConnect: Nothing answers there, or what answers refuses.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=CALL_SECONDS)
+    async with httpx2.AsyncClient(headers=headers, timeout=timeout) as http:
+        client = Client(
+            streamable_http_client(url, http_client=http),
+            extensions=[_TasksExtension()],
+            read_timeout_seconds=ANSWER_SECONDS,
+            elicitation_callback=None if answer is None else _refuse_to_be_called,
+        )
+        try:
+            await client.__aenter__()
+        except (httpx2.HTTPError, MCPError, ExceptionGroup) as error:
+            raise CannotConnect(
+                f"No MCP server answers at {url} ({_innermost(error)}). "
+                "Is it up (`tasks-service up`), is the address right (--url), does it want a key (--key)?"
+            ) from error
+        try:
+            yield ServiceClient(client, answer)
+        finally:
+            await client.__aexit__(None, None, None)
+
+
+async def _refuse_to_be_called(
+    context: ClientRequestContext,  # noqa: ARG001 - the SDK's signature
+    params: ElicitRequestParams,  # noqa: ARG001
+) -> ElicitResult | ErrorData:
+    """Declares that forms and links can be asked; servers of this revision never call back for them."""
+    return ErrorData(code=mcp_types.METHOD_NOT_FOUND, message="Ask in a result, not by a request")
+
+
+async def _follow(task: NewTask, context: ClaimContext) -> CallToolResult:
+    async for state in _states(context.session, task, answering=False):
+        if state.is_final and isinstance(state, DetailedTask):
+            return _outcome(state)
+    raise AssertionError("the states of a task end with the final one")
+
+
+async def _states(session: Any, task: TaskState, *, answering: bool) -> AsyncIterator[TaskState]:
+    """The states of a task as they are seen, up to the final one; no faster than the server asks for.
+
+    Args:
+        session: The connection.
+        task: Its first state.
+        answering: Whether open questions have been answered when the next state is asked for.
+    """
+    while True:
+        yield task
+        if task.is_final and isinstance(task, DetailedTask):
+            return
+        answered = answering and isinstance(task, DetailedTask) and bool(task.input_requests)
+        if not (task.is_final or answered):
+            await asyncio.sleep(task.poll_seconds)
+        task = await _after_outages(session, task)
+
+
+async def _after_outages(session: Any, task: TaskState) -> DetailedTask:
+    """The next state of a task; its server may be away for a while."""
+    until = time.monotonic() + OUTAGE_SECONDS
+    while True:
+        try:
+            return await _get(session, task.task_id)
+        except (httpx2.HTTPError, MCPError) as error:
+            if time.monotonic() > until or not _passes(error):
+                raise
+        await asyncio.sleep(task.poll_seconds)
+
+
+def _passes(error: httpx2.HTTPError | MCPError) -> bool:
+    """Whether the server cannot answer now; any other error is its answer."""
+    if isinstance(error, MCPError):
+        return may_be_tried_again(error)
+    return isinstance(error, httpx2.TransportError)
+
+
+async def _get(session: Any, task_id: str) -> DetailedTask:
+    request = GetTask(params=TaskParams(task_id=task_id))
+    state: DetailedTask = await session.send_request(request, DetailedTask)
+    return state
+
+
+def _outcome(task: DetailedTask) -> CallToolResult:
+    if task.status == "completed" and task.result is not None:
+        return task.result
+    if task.error is not None:
+        raise TaskEnded(f"{task.error.message} (error {task.error.code})")
+    raise TaskEnded(f"The task was {task.status}. {task.status_message or ''}".strip())
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

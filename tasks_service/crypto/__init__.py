@@ -1,0 +1,1 @@
+"""The secret of a deployment, and what is derived from it."""

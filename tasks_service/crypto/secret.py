@@ -1,0 +1,88 @@
+"""The secret of a deployment."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from ..domain.errors import ConfigurationError
+
+SECRET_FILE = "secret"  # noqa: S105 - the name of a file
+"""Where the secret lives in `data_dir` when `TASKS_SECRET` is not set."""
+
+
+SECRET_BYTES = 32
+"""Random bytes in a secret that we make."""
+
+
+SECRET_CHARACTERS = 16
+"""Fewest characters of a secret that is configured."""
+
+
+def load_secret(configured: SecretStr | None, data_dir: Path) -> bytes:
+    """The secret of this deployment: `TASKS_SECRET`, else a file in `TASKS_DATA_DIR`, made at first use.
+
+    Any number of processes may do this at once; all of them get the same secret.
+
+    Args:
+        configured: `TASKS_SECRET`; None if it is not set.
+        data_dir: `TASKS_DATA_DIR`.
+
+    Raises:
+        ConfigurationError: Too short, unreadable, or readable by others than its owner.
+    """
+    if configured is None:
+        return _secret_in(data_dir)
+    secret = configured.get_secret_value()
+    if len(secret) < SECRET_CHARACTERS:
+        raise ConfigurationError(
+            f"TASKS_SECRET has {len(secret)} characters; use at least {SECRET_CHARACTERS}, "
+            "for example the output of: openssl rand -hex 32"
+        )
+    return secret.encode()
+
+
+def _secret_in(directory: Path) -> bytes:
+    path = directory / SECRET_FILE
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _create(path)
+        mode, secret = path.stat().st_mode, path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The secret in {path} cannot be made or read ({error.strerror}); "
+            "set TASKS_SECRET, or TASKS_DATA_DIR to a directory that this user may write"
+        ) from error
+    if mode & 0o077:
+        raise ConfigurationError(f"{path} can be read by other users; mend it with: chmod 600 {path}")
+    if len(secret) < SECRET_CHARACTERS:
+        raise ConfigurationError(
+            f"{path} is damaged: {len(secret)} bytes; restore it, or remove it if no task matters any more"
+        )
+    return secret
+
+
+def _create(path: Path) -> None:
+    """Write a new secret under another name, then link it: the first link wins, nobody reads half a file."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_hex(SECRET_BYTES).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        # Another process was faster: its secret holds.
+        _link_unless_there(draft, path)
+    finally:
+        draft.unlink()
+
+
+def _link_unless_there(draft: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        return

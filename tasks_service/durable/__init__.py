@@ -1,0 +1,1 @@
+"""What a running tool holds, and what replays: context, journal, steps, questions, suspension."""

@@ -1,0 +1,254 @@
+"""The schema of a form: what clients can render of it, and whether an answer fits it.
+
+MCP clients render a flat object of strings, numbers, booleans and choices (2026-07-28 and 2025-11-25,
+elicitation, "requested schema"). A schema that says more is lowered to that; what must be said in other words
+is refused when the question is made, not when a person has answered it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Annotated, Any
+from uuid import UUID
+
+import jsonschema
+from jsonschema.exceptions import SchemaError, best_match
+from pydantic import AnyUrl, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import SchemaError as PatternError
+
+from ..domain.errors import ConfigurationError
+
+_ANNOTATIONS = frozenset({"title", "description", "default"})
+_KEYWORDS: Mapping[str, frozenset[str]] = {
+    "string": frozenset({"minLength", "maxLength", "format", "enum", "enumNames", "oneOf"}),
+    "number": frozenset({"minimum", "maximum"}),
+    "integer": frozenset({"minimum", "maximum"}),
+    "boolean": frozenset(),
+    "array": frozenset({"items", "minItems", "maxItems"}),
+}
+"""What a client understands of a property, by its type."""
+
+_FORMATS = frozenset({"email", "uri", "date", "date-time"})
+_CHOICES = {"string": ("enum", "oneOf"), "array": ("enum", "anyOf")}
+"""How the choices are spelled of one text, and of the items of several."""
+
+_WORDING = frozenset({"title", "description", "examples", "default", "deprecated", "enumNames"})
+
+LONGEST_PROBLEM = 300
+"""Characters of what is said about an answer, which may quote it."""
+
+_ASKABLE = (
+    "clients can ask for text, numbers, yes or no, one of several texts (an enum or Literal of strings), and "
+    "several of several texts"
+)
+
+
+def lower(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema as MCP clients can render it.
+
+    References are resolved, `X | None` becomes an optional `X`, and what clients do not understand of a
+    property is left out.
+
+    Raises:
+        ConfigurationError: It is no JSON schema of an object, or a property cannot be asked: it is not a
+            string, number, boolean or choice of texts, or it is a secret; the message names it.
+    """
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        where = ".".join(map(str, error.absolute_path)) or "the schema"
+        raise ConfigurationError(f"A question's schema is no JSON schema: {where}: {error.message}") from None
+    definitions = schema.get("$defs", {})
+    root = _resolved("the schema itself", schema, definitions)
+    if root.get("type", "object") != "object":
+        raise ConfigurationError("A question's schema must be an object with properties")
+    properties = {
+        name: _property(name, prop, definitions) for name, prop in root.get("properties", {}).items()
+    }
+    if missing := [name for name in root.get("required", ()) if name not in properties]:
+        raise ConfigurationError(f"A question requires {missing[0]!r}, which is not among its properties")
+    lowered: dict[str, Any] = {"type": "object", "properties": properties}
+    for name in ("title", "description", "required"):
+        if root.get(name):
+            lowered[name] = root[name]
+    return lowered
+
+
+def without_wording(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema without what people read: an answer fits it, whatever its titles and descriptions say."""
+    return {
+        key: {name: _unworded(prop) for name, prop in value.items()}
+        if key in ("properties", "$defs")
+        else _unworded(value)
+        for key, value in schema.items()
+        if key not in _WORDING
+    }
+
+
+def problem_of(schema: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is wrong with the values of a form, if anything is.
+
+    Returns:
+        The path of the value and a sentence; None if the values fit.
+    """
+    problem = best_match(_Validator(schema, format_checker=_checker).iter_errors(content))
+    if problem is None:
+        return None
+    message = problem.message
+    if len(message) > LONGEST_PROBLEM:
+        message = message[: LONGEST_PROBLEM - 1] + "…"
+    return ".".join(map(str, problem.absolute_path)), message
+
+
+def _property(name: str, prop: Any, definitions: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(prop, Mapping):
+        raise _cannot_ask(name)
+    resolved = _texts(_without_null(name, _resolved(name, prop, definitions), definitions))
+    if resolved.get("format") == "password" or resolved.get("writeOnly"):
+        raise ConfigurationError(
+            f"A question cannot ask for {name!r}: a form may not ask for secrets, because they would pass "
+            "through the client. Send the person to a page of yours with elicit_url"
+        )
+    kind = resolved.get("type")
+    allowed = _KEYWORDS.get(kind) if isinstance(kind, str) else None
+    if allowed is None or (kind in ("number", "integer") and "enum" in resolved):
+        raise _cannot_ask(name)
+    if kind == "array":
+        resolved["items"] = _items(name, resolved.get("items"), definitions)
+    elif kind == "string" and not _are_texts(resolved, kind):
+        raise _cannot_ask(name)
+    if resolved.get("format") not in _FORMATS:
+        resolved.pop("format", None)
+    if resolved.get("default") is None:
+        resolved.pop("default", None)
+    return {key: value for key, value in resolved.items() if key in allowed | _ANNOTATIONS | {"type"}}
+
+
+def _resolved(name: str, prop: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    own = deepcopy(dict(prop))
+    reference = own.pop("$ref", None)
+    if reference is None:
+        return own
+    _, _, definition = reference.rpartition("#/$defs/")
+    if reference != f"#/$defs/{definition}" or definition not in definitions:
+        raise ConfigurationError(
+            f"A question's schema: {name} refers to {reference!r}, which it does not have"
+        )
+    return {**deepcopy(definitions[definition]), **own}
+
+
+def _without_null(name: str, prop: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    arms = prop.get("anyOf")
+    if arms is None:
+        return prop
+    real = [arm for arm in arms if arm.get("type") != "null"]
+    rest = {key: value for key, value in prop.items() if key != "anyOf"}
+    return {**_resolved(name, real[0], definitions), **rest} if len(real) == 1 else prop
+
+
+def _texts(prop: dict[str, Any]) -> dict[str, Any]:
+    """The property with its choices spelled as clients know them: one text is a choice too, null is none."""
+    if "const" in prop and isinstance(prop["const"], str):
+        prop["enum"] = [prop.pop("const")]
+    if "enum" in prop and "type" not in prop:
+        prop["enum"] = [choice for choice in prop["enum"] if choice is not None]
+        prop["type"] = "string"
+    return prop
+
+
+def _items(name: str, items: Any, definitions: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(items, Mapping):
+        raise _cannot_ask(name)
+    resolved = _texts(_resolved(name, items, definitions))
+    spellings = [spelling for spelling in _CHOICES["array"] if spelling in resolved]
+    if not spellings or not _are_texts(resolved, "array"):
+        raise _cannot_ask(name)
+    return {key: value for key, value in resolved.items() if key in {"type", *spellings}}
+
+
+def _are_texts(prop: Mapping[str, Any], kind: str) -> bool:
+    plain, titled = _CHOICES[kind]
+    choices = [*prop.get(plain, ()), *(_const(arm) for arm in prop.get(titled, ()))]
+    return all(isinstance(choice, str) for choice in choices)
+
+
+def _const(arm: Any) -> Any:
+    return arm.get("const") if isinstance(arm, Mapping) else None
+
+
+def _cannot_ask(name: str) -> ConfigurationError:
+    return ConfigurationError(f"A question cannot ask for {name!r}: {_ASKABLE}")
+
+
+def _unworded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_wording(value)
+    return [_unworded(item) for item in value] if isinstance(value, list) else value
+
+
+# --- answers ------------------------------------------------------------------------------------------
+
+_checker = jsonschema.FormatChecker(formats=("email", "ipv4", "ipv6"))
+
+# The tool reads the answer with pydantic: what is let in here must be readable there.
+_READERS: Mapping[str, tuple[TypeAdapter[Any], re.Pattern[str]]] = {
+    "date": (TypeAdapter(date), re.compile(r"\d{4}-\d\d-\d\d")),
+    "date-time": (TypeAdapter(datetime), re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")),
+    "time": (TypeAdapter(time), re.compile(r"\d\d:\d\d.*")),
+    "duration": (TypeAdapter(timedelta), re.compile(r"-?P.+")),
+    "uri": (TypeAdapter(AnyUrl), re.compile(r".+")),
+    "uuid": (TypeAdapter(UUID), re.compile(r".+")),
+}
+
+
+def _reads(value: object, name: str) -> bool:
+    reader, shape = _READERS[name]
+    if isinstance(value, str) and not shape.fullmatch(value):
+        return False
+    try:
+        if isinstance(value, str):
+            reader.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+for _name in _READERS:
+    _checker.checks(_name)(lambda value, name=_name: _reads(value, name))
+
+
+@lru_cache(maxsize=256)
+def _pattern(pattern: str) -> TypeAdapter[str] | None:
+    try:
+        return TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
+    except PatternError:  # look-around: only Python's own engine has it
+        return None
+
+
+def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[jsonschema.ValidationError]:
+    """`pattern`, with pydantic's engine: it agrees with the tool, and its time grows only with the text."""
+    if not isinstance(value, str):
+        return
+    if (adapter := _pattern(pattern)) is None:
+        fits = re.search(pattern, value) is not None
+    else:
+        fits = _accepts(adapter, value)
+    if not fits:
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _accepts(adapter: TypeAdapter[str], value: str) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator, {"pattern": _matches}
+)

@@ -1,0 +1,152 @@
+"""Replay: what a tool did before is not done again.
+
+When a task was parked, slept or lost its worker, its tool runs again from the top. Each call that has an
+outcome in the journal gets that outcome at once; the first call that has none is where the tool goes on.
+
+In a sync tool the calls come in one order, so the nth call must meet the nth entry. In an async tool branches
+may overtake one another, so an entry is found by its kind, its name and how often that name was used before.
+Either way a call that meets an entry of another kind, name or digest means that the tool has changed since,
+and the task fails rather than take another call's value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..domain.errors import ConfigurationError, HistoryMismatch
+from ..domain.task import EntryKind, JournalEntry
+
+_NUMBERED = re.compile(r"#\d+$")
+
+_OTHER: Mapping[EntryKind, str] = {
+    EntryKind.STEP: "other arguments",
+    EntryKind.ANSWER: "another schema",
+    EntryKind.TIMER: "another purpose",
+}
+"""What differs when the digests of two calls of one name do."""
+
+
+class Call(NamedTuple):
+    """A call that the journal may know: what kind, under which name, with which digest."""
+
+    kind: EntryKind
+    name: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+
+class Journal:
+    """The entries of a task, and which of them this attempt has met.
+
+    Args:
+        entries: As they were claimed.
+        ordered: Whether calls must come in the order of the entries: for sync tools.
+    """
+
+    def __init__(self, entries: Sequence[JournalEntry], *, ordered: bool) -> None:
+        self._entries = list(entries)
+        self._ordered = ordered
+        self._met = [False] * len(self._entries)
+        self._uses: Counter[tuple[EntryKind, str]] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def name_of_use(self, kind: EntryKind, name: str) -> str:
+        """The name of this use of a name: itself first, then `name#2`, `name#3`; counts the use.
+
+        Raises:
+            ConfigurationError: The name is empty, or looks like the second use of another.
+        """
+        if not name or _NUMBERED.search(name):
+            raise ConfigurationError(
+                f"The {kind} cannot be called {name!r}: names are not empty, and those that end in # and a "
+                "number stand for repeated uses"
+            )
+        self._uses[kind, name] += 1
+        use = self._uses[kind, name]
+        return name if use == 1 else f"{name}#{use}"
+
+    def take(self, digests: Mapping[str, str]) -> dict[str, JournalEntry]:
+        """The answers that were given before the task existed; they count as met and used.
+
+        Args:
+            digests: Of the questions that the tool declares, by their names.
+
+        Returns:
+            The entries by name; without those whose question has changed since, or was not asked.
+        """
+        taken = {}
+        for index, entry in enumerate(self._entries):
+            if entry.kind is not EntryKind.ANSWER or entry.digest != digests.get(entry.name):
+                break
+            self._met[index] = True
+            self._uses[entry.kind, entry.name] += 1
+            taken[entry.name] = entry
+        return taken
+
+    def meet(self, calls: Sequence[Call]) -> list[JournalEntry] | None:
+        """The recorded outcomes of calls that were made together.
+
+        Args:
+            calls: One call, or all the questions that are asked at once.
+
+        Returns:
+            An entry for each call, in their order; None if none of them is recorded yet.
+
+        Raises:
+            HistoryMismatch: The journal does not fit; it says which entry, what was expected and found.
+        """
+        open_entries = [index for index, met in enumerate(self._met) if not met]
+        if self._ordered:
+            open_entries = open_entries[: len(calls)]
+        found = {call: index for call in calls if (index := self._find(call, open_entries)) is not None}
+        missed = [call for call in calls if call not in found]
+        left = [index for index in open_entries if index not in found.values()]
+        if missed and left and self._ordered:
+            raise HistoryMismatch(left[0], str(missed[0]), _told(self._entries[left[0]]))
+        if missed and found:
+            raise HistoryMismatch(len(self._entries), str(missed[0]), "missing")
+        if missed:
+            return None
+        for index in found.values():
+            self._met[index] = True
+        return [self._entries[index] for index in found.values()]
+
+    def add(self, entry: JournalEntry) -> None:
+        """An entry that this attempt has just recorded."""
+        self._entries.append(entry)
+        self._met.append(True)
+
+    def since(self, index: int) -> tuple[JournalEntry, ...]:
+        """The entries from an index on."""
+        return tuple(self._entries[index:])
+
+    def finish(self) -> None:
+        """The tool has ended: every entry must have been met.
+
+        Raises:
+            HistoryMismatch: An entry is left over.
+        """
+        for index, met in enumerate(self._met):
+            if not met:
+                entry = self._entries[index]
+                raise HistoryMismatch(index, "the end of the tool", _told(entry))
+
+    def _find(self, call: Call, among: Sequence[int]) -> int | None:
+        for index in among:
+            entry = self._entries[index]
+            if (entry.kind, entry.name) == (call.kind, call.name):
+                if entry.digest != call.digest:
+                    raise HistoryMismatch(index, f"{call} as it is now", f"{call} with {_OTHER[call.kind]}")
+                return index
+        return None
+
+
+def _told(entry: JournalEntry) -> str:
+    return f"{entry.kind} {entry.name!r}"

@@ -1,0 +1,302 @@
+"""What a tool can ask of its client, and how an answer comes back.
+
+A question is recorded in our own words, not in those of a protocol revision; wire modules translate. A form's
+schema is lowered to what MCP clients can render (see `forms`). What the lowering drops (patterns, exclusive
+bounds) is kept beside it as `check`, so that a bad answer is refused where it arrives and the question stays
+open.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal, Protocol
+
+from mcp_types import CreateMessageResult, ErrorData, ListRootsResult, Root, SamplingMessage
+from pydantic import BaseModel, ValidationError
+
+from ..domain.errors import AnswerRefused, ClientError, ConfigurationError
+from ..domain.limits import DEFAULT_LIMITS, to_json
+from ..domain.task import JsonText
+from .forms import lower, problem_of, without_wording
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The person said no."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The person dismissed the question without an answer."""
+
+
+class _ErrorAnswer(BaseModel):
+    error: ErrorData
+
+
+class Question(Protocol):
+    """Anything that a tool can ask."""
+
+    @property
+    def needs(self) -> str:
+        """What the client must have declared: `form`, `url`, `sampling` or `roots`."""
+
+    def recorded(self) -> dict[str, Any]:
+        """The question as it is recorded."""
+
+    def read(self, answer: Any) -> Any:
+        """What the tool gets for a recorded answer."""
+
+    def write(self, value: Any) -> dict[str, Any]:
+        """The answer that reads as this value: the inverse of `read`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Some values, asked of a person.
+
+    Attributes:
+        message: What the person reads.
+        schema: A pydantic model, or a JSON schema of an object with primitive properties.
+        model_may_answer: Whether a model may answer in the person's place, where its client knows no tasks.
+    """
+
+    message: str
+    schema: type[BaseModel] | Mapping[str, Any]
+    model_may_answer: bool = False
+
+    needs = "form"
+
+    def recorded(self) -> dict[str, Any]:
+        """See `Question.recorded`.
+
+        Raises:
+            ConfigurationError: The schema cannot be asked; the message names the property.
+        """
+        full = self.schema if isinstance(self.schema, Mapping) else self.schema.model_json_schema()
+        lowered = lower(full)
+        record = {"kind": "form", "message": self.message, "schema": lowered}
+        if lowered != full:
+            record["check"] = dict(full)
+        return {**record, "model_may_answer": True} if self.model_may_answer else record
+
+    def read(self, answer: Any) -> Any:
+        """See `Question.read`: the model, the plain values, `Declined` or `Cancelled`."""
+        if (refusal := _not_accepted(answer)) is not None:
+            return refusal
+        content = answer.get("content") or {}
+        return content if isinstance(self.schema, Mapping) else self.schema.model_validate(content)
+
+    def write(self, value: Any) -> dict[str, Any]:
+        """See `Question.write`."""
+        content = (
+            value.model_dump(mode="json", by_alias=True) if isinstance(value, BaseModel) else dict(value)
+        )
+        return {"action": "accept", "content": content}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A page that the person is asked to visit; accepting is consent, not completion.
+
+    Attributes:
+        message: Why.
+        url: Where; never one that is already authenticated.
+    """
+
+    message: str
+    url: str
+
+    needs = "url"
+
+    def recorded(self) -> dict[str, Any]:
+        """See `Question.recorded`."""
+        return {"kind": "url", "message": self.message, "url": self.url}
+
+    def read(self, answer: Any) -> Literal[True] | Declined | Cancelled:
+        """See `Question.read`: True if the person went there."""
+        return _not_accepted(answer) or True
+
+    def write(self, value: Literal[True]) -> dict[str, Any]:
+        """See `Question.write`."""
+        return {"action": "accept"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """A completion by the client's model (deprecated in 2026-07-28)."""
+
+    messages: Sequence[SamplingMessage]
+    max_tokens: int
+    system_prompt: str | None = None
+
+    needs = "sampling"
+
+    def recorded(self) -> dict[str, Any]:
+        """See `Question.recorded`."""
+        messages = [
+            message.model_dump(mode="json", by_alias=True, exclude_none=True) for message in self.messages
+        ]
+        record = {"kind": "sampling", "messages": messages, "max_tokens": self.max_tokens}
+        return record if self.system_prompt is None else {**record, "system_prompt": self.system_prompt}
+
+    def read(self, answer: Any) -> CreateMessageResult:
+        """See `Question.read`."""
+        return CreateMessageResult.model_validate(_no_error(answer))
+
+    def write(self, value: CreateMessageResult) -> dict[str, Any]:
+        """See `Question.write`."""
+        return _plain(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The client's roots (deprecated in 2026-07-28)."""
+
+    needs = "roots"
+
+    def recorded(self) -> dict[str, Any]:
+        """See `Question.recorded`."""
+        return {"kind": "roots"}
+
+    def read(self, answer: Any) -> list[Root]:
+        """See `Question.read`."""
+        return ListRootsResult.model_validate(_no_error(answer)).roots
+
+    def write(self, value: Sequence[Root]) -> dict[str, Any]:
+        """See `Question.write`."""
+        return {"roots": [_plain(root) for root in value]}
+
+
+def declared_questions(what: str, ask: Mapping[str, Form | Link]) -> dict[str, Question]:
+    """Check what a tool or a prompt declares with `ask=`: each question can be asked.
+
+    Args:
+        what: Names the tool or the prompt in errors.
+        ask: The questions, by name.
+
+    Raises:
+        ConfigurationError: It is none, or its schema is one that clients cannot render.
+    """
+    for name, question in ask.items():
+        if not isinstance(question, Form | Link):
+            raise ConfigurationError(f"{what}: ask={name!r}: expected a Form or a Link, not {question!r}")
+        try:
+            question.recorded()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{what}: ask={name!r}: {error}") from None
+    return dict(ask)
+
+
+def question_text(question: Question) -> JsonText:
+    """A question as the JSON text that the record keeps."""
+    return to_json("question", question.recorded(), maximum=DEFAULT_LIMITS.variables_bytes)
+
+
+def default_text(name: str, question: Question, value: Any) -> JsonText:
+    """A question's default as the answer that silence gives.
+
+    Args:
+        name: The question's name, for the error.
+        question: What is asked.
+        value: What the question would return: values or a model, `Declined`, `Cancelled`.
+
+    Raises:
+        ConfigurationError: It would be refused as an answer.
+    """
+    try:
+        answer = _refusal(value) or question.write(value)
+        return check_answer(name, question.recorded(), answer)
+    except (AnswerRefused, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"The default of question {name!r} cannot be its answer: {error}") from error
+
+
+def headline(recorded: str) -> str:
+    """What a recorded question says, in one line, for the task's status."""
+    return str(json.loads(recorded).get("message") or "The tool asks its client.")
+
+
+def question_digest(question: Question) -> str:
+    """What must stay the same for an earlier answer to fit: the kind and the schema, not the wording."""
+    record = question.recorded()
+    essence = [record["kind"], without_wording(record.get("check", record.get("schema", {})))]
+    return blake2b(json.dumps(essence, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def check_answer(key: str, recorded: Mapping[str, Any], answer: Any) -> JsonText:
+    """Check a client's answer against the question, and write it as it is recorded.
+
+    Args:
+        key: The question's key, for the error.
+        recorded: The question, as it was recorded.
+        answer: What the client sent, as parsed JSON.
+
+    Raises:
+        AnswerRefused: It does not fit; the message names key and path. Nothing was recorded.
+    """
+    if not isinstance(answer, Mapping):
+        raise AnswerRefused(key, "", "expected an object")
+    if "error" in answer:
+        _check_model(key, _ErrorAnswer, answer)
+        return _recordable(answer)
+    kind = recorded["kind"]
+    if kind in ("form", "url"):
+        _check_action(key, recorded, answer)
+    elif kind == "sampling":
+        _check_model(key, CreateMessageResult, answer)
+    else:
+        _check_model(key, ListRootsResult, answer)
+    return _recordable(answer)
+
+
+def _recordable(answer: Mapping[str, Any]) -> JsonText:
+    return to_json("answer", dict(answer), maximum=DEFAULT_LIMITS.answers_bytes)
+
+
+def _check_action(key: str, recorded: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    action = answer.get("action")
+    if action not in ("accept", "decline", "cancel"):
+        raise AnswerRefused(key, "action", "expected accept, decline or cancel")
+    if action != "accept" or recorded["kind"] == "url":
+        return
+    content = answer.get("content")
+    if not isinstance(content, Mapping):
+        raise AnswerRefused(key, "content", "expected an object")
+    if (problem := problem_of(recorded.get("check", recorded["schema"]), content)) is not None:
+        path, sentence = problem
+        raise AnswerRefused(key, f"content.{path}" if path else "content", sentence)
+
+
+def _check_model(key: str, model: type[BaseModel], answer: Mapping[str, Any]) -> None:
+    try:
+        model.model_validate(answer)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise AnswerRefused(key, ".".join(map(str, first["loc"])), first["msg"]) from error
+
+
+def _not_accepted(answer: Any) -> Declined | Cancelled | None:
+    action = _no_error(answer).get("action")
+    if action == "decline":
+        return Declined()
+    return Cancelled() if action == "cancel" else None
+
+
+def _no_error(answer: Any) -> Any:
+    if "error" in answer:
+        error = _ErrorAnswer.model_validate(answer).error
+        raise ClientError(error.code, error.message)
+    return answer
+
+
+def _refusal(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, Declined):
+        return {"action": "decline"}
+    return {"action": "cancel"} if isinstance(value, Cancelled) else None
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)

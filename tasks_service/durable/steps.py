@@ -1,0 +1,95 @@
+"""Steps: what is recorded of one, and how it reads back."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
+from hashlib import blake2b
+from typing import Any
+
+import pydantic_core
+from pydantic import BaseModel, PydanticUserError, TypeAdapter
+
+from ..domain.errors import NotJson
+from ..domain.limits import DEFAULT_LIMITS, to_json
+from ..domain.task import EntryKind, JournalEntry
+from .journal import Call, Journal
+
+_inside: ContextVar[str | None] = ContextVar("tasks_service_step", default=None)
+
+
+def step_call(journal: Journal, name: str, args: Any, kwargs: Mapping[str, Any]) -> Call:
+    """The call of a step, with a digest of its arguments.
+
+    Raises:
+        NotJson: The arguments cannot be compared from run to run.
+    """
+    try:
+        text = pydantic_core.to_json(_in_order([args, kwargs]), bytes_mode="base64")
+    except (pydantic_core.PydanticSerializationError, ValueError) as error:
+        raise NotJson(f"arguments of step {name!r}", str(error)) from None
+    digest = blake2b(text, digest_size=8).hexdigest()
+    return Call(EntryKind.STEP, journal.name_of_use(EntryKind.STEP, name), digest)
+
+
+def step_entry(call: Call, value: Any) -> JournalEntry:
+    """What is recorded of a step that has returned.
+
+    Raises:
+        NotJson: The result cannot be written as JSON.
+        LimitExceeded: It is larger than the whole journal may be.
+    """
+    what = f"result of step {call.name!r}"
+    try:
+        plain = pydantic_core.to_jsonable_python(value)
+    except (pydantic_core.PydanticSerializationError, ValueError) as error:
+        raise NotJson(what, str(error)) from None
+    text = to_json(what, plain, maximum=DEFAULT_LIMITS.journal_bytes)
+    return JournalEntry(kind=call.kind, name=call.name, digest=call.digest, value=text)
+
+
+def step_value(fn: Callable[..., Any], text: str) -> Any:
+    """A recorded result, of the type that the function declares where pydantic knows that type."""
+    try:
+        returns = inspect.signature(fn, eval_str=True).return_annotation
+        adapter = TypeAdapter[Any](Any if returns is inspect.Signature.empty else returns)
+    except (TypeError, ValueError, NameError, PydanticUserError):
+        return json.loads(text)
+    return adapter.validate_json(text)
+
+
+@contextmanager
+def inside_step(name: str) -> Iterator[None]:
+    """What runs here belongs to a step: it may not ask, sleep or take steps of its own."""
+    token = _inside.set(name)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
+def refuse_inside_step(what: str) -> None:
+    """Refuse what a step may not do: when the step is not run again, the journal would wait for it in vain.
+
+    Raises:
+        RuntimeError: A step runs here; names it.
+    """
+    if (name := _inside.get()) is not None:
+        raise RuntimeError(f"Step {name!r} may not {what}: steps hold neither questions, sleeps nor steps")
+
+
+def _in_order(value: Any) -> Any:
+    """The value with everything in an order that is the same in each process: sets have none."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = {part.name: getattr(value, part.name) for part in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _in_order(part) for key, part in sorted(value.items(), key=lambda item: str(item[0]))}
+    if isinstance(value, set | frozenset):
+        return sorted((_in_order(part) for part in value), key=pydantic_core.to_json)
+    return [_in_order(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,116 @@
+"""Who calls: API keys, or the one local user of a service that only this machine can reach.
+
+A key travels in the `Authorization` header of every request, never in the URL (2026-07-28, basic/
+authorization). Each key's name is an owner of its own. A missing and a wrong key get the same refusal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mcp_types.jsonrpc import INVALID_REQUEST
+
+from ...crypto.secret import load_secret
+from ...domain.errors import ConfigurationError
+from ...settings import Settings
+from ..core.requests import Caller
+from ..transport.rejection import Rejection
+from .owner import LOCAL_USER, Principal, owner_of
+
+API_KEY_ISSUER = "api-key"
+"""The issuer of principals that an API key names."""
+
+CHALLENGE = b'Bearer realm="tasks-service"'
+"""What a 401 asks for (RFC 6750, section 3)."""
+
+_SCHEME = b"bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    digest: bytes
+    caller: Caller
+
+
+class Authenticator:
+    """Finds the caller of a request.
+
+    Args:
+        settings: Its `api_keys`, and where it listens.
+
+    Raises:
+        ConfigurationError: Others than this machine could reach the service, and it knows no keys; or the
+            secret cannot be had.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        refuse_open_door(settings)
+        secret = load_secret(settings.secret, settings.data_dir)
+        self._pepper = hashlib.blake2b(secret, digest_size=32, person=b"tasks-api-key").digest()
+        self._keys = [
+            _Key(
+                self._digest(api_key.key.get_secret_value().encode()),
+                Caller(
+                    owner=owner_of(Principal(issuer=API_KEY_ISSUER, subject=name), secret),
+                    expires_at=None if api_key.until is None else api_key.until.timestamp(),
+                ),
+            )
+            for name, api_key in settings.api_keys.items()
+        ]
+        self._local = None if self._keys else Caller(owner=owner_of(LOCAL_USER, secret))
+
+    def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        """Who sends a request.
+
+        Raises:
+            Rejection: 401; nobody that is known here.
+        """
+        authorization = headers.get("authorization")
+        caller = self.caller(None if authorization is None else authorization.encode("latin-1"))
+        if caller is None:
+            raise Rejection(
+                401,
+                INVALID_REQUEST,
+                "Authentication required: send one of the service's API keys as 'Authorization: Bearer KEY'",
+                headers=((b"www-authenticate", CHALLENGE),),
+            )
+        return caller
+
+    def caller(self, authorization: bytes | None) -> Caller | None:
+        """The caller that an `Authorization` header proves, or None.
+
+        A key that has run out proves nothing. Takes the same time whichever key it is, and whether it is one
+        at all.
+        """
+        if self._local is not None:
+            return self._local
+        if authorization is None or authorization[: len(_SCHEME)].lower() != _SCHEME:
+            return None
+        presented = self._digest(authorization[len(_SCHEME) :].strip())
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, presented):
+                found = key.caller
+        if found is not None and found.expires_at is not None and time.time() >= found.expires_at:
+            return None
+        return found
+
+    def _digest(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
+
+
+def refuse_open_door(settings: Settings) -> None:
+    """Refuse to serve everybody.
+
+    Raises:
+        ConfigurationError: The address is not a loopback one and there are no API keys.
+    """
+    if not settings.is_loopback and not settings.api_keys:
+        raise ConfigurationError(
+            f"TASKS_HOST is {settings.host}, which other machines can reach, and TASKS_API_KEYS is empty. "
+            "Set TASKS_API_KEYS=name:key (a key of at least 16 characters), or TASKS_HOST=127.0.0.1"
+        )

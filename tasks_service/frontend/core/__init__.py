@@ -1,0 +1,1 @@
+"""What every protocol revision shares: executions, waits, answers, reports."""

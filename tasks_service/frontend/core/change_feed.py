@@ -1,0 +1,236 @@
+"""Wake-ups: whoever waits for a task hears of its changes, over one subscription per process.
+
+A waiter registers first, then reads, then waits, so that no change falls between. A wake-up may still be
+lost on its way (pub/sub promises nothing), so no wait is longer than `HEAL_SECONDS`: the caller reads again
+and the loss is healed. A new connection wakes everybody, since anything may have happened without it.
+
+What a running tool says (see `domain.reports`) comes the same way, for those tasks alone that somebody
+hears. It is handed on at once and kept nowhere: who hears it must not wait (see `streams.Outgoing`, which
+bounds what waits for a slow reader).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from ...domain.reports import Report
+from ...domain.task import Task
+from ...failpoints import failpoint
+from ...store.changes import Change, Reported
+
+logger = logging.getLogger(__name__)
+
+HEAL_SECONDS = 5.0
+"""Longest wait before a waiter reads again, whether or not it was woken."""
+
+RESTART_SECONDS = 1.0
+"""Pause before a subscription that failed is tried again."""
+
+
+CATCH_UP_SECONDS = 1.0
+"""Longest wait for reports that a read may have overtaken."""
+
+
+BEGIN_SECONDS = 1.0
+"""Longest wait for the first subscription of a process."""
+
+
+class ChangeSource(Protocol):
+    """Where changes come from: a store."""
+
+    def changes(self) -> AsyncIterator[Change | Reported | None]:
+        """Changes as they are committed; None when the subscription was made (again).
+
+        Reports of the tasks that are heard come among them, in their order.
+        """
+
+    def hear(self, task_id: str) -> None:
+        """Let the reports of a task come from now on."""
+
+    def unhear(self, task_id: str) -> None:
+        """Let them come no more."""
+
+    async def settle(self) -> None:
+        """Return when all has come that was published before; at once while there is no subscription."""
+
+
+class Hearer(Protocol):
+    """Takes what a tool says."""
+
+    def hear(self, report: Report) -> None:
+        """Take a report; must not wait."""
+
+
+class Watcher:
+    """One waiter's ear for some names; remembers which were woken, so any number of changes costs the same.
+
+    Attributes:
+        names: What it hears of.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._event = asyncio.Event()
+        self._woken: set[str] = set()
+
+    def wake(self, name: str = "") -> None:
+        """Let the next, or the present, `changed` return at once.
+
+        Args:
+            name: What has changed; may be none of the names that are watched, to wake the waiter alone.
+        """
+        self._woken.add(name)
+        self._event.set()
+
+    async def changed(self, timeout: float) -> frozenset[str]:  # noqa: ASYNC109 - the wait is the purpose
+        """Wait until something may have changed since this was last called; at most `timeout` seconds.
+
+        Returns:
+            The names that were woken. None of them, if the wait was for nothing: the caller reads again.
+        """
+        # What is woken in the moment in which the time is up counts too: nobody says it again.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(timeout, HEAL_SECONDS)):
+                await self._event.wait()
+        woken = frozenset(self._woken)
+        self._event.clear()
+        self._woken.clear()
+        return woken
+
+
+class _Heard:
+    """Those who hear a task, and up to which of its changes they have heard all."""
+
+    def __init__(self) -> None:
+        self.hearers: Counter[Hearer] = Counter()
+        self.revision = -1
+
+
+class ChangeFeed:
+    """All watchers of a process, fed by one subscription.
+
+    Args:
+        source: The store whose changes are followed.
+    """
+
+    def __init__(self, source: ChangeSource) -> None:
+        self._source = source
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._heard: dict[str, _Heard] = {}
+        self._begun = asyncio.Event()
+
+    def __len__(self) -> int:
+        """How many tasks are watched."""
+        return len(self._watchers)
+
+    @contextmanager
+    def watch(self, *names: str) -> Iterator[Watcher]:
+        """Hear of changes while the context is open; read what is watched only after it has opened.
+
+        Args:
+            names: Ids of tasks, and whatever else is woken by name (see `store.sessions`).
+        """
+        watcher = Watcher()
+        for name in names:
+            self.add(watcher, name)
+        try:
+            yield watcher
+        finally:
+            for name in tuple(watcher.names):
+                self.discard(watcher, name)
+
+    def add(self, watcher: Watcher, name: str) -> None:
+        """Let a watcher hear of one name more."""
+        self._watchers.setdefault(name, set()).add(watcher)
+        watcher.names.add(name)
+
+    def discard(self, watcher: Watcher, name: str) -> None:
+        """Let a watcher hear of a name no more."""
+        watchers = self._watchers.get(name, set())
+        watchers.discard(watcher)
+        watcher.names.discard(name)
+        if not watchers:
+            self._watchers.pop(name, None)
+
+    @contextmanager
+    def hear(self, task_id: str, hearer: Hearer | None) -> Iterator[None]:
+        """Be told what a task's tool says, as it says it, while the context is open.
+
+        It is told before the watchers of a change that came later are woken. One that hears a task twice is
+        told once. None hears nothing.
+        """
+        if hearer is None:
+            yield
+            return
+        heard = self._heard.get(task_id)
+        if heard is None:
+            heard = self._heard[task_id] = _Heard()
+            self._source.hear(task_id)
+        heard.hearers[hearer] += 1
+        try:
+            yield
+        finally:
+            heard.hearers[hearer] -= 1
+            if not heard.hearers[hearer]:
+                del heard.hearers[hearer]
+            if not heard.hearers:
+                del self._heard[task_id]
+                self._source.unhear(task_id)
+
+    async def catch_up(self, task: Task) -> None:
+        """Return when those who hear a task have been told all that was said before it came to this state.
+
+        A read may overtake what was published before it. Where the change itself has come there is nothing
+        to wait for.
+        """
+        heard = self._heard.get(task.task_id)
+        if heard is None or heard.revision >= task.revision:
+            return
+        try:
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                await self._source.settle()
+        except TimeoutError:
+            logger.warning("The change feed is slow: the last reports of a task may be missing")
+
+    async def begun(self) -> None:
+        """Wait until the source is followed; not for long, since it may be down."""
+        try:
+            async with asyncio.timeout(BEGIN_SECONDS):
+                await self._begun.wait()
+        except TimeoutError:
+            logger.warning("Nothing that happens in the store is heard yet")
+
+    async def run(self) -> None:
+        """Follow the source until cancelled; outlives every outage of it."""
+        while True:
+            try:
+                async for change in self._source.changes():
+                    failpoint("Change", "before")
+                    self._spread(change)
+                    failpoint("Change", "after")
+            except Exception:
+                logger.exception("The change feed broke; it starts again in %s s", RESTART_SECONDS)
+            await asyncio.sleep(RESTART_SECONDS)
+
+    def _spread(self, change: Change | Reported | None) -> None:
+        if change is None:
+            self._begun.set()
+            for name, watchers in self._watchers.items():
+                for watcher in watchers:
+                    watcher.wake(name)
+            return
+        heard = self._heard.get(change.task_id)
+        if isinstance(change, Reported):
+            for hearer in () if heard is None else tuple(heard.hearers):
+                for report in change.reports:
+                    hearer.hear(report)
+            return
+        if heard is not None:
+            heard.revision = max(heard.revision, change.revision)
+        for watcher in self._watchers.get(change.task_id, ()):
+            watcher.wake(change.task_id)

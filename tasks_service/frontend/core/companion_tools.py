@@ -1,0 +1,367 @@
+"""Tools with which a model follows, without tasks in its client, what a call of its began.
+
+A call that takes long is answered, for a client that knows no tasks, with a text that names the task and says
+what to call next (`handle_text`). What is called then are these four. They run here, in the front end: they
+read and move tasks, and no worker is needed. They are written for a model: its reader acts on what they say.
+
+Whether they are listed is a setting, the same for every client (2026-07-28: lists do not vary per
+connection); where they are not, nobody is given such a text, and calls wait (docs/protocol.md, "handles for
+clients without tasks").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Literal, TypeVar
+
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from ...authoring.tool import COMPANION_TOOLS, Rendered, TaskSupport, Tool, ToolRegistry, rendered
+from ...domain.errors import InvalidTransition, TaskNotFound
+from ...domain.events import AnswerInput, Cancel
+from ...domain.limits import Limits
+from ...domain.task import JsonText, Owner, Task, TaskStatus
+from ...store.clients import AsyncTaskStore, TaskView
+from .pre_task_questions import sort_out
+from .requests import ToolCall
+
+TASK_STATUS, TASK_RESULT, TASK_ANSWER, TASK_CANCEL = COMPANION_TOOLS
+
+WAIT_SECONDS = 30.0
+"""How long `task_result` waits unless it is told otherwise."""
+
+_POLL_SECONDS: Final = 10
+
+Wait = Callable[[Task, float], Awaitable[TaskView | None]]
+"""Waits until a task has ended, or asks what nobody is asked meanwhile; None if it has not by then."""
+
+Asked = TypeVar("Asked")
+Ask = Callable[[Task, Mapping[str, str]], Asked | None]
+"""What the client is asked for a task, with what was wrong with its answers; None if it cannot be."""
+
+
+class OpenQuestion(BaseModel):
+    """A question that a task waits for."""
+
+    key: str = Field(description="Names the question in `answers` of task_answer.")
+    message: str = Field(description="What is asked.")
+    answered_by: Literal["model", "human"] = Field(
+        description="'model': you may answer, with task_answer. 'human': only the person may, see `next`."
+    )
+    answer_schema: dict[str, Any] | None = Field(None, description="JSON schema of the answer's values.")
+
+
+class TaskReport(BaseModel):
+    """How a task is."""
+
+    task_id: str
+    tool: str = Field(description="The tool that was called.")
+    status: Literal["working", "input_required", "completed", "failed", "cancelled"]
+    message: str | None = Field(None, description="What goes on, in a sentence.")
+    progress: float | None = Field(None, description="How far it is.")
+    total: float | None = Field(None, description="Of how much.")
+    questions: list[OpenQuestion] = Field(default_factory=list, description="What it waits to be told.")
+    next: str = Field(description="What to do now.")
+
+
+class _Task(ArgModelBase):
+    model_config = ConfigDict(extra="forbid")
+    task_id: str = Field(description="The id of the task, as an earlier result named it.")
+
+
+class _Answers(_Task):
+    answers: dict[str, dict[str, Any] | Literal["decline"]] = Field(
+        description="By the question's key: an object with the values that its answer_schema asks for, "
+        'or the text "decline" to refuse an answer.'
+    )
+
+
+class Companions:
+    """The four tools, and what they do.
+
+    Args:
+        tools: The service's own; their results are shown.
+        store: Where tasks are.
+        limits: What is allowed.
+        longest_wait: Seconds that `task_result` may wait.
+    """
+
+    def __init__(
+        self, tools: ToolRegistry, store: AsyncTaskStore, *, limits: Limits, longest_wait: float
+    ) -> None:
+        self._tools, self._store, self._limits = tools, store, limits
+        self._longest_wait = longest_wait
+        self.tools = _definitions(longest_wait)
+
+    def listed(self) -> ToolRegistry:
+        """All tools of the service, these among them.
+
+        Raises:
+            ConfigurationError: An author's tool has the name of one of these.
+        """
+        everything = ToolRegistry()
+        for tool in (*self._tools.values(), *self.tools.values()):
+            everything.add(tool)
+        return everything
+
+    async def call(
+        self, owner: Owner, call: ToolCall, *, wait: Wait, ask: Ask[Asked]
+    ) -> Rendered | TaskView | Asked:
+        """Call one of them.
+
+        Args:
+            owner: Who calls.
+            call: Of one of `tools`.
+            wait: Waits for a task, and asks the client meanwhile where it can be asked.
+            ask: Asks by a result, where the client is asked so.
+
+        Returns:
+            The result; or a task that has completed, whose result it is; or what the client is asked.
+
+        Raises:
+            InvalidArguments, NotJson, LimitExceeded: The arguments are refused.
+            StoreUnavailable: No answer in time.
+        """
+        tool = self.tools.find(call.tool)
+        tool.check_arguments(call.arguments, self._limits)
+        arguments = tool.bind(call.arguments)
+        try:
+            view = await self._store.get(owner, arguments["task_id"])
+            match tool.name:
+                case "task_status":
+                    return self._reported(view.task)
+                case "task_result":
+                    return await self._result(view, call, arguments["wait_seconds"], wait, ask)
+                case "task_answer":
+                    return await self._answer(view.task, arguments["answers"])
+                case _:
+                    return await self._cancel(view.task)
+        except TaskNotFound:
+            return _said("There is no such task: the id is wrong, or the task has expired.", is_error=True)
+
+    async def _result(
+        self, view: TaskView, call: ToolCall, seconds: float, wait: Wait, ask: Ask[Asked]
+    ) -> Rendered | TaskView | Asked:
+        task = view.task
+        fitting, problems = sort_out(_recorded(task), call.answers if call.state is not None else {})
+        if fitting:
+            await self._record(task, AnswerInput(answers=fitting))
+        latest = await wait(task, seconds) or await self._store.get(task.owner, task.task_id)
+        task = latest.task
+        if task.status is TaskStatus.COMPLETED:
+            return latest
+        if task.status is TaskStatus.INPUT_REQUIRED and (asked := ask(task, problems)) is not None:
+            return asked
+        return _said(handle_text(task), is_error=task.status.is_final)
+
+    async def _answer(self, task: Task, answers: Mapping[str, Any]) -> Rendered:
+        """All that is answered, or nothing, as for `tasks/update`; except that unknown keys are told."""
+        recorded = _recorded(task)
+        for key in answers:
+            if key not in recorded:
+                return _said(f"{key}: no such question is open. {handle_text(task)}", is_error=True)
+            if not _for_model(recorded[key]):
+                return _said(f"{key}: a human must answer: {_message(recorded[key])}", is_error=True)
+        given = {key: _as_answer(answer) for key, answer in answers.items()}
+        fitting, problems = sort_out(recorded, given)
+        if problems:
+            told = "; ".join(f"{key}: {problem}" for key, problem in problems.items())
+            return _said(f"Nothing was recorded, since an answer does not fit: {told}", is_error=True)
+        if fitting:
+            task = await self._record(task, AnswerInput(answers=fitting))
+        return self._reported(task)
+
+    async def _cancel(self, task: Task) -> Rendered:
+        return self._reported(await self._record(task, Cancel()))
+
+    async def _record(self, task: Task, event: AnswerInput | Cancel) -> Task:
+        """The task after the event; as it is, if it came too late."""
+        try:
+            return await self._store.act(task.owner, task.task_id, event)
+        except InvalidTransition:
+            return (await self._store.get(task.owner, task.task_id)).task
+
+    def _reported(self, task: Task) -> Rendered:
+        report = TaskReport(
+            task_id=task.task_id,
+            tool=task.tool,
+            status=task.status.value,
+            message=task.status_message,
+            progress=None if task.progress is None else task.progress.current,
+            total=None if task.progress is None else task.progress.total,
+            questions=[_open_question(key, asked) for key, asked in _recorded(task).items()],
+            next=_next(task),
+        )
+        result = CallToolResult(
+            content=[TextContent(type="text", text=handle_text(task))],
+            structured_content=report.model_dump(mode="json", exclude_none=True),
+        )
+        return rendered(result, self._limits)
+
+
+def handle(task: Task, tool: Tool) -> Rendered:
+    """What a client that knows no tasks gets in place of the result of a call that takes long.
+
+    Of a tool with an output schema it is an error: clients validate what is not (docs/protocol.md, "handles
+    for clients without tasks").
+    """
+    return _said(handle_text(task), is_error=tool.output_schema is not None)
+
+
+def handle_text(task: Task) -> str:
+    """What goes on with a task, which id it has, and what to do next."""
+    return f"{_state(task)} {_next(task)}"
+
+
+def with_model(capabilities: JsonText) -> JsonText:
+    """What can be asked of a client whose model may answer what an author lets models answer."""
+    return JsonText(json.dumps([*json.loads(capabilities or "[]"), "model"]))
+
+
+def _state(task: Task) -> str:
+    name = f"The tool '{task.tool}' (task_id \"{task.task_id}\")"
+    match task.status:
+        case TaskStatus.WORKING:
+            return f"{name} is still running in the background{_progress(task)}."
+        case TaskStatus.INPUT_REQUIRED:
+            asked = "; ".join(f"{key}: {_message(q)}" for key, q in _recorded(task).items())
+            return f"{name} waits for an answer to {asked}."
+        case TaskStatus.COMPLETED:
+            return f"{name} has completed."
+        case TaskStatus.CANCELLED:
+            return f"{name} was cancelled."
+        case _:
+            return f"{name} has failed: {task.status_message or 'it did not say why'}"
+
+
+def _next(task: Task) -> str:
+    this = f'with task_id "{task.task_id}"'
+    match task.status:
+        case TaskStatus.WORKING:
+            return (
+                f"To get its result, call {TASK_RESULT} {this}; it waits for the end. Do not call the tool "
+                f"again. {TASK_STATUS} tells how it is, in {_POLL_SECONDS} seconds or later; {TASK_CANCEL} "
+                "stops it."
+            )
+        case TaskStatus.INPUT_REQUIRED:
+            keys = [key for key, asked in _recorded(task).items() if _for_model(asked)]
+            told = f"Answer {', '.join(keys)} with {TASK_ANSWER}. " if keys else ""
+            rest = len(keys) < len(task.inputs)
+            human = "A human must answer" + (" the rest" if keys else "")
+            return told + (
+                f"{human}: tell the user, and call {TASK_RESULT} {this}, which asks where the client can."
+                if rest
+                else f"Then call {TASK_RESULT} {this}."
+            )
+        case TaskStatus.COMPLETED:
+            return f"Call {TASK_RESULT} {this} to get its result."
+        case _:
+            return "There is nothing to wait for; the tool may be called again."
+
+
+def _progress(task: Task) -> str:
+    if task.progress is None:
+        return f": {task.status_message}" if task.status_message else ""
+    total = "" if task.progress.total is None else f" of {task.progress.total:g}"
+    message = f", {task.progress.message}" if task.progress.message else ""
+    return f", at {task.progress.current:g}{total}{message}"
+
+
+def _recorded(task: Task) -> dict[str, dict[str, Any]]:
+    return {key: json.loads(asked.request) for key, asked in task.inputs.items()}
+
+
+def _for_model(recorded: Mapping[str, Any]) -> bool:
+    return recorded.get("model_may_answer") is True
+
+
+def _message(recorded: Mapping[str, Any]) -> str:
+    message = str(recorded.get("message") or "The tool asks its client.")
+    return f"{message} ({recorded['url']})" if "url" in recorded else message
+
+
+def _open_question(key: str, recorded: Mapping[str, Any]) -> OpenQuestion:
+    return OpenQuestion(
+        key=key,
+        message=_message(recorded),
+        answered_by="model" if _for_model(recorded) else "human",
+        answer_schema=recorded.get("schema"),
+    )
+
+
+def _as_answer(given: Mapping[str, Any] | str) -> dict[str, Any]:
+    return {"action": "decline"} if isinstance(given, str) else {"action": "accept", "content": dict(given)}
+
+
+def _said(text: str, *, is_error: bool) -> Rendered:
+    result = CallToolResult(content=[TextContent(type="text", text=text)], is_error=is_error)
+    return rendered(result)
+
+
+def _definitions(longest_wait: float) -> ToolRegistry:
+    seconds = Field(
+        min(WAIT_SECONDS, longest_wait),
+        ge=0,
+        le=longest_wait,
+        description="How long to wait for the end, in seconds; 0 to look only.",
+    )
+    waiting = create_model("Waiting", __base__=_Task, wait_seconds=(float, seconds))
+    reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+    registry = ToolRegistry()
+    for name, title, description, arguments, hints in (
+        (
+            TASK_STATUS,
+            "Status of a task",
+            "Tell how a tool call is that runs in the background as a task: whether it still works, how far "
+            "it is, what it asks, and what to do next. Answers at once.",
+            _Task,
+            reads,
+        ),
+        (
+            TASK_RESULT,
+            "Result of a task",
+            "Wait for a tool call that runs in the background as a task, and return the tool's own result. "
+            "If it is not there in time, say how the task is; then call this again. Where the task asks "
+            "something that a human must answer, the user is asked.",
+            waiting,
+            reads,
+        ),
+        (
+            TASK_ANSWER,
+            "Answer a task",
+            "Answer questions of a task on behalf of the user. Only questions that task_status shows as "
+            "answered by 'model' can be answered; answer only what you know. All answers are taken, or none.",
+            _Answers,
+            ToolAnnotations(
+                read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+            ),
+        ),
+        (
+            TASK_CANCEL,
+            "Cancel a task",
+            "Stop a tool call that runs in the background as a task. What it has done stays done; its result "
+            "is lost. A task that has ended stays as it is.",
+            _Task,
+            ToolAnnotations(
+                read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+            ),
+        ),
+    ):
+        registry.add(
+            Tool(
+                name=name,
+                fn=None,
+                title=title,
+                description=description,
+                metadata=FuncMetadata(arg_model=arguments),
+                input_schema=arguments.model_json_schema(),
+                # What `task_result` returns has the schema of another tool.
+                output_schema=None if name == TASK_RESULT else TaskReport.model_json_schema(),
+                annotations=hints,
+                support=TaskSupport.FORBIDDEN,
+            )
+        )
+    return registry

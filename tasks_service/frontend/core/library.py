@@ -1,0 +1,349 @@
+"""What `resources/*`, `prompts/*` and `completion/complete` do, for every revision.
+
+Authors' functions run here, in the front end: async ones on its loop, sync ones in one of a few threads, each
+for as long as it may take. What they raise is logged, and told to nobody. Results are the SDK's own types,
+and the SDK writes them as each revision has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import pydantic_core
+from mcp.server.lowlevel import Server
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    BlobResourceContents,
+    CompleteRequestParams,
+    CompleteResult,
+    Completion,
+    GetPromptRequestParams,
+    GetPromptResult,
+    ListPromptsResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    PaginatedRequestParams,
+    PromptReference,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    TextResourceContents,
+)
+from mcp_types import Prompt as ListedPrompt
+from mcp_types import PromptArgument as ListedArgument
+from mcp_types import Resource as ListedResource
+from mcp_types import ResourceTemplate as ListedTemplate
+
+from ...authoring.completion import completion_of
+from ...authoring.function import Function, RequestContext
+from ...authoring.library import Library
+from ...authoring.prompt import Prompt, messages_of
+from ...authoring.resource import URI_BYTES, Resource
+from ...domain.errors import ClientError, LimitExceeded, ProtocolError, ResourceNotFound, UnknownResource
+from ...domain.limits import Limits, check_size, to_json
+from ...domain.task import Owner
+from . import wire_common
+from .pre_task_questions import Answered, Preflight
+from .requests import FunctionFailed, InputRequired, InvalidRequest, PromptCall
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+THREADS: Final = 16
+"""Sync functions that run at the same time; more wait, within their own time."""
+
+
+class LibraryHandlers:
+    """The service's answers about what it has beside its tools.
+
+    Args:
+        library: What it has; looked at anew for each request.
+        preflight: Asks what prompts declare.
+        limits: How large a resource or a prompt may be: as large as a tool's result.
+    """
+
+    def __init__(self, library: Library, *, preflight: Preflight, limits: Limits) -> None:
+        self.library = library
+        self._preflight, self._limits = preflight, limits
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="library")
+
+    def close(self) -> None:
+        """Take no more; functions that run in threads are not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def resources(self) -> ListResourcesResult:
+        """Resources with a URI of their own."""
+        return ListResourcesResult(
+            resources=[
+                ListedResource(
+                    uri=resource.uri,
+                    name=resource.name,
+                    title=resource.title,
+                    description=resource.description,
+                    mime_type=resource.mime_type,
+                    annotations=resource.annotations,
+                )
+                for resource in self.library.resources.singles()
+            ]
+        )
+
+    def templates(self) -> ListResourceTemplatesResult:
+        """Templates of resources."""
+        return ListResourceTemplatesResult(
+            resource_templates=[
+                ListedTemplate(
+                    uri_template=template.uri,
+                    name=template.name,
+                    title=template.title,
+                    description=template.description,
+                    mime_type=template.mime_type,
+                    annotations=template.annotations,
+                )
+                for template in self.library.resources.templates()
+            ]
+        )
+
+    async def read(self, owner: Owner, uri: str) -> ReadResourceResult:
+        """Read a resource.
+
+        Raises:
+            UnknownResource: There is none of that URI.
+            InvalidRequest: The URI is longer than any that is looked for.
+            FunctionFailed: The author's function failed, took too long, or returned what cannot be sent.
+            MCPError: The author's own error.
+        """
+        if len(uri.encode(errors="replace")) > URI_BYTES:
+            raise InvalidRequest(f"uri: expected at most {URI_BYTES} bytes")
+        resource, arguments = self.library.resources.find(uri)
+        what = f"Reading the resource '{resource.name}'"
+        try:
+            context = RequestContext(owner=owner)
+            value = await self._run(what, resource.function, arguments, context, passing=ResourceNotFound)
+        except ResourceNotFound as error:
+            raise UnknownResource(uri, error.reason) from None
+        contents = self._made(what, lambda: self._contents(uri, resource, value))
+        scope = "public" if resource.public else "private"
+        return ReadResourceResult(contents=[contents], ttl_ms=resource.cache_ms, cache_scope=scope)
+
+    def prompts(self) -> ListPromptsResult:
+        """All prompts."""
+        return ListPromptsResult(
+            prompts=[
+                ListedPrompt(
+                    name=prompt.name,
+                    title=prompt.title,
+                    description=prompt.description,
+                    arguments=[
+                        ListedArgument(
+                            name=argument.name, description=argument.description, required=argument.required
+                        )
+                        for argument in prompt.arguments
+                    ],
+                )
+                for prompt in self.library.prompts
+            ]
+        )
+
+    async def prompt(self, owner: Owner, call: PromptCall) -> GetPromptResult | InputRequired:
+        """Write a prompt's messages, or ask what it wants to know before.
+
+        Raises:
+            UnknownPrompt: There is none of that name.
+            CapabilityRequired: It asks first, and the client cannot be asked.
+            InvalidArguments: They do not fit.
+            StateRefused: The state that came with answers is not this request's, or too old.
+            LimitExceeded: The answers are too large together.
+            InvalidRequest: A question was answered with an error.
+            FunctionFailed, MCPError: See `read`.
+        """
+        prompt = self.library.prompts.find(call.prompt)
+        if prompt.ask:
+            self._preflight.require(prompt, call.capabilities)
+        arguments = prompt.function.bind(prompt.name, call.arguments)
+        answers: Mapping[str, Any] = {}
+        if prompt.ask:
+            asked = self._preflight.next_round(owner, prompt, call)
+            if isinstance(asked, InputRequired):
+                return asked
+            answers = _read(prompt, asked)
+        what = f"The prompt '{prompt.name}'"
+        context = RequestContext(owner=owner, answers=answers)
+        value = await self._run(what, prompt.function, arguments, context)
+        return self._made(what, lambda: self._messages(prompt, value))
+
+    async def complete(self, owner: Owner, params: CompleteRequestParams) -> CompleteResult:
+        """Say what somebody may mean who has typed the beginning of an argument.
+
+        Raises:
+            UnknownPrompt, InvalidRequest, InvalidArguments: There is no such prompt, template or argument.
+            FunctionFailed, MCPError: See `read`.
+        """
+        argument = params.argument
+        function = self._completing(params)
+        if function is None:
+            return CompleteResult(completion=Completion(values=[], total=0, has_more=False))
+        (typed,) = function.schema["properties"]
+        known = (params.context.arguments if params.context else None) or {}
+        what = f"Completing '{argument.name}'"
+        context = RequestContext(owner=owner, arguments=known)
+        value = await self._run(what, function, {typed: argument.value}, context)
+        return self._made(what, lambda: self._completion(value))
+
+    def _completing(self, params: CompleteRequestParams) -> Function | None:
+        completions, argument = self.library.completions, params.argument.name
+        if isinstance(params.ref, PromptReference):
+            return completions.of_prompt(params.ref.name, argument)
+        try:
+            return completions.of_template(params.ref.uri, argument)
+        except UnknownResource:
+            raise InvalidRequest("ref.uri: there is no such resource template") from None
+
+    async def _run(
+        self,
+        what: str,
+        function: Function,
+        arguments: Mapping[str, Any],
+        context: RequestContext,
+        *,
+        passing: type[Exception] | tuple[()] = (),
+    ) -> Any:
+        """Run an author's function; of what it raises, only a `ProtocolError` and what is passing get out."""
+        keywords = dict(arguments)
+        if function.context_parameter is not None:
+            keywords[function.context_parameter] = context
+        call = partial(function.fn, **keywords)
+        limit = asyncio.timeout(function.timeout)
+        try:
+            async with limit:
+                return await (call() if function.is_async else self._in_thread(call))
+        except passing:
+            raise
+        except ProtocolError as error:
+            raise self._made(what, partial(self._authors_error, error)) from error
+        except (Exception, SystemExit) as error:  # an author's sys.exit() would end the front end
+            if limit.expired():
+                logger.warning("%s took longer than %g s", what, function.timeout)
+                raise FunctionFailed(what, f"it took longer than {function.timeout:g} s") from None
+            logger.exception("%s failed", what)
+            raise FunctionFailed(what) from error
+
+    def _in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
+        run = copy_context().run
+        return asyncio.get_running_loop().run_in_executor(self._threads, run, call)
+
+    def _made(self, what: str, make: Callable[[], T]) -> T:
+        """A result of what a function has returned."""
+        try:
+            return make()
+        except LimitExceeded as error:
+            logger.error("%s: %s", what, error)  # noqa: TRY400 - no line of code is to blame
+            raise FunctionFailed(what, f"it is too large: {error}") from None
+        except Exception as error:
+            logger.exception("%s: what its function returned cannot be sent", what)
+            raise FunctionFailed(what) from error
+
+    def _contents(
+        self, uri: str, resource: Resource, value: Any
+    ) -> TextResourceContents | BlobResourceContents:
+        maximum = self._limits.result_bytes
+        if isinstance(value, bytes | bytearray | memoryview):
+            blob = base64.b64encode(value).decode()
+            check_size("resource", blob, maximum)
+            mime_type = resource.mime_type or "application/octet-stream"
+            return BlobResourceContents(uri=uri, mime_type=mime_type, blob=blob)
+        if isinstance(value, str):
+            check_size("resource", value, maximum)
+            return TextResourceContents(uri=uri, mime_type=resource.mime_type or "text/plain", text=value)
+        plain = pydantic_core.to_jsonable_python(value, by_alias=True)
+        text = to_json("resource", plain, maximum=maximum, depth=self._limits.depth)
+        return TextResourceContents(uri=uri, mime_type=resource.mime_type or "application/json", text=text)
+
+    def _messages(self, prompt: Prompt, value: Any) -> GetPromptResult:
+        result = GetPromptResult(description=prompt.description, messages=messages_of(value))
+        check_size("prompt", result.model_dump_json(by_alias=True), self._limits.result_bytes)
+        return result
+
+    def _completion(self, value: Any) -> CompleteResult:
+        result = CompleteResult(completion=completion_of(value))
+        check_size("completion", result.model_dump_json(by_alias=True), self._limits.result_bytes)
+        return result
+
+    def _authors_error(self, error: ProtocolError) -> MCPError:
+        to_json(
+            "error", [error.message, error.data], maximum=self._limits.result_bytes, depth=self._limits.depth
+        )
+        return MCPError(error.code, error.message, error.data)
+
+
+def _read(prompt: Prompt, asked: Answered) -> dict[str, Any]:
+    """The answers, as the function gets them."""
+    try:
+        return {entry.name: prompt.ask[entry.name].read(json.loads(entry.value)) for entry in asked.journal}
+    except ClientError as error:
+        raise InvalidRequest(str(error)) from None
+
+
+# --- methods -----------------------------------------------------------------------------------------
+
+Refusing = Callable[[Callable[[Any, Any], Awaitable[Any]]], Callable[[Any, Any], Awaitable[Any]]]
+
+
+def add_methods(
+    server: Server[dict[str, Any]],
+    handlers: LibraryHandlers,
+    *,
+    owner: Callable[[Any], Owner],
+    get_prompt: Callable[[Any, GetPromptRequestParams], Awaitable[Any]],
+    refusing: Refusing,
+) -> None:
+    """Serve what the library has; the server advertises what it serves, and does not know the rest.
+
+    Args:
+        server: Of any revision.
+        handlers: What the methods do.
+        owner: Who sent a request, by its context.
+        get_prompt: `prompts/get`, in which the revisions differ: in how a client is asked.
+        refusing: Makes errors of the protocol of refusals.
+    """
+
+    async def list_resources(_: Any, params: PaginatedRequestParams) -> ListResourcesResult:
+        _require_first_page("resources", params)
+        return handlers.resources()
+
+    async def list_templates(_: Any, params: PaginatedRequestParams) -> ListResourceTemplatesResult:
+        _require_first_page("templates", params)
+        return handlers.templates()
+
+    async def list_prompts(_: Any, params: PaginatedRequestParams) -> ListPromptsResult:
+        _require_first_page("prompts", params)
+        return handlers.prompts()
+
+    async def read(context: Any, params: ReadResourceRequestParams) -> ReadResourceResult:
+        return await handlers.read(owner(context), params.uri)
+
+    async def complete(context: Any, params: CompleteRequestParams) -> CompleteResult:
+        return await handlers.complete(owner(context), params)
+
+    add, library = server.add_request_handler, handlers.library
+    if len(library.resources):
+        add(wire_common.RESOURCES_LIST, PaginatedRequestParams, refusing(list_resources))
+        add(wire_common.TEMPLATES_LIST, PaginatedRequestParams, refusing(list_templates))
+        add(wire_common.RESOURCES_READ, ReadResourceRequestParams, refusing(read))
+    if len(library.prompts):
+        add(wire_common.PROMPTS_LIST, PaginatedRequestParams, refusing(list_prompts))
+        add(wire_common.PROMPTS_GET, GetPromptRequestParams, refusing(get_prompt))
+    if len(library.completions):
+        add(wire_common.COMPLETE, CompleteRequestParams, refusing(complete))
+
+
+def _require_first_page(what: str, params: PaginatedRequestParams) -> None:
+    if params.cursor is not None:
+        raise InvalidRequest(f"cursor: all {what} are on the first page, no other was offered")

@@ -1,0 +1,119 @@
+"""States that travel with a client: what the service must know when a call is made again.
+
+A call that is answered with questions is made again with the answers. Nothing remembers it meanwhile: what is
+to be known then is in a `state` that the client sends back, and any front end of the deployment can open it.
+It is sealed, so that nobody can read or change it; bound to an owner and to the whole request, so that it is
+good for nothing else; new in each round, and good for a time (2026-07-28, multi round-trip requests: servers
+MUST verify it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
+
+from ...domain.task import SECOND, Owner
+from .requests import StateRefused, request_digest
+
+logger = logging.getLogger(__name__)
+
+STATE_SECONDS = 3600.0
+"""Seconds that a client may take to answer a round."""
+
+TOOL_CALL: Final = "call of a tool"
+"""The kind of request that states are made for; others bring a word of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """For what a state is good.
+
+    Attributes:
+        owner: Who must send it.
+        request: The kind of request, such as `TOOL_CALL`.
+        name: What is called.
+        digest: Stands for name and arguments.
+    """
+
+    owner: Owner
+    request: str
+    name: str
+    digest: str
+
+
+def binding_of(owner: Owner, name: str, arguments: Mapping[str, Any], *, request: str = TOOL_CALL) -> Binding:
+    """For what a state of this request is good."""
+    return Binding(owner, request, name, request_digest(name, arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a state says.
+
+    Attributes:
+        purpose: Who made it.
+        content: What its maker put in, as JSON.
+    """
+
+    purpose: str
+    content: Mapping[str, Any]
+
+
+class RequestStates:
+    """Seals states and opens them.
+
+    Args:
+        secret: The deployment's; states are sealed under a key made from it.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-preflight").digest()
+        self._codec = AESGCMRequestStateCodec([key])
+
+    @property
+    def life_ms(self) -> int:
+        """How long a state is good."""
+        return round(STATE_SECONDS * SECOND)
+
+    def seal(self, binding: Binding, purpose: str, content: Mapping[str, Any]) -> str:
+        """A new state, good from now on for `STATE_SECONDS`."""
+        state = {
+            "binding": _fields(binding),
+            "until": time.time() + STATE_SECONDS,
+            "purpose": purpose,
+            "content": content,
+        }
+        return self._codec.seal(json.dumps(state, separators=(",", ":")).encode())
+
+    def open(self, binding: Binding, state: str) -> Opened:
+        """What a state says that came with a request.
+
+        Raises:
+            StateRefused: It was changed, has expired, or is not of this caller and request.
+        """
+        try:
+            sealed = json.loads(self._codec.unseal(state))
+        except InvalidRequestState as error:
+            raise refused(str(error)) from error
+        if sealed["binding"] != _fields(binding):
+            raise refused("it was made for another caller or call")
+        if time.time() >= sealed["until"]:
+            raise refused("it has expired")
+        return Opened(sealed["purpose"], sealed["content"])
+
+
+def refused(reason: str) -> StateRefused:
+    """One answer for every reason, so that a forger learns nothing; the log has the reason."""
+    logger.warning("A requestState was refused: %s", reason)
+    return StateRefused()
+
+
+def _fields(binding: Binding) -> list[str]:
+    return [binding.owner, binding.request, binding.name, binding.digest]

@@ -1,0 +1,31 @@
+"""What a front end needs of its store."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ...store.clients import AsyncTaskStore
+from ...store.findings import Finding, Memory
+from ...store.sessions import SessionStore
+from .change_feed import ChangeSource
+
+
+class FrontEndStore(AsyncTaskStore, ChangeSource, Protocol):
+    """What a front end needs of its store beyond the tasks."""
+
+    @property
+    def sessions(self) -> SessionStore:
+        """Sessions of clients that have them; what they wake comes as changes."""
+
+    async def ping(self) -> None:
+        """Return if the store answers, else raise `StoreUnavailable`."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """How full it is, as of the last ping or check; None if it has no limit."""
+
+    async def check(self) -> list[Finding]:
+        """What is wrong with the store's set-up; raises `StoreUnavailable` if it does not answer."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,213 @@
+"""What the revisions have in common on the wire: method names, notifications, refusals."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import pydantic_core
+from mcp.shared.exceptions import MCPError
+from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
+
+from ...domain.errors import (
+    AnswerRefused,
+    ExecutionForgotten,
+    IdempotencyConflict,
+    InvalidArguments,
+    LimitExceeded,
+    NotJson,
+    QuotaExceeded,
+    StoreFull,
+    StoreUnavailable,
+    TaskNotFound,
+    TasksServiceError,
+    UnknownPrompt,
+    UnknownResource,
+    UnknownTool,
+)
+from ...domain.limits import KIB, cut
+from ...domain.reports import LogMessage
+from ...domain.task import Progress
+from ...extension import IDEMPOTENCY_META
+from .requests import (
+    CallCancelled,
+    CallTooLong,
+    FunctionFailed,
+    InvalidRequest,
+    QuestionWithoutHandle,
+    StateRefused,
+)
+
+logger = logging.getLogger(__name__)
+
+
+TOOLS_LIST: Final = "tools/list"
+TOOLS_CALL: Final = "tools/call"
+RESOURCES_LIST: Final = "resources/list"
+TEMPLATES_LIST: Final = "resources/templates/list"
+RESOURCES_READ: Final = "resources/read"
+PROMPTS_LIST: Final = "prompts/list"
+PROMPTS_GET: Final = "prompts/get"
+COMPLETE: Final = "completion/complete"
+REQUEST_CANCELLED: Final = -32800
+"""A plain call whose execution was cancelled by another hand."""
+
+
+QUOTA_RETRY_MS: Final = 5_000
+"""When a caller over its quota may try again."""
+
+
+KEY_BYTES: Final = 128
+"""Longest idempotency key."""
+
+
+PROBLEMS_BYTES: Final = 4 * KIB
+"""Longest list of argument problems that a caller is shown."""
+
+
+NAME_CHARACTERS: Final = 128
+"""Longest tool name that an error repeats."""
+
+
+_TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+EMPTY: Final[Mapping[str, Any]] = {}
+"""No fields."""
+
+
+def progress_token(params: Mapping[str, Any] | None) -> str | int | None:
+    """The token under which a request wants progress; None if it wants none.
+
+    Raises:
+        InvalidRequest: It is neither text nor an integer (2026-07-28, progress: tokens MUST be).
+    """
+    token = request_meta(params).get("progressToken")
+    if token is None or (isinstance(token, str | int) and not isinstance(token, bool)):
+        return token
+    raise InvalidRequest("_meta.progressToken: expected a text or an integer")
+
+
+def request_meta(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The `_meta` of a request; empty if it has none that is an object."""
+    meta = (params or EMPTY).get("_meta")
+    return meta if isinstance(meta, Mapping) else EMPTY
+
+
+def trace_parent(meta: Mapping[str, Any]) -> str:
+    """The W3C trace parent in a request's `_meta`; empty if there is none that is well formed."""
+    value = meta.get("traceparent")
+    return value if isinstance(value, str) and _TRACE_PARENT.fullmatch(value) else ""
+
+
+def idempotency_key(meta: Mapping[str, Any]) -> str | None:
+    """The client's own name for a call, in a request's `_meta`; None if it gave none.
+
+    Raises:
+        InvalidRequest: It is not text of a sensible length.
+    """
+    value = meta.get(IDEMPOTENCY_META)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value.encode()) <= KEY_BYTES:
+        raise InvalidRequest(f"_meta.{IDEMPOTENCY_META}: expected text of 1 to {KEY_BYTES} bytes")
+    return value
+
+
+def progress_fields(progress: Progress) -> dict[str, Any]:
+    """Progress, as notifications and our own `_meta` key show it."""
+    fields: dict[str, Any] = {"progress": progress.current}
+    if progress.total is not None:
+        fields["total"] = progress.total
+    if progress.message is not None:
+        fields["message"] = progress.message
+    return fields
+
+
+def timestamp(at_ms: int) -> str:
+    """A moment in ISO 8601, UTC, to the millisecond."""
+    seconds, milliseconds = divmod(at_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{milliseconds:03d}Z"
+
+
+def task_id(params: Mapping[str, Any] | None) -> str:
+    """The task that a `tasks/*` request names; text that names no task if it is not text."""
+    value = (params or EMPTY).get("taskId")
+    return value if isinstance(value, str) else ""
+
+
+def progress_notification(token: str | int, progress: Progress) -> dict[str, Any]:
+    """A `notifications/progress` for the request that brought the token."""
+    return notification("notifications/progress", {"progressToken": token, **progress_fields(progress)})
+
+
+def log_notification(message: LogMessage) -> dict[str, Any]:
+    """A `notifications/message`."""
+    params: dict[str, Any] = {"level": message.level.value, "data": pydantic_core.from_json(message.data)}
+    if message.logger is not None:
+        params["logger"] = message.logger
+    return notification("notifications/message", params)
+
+
+def notification(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """A JSON-RPC notification."""
+    return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+def refusal(error: TasksServiceError) -> MCPError:
+    """The JSON-RPC error that tells a caller why, where the revisions agree.
+
+    Nothing in it depends on whether a task that was not found exists for somebody else.
+    """
+    match error:
+        case AnswerRefused():
+            where = {"key": error.key, "path": error.path, "problem": cut(error.problem, PROBLEMS_BYTES)}
+            return MCPError(INVALID_PARAMS, cut(str(error), PROBLEMS_BYTES), where)
+        case StateRefused():
+            return MCPError(INVALID_PARAMS, str(error))
+        case TaskNotFound():
+            return MCPError(INVALID_PARAMS, "Task not found")
+        case UnknownTool():
+            return MCPError(INVALID_PARAMS, f"Unknown tool: {cut(error.name, NAME_CHARACTERS)}")
+        case UnknownPrompt():
+            return MCPError(INVALID_PARAMS, f"Unknown prompt: {cut(error.name, NAME_CHARACTERS)}")
+        case QuotaExceeded():
+            return MCPError(
+                INTERNAL_ERROR,
+                f"Over quota: {error}. Try again when some have ended",
+                {**_limit(error), "retryAfterMs": QUOTA_RETRY_MS},
+            )
+        case LimitExceeded():
+            return MCPError(INVALID_PARAMS, f"Over the limit: {error}", _limit(error))
+        case NotJson() | InvalidRequest() | InvalidArguments() | IdempotencyConflict():
+            return MCPError(INVALID_PARAMS, str(error))
+        case StoreFull():
+            logger.warning("%s", error)
+            data = {**_limit(error), "retryAfterMs": error.retry_after_ms}
+            return MCPError(INTERNAL_ERROR, "The task store is full for now; try again later", data)
+        case ExecutionForgotten():
+            message = "The task store has lost this call, whose tool may have begun to run; call again"
+            return MCPError(INTERNAL_ERROR, message, {"retryAfterMs": error.retry_after_ms})
+        case StoreUnavailable():
+            logger.warning("%s", error)
+            message = "The task store does not answer; try again"
+            return MCPError(INTERNAL_ERROR, message, {"retryAfterMs": error.retry_after_ms})
+        case CallCancelled():
+            return MCPError(REQUEST_CANCELLED, str(error))
+        case CallTooLong() | QuestionWithoutHandle() | FunctionFailed():
+            return MCPError(INTERNAL_ERROR, str(error))
+        case _:
+            logger.error("A request failed", exc_info=error)
+            return MCPError(INTERNAL_ERROR, "Internal server error")
+
+
+def resource_missing(error: UnknownResource, code: int) -> MCPError:
+    """There is no such resource; the revisions differ in the code."""
+    return MCPError(code, cut(str(error), PROBLEMS_BYTES), {"uri": error.uri})
+
+
+def _limit(error: LimitExceeded | StoreFull) -> dict[str, Any]:
+    return {"limit": error.what, "maximum": error.maximum, "actual": error.actual, "unit": error.unit}

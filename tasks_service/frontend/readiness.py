@@ -1,0 +1,61 @@
+"""Whether the store can be used now."""
+
+from __future__ import annotations
+
+import logging
+
+from ..domain.errors import ConfigurationError, StoreUnavailable
+from ..store.findings import errors_among
+from ..store.redis import refused_work
+from .core.store import FrontEndStore
+
+logger = logging.getLogger(__name__)
+
+
+class Readiness:
+    """Whether the store can be used now.
+
+    Its set-up is checked once it is first reached; after an outage too, since it may be another server.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: FrontEndStore) -> None:
+        self._store = store
+        self._checked = False
+
+    async def problem(self) -> str | None:
+        """What is wrong, as a sentence; None if all is well."""
+        try:
+            if self._checked:
+                await self._store.ping()
+                return None
+            errors = errors_among(await self._store.check())
+        except StoreUnavailable as error:
+            self._checked = False
+            return str(error)
+        self._checked = not errors
+        return " ".join(errors) or None
+
+    def shortage(self) -> str | None:
+        """What a store that answers refuses for want of memory; None: nothing.
+
+        No reason not to be ready: clients still read their tasks here, and no other front end has more.
+        """
+        return refused_work(self._store.memory)
+
+    async def refuse_unworkable(self) -> None:
+        """Check the store at start; one that is down may come up later.
+
+        Raises:
+            ConfigurationError: It answers, and its set-up would lose tasks.
+        """
+        try:
+            errors = errors_among(await self._store.check())
+        except StoreUnavailable as error:
+            logger.warning("Starting without a store, not ready until it answers: %s", error)
+            return
+        if errors:
+            raise ConfigurationError(" ".join(errors))
+        self._checked = True

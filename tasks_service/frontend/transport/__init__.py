@@ -1,0 +1,1 @@
+"""Bytes in and bytes out, for HTTP and stdio."""

@@ -1,0 +1,98 @@
+"""Answering one HTTP request: one JSON document if that will do, a stream of events where it will not.
+
+An answer is a JSON document if nothing is sent before it and it does not take long. Otherwise it is the last
+event of a stream that is kept alive, so that no proxy thinks it idle. A slow reader holds up nobody else (see
+`streams.Outgoing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pydantic_core
+from starlette.types import Send
+
+from .outgoing import JSON, PING, Outgoing, begin_stream, end_stream, event, send_part, send_whole
+
+DEFERRAL_SECONDS: Final = 15.0
+"""How long an answer may take before it becomes a stream, and between two signs of life on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A JSON-RPC response and the HTTP status that goes with it, where it is not too late for one."""
+
+    message: Mapping[str, Any]
+    status: int = 200
+
+
+Work = asyncio.Task[Answer | None]
+"""Makes the answer; cancelled, or if that is what it says, there is none on this stream."""
+
+
+async def respond(
+    work: Work,
+    outgoing: Outgoing,
+    gone: asyncio.Task[None],
+    send: Send,
+    *,
+    may_stream: bool,
+    prefers_stream: bool = False,
+) -> None:
+    """Answer as soon as it is known how; not at all if the client has gone.
+
+    Args:
+        work: Makes the answer.
+        outgoing: What goes to the client before it.
+        gone: Done when the client has hung up.
+        send: Of the ASGI connection.
+        may_stream: Whether the client takes a stream. If not, it gets the answer alone.
+        prefers_stream: Whether it would rather have a stream, however short.
+    """
+    filled = asyncio.create_task(outgoing.filled())
+    try:
+        await asyncio.wait(
+            {work, gone, filled} if may_stream else {work, gone},
+            timeout=DEFERRAL_SECONDS if may_stream else None,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+    finally:
+        filled.cancel()
+    if gone.done():
+        return
+    answer = _outcome(work) if work.done() else None
+    if answer is None or (outgoing and may_stream) or prefers_stream:
+        await stream(work, outgoing, gone, send)
+    else:
+        await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
+
+
+async def stream(work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send) -> None:
+    """Send what goes out, and the answer if there is one, as events; with signs of life in between."""
+    await begin_stream(send)
+    await send_part(send, outgoing.take_priming() or PING)
+    while not gone.done():
+        messages = outgoing.take()
+        if priming := outgoing.take_priming():
+            await send_part(send, priming)
+        for message in messages:
+            await send_part(send, event(message))
+        if work.done() and not outgoing:
+            answer = _outcome(work)
+            await end_stream(send, b"" if answer is None else event(answer.message))
+            return
+        filled = asyncio.create_task(outgoing.filled())
+        done, _ = await asyncio.wait(
+            {work, gone, filled}, timeout=DEFERRAL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        filled.cancel()
+        if not done:
+            await send_part(send, PING)
+
+
+def _outcome(work: Work) -> Answer | None:
+    """The answer; None if there is none: the client has cancelled, or is let go, or the server stops."""
+    return None if work.cancelled() else work.result()

@@ -1,0 +1,1 @@
+"""Revision 2025-11-25 and those before it: a handshake, sessions, streams."""

@@ -1,0 +1,467 @@
+"""The methods of the revisions that begin with a handshake, on the SDK's own server.
+
+Like `server` for 2026-07-28: where a method meets its parser, its handler and its renderer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CallToolRequestParams,
+    GetPromptRequestParams,
+    GetPromptResult,
+    PaginatedRequestParams,
+    RequestParams,
+    SetLevelRequestParams,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
+)
+from mcp_types.jsonrpc import INVALID_PARAMS
+
+from ...authoring.tool import Rendered, ToolRegistry
+from ...domain.errors import (
+    ExecutionForgotten,
+    InvalidArguments,
+    InvalidTransition,
+    QuotaExceeded,
+    StoreUnavailable,
+    TaskNotFound,
+    TasksServiceError,
+)
+from ...domain.events import Cancel, Create
+from ...domain.reports import LogLevel
+from ...domain.task import Owner, Task
+from ...store.clients import TaskView
+from ...store.sessions import SUBSCRIPTIONS, Enlisted, Session
+from ..core import wire_common
+from ..core.companion_tools import Companions
+from ..core.executions import Handlers
+from ..core.library import LibraryHandlers, add_methods
+from ..core.reports import Reporting, Threshold
+from ..core.requests import (
+    CallTooLong,
+    CapabilityRequired,
+    InputRequired,
+    InvalidRequest,
+    PromptCall,
+    QuestionWithoutHandle,
+    ToolCall,
+)
+from ..transport.outgoing import Outgoing
+from . import wire
+from .questions_on_stream import Interview
+from .resumption import RETRY_MS, Bookmark, LetGo
+from .task_stream import MOST_REFUSALS, Attendance, Desk, Listener, reporting_of
+
+logger = logging.getLogger(__name__)
+
+PAGE_TASKS = 50
+"""Tasks on a page of `tasks/list`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """One request, as the transport hands it to the methods.
+
+    Attributes:
+        session: The session that it was sent in.
+        outgoing: Goes to its client before the answer.
+        can_be_asked: Whether requests reach the client that way.
+        cancelled: Whether the client has cancelled it; otherwise, what ends it is a lost connection.
+        gone: Whether the client has gone for good, and its session with it.
+        comes_back_as: The request's id, if the client can come back for the answer on another stream.
+        bookmark: Where an earlier stream ended that this one goes on with.
+    """
+
+    session: Session
+    outgoing: Outgoing
+    can_be_asked: bool
+    cancelled: bool = False
+    gone: bool = False
+    comes_back_as: str | int | None = None
+    bookmark: Bookmark | None = None
+
+
+Context = ServerRequestContext[dict[str, Any], Visit]
+Result = dict[str, Any]
+Params = TypeVar("Params", bound=RequestParams)
+Handler = Callable[[Context, Params], Awaitable[Result | GetPromptResult]]
+
+
+def build_handshake_server(
+    *,
+    name: str,
+    version: str,
+    instructions: str | None,
+    tools: ToolRegistry,
+    handlers: Handlers,
+    library: LibraryHandlers,
+    companions: Companions | None,
+    desk: Desk,
+    secret: bytes,
+    wait_limit: float,
+) -> Server[dict[str, Any]]:
+    """The server that answers the revisions before 2026-07-28.
+
+    Args:
+        name: What clients see as the server's name.
+        version: And as its version.
+        instructions: For the model.
+        tools: Listed as they are now.
+        handlers: Make the record of a call.
+        library: What the methods do that are not about tools.
+        companions: The tools with which models follow tasks, if they are listed.
+        desk: What waiting for a task needs.
+        secret: The deployment's; cursors are sealed under a key made from it.
+        wait_limit: Seconds that a call without a task may wait.
+    """
+    server: Server[dict[str, Any]] = Server(name, version=version, instructions=instructions)
+    # As in `server`: tracing that nobody collects costs a fifth of a poll.
+    server.middleware.clear()
+    calls = _Calls(tools, handlers, companions, desk, wait_limit)
+    tasks = _Tasks(wire.Results(tools), handlers, desk, _Cursors(secret))
+    add = server.add_request_handler
+    add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(calls.list_tools))
+    add(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(calls.call_tool))
+    add(wire.RESUMED_CALL, RequestParams, _refusing(calls.resume))
+    add(wire.CREATE_TASK, CallToolRequestParams, _refusing(calls.create_task))
+    add(wire.TASKS_GET, RequestParams, _refusing(tasks.get))
+    add(wire.TASKS_RESULT, RequestParams, _refusing(tasks.result))
+    add(wire.TASKS_LIST, PaginatedRequestParams, _refusing(tasks.list))
+    add(wire.TASKS_CANCEL, RequestParams, _refusing(tasks.cancel))
+    get_prompt = _Prompts(library, desk).get
+    add_methods(server, library, owner=_owner, get_prompt=get_prompt, refusing=_refusing)
+    if len(library.library.resources):
+        subscriptions = _Subscriptions(library, desk)
+        add(wire.RESOURCES_SUBSCRIBE, SubscribeRequestParams, _refusing(subscriptions.subscribe))
+        add(wire.RESOURCES_UNSUBSCRIBE, UnsubscribeRequestParams, _refusing(subscriptions.unsubscribe))
+    add(wire.SET_LEVEL, SetLevelRequestParams, _refusing(calls.set_level))
+    return server
+
+
+class _Calls:
+    """`tools/*`, and what the session is told meanwhile."""
+
+    def __init__(
+        self,
+        tools: ToolRegistry,
+        handlers: Handlers,
+        companions: Companions | None,
+        desk: Desk,
+        wait_limit: float,
+    ) -> None:
+        self._tools, self._handlers, self._desk, self._wait_limit = tools, handlers, desk, wait_limit
+        self._companions = companions
+        self._results = wire.Results(tools)
+
+    async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
+        if params.cursor is not None:
+            raise InvalidRequest("cursor: all tools are on the first page, no other was offered")
+        return self._results.listing(_visit(context).session.version)
+
+    async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
+        visit = _visit(context)
+        call, token = self._call(visit, context, params), wire_common.progress_token(context.params)
+        try:
+            if self._companions is not None and call.tool in self._companions.tools:
+                wait = partial(self._wait, visit, token)
+                outcome = await self._companions.call(
+                    visit.session.owner, call, wait=wait, ask=_on_the_stream
+                )
+            else:
+                event = await self._creation(visit, call, visible=False)
+                outcome = await self._to_the_end(visit, call, event, token)
+        except (InvalidArguments, CapabilityRequired) as error:
+            return self._results.refused_call(error)
+        if isinstance(outcome, Rendered):
+            return self._results.rendered(outcome)
+        return self._results.call(outcome)
+
+    async def resume(self, context: Context, params: RequestParams) -> Result:
+        """Go on with a call whose first stream has ended."""
+        visit = _visit(context)
+        bookmark = visit.bookmark
+        if bookmark is None:
+            raise RuntimeError("the transport did not say which call goes on")
+        listener = replace(_listener(visit, bookmark.progress_token), resumed=True)
+        self._prime(visit, bookmark.task_id, bookmark.progress_token)
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                view = await Attendance(self._desk, bookmark.task_id, listener).run()
+        except TimeoutError:
+            await self._handlers.give_up(visit.session.owner, bookmark.task_id, comes_back=True)
+            raise CallTooLong(self._wait_limit) from None
+        except asyncio.CancelledError:
+            if visit.cancelled:
+                await self._handlers.give_up(visit.session.owner, bookmark.task_id)
+            raise
+        return self._results.call(view)
+
+    def _prime(self, visit: Visit, task_id: str, token: str | int | None, retry_ms: int = RETRY_MS) -> None:
+        """Have the client know how to come back for the end of the execution."""
+        if visit.comes_back_as is not None:
+            bookmark = Bookmark(task_id=task_id, request_id=visit.comes_back_as, progress_token=token)
+            visit.outgoing.prime(self._desk.bookmarks.event_id(visit.session, bookmark), retry_ms)
+
+    async def create_task(self, context: Context, params: CallToolRequestParams) -> Result:
+        visit = _visit(context)
+        call, token = self._call(visit, context, params), wire_common.progress_token(context.params)
+        task = await self._handlers.record(await self._creation(visit, call, visible=True))
+        enlisted = Enlisted(task.task_id, token)
+        try:
+            await self._desk.sessions.enlist(visit.session.session_id, enlisted, at_ms=task.created_ms)
+        except StoreUnavailable as error:
+            logger.warning("A task is not reported on its session's stream: %s", error)
+        return self._results.handle(task)
+
+    async def set_level(self, context: Context, params: SetLevelRequestParams) -> Result:
+        await self._desk.sessions.set_log_level(_visit(context).session, LogLevel(params.level))
+        return {}
+
+    def _call(self, visit: Visit, context: Context, params: CallToolRequestParams) -> ToolCall:
+        call = wire.tool_call(
+            params.name,
+            params.arguments,
+            context.params,
+            version=visit.session.version,
+            capabilities=visit.session.capabilities,
+        )
+        wire.require_support(self._tools.find(call.tool), call)
+        return call
+
+    async def _creation(self, visit: Visit, call: ToolCall, *, visible: bool) -> Create:
+        """The event that records a call, once the client has answered what is asked before."""
+        interview = Interview(self._desk, visit.session, visit.outgoing)
+        for _ in range(MOST_REFUSALS):
+            event = self._handlers.creation(visit.session.owner, call, visible=visible)
+            if not isinstance(event, InputRequired):
+                return event
+            if not visit.can_be_asked:
+                break
+            call = replace(call, answers=await interview.ask(event.questions), state=event.state)
+        raise QuestionWithoutHandle
+
+    async def _to_the_end(
+        self, visit: Visit, call: ToolCall, event: Create, token: str | int | None
+    ) -> TaskView | Rendered:
+        """Wait for the execution; only a client that cancels ends it."""
+        comes_back = call.idempotency_key is not None
+        tool = self._tools.find(call.tool)
+        patience = self._handlers.hands_over_after(tool, call)
+        may_leave = tool.release_client and visit.comes_back_as is not None
+        listener = replace(_listener(visit, token), may_leave=may_leave)
+        task: Task | None = None
+        try:
+            # Heard before there is a task, so that nothing that its tool says is missed.
+            with self._desk.feed.hear(event.task_id, listener.reporting):
+                async with asyncio.timeout(self._wait_limit):
+                    task = (await self._desk.store.create(event)).task
+                    if may_leave:
+                        self._prime(visit, task.task_id, token)
+                    view = await Attendance(self._desk, task.task_id, listener).run(patience)
+                    return view if view.task.status.is_final else await self._handlers.hand_over(view.task)
+        except LetGo as leave:
+            self._prime(visit, leave.task_id, token, leave.retry_ms)
+            raise
+        except TaskNotFound:
+            raise ExecutionForgotten from None
+        except TimeoutError:
+            if task is not None and patience is not None:
+                return await self._handlers.hand_over(task)
+            task_id = event.task_id if task is None else task.task_id
+            await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
+            raise CallTooLong(self._wait_limit) from None
+        except asyncio.CancelledError:
+            # Under its key a call may have found an execution, or a task whose handle somebody has.
+            if (visit.cancelled or visit.gone) and (task is None or not task.visible):
+                task_id = event.task_id if task is None else task.task_id
+                comes_back = comes_back and not visit.cancelled
+                await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
+            raise
+
+    async def _wait(
+        self, visit: Visit, token: str | int | None, task: Task, seconds: float
+    ) -> TaskView | None:
+        """Wait for a task on behalf of a model; its client is asked meanwhile, and may take longer."""
+        attendance = Attendance(self._desk, task.task_id, _listener(visit, token))
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                return await attendance.run(seconds)
+        except TimeoutError:
+            return None
+
+
+class _Tasks:
+    """`tasks/*`."""
+
+    def __init__(self, results: wire.Results, handlers: Handlers, desk: Desk, cursors: _Cursors) -> None:
+        self._results, self._handlers, self._desk, self._cursors = results, handlers, desk, cursors
+
+    async def get(self, context: Context, params: RequestParams) -> Result:
+        view = await self._handlers.get(_owner(context), wire_common.task_id(context.params))
+        return self._results.task(view.task)
+
+    async def result(self, context: Context, params: RequestParams) -> Result:
+        visit = _visit(context)
+        task_id = wire_common.task_id(context.params)
+        listener = Listener(
+            session=visit.session,
+            outgoing=visit.outgoing,
+            can_be_asked=visit.can_be_asked,
+            reporting=await self._reporting(visit, task_id),
+            takes_reports=True,
+        )
+        view = await Attendance(self._desk, task_id, listener).run()
+        return self._results.outcome(view)
+
+    async def _reporting(self, visit: Visit, task_id: str) -> Reporting | None:
+        """What takes the reports of a task of this session; those of others are not reported here."""
+        if not visit.can_be_asked:
+            return None
+        try:
+            enlisted = await self._desk.sessions.enlisted(visit.session.session_id, task_id)
+        except StoreUnavailable as error:
+            logger.warning("A task is not reported while its result is waited for: %s", error)
+            return None
+        if enlisted is None:
+            return None
+        threshold, token = Threshold(visit.session.log_level), enlisted.progress_token
+        return reporting_of(visit.outgoing, token=token, threshold=threshold, task_id=task_id)
+
+    async def list(self, context: Context, params: PaginatedRequestParams) -> Result:
+        owner = _owner(context)
+        after = None if params.cursor is None else self._cursors.opened(owner, params.cursor)
+        page = await self._desk.store.page(owner, after=after, limit=PAGE_TASKS)
+        cursor = None if page.last is None else self._cursors.sealed(owner, page.last)
+        return self._results.page(page.tasks, cursor)
+
+    async def cancel(self, context: Context, params: RequestParams) -> Result:
+        try:
+            task: Task = await self._desk.store.act(
+                _owner(context), wire_common.task_id(context.params), Cancel()
+            )
+        except InvalidTransition:
+            # 2025-11-25, tasks, cancellation: receivers MUST refuse this with -32602.
+            raise MCPError(INVALID_PARAMS, "Cannot cancel task: it has ended already") from None
+        return self._results.task(task)
+
+
+class _Prompts:
+    """`prompts/get`."""
+
+    def __init__(self, library: LibraryHandlers, desk: Desk) -> None:
+        self._library, self._desk = library, desk
+
+    async def get(self, context: Context, params: GetPromptRequestParams) -> GetPromptResult:
+        """The messages, once the client has answered what is asked before."""
+        visit = _visit(context)
+        session = visit.session
+        call = PromptCall(
+            prompt=params.name, arguments=params.arguments or {}, capabilities=session.capabilities
+        )
+        interview = Interview(self._desk, session, visit.outgoing)
+        for _ in range(MOST_REFUSALS):
+            outcome = await self._library.prompt(session.owner, call)
+            if not isinstance(outcome, InputRequired):
+                return outcome
+            if not visit.can_be_asked:
+                break
+            call = replace(call, answers=await interview.ask(outcome.questions), state=outcome.state)
+        raise QuestionWithoutHandle
+
+
+class _Subscriptions:
+    """`resources/subscribe` and `resources/unsubscribe`: changes are told on the session's stream."""
+
+    def __init__(self, library: LibraryHandlers, desk: Desk) -> None:
+        self._library, self._desk = library, desk
+
+    async def subscribe(self, context: Context, params: SubscribeRequestParams) -> Result:
+        self._library.library.resources.find(params.uri)
+        session_id = _visit(context).session.session_id
+        if not await self._desk.sessions.subscribe(session_id, params.uri):
+            raise QuotaExceeded(
+                "subscriptions of a session",
+                maximum=SUBSCRIPTIONS,
+                actual=SUBSCRIPTIONS + 1,
+                unit="resources",
+            )
+        return {}
+
+    async def unsubscribe(self, context: Context, params: UnsubscribeRequestParams) -> Result:
+        await self._desk.sessions.unsubscribe(_visit(context).session.session_id, params.uri)
+        return {}
+
+
+class _Cursors:
+    """Positions in an owner's list of tasks, which nobody else can use and nobody can read or change."""
+
+    def __init__(self, secret: bytes) -> None:
+        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-cursor").digest()
+        self._codec = AESGCMRequestStateCodec([key])
+
+    def sealed(self, owner: Owner, position: str) -> str:
+        return self._codec.seal(json.dumps([owner, position]).encode())
+
+    def opened(self, owner: Owner, cursor: str) -> str:
+        try:
+            whose, position = json.loads(self._codec.unseal(cursor))
+        except InvalidRequestState:
+            whose, position = None, ""
+        if whose != owner:
+            raise InvalidRequest("cursor: expected one that tasks/list has returned to this caller")
+        return str(position)
+
+
+def _on_the_stream(_: Task, __: Mapping[str, str]) -> None:
+    """Clients of these revisions are asked while a call waits, not by its result."""
+
+
+def _listener(visit: Visit, token: str | int | None) -> Listener:
+    """Who hears of a task on the stream of a call that does not name it."""
+    reporting = None
+    if visit.can_be_asked:
+        threshold = Threshold(visit.session.log_level)
+        reporting = reporting_of(visit.outgoing, token=token, threshold=threshold, task_id=None)
+    return Listener(
+        session=visit.session,
+        outgoing=visit.outgoing,
+        can_be_asked=visit.can_be_asked,
+        names_task=False,
+        reporting=reporting,
+    )
+
+
+def _visit(context: Context) -> Visit:
+    if context.request is None:
+        raise RuntimeError("the transport did not say in which session")
+    return context.request
+
+
+def _owner(context: Context) -> Owner:
+    return _visit(context).session.owner
+
+
+def _refusing(handler: Handler[Params]) -> Handler[Params]:
+    """Let a handler's refusals reach the caller as errors of the protocol."""
+
+    @wraps(handler)
+    async def handle(context: Context, params: Params) -> Result | GetPromptResult:
+        try:
+            return await handler(context, params)
+        except TasksServiceError as error:
+            raise wire.refusal(error) from error
+
+    return handle

@@ -1,0 +1,124 @@
+"""A session's own stream (HTTP GET): what becomes of its tasks, for as long as it is open.
+
+One stream holds a session: the newest. Each message goes to one stream of one session (2025-11-25,
+transports), so a task is reported in the session that made it and nowhere else. A
+question is asked here only if no `tasks/result` has asked it within `GRACE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ...domain.errors import StoreUnavailable, TaskNotFound
+from ...domain.task import new_token
+from ...store.announcements import Listed, list_name, resource_name
+from ...store.sessions import Enlisted, Session, Standing, session_name
+from ..core.change_feed import HEAL_SECONDS, Watcher
+from ..core.reports import Threshold
+from ..transport.outgoing import Outgoing
+from . import wire
+from .task_stream import Attendance, Desk, Listener, reporting_of
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 1.5
+"""How long a question waits for a `tasks/result` to be asked on."""
+
+
+class Following:
+    """The tasks of a session, reported on its stream.
+
+    Args:
+        desk: What attending to tasks needs.
+        session: Whose tasks.
+        outgoing: The stream.
+    """
+
+    def __init__(self, desk: Desk, session: Session, outgoing: Outgoing) -> None:
+        self._desk, self._session, self._outgoing = desk, session, outgoing
+        self._name = new_token()
+        self._attended: dict[Enlisted, asyncio.Task[None]] = {}
+        self._resources: dict[str, str] = {}
+        self._threshold = Threshold(session.log_level)
+
+    async def run(self) -> None:
+        """Report until the session ends, or another stream takes its place.
+
+        Raises:
+            StoreUnavailable: The session could not be taken; the client may open another stream.
+        """
+        session_id = self._session.session_id
+        await self._desk.sessions.take_stream(session_id, self._name)
+        resumed = True
+        lists = {list_name(listed): listed for listed in Listed}
+        with self._desk.feed.watch(session_name(session_id), *lists) as watcher:
+            try:
+                while True:
+                    try:
+                        standing = await self._desk.sessions.standing(session_id)
+                    except StoreUnavailable as error:
+                        logger.warning("A session's stream cannot read its session for now: %s", error)
+                    else:
+                        if standing is None or standing.stream != self._name:
+                            return
+                        self._attend(standing, resumed=resumed)
+                        self._subscribe(standing, watcher)
+                        resumed = False
+                    for name in await watcher.changed(HEAL_SECONDS):
+                        if name in lists:
+                            message = wire.list_changed(lists[name])
+                            self._outgoing.put(message, instead_of=name)
+                        elif name in self._resources:
+                            self._outgoing.put(wire.resource_updated(self._resources[name]), instead_of=name)
+            finally:
+                await self._stop()
+
+    def _attend(self, standing: Standing, *, resumed: bool) -> None:
+        self._threshold.level = standing.log_level
+        for enlisted in standing.tasks:
+            if enlisted not in self._attended:
+                attending = self._follow(enlisted, resumed=resumed)
+                self._attended[enlisted] = asyncio.create_task(attending)
+        listed = set(standing.tasks)
+        for enlisted in [one for one, task in self._attended.items() if task.done() and one not in listed]:
+            del self._attended[enlisted]
+
+    def _subscribe(self, standing: Standing, watcher: Watcher) -> None:
+        wanted = {resource_name(uri): uri for uri in standing.resources}
+        for name in self._resources.keys() - wanted.keys():
+            self._desk.feed.discard(watcher, name)
+        for name in wanted.keys() - self._resources.keys():
+            self._desk.feed.add(watcher, name)
+        self._resources = wanted
+
+    async def _follow(self, enlisted: Enlisted, *, resumed: bool) -> None:
+        listener = Listener(
+            session=self._session,
+            outgoing=self._outgoing,
+            reports=True,
+            reporting=reporting_of(
+                self._outgoing,
+                token=enlisted.progress_token,
+                threshold=self._threshold,
+                task_id=enlisted.task_id,
+            ),
+            resumed=resumed,
+            patience=GRACE_SECONDS,
+        )
+        try:
+            try:
+                await Attendance(self._desk, enlisted.task_id, listener).run()
+            except TaskNotFound:
+                logger.debug("a task of a session is gone")
+            await self._desk.sessions.delist(self._session.session_id, enlisted)
+        except StoreUnavailable as error:
+            logger.warning("The end of a task may be reported again: %s", error)
+        except Exception:
+            logger.exception("A session's stream stopped to report one of its tasks")
+
+    async def _stop(self) -> None:
+        attended = list(self._attended.values())
+        for task in attended:
+            task.cancel()
+        await asyncio.gather(*attended, return_exceptions=True)

@@ -1,0 +1,310 @@
+"""Attending a task on behalf of one stream: what the stream's client hears of it, and is asked.
+
+Three kinds of stream do so: that of a plain call, that of a blocked `tasks/result`, and a session's own. They
+differ in what they report and how soon they ask, see `Listener`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import pydantic_core
+
+from ...domain.errors import InvalidTransition, StoreUnavailable
+from ...domain.events import Return
+from ...domain.task import InputRequest, Phase, Task, TaskStatus, new_token
+from ...store.clients import AsyncTaskStore, TaskView
+from ...store.sessions import FLOOR_SECONDS, REPORTS_SECONDS, Session, SessionStore
+from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Watcher
+from ..core.pre_task_questions import asked_again
+from ..core.reports import Reporting, Threshold
+from ..core.requests import digest
+from ..transport.outgoing import Outgoing
+from . import wire
+from .question_requests import Questions
+from .resumption import SHORTEST_LEAVE_MS, Bookmarks, LetGo
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""Pause before a task is read again that could not be."""
+
+MOST_REFUSALS = 8
+"""How often one stream asks the same again; a client that cannot answer would be asked for ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Who hears of a task.
+
+    Attributes:
+        session: Whose stream it is.
+        outgoing: The stream.
+        can_be_asked: Whether requests reach the client on it.
+        names_task: Whether the client knows the task, so that messages say whose they are.
+        reports: Whether changes of status are reported.
+        reporting: Takes what the tool says; None if the client wants none of it here.
+        takes_reports: Whether it reports instead of the session's own stream while it is open.
+        resumed: Whether the stream follows one that may have reported what is so now.
+        may_leave: Whether the client is let go while the task sleeps, to come back when it wakes.
+        patience: Seconds that a question is left to other streams.
+    """
+
+    session: Session
+    outgoing: Outgoing
+    can_be_asked: bool = True
+    names_task: bool = True
+    reports: bool = False
+    reporting: Reporting | None = None
+    takes_reports: bool = False
+    resumed: bool = False
+    may_leave: bool = False
+    patience: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What attending needs of the front end."""
+
+    store: AsyncTaskStore
+    sessions: SessionStore
+    questions: Questions
+    feed: ChangeFeed
+    bookmarks: Bookmarks
+
+
+class Attendance:
+    """One task, attended to for one listener.
+
+    Args:
+        desk: What attending needs.
+        task_id: A task of the session's owner.
+        listener: Who hears of it.
+    """
+
+    def __init__(self, desk: Desk, task_id: str, listener: Listener) -> None:
+        self._desk, self._task_id, self._listener = desk, task_id, listener
+        self._name = new_token()
+        self._askable = json.loads(listener.session.capabilities or "[]") if listener.can_be_asked else []
+        self._reports_due = float("-inf")
+        self._reported: tuple[TaskStatus, str | None] | None = None
+        self._opened: dict[str, float] = {}
+        self._asked: dict[str, str] = {}
+        self._refusals: dict[str, int] = {}
+
+    async def run(self, patience: float | None = None) -> TaskView:
+        """Attend to the task until it has ended; how it did.
+
+        Args:
+            patience: Seconds after which it is enough, not counting those in which the client is being asked;
+                so is a question that it cannot be asked. None: there is never enough.
+
+        Returns:
+            The task at its end, or as it is when it is enough.
+
+        A store that does not answer for a while is waited for.
+
+        Raises:
+            TaskNotFound: Unknown, foreign or expired.
+            LetGo: The task sleeps, and the client need not wait.
+        """
+        with self._desk.feed.watch(self._task_id) as watcher:
+            try:
+                with self._desk.feed.hear(self._task_id, self._listener.reporting):
+                    return await self._until_enough(watcher, patience)
+            finally:
+                await self._leave()
+
+    async def _until_enough(self, watcher: Watcher, patience: float | None) -> TaskView:
+        enough = math.inf if patience is None else time.monotonic() + patience
+        while True:
+            view = await self._view()
+            if view is not None:
+                await self._stay(view.task)
+                if not view.task.status.is_final:
+                    await self._share_reports()
+                if view.task.status is not TaskStatus.WORKING:
+                    await self._desk.feed.catch_up(view.task)
+                self._report(view.task)
+                if view.task.status.is_final:
+                    await self._withdraw("The task has ended.")
+                    return view
+                self._let_go(view.task)
+                await self._ask(view.task)
+                if patience is not None and self._asked:
+                    enough = time.monotonic() + patience
+                if time.monotonic() >= enough or (patience is not None and self._is_stuck(view.task)):
+                    return view
+            left = enough - time.monotonic()
+            await watcher.changed(min(self._pause(view), left if left > 0 else math.inf))
+
+    async def _view(self) -> TaskView | None:
+        hidden = not self._listener.names_task
+        try:
+            return await self._desk.store.get(self._listener.session.owner, self._task_id, hidden=hidden)
+        except StoreUnavailable as error:
+            logger.warning("A stream cannot read its task for now: %s", error)
+            return None
+
+    def _is_stuck(self, task: Task) -> bool:
+        """Whether the task asks, and nothing of it can be asked here."""
+        kinds = [pydantic_core.from_json(question.request)["kind"] for question in task.inputs.values()]
+        return bool(kinds) and not set(kinds) & set(self._askable)
+
+    async def _stay(self, task: Task) -> None:
+        """Say that somebody waits, if another caller of the same execution has left."""
+        if not task.return_by_ms or task.status.is_final:
+            return
+        try:
+            await self._desk.store.act(task.owner, task.task_id, Return(), hidden=True)
+        except InvalidTransition:
+            return
+        except StoreUnavailable as error:
+            logger.warning("A waiting call cannot write to its task for now: %s", error)
+
+    def _let_go(self, task: Task) -> None:
+        sleep_ms = task.due_ms - task.updated_ms if task.phase is Phase.PENDING else 0
+        if self._listener.may_leave and sleep_ms >= SHORTEST_LEAVE_MS:
+            raise LetGo(task.task_id, sleep_ms)
+
+    # --- reports ---
+
+    def _report(self, task: Task) -> None:
+        first = self._reported is None
+        state = (task.status, task.status_message)
+        news = task.status is not TaskStatus.WORKING if first else state != self._reported
+        self._reported = state
+        if news and self._listener.reports:
+            self._listener.outgoing.put(wire.status_notification(task), instead_of=f"status {self._task_id}")
+        # What was recorded mends what was not heard; but nothing is reported of a task that has ended
+        # (2025-11-25, progress: notifications MUST stop).
+        over = self._listener.names_task and task.status.is_final
+        if self._listener.reporting is not None and not over:
+            told = (first and self._listener.resumed) or self._listener.takes_reports
+            self._listener.reporting.advance(task.progress, silently=told)
+
+    async def _share_reports(self) -> None:
+        """Of the streams of a session on which a task could be reported, let one do so.
+
+        Each message goes to one stream (2025-11-25, transports). In the moment of a change-over both may.
+        """
+        session_id, now = self._listener.session.session_id, time.monotonic()
+        if self._listener.reporting is None or not self._listener.names_task or now < self._reports_due:
+            return
+        try:
+            stream = await self._desk.sessions.reports_on(session_id, self._task_id)
+            if not self._listener.takes_reports:
+                self._listener.reporting.elsewhere = bool(stream)
+                return
+            first = self._reports_due == float("-inf")
+            if mine := first or stream in ("", self._name):
+                await self._desk.sessions.take_reports(session_id, self._task_id, self._name)
+        except StoreUnavailable as error:
+            logger.warning("Where a task is reported is not known for now: %s", error)
+        else:
+            self._listener.reporting.elsewhere = not mine
+            self._reports_due = now + REPORTS_SECONDS / 3
+
+    @property
+    def _related(self) -> str | None:
+        return self._task_id if self._listener.names_task else None
+
+    # --- questions ---
+
+    async def _ask(self, task: Task) -> None:
+        """Ask what is open and nobody else asks."""
+        now = time.monotonic()
+        for key in [key for key in self._asked if key not in task.inputs]:
+            await self._settle(key, self._asked.pop(key), "The question was answered elsewhere.")
+        for key, question in task.inputs.items():
+            opened = self._opened.setdefault(key, now)
+            if now - opened >= self._listener.patience:
+                await self._ask_one(task, key, question)
+
+    async def _ask_one(self, task: Task, key: str, question: InputRequest) -> None:
+        recorded = pydantic_core.from_json(question.request)
+        if recorded["kind"] not in self._askable or self._refusals.get(key, 0) > MOST_REFUSALS:
+            return
+        try:
+            floor = await self._desk.sessions.take_floor(self._task_id, key, self._name)
+        except StoreUnavailable as error:
+            logger.warning("A question cannot be asked for now: %s", error)
+            return
+        if not floor.mine:
+            if (asked := self._asked.pop(key, None)) is not None:
+                self._listener.outgoing.put(wire.cancelled_notification(asked, "It is asked elsewhere."))
+            return
+        if key in self._asked and not floor.problem:
+            return
+        self._refusals[key] = self._refusals.get(key, 0) + bool(floor.problem)
+        self._asked[key] = self._desk.questions.request_id(task.owner, self._task_id, key)
+        request = wire.input_request(
+            asked_again(recorded, floor.problem),
+            request_id=self._asked[key],
+            version=self._listener.session.version,
+            task_id=self._related,
+            link_id=digest(f"{self._task_id} {key}"),
+        )
+        self._listener.outgoing.put(request)
+
+    async def _settle(self, key: str, asked: str, reason: str) -> None:
+        """A question is not open any more: say so, unless it was the client's own response that closed it."""
+        try:
+            by = await self._desk.sessions.attribution(self._task_id, key)
+        except StoreUnavailable:
+            return
+        if by != asked:
+            self._listener.outgoing.put(wire.cancelled_notification(asked, reason))
+
+    async def _withdraw(self, reason: str) -> None:
+        """Say that nobody waits for answers any more."""
+        for key, asked in self._asked.items():
+            await self._settle(key, asked, reason)
+        self._asked.clear()
+
+    async def _leave(self) -> None:
+        if self._reports_due > float("-inf"):
+            try:
+                session_id = self._listener.session.session_id
+                await self._desk.sessions.leave_reports(session_id, self._task_id, self._name)
+            except StoreUnavailable as error:
+                logger.warning("A task is reported on its session's stream only in a while: %s", error)
+        for key in self._asked:
+            try:
+                await self._desk.sessions.leave_floor(self._task_id, key, self._name)
+            except StoreUnavailable as error:
+                logger.warning("A question is asked elsewhere only in a while: %s", error)
+
+    def _pause(self, view: TaskView | None) -> float:
+        """Seconds until something is to be looked at again, woken or not."""
+        if view is None:
+            return RETRY_SECONDS
+        if view.task.inputs and self._askable:
+            now, patience = time.monotonic(), self._listener.patience
+            waits = [self._opened[key] + patience - now for key in view.task.inputs]
+            return min([FLOOR_SECONDS / 3, *(wait for wait in waits if wait > 0)])
+        return HEAL_SECONDS
+
+
+def reporting_of(
+    outgoing: Outgoing, *, token: str | int | None, threshold: Threshold, task_id: str | None
+) -> Reporting:
+    """What takes the reports of a tool for a session's stream.
+
+    Args:
+        outgoing: The stream.
+        token: The client's name for reports of progress; None if it wants none.
+        threshold: Which log messages it wants.
+        task_id: The task that the tool runs for, if the client knows it.
+    """
+    return Reporting(
+        outgoing,
+        progress=None if token is None else partial(wire.progress_notification, token, task_id=task_id),
+        message=partial(wire.log_notification, task_id=task_id),
+        threshold=threshold,
+    )

@@ -1,0 +1,423 @@
+"""Revision 2025-11-25 on the wire, with its tasks; and the earlier revisions that begin with a handshake.
+
+Every name that these revisions use in a message is here and nowhere else. Tasks, `execution` and the mode of
+an elicitation are of 2025-11-25 only: the earlier ones get plain calls. Results are
+plain dicts: the SDK's typed models drop fields that are null and required.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pydantic_core
+from mcp.shared.exceptions import MCPError
+from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
+
+from ...authoring.tool import Rendered, TaskSupport, Tool, ToolRegistry
+from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
+from ...domain.limits import KIB, cut, to_json
+from ...domain.reports import LogLevel, LogMessage
+from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
+from ...store.announcements import Listed
+from ...store.clients import TaskView
+from ..core import wire_common as common
+from ..core.requests import (
+    CallTooLong,
+    CapabilityRequired,
+    HandleRequired,
+    InvalidRequest,
+    QuestionWithoutHandle,
+    ToolCall,
+)
+
+VERSION: Final = "2025-11-25"
+
+PING: Final = "ping"
+INITIALIZE: Final = "initialize"
+RESOURCES_SUBSCRIBE: Final = "resources/subscribe"
+RESOURCES_UNSUBSCRIBE: Final = "resources/unsubscribe"
+SET_LEVEL: Final = "logging/setLevel"
+TASKS_GET: Final = "tasks/get"
+TASKS_RESULT: Final = "tasks/result"
+TASKS_LIST: Final = "tasks/list"
+TASKS_CANCEL: Final = "tasks/cancel"
+CANCELLED: Final = "notifications/cancelled"
+INITIALIZED: Final = "notifications/initialized"
+
+CREATE_TASK: Final = "tools/call, as a task"
+RESUMED_CALL: Final = "tools/call, resumed"
+"""A `tools/call` with `params.task`, under a name of its own: its result has another shape. No method of the
+protocol has a space in its name."""
+
+RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
+IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
+
+RESOURCE_NOT_FOUND: Final = -32002
+"""The code of an unknown resource (2025-11-25, resources, error handling); the later revision retired it."""
+
+REQUEST_CANCELLED: Final = -32800
+"""The code of a call, or of a `tasks/result`, whose task was cancelled."""
+
+TASKS_CAPABILITY: Final[Mapping[str, Any]] = {
+    "list": {},
+    "cancel": {},
+    "requests": {"tools": {"call": {}}},
+}
+
+REQUEST_ID_BYTES: Final = 1 * KIB
+"""Longest id of a request that can be cancelled."""
+
+_STORED: Final = frozenset(
+    {
+        common.TOOLS_CALL,
+        CREATE_TASK,
+        common.PROMPTS_GET,
+        SET_LEVEL,
+        RESOURCES_SUBSCRIBE,
+        RESOURCES_UNSUBSCRIBE,
+    }
+)
+
+_TOOL_ERROR: Final = "The tool reported an error."
+_EMPTY: Final[Mapping[str, Any]] = {}
+
+
+# --- requests ----------------------------------------------------------------------------------------
+
+
+def has_tasks(version: str) -> bool:
+    """Whether a revision has tasks."""
+    return version == VERSION
+
+
+def has_polling(version: str) -> bool:
+    """Whether clients of a revision expect to be let go, and come back for the rest of a stream."""
+    return version == VERSION
+
+
+def client_capabilities(params: Mapping[str, Any] | None, version: str) -> JsonText:
+    """What the client of an `initialize` can be asked, in the service's own words.
+
+    An elicitation without a mode means forms (2025-11-25, client/elicitation, capabilities).
+    """
+    declared = (params or _EMPTY).get("capabilities")
+    if not isinstance(declared, Mapping):
+        return NO_TEXT
+    askable = []
+    modes = declared.get("elicitation")
+    if isinstance(modes, Mapping):
+        links = version == VERSION and "url" in modes
+        forms = ["form"] if "form" in modes or not links else []
+        askable += forms + (["url"] if links else [])
+    askable += [kind for kind in ("sampling", "roots") if isinstance(declared.get(kind), Mapping)]
+    return to_json("client capabilities", askable, maximum=KIB) if askable else NO_TEXT
+
+
+def announce_changes(capabilities: dict[str, Any]) -> None:
+    """Say in the capabilities of a handshake that changes of every list that there is are told."""
+    for listed in Listed:
+        if listed in capabilities:
+            capabilities[listed]["listChanged"] = True
+
+
+def served_method(method: str, params: Mapping[str, Any] | None, version: str) -> str:
+    """Under which name a request is served; text that names no method for one that may not be sent."""
+    if method == common.TOOLS_CALL and has_tasks(version) and (params or _EMPTY).get("task") is not None:
+        return CREATE_TASK
+    if " " in method or (method.startswith("tasks/") and not has_tasks(version)):
+        return ""
+    return method
+
+
+def requested_version(params: Mapping[str, Any] | None) -> str:
+    """The revision that an `initialize` asks for, as text whatever it is."""
+    return str((params or _EMPTY).get("protocolVersion"))
+
+
+def log_level(method: str, params: Mapping[str, Any] | None) -> LogLevel | None:
+    """From which level on a request wants log messages to be sent; None if that is not what it wants."""
+    level = (params or _EMPTY).get("level")
+    return LogLevel(level) if method == SET_LEVEL and level in list(LogLevel) else None
+
+
+def needs_store(method: str) -> bool:
+    """Whether a method, of any revision and under the name that it is served under, looks into the store."""
+    return method in _STORED or method.startswith("tasks/")
+
+
+def tool_call(
+    name: str,
+    arguments: Mapping[str, Any] | None,
+    params: Mapping[str, Any] | None,
+    *,
+    version: str,
+    capabilities: JsonText,
+) -> ToolCall:
+    """A `tools/call` request as handlers take it.
+
+    Raises:
+        InvalidRequest: The ttl is no positive number, or the idempotency key no text of a sensible length.
+    """
+    task = (params or _EMPTY).get("task") if has_tasks(version) else None
+    meta = common.request_meta(params)
+    return ToolCall(
+        tool=name,
+        arguments=arguments if arguments is not None else {},
+        era=version,
+        takes_handle=task is not None,
+        capabilities=capabilities,
+        trace=common.trace_parent(meta),
+        idempotency_key=common.idempotency_key(meta),
+        ttl_ms=_ttl(task),
+    )
+
+
+def require_support(tool: Tool, call: ToolCall) -> None:
+    """Refuse a call whose `params.task` does not fit the tool's `execution.taskSupport`.
+
+    Raises:
+        MCPError: -32601 (2025-11-25, tasks, tool-level negotiation: servers MUST, for a required one).
+    """
+    if call.takes_handle and tool.support is TaskSupport.FORBIDDEN:
+        raise MCPError(METHOD_NOT_FOUND, f"The tool '{tool.name}' never runs as a task; call it without task")
+    if not call.takes_handle and tool.support is TaskSupport.REQUIRED:
+        raise MCPError(
+            METHOD_NOT_FOUND, f"The tool '{tool.name}' runs as a task; call it with task, in {VERSION}"
+        )
+
+
+def cancelled_request(params: Any) -> JsonText | None:
+    """The id of the request that a `notifications/cancelled` names, as `request_name` writes it."""
+    identity = params.get("requestId") if isinstance(params, Mapping) else None
+    if not isinstance(identity, str | int) or isinstance(identity, bool):
+        return None
+    return request_name(identity)
+
+
+def request_name(identity: str | int) -> JsonText | None:
+    """The id of a request as text that keeps 1 and "1" apart; None if it is too long to be cancelled."""
+    if isinstance(identity, str) and len(identity.encode(errors="replace")) > REQUEST_ID_BYTES:
+        return None
+    return to_json("request id", identity, maximum=8 * REQUEST_ID_BYTES)
+
+
+def _ttl(task: Any) -> int | None:
+    ttl = task.get("ttl") if isinstance(task, Mapping) else None
+    if ttl is None:
+        return None
+    if not isinstance(ttl, int | float) or isinstance(ttl, bool) or ttl <= 0:
+        raise InvalidRequest("task.ttl: expected a positive number of milliseconds")
+    return max(int(ttl), 1)
+
+
+# --- results -----------------------------------------------------------------------------------------
+
+
+class Results:
+    """Turns what handlers return into results.
+
+    Structured results that are not objects go as they are recorded: wrapped.
+
+    Args:
+        tools: The tools of the service; what is added later is not seen.
+    """
+
+    def __init__(self, tools: ToolRegistry) -> None:
+        self._plain = [_listed(tool) for tool in tools.values()]
+        self._with_execution = [
+            {**listed, "execution": {"taskSupport": tool.support.value}}
+            for listed, tool in zip(self._plain, tools.values(), strict=True)
+        ]
+
+    def listing(self, version: str) -> dict[str, Any]:
+        """The result of `tools/list`: every tool, in the order of their names, on one page."""
+        return {"tools": self._with_execution if has_tasks(version) else self._plain}
+
+    def handle(self, task: Task) -> dict[str, Any]:
+        """A `CreateTaskResult`, with something that the model can be told meanwhile."""
+        sentence = f"The tool '{task.tool}' runs in the background, as task {task.task_id}."
+        return {"task": task_fields(task), "_meta": {IMMEDIATE_RESPONSE: sentence}}
+
+    def task(self, task: Task) -> dict[str, Any]:
+        """The result of `tasks/get` and `tasks/cancel`: a task, without related-task."""
+        return task_fields(task)
+
+    def page(self, tasks: tuple[Task, ...], cursor: str | None) -> dict[str, Any]:
+        """The result of `tasks/list`."""
+        listed: dict[str, Any] = {"tasks": [task_fields(task) for task in tasks]}
+        return listed if cursor is None else {**listed, "nextCursor": cursor}
+
+    def outcome(self, view: TaskView) -> dict[str, Any]:
+        """The result of `tasks/result`: what the call itself would have returned, marked with its task.
+
+        Raises:
+            MCPError: The task has failed with this error; or it was cancelled.
+        """
+        result = self.call(view)
+        meta = result.get("_meta") or {}
+        return {**result, "_meta": {**meta, RELATED_TASK: {"taskId": view.task.task_id}}}
+
+    def call(self, view: TaskView) -> dict[str, Any]:
+        """The `CallToolResult` that a call has ended with.
+
+        Raises:
+            MCPError: It has failed with this error; or it was cancelled.
+        """
+        task = view.task
+        if task.status is TaskStatus.CANCELLED:
+            raise MCPError(REQUEST_CANCELLED, "The task was cancelled")
+        if view.result is not None:
+            result: dict[str, Any] = pydantic_core.from_json(view.result)
+            return result
+        failure = task.failure or Failure(kind=FailureKind.RESULT_INVALID, message="The task has no result")
+        if failure.kind is FailureKind.CLIENT_CANNOT:
+            return _tool_error(failure.message)
+        data = None if failure.data is None else pydantic_core.from_json(failure.data)
+        code = failure.code if failure.kind is FailureKind.AUTHOR else None
+        raise MCPError(INTERNAL_ERROR if code is None else code, failure.message, data)
+
+    def rendered(self, made: Rendered) -> dict[str, Any]:
+        """A `CallToolResult` that the service has made itself."""
+        result: dict[str, Any] = pydantic_core.from_json(made.result)
+        return result
+
+    def refused_call(self, error: InvalidArguments | CapabilityRequired) -> dict[str, Any]:
+        """A refusal that a model can act on, as a result."""
+        return _tool_error(cut(str(error), common.PROBLEMS_BYTES))
+
+
+def task_fields(task: Task) -> dict[str, Any]:
+    """A `Task` as this revision has it; a result with `isError` makes it `failed`."""
+    failed = task.status is TaskStatus.COMPLETED and task.is_error
+    fields: dict[str, Any] = {
+        "taskId": task.task_id,
+        "status": TaskStatus.FAILED.value if failed else task.status.value,
+        "createdAt": common.timestamp(task.created_ms),
+        "lastUpdatedAt": common.timestamp(task.updated_ms),
+        "ttl": task.ttl_ms,
+        "pollInterval": task.policy.poll_interval_ms,
+    }
+    message = task.status_message or (_TOOL_ERROR if failed else None)
+    if message is not None:
+        fields["statusMessage"] = message
+    return fields
+
+
+def _listed(tool: Tool) -> dict[str, Any]:
+    listed: dict[str, Any] = {"name": tool.name, "inputSchema": dict(tool.input_schema)}
+    if tool.title is not None:
+        listed["title"] = tool.title
+    if tool.description:
+        listed["description"] = tool.description
+    if tool.annotations is not None:
+        listed["annotations"] = tool.annotations.model_dump(by_alias=True, exclude_none=True)
+    if tool.output_schema is not None:
+        listed["outputSchema"] = dict(tool.output_schema)
+    return listed
+
+
+def _tool_error(text: str) -> dict[str, Any]:
+    return {"content": [{"type": "text", "text": text}], "isError": True}
+
+
+# --- what the server sends by itself -----------------------------------------------------------------
+
+
+def status_notification(task: Task) -> dict[str, Any]:
+    """A `notifications/tasks/status`: the whole task, without related-task."""
+    return common.notification("notifications/tasks/status", task_fields(task))
+
+
+def progress_notification(token: str | int, progress: Progress, task_id: str | None) -> dict[str, Any]:
+    """A `notifications/progress`; marked with its task, if it has one that the client knows."""
+    return _of_task(common.progress_notification(token, progress), task_id)
+
+
+def log_notification(message: LogMessage, task_id: str | None) -> dict[str, Any]:
+    """A `notifications/message`; marked like progress."""
+    return _of_task(common.log_notification(message), task_id)
+
+
+def list_changed(listed: Listed) -> dict[str, Any]:
+    """A list of tools, prompts or resources is another now."""
+    return {"jsonrpc": "2.0", "method": f"notifications/{listed}/list_changed"}
+
+
+def resource_updated(uri: str) -> dict[str, Any]:
+    """A resource that the client has subscribed to is another now."""
+    return common.notification("notifications/resources/updated", {"uri": uri})
+
+
+def cancelled_notification(request_id: str | int, reason: str) -> dict[str, Any]:
+    """A `notifications/cancelled`: what the client was asked, or has subscribed to, is over."""
+    return common.notification(CANCELLED, {"requestId": request_id, "reason": reason})
+
+
+def input_request(
+    recorded: Mapping[str, Any], *, request_id: str, version: str, task_id: str | None, link_id: str
+) -> dict[str, Any]:
+    """A recorded question as the request that asks it.
+
+    Args:
+        recorded: See `questions`.
+        request_id: The request's own id.
+        version: The revision of the session that is asked.
+        task_id: The task that asks, if the client knows it.
+        link_id: Names a page that the person is sent to (2025-11-25, elicitation, URL mode).
+    """
+    match recorded["kind"]:
+        case "form":
+            method, params = "elicitation/create", _form(recorded, version)
+        case "url":
+            method = "elicitation/create"
+            params = {"mode": "url", "message": recorded["message"], "url": recorded["url"]}
+            params["elicitationId"] = link_id
+        case "sampling":
+            method = "sampling/createMessage"
+            params = {"messages": recorded["messages"], "maxTokens": recorded["max_tokens"]}
+            if "system_prompt" in recorded:
+                params["systemPrompt"] = recorded["system_prompt"]
+        case _:
+            method, params = "roots/list", {}
+    params.update(_related(task_id))
+    request: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    return {**request, "params": params} if params else request
+
+
+def _form(recorded: Mapping[str, Any], version: str) -> dict[str, Any]:
+    params = {"message": recorded["message"], "requestedSchema": recorded["schema"]}
+    # Before 2025-11-25 there was one mode, without a name.
+    return {"mode": "form", **params} if version == VERSION else params
+
+
+def _related(task_id: str | None) -> dict[str, Any]:
+    return {} if task_id is None else {"_meta": {RELATED_TASK: {"taskId": task_id}}}
+
+
+def _of_task(notification: dict[str, Any], task_id: str | None) -> dict[str, Any]:
+    return {**notification, "params": {**notification["params"], **_related(task_id)}}
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+def refusal(error: TasksServiceError) -> MCPError:
+    """The JSON-RPC error that tells a caller why; in the later revision's words, where both have the same."""
+    match error:
+        case HandleRequired():
+            return MCPError(METHOD_NOT_FOUND, f"The tool '{error.tool}' runs as a task; call it with task")
+        case CapabilityRequired():
+            return MCPError(INVALID_PARAMS, str(error))
+        case CallTooLong():
+            message = (
+                f"The tool did not end within {error.seconds:g} s; call it with task, and it may take longer"
+            )
+            return MCPError(INTERNAL_ERROR, message)
+        case QuestionWithoutHandle():
+            message = "Something is asked first, and the client did not answer, or takes no text/event-stream"
+            return MCPError(INTERNAL_ERROR, message)
+        case UnknownResource():
+            return common.resource_missing(error, RESOURCE_NOT_FOUND)
+        case _:
+            return common.refusal(error)

@@ -1,0 +1,118 @@
+"""MCP over HTTP, revision 2026-07-28: one POST, one request, one answer.
+
+There is no session and no handshake: each request carries its version and its client's capabilities
+(2026-07-28, transports, streamable HTTP). This is a thin front on the SDK's own kernel
+(`serve_one`); the SDK's transport serves the same, at twice the cost for a poll, with a parser that is less
+strict.
+
+What runs an author's code may take long, so it is watched: when the client hangs up the call is cancelled
+(docs/protocol.md, "a client that hangs up"), and its answer may become a stream of events (see `responding`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import pydantic_core
+from mcp.server.connection import Connection
+from mcp.server.lowlevel import Server
+from mcp.server.runner import modern_error_data, serve_one
+from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
+from mcp.shared.message import ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types.jsonrpc import INVALID_REQUEST
+from starlette.types import Receive, Scope, Send
+
+from ..core import wire_common
+from ..core.requests import Inquiry
+from ..transport.jsonrpc import error_message
+from ..transport.outgoing import JSON, Outgoing, hang_up, send_whole
+from ..transport.rejection import Disconnected, Rejection, reject
+from ..transport.responding import Answer, respond
+from ..transport.sdk_kernel import Exchange
+from . import wire
+from .admission import Admission, Admitted
+
+logger = logging.getLogger(__name__)
+
+_WATCHED: Final = frozenset(
+    {
+        wire_common.TOOLS_CALL,
+        wire_common.RESOURCES_READ,
+        wire_common.PROMPTS_GET,
+        wire_common.COMPLETE,
+        wire.LISTEN,
+    }
+)
+"""Methods that may take long, or send before they answer."""
+
+
+class McpEndpoint:
+    """The ASGI application behind `/mcp`.
+
+    Args:
+        server: Answers requests.
+        admission: Says which are let in.
+    """
+
+    def __init__(self, *, server: Server[dict[str, Any]], admission: Admission) -> None:
+        self._server = server
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        try:
+            call = await self._admission.admit(scope, receive)
+        except Rejection as rejection:
+            await reject(rejection, send)
+        except Disconnected:
+            return
+        else:
+            await self._answer(call, receive, send)
+
+    async def _answer(self, call: Admitted | None, receive: Receive, send: Send) -> None:
+        if call is None:
+            await send_whole(send, 202, b"")
+        elif call.method == wire.LISTEN and not call.may_stream:
+            message = "Accept: expected text/event-stream, on which the notifications come"
+            await reject(Rejection(406, INVALID_REQUEST, message, request_id=call.id), send)
+        elif call.method in _WATCHED:
+            await self._watched(call, receive, send)
+        else:
+            answer = await self._serve(call, Outgoing())
+            await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
+
+    async def _watched(self, call: Admitted, receive: Receive, send: Send) -> None:
+        """Answer, unless the client hangs up first: then the service is cancelled."""
+        outgoing = Outgoing()
+        work = asyncio.create_task(self._serve(call, outgoing))
+        gone = asyncio.create_task(hang_up(receive))
+        try:
+            await respond(work, outgoing, gone, send, may_stream=call.may_stream)
+        finally:
+            gone.cancel()
+            work.cancel()
+            await asyncio.wait({work, gone})
+
+    async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
+        """Run a request through the SDK's kernel."""
+        route = call.route
+        inquiry = Inquiry(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
+        exchange = Exchange(
+            transport=TransportContext(kind="streamable-http", can_send_request=False, headers=call.headers),
+            request_id=call.id,
+            message_metadata=ServerMessageMetadata(request_context=inquiry),
+        )
+        try:
+            connection = Connection.from_envelope(
+                route.protocol_version, route.client_info, route.client_capabilities
+            )
+            result = await serve_one(
+                self._server, exchange, call.method, call.params, connection=connection, lifespan_state={}
+            )
+        except Exception as error:
+            data = modern_error_data(error)
+            return Answer(error_message(call.id, data), ERROR_CODE_HTTP_STATUS.get(data.code, 200))
+        return Answer({"jsonrpc": "2.0", "id": call.id, "result": result})

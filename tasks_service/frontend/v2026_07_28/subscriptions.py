@@ -1,0 +1,217 @@
+"""What clients of 2026-07-28 are told without asking: `subscriptions/listen`.
+
+A stream says first what of the client's wishes will be met, then how each task is now, then what changes. A
+change is read from the record, so that a frame says what `tasks/get` would say; a wake-up that was lost is
+made up for by reading again every few seconds. A task is read when what came before was taken: a slow reader
+gets the latest state of each, and holds up the memory of one.
+
+Source: 2026-07-28, basic/utilities, subscriptions; SEP-2663, notifications; docs/protocol.md, "listening".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from ...authoring.library import Library
+from ...domain.errors import QuotaExceeded, StoreUnavailable, TaskNotFound, UnknownResource
+from ...domain.task import Owner
+from ...store.announcements import Listed, list_name, resource_name
+from ...store.clients import AsyncTaskStore, TaskView
+from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Watcher
+from ..core.requests import Inquiry, Wanted
+from . import wire
+
+logger = logging.getLogger(__name__)
+
+STREAMS: Final = 2_000
+"""Streams that one process keeps open."""
+
+STREAMS_OF_OWNER: Final = 100
+"""Of these, those of one owner."""
+
+READS: Final = 8
+"""Tasks of one stream that are read at the same time."""
+
+
+class Listeners:
+    """All streams of a process.
+
+    Args:
+        store: Where tasks are.
+        feed: Says when they change.
+        results: Says how they look.
+        library: What else clients may hear of: only of what there is.
+    """
+
+    def __init__(
+        self, *, store: AsyncTaskStore, feed: ChangeFeed, results: wire.Results, library: Library
+    ) -> None:
+        self._store, self._feed, self._results, self._library = store, feed, results, library
+        self._open: Counter[Owner] = Counter()
+        self._end = asyncio.Event()
+
+    def __len__(self) -> int:
+        """How many streams are open."""
+        return self._open.total()
+
+    def end(self) -> None:
+        """End all streams in order, and let no other begin; clients begin again elsewhere."""
+        self._end.set()
+
+    async def listen(self, inquiry: Inquiry, wanted: Wanted, subscription: str | int) -> None:
+        """Tell a client what it wants to be told, until the service stops or the client's proof runs out.
+
+        A client that has had enough hangs up: then this is cancelled, and nothing else is.
+
+        Args:
+            inquiry: Who asks, and its stream.
+            wanted: What it wants to be told.
+            subscription: Names the stream, on every message.
+
+        Raises:
+            QuotaExceeded: Too many streams.
+            StoreUnavailable: The tasks cannot be read.
+        """
+        owner = inquiry.caller.owner
+        self._admit(owner)
+        self._open[owner] += 1
+        try:
+            with self._feed.watch(*_names(wanted)) as watcher:
+                stream = _Stream(self, inquiry, subscription, watcher)
+                await self._until_over(stream.run(wanted), inquiry.caller.expires_at)
+        finally:
+            self._open[owner] -= 1
+            if not self._open[owner]:
+                del self._open[owner]
+
+    async def _until_over(self, stream: Coroutine[Any, Any, None], until: float | None) -> None:
+        telling = asyncio.create_task(stream)
+        ending = asyncio.create_task(self._end.wait())
+        try:
+            seconds = None if until is None else until - time.time()
+            await asyncio.wait({telling, ending}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if telling.done():
+                telling.result()
+        finally:
+            telling.cancel()
+            ending.cancel()
+            await asyncio.wait({telling, ending})
+
+    def _admit(self, owner: Owner) -> None:
+        for what, maximum, actual in (
+            ("open subscriptions of this service", STREAMS, len(self)),
+            ("open subscriptions", STREAMS_OF_OWNER, self._open[owner]),
+        ):
+            if actual >= maximum:
+                raise QuotaExceeded(what, maximum=maximum, actual=actual + 1, unit="streams")
+
+    def met(self, wanted: Wanted, found: Iterable[str]) -> Wanted:
+        """What of the wishes is met: of tasks, those of the caller that there are."""
+        lists = {Listed.TOOLS: True, Listed.PROMPTS: len(self._library.prompts) > 0}
+        lists[Listed.RESOURCES] = len(self._library.resources) > 0
+        return replace(
+            wanted,
+            task_ids=None if wanted.task_ids is None else tuple(found),
+            lists=tuple(listed for listed in wanted.lists if lists[listed]),
+            resources=tuple(uri for uri in wanted.resources if self._has(uri)),
+        )
+
+    def _has(self, uri: str) -> bool:
+        try:
+            self._library.resources.find(uri)
+        except UnknownResource:
+            return False
+        return True
+
+    async def read(self, owner: Owner, task_ids: Iterable[str]) -> dict[str, TaskView]:
+        """The tasks that there are.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        limit = asyncio.Semaphore(READS)
+
+        async def one(task_id: str) -> TaskView | None:
+            async with limit:
+                try:
+                    return await self._store.get(owner, task_id)
+                except TaskNotFound:
+                    return None
+
+        names = list(task_ids)
+        views = await asyncio.gather(*map(one, names))
+        return {name: view for name, view in zip(names, views, strict=True) if view is not None}
+
+    def frame(self, view: TaskView, subscription: str | int) -> dict[str, object]:
+        """A task as it is, as a message."""
+        return wire.task_notification(self._results.task(view), subscription)
+
+
+class _Stream:
+    """One stream."""
+
+    def __init__(
+        self, listeners: Listeners, inquiry: Inquiry, subscription: str | int, watcher: Watcher
+    ) -> None:
+        self._listeners, self._subscription, self._watcher = listeners, subscription, watcher
+        self._owner, self._outgoing = inquiry.caller.owner, inquiry.outgoing
+        self._told: dict[str, tuple[int, str, int]] = {}
+        self._open: set[str] = set()
+
+    async def run(self, wanted: Wanted) -> None:
+        """Tell, for ever."""
+        found = list(await self._listeners.read(self._owner, wanted.task_ids or ()))
+        met = self._listeners.met(wanted, found)
+        self._outgoing.put(wire.acknowledged(met, self._subscription))
+        self._open = set(found)
+        lists = {list_name(listed): listed for listed in met.lists}
+        resources = {resource_name(uri): uri for uri in met.resources}
+        due, heal_at = dict.fromkeys(found), time.monotonic() + HEAL_SECONDS
+        while True:
+            woken = await self._watcher.changed(0.0 if due else heal_at - time.monotonic())
+            for name in woken:
+                if name in lists:
+                    message = wire.list_changed(lists[name], self._subscription)
+                    self._outgoing.put(message, instead_of=name)
+                elif name in resources:
+                    message = wire.resource_updated(resources[name], self._subscription)
+                    self._outgoing.put(message, instead_of=name)
+            due |= dict.fromkeys(woken & self._open)
+            if time.monotonic() >= heal_at:
+                due |= dict.fromkeys(self._open)
+                heal_at = time.monotonic() + HEAL_SECONDS
+            if due:
+                await self._outgoing.emptied()
+                await self._look_at(next(iter(due)))
+                del due[next(iter(due))]
+
+    async def _look_at(self, task_id: str) -> None:
+        try:
+            view = (await self._listeners.read(self._owner, [task_id])).get(task_id)
+        except StoreUnavailable as error:
+            logger.warning("A subscription cannot read a task for now: %s", error)
+            return
+        if view is None or view.task.status.is_final:
+            self._open.discard(task_id)
+        if view is None:
+            return
+        # Time changes the status of a task before a sweep writes it down as a revision; and a store that went
+        # back to an earlier truth gives a revision out again.
+        state = (view.task.revision, view.task.status.value, view.task.updated_ms)
+        if self._told.get(task_id) != state:
+            self._told[task_id] = state
+            self._outgoing.put(self._listeners.frame(view, self._subscription))
+
+
+def _names(wanted: Wanted) -> list[str]:
+    return [
+        *(wanted.task_ids or ()),
+        *map(list_name, wanted.lists),
+        *map(resource_name, wanted.resources),
+    ]

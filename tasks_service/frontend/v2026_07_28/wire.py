@@ -1,0 +1,491 @@
+"""Revision 2026-07-28 on the wire, with the tasks extension (SEP-2663, `io.modelcontextprotocol/tasks`).
+
+From requests to what handlers take, from what handlers return to results, from refusals to error codes.
+Every name that this revision uses in a message is here and nowhere else. Results are plain dicts: the SDK's
+typed models drop fields that are null and required.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pydantic_core
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, ErrorData, SubscriptionFilter
+from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
+
+from ...authoring.tool import Rendered, Tool, ToolRegistry
+from ...domain.errors import (
+    InvalidArguments,
+    LimitExceeded,
+    TasksServiceError,
+    UnknownResource,
+)
+from ...domain.limits import KIB, cut, to_json
+from ...domain.reports import LogLevel
+from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Task, TaskStatus
+from ...extension import TASK_META, TASKS_EXTENSION
+from ...store.announcements import Listed
+from ...store.clients import TaskView
+from ..core.requests import (
+    CapabilityRequired,
+    HandleRequired,
+    InputRequired,
+    InvalidRequest,
+    PromptCall,
+    ToolCall,
+    Wanted,
+)
+from ..core.wire_common import (
+    EMPTY,
+    PROBLEMS_BYTES,
+    idempotency_key,
+    notification,
+    progress_fields,
+    request_meta,
+    resource_missing,
+    timestamp,
+    trace_parent,
+)
+from ..core.wire_common import (
+    refusal as common_refusal,
+)
+
+logger = logging.getLogger(__name__)
+
+VERSION: Final = "2026-07-28"
+
+
+TASKS_GET: Final = "tasks/get"
+TASKS_UPDATE: Final = "tasks/update"
+TASKS_CANCEL: Final = "tasks/cancel"
+DISCOVER: Final = "server/discover"
+LISTEN: Final = "subscriptions/listen"
+
+MOST_WATCHED: Final = 100
+"""Tasks, and resources, that a `subscriptions/listen` may name; the latest of each fit a stream's buffer."""
+
+TASK_METHODS: Final = frozenset({TASKS_GET, TASKS_UPDATE, TASKS_CANCEL})
+
+
+LIST_TTL_MS: Final = 60_000
+"""How long a client may keep the lists and `server/discover`; they change only with a deployment."""
+
+CAPABILITY_OF_NEED: Final[Mapping[str, Mapping[str, Any]]] = {
+    "form": {"elicitation": {"form": {}}},
+    "url": {"elicitation": {"url": {}}},
+    "sampling": {"sampling": {}},
+    "roots": {"roots": {}},
+}
+"""What a client declares so that it can be asked, by the service's own name for the kind of question."""
+
+
+# --- requests ----------------------------------------------------------------------------------------
+
+
+def declares_tasks(capabilities: Any) -> bool:
+    """Whether a request's client capabilities include the tasks extension (SEP-2663, negotiation)."""
+    extensions = capabilities.get("extensions") if isinstance(capabilities, Mapping) else None
+    return isinstance(extensions, Mapping) and isinstance(extensions.get(TASKS_EXTENSION), Mapping)
+
+
+def client_capabilities(params: Mapping[str, Any] | None) -> Any:
+    """The capabilities that a request declares in its envelope, whatever their shape."""
+    return request_meta(params).get(CLIENT_CAPABILITIES_META_KEY)
+
+
+def require_tasks(params: Mapping[str, Any] | None) -> None:
+    """Refuse a `tasks/*` request whose client did not declare the extension.
+
+    Raises:
+        MCPError: -32021 with what is missing (SEP-2663: servers MUST).
+    """
+    if not declares_tasks(client_capabilities(params)):
+        raise _extension_missing("Missing required client capability: the tasks extension")
+
+
+def routing_name(method: str, params: Any) -> str | None:
+    """What `Mcp-Name` must repeat on a `tasks/*` request (SEP-2663, routing headers); None elsewhere."""
+    if method not in TASK_METHODS or not isinstance(params, Mapping):
+        return None
+    value = params.get("taskId")
+    return value if isinstance(value, str) else None
+
+
+def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> ToolCall:
+    """A `tools/call` request as handlers take it.
+
+    Raises:
+        InvalidRequest: The idempotency key is not text of a sensible length, or what should answer an
+            `InputRequiredResult` has the wrong shape.
+    """
+    meta, capabilities = request_meta(params), client_capabilities(params)
+    return ToolCall(
+        tool=name,
+        arguments=arguments if arguments is not None else {},
+        era=VERSION,
+        takes_handle=declares_tasks(capabilities),
+        capabilities=_askable(capabilities),
+        trace=trace_parent(meta),
+        idempotency_key=idempotency_key(meta),
+        answers=_responses(params) if "inputResponses" in (params or EMPTY) else EMPTY,
+        state=_state(params),
+    )
+
+
+def prompt_call(
+    name: str, arguments: Mapping[str, str] | None, params: Mapping[str, Any] | None
+) -> PromptCall:
+    """A `prompts/get` request as handlers take it.
+
+    Raises:
+        InvalidRequest: What should answer an `InputRequiredResult` has the wrong shape.
+    """
+    return PromptCall(
+        prompt=name,
+        arguments=arguments if arguments is not None else {},
+        capabilities=_askable(client_capabilities(params)),
+        answers=_responses(params) if "inputResponses" in (params or EMPTY) else EMPTY,
+        state=_state(params),
+    )
+
+
+def listen(filters: SubscriptionFilter, params: Mapping[str, Any] | None) -> Wanted:
+    """What a `subscriptions/listen` request wants to be told.
+
+    Raises:
+        InvalidRequest: `taskIds` is no list of texts.
+        LimitExceeded: More is named than one stream may watch.
+        MCPError: -32021; tasks are named, and the client did not declare the extension (SEP-2663).
+    """
+    named = (filters.model_extra or {}).get("taskIds")
+    if named is not None:
+        require_tasks(params)
+        if not isinstance(named, list) or not all(isinstance(value, str) for value in named):
+            raise InvalidRequest("notifications.taskIds: expected a list of task ids")
+    uris = filters.resource_subscriptions or []
+    for what, names in (("notifications.taskIds", named or []), ("resourceSubscriptions", uris)):
+        if len(names) > MOST_WATCHED:
+            raise LimitExceeded(what, maximum=MOST_WATCHED, actual=len(names), unit="names")
+    lists = {
+        Listed.TOOLS: filters.tools_list_changed,
+        Listed.PROMPTS: filters.prompts_list_changed,
+        Listed.RESOURCES: filters.resources_list_changed,
+    }
+    return Wanted(
+        task_ids=None if named is None else tuple(dict.fromkeys(named)),
+        lists=tuple(listed for listed, wanted in lists.items() if wanted),
+        resources=tuple(dict.fromkeys(uris)),
+    )
+
+
+def answers(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The answers of a `tasks/update` request, by key; nothing in them is checked yet.
+
+    Raises:
+        InvalidRequest: `inputResponses` is not an object.
+    """
+    return _responses(params)
+
+
+def log_level(params: Mapping[str, Any] | None) -> LogLevel | None:
+    """From which level on a request wants log messages; None if it wants none.
+
+    Raises:
+        InvalidRequest: There is no such level (2026-07-28, logging: servers SHOULD refuse it).
+    """
+    level = request_meta(params).get(LOG_LEVEL_META_KEY)
+    if level is None:
+        return None
+    try:
+        return LogLevel(level)
+    except ValueError:
+        names = ", ".join(LogLevel)
+        raise InvalidRequest(f"_meta.{LOG_LEVEL_META_KEY}: expected one of {names}") from None
+
+
+def _responses(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    responses = (params or EMPTY).get("inputResponses")
+    if not isinstance(responses, Mapping):
+        raise InvalidRequest("inputResponses: expected an object of answers by key")
+    return responses
+
+
+def _state(params: Mapping[str, Any] | None) -> str | None:
+    state = (params or EMPTY).get("requestState")
+    if state is not None and not isinstance(state, str):
+        raise InvalidRequest("requestState: expected the text that the server sent")
+    return state
+
+
+def _askable(capabilities: Any) -> JsonText:
+    """What the client can be asked, in the service's own words; an elicitation without a mode means forms.
+
+    Source: 2026-07-28, client/elicitation, capabilities.
+    """
+    if not isinstance(capabilities, Mapping):
+        return NO_TEXT
+    elicitation = capabilities.get("elicitation")
+    modes = elicitation if isinstance(elicitation, Mapping) else None
+    askable = [
+        *(["form"] if modes is not None and ("form" in modes or "url" not in modes) else []),
+        *(["url"] if modes is not None and "url" in modes else []),
+        *(kind for kind in ("sampling", "roots") if isinstance(capabilities.get(kind), Mapping)),
+    ]
+    return to_json("client capabilities", askable, maximum=KIB) if askable else NO_TEXT
+
+
+# --- results -----------------------------------------------------------------------------------------
+
+
+class Results:
+    """Turns what handlers return into results.
+
+    Structured results that are not objects were wrapped for older revisions; this one shows them as they are
+    (docs/protocol.md, "structured results"). Those that may be null stay wrapped: the SDK's serializer drops
+    a null `structuredContent`, and clients then miss what the output schema promised.
+
+    Args:
+        tools: The tools of the service; what is added later is not seen.
+    """
+
+    def __init__(self, tools: ToolRegistry) -> None:
+        self._bare_schemas = {
+            name: bare for name, tool in tools.items() if (bare := _bare_schema(tool)) is not None
+        }
+        self._listing = [self._listed(tool) for tool in tools.values()]
+
+    def listing(self) -> dict[str, Any]:
+        """The result of `tools/list`: every tool, in the order of their names, on one page."""
+        return {
+            "resultType": "complete",
+            "tools": self._listing,
+            "ttlMs": LIST_TTL_MS,
+            "cacheScope": "public",
+        }
+
+    def handle(self, task: Task) -> dict[str, Any]:
+        """A `CreateTaskResult`: a task instead of a result; never with result, error or questions."""
+        return {"resultType": "task", **_task_fields(task)}
+
+    def task(self, view: TaskView) -> dict[str, Any]:
+        """The result of `tasks/get`: a `DetailedTask`."""
+        task, fields = view.task, _task_fields(view.task)
+        if task.status is TaskStatus.COMPLETED:
+            fields["result"] = self.call(view)
+        elif task.status is TaskStatus.FAILED:
+            fields["error"] = _error_of(task).model_dump(exclude_none=True)
+        elif task.status is TaskStatus.INPUT_REQUIRED:
+            fields["inputRequests"] = {
+                key: _input_request(pydantic_core.from_json(asked.request))
+                for key, asked in task.inputs.items()
+            }
+        return {"resultType": "complete", **fields}
+
+    def call(self, view: TaskView) -> dict[str, Any]:
+        """The `CallToolResult` that a task has completed with.
+
+        Raises:
+            MCPError: The task has failed; this is its error.
+        """
+        if view.result is None:
+            raise MCPError.from_error_data(_error_of(view.task))
+        result: dict[str, Any] = pydantic_core.from_json(view.result)
+        structured = result.get("structuredContent")
+        if view.task.tool in self._bare_schemas and isinstance(structured, dict) and "result" in structured:
+            result["structuredContent"] = structured["result"]
+        return {"resultType": "complete", **result}
+
+    def rendered(self, made: Rendered) -> dict[str, Any]:
+        """A `CallToolResult` that the service has made itself."""
+        return {"resultType": "complete", **pydantic_core.from_json(made.result)}
+
+    def questions(self, required: InputRequired) -> dict[str, Any]:
+        """An `InputRequiredResult`: the call goes on when it is repeated with answers and the state."""
+        return {
+            "resultType": "input_required",
+            "inputRequests": {key: _input_request(asked) for key, asked in required.questions.items()},
+            "requestState": required.state,
+        }
+
+    def acknowledgement(self) -> dict[str, Any]:
+        """The empty result of `tasks/update` and `tasks/cancel`."""
+        return {"resultType": "complete"}
+
+    def argument_problems(self, error: InvalidArguments) -> dict[str, Any]:
+        """Bad arguments as a result that the model can read and mend (docs/protocol.md)."""
+        text = cut(str(error), PROBLEMS_BYTES)
+        return {"resultType": "complete", "content": [{"type": "text", "text": text}], "isError": True}
+
+    def _listed(self, tool: Tool) -> dict[str, Any]:
+        listed: dict[str, Any] = {"name": tool.name, "inputSchema": dict(tool.input_schema)}
+        if tool.title is not None:
+            listed["title"] = tool.title
+        if tool.description:
+            listed["description"] = tool.description
+        if tool.annotations is not None:
+            listed["annotations"] = tool.annotations.model_dump(by_alias=True, exclude_none=True)
+        if tool.output_schema is not None:
+            listed["outputSchema"] = self._bare_schemas.get(tool.name, dict(tool.output_schema))
+        return listed
+
+
+def _input_request(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded question as the request that asks it (2026-07-28, `InputRequest`)."""
+    match recorded["kind"]:
+        case "form":
+            params = {
+                "mode": "form",
+                "message": recorded["message"],
+                "requestedSchema": recorded["schema"],
+            }
+            return {"method": "elicitation/create", "params": params}
+        case "url":
+            params = {"mode": "url", "message": recorded["message"], "url": recorded["url"]}
+            return {"method": "elicitation/create", "params": params}
+        case "sampling":
+            params = {"messages": recorded["messages"], "maxTokens": recorded["max_tokens"]}
+            if "system_prompt" in recorded:
+                params["systemPrompt"] = recorded["system_prompt"]
+            return {"method": "sampling/createMessage", "params": params}
+        case _:
+            return {"method": "roots/list"}
+
+
+def _task_fields(task: Task) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "taskId": task.task_id,
+        "status": task.status.value,
+        "createdAt": timestamp(task.created_ms),
+        "lastUpdatedAt": timestamp(task.updated_ms),
+        "ttlMs": task.ttl_ms,
+        "pollIntervalMs": task.policy.poll_interval_ms,
+    }
+    if task.status_message is not None:
+        fields["statusMessage"] = task.status_message
+    if own := _own_meta(task):
+        fields["_meta"] = {TASK_META: own}
+    return fields
+
+
+def _own_meta(task: Task) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    if task.progress is not None:
+        own["progress"] = progress_fields(task.progress)
+    if task.variables:
+        own["variables"] = {name: pydantic_core.from_json(text) for name, text in task.variables.items()}
+    return own
+
+
+def _bare_schema(tool: Tool) -> dict[str, Any] | None:
+    """The output schema without the `{"result": ...}` around it, where there is one to take off."""
+    if not tool.metadata.wrap_output or tool.output_schema is None:
+        return None
+    schema = tool.output_schema
+    bare = dict(schema["properties"]["result"])
+    definitions = schema.get("$defs", {})
+    if _admits_null(bare, definitions):
+        return None
+    return {**bare, "$defs": definitions} if definitions else bare
+
+
+def _admits_null(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> bool:
+    """Whether a schema may accept null; True where that is not plain to see."""
+    if "$ref" in schema:
+        return _admits_null(definitions.get(schema["$ref"].rpartition("/")[2], {}), definitions)
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in schema:
+            return any(_admits_null(choice, definitions) for choice in schema[keyword])
+    kind = schema.get("type")
+    return not isinstance(kind, str) or kind == "null"
+
+
+# --- what the server sends by itself -----------------------------------------------------------------
+
+
+def acknowledged(honoured: Wanted, subscription: str | int) -> dict[str, Any]:
+    """The first message on a stream of `subscriptions/listen`: what of the wishes will be met."""
+    notifications: dict[str, Any] = {f"{listed}ListChanged": True for listed in honoured.lists}
+    if honoured.resources:
+        notifications["resourceSubscriptions"] = list(honoured.resources)
+    if honoured.task_ids is not None:
+        notifications["taskIds"] = list(honoured.task_ids)
+    params = {"notifications": notifications}
+    return _on_stream("notifications/subscriptions/acknowledged", params, subscription)
+
+
+def task_notification(task: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
+    """A `notifications/tasks`: what `tasks/get` says (see `Results.task`), as a notification."""
+    fields = {name: value for name, value in task.items() if name != "resultType"}
+    return _on_stream("notifications/tasks", fields, subscription)
+
+
+def list_changed(listed: Listed, subscription: str | int) -> dict[str, Any]:
+    """A list of tools, prompts or resources is another now."""
+    return _on_stream(f"notifications/{listed}/list_changed", {}, subscription)
+
+
+def resource_updated(uri: str, subscription: str | int) -> dict[str, Any]:
+    """A resource is another now."""
+    return _on_stream("notifications/resources/updated", {"uri": uri}, subscription)
+
+
+def listen_result(subscription: str | int) -> dict[str, Any]:
+    """The server ends a stream of `subscriptions/listen`."""
+    return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: subscription}}
+
+
+def _on_stream(method: str, params: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
+    meta = {**params.get("_meta", {}), SUBSCRIPTION_ID_META_KEY: subscription}
+    return notification(method, {**params, "_meta": meta})
+
+
+# --- what goes out before the answer ----------------------------------------------------------------
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+def refusal(error: TasksServiceError) -> MCPError:
+    """The JSON-RPC error that tells a caller why."""
+    match error:
+        case HandleRequired():
+            return _extension_missing(str(error))
+        case CapabilityRequired():
+            return MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, str(error), _required(*error.needs))
+        case UnknownResource():
+            return resource_missing(error, INVALID_PARAMS)
+        case _:
+            return common_refusal(error)
+
+
+def _extension_missing(message: str) -> MCPError:
+    required: dict[str, Any] = {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}}
+    return MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, message, required)
+
+
+def _error_of(task: Task) -> ErrorData:
+    """The error of a failed task: an author's own code, otherwise ours (docs/protocol.md)."""
+    failure = task.failure or Failure(kind=FailureKind.RESULT_INVALID, message="The task has no result")
+    code = _FAILURE_CODES.get(failure.kind, INTERNAL_ERROR)
+    if failure.kind is FailureKind.AUTHOR and failure.code is not None:
+        code = failure.code
+    data = None if failure.data is None else pydantic_core.from_json(failure.data)
+    if failure.kind is FailureKind.CLIENT_CANNOT and data is not None:
+        data = _required(data["needs"])
+    return MCPError(code, failure.message, data).error
+
+
+def _required(*needs: str) -> dict[str, Any]:
+    """The data of a -32021: what the client would have to declare, all of it together."""
+    required: dict[str, dict[str, Any]] = {}
+    for need in needs:
+        for capability, settings in CAPABILITY_OF_NEED[need].items():
+            required.setdefault(capability, {}).update(settings)
+    return {"requiredCapabilities": required}
+
+
+_FAILURE_CODES: Final = {FailureKind.CLIENT_CANNOT: MISSING_REQUIRED_CLIENT_CAPABILITY}

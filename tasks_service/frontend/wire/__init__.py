@@ -1,1 +1,0 @@
-"""The protocol on the wire: one module for each revision; nothing else knows their field names."""

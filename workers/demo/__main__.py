@@ -1,0 +1,5 @@
+"""`python -m workers.demo`: run the demo."""
+
+from .scenario import demo
+
+demo(prog_name="make demo")
