@@ -65,7 +65,7 @@ EARNEST := TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1
 
 faults: $(STAMP) ## Every fault that we can name, in earnest (ten minutes at most)
 	$(EARNEST) pytest tests/faults tests/store/test_lock_step.py tests/e2e/test_worker_deaths.py \
-	tests/e2e/test_worker_turns.py \
+	tests/e2e/test_worker_slots.py \
 	-m "faults or not faults" --numprocesses $(shell expr $(PROCESSES) + 1) --dist loadfile --no-loadscope-reorder
 
 faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
@@ -89,7 +89,7 @@ conformance-server: $(STAMP) ## The fixture server on loopback, for clients and 
 docker-test: $(STAMP) ## Build the image, bring the compose stack up, call a tool, scale, take it down
 	docker/test.sh
 
-format: $(STAMP) ## Mend what can be mended automatically
+format: $(STAMP) ## Fix what can be fixed automatically
 	ruff check --fix
 	ruff format
 

@@ -55,7 +55,7 @@ class ToolOptions(TypedDict, total=False):
         grace: How long an `optional` call is awaited before a task is given out. Default 0: at once.
         ttl: A task is kept at least this long from its creation. Default 1 hour.
         retention: And at least this long after its end. Default 1 hour.
-        patience: How long it may wait for a worker before it fails. Default 1 day.
+        queue_timeout: How long it may wait for a worker before it fails. Default 1 day.
         timeout: How long one attempt may run before it fails. Default 1 day.
         poll_interval: What clients are asked to wait between two polls. Default 1 second.
         max_attempts: Attempts, lost workers included, before it fails. Default 3.
@@ -78,7 +78,7 @@ class ToolOptions(TypedDict, total=False):
     grace: timedelta
     ttl: timedelta
     retention: timedelta
-    patience: timedelta
+    queue_timeout: timedelta
     timeout: timedelta
     poll_interval: timedelta
     max_attempts: int
@@ -341,7 +341,7 @@ def _support(options: ToolOptions) -> TaskSupport:
 def _policy(options: ToolOptions) -> Policy:
     durations = {
         f"{option}_ms": _milliseconds(option, options[option])
-        for option in ("ttl", "retention", "patience", "timeout", "poll_interval", "lease")
+        for option in ("ttl", "retention", "queue_timeout", "timeout", "poll_interval", "lease")
         if option in options
     }
     attempts = options.get("max_attempts", Policy().max_attempts)
@@ -350,8 +350,10 @@ def _policy(options: ToolOptions) -> Policy:
     policy = Policy(**durations, max_attempts=attempts)
     if policy.lease_ms < 1000:
         raise ConfigurationError("lease: at least 1 second is needed, for a worker to renew it in time")
-    if policy.retention_ms > policy.cap_ms - MINUTE:
-        raise ConfigurationError(f"retention: less than {policy.cap_ms // DAY} days, or no time is left")
+    if policy.retention_ms > policy.max_lifetime_ms - MINUTE:
+        raise ConfigurationError(
+            f"retention: less than {policy.max_lifetime_ms // DAY} days, or no time is left"
+        )
     return policy
 
 

@@ -1,7 +1,7 @@
 """Every `TASKS_*` variable, typed, checked and explained, in one place.
 
 Settings come from the environment (or a `.env` file in the working directory) and are frozen. A value that
-cannot work is refused here, at start, with a sentence that says how to mend it.
+cannot work is refused here, at start, with a sentence that says how to fix it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ApiKey(BaseModel):
         return {"key": value} if isinstance(value, str | SecretStr) else value
 
 
-_SEATS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
+_SLOTS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
 
 _EXPIRING_KEY = re.compile(r"(.+?):(\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?)")
 
@@ -162,18 +162,18 @@ class Settings(BaseSettings):
 
     @field_validator("max_running_per_owner", mode="before")
     @classmethod
-    def _parse_seats(cls, value: object) -> object:
+    def _parse_slots(cls, value: object) -> object:
         if not isinstance(value, str | int):
             return value
-        seats = {}
+        slots = {}
         for part in (part.strip() for part in str(value).split(",") if part.strip()):
-            if (found := _SEATS.fullmatch(part)) is None:
+            if (found := _SLOTS.fullmatch(part)) is None:
                 raise ValueError(
                     f"TASKS_MAX_RUNNING_PER_OWNER: {part!r} is neither a number of tasks, from 1 on, nor a "
                     "queue with such a number, as in 8,gpu:1"
                 )
-            seats[found[1] or OTHER_QUEUES] = int(found[2])
-        return seats
+            slots[found[1] or OTHER_QUEUES] = int(found[2])
+        return slots
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

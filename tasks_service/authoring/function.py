@@ -83,7 +83,7 @@ class Function:
         return inspect.iscoroutinefunction(self.fn)
 
     def bind(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """Turn a request's texts into keyword arguments, validated and converted.
+        """Slot a request's texts into keyword arguments, validated and converted.
 
         Args:
             name: Of what is asked for, for the error.

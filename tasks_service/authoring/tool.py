@@ -119,7 +119,7 @@ class Tool:
         return text
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn recorded arguments into keyword arguments of the function, validated and converted.
+        """Slot recorded arguments into keyword arguments of the function, validated and converted.
 
         Raises:
             InvalidArguments: They do not match the schema.
@@ -135,7 +135,7 @@ class Tool:
             raise InvalidArguments(self.name, tuple(_problems(error))) from None
 
     def render(self, value: Any, limits: Limits = DEFAULT_LIMITS) -> Rendered:
-        """Turn what the function returned into the result that is recorded.
+        """Slot what the function returned into the result that is recorded.
 
         Text, numbers, models, dataclasses, images and MCP content blocks are understood, alone or in lists;
         a `CallToolResult` passes as it is.

@@ -21,7 +21,7 @@ from ..store.outbox import Push
 
 def celery_id(task: Task) -> str:
     """The Celery id of a task's next dispatch: which task, and which run it is to start."""
-    return f"{task_hash(task.task_id)}.{task.run + 1}"
+    return f"{task_hash(task.task_id)}.{task.claims + 1}"
 
 
 class CollectingChannel(virtual.Channel):  # type: ignore[misc]
@@ -68,7 +68,7 @@ def key_prefix(app: Celery) -> str:
 def send_message(app: Celery, producer: Any, task: Task, to: Queue, declare: list[Queue]) -> None:
     """Publish a task's reference to a queue, by way of the default exchange."""
     messages, name = app.amqp, celery_id(task)
-    reference = {"task_id": task.task_id, "run": task.run, "dispatched_ms": task.dispatched_ms}
+    reference = {"task_id": task.task_id, "claims": task.claims, "dispatched_ms": task.dispatched_ms}
     message = messages.create_task_message(
         name,
         task.tool,

@@ -53,7 +53,7 @@ def _run(redis: EmbeddedRedis, app: str, enough: threading.Event) -> None:
     """Run what belongs to the Redis until it is enough, or the Redis has ended."""
     listed = DEFAULT_PROCFILE.substitute(app=app, celery_app=celery_path(app))
     specs = [spec for spec in parse_procfile(listed) if spec.name in BEHIND]
-    supervisor = Supervisor(specs, environment({"TASKS_REDIS_URL": redis.url}), _say)
+    supervisor = Supervisor(specs, environment({"TASKS_REDIS_URL": redis.url}), _emit)
     supervisor.start()
     try:
         while redis.runs and not enough.wait(LOOK_SECONDS):
@@ -62,5 +62,5 @@ def _run(redis: EmbeddedRedis, app: str, enough: threading.Event) -> None:
         supervisor.stop()
 
 
-def _say(name: str, line: str) -> None:
+def _emit(name: str, line: str) -> None:
     click.echo(f"{name} | {line}", err=True)

@@ -1,4 +1,4 @@
-"""`tasks-service doctor`: what is wrong with a service, and how to mend it."""
+"""`tasks-service doctor`: what is wrong with a service, and how to fix it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ADVISED_SETTINGS: Mapping[str, tuple[object, str]] = {
 
 
 @dataclass
-class Patient:
+class Examination:
     """The service under examination; what is asked of it once is kept."""
 
     service: TaskService
@@ -76,7 +76,7 @@ class Patient:
         return {name for name in self.nodes() if not name.startswith(BEAT_NAME)}
 
 
-Check = Callable[[Patient], Iterable[Finding]]
+Check = Callable[[Examination], Iterable[Finding]]
 
 
 @click.command()
@@ -87,7 +87,7 @@ def doctor(app: str, as_json: bool) -> None:
     settings = Settings()
     report: list[tuple[str, list[Finding]]] = []
     with open_store(settings) as store:
-        patient = Patient(load_connected_service(app, settings), settings, store)
+        patient = Examination(load_connected_service(app, settings), settings, store)
         for title, check in CHECKS.items():
             found = _examined(check, patient)
             report.append((title, found))
@@ -100,7 +100,7 @@ def doctor(app: str, as_json: bool) -> None:
     sys.exit(any(finding.severity is Severity.ERROR for _, found in report for finding in found))
 
 
-def _examined(check: Check, patient: Patient) -> list[Finding]:
+def _examined(check: Check, patient: Examination) -> list[Finding]:
     """What a check finds; one that must write itself ends at a Redis that is full or does not permit it."""
     try:
         return list(check(patient))
@@ -112,7 +112,7 @@ def _examined(check: Check, patient: Patient) -> list[Finding]:
         ]
 
 
-def check_redis(patient: Patient) -> Iterator[Finding]:
+def check_redis(patient: Examination) -> Iterator[Finding]:
     """It answers, is new enough, never evicts, keeps what it is told, and lets us do our work."""
     try:
         lacks = patient.store.check_permissions(Role.OPERATOR)
@@ -121,7 +121,7 @@ def check_redis(patient: Patient) -> Iterator[Finding]:
         yield _error(str(error), "Start Redis, or correct TASKS_REDIS_URL.")
 
 
-def check_memory(patient: Patient) -> Iterator[Finding]:
+def check_memory(patient: Examination) -> Iterator[Finding]:
     """There is enough of it for new tasks."""
     memory = patient.store.memory()
     if (refused := refused_work(memory)) is not None:
@@ -131,7 +131,7 @@ def check_memory(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def check_clock(patient: Patient) -> Iterator[Finding]:
+def check_clock(patient: Examination) -> Iterator[Finding]:
     """This machine and Redis agree on the time; decisions use Redis's, people read both."""
     before = time.time()
     theirs = patient.store.now_ms() / 1000
@@ -143,7 +143,7 @@ def check_clock(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def check_broker(patient: Patient) -> Iterator[Finding]:
+def check_broker(patient: Examination) -> Iterator[Finding]:
     """It takes connections."""
     connection = patient.app.connection_for_write()
     try:
@@ -157,7 +157,7 @@ def check_broker(patient: Patient) -> Iterator[Finding]:
         connection.release()
 
 
-def check_encryption(patient: Patient) -> Iterator[Finding]:
+def check_encryption(patient: Examination) -> Iterator[Finding]:
     """Nobody reads on the way to Redis and the broker."""
     settings = patient.settings
     urls = {"TASKS_REDIS_URL": settings.redis_url, "TASKS_BROKER_URL": settings.broker_url}
@@ -170,13 +170,13 @@ def check_encryption(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def check_workers(patient: Patient) -> Iterator[Finding]:
+def check_workers(patient: Examination) -> Iterator[Finding]:
     """There are some."""
     if not patient.workers():
         yield _error("No worker answers: tasks are recorded and wait.", f"Run: {_worker_command(patient)}")
 
 
-def check_queues(patient: Patient) -> Iterator[Finding]:
+def check_queues(patient: Examination) -> Iterator[Finding]:
     """Each tool's queue is taken by a worker."""
     if not patient.workers():
         return
@@ -192,11 +192,11 @@ def check_queues(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def check_fairness(patient: Patient) -> Iterator[Finding]:
+def check_fairness(patient: Examination) -> Iterator[Finding]:
     """No owner's tasks can keep those of all others waiting."""
     settings = patient.settings
     queues = sorted({tool.queue for tool in patient.service.tools.values()})
-    shared = [queue for queue in queues if settings.limits.seats(queue) is None]
+    shared = [queue for queue in queues if settings.limits.concurrency_limit(queue) is None]
     if len(settings.api_keys) > 1 and shared:
         yield _warning(
             f"{len(settings.api_keys)} API keys share the workers of these queues, and the tasks of one can "
@@ -205,7 +205,7 @@ def check_fairness(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def check_sweeps(patient: Patient) -> Iterator[Finding]:
+def check_sweeps(patient: Examination) -> Iterator[Finding]:
     """Lost tasks are found again: workers and beat look for them."""
     age_ms = patient.store.last_sweep_ms()
     late = patient.settings.sweep_interval * LATE_SWEEPS
@@ -217,7 +217,7 @@ def check_sweeps(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def check_beat(patient: Patient) -> Iterator[Finding]:
+def check_beat(patient: Examination) -> Iterator[Finding]:
     """It runs; the workers sweep too, so that its absence is no disaster."""
     if not any(name.startswith(BEAT_NAME) for name in patient.nodes()):
         yield _warning(
@@ -227,7 +227,7 @@ def check_beat(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def check_settings(patient: Patient) -> Iterator[Finding]:
+def check_settings(patient: Examination) -> Iterator[Finding]:
     """Settings of the whole Celery app, which we leave alone on a shop's own."""
     for name, (advised, consequence) in ADVISED_SETTINGS.items():
         actual = patient.app.conf[name]
@@ -237,7 +237,7 @@ def check_settings(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def check_front_end(patient: Patient) -> Iterator[Finding]:
+def check_front_end(patient: Examination) -> Iterator[Finding]:
     """It answers, and says that it is ready."""
     host, port = patient.settings.host, patient.settings.port
     status, where = http_status(host, port, "/readyz"), http_url(host, port)
@@ -250,7 +250,7 @@ def check_front_end(patient: Patient) -> Iterator[Finding]:
         yield _error(f"The front end at {where} is not ready (status {status}).", "Its log says why.")
 
 
-def check_flower(_: Patient) -> Iterator[Finding]:
+def check_flower(_: Examination) -> Iterator[Finding]:
     """It is not open to other machines."""
     port = int(os.environ.get(FLOWER_PORT) or DEFAULT_FLOWER_PORT)
     address = _outer_address()
@@ -279,7 +279,7 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
-def _worker_command(patient: Patient) -> str:
+def _worker_command(patient: Examination) -> str:
     return f"celery -A {patient.app.main or '...'} worker"
 
 
@@ -294,16 +294,16 @@ def _outer_address() -> str | None:
         return None if address.startswith("127.") else address
 
 
-def _error(what: str, mend: str) -> Finding:
-    return Finding(severity=Severity.ERROR, what=what, mend=mend)
+def _error(what: str, fix: str) -> Finding:
+    return Finding(severity=Severity.ERROR, what=what, fix=fix)
 
 
-def _warning(what: str, mend: str) -> Finding:
-    return Finding(severity=Severity.WARNING, what=what, mend=mend)
+def _warning(what: str, fix: str) -> Finding:
+    return Finding(severity=Severity.WARNING, what=what, fix=fix)
 
 
 def _as_json(title: str, found: list[Finding]) -> dict[str, object]:
-    findings = [{"severity": f.severity.value, "what": f.what, "mend": f.mend} for f in found]
+    findings = [{"severity": f.severity.value, "what": f.what, "fix": f.fix} for f in found]
     return {"check": title, "findings": findings}
 
 
@@ -316,4 +316,4 @@ def _print(report: list[tuple[str, list[Finding]]]) -> None:
             colour = "red" if finding.severity is Severity.ERROR else "yellow"
             console.print(f"[{colour}]{finding.severity.value:8}[/{colour}] {title}: ", end="")
             console.print(finding.what, markup=False)
-            console.print(f"         mend: {finding.mend}", markup=False)
+            console.print(f"         fix: {finding.fix}", markup=False)

@@ -16,7 +16,7 @@ from rich.table import Table
 from ..domain.decide import effective
 from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ..domain.events import Cancel
-from ..domain.task import Phase, Task, TaskRecord, Turn, new_token
+from ..domain.task import Phase, Slot, Task, TaskRecord, new_token
 from ..settings import Settings
 from ..store.maintenance import TaskStoreMaintenance
 from .application import json_option, open_store
@@ -71,7 +71,7 @@ def cancel(task_id: str) -> None:
     with open_store(Settings()) as store:
         owner = store.inspect(task_id).task.owner
         try:
-            store.act(owner, task_id, Cancel(token=new_token()), hidden=True)
+            store.apply(owner, task_id, Cancel(token=new_token()), hidden=True)
         except InvalidTransition as error:
             raise click.ClickException(f"Task {task_id} is {error.current} already.") from None
     click.echo(f"Task {task_id} is cancelled.")
@@ -92,17 +92,17 @@ def _all_tasks(store: TaskStoreMaintenance, now_ms: int) -> Iterator[Task]:
 
 def _print_table(tasks: list[Task], now_ms: int) -> None:
     table = Table(box=None, pad_edge=False, expand=True)
-    for name in ("task", "tool", "phase", "age", "tries"):
+    for name in ("task", "tool", "phase", "age", "attempts"):
         table.add_column(name, no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     for task in tasks:
         phase = f"{task.phase.value} (error)" if task.is_error else task.phase.value
         where = f"on {task.lease.worker}" if task.lease else ""
-        if task.turn is Turn.AWAITED:
-            where = "waits for its turn"
+        if task.slot is Slot.WAITING:
+            where = "waits for a slot"
         said = " ".join(filter(None, (where, task.status_message)))
         age = _age(now_ms - task.created_ms)
-        table.add_row(task.task_id, task.tool, phase, age, str(task.tries), said)
+        table.add_row(task.task_id, task.tool, phase, age, str(task.attempts), said)
     Console().print(table)
 
 
@@ -112,12 +112,12 @@ def _brief(task: Task) -> dict[str, Any]:
         "owner": task.owner,
         "tool": task.tool,
         "phase": task.phase.value,
-        "run": task.run,
-        "tries": task.tries,
+        "claims": task.claims,
+        "attempts": task.attempts,
         "created": _moment(task.created_ms),
         "updated": _moment(task.updated_ms),
         "worker": task.lease.worker if task.lease else None,
-        "awaits_turn": task.turn is Turn.AWAITED,
+        "waits_for_slot": task.slot is Slot.WAITING,
         "status_message": task.status_message,
     }
 

@@ -1,4 +1,4 @@
-"""`tasks-service repair`: find and mend what is wrong with the stored tasks."""
+"""`tasks-service repair`: find and fix what is wrong with the stored tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from ..settings import Settings
 from .application import json_option, open_store
 
-#: Exit status when something is left that was not mended.
+#: Exit status when something is left that was not fixed.
 LEFT = 1
 
 
@@ -24,19 +24,19 @@ LEFT = 1
 )
 @json_option
 def repair(dry_run: bool, quarantine: bool, as_json: bool) -> None:
-    """Mend records and indexes that disagree; safe to run at any time.
+    """Fix records and indexes that disagree; safe to run at any time.
 
     The exit status is 1 if anything is left: in a dry run, or because only a person can decide.
     """
-    mended = left = 0
+    fixed = left = 0
     with open_store(Settings()) as store:
         for found in store.repair(dry_run=dry_run, quarantine=quarantine):
-            mended, left = mended + found.mended, left + (not found.mended)
+            fixed, left = fixed + found.fixed, left + (not found.fixed)
             if as_json:
                 click.echo(json.dumps(dataclasses.asdict(found)))
             else:
-                click.echo(f"{'mended' if found.mended else 'found '}  {found.task_id or '-'}  {found.what}")
+                click.echo(f"{'fixed' if found.fixed else 'found '}  {found.task_id or '-'}  {found.what}")
     if not as_json:
-        click.echo(f"{mended} mended, {left} left." if mended or left else "Nothing is wrong.", err=True)
+        click.echo(f"{fixed} fixed, {left} left." if fixed or left else "Nothing is wrong.", err=True)
     if left:
         sys.exit(LEFT)

@@ -15,7 +15,7 @@ import click
 from ..domain.errors import ConfigurationError, TasksServiceError
 from ..frontend.app import FrontEnd
 from ..frontend.stdio import opened
-from ..local.child_process import Tethered
+from ..local.child_process import ManagedProcess
 from ..local.procfile import environment
 from ..local.redis_server import START_SECONDS, address
 from ..settings import Settings
@@ -40,7 +40,7 @@ def stdio(app: str) -> None:
     behind = None
     if settings.redis_url is None:
         url = address(settings.data_dir)
-        behind = Tethered(
+        behind = ManagedProcess(
             [sys.executable, "-m", "tasks_service", "back-end", "--app", app],
             env=environment({}),
             grace=ALL_STOP_SECONDS,
@@ -56,15 +56,15 @@ def stdio(app: str) -> None:
 
 
 async def _serve(
-    front_end: FrontEnd, settings: Settings, source: int, sink: int, behind: Tethered | None
+    front_end: FrontEnd, settings: Settings, source: int, sink: int, behind: ManagedProcess | None
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    patience = 0.0 if behind is None else START_SECONDS
+    store_timeout = 0.0 if behind is None else START_SECONDS
     async with opened(
-        front_end, source=source, sink=sink, limits=settings.limits, patience=patience
+        front_end, source=source, sink=sink, limits=settings.limits, store_timeout=store_timeout
     ) as front:
         guards = [
             asyncio.create_task(guard)
@@ -88,7 +88,7 @@ async def _stopping(stop: asyncio.Event, guard: Coroutine[Any, Any, None]) -> No
         raise
 
 
-async def _watch(behind: Tethered | None) -> None:
+async def _watch(behind: ManagedProcess | None) -> None:
     """Find that the back end has ended by itself."""
     status = None
     while status is None:

@@ -38,19 +38,19 @@ def up(app: str, procfile: Path | None) -> None:
     order. Flower runs where it is installed (`pip install 'tasks-service[flower]'`), for this machine only.
     """
     specs = [spec for spec in _processes(app, procfile) if spec.name != "flower" or _has_flower()]
-    say = lines_with_names([spec.name for spec in specs])
-    stack = Stack(Settings(), specs, say)
+    emit = lines_with_names([spec.name for spec in specs])
+    stack = Stack(Settings(), specs, emit)
     enough = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: enough.set())
     try:
         stack.start()
-        threading.Thread(target=_announce, args=(stack, enough, say), daemon=True).start()
+        threading.Thread(target=_announce, args=(stack, enough, emit), daemon=True).start()
         stack.processes.run(enough)
     finally:
         enough.set()
         stack.stop()
-    say("up", "everything is stopped")
+    emit("up", "everything is stopped")
 
 
 def lines_with_names(names: list[str]) -> Callable[[str, str], None]:
@@ -59,11 +59,11 @@ def lines_with_names(names: list[str]) -> Callable[[str, str], None]:
     width = max(len(name) for name in [*names, "up"])
     colours = dict(zip(names, COLOURS * len(names), strict=False))
 
-    def say(name: str, line: str) -> None:
+    def emit(name: str, line: str) -> None:
         prefix = Text(f"{name:{width}} | ", style=colours.get(name, "bold"))
         console.print(prefix + Text.from_ansi(line))
 
-    return say
+    return emit
 
 
 def _processes(app: str, procfile: Path | None) -> list[ProcessSpec]:
@@ -76,13 +76,13 @@ def _has_flower() -> bool:
     return importlib.util.find_spec("flower") is not None
 
 
-def _announce(stack: Stack, enough: threading.Event, say: Callable[[str, str], None]) -> None:
-    """Say where to connect, once one can."""
+def _announce(stack: Stack, enough: threading.Event, emit: Callable[[str, str], None]) -> None:
+    """Emit where to connect, once one can."""
     while not enough.is_set() and not stack.is_ready():
         time.sleep(READY_SECONDS)
     if not enough.is_set():
-        say("up", f"ready: MCP at {stack.mcp_url} (try: tasks-service call --help)")
+        emit("up", f"ready: MCP at {stack.mcp_url} (try: tasks-service call --help)")
     while stack.has_flower and not enough.is_set() and not stack.shows_flower():
         time.sleep(READY_SECONDS)
     if stack.has_flower and not enough.is_set():
-        say("up", f"ready: Flower at {stack.flower_url}")
+        emit("up", f"ready: Flower at {stack.flower_url}")

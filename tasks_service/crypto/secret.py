@@ -58,7 +58,7 @@ def _secret_in(directory: Path) -> bytes:
             "set TASKS_SECRET, or TASKS_DATA_DIR to a directory that this user may write"
         ) from error
     if mode & 0o077:
-        raise ConfigurationError(f"{path} can be read by other users; mend it with: chmod 600 {path}")
+        raise ConfigurationError(f"{path} can be read by other users; fix it with: chmod 600 {path}")
     if len(secret) < SECRET_CHARACTERS:
         raise ConfigurationError(
             f"{path} is damaged: {len(secret)} bytes; restore it, or remove it if no task matters any more"

@@ -20,30 +20,30 @@ from typing import Any
 from . import errors
 from .events import (
     AnswerInput,
-    Call,
+    CallerLeft,
+    CallerReturned,
     Cancel,
+    Checkpoint,
     Claim,
     CompleteWithResult,
     Create,
+    DeadlinePassed,
     Event,
     Expire,
     FailWithError,
-    Leave,
-    Mend,
-    Note,
-    Overdue,
+    GrantSlot,
+    MakeVisible,
     Reap,
     Redispatch,
     Release,
     Renew,
+    RepairRecord,
     RequestInput,
     Retry,
-    Return,
-    Reveal,
     Sleep,
     WorkerEvent,
 )
-from .limits import DEFAULT_LIMITS, Limits, check_size, cut, size
+from .limits import DEFAULT_LIMITS, Limits, check_size, size, truncate
 from .task import (
     EntryKind,
     Failure,
@@ -54,9 +54,9 @@ from .task import (
     Lease,
     LogEntry,
     Phase,
+    Slot,
     Task,
     TaskStatus,
-    Turn,
 )
 
 GONE = None
@@ -71,17 +71,17 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
         _P: {
             Claim: (_R, _P, _F),
             Cancel: (_X,),
-            Overdue: (_F, _X),
-            Reveal: (_P,),
-            Leave: (_P,),
-            Return: (_P,),
+            DeadlinePassed: (_F, _X),
+            MakeVisible: (_P,),
+            CallerLeft: (_P,),
+            CallerReturned: (_P,),
             Redispatch: (_P,),
-            Call: (_P,),
-            Mend: (_F,),
+            GrantSlot: (_P,),
+            RepairRecord: (_F,),
         },
         _R: {
             Renew: (_R,),
-            Note: (_R,),
+            Checkpoint: (_R,),
             RequestInput: (_Q,),
             Sleep: (_P,),
             Retry: (_P, _C, _F),
@@ -90,31 +90,31 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
             FailWithError: (_F,),
             Cancel: (_X,),
             Reap: (_P, _F),
-            Overdue: (_F, _X),
-            Reveal: (_R,),
-            Leave: (_R,),
-            Return: (_R,),
-            Mend: (_F,),
+            DeadlinePassed: (_F, _X),
+            MakeVisible: (_R,),
+            CallerLeft: (_R,),
+            CallerReturned: (_R,),
+            RepairRecord: (_F,),
         },
         _Q: {
             AnswerInput: (_Q, _P),
             Cancel: (_X,),
-            Overdue: (_Q, _P, _F, _X),
-            Reveal: (_Q,),
-            Leave: (_Q,),
-            Return: (_Q,),
-            Mend: (_F,),
+            DeadlinePassed: (_Q, _P, _F, _X),
+            MakeVisible: (_Q,),
+            CallerLeft: (_Q,),
+            CallerReturned: (_Q,),
+            RepairRecord: (_F,),
         },
-        _C: {Expire: (GONE,), Reveal: (_C,), Mend: (_C, _F)},
-        _F: {Expire: (GONE,), Reveal: (_F,), Mend: (_F,)},
-        _X: {Expire: (GONE,), Reveal: (_X,), Mend: (_X,)},
+        _C: {Expire: (GONE,), MakeVisible: (_C,), RepairRecord: (_C, _F)},
+        _F: {Expire: (GONE,), MakeVisible: (_F,), RepairRecord: (_F,)},
+        _X: {Expire: (GONE,), MakeVisible: (_X,), RepairRecord: (_X,)},
     }
 )
 """From a phase, by an event, to the phases that may follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remembered:
+class IdempotencyRecord:
     """What an idempotency key stands for.
 
     Attributes:
@@ -130,21 +130,21 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Census:
+class StoreCounts:
     """What a store saw beside the task: of its owner, when it is to be created, claimed or called.
 
     Attributes:
         owner_live: The owner's tasks that are not final; exact.
         total: All tasks of the shard; may be a little old.
         existing: What is stored under the same idempotency key, if anything is.
-        seats_until_ms: Until when every seat of the lane is taken, if none of its holders ends before its
-            deadline; 0 where one is free, or where their number has no limit.
+        slots_until_ms: Until when every slot of the concurrency key is held, if none of its holders ends
+            before its deadline; 0 where one is free, or where their number has no limit.
     """
 
     owner_live: int = 0
     total: int = 0
-    existing: Remembered | None = None
-    seats_until_ms: int = 0
+    existing: IdempotencyRecord | None = None
+    slots_until_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ class _Moment:
 
     now_ms: int
     limits: Limits
-    census: Census
+    counts: StoreCounts
 
 
 def decide(
@@ -221,7 +221,7 @@ def decide(
     *,
     log: Sequence[LogEntry] = (),
     limits: Limits = DEFAULT_LIMITS,
-    census: Census | None = None,
+    counts: StoreCounts | None = None,
 ) -> Decision:
     """Say what an event does to a task.
 
@@ -231,21 +231,23 @@ def decide(
         now_ms: The store's clock.
         log: The task's transition log, to recognise a repeated token.
         limits: What is allowed.
-        census: For `Create`, `Claim` and `Call`: what the store counted.
+        counts: For `Create`, `Claim` and `GrantSlot`: what the store counted.
 
     Returns:
         Applied, Replayed or Refused; never raises for anything that a caller can send.
     """
-    moment = _Moment(now_ms=now_ms, limits=limits, census=census or Census())
-    settled, passed = _settle(task, now_ms, keep_expired=isinstance(event, Create | Expire | Overdue))
-    if settled is not None and (entry := _find(log, event.token)) is not None:
-        return Replayed(task=settled, task_id=settled.task_id, entry=entry)
-    phase = None if settled is None else settled.phase
+    moment = _Moment(now_ms=now_ms, limits=limits, counts=counts or StoreCounts())
+    effective_task, passed = _apply_deadlines(
+        task, now_ms, keep_expired=isinstance(event, Create | Expire | DeadlinePassed)
+    )
+    if effective_task is not None and (entry := _find(log, event.token)) is not None:
+        return Replayed(task=effective_task, task_id=effective_task.task_id, entry=entry)
+    phase = None if effective_task is None else effective_task.phase
     try:
-        if isinstance(event, Overdue):
-            return _overdue(task, settled, passed, event)
-        _guard(settled, phase, event)
-        decided = _HANDLERS[type(event)](settled, event, moment)
+        if isinstance(event, DeadlinePassed):
+            return _deadline_passed(task, effective_task, passed, event)
+        _guard(effective_task, phase, event)
+        decided = _HANDLERS[type(event)](effective_task, event, moment)
     except _Refusal as refusal:
         return Refused(current=phase, error=refusal.error)
     except errors.LimitExceeded as error:
@@ -270,19 +272,19 @@ def effective(task: Task, now_ms: int) -> Task | None:
     Returns:
         The task after all passed deadlines; None once it has expired.
     """
-    return _settle(task, now_ms)[0]
+    return _apply_deadlines(task, now_ms)[0]
 
 
-def needs_seat(task: Task | None, event: Event) -> bool:
-    """Whether what an event does depends on the seats in the task's lane, so that they have to be counted."""
+def needs_slot(task: Task | None, event: Event) -> bool:
+    """Whether what an event does depends on the slots in the task's key, so that they have to be counted."""
     if isinstance(event, Claim):
-        return task is not None and not task.status.is_final and task.turn is not Turn.TAKEN
-    return isinstance(event, Create | Call)
+        return task is not None and not task.status.is_final and task.slot is not Slot.HELD
+    return isinstance(event, Create | GrantSlot)
 
 
-def remembered(task: Task, request_digest: str) -> Remembered:
+def idempotency_record(task: Task, request_digest: str) -> IdempotencyRecord:
     """What the idempotency key of a task that has just been created stands for."""
-    return Remembered(task_id=task.task_id, request_digest=request_digest, until_ms=task.expires_ms)
+    return IdempotencyRecord(task_id=task.task_id, request_digest=request_digest, until_ms=task.expires_ms)
 
 
 REDISPATCH_FIRST_MS = 2_000
@@ -305,7 +307,7 @@ def next_due_ms(task: Task) -> int:
 
 
 _LEFT = "The caller went away and did not come back."
-_CAPPED = "The task came to the end of the longest life that its tool allows."
+_LIFETIME_OVER = "The task came to the end of the longest life that its tool allows."
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +318,9 @@ class _Passed:
     journal: tuple[JournalEntry, ...] = ()
 
 
-def _settle(task: Task | None, now_ms: int, *, keep_expired: bool = False) -> tuple[Task | None, _Passed]:
+def _apply_deadlines(
+    task: Task | None, now_ms: int, *, keep_expired: bool = False
+) -> tuple[Task | None, _Passed]:
     log: tuple[LogEntry, ...] = ()
     journal: tuple[JournalEntry, ...] = ()
     while task is not None and not task.status.is_final and now_ms >= next_due_ms(task):
@@ -336,10 +340,12 @@ def _pass_deadline(task: Task) -> tuple[Task, tuple[JournalEntry, ...]]:
         return _ended(task, at_ms, TaskStatus.CANCELLED, status_message=_LEFT), ()
     capped = at_ms >= _latest_ms(task)
     if task.phase is _P:
-        message = _CAPPED if capped else _in_vain(task)
-        return _failed(task, at_ms, FailureKind.PATIENCE, message), ()
+        message = _LIFETIME_OVER if capped else _in_vain(task)
+        return _failed(task, at_ms, FailureKind.QUEUE_TIMEOUT, message), ()
     if task.phase is _R:
-        message = _CAPPED if capped else f"The tool ran longer than its {task.policy.timeout_ms / 1000:g} s."
+        message = (
+            _LIFETIME_OVER if capped else f"The tool ran longer than its {task.policy.timeout_ms / 1000:g} s."
+        )
         return _failed(task, at_ms, FailureKind.TIMEOUT, message), ()
     due = {key: asked for key, asked in task.inputs.items() if asked.deadline_ms <= at_ms}
     answers = {
@@ -351,18 +357,20 @@ def _pass_deadline(task: Task) -> tuple[Task, tuple[JournalEntry, ...]]:
 
 
 def _in_vain(task: Task) -> str:
-    if task.turn is Turn.AWAITED:
-        return f"Its turn did not come in time: its owner's other tasks kept the queue '{task.queue}' busy."
+    if task.slot is Slot.WAITING:
+        return f"It got no slot in time: its owner's other tasks kept the queue '{task.queue}' busy."
     return f"No worker that has the tool '{task.tool}' took the task in time."
 
 
-def _overdue(stored: Task | None, settled: Task | None, passed: _Passed, event: Event) -> Applied:
-    if stored is None or settled is None:
+def _deadline_passed(
+    stored: Task | None, effective_task: Task | None, passed: _Passed, event: Event
+) -> Applied:
+    if stored is None or effective_task is None:
         raise _Refusal(errors.TaskNotFound(""))
     if not passed.log:
         raise _Refusal(_invalid(stored, event, "no deadline has passed"))
     last = replace(passed.log[-1], token=event.token)
-    return Applied(task=settled, log=(*passed.log[:-1], last), journal=passed.journal)
+    return Applied(task=effective_task, log=(*passed.log[:-1], last), journal=passed.journal)
 
 
 def _answer(key: str, asked: InputRequest, value: JsonText) -> JournalEntry:
@@ -384,21 +392,21 @@ def _guard(task: Task | None, phase: Phase | None, event: Event) -> None:
         raise _Refusal(_invalid(task, event, f"not possible while {task.phase}"))
     if isinstance(event, WorkerEvent) and task.journal_length < event.journal_length:
         kept = task.journal_length
-        raise _Refusal(errors.JournalBehind(task.task_id, task.phase, type(event).__name__, kept=kept))
+        raise _Refusal(errors.JournalRolledBack(task.task_id, task.phase, type(event).__name__, kept=kept))
 
 
 def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replayed:
-    census, limits, now_ms = moment.census, moment.limits, moment.now_ms
-    if (existing := census.existing) is not None and now_ms < existing.until_ms:
+    counts, limits, now_ms = moment.counts, moment.limits, moment.now_ms
+    if (existing := counts.existing) is not None and now_ms < existing.until_ms:
         if existing.request_digest != event.request_digest:
             raise _Refusal(errors.IdempotencyConflict())
         return Replayed(task=None, task_id=existing.task_id)
     check_size("arguments", event.arguments, limits.arguments_bytes)
-    _check_quota("live tasks of one owner", census.owner_live, limits.live_per_owner)
-    _check_quota("stored tasks", census.total, limits.tasks_total)
+    _check_quota("live tasks of one owner", counts.owner_live, limits.live_per_owner)
+    _check_quota("stored tasks", counts.total, limits.tasks_total)
     policy = event.policy
-    latest_ms = now_ms + policy.cap_ms - policy.retention_ms
-    deadline_ms = min(now_ms + policy.patience_ms, latest_ms)
+    latest_ms = now_ms + policy.max_lifetime_ms - policy.retention_ms
+    deadline_ms = min(now_ms + policy.queue_timeout_ms, latest_ms)
     task = Task(
         task_id=event.task_id,
         owner=event.owner,
@@ -412,11 +420,11 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         due_ms=now_ms,
         deadline_ms=deadline_ms,
         expires_ms=min(
-            max(now_ms + policy.ttl_ms, deadline_ms + policy.retention_ms), now_ms + policy.cap_ms
+            max(now_ms + policy.ttl_ms, deadline_ms + policy.retention_ms), now_ms + policy.max_lifetime_ms
         ),
         dispatched_ms=now_ms,
         visible=event.visible,
-        turn=_turn(event.queue, moment),
+        slot=_slot(event.queue, moment),
         era=event.era,
         capabilities=event.capabilities,
         trace=event.trace,
@@ -434,11 +442,11 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
     now_ms, policy = moment.now_ms, task.policy
     if now_ms < task.due_ms:
         raise _Refusal(_invalid(task, event, f"not due for another {task.due_ms - now_ms} ms"))
-    if task.tries >= policy.max_attempts:
+    if task.attempts >= policy.max_attempts:
         return _logged(task, _used_up(task, now_ms, "its workers were lost"), event, now_ms)
-    turn = task.turn if task.turn is Turn.TAKEN else _turn(task.queue, moment)
-    if turn is Turn.AWAITED:
-        return Applied(task=replace(task, turn=turn))
+    slot = task.slot if task.slot is Slot.HELD else _slot(task.queue, moment)
+    if slot is Slot.WAITING:
+        return Applied(task=replace(task, slot=slot))
     deadline_ms = min(now_ms + policy.timeout_ms, _latest_ms(task))
     lease = Lease(
         lease_id=event.lease_id, until_ms=min(now_ms + policy.lease_ms, deadline_ms), worker=event.worker
@@ -448,19 +456,19 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
         now_ms,
         deadline_ms,
         lease=lease,
-        run=task.run + 1,
-        tries=task.tries + 1,
+        claims=task.claims + 1,
+        attempts=task.attempts + 1,
         redispatches=0,
-        turn=turn,
+        slot=slot,
     )
     return _logged(task, claimed, event, now_ms, actor=event.worker)
 
 
-def _turn(queue: str, moment: _Moment) -> Turn | None:
-    """What becomes of a task that needs a seat: it takes one that is free, or waits."""
-    if moment.limits.seats(queue) is None:
+def _slot(queue: str, moment: _Moment) -> Slot | None:
+    """What becomes of a task that needs a slot: it takes one that is free, or waits."""
+    if moment.limits.concurrency_limit(queue) is None:
         return None
-    return Turn.AWAITED if moment.now_ms < moment.census.seats_until_ms else Turn.TAKEN
+    return Slot.WAITING if moment.now_ms < moment.counts.slots_until_ms else Slot.HELD
 
 
 def _renew(task: Task, _: Renew, moment: _Moment) -> Applied:
@@ -469,7 +477,7 @@ def _renew(task: Task, _: Renew, moment: _Moment) -> Applied:
     return Applied(task=replace(task, lease=replace(task.lease, until_ms=max(until_ms, task.lease.until_ms))))
 
 
-def _note(task: Task, event: Note, moment: _Moment) -> Applied | Replayed:
+def _checkpoint(task: Task, event: Checkpoint, moment: _Moment) -> Applied | Replayed:
     limits = moment.limits
     changed: dict[str, Any] = {}
     if event.variables:
@@ -514,7 +522,7 @@ def _request_input(task: Task, event: RequestInput, moment: _Moment) -> Applied:
         status=TaskStatus.INPUT_REQUIRED,
         status_message=_message(event.message, limits),
         lease=None,
-        tries=0,
+        attempts=0,
         inputs=inputs,
         used_keys=(*task.used_keys, *inputs),
     )
@@ -538,12 +546,12 @@ def _answer_input(task: Task, event: AnswerInput, moment: _Moment) -> Applied:
 def _sleep(task: Task, event: Sleep, moment: _Moment) -> Applied:
     entries = () if event.timer is None else (event.timer,)
     noted = _journaled(task, entries, moment.limits)
-    asleep = _pending(noted, moment.now_ms, event.delay_ms, tries=0)
+    asleep = _pending(noted, moment.now_ms, event.delay_ms, attempts=0)
     return replace(_logged(task, asleep, event, moment.now_ms), journal=entries)
 
 
 def _retry(task: Task, event: Retry, moment: _Moment) -> Applied:
-    if task.tries >= task.policy.max_attempts:
+    if task.attempts >= task.policy.max_attempts:
         ended = replace(event.otherwise, token=event.token)
         return _HANDLERS[type(ended)](task, ended, moment)  # type: ignore[return-value]
     message = _message(event.message, moment.limits)
@@ -553,10 +561,10 @@ def _retry(task: Task, event: Retry, moment: _Moment) -> Applied:
 
 def _release(task: Task, event: Release, moment: _Moment) -> Applied:
     now_ms = moment.now_ms
-    if event.lost and task.tries >= task.policy.max_attempts:
+    if event.lost and task.attempts >= task.policy.max_attempts:
         return _logged(task, _used_up(task, now_ms, event.reason or "its worker was lost"), event, now_ms)
-    tries = task.tries if event.lost else max(task.tries - 1, 0)
-    return _logged(task, _pending(task, now_ms, 0, tries=tries, turn=task.turn), event, now_ms)
+    tries = task.attempts if event.lost else max(task.attempts - 1, 0)
+    return _logged(task, _pending(task, now_ms, 0, attempts=tries, slot=task.slot), event, now_ms)
 
 
 def _complete(task: Task, event: CompleteWithResult, moment: _Moment) -> Applied:
@@ -575,7 +583,7 @@ def _fail(task: Task, event: FailWithError, moment: _Moment) -> Applied:
     limits, failure = moment.limits, event.failure
     if failure.data is not None:
         check_size("error data", failure.data, limits.variables_bytes)
-    message = cut(failure.message, limits.status_message_bytes)
+    message = truncate(failure.message, limits.status_message_bytes)
     failed = _ended(
         task,
         moment.now_ms,
@@ -594,18 +602,18 @@ def _cancel(task: Task, event: Cancel, moment: _Moment) -> Applied:
     return _logged(task, cancelled, event, moment.now_ms)
 
 
-def _reveal(task: Task, _: Reveal, __: _Moment) -> Applied:
+def _make_visible(task: Task, _: MakeVisible, __: _Moment) -> Applied:
     """Whoever has the handle needs not wait, and so cannot leave."""
     return Applied(task=replace(task, visible=True, return_by_ms=0))
 
 
-def _leave(task: Task, event: Leave, moment: _Moment) -> Applied:
+def _caller_left(task: Task, event: CallerLeft, moment: _Moment) -> Applied:
     if task.visible:
         raise _Refusal(_invalid(task, event, "its handle was given out"))
     return Applied(task=replace(task, return_by_ms=moment.now_ms + event.within_ms))
 
 
-def _return(task: Task, _: Return, __: _Moment) -> Applied:
+def _caller_returned(task: Task, _: CallerReturned, __: _Moment) -> Applied:
     return Applied(task=replace(task, return_by_ms=0))
 
 
@@ -614,9 +622,9 @@ def _reap(task: Task, event: Reap, moment: _Moment) -> Applied:
     if moment.now_ms < task.lease.until_ms:
         raise _Refusal(_invalid(task, event, "the lease has not run out"))
     lost = f"worker {task.lease.worker} was lost"
-    if task.tries >= task.policy.max_attempts:
+    if task.attempts >= task.policy.max_attempts:
         return _logged(task, _used_up(task, moment.now_ms, lost), event, moment.now_ms)
-    again = _pending(task, moment.now_ms, 0, turn=task.turn, status_message=f"Runs again: {lost}.")
+    again = _pending(task, moment.now_ms, 0, slot=task.slot, status_message=f"Runs again: {lost}.")
     return _logged(task, again, event, moment.now_ms)
 
 
@@ -629,8 +637,8 @@ def _expire(task: Task, event: Expire, moment: _Moment) -> Applied:
 def _redispatch(task: Task, event: Redispatch, moment: _Moment) -> Applied:
     if moment.now_ms < task.due_ms:
         raise _Refusal(_invalid(task, event, "it is not due"))
-    if task.turn is Turn.AWAITED:
-        raise _Refusal(_invalid(task, event, "it waits for its turn"))
+    if task.slot is Slot.WAITING:
+        raise _Refusal(_invalid(task, event, "it waits for a slot"))
     again_ms = task.dispatched_ms + redispatch_backoff_ms(task.redispatches)
     if task.redispatches and moment.now_ms < again_ms:
         # Two sweepers have found the same task; one message is enough.
@@ -639,17 +647,17 @@ def _redispatch(task: Task, event: Redispatch, moment: _Moment) -> Applied:
     return Applied(task=again)
 
 
-def _call(task: Task, event: Call, moment: _Moment) -> Applied:
-    """From here on the task waits for a worker, and no longer for its owner's others: its patience begins."""
+def _grant_slot(task: Task, event: GrantSlot, moment: _Moment) -> Applied:
+    """From here on the task waits for a worker, no longer for a slot: its queue timeout begins."""
     now_ms, policy = moment.now_ms, task.policy
-    if task.turn is not Turn.AWAITED:
-        raise _Refusal(_invalid(task, event, "it does not wait for its turn"))
-    if (turn := _turn(task.queue, moment)) is Turn.AWAITED:
-        raise _Refusal(errors.NoSeatFree(task.task_id, task.phase, type(event).__name__))
-    deadline_ms = min(now_ms + policy.patience_ms, _latest_ms(task))
+    if task.slot is not Slot.WAITING:
+        raise _Refusal(_invalid(task, event, "it does not wait for a slot"))
+    if (slot := _slot(task.queue, moment)) is Slot.WAITING:
+        raise _Refusal(errors.ConcurrencyLimitReached(task.task_id, task.phase, type(event).__name__))
+    deadline_ms = min(now_ms + policy.queue_timeout_ms, _latest_ms(task))
     called = replace(
         task,
-        turn=turn,
+        slot=slot,
         dispatched_ms=now_ms,
         deadline_ms=deadline_ms,
         expires_ms=max(task.expires_ms, deadline_ms + policy.retention_ms),
@@ -657,7 +665,7 @@ def _call(task: Task, event: Call, moment: _Moment) -> Applied:
     return Applied(task=called)
 
 
-def contradiction(task: Task, evidence: Mend) -> str | None:
+def inconsistency(task: Task, evidence: RepairRecord) -> str | None:
     """What a record says against itself, in a sentence for whoever called the tool; None if it is sound.
 
     None of this can come from an event, since each writes status and payload together: it is what a hand in
@@ -681,7 +689,7 @@ def contradiction(task: Task, evidence: Mend) -> str | None:
     return None
 
 
-def _mend(task: Task, event: Mend, moment: _Moment) -> Applied:
+def _repair_record(task: Task, event: RepairRecord, moment: _Moment) -> Applied:
     """A record that contradicts itself comes to an end that is true.
 
     Why failed. A task that says `completed` and has no result can be left as it is, run again, or failed.
@@ -694,7 +702,7 @@ def _mend(task: Task, event: Mend, moment: _Moment) -> Applied:
     A task that is over, and has what belongs to its end, keeps that end: what does not belong to it (a lease,
     a question, another phase's error, entries of a journal that nobody will replay) is let go.
     """
-    if (what := contradiction(task, event)) is None:
+    if (what := inconsistency(task, event)) is None:
         raise _Refusal(_invalid(task, event, "the record is sound"))
     kept = replace(
         task,
@@ -703,13 +711,13 @@ def _mend(task: Task, event: Mend, moment: _Moment) -> Applied:
     )
     if _has_its_end(task, event):
         failure = task.failure if task.status is TaskStatus.FAILED else None
-        mended = _moved(kept, moment.now_ms, task.deadline_ms, lease=None, inputs={}, failure=failure)
+        fixed = _moved(kept, moment.now_ms, task.deadline_ms, lease=None, inputs={}, failure=failure)
     else:
-        mended = _failed(kept, min(moment.now_ms, _latest_ms(task)), FailureKind.DAMAGED, what)
-    return _logged(task, mended, event, moment.now_ms)
+        fixed = _failed(kept, min(moment.now_ms, _latest_ms(task)), FailureKind.DAMAGED, what)
+    return _logged(task, fixed, event, moment.now_ms)
 
 
-def _has_its_end(task: Task, event: Mend) -> bool:
+def _has_its_end(task: Task, event: RepairRecord) -> bool:
     if task.status is TaskStatus.COMPLETED:
         return event.result_present
     return task.status is TaskStatus.CANCELLED or (
@@ -724,7 +732,7 @@ _HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
         Create: _create,
         Claim: _claim,
         Renew: _renew,
-        Note: _note,
+        Checkpoint: _checkpoint,
         RequestInput: _request_input,
         AnswerInput: _answer_input,
         Sleep: _sleep,
@@ -733,14 +741,14 @@ _HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
         CompleteWithResult: _complete,
         FailWithError: _fail,
         Cancel: _cancel,
-        Reveal: _reveal,
-        Leave: _leave,
-        Return: _return,
+        MakeVisible: _make_visible,
+        CallerLeft: _caller_left,
+        CallerReturned: _caller_returned,
         Reap: _reap,
         Expire: _expire,
         Redispatch: _redispatch,
-        Call: _call,
-        Mend: _mend,
+        GrantSlot: _grant_slot,
+        RepairRecord: _repair_record,
     }
 )
 
@@ -750,16 +758,16 @@ _HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
 
 def _latest_ms(task: Task) -> int:
     """The last moment that any deadline of this task may name: the cap, less the retention after it."""
-    return task.created_ms + task.policy.cap_ms - task.policy.retention_ms
+    return task.created_ms + task.policy.max_lifetime_ms - task.policy.retention_ms
 
 
 def _moved(task: Task, now_ms: int, deadline_ms: int, **changes: Any) -> Task:
     """The task one revision on; its lifetime covers the new deadline and only grows.
 
-    It stays within the cap, since no deadline is set past `_latest_ms`. Whoever moves gives its seat back,
+    It stays within the cap, since no deadline is set past `_latest_ms`. Whoever moves gives its slot back,
     unless the move says otherwise: what is interrupted goes on before others begin.
     """
-    changes.setdefault("turn", None)
+    changes.setdefault("slot", None)
     return replace(
         task,
         revision=task.revision + 1,
@@ -771,10 +779,10 @@ def _moved(task: Task, now_ms: int, deadline_ms: int, **changes: Any) -> Task:
 
 
 def _pending(task: Task, now_ms: int, delay_ms: int, **changes: Any) -> Task:
-    """Waiting for a worker, due after `delay_ms`; the wait itself is outside patience."""
+    """Waiting for a worker, due after `delay_ms`; the wait itself is outside the queue timeout."""
     latest_ms = _latest_ms(task)
     due_ms = min(now_ms + max(delay_ms, 0), latest_ms)
-    deadline_ms = min(due_ms + task.policy.patience_ms, latest_ms)
+    deadline_ms = min(due_ms + task.policy.queue_timeout_ms, latest_ms)
     changes.setdefault("status_message", task.status_message)
     return _moved(
         task,
@@ -799,7 +807,7 @@ def _failed(task: Task, now_ms: int, kind: FailureKind, message: str) -> Task:
 
 
 def _used_up(task: Task, now_ms: int, what: str) -> Task:
-    tries = "once" if task.tries == 1 else f"{task.tries} times"
+    tries = "once" if task.attempts == 1 else f"{task.attempts} times"
     return _failed(task, now_ms, FailureKind.ATTEMPTS, f"The task was tried {tries} without an end: {what}.")
 
 
@@ -838,7 +846,7 @@ def _line(source: Phase | None, after: Task, token: str, actor: str, at_ms: int)
 
 
 def _message(text: str | None, limits: Limits) -> str | None:
-    return None if text is None else cut(text, limits.status_message_bytes)
+    return None if text is None else truncate(text, limits.status_message_bytes)
 
 
 def _check_quota(what: str, actual: int, maximum: int) -> None:

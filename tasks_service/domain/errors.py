@@ -15,7 +15,7 @@ class TasksServiceError(Exception):
 
 
 class ConfigurationError(TasksServiceError):
-    """The operator's set-up cannot work; the message says how to mend it."""
+    """The operator's set-up cannot work; the message says how to fix it."""
 
 
 class NotJson(TasksServiceError):
@@ -120,7 +120,7 @@ class LeaseLost(InvalidTransition):
     """The writer's lease is no longer the task's; `current` says what became of the task."""
 
 
-class JournalBehind(InvalidTransition):
+class JournalRolledBack(InvalidTransition):
     """The record lacks entries that its writer has recorded: the store has gone back to an earlier truth.
 
     The lease stands; once the entries are recorded again, the same event may be committed.
@@ -134,11 +134,11 @@ class JournalBehind(InvalidTransition):
         self.kept = kept
 
 
-class NoSeatFree(InvalidTransition):
-    """Every seat is taken that the task's owner has in its queue: see `Limits.running_per_owner`."""
+class ConcurrencyLimitReached(InvalidTransition):
+    """Every slot is taken that the task's owner has in its queue: see `Limits.running_per_owner`."""
 
     def __init__(self, task_id: str, current: str, attempted: str) -> None:
-        super().__init__(task_id, current, attempted, "every seat of its owner is taken")
+        super().__init__(task_id, current, attempted, "every slot of its owner is taken")
 
 
 class IdempotencyConflict(TasksServiceError):

@@ -101,23 +101,23 @@ class AnswerInput(ClientEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reveal(ClientEvent):
+class MakeVisible(ClientEvent):
     """The handle of a task that was created hidden is about to be given out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leave(ClientEvent):
+class CallerLeft(ClientEvent):
     """Whoever waited for a task without a handle has left, and may come back.
 
     Attributes:
-        within_ms: How long that may take; then the task is cancelled. A later `Leave` sets a new time.
+        within_ms: How long that may take; then the task is cancelled. A later `CallerLeft` sets a new time.
     """
 
     within_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Return(ClientEvent):
+class CallerReturned(ClientEvent):
     """Somebody waits for the task again."""
 
 
@@ -143,7 +143,7 @@ class Renew(WorkerEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note(WorkerEvent):
+class Checkpoint(WorkerEvent):
     """The holder writes something down without moving the task.
 
     Attributes:
@@ -268,7 +268,7 @@ class Reap(SweepEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overdue(SweepEvent):
+class DeadlinePassed(SweepEvent):
     """The deadline of the phase has passed."""
 
 
@@ -283,15 +283,15 @@ class Redispatch(SweepEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call(SweepEvent):
-    """The task's turn has come: it gets a seat, and a message goes out in the same write.
+class GrantSlot(SweepEvent):
+    """The task's turn has come: it gets a slot, and a message goes out in the same write.
 
-    Sent by whoever has just given a seat back, and by a sweep in case that one died.
+    Sent by whoever has just given a slot back, and by a sweep in case that one died.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mend(Event):
+class RepairRecord(Event):
     """A repair has found that the record contradicts itself.
 
     What no rule of ours reads, and so no `Task` holds, comes along as evidence; the store gathers it in the

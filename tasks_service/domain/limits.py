@@ -56,10 +56,10 @@ class Limits:
     log_entries: int = 64
     running_per_owner: Mapping[str, int] = field(default_factory=dict)
 
-    def seats(self, queue: str) -> int | None:
+    def concurrency_limit(self, queue: str) -> int | None:
         """How many tasks of one owner may run from a queue at a time; None: as many as there are workers."""
-        seats = self.running_per_owner
-        return seats.get(queue, seats.get(OTHER_QUEUES)) if seats else None
+        slots = self.running_per_owner
+        return slots.get(queue, slots.get(OTHER_QUEUES)) if slots else None
 
 
 DEFAULT_LIMITS = Limits()
@@ -128,7 +128,7 @@ def check_depth(what: str, value: Any, maximum: int) -> None:
     raise LimitExceeded(what, maximum=maximum, actual=maximum + 1, unit="levels of nesting")
 
 
-def cut(text: str, maximum: int) -> str:
+def truncate(text: str, maximum: int) -> str:
     """Shorten a message for people to `maximum` bytes, at a character boundary, with an ellipsis."""
     encoded = text.encode(errors="replace")
     if len(encoded) <= maximum:

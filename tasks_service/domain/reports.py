@@ -1,7 +1,7 @@
 """What a running tool says to whoever waits for it: progress, and log messages.
 
 A report reaches those who wait while it is made, and is gone: only progress is recorded, and that not often
-(see `events.Note`).
+(see `events.Checkpoint`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from .limits import KIB, cut
+from .limits import KIB, truncate
 from .task import JsonText, Progress
 
 LOG_DATA_BYTES = 8 * KIB
@@ -36,7 +36,7 @@ class LogLevel(StrEnum):
         return _GRAVITY[self] >= _GRAVITY[threshold]
 
 
-_GRAVITY = {level: gravity for gravity, level in enumerate(LogLevel)}
+_GRAVITY = {level: severity for severity, level in enumerate(LogLevel)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class LogMessage:
 Report = Progress | LogMessage
 
 
-def brief(progress: Progress, maximum: int) -> Progress:
+def truncate_report(progress: Progress, maximum: int) -> Progress:
     """Progress whose message is at most so many bytes long."""
     if progress.message is None:
         return progress
-    return replace(progress, message=cut(progress.message, maximum))
+    return replace(progress, message=truncate(progress.message, maximum))

@@ -72,20 +72,23 @@ _PHASE_OF_STATUS = {
 }
 
 
-class Lane(NamedTuple):
+class ConcurrencyKey(NamedTuple):
     """Where tasks of one owner wait for each other, and for nobody else's: the owner's share of one queue."""
 
     owner: Owner
     queue: str
 
 
-class Turn(StrEnum):
-    """Where a task stands in its lane, if the owner has a limited number of seats there (`Limits.seats`)."""
+class Slot(StrEnum):
+    """Whether a task has one of the slots of its concurrency key, where their number is limited.
 
-    AWAITED = "awaited"
-    """Pending, and every seat was taken when it needed one: no message goes out until its turn comes."""
-    TAKEN = "taken"
-    """It has a seat: it runs, or a message that makes it run is on the way."""
+    See `Limits.concurrency_limit`.
+    """
+
+    WAITING = "waiting"
+    """Pending, and every slot was taken when it needed one: no message goes out until it is granted one."""
+    HELD = "held"
+    """It has a slot: it runs, or a message that makes it run is on the way."""
 
 
 class FailureKind(StrEnum):
@@ -93,7 +96,7 @@ class FailureKind(StrEnum):
 
     AUTHOR = "author"
     """The tool raised a protocol error of its own; its code is in the failure."""
-    PATIENCE = "patience"
+    QUEUE_TIMEOUT = "queue_timeout"
     """No worker that has the tool took it in time."""
     TIMEOUT = "timeout"
     """An attempt ran past the tool's timeout."""
@@ -137,10 +140,10 @@ class Policy:
     Attributes:
         ttl_ms: Kept at least this long from creation.
         retention_ms: Kept at least this long after it ended.
-        patience_ms: How long it may be pending before it fails.
+        queue_timeout_ms: How long it may be pending before it fails.
         timeout_ms: How long one attempt may run.
         question_ms: How long a question may stay open, unless the question says otherwise.
-        cap_ms: Its whole life, from creation; no deadline and no extension goes beyond.
+        max_lifetime_ms: Its whole life, from creation; no deadline and no extension goes beyond.
         lease_ms: How long a silent worker is believed.
         max_attempts: Attempts since the last sure progress before it fails.
         poll_interval_ms: What clients are asked to wait between two polls.
@@ -148,10 +151,10 @@ class Policy:
 
     ttl_ms: int = HOUR
     retention_ms: int = HOUR
-    patience_ms: int = DAY
+    queue_timeout_ms: int = DAY
     timeout_ms: int = DAY
     question_ms: int = 7 * DAY
-    cap_ms: int = 30 * DAY
+    max_lifetime_ms: int = 30 * DAY
     lease_ms: int = 10 * SECOND
     max_attempts: int = 3
     poll_interval_ms: int = SECOND
@@ -243,8 +246,8 @@ class Task:
     them. `TaskRecord` has them all.
 
     Attributes:
-        run: Counts every claim; orders and names dispatches.
-        tries: Attempts since the last sure progress; only this meets `max_attempts`.
+        claims: Counts every claim; orders and names dispatches.
+        attempts: Attempts since the last sure progress; only this meets `max_attempts`.
         revision: Counts logged transitions, from 0.
         updated_ms: When the task last moved; reads and renewals leave it alone.
         due_ms: While pending, when it may be claimed.
@@ -253,7 +256,7 @@ class Task:
         dispatched_ms: When its last message was made; lets a sweep see that it was overtaken.
         visible: Whether its handle was ever given out.
         return_by_ms: When it is cancelled unless its caller has come back; 0 while nobody has left.
-        turn: Where it stands in its lane; None while it needs no seat, or where there is no limit.
+        slot: Whether it has a slot or waits for one; None while it needs none, or where there is no limit.
         capabilities: What the creating call declared it can be asked, as JSON text.
     """
 
@@ -270,14 +273,14 @@ class Task:
     deadline_ms: int
     expires_ms: int
     status_message: str | None = None
-    run: int = 0
-    tries: int = 0
+    claims: int = 0
+    attempts: int = 0
     lease: Lease | None = None
     dispatched_ms: int = 0
     redispatches: int = 0
     visible: bool = True
     return_by_ms: int = 0
-    turn: Turn | None = None
+    slot: Slot | None = None
     era: str = ""
     capabilities: JsonText = NO_TEXT
     trace: str = ""
@@ -299,9 +302,9 @@ class Task:
         return _PHASE_OF_STATUS[self.status]
 
     @property
-    def lane(self) -> Lane:
+    def concurrency_key(self) -> ConcurrencyKey:
         """Where it waits for the owner's other tasks."""
-        return Lane(self.owner, self.queue)
+        return ConcurrencyKey(self.owner, self.queue)
 
     @property
     def ttl_ms(self) -> int:

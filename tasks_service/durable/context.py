@@ -84,12 +84,12 @@ class _Context:
     @property
     def attempt(self) -> int:
         """Which attempt this is since the last sure progress: 1 for the first."""
-        return self._attempt.task.tries
+        return self._attempt.task.attempts
 
     @property
-    def run(self) -> int:
-        """How often the task has been claimed in all: grows with every re-run, never repeats."""
-        return self._attempt.task.run
+    def claims(self) -> int:
+        """How often the task has been claimed, this time included; every re-run adds one."""
+        return self._attempt.task.claims
 
     @property
     def cancelled(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final, Literal
 
-from ..domain.limits import MIB, cut, size, to_json
+from ..domain.limits import MIB, size, to_json, truncate
 from ..domain.reports import LOG_DATA_BYTES, LOGGER_BYTES, LogLevel, LogMessage
 from ..domain.task import JsonText
 
@@ -42,7 +42,7 @@ def log_message(level: str, data: Any, logger: str | None) -> LogMessage:
         grave = LogLevel(level)
     except ValueError:
         raise ValueError(f"level: expected one of {', '.join(LogLevel)}, got {level!r}") from None
-    name = None if logger is None else cut(logger, LOGGER_BYTES)
+    name = None if logger is None else truncate(logger, LOGGER_BYTES)
     return LogMessage(grave, _data(data), name)
 
 
@@ -53,7 +53,7 @@ def _data(data: Any) -> JsonText:
         if size(text) <= LOG_DATA_BYTES:
             return text
         data = text
-    return to_json("log data", cut(data, LOG_DATA_BYTES), maximum=MOST_BYTES)
+    return to_json("log data", truncate(data, LOG_DATA_BYTES), maximum=MOST_BYTES)
 
 
 def write_log(message: LogMessage, data: Any, name: str) -> None:

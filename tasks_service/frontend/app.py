@@ -2,7 +2,7 @@
 
 It starts without Redis: whoever restarts everything at once need not think of an order. Readiness is red
 until the store answers and has passed its self check, and whenever it does not answer. What no waiting can
-mend (a setting, an eviction policy) is refused at start instead.
+fix (a setting, an eviction policy) is refused at start instead.
 
 It may be mounted in another ASGI application, under any prefix. Servers start the outer application only, so
 that one must enter `FrontEnd.lifespan` in its own.
@@ -28,7 +28,7 @@ from ..domain.errors import ConfigurationError
 from ..settings import Settings
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
-from .access.api_keys import refuse_open_door
+from .access.api_keys import require_auth_if_public
 from .assembly import Offer, Servers, build_router, build_servers
 from .core.change_feed import ChangeFeed
 from .core.store import FrontEndStore
@@ -83,9 +83,9 @@ def check_settings(settings: Settings) -> None:
     """Refuse settings that a front end cannot work with; touches neither disk nor network.
 
     Raises:
-        ConfigurationError: The message says how to mend it.
+        ConfigurationError: The message says how to fix it.
     """
-    refuse_open_door(settings)
+    require_auth_if_public(settings)
     refuse_no_redis(settings)
 
 

@@ -14,23 +14,23 @@ from .access.address_guard import AddressGuard
 from .access.api_keys import Authenticator
 from .access.owner import LOCAL_USER, owner_of
 from .core.change_feed import ChangeFeed
-from .core.companion_tools import Companions
+from .core.companion_tools import CompanionTools
 from .core.executions import Handlers
 from .core.library import LibraryHandlers
-from .core.pre_task_questions import Preflight
+from .core.pre_task_questions import PreTaskQuestions
 from .core.request_state import RequestStates
 from .core.requests import Caller
 from .core.store import FrontEndStore
 from .readiness import Readiness
 from .router import EraRouter
-from .v2025_11_25.endpoint import LegacyFront
+from .v2025_11_25.endpoint import SessionEndpoint
 from .v2025_11_25.methods import build_handshake_server
-from .v2025_11_25.question_requests import Questions
-from .v2025_11_25.resumption import Bookmarks
-from .v2025_11_25.task_stream import Desk
+from .v2025_11_25.question_requests import QuestionRequests
+from .v2025_11_25.resumption import ResumePoints
+from .v2025_11_25.task_stream import SessionServices
 from .v2026_07_28 import wire
 from .v2026_07_28.admission import Admission
-from .v2026_07_28.endpoint import McpEndpoint
+from .v2026_07_28.endpoint import RequestEndpoint
 from .v2026_07_28.methods import build_server
 from .v2026_07_28.subscriptions import Listeners
 
@@ -73,7 +73,7 @@ class Servers:
     tools: ToolRegistry
     modern: Server[dict[str, Any]]
     handshake: Server[dict[str, Any]]
-    desk: Desk
+    desk: SessionServices
     store: FrontEndStore
     listeners: Listeners
     library: LibraryHandlers
@@ -96,18 +96,18 @@ def build_servers(
     limits, states = settings.limits, RequestStates(secret)
     companions = None
     if settings.companion_tools:
-        companions = Companions(offer.tools, store, limits=limits, longest_wait=settings.handle_after)
+        companions = CompanionTools(offer.tools, store, limits=limits, longest_wait=settings.handle_after)
     listed = offer.tools if companions is None else companions.listed()
     library = LibraryHandlers(
         offer.library,
-        preflight=Preflight(states, limits=limits, request="request for a prompt"),
+        preflight=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
         limits=limits,
     )
     handlers = Handlers(
         tools=offer.tools,
         store=store,
         feed=feed,
-        preflight=Preflight(states, limits=limits),
+        preflight=PreTaskQuestions(states, limits=limits),
         states=states,
         limits=limits,
         shards=settings.shards,
@@ -117,12 +117,12 @@ def build_servers(
         reconnect_window=settings.reconnect_window,
     )
     listeners = Listeners(store=store, feed=feed, results=wire.Results(offer.tools), library=offer.library)
-    desk = Desk(
+    desk = SessionServices(
         store=store,
         sessions=store.sessions,
-        questions=Questions(store, store.sessions, secret, limits=limits),
+        questions=QuestionRequests(store, store.sessions, secret, limits=limits),
         feed=feed,
-        bookmarks=Bookmarks(secret),
+        bookmarks=ResumePoints(secret),
     )
     return Servers(
         tools=listed,
@@ -168,8 +168,8 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
     """
     authenticator, guard, limits = Authenticator(settings), AddressGuard(settings), settings.limits
     admission = Admission(tools=servers.tools, authenticator=authenticator, guard=guard, limits=limits)
-    modern = McpEndpoint(server=servers.modern, admission=admission)
-    legacy = LegacyFront(
+    modern = RequestEndpoint(server=servers.modern, admission=admission)
+    legacy = SessionEndpoint(
         server=servers.handshake,
         desk=servers.desk,
         authenticator=authenticator,

@@ -7,7 +7,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .transport.http_headers import SESSION_HEADER, headers_of
-from .v2025_11_25.endpoint import LegacyFront
+from .v2025_11_25.endpoint import SessionEndpoint
 
 
 class EraRouter:
@@ -21,11 +21,11 @@ class EraRouter:
         legacy: Serves what begins with a handshake; hands on what turns out to be the other's.
     """
 
-    def __init__(self, *, modern: ASGIApp, legacy: LegacyFront) -> None:
+    def __init__(self, *, modern: ASGIApp, legacy: SessionEndpoint) -> None:
         self._modern, self._legacy = modern, legacy
 
     def drain(self) -> None:
-        """See `LegacyFront.drain`."""
+        """See `SessionEndpoint.drain`."""
         self._legacy.drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -32,7 +32,7 @@ from ..domain.task import JsonText
 from ..store.sessions import Session
 from .app import FrontEnd
 from .assembly import Servers
-from .core.requests import Inquiry
+from .core.requests import RequestScope
 from .transport.body import BODY_BYTES, parse
 from .transport.jsonrpc import error_message, has_envelope, request_id
 from .transport.outgoing import Outgoing
@@ -41,8 +41,8 @@ from .transport.rejection import Rejection
 from .transport.sdk_kernel import Exchange
 from .v2025_11_25 import wire
 from .v2025_11_25.initialize import initialize
-from .v2025_11_25.methods import Visit
-from .v2025_11_25.session_stream import Following
+from .v2025_11_25.methods import SessionRequest
+from .v2025_11_25.session_stream import SessionStream
 from .v2026_07_28 import wire as later
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class _Call:
     """A request that is being served."""
 
     work: asyncio.Task[dict[str, Any]]
-    visit: Visit | None
+    visit: SessionRequest | None
     listens: bool
 
 
@@ -84,12 +84,12 @@ class StdioFront:
         servers: Answer the requests.
         pipe: To the client.
         limits: How deep a message may be.
-        patience: Seconds that a request waits for a store that does not answer: because it is only starting.
+        store_timeout: Seconds that a request waits for a store that is only starting.
     """
 
-    def __init__(self, servers: Servers, pipe: Pipe, *, limits: Limits, patience: float) -> None:
+    def __init__(self, servers: Servers, pipe: Pipe, *, limits: Limits, store_timeout: float) -> None:
         self._servers, self._pipe, self._limits = servers, pipe, limits
-        self._gate = _Gate(servers, patience)
+        self._gate = _Gate(servers, store_timeout)
         self._modern = False
         self._session: Session | None = None
         self._follows = False
@@ -250,7 +250,7 @@ class StdioFront:
         method: str,
         params: Mapping[str, Any] | None,
     ) -> None:
-        visit = Visit(session=session, outgoing=Outgoing(), can_be_asked=True)
+        visit = SessionRequest(session=session, outgoing=Outgoing(), can_be_asked=True)
         served = wire.served_method(method, params, session.version)
         if not served:
             raise Rejection(404, METHOD_NOT_FOUND, "Method not found", request_id=identity)
@@ -278,7 +278,7 @@ class StdioFront:
     ) -> None:
         route = _route(decoded, identity)
         self._modern = True
-        inquiry = Inquiry(caller=self._servers.local, outgoing=Outgoing(), may_stream=True)
+        inquiry = RequestScope(caller=self._servers.local, outgoing=Outgoing(), may_stream=True)
         exchange = Exchange(_LOCAL, identity, ServerMessageMetadata(request_context=inquiry))
 
         async def serve() -> dict[str, Any]:
@@ -301,7 +301,7 @@ class StdioFront:
         method: str,
         serve: Callable[[], Awaitable[dict[str, Any]]],
         outgoing: Outgoing,
-        visit: Visit | None,
+        visit: SessionRequest | None,
     ) -> None:
         """Serve a request beside the others; a cancelled one gets no answer."""
         listens = self._modern and method == later.LISTEN
@@ -347,7 +347,7 @@ class StdioFront:
             try:
                 session = self._session or session
                 await desk.sessions.create(session)
-                following = asyncio.create_task(Following(desk, session, outgoing).run())
+                following = asyncio.create_task(SessionStream(desk, session, outgoing).run())
                 try:
                     await self._pass_on(outgoing, following)
                     await following
@@ -383,17 +383,17 @@ class StdioFront:
 class _Gate:
     """Lets requests through once the store answers, so that one may be sent while it only starts."""
 
-    def __init__(self, servers: Servers, patience: float) -> None:
-        self._store, self._feed, self._patience = servers.store, servers.desk.feed, patience
+    def __init__(self, servers: Servers, store_timeout: float) -> None:
+        self._store, self._feed, self._store_timeout = servers.store, servers.desk.feed, store_timeout
 
     async def passed(self, method: str) -> None:
-        if self._patience and (wire.needs_store(method) or method == later.LISTEN):
+        if self._store_timeout and (wire.needs_store(method) or method == later.LISTEN):
             await self.reached()
 
     async def reached(self) -> None:
         """Return when the store answers, or has not for long enough; whoever asks it then says so."""
         clock = asyncio.get_running_loop().time
-        until = clock() + self._patience
+        until = clock() + self._store_timeout
         while True:
             try:
                 await self._store.ping()
@@ -408,7 +408,7 @@ class _Gate:
 
 @asynccontextmanager
 async def opened(
-    front_end: FrontEnd, *, source: int, sink: int, limits: Limits, patience: float
+    front_end: FrontEnd, *, source: int, sink: int, limits: Limits, store_timeout: float
 ) -> AsyncIterator[StdioFront]:
     """A front end at the other end of two pipes.
 
@@ -417,13 +417,15 @@ async def opened(
         source: The descriptor that the client writes to.
         sink: The descriptor that the client reads.
         limits: How deep a message may be.
-        patience: See `StdioFront`.
+        store_timeout: See `StdioFront`.
 
     Raises:
         ConfigurationError: There is no Redis to keep tasks in, or no secret.
     """
     async with front_end.opened() as servers:
-        yield StdioFront(servers, Pipe(source, sink, line_bytes=BODY_BYTES), limits=limits, patience=patience)
+        yield StdioFront(
+            servers, Pipe(source, sink, line_bytes=BODY_BYTES), limits=limits, store_timeout=store_timeout
+        )
 
 
 async def _answer(identity: str | int, serve: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Child processes that never outlive whoever started them.
 
-A `Tethered` command runs under a tiny keeper (this file, run as a script: standard library only, no site
+A `ManagedProcess` runs under a tiny keeper (this file, run as a script: standard library only, no site
 packages). The keeper holds the read end of a pipe. Each byte in it is a signal to pass on; its end means
 that the parent is gone, however it went: the command gets SIGTERM, a grace period, then SIGKILL. When the
 command ends, what it left behind in its process group is killed too, so that a pool child cannot run on
@@ -27,7 +27,7 @@ from typing import IO, Any
 DEFAULT_GRACE = 10.0
 
 
-class Tethered:
+class ManagedProcess:
     """A running command, tied to this process.
 
     Args:

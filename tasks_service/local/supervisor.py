@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from ..domain.errors import TasksServiceError
-from .child_process import Tethered
+from .child_process import ManagedProcess
 from .procfile import ProcessSpec, stop_rank
 
 #: Seconds before a process that died is started again: the first time, and at most.
@@ -25,7 +25,7 @@ GIVE_UP_AFTER = 5
 #: Seconds between two looks at the processes.
 LOOK_SECONDS = 0.1
 
-Say = Callable[[str, str], None]
+Emit = Callable[[str, str], None]
 """Shows a line of a process: its name, the line."""
 
 
@@ -36,7 +36,7 @@ class ProcessGivenUp(TasksServiceError):
 @dataclass(slots=True)
 class _Running:
     spec: ProcessSpec
-    process: Tethered
+    process: ManagedProcess
     reader: threading.Thread
     started: float
     deaths: int = 0
@@ -50,13 +50,13 @@ class Supervisor:
     Args:
         specs: What to run; names are unique.
         env: The whole environment of each.
-        say: Shows their output; called from several threads.
+        emit: Shows their output; called from several threads.
         restart: Whether a process that ends by itself is started again.
     """
 
     specs: Sequence[ProcessSpec]
     env: Mapping[str, str]
-    say: Say
+    emit: Emit
     restart: bool = True
     _running: dict[str, _Running] = field(default_factory=dict)
 
@@ -117,7 +117,9 @@ class Supervisor:
         self._running.clear()
 
     def _launch(self, spec: ProcessSpec) -> _Running:
-        process = Tethered(spec.arguments, env=self.env, output=subprocess.PIPE, grace=spec.stop_seconds)
+        process = ManagedProcess(
+            spec.arguments, env=self.env, output=subprocess.PIPE, grace=spec.stop_seconds
+        )
         reader = threading.Thread(target=self._read, args=(spec.name, process), daemon=True)
         reader.start()
         return _Running(spec=spec, process=process, reader=reader, started=time.monotonic())
@@ -140,16 +142,16 @@ class Supervisor:
             )
         delay = min(FIRST_RESTART_SECONDS * 2 ** (running.deaths - 1), LONGEST_RESTART_SECONDS)
         running.restart_at = now + delay
-        self.say(running.spec.name, f"ended with exit status {status}; starting it again in {delay:g} s")
+        self.emit(running.spec.name, f"ended with exit status {status}; starting it again in {delay:g} s")
 
     def _end(self, running: _Running) -> None:
         if running.process.returncode is None:
-            self.say(running.spec.name, "stopping")
+            self.emit(running.spec.name, "stopping")
         status = running.process.stop(grace=running.spec.stop_seconds)
         running.reader.join(timeout=1.0)
         running.process.stdout.close()
-        self.say(running.spec.name, f"stopped (exit status {status})")
+        self.emit(running.spec.name, f"stopped (exit status {status})")
 
-    def _read(self, name: str, process: Tethered) -> None:
+    def _read(self, name: str, process: ManagedProcess) -> None:
         for line in process.stdout:
-            self.say(name, line.decode(errors="replace").rstrip())
+            self.emit(name, line.decode(errors="replace").rstrip())

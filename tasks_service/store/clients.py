@@ -73,7 +73,7 @@ class TaskStore(Protocol):
             StoreUnavailable: No answer in time.
         """
 
-    def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+    def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
         """Apply an owner's event.
 
         Raises:
@@ -91,8 +91,8 @@ class TaskStore(Protocol):
         Raises:
             TaskNotFound: It is gone.
             InvalidTransition: It is not to be had: running, final or not due; or its attempts are used up,
-                in which case it is now failed and `current` says so; or its owner has no seat free, in which
-                case it now waits for its turn.
+                in which case it is now failed and `current` says so; or its owner has no slot free, in which
+                case it now waits for one.
             StoreUnavailable: No answer in time; the message may be dropped, pending remains.
         """
 
@@ -116,8 +116,8 @@ class AsyncTaskStore(Protocol):
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `TaskStore.get`."""
 
-    async def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.act`."""
+    async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        """See `TaskStore.apply`."""
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `TaskStore.page`."""

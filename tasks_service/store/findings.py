@@ -44,12 +44,12 @@ class Finding:
     Attributes:
         severity: Whether the service can start.
         what: What was found.
-        mend: What to do about it.
+        fix: What to do about it.
     """
 
     severity: Severity
     what: str
-    mend: str
+    fix: str
 
 
 def errors_among(found: Iterable[Finding]) -> list[str]:
@@ -57,7 +57,7 @@ def errors_among(found: Iterable[Finding]) -> list[str]:
     errors = []
     for finding in found:
         if finding.severity is Severity.ERROR:
-            errors.append(f"{finding.what} {finding.mend}")
+            errors.append(f"{finding.what} {finding.fix}")
         else:
-            logger.warning("%s %s", finding.what, finding.mend)
+            logger.warning("%s %s", finding.what, finding.fix)
     return errors

@@ -82,17 +82,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """Something wrong with what is stored, and whether it has been mended.
+    """Something wrong with what is stored, and whether it has been fixed.
 
     Attributes:
         task_id: Which task; empty for a key that no task can be held to account for.
         what: What was found.
-        mended: Whether it is well now; False in a dry run, and for what only a person can decide.
+        fixed: Whether it is well now; False in a dry run, and for what only a person can decide.
     """
 
     task_id: str
     what: str
-    mended: bool
+    fixed: bool
 
 
 class TaskStoreMaintenance(Protocol):
@@ -104,7 +104,7 @@ class TaskStoreMaintenance(Protocol):
     def due(self, index: Due, *, limit: int) -> list[str]:
         """Ids of the tasks that an index says are due by now, oldest first, over all shards."""
 
-    def settle(self, task_id: str, event: SweepEvent) -> Task | None:
+    def apply_sweep(self, task_id: str, event: SweepEvent) -> Task | None:
         """Write down what time has decided; None if the task is gone afterwards.
 
         Raises:
@@ -118,28 +118,28 @@ class TaskStoreMaintenance(Protocol):
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
         """Ids of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
 
-    def turns(self, *, limit: int) -> list[str]:
-        """Ids of the tasks to be called now: of each lane that has a seat free, those that wait longest.
+    def waiting_for_slots(self, *, limit: int) -> list[str]:
+        """Ids of the tasks to be granted a slot: under each concurrency key, those that wait longest.
 
-        A few more than there are seats, in case some are not to be had; a `Call` too many is refused.
+        A few more than there are slots, in case some cannot take one; a `GrantSlot` too many is refused.
         """
 
     def overtaken_ms(self, queue: str) -> int:
         """The newest `dispatched_ms` that a claim from this queue has carried; 0 before the first.
 
-        A claim that has found no seat free counts: its message was taken all the same. One that lies ahead of
+        A claim that has found no slot free counts: its message was taken all the same. One that lies ahead of
         the store's clock, which was put back by a failover, is forgotten: it would make every task that waits
         look overtaken.
         """
 
-    def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
+    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
         """Remember that messages seem lost; answer, for each, when it may be sent again.
 
         The first call for a task sets `not_before_ms`; later ones answer what was set, until the task leaves
         pending. A `Redispatch` moves it on by the backoff.
         """
 
-    def hold(self, name: str, *, for_ms: int) -> bool:
+    def try_lock(self, name: str, *, for_ms: int) -> bool:
         """Take a short lock that ends by itself; False if another process holds it."""
 
     def mark_sweep(self, *, lease_ms: int) -> SweepMark:
@@ -171,7 +171,7 @@ class TaskStoreMaintenance(Protocol):
         """Where the indexes disagree with the record of a task; empty when all is well."""
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
-        """Walk through everything that is stored, and mend what is wrong; each finding as it is met.
+        """Walk through everything that is stored, and fix what is wrong; each finding as it is met.
 
         Safe at any time, beside any traffic: each task is one atomic step, and a sound one is left alone.
 
@@ -184,5 +184,5 @@ class TaskStoreMaintenance(Protocol):
         """How many tasks there are."""
 
 
-MOST_CALLED = 8
-"""Tasks that wait in a lane, and are looked at when a seat is free; what they leave free is for the sweep."""
+MOST_GRANTED = 8
+"""Tasks that wait in a key, and are looked at when a slot is free; what they leave free is for the sweep."""

@@ -14,23 +14,30 @@ from dataclasses import replace
 
 from ..domain.decide import (
     Applied,
-    Census,
+    IdempotencyRecord,
     Refused,
-    Remembered,
     Replayed,
+    StoreCounts,
     decide,
     effective,
+    idempotency_record,
     next_due_ms,
     redispatch_backoff_ms,
-    remembered,
 )
 from ..domain.errors import InvalidTransition, TaskNotFound
-from ..domain.events import Call, Claim, ClientEvent, Create, Event, Redispatch, SweepEvent, WorkerEvent
-from ..domain.indexes import awaits_first_message, awaits_worker, frees_seat, has_seat, is_sent, why_not
+from ..domain.events import Claim, ClientEvent, Create, Event, GrantSlot, Redispatch, SweepEvent, WorkerEvent
+from ..domain.indexes import (
+    awaits_first_message,
+    awaits_worker,
+    frees_slot,
+    holds_slot,
+    is_sent,
+    refusal_reason,
+)
 from ..domain.limits import DEFAULT_LIMITS, Limits
-from ..domain.task import NO_TEXT, Lane, Owner, Phase, Task, TaskRecord, Turn
+from ..domain.task import NO_TEXT, ConcurrencyKey, Owner, Phase, Slot, Task, TaskRecord
 from .clients import Created, Page, TaskView
-from .maintenance import MOST_CALLED, Counts, Due, Repair, SweepMark, SweepRecord
+from .maintenance import MOST_GRANTED, Counts, Due, Repair, SweepMark, SweepRecord
 from .outbox import NoOutbox, Outbox
 from .workers import Claimed
 
@@ -60,7 +67,7 @@ class MemoryTaskStore:
         self._clock = clock
         self._lock = threading.RLock()
         self._records: dict[str, TaskRecord] = {}
-        self._idempotency: dict[tuple[Owner, str], Remembered] = {}
+        self._idempotency: dict[tuple[Owner, str], IdempotencyRecord] = {}
         self._overtaken: dict[str, int] = {}
         self._suspects: dict[str, int] = {}
         self._locks: dict[str, int] = {}
@@ -74,11 +81,11 @@ class MemoryTaskStore:
         with self._lock:
             now_ms, record = self._clock(), self._records.get(event.task_id)
             key = (event.owner, event.idempotency)
-            census = Census(
+            counts = StoreCounts(
                 owner_live=sum(self._is_live(task) for task in self._tasks(event.owner)),
                 total=len(self._records),
                 existing=self._idempotency.get(key) if event.idempotency else None,
-                seats_until_ms=self._seats_until_ms(Lane(event.owner, event.queue)),
+                slots_until_ms=self._slots_until_ms(ConcurrencyKey(event.owner, event.queue)),
             )
             decision = decide(
                 record.task if record else None,
@@ -86,7 +93,7 @@ class MemoryTaskStore:
                 now_ms,
                 log=record.log if record else (),
                 limits=self._limits,
-                census=census,
+                counts=counts,
             )
             if isinstance(decision, Refused):
                 raise decision.error
@@ -95,7 +102,7 @@ class MemoryTaskStore:
                 return Created(task=found, replayed=True)
             task = self._standing(self._write(event.task_id, None, decision, event))
             if event.idempotency:
-                self._idempotency[key] = remembered(task, event.request_digest)
+                self._idempotency[key] = idempotency_record(task, event.request_digest)
             return Created(task=task)
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
@@ -106,8 +113,8 @@ class MemoryTaskStore:
                 raise TaskNotFound(task_id)
             return TaskView(task=task, result=self._records[task_id].result)
 
-    def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.act`."""
+    def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        """See `TaskStore.apply`."""
         with self._lock:
             self.get(owner, task_id, hidden=hidden)
             return self._standing(self._apply(task_id, event))
@@ -128,10 +135,10 @@ class MemoryTaskStore:
         """See `TaskStore.claim`."""
         with self._lock:
             task = self._standing(self._apply(task_id, event))
-            if task.phase is Phase.RUNNING or task.turn is Turn.AWAITED:
+            if task.phase is Phase.RUNNING or task.slot is Slot.WAITING:
                 self._overtaken[task.queue] = max(self._overtaken.get(task.queue, 0), event.dispatched_ms)
             if task.lease is None or task.lease.lease_id != event.lease_id:
-                raise InvalidTransition(task_id, task.phase, "Claim", why_not(task))
+                raise InvalidTransition(task_id, task.phase, "Claim", refusal_reason(task))
             record = self._records[task_id]
             return Claimed(task=task, arguments=record.arguments, journal=record.journal)
 
@@ -153,8 +160,8 @@ class MemoryTaskStore:
             moments = ((_moment(index, r.task), r.task.task_id) for r in self._records.values())
             return [task_id for at_ms, task_id in sorted(m for m in moments if 0 <= m[0] <= now_ms)][:limit]
 
-    def settle(self, task_id: str, event: SweepEvent) -> Task | None:
-        """See `TaskStoreMaintenance.settle`."""
+    def apply_sweep(self, task_id: str, event: SweepEvent) -> Task | None:
+        """See `TaskStoreMaintenance.apply_sweep`."""
         with self._lock:
             applied = self._apply(task_id, event)
             if isinstance(event, Redispatch) and applied is not None:
@@ -178,12 +185,12 @@ class MemoryTaskStore:
             ]
             return [task_id for at_ms, task_id in sorted(found) if at_ms <= until_ms][:limit]
 
-    def turns(self, *, limit: int) -> list[str]:
-        """See `TaskStoreMaintenance.turns`."""
+    def waiting_for_slots(self, *, limit: int) -> list[str]:
+        """See `TaskStoreMaintenance.waiting_for_slots`."""
         with self._lock:
-            waiting = [r.task for r in self._records.values() if r.task.turn is Turn.AWAITED]
-            lanes = sorted({task.lane for task in waiting})
-            return [task_id for lane in lanes for task_id in self._turns(lane, limit)][:limit]
+            waiting = [r.task for r in self._records.values() if r.task.slot is Slot.WAITING]
+            keys = sorted({task.concurrency_key for task in waiting})
+            return [task_id for key in keys for task_id in self._turns(key, limit)][:limit]
 
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
@@ -192,13 +199,13 @@ class MemoryTaskStore:
                 del self._overtaken[queue]
             return self._overtaken.get(queue, 0)
 
-    def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
-        """See `TaskStoreMaintenance.suspect`."""
+    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
+        """See `TaskStoreMaintenance.mark_suspected`."""
         with self._lock:
             return [self._suspects.setdefault(task_id, not_before_ms) for task_id in task_ids]
 
-    def hold(self, name: str, *, for_ms: int) -> bool:
-        """See `TaskStoreMaintenance.hold`."""
+    def try_lock(self, name: str, *, for_ms: int) -> bool:
+        """See `TaskStoreMaintenance.try_lock`."""
         with self._lock:
             now_ms = self._clock()
             if self._locks.get(name, 0) > now_ms:
@@ -247,7 +254,7 @@ class MemoryTaskStore:
             return Counts(
                 total=len(phases),
                 pending=phases.count(Phase.PENDING),
-                waiting=sum(record.task.turn is Turn.AWAITED for record in self._records.values()),
+                waiting=sum(record.task.slot is Slot.WAITING for record in self._records.values()),
                 running=phases.count(Phase.RUNNING),
                 live=sum(phase in (Phase.PENDING, Phase.RUNNING, Phase.PARKED) for phase in phases),
             )
@@ -279,7 +286,7 @@ class MemoryTaskStore:
             self._clock(),
             log=record.log,
             limits=self._limits,
-            census=Census(seats_until_ms=self._seats_until_ms(record.task.lane)),
+            counts=StoreCounts(slots_until_ms=self._slots_until_ms(record.task.concurrency_key)),
         )
         if isinstance(decision, Refused):
             raise TaskNotFound(task_id) if isinstance(decision.error, TaskNotFound) else decision.error
@@ -299,32 +306,34 @@ class MemoryTaskStore:
             self._queues.add(task.queue)
         if is_sent(applied, event, self._clock()):
             self._outbox.committed(task)
-        if frees_seat(before, task) and self._limits.seats(task.queue) is not None:
-            self._give_turns(task.lane)
+        if frees_slot(before, task) and self._limits.concurrency_limit(task.queue) is not None:
+            self._give_turns(task.concurrency_key)
         return task
 
-    def _seats_until_ms(self, lane: Lane) -> int:
-        """See `Census.seats_until_ms`."""
-        if (seats := self._limits.seats(lane.queue)) is None:
+    def _slots_until_ms(self, key: ConcurrencyKey) -> int:
+        """See `StoreCounts.slots_until_ms`."""
+        if (slots := self._limits.concurrency_limit(key.queue)) is None:
             return 0
-        ends = sorted((next_due_ms(task) for task in self._seated(lane)), reverse=True)
-        return ends[seats - 1] if len(ends) >= seats else 0
+        ends = sorted((next_due_ms(task) for task in self._slot_holders(key)), reverse=True)
+        return ends[slots - 1] if len(ends) >= slots else 0
 
-    def _seated(self, lane: Lane) -> list[Task]:
-        return [task for task in self._tasks(lane.owner) if task.lane == lane and has_seat(task)]
+    def _slot_holders(self, key: ConcurrencyKey) -> list[Task]:
+        return [task for task in self._tasks(key.owner) if task.concurrency_key == key and holds_slot(task)]
 
-    def _turns(self, lane: Lane, limit: int) -> list[str]:
-        """Who waits longest in a lane, if it has a seat free."""
-        seats, now_ms = self._limits.seats(lane.queue), self._clock()
-        free = limit if seats is None else seats - sum(next_due_ms(t) > now_ms for t in self._seated(lane))
-        waiting = [t for t in self._tasks(lane.owner) if t.lane == lane and t.turn is Turn.AWAITED]
+    def _turns(self, key: ConcurrencyKey, limit: int) -> list[str]:
+        """Who waits longest in a key, if it has a slot free."""
+        slots, now_ms = self._limits.concurrency_limit(key.queue), self._clock()
+        free = (
+            limit if slots is None else slots - sum(next_due_ms(t) > now_ms for t in self._slot_holders(key))
+        )
+        waiting = [t for t in self._tasks(key.owner) if t.concurrency_key == key and t.slot is Slot.WAITING]
         waiting.sort(key=lambda task: (task.created_ms, task.task_id))
-        return [task.task_id for task in waiting][: min(free + MOST_CALLED, limit)] if free > 0 else []
+        return [task.task_id for task in waiting][: min(free + MOST_GRANTED, limit)] if free > 0 else []
 
-    def _give_turns(self, lane: Lane) -> None:
-        for task_id in self._turns(lane, MOST_CALLED):
+    def _give_turns(self, key: ConcurrencyKey) -> None:
+        for task_id in self._turns(key, MOST_GRANTED):
             with suppress(InvalidTransition, TaskNotFound):
-                self._apply(task_id, Call())
+                self._apply(task_id, GrantSlot())
 
     def _remove(self, task_id: str) -> None:
         task = self._records.pop(task_id).task

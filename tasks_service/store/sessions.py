@@ -36,14 +36,14 @@ class Session:
     log_level: LogLevel = LogLevel.INFO
 
 
-class Enlisted(NamedTuple):
+class SessionTask(NamedTuple):
     """A task that was made in a session, and the token under which its progress is reported there."""
 
     task_id: str
     progress_token: str | int | None = None
 
 
-class Standing(NamedTuple):
+class SessionState(NamedTuple):
     """What the holder of a session's stream must know.
 
     Attributes:
@@ -54,12 +54,12 @@ class Standing(NamedTuple):
     """
 
     stream: str
-    tasks: tuple[Enlisted, ...]
+    tasks: tuple[SessionTask, ...]
     log_level: LogLevel
     resources: frozenset[str] = frozenset()
 
 
-class Floor(NamedTuple):
+class AskLock(NamedTuple):
     """Whether a stream may ask a question.
 
     Attributes:
@@ -101,7 +101,7 @@ class SessionStore(Protocol):
     async def remove(self, session_id: str) -> None:
         """Forget a session, and wake its stream."""
 
-    async def enlist(self, session_id: str, enlisted: Enlisted, *, at_ms: int) -> None:
+    async def enlist(self, session_id: str, enlisted: SessionTask, *, at_ms: int) -> None:
         """Let a task be reported on the session's stream; of too many, the oldest are not.
 
         Args:
@@ -110,7 +110,7 @@ class SessionStore(Protocol):
             at_ms: When it was created, by the store's clock.
         """
 
-    async def enlisted(self, session_id: str, task_id: str) -> Enlisted | None:
+    async def enlisted(self, session_id: str, task_id: str) -> SessionTask | None:
         """The task, if it was made in the session and its end has not been told yet."""
 
     async def take_reports(self, session_id: str, task_id: str, stream: str) -> None:
@@ -125,13 +125,13 @@ class SessionStore(Protocol):
     async def leave_reports(self, session_id: str, task_id: str, stream: str) -> None:
         """Let the session's own stream report again, and wake who follows the task."""
 
-    async def delist(self, session_id: str, enlisted: Enlisted) -> None:
+    async def delist(self, session_id: str, enlisted: SessionTask) -> None:
         """The task has ended, and the client was told."""
 
     async def take_stream(self, session_id: str, stream: str) -> None:
         """Make a stream the one that holds the session, and wake the one before."""
 
-    async def standing(self, session_id: str) -> Standing | None:
+    async def standing(self, session_id: str) -> SessionState | None:
         """What the session's stream must know; None if there is no such session. Silence begins anew."""
 
     async def subscribe(self, session_id: str, uri: str) -> bool:
@@ -150,8 +150,8 @@ class SessionStore(Protocol):
     async def is_cancelled(self, session_id: str, request: JsonText) -> bool:
         """Whether a request of the session was cancelled within the last minute."""
 
-    async def take_floor(self, task_id: str, key: str, holder: str) -> Floor:
-        """Be the one stream that asks a question; to be repeated before `FLOOR_SECONDS` are over."""
+    async def take_floor(self, task_id: str, key: str, holder: str) -> AskLock:
+        """Be the one stream that asks a question; to be repeated before `ASK_LOCK_SECONDS` are over."""
 
     async def leave_floor(self, task_id: str, key: str, holder: str) -> None:
         """Let another stream ask."""
@@ -178,5 +178,5 @@ SUBSCRIPTIONS = 1_000
 REPORTS_SECONDS = 60.0
 """How long a stream that has died still counts as the one that reports a task."""
 
-FLOOR_SECONDS = 6.0
+ASK_LOCK_SECONDS = 6.0
 """How long a stream that has died still counts as the one that asks."""

@@ -20,7 +20,7 @@ from ..domain.errors import (
     AttemptLost,
     AttemptTimedOut,
     HistoryMismatch,
-    JournalBehind,
+    JournalRolledBack,
     LeaseLost,
     Parked,
     StoreUnavailable,
@@ -28,7 +28,7 @@ from ..domain.errors import (
     TaskNotFound,
     WorkerStopping,
 )
-from ..domain.events import Note, RequestInput, Sleep, WorkerEvent
+from ..domain.events import Checkpoint, RequestInput, Sleep, WorkerEvent
 from ..domain.events import Question as Asked
 from ..domain.limits import Limits, to_json
 from ..domain.names import task_hash
@@ -158,7 +158,7 @@ class RunningAttempt:
             for name, value in changes.items()
         }
         with self.shielded(), self._recording:
-            note = Note(lease_id=self.lease_id, variables=texts, progress=self._take_progress())
+            note = Checkpoint(lease_id=self.lease_id, variables=texts, progress=self._take_progress())
             written = self._note(note).variables
             known = {**self._variables, **texts}
             self._variables = {name: text for name, text in known.items() if text is not None}
@@ -166,7 +166,7 @@ class RunningAttempt:
             if self._variables != written:
                 logger.warning("The store forgot variables of task %s; they are written again", self._name)
                 deleted = dict.fromkeys(written.keys() - self._variables.keys())
-                self._note(Note(lease_id=self.lease_id, variables={**self._variables, **deleted}))
+                self._note(Checkpoint(lease_id=self.lease_id, variables={**self._variables, **deleted}))
 
     @property
     def journal(self) -> Journal:
@@ -192,7 +192,7 @@ class RunningAttempt:
         """Record a journal entry, and any progress that waits, in one transaction."""
         with self.shielded(), self._recording:
             index, progress = len(self._journal), self._take_progress()
-            self._note(Note(lease_id=self.lease_id, step=entry, step_index=index, progress=progress))
+            self._note(Checkpoint(lease_id=self.lease_id, step=entry, step_index=index, progress=progress))
             self._journal.add(entry)
 
     def park(self, questions: Mapping[str, Asked]) -> NoReturn:
@@ -209,13 +209,13 @@ class RunningAttempt:
             self.close_reports()
             self.flush_progress()
             self._note(event)
-            self.end(Parked)
+            self.request_stop(Parked)
         raise self.ending()
 
     # --- what the engine does -----------------------------------------------------------------------------
 
     @property
-    def flag(self) -> type[AttemptEnded] | None:
+    def stop_reason(self) -> type[AttemptEnded] | None:
         """Why the attempt is to end, if it is."""
         return self._flag
 
@@ -224,7 +224,7 @@ class RunningAttempt:
         kind = self._flag or AttemptLost
         return kind(_SENTENCES[kind])
 
-    def end(self, kind: type[AttemptEnded]) -> None:
+    def request_stop(self, kind: type[AttemptEnded]) -> None:
         """Flag the attempt. The first reason stays, but a stopping worker gives way to any other."""
         with self._lock:
             if self._flag is not None and self._flag is not WorkerStopping:
@@ -238,7 +238,7 @@ class RunningAttempt:
 
     def lost(self, refusal: LeaseLost) -> None:
         """The store said that the lease is gone: flag what became of the task."""
-        self.end(TaskCancelled if refusal.current == Phase.CANCELLED else AttemptLost)
+        self.request_stop(TaskCancelled if refusal.current == Phase.CANCELLED else AttemptLost)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back when the attempt is flagged; at once if it is already."""
@@ -270,7 +270,7 @@ class RunningAttempt:
         if progress is None:
             return
         try:
-            self._note(Note(lease_id=self.lease_id, progress=progress))
+            self._note(Checkpoint(lease_id=self.lease_id, progress=progress))
         except AttemptEnded:
             return
         except BaseException:
@@ -302,7 +302,7 @@ class RunningAttempt:
         while True:
             try:
                 return self._store.commit(self._task.task_id, event)
-            except JournalBehind as behind:
+            except JournalRolledBack as behind:
                 self._record_again(behind.kept)
             except StoreUnavailable as error:
                 if time.monotonic() > self._give_up:
@@ -317,7 +317,9 @@ class RunningAttempt:
             "The store forgot %d steps of task %s; they are recorded again", len(entries), self._name
         )
         for index, entry in enumerate(entries, start=kept):
-            self._commit(Note(lease_id=self.lease_id, step=entry, step_index=index, journal_length=index))
+            self._commit(
+                Checkpoint(lease_id=self.lease_id, step=entry, step_index=index, journal_length=index)
+            )
 
     @property
     def _give_up(self) -> float:
@@ -336,7 +338,7 @@ class RunningAttempt:
             self.lost(refusal)
             raise self.ending() from None
         except TaskNotFound:
-            self.end(AttemptLost)
+            self.request_stop(AttemptLost)
             raise self.ending() from None
 
     @contextmanager

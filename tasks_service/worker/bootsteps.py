@@ -58,7 +58,7 @@ def _step(engine: Engine, tools: ToolRegistry) -> type[Any]:
         def stop(self, worker: Any) -> None:
             if self.thread is not None:
                 self.thread.stop()
-            engine.say_last_words()
+            engine.flush_child_losses()
 
         terminate = stop
 
@@ -75,7 +75,7 @@ def refuse_what_cannot_work(app: Celery, engine: Engine, tools: ToolRegistry) ->
     """Check a worker's set-up before it takes work.
 
     Raises:
-        SystemExit: With a sentence that says what is wrong and how to mend it.
+        SystemExit: With a sentence that says what is wrong and how to fix it.
     """
     try:
         _refuse_unworkable_store(engine)

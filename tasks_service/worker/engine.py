@@ -13,12 +13,12 @@ from ..settings import Settings
 from ..store.redis import RedisTaskStore
 from .execution import Executor
 from .interrupts import Interrupter
-from .lease_keeper import Keeper
+from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
 from .maintenance import Sweeper
 from .publishing import Publisher
-from .request import Obituaries
-from .shutdown import StopSign
+from .request import ChildLossReporter
+from .shutdown import ShutdownDeadline
 
 KEEPER_DEADLINE = 2.0
 """Seconds that a renewal may try: less than its interval, so that an outage of one does not cost others."""
@@ -38,10 +38,10 @@ class Engine:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self.app = app
         self.settings = settings
-        self.stop = StopSign()
+        self.stop = ShutdownDeadline()
         self._lock = threading.Lock()
         self._executor: Executor | None = None
-        self._obituaries: Obituaries | None = None
+        self._obituaries: ChildLossReporter | None = None
         self._sweeper: Sweeper | None = None
         self._announcer: RedisTaskStore | None = None
         os.register_at_fork(after_in_child=self._forget)
@@ -58,21 +58,21 @@ class Engine:
                 store = self.store()
                 interrupter = Interrupter()
                 kept = self.store(deadline=KEEPER_DEADLINE, pool=KEEPER_POOL)
-                keeper = Keeper(kept, self.stop, interrupter)
+                keeper = LeaseKeeper(kept, self.stop, interrupter)
                 self._executor = Executor(
                     store, keeper, interrupter, AsyncLoop(), Publisher(kept), self.settings.limits
                 )
             return self._executor
 
     @property
-    def obituaries(self) -> Obituaries:
+    def obituaries(self) -> ChildLossReporter:
         """Speaks for dead children, in the main process."""
         with self._lock:
             if self._obituaries is None:
-                self._obituaries = Obituaries(self.store(pool=1))
+                self._obituaries = ChildLossReporter(self.store(pool=1))
             return self._obituaries
 
-    def say_last_words(self) -> None:
+    def flush_child_losses(self) -> None:
         """Write what is still to be written about dead children."""
         with self._lock:
             obituaries, self._obituaries = self._obituaries, None

@@ -26,7 +26,7 @@ from ..domain.errors import (
     TaskNotFound,
     WorkerStopping,
 )
-from ..domain.events import Claim, CompleteWithResult, Overdue, Release, WorkerEvent
+from ..domain.events import Claim, CompleteWithResult, DeadlinePassed, Release, WorkerEvent
 from ..domain.limits import Limits
 from ..domain.names import task_hash
 from ..domain.task import Task
@@ -37,7 +37,7 @@ from ..store.maintenance import TaskStoreMaintenance
 from ..store.workers import Claimed
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
-from .lease_keeper import Keeper, KeptStore
+from .lease_keeper import LeaseKeeper, LeaseStore
 from .loop import AsyncLoop
 from .outcome import event_of_error, event_of_value, result_too_large, timed_out
 from .publishing import Publisher
@@ -48,7 +48,7 @@ Body = Callable[[RunningAttempt, dict[str, Any]], Any]
 """How a tool's body is called: with its attempt and its bound arguments."""
 
 
-class WorkerStore(KeptStore, TaskStoreMaintenance, Protocol):
+class WorkerStore(LeaseStore, TaskStoreMaintenance, Protocol):
     """Everything that a worker process needs of a store."""
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Executor:
     Args:
         store: Claims and commits.
         keeper: Keeps the leases.
-        interrupter: Ends deaf tools.
+        interrupter: Ends unresponsive tools.
         loop: For async tools.
         publisher: For what tools report.
         limits: What may be recorded.
@@ -70,7 +70,7 @@ class Executor:
     def __init__(
         self,
         store: WorkerStore,
-        keeper: Keeper,
+        keeper: LeaseKeeper,
         interrupter: Interrupter,
         loop: AsyncLoop,
         publisher: Publisher,
@@ -139,7 +139,7 @@ class Executor:
         return None
 
     def _attempt(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> None:
-        self._keeper.hold(attempt)
+        self._keeper.try_lock(attempt)
         try:
             try:
                 value = self._call(tool, claimed, attempt, body)
@@ -190,17 +190,17 @@ class Executor:
     def _raised(self, error: BaseException, tool: Tool, attempt: RunningAttempt) -> None:
         """The attempt ended without a value: commit what that means."""
         if _ends_the_process(error):
-            attempt.end(WorkerStopping)
-        if attempt.flag is None and isinstance(error, AttemptEnded):
+            attempt.request_stop(WorkerStopping)
+        if attempt.stop_reason is None and isinstance(error, AttemptEnded):
             logger.warning("Tool %s raised %s by itself", tool.name, type(error).__name__)
-        if attempt.flag is None:
+        if attempt.stop_reason is None:
             event = event_of_error(error, tool, attempt.task, attempt.lease_id)
             self._commit(attempt, tool, event)
-        elif attempt.flag is Parked:
+        elif attempt.stop_reason is Parked:
             logger.debug("Task %s waits", task_hash(attempt.task.task_id))
-        elif attempt.flag is AttemptTimedOut:
+        elif attempt.stop_reason is AttemptTimedOut:
             self._time_out(attempt, tool)
-        elif attempt.flag is WorkerStopping:
+        elif attempt.stop_reason is WorkerStopping:
             release = Release(lease_id=attempt.lease_id, reason="its worker was stopped")
             self._commit(attempt, tool, release)
             logger.info("Task %s was handed back", task_hash(attempt.task.task_id))
@@ -210,7 +210,7 @@ class Executor:
     def _time_out(self, attempt: RunningAttempt, tool: Tool) -> None:
         logger.warning("Tool %s ran too long (task %s)", tool.name, task_hash(attempt.task.task_id))
         try:
-            attempt.outcome = self._store.settle(attempt.task.task_id, Overdue())
+            attempt.outcome = self._store.apply_sweep(attempt.task.task_id, DeadlinePassed())
         except TaskNotFound:
             return
         except InvalidTransition:

@@ -58,7 +58,7 @@ def run_exposed(original: Task, attempt: RunningAttempt, arguments: Mapping[str,
         called_directly=True,
         args=(),
         kwargs=dict(arguments),
-        retries=attempt.task.tries - 1,
+        retries=attempt.task.attempts - 1,
         delivery_info={},
     )
     try:
@@ -76,7 +76,7 @@ def run_exposed(original: Task, attempt: RunningAttempt, arguments: Mapping[str,
         twin.pop_request()
 
 
-class _Twin:
+class _DirectCallTask:
     """What a twin does otherwise than the shop's task; comes first in its bases."""
 
     attempt: RunningAttempt
@@ -102,7 +102,9 @@ class _Twin:
 
 def _twin(original: Task) -> Any:
     kind = type(original)
-    return type(kind.__name__, (_Twin, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})()
+    return type(
+        kind.__name__, (_DirectCallTask, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__}
+    )()
 
 
 def _number(known: Mapping[str, Any], *names: str) -> float | None:

@@ -3,7 +3,7 @@
 Celery's own soft time limit sends SIGUSR1 to a child, whose handler raises in the main thread, wherever it
 is. Here the handler raises only while a tool's body runs there; everything of ours around the body (claims,
 commits) is never broken into. Only a prefork child runs tools in its main thread in a process of its own, so
-only there it works: with threads and solo a deaf tool keeps its slot until it returns.
+only there it works: with threads and solo a unresponsive tool keeps its slot until it returns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from ..domain.errors import AttemptTimedOut
 from .attempt import RunningAttempt
 
-PATIENCE = 0.7
+QUEUE_TIMEOUT = 0.7
 """Seconds that a flagged tool has to notice by itself."""
 
 AGAIN = 10.0
@@ -67,11 +67,11 @@ class Interrupter:
             self._body = None
 
     def interrupt(self, attempt: RunningAttempt) -> None:
-        """Break into the attempt's body, if it was flagged a while ago and is deaf; from any thread."""
+        """Break into the attempt's body, if it was told to stop a while ago and goes on; from any thread."""
         if attempt is not self._body or attempt.flagged_at is None or attempt.is_shielded:
             return
         now = time.monotonic()
-        if now < max(attempt.flagged_at + PATIENCE, self._next):
+        if now < max(attempt.flagged_at + QUEUE_TIMEOUT, self._next):
             return
         self._next = now + AGAIN
         main = threading.main_thread().ident
@@ -86,9 +86,9 @@ class Interrupter:
         if body is None:
             return
         if not body.cancelled:
-            body.end(AttemptTimedOut)
+            body.request_stop(AttemptTimedOut)
         if body.is_shielded:
             return
-        if self._celery_style and body.flag is AttemptTimedOut:
+        if self._celery_style and body.stop_reason is AttemptTimedOut:
             raise SoftTimeLimitExceeded
         raise body.ending()

@@ -1,8 +1,9 @@
 """One thread per worker process that keeps its leases, and learns what its attempts must know.
 
 It renews each lease at a third of its length, sees deadlines and the worker's stop, writes progress, and
-interrupts what is deaf. A second thread listens to the store's changes while something has been running for
-a moment, so that a cancellation arrives within milliseconds; were it to miss one, the next renewal brings it.
+interrupts what is unresponsive. A second thread listens to the store's changes while something has been
+running for a moment, so that a cancellation arrives within milliseconds; were it to miss one, the next
+renewal brings it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ..store.changes import Change
 from ..store.clients import TaskStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
-from .shutdown import StopSign
+from .shutdown import ShutdownDeadline
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ LINGER = 5.0
 """Seconds that ticking and listening go on after the last attempt."""
 
 
-class KeptStore(TaskStore, Protocol):
+class LeaseStore(TaskStore, Protocol):
     """What the keeper needs of a store."""
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
@@ -65,16 +66,16 @@ class _Lease:
         self.due = attempt.started + self.interval
 
 
-class Keeper:
+class LeaseKeeper:
     """Keeps the leases of this process; started with its first attempt.
 
     Args:
         store: With a short deadline of its own, so that one dead connection does not cost all leases.
         stop: When the worker's tools must end.
-        interrupter: For the deaf ones.
+        interrupter: For the unresponsive ones.
     """
 
-    def __init__(self, store: KeptStore, stop: StopSign, interrupter: Interrupter) -> None:
+    def __init__(self, store: LeaseStore, stop: ShutdownDeadline, interrupter: Interrupter) -> None:
         self._store, self._stop, self._interrupter = store, stop, interrupter
         self._leases: dict[str, _Lease] = {}
         self._by_task: dict[str, _Lease] = {}
@@ -84,7 +85,7 @@ class Keeper:
         self._listener: threading.Thread | None = None
         self._idle_since = float("-inf")
 
-    def hold(self, attempt: RunningAttempt) -> None:
+    def try_lock(self, attempt: RunningAttempt) -> None:
         """Keep an attempt's lease from now on."""
         with self._changed:
             lease = _Lease(attempt)
@@ -128,9 +129,9 @@ class Keeper:
         for lease in leases:
             attempt = lease.attempt
             if now >= attempt.deadline:
-                attempt.end(AttemptTimedOut)
+                attempt.request_stop(AttemptTimedOut)
             if stopping:
-                attempt.end(WorkerStopping)
+                attempt.request_stop(WorkerStopping)
             self._interrupter.interrupt(attempt)
             if reachable and now >= lease.due:
                 reachable = self._renew(lease)
@@ -148,7 +149,7 @@ class Keeper:
             lease.due = float("inf")
         except TaskNotFound:
             # A store that was restored to an earlier truth may never have heard of it.
-            attempt.end(AttemptLost)
+            attempt.request_stop(AttemptLost)
             lease.due = float("inf")
         except StoreUnavailable as error:
             logger.warning("The lease of task %s could not be renewed: %s", _name(attempt), error)

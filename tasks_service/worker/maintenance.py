@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..broker.dispatcher import Dispatcher
 from ..domain.errors import CorruptRecord, InvalidTransition, StoreFull, StoreUnavailable, TaskNotFound
-from ..domain.events import Call, Expire, Overdue, Reap, Redispatch, SweepEvent
+from ..domain.events import DeadlinePassed, Expire, GrantSlot, Reap, Redispatch, SweepEvent
 from ..domain.names import task_hash
 from ..domain.task import SECOND, Policy
 from ..failpoints import failpoint
@@ -48,7 +48,7 @@ _LEASE_MS = Policy().lease_ms
 
 _EVENTS: tuple[tuple[Due, Callable[[], SweepEvent]], ...] = (
     (Due.TIMERS, Redispatch),
-    (Due.OVERDUE, Overdue),
+    (Due.OVERDUE, DeadlinePassed),
     (Due.EXPIRED, Expire),
 )
 
@@ -100,7 +100,7 @@ class Sweeper:
         """
         swept = Swept()
         try:
-            if not self._store.hold("sweep", for_ms=max(self._interval_ms * 4 // 5, 1)):
+            if not self._store.try_lock("sweep", for_ms=max(self._interval_ms * 4 // 5, 1)):
                 return None
             failpoint("Sweep", "before")
             swept.leases = self._reap()
@@ -124,7 +124,7 @@ class Sweeper:
             How many problems were found; None if it is not time for an audit.
         """
         try:
-            if not self._store.hold("audit", for_ms=AUDIT_INTERVAL_MS):
+            if not self._store.try_lock("audit", for_ms=AUDIT_INTERVAL_MS):
                 return None
         except StoreFull:
             return None
@@ -158,16 +158,16 @@ class Sweeper:
                 return reaped
 
     def _settle_due(self, index: Due, event: Callable[[], SweepEvent]) -> int:
-        return self._settle_found(lambda: self._store.due(index, limit=BATCH), event)
+        return self._apply_found(lambda: self._store.due(index, limit=BATCH), event)
 
     def _call(self) -> int:
-        """Give the turns that nobody gave: whoever had given the seat back has died, or could not write."""
-        called = self._settle_found(lambda: self._store.turns(limit=BATCH), Call)
+        """Give the turns that nobody gave: whoever had given the slot back has died, or could not write."""
+        called = self._apply_found(lambda: self._store.waiting_for_slots(limit=BATCH), GrantSlot)
         if called:
             logger.info("%d tasks were called whose turn nobody had given them", called)
         return called
 
-    def _settle_found(self, find: Callable[[], list[str]], event: Callable[[], SweepEvent]) -> int:
+    def _apply_found(self, find: Callable[[], list[str]], event: Callable[[], SweepEvent]) -> int:
         settled, until = 0, time.monotonic() + BUDGET
         while True:
             due = find()
@@ -181,14 +181,14 @@ class Sweeper:
 
     def _settle(self, task_id: str, event: SweepEvent) -> bool:
         try:
-            self._store.settle(task_id, event)
+            self._store.apply_sweep(task_id, event)
         except (TaskNotFound, InvalidTransition) as refusal:
             logger.debug("Task %s: %s", task_hash(task_id), refusal)
             return False
         except CorruptRecord as error:
             logger.warning("Task %s is left alone: %s", task_hash(task_id), error)
             return False
-        if isinstance(event, Reap | Overdue):
+        if isinstance(event, Reap | DeadlinePassed):
             logger.info("Task %s: %s", task_hash(task_id), type(event).__name__.lower())
         return True
 
@@ -210,7 +210,7 @@ class Sweeper:
     def _lost(self, task_ids: list[str], now_ms: int, sweeps: int) -> Iterable[tuple[str, None]]:
         if not task_ids:
             return []
-        not_before = self._store.suspect(task_ids, not_before_ms=now_ms + sweeps * self._interval_ms)
+        not_before = self._store.mark_suspected(task_ids, not_before_ms=now_ms + sweeps * self._interval_ms)
         pairs = zip(task_ids, not_before, strict=True)
         return [(task_id, None) for task_id, at_ms in pairs if at_ms <= now_ms]
 

@@ -74,14 +74,14 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
     if isinstance(error, Unsupported):
         return _failed(lease_id, FailureKind.AUTHOR, str(error))
     name = task_hash(task.task_id)
-    logger.error("Tool %s failed (task %s, run %d)", tool.name, name, task.run, exc_info=error)
+    logger.error("Tool %s failed (task %s, run %d)", tool.name, name, task.claims, exc_info=error)
     sentence = f"The tool '{tool.name}' failed. The reason is in the worker's log, under task {name}."
     failed = _completed(lease_id, error_result(sentence), sentence)
     if isinstance(error, StoreUnavailable):
         return Retry(lease_id=lease_id, delay_ms=STORE_RETRY_MS, otherwise=failed)
     if tool.retry is not None and isinstance(error, tool.retry.on) and not _is_own(error):
-        message = f"Attempt {task.tries} failed; the tool runs again."
-        delay_ms = tool.retry.delay_ms(task.tries)
+        message = f"Attempt {task.attempts} failed; the tool runs again."
+        delay_ms = tool.retry.delay_ms(task.attempts)
         return Retry(lease_id=lease_id, delay_ms=delay_ms, otherwise=failed, message=message)
     return failed
 

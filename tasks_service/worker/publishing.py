@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
-from ..domain.reports import LogMessage, Report, brief
+from ..domain.reports import LogMessage, Report, truncate_report
 from ..domain.task import Progress
 from ..failpoints import failpoint
 from ..store.changes import Reported
@@ -173,7 +173,11 @@ class ReportQueue:
         return queue.popleft()[1]
 
     def _brief(self, report: Report) -> Report:
-        return report if isinstance(report, LogMessage) else brief(report, self._limits.status_message_bytes)
+        return (
+            report
+            if isinstance(report, LogMessage)
+            else truncate_report(report, self._limits.status_message_bytes)
+        )
 
 
 class Publisher:

@@ -110,7 +110,7 @@ def _is_reference(kwargs: Any) -> bool:
     return isinstance(kwargs.get("task_id"), str) and isinstance(kwargs.get("dispatched_ms"), int)
 
 
-class Obituaries:
+class ChildLossReporter:
     """Commits events about dead children, in a thread of the main process."""
 
     def __init__(self, store: TaskStore) -> None:

@@ -14,7 +14,7 @@ import time
 _MOMENT = struct.Struct("d")
 
 
-class StopSign:
+class ShutdownDeadline:
     """A moment in shared memory; never, until it is set.
 
     Made before a pool forks, so that children see it. The clock is the machine's monotonic one, which its

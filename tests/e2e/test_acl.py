@@ -139,7 +139,7 @@ def test_an_operator_lists_inspects_cancels_repairs_and_examines(service: Servic
             assert client.get(task_id)["status"] == "cancelled"
         assert task_id in operate(service.redis, "inspect", "--json", task_id).stdout
         admin.zrem(f"{TASKS}:expired", task_id)
-        assert "1 mended, 0 left" in operate(service.redis, "repair").stderr
+        assert "1 fixed, 0 left" in operate(service.redis, "repair").stderr
         admin.hset(f"{TASKS}:t:{task_id}", "status", "no such status")
         assert ", 0 left" in operate(service.redis, "repair", "--quarantine").stderr
         assert "Nothing is wrong" in operate(service.redis, "repair").stderr
@@ -301,11 +301,11 @@ def test_rights_that_are_taken_away_at_run_time_are_no_damage_and_heal(
     with closing(RedisTaskStore(redis.url_of("operator"))) as store:
         lacking("operator", *rules)
         with pytest.raises(StoreForbidden, match="does not permit"):
-            store.act(OWNER, new_task_id(OWNER), Cancel())
+            store.apply(OWNER, new_task_id(OWNER), Cancel())
         with redis.client() as admin:
             admin.acl_load()
         with pytest.raises(TaskNotFound):
-            store.act(OWNER, new_task_id(OWNER), Cancel())
+            store.apply(OWNER, new_task_id(OWNER), Cancel())
 
 
 def test_a_client_without_a_login_is_told_so(redis: GuardedRedis) -> None:

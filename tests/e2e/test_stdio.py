@@ -86,7 +86,7 @@ def end_of_input(process: subprocess.Popen[bytes], client: PipeClient) -> float:
     assert process.stdin is not None
     process.stdin.close()
     begun = time.monotonic()
-    client.hang_up()
+    client.wait_for_disconnect()
     assert process.wait(60) == 0
     return time.monotonic() - begun
 

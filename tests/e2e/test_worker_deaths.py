@@ -40,7 +40,7 @@ def test_a_task_that_kills_every_process_fails_after_its_attempts(
 ) -> None:
     start_worker(concurrency=1)
     ended = client.run("poison").task
-    assert (ended.status, ended.run) == (TaskStatus.FAILED, 2)
+    assert (ended.status, ended.claims) == (TaskStatus.FAILED, 2)
     assert ended.failure is not None
     assert ended.failure.kind is FailureKind.ATTEMPTS
     assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
@@ -60,12 +60,12 @@ def test_sigterm_drains_and_then_hands_the_task_to_another_worker(
     start_worker(concurrency=1)
     assert result_of(client, task) == "ran to its end"
     ended = client.view(task).task
-    assert (ended.run, ended.tries) == (2, 1)  # a graceful hand-back does not count as an attempt
+    assert (ended.claims, ended.attempts) == (2, 1)  # a graceful hand-back does not count as an attempt
 
 
 def test_sigterm_ends_a_deaf_tool_too(start_worker: StartWorker, client: Client) -> None:
     worker = start_worker(pool="prefork", concurrency=1)
-    task = client.call("deaf", seconds=60)
+    task = client.call("unresponsive", seconds=60)
     client.running(task)
     worker.kill("SIGTERM")
     wait_until(lambda: worker.container.status == "exited", explain=worker.logs)
@@ -113,13 +113,13 @@ def test_an_outcome_is_recorded_when_the_store_comes_back() -> None:
     try:
         assert node.ready(), node.logs()
         with client_of(service, server.url) as client:
-            task = client.call("deaf", seconds=1)
+            task = client.call("unresponsive", seconds=1)
             client.running(task)
             server.kill()
             time.sleep(1.5)
             server.start()
             assert result_of(client, task) == "ran to its end"
-            assert client.view(task).task.run == 1
+            assert client.view(task).task.claims == 1
             assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
     finally:
         node.teardown()
@@ -158,7 +158,7 @@ class TestWithDefaultSettings:
             assert named is not None
             killed_ms = client.store.now_ms()
             os.killpg(int(cluster[int(named[1]) - 1].container.id), signal.SIGKILL)
-            wait_until(lambda: client.view(task).task.run == 2, explain=cluster[0].logs)
+            wait_until(lambda: client.view(task).task.claims == 2, explain=cluster[0].logs)
             taken = next(line for line in client.record(task).log if line.source is Phase.RUNNING)
             assert taken.at_ms - killed_ms < 15_000
             again = client.running(task).lease

@@ -21,7 +21,7 @@ def test_a_deaf_tool_is_interrupted_when_its_task_is_cancelled(
     start_worker: StartWorker, client: Client
 ) -> None:
     worker = start_worker(pool="prefork", concurrency=1)
-    task = client.call("deaf")
+    task = client.call("unresponsive")
     client.running(task)
     client.cancel(task)
     wait_until(lambda: "ended early: The client cancelled" in worker.logs(), 30, worker.logs)
@@ -61,7 +61,7 @@ def test_a_tool_whose_task_the_store_no_longer_knows_ends_and_writes_nothing(
 ) -> None:
     # As after a restore of an earlier backup: the whole task is among what was forgotten.
     worker = start_worker(pool="prefork", concurrency=1)
-    task = client.call("deaf")
+    task = client.call("unresponsive")
     client.running(task)
     with module_redis.client() as redis:
         redis.flushdb()

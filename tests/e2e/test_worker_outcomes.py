@@ -86,14 +86,14 @@ def test_sys_exit_is_a_failure_of_the_tool_and_not_the_end_of_the_worker(
 
 def test_an_exception_is_retried_by_the_tools_policy(worker: CeleryTestWorker, client: Client) -> None:
     ended = client.run("flaky", succeed_at=3)
-    assert (ended.task.is_error, ended.task.run) == (False, 3)
+    assert (ended.task.is_error, ended.task.claims) == (False, 3)
 
 
 def test_a_tool_that_never_succeeds_ends_with_an_error_result(
     worker: CeleryTestWorker, client: Client
 ) -> None:
     ended = client.run("flaky", succeed_at=9)
-    assert (ended.task.is_error, ended.task.run) == (True, 3)
+    assert (ended.task.is_error, ended.task.claims) == (True, 3)
     assert SECRET not in text_of(ended)
 
 

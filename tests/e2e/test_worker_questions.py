@@ -66,7 +66,7 @@ class Asker(Client):
 
     def answer(self, task: Task, **answers: str) -> Task:
         texts = {key: JsonText(text) for key, text in answers.items()}
-        return self.store.act(OWNER, task.task_id, AnswerInput(answers=texts))
+        return self.store.apply(OWNER, task.task_id, AnswerInput(answers=texts))
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_tool_asks_waits_and_goes_on_where_it_was(
     notes = tmp_path / "notes"
     task = asker.call("publish", path=str(notes))
     parked = asker.asked(task, "question")
-    assert (parked.status, parked.lease, parked.tries) == (TaskStatus.INPUT_REQUIRED, None, 0)
+    assert (parked.status, parked.lease, parked.attempts) == (TaskStatus.INPUT_REQUIRED, None, 0)
     assert parked.status_message == "Publish it?"
     recorded = json.loads(parked.inputs["question"].request)
     assert recorded["schema"]["properties"]["publish"]["type"] == "boolean"
@@ -168,7 +168,7 @@ def test_a_parked_task_holds_no_slot(worker: CeleryTestWorker, asker: Asker, tmp
         asker.asked(task, "question")
     assert value_of(asker.run("busy", seconds=0)) == "done"
     for task in parked:
-        asker.store.act(OWNER, task.task_id, Cancel())
+        asker.store.apply(OWNER, task.task_id, Cancel())
 
 
 def test_a_sleep_survives_every_worker_and_holds_nothing(
@@ -189,7 +189,7 @@ def test_a_sleep_survives_every_worker_and_holds_nothing(
 def test_sleeps_use_up_no_attempts(worker: CeleryTestWorker, asker: Asker) -> None:
     ended = asker.run("nap_often", times=4)
     assert value_of(ended) == 4
-    assert ended.task.run == 5
+    assert ended.task.claims == 5
 
 
 def test_a_recorded_step_never_runs_again_though_its_worker_is_killed(
@@ -198,7 +198,7 @@ def test_a_recorded_step_never_runs_again_though_its_worker_is_killed(
     notes = tmp_path / "notes"
     ended = asker.run("die_after_step", path=str(notes), marker=str(tmp_path / "marker"))
     assert value_of(ended) == 1
-    assert ended.task.run == 2
+    assert ended.task.claims == 2
     assert lines_of(notes) == ["once"]
 
 
@@ -206,7 +206,7 @@ def test_a_step_is_tried_again_by_its_own_policy(
     worker: CeleryTestWorker, asker: Asker, tmp_path: Path
 ) -> None:
     ended = asker.run("stubborn_step", path=str(tmp_path / "notes"))
-    assert (value_of(ended), ended.task.run) == (3, 1)
+    assert (value_of(ended), ended.task.claims) == (3, 1)
 
 
 def test_a_tool_that_has_changed_fails_and_says_what_does_not_fit(
@@ -340,7 +340,7 @@ def test_a_parked_task_lives_as_long_as_its_question_and_says_so(
     parked = asker.asked(task, "question")
     assert parked.deadline_ms - parked.updated_ms == 7 * DAY
     assert parked.expires_ms == parked.created_ms + parked.ttl_ms >= parked.deadline_ms + HOUR
-    asker.store.act(OWNER, task.task_id, Cancel())
+    asker.store.apply(OWNER, task.task_id, Cancel())
 
 
 def test_eight_racing_answers_give_one_resumption(
@@ -359,6 +359,6 @@ def test_eight_racing_answers_give_one_resumption(
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(answer, range(8)))
     ended = asker.ended(task)
-    assert ended.task.run == runs + 1
+    assert ended.task.claims == runs + 1
     answers = [e for e in asker.record(task).journal if e.kind is EntryKind.ANSWER]
     assert len(answers) == 1

@@ -39,7 +39,7 @@ async def heard_until_the_end(client: Client, url: str, tool_name: str) -> tuple
         arguments=tool.check_arguments({}),
         policy=tool.policy,
     )
-    store.hear(event.task_id)
+    store.subscribe_reports(event.task_id)
     reports: list[Report] = []
     late = False
     try:

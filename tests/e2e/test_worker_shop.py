@@ -80,7 +80,7 @@ def test_update_state_becomes_progress(shop_worker: CeleryTestWorker, shop: Clie
 
 def test_a_retry_is_judged_by_the_tools_policy(shop_worker: CeleryTestWorker, shop: Client) -> None:
     ended = shop.run("moody", mood="retry").task
-    assert (ended.status, ended.is_error, ended.run) == (TaskStatus.COMPLETED, True, 2)
+    assert (ended.status, ended.is_error, ended.claims) == (TaskStatus.COMPLETED, True, 2)
 
 
 @pytest.mark.parametrize("mood", ["ignore", "reject", "replace"])

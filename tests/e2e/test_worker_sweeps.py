@@ -1,4 +1,4 @@
-"""What sweeps find and mend, over a real Redis; the test plays the worker."""
+"""What sweeps find and fix, over a real Redis; the test plays the worker."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_a_clock_that_a_failover_put_back_neither_ends_a_lease_nor_moves_a_stamp
 
 
 def test_a_task_that_no_worker_took_fails_when_patience_ends(shard: Shard) -> None:
-    task = shard.create(Policy(patience_ms=50))
+    task = shard.create(Policy(queue_timeout_ms=50))
     shard.sweep(3)
     record = shard.store.inspect(task.task_id).task
     assert record.status is TaskStatus.FAILED
@@ -291,7 +291,7 @@ def test_a_task_that_no_worker_took_fails_when_patience_ends(shard: Shard) -> No
 
 
 def test_what_has_expired_is_removed(shard: Shard) -> None:
-    task = shard.create(Policy(ttl_ms=1, retention_ms=1, patience_ms=100, timeout_ms=100))
+    task = shard.create(Policy(ttl_ms=1, retention_ms=1, queue_timeout_ms=100, timeout_ms=100))
     lease_id = shard.claim(task)
     shard.store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=JsonText("{}")))
     shard.pass_ms(250)

@@ -54,7 +54,7 @@ def run_until(runs: str, told: str) -> str:
 @service.tool()
 def identity(ctx: TaskContext) -> dict[str, Any]:
     """Say who runs."""
-    return {"task": ctx.task_id, "owner": ctx.owner, "tool": ctx.tool, "run": ctx.run, "pid": os.getpid()}
+    return {"task": ctx.task_id, "owner": ctx.owner, "tool": ctx.tool, "run": ctx.claims, "pid": os.getpid()}
 
 
 @service.tool()
@@ -121,7 +121,7 @@ def report(ctx: TaskContext, steps: int) -> int:
 @service.tool()
 def loop(ctx: TaskContext, seconds: float = 60, again: float = 60) -> str:
     """Run for long, the first time and again, and look at the context."""
-    until = time.monotonic() + (seconds if ctx.run == 1 else again)
+    until = time.monotonic() + (seconds if ctx.claims == 1 else again)
     ctx.progress(0, message=f"pid {os.getpid()}")
     while time.monotonic() < until:
         ctx.check()
@@ -130,7 +130,7 @@ def loop(ctx: TaskContext, seconds: float = 60, again: float = 60) -> str:
 
 
 @service.tool()
-def deaf(seconds: float = 60) -> str:
+def unresponsive(seconds: float = 60) -> str:
     """Run for long, and listen to nobody."""
     try:
         time.sleep(seconds)

@@ -29,10 +29,10 @@ import redis
 
 from tasks_service.domain.decide import TRANSITIONS
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
-from tasks_service.domain.events import Mend
+from tasks_service.domain.events import RepairRecord
 from tasks_service.domain.indexes import awaits_first_message
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits, size
-from tasks_service.domain.task import EntryKind, LogEntry, Phase, Task, TaskRecord, TaskStatus, Turn
+from tasks_service.domain.task import EntryKind, LogEntry, Phase, Slot, Task, TaskRecord, TaskStatus
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
 from tasks_service.store.redis.repair import DRIFT_MS
@@ -40,7 +40,7 @@ from tasks_service.store.redis.repair import DRIFT_MS
 from ..support_clients import client_of
 from .history import ClientLog, check_history
 
-INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues", "lanes")
+INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues", "concurrency_keys")
 """Shard-wide keys: one of each, without a lifetime, because they hold what lives and nothing else."""
 
 KINDS: Mapping[str, str] = {
@@ -51,8 +51,8 @@ KINDS: Mapping[str, str] = {
     "idempotency": r"{tag}:idem:(?P<owner>.+):(?P<hash>[^:]+)",
     "quarantine": r"{tag}:quarantine:(?P<id>.+)",
     "pending": r"{tag}:pending:(?P<queue>.+)",
-    "seats": r"{tag}:seats:(?P<owner>[^:]+):(?P<queue>.+)",
-    "turn": r"{tag}:turn:(?P<owner>[^:]+):(?P<queue>.+)",
+    "slots": r"{tag}:slots:(?P<owner>[^:]+):(?P<queue>.+)",
+    "waiting": r"{tag}:waiting:(?P<owner>[^:]+):(?P<queue>.+)",
     "index": r"{tag}:(?P<name>" + "|".join(INDEXES) + ")",
     "lock": r"{prefix}:lock:(?P<name>.+)",
     "swept": r"{prefix}:swept",
@@ -70,7 +70,7 @@ EDGES = {
     for source, row in TRANSITIONS.items()
     for event, targets in row.items()
     for target in targets
-    if event is not Mend
+    if event is not RepairRecord
 }
 """Where an event may lead; what a repair does says so in its actor."""
 
@@ -91,7 +91,7 @@ class _Seen:
     unknown: list[str] = field(default_factory=list)
     scores: dict[str, dict[str, int]] = field(default_factory=dict)
     live: dict[str, set[str]] = field(default_factory=dict)
-    lanes: set[str] = field(default_factory=set)
+    waited_under: set[str] = field(default_factory=set)
     records: dict[str, TaskRecord] = field(default_factory=dict)
 
 
@@ -124,7 +124,7 @@ def audit(
             for task_id, record in seen.records.items():
                 found += _record(task_id, record, limits)
                 found += _fields(client, seen, task_id, record)
-            found += [*_indexes(seen), *_quota(seen, limits), *_turns(seen)]
+            found += [*_indexes(seen), *_quota(seen, limits), *_slots(seen)]
             found += _idempotency(client, seen, _latest_ms(client, seen, prefix))
     finally:
         store.close()
@@ -166,15 +166,17 @@ def _look(client: Any, prefix: str, beside: Sequence[str]) -> _Seen:
         else:
             if not any(other.fullmatch(key) for other in others):
                 seen.unknown.append(key)
-    for kind in ("owner", "pending", "seats", "turn", "index"):
+    for kind in ("owner", "pending", "slots", "waiting", "index"):
         for key in seen.keys[kind]:
             if client.type(key) == "zset":
                 seen.scores[key] = {member: int(score) for member, score in client.zscan_iter(key)}
     for key, match in seen.keys["live"].items():
         seen.live[match["owner"]] = set(client.smembers(key))
     for key, match in seen.keys["index"].items():
-        if match["name"] == "lanes":
-            seen.lanes |= {f"{key.removesuffix('lanes')}turn:{lane}" for lane in client.smembers(key)}
+        if match["name"] == "concurrency_keys":
+            seen.waited_under |= {
+                f"{key.removesuffix('concurrency_keys')}waiting:{name}" for name in client.smembers(key)
+            }
     return seen
 
 
@@ -224,11 +226,13 @@ def _record(task_id: str, record: TaskRecord, limits: Limits) -> Iterator[Violat
         yield Violation("I3", task_id, f"{task.status}, and it is leased")
     for what in _log(task, record.log, limits):
         yield Violation("I2", task_id, what)
-    if task.tries > task.policy.max_attempts or task.run < task.tries:
-        yield Violation("I8", task_id, f"tries {task.tries} of {task.policy.max_attempts}, run {task.run}")
+    if task.attempts > task.policy.max_attempts or task.claims < task.attempts:
+        yield Violation(
+            "I8", task_id, f"tries {task.attempts} of {task.policy.max_attempts}, run {task.claims}"
+        )
     claims = sum(line.target is Phase.RUNNING for line in record.log)
-    if record.log and record.log[0].revision == 0 and claims != task.run:
-        yield Violation("I8", task_id, f"claimed {claims} times, run says {task.run}")
+    if record.log and record.log[0].revision == 0 and claims != task.claims:
+        yield Violation("I8", task_id, f"claimed {claims} times, run says {task.claims}")
     yield from _journal(task_id, record)
 
 
@@ -244,7 +248,7 @@ def _log(task: Task, log: Sequence[LogEntry], limits: Limits) -> Iterator[str]:
     if log[-1].target is not task.phase:
         yield f"{task.phase}, the log ends in {log[-1].target}"
     for line in log:
-        legal = (line.source, line.target) in EDGES or line.actor == Mend.actor
+        legal = (line.source, line.target) in EDGES or line.actor == RepairRecord.actor
         if not legal or (line.source is None) != (line.revision == 0):
             yield f"no event leads from {line.source} to {line.target} at {line.revision}"
     for before, after in pairwise(log):
@@ -290,14 +294,14 @@ def _places(tag: str, task: Task) -> Iterator[tuple[str, int]]:
         yield f"{tag}:overdue", min(task.deadline_ms, task.return_by_ms or task.deadline_ms)
     if task.phase is Phase.RUNNING and task.lease is not None:
         yield f"{tag}:leases", task.lease.until_ms
-    if task.turn is Turn.TAKEN and task.phase in (Phase.PENDING, Phase.RUNNING):
+    if task.slot is Slot.HELD and task.phase in (Phase.PENDING, Phase.RUNNING):
         yield (
-            f"{tag}:seats:{task.owner}:{task.queue}",
+            f"{tag}:slots:{task.owner}:{task.queue}",
             min(task.deadline_ms, task.return_by_ms or task.deadline_ms),
         )
     if task.phase is Phase.PENDING:
-        if task.turn is Turn.AWAITED:
-            yield f"{tag}:turn:{task.owner}:{task.queue}", task.created_ms
+        if task.slot is Slot.WAITING:
+            yield f"{tag}:waiting:{task.owner}:{task.queue}", task.created_ms
         elif awaits_first_message(task):
             yield f"{tag}:timers", task.due_ms
         else:
@@ -334,15 +338,15 @@ def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
             yield Violation("I9", "", f"{owner} has {len(live[owner])} of {limits.live_per_owner} live tasks")
 
 
-def _turns(seen: _Seen) -> Iterator[Violation]:
-    """A task that waits is in a lane that sweeps look at, and only a task that may have a turn has one."""
-    for key in seen.keys["turn"].keys() - seen.lanes:
+def _slots(seen: _Seen) -> Iterator[Violation]:
+    """A task that waits is under a key that sweeps look at, and only a task that may have a slot has one."""
+    for key in seen.keys["waiting"].keys() - seen.waited_under:
         yield Violation("I10", "", f"{key}: no sweep looks there")
     for task_id, record in seen.records.items():
-        turn, phase = record.task.turn, record.task.phase
-        allowed = {Turn.AWAITED: (Phase.PENDING,), Turn.TAKEN: (Phase.PENDING, Phase.RUNNING)}
-        if turn is not None and phase not in allowed[turn]:
-            yield Violation("I3", task_id, f"{phase}, and its turn is {turn}")
+        slot, phase = record.task.slot, record.task.phase
+        allowed = {Slot.WAITING: (Phase.PENDING,), Slot.HELD: (Phase.PENDING, Phase.RUNNING)}
+        if slot is not None and phase not in allowed[slot]:
+            yield Violation("I3", task_id, f"{phase}, and its slot is {slot}")
 
 
 def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation]:
@@ -371,8 +375,10 @@ def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation
 def _remembered_until_ms(task: Task) -> int:
     """Until when a task's idempotency key must lead to it: for the lifetime that it had at its creation."""
     policy = task.policy
-    patience_ms = min(policy.patience_ms, policy.cap_ms - policy.retention_ms)
-    return task.created_ms + min(max(policy.ttl_ms, patience_ms + policy.retention_ms), policy.cap_ms)
+    queue_timeout_ms = min(policy.queue_timeout_ms, policy.max_lifetime_ms - policy.retention_ms)
+    return task.created_ms + min(
+        max(policy.ttl_ms, queue_timeout_ms + policy.retention_ms), policy.max_lifetime_ms
+    )
 
 
 def _latest_ms(client: Any, seen: _Seen, prefix: str) -> int:

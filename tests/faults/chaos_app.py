@@ -134,7 +134,7 @@ def graceful(number: int) -> dict[str, Any]:
 
 
 @service.tool(**KEPT, ttl=RETAINED, retention=RETAINED, patience=BRIEF_PATIENCE, timeout=BRIEF_TIMEOUT)
-def brief(number: int) -> dict[str, Any]:
+def truncate_report(number: int) -> dict[str, Any]:
     """End at once, and be forgotten soon."""
     return {"number": number}
 

@@ -39,7 +39,7 @@ NOT_FOUND = b"task not found"
 
 CAPABILITIES = {**WITH_TASKS, "elicitation": {"form": {}}}
 
-PATIENCE = 120.0
+QUEUE_TIMEOUT = 120.0
 """Seconds without any progress after which a client says that its tasks are stuck."""
 
 BATCH = 24
@@ -194,20 +194,20 @@ class Caller:
 
     def _again(self, what: str, attempt: Callable[[], Any]) -> Any:
         """Try until there is an answer: `attempt` returns it, or None, or breaks."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + QUEUE_TIMEOUT
         while True:
             with suppress(*BROKEN):
                 began = time.monotonic()
                 if (answer := attempt()) is not None:
                     self._moment = Moment(began, time.monotonic())
                     return answer
-            self.hang_up()
+            self.wait_for_disconnect()
             self.repeated += 1
             if time.monotonic() > end:
-                raise AssertionError(f"I16 {what}: no answer within {PATIENCE} s")
+                raise AssertionError(f"I16 {what}: no answer within {QUEUE_TIMEOUT} s")
             time.sleep(self._random.uniform(0.02, 0.2))
 
-    def hang_up(self) -> None:
+    def wait_for_disconnect(self) -> None:
         """Leave whatever connection there is."""
 
     def review(self) -> None:
@@ -295,7 +295,7 @@ class Client(Caller):
             self.complaints.append(f"client {self._seed}, looking back: {error!r}")
 
     def _follow(self, stories: list[Story]) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + QUEUE_TIMEOUT
         while open_ := [story for story in stories if not story.end]:
             for story in open_:
                 self._look(story)
@@ -349,7 +349,7 @@ class Client(Caller):
         self._wire = self._wire or WireClient(self._random.choice(self._ports), capabilities=CAPABILITIES)
         return self._wire.request(method, params, meta=meta)
 
-    def hang_up(self) -> None:
+    def wait_for_disconnect(self) -> None:
         if self._wire is not None:
             self._wire.close()
         self._wire = None
@@ -357,7 +357,7 @@ class Client(Caller):
     def tail(self) -> None:
         began = time.monotonic()
         for number in range(TAIL):
-            self.hang_up()
+            self.wait_for_disconnect()
             story = Story("quick", -1, f"{self._seed}.tail.{number}")
             call = {"name": "quick", "arguments": {"number": -1}}
             try:
@@ -491,7 +491,7 @@ def judge(service: ServiceUnderFault, clients: Sequence[Caller]) -> list[Violati
 TRUE_ENDS = {"lasting": TaskStatus.CANCELLED, "failing": TaskStatus.FAILED}
 """How tasks end that do not complete, by their kind."""
 
-LATE = (FailureKind.PATIENCE, FailureKind.TIMEOUT)
+LATE = (FailureKind.QUEUE_TIMEOUT, FailureKind.TIMEOUT)
 """Why a brief task may fail: all others have a day."""
 
 

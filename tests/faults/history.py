@@ -36,7 +36,7 @@ class Asked:
         revision: The revision that the answer showed, if it showed one.
         lease_id: Of a worker's event, and of the claim that drew it.
         until_ms: Of a create: until when the task must be readable.
-        tries: How often it was sent.
+        attempts: How often it was sent.
     """
 
     task_id: str
@@ -48,7 +48,7 @@ class Asked:
     revision: int | None = None
     lease_id: str | None = None
     until_ms: int = 0
-    tries: int = 1
+    attempts: int = 1
 
 
 @dataclass

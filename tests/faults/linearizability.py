@@ -21,14 +21,14 @@ from typing import Any
 from tasks_service.domain.errors import StoreUnavailable, TasksServiceError
 from tasks_service.domain.events import (
     AnswerInput,
-    Call,
     Cancel,
+    Checkpoint,
     Claim,
     CompleteWithResult,
     Create,
     Event,
     FailWithError,
-    Note,
+    GrantSlot,
     Question,
     Reap,
     Release,
@@ -57,7 +57,7 @@ HOT = 2
 """Tasks that all processes work on at a time."""
 
 SHARED = 4
-"""Successive tasks that are of one owner, and wait for each other where its seats are limited."""
+"""Successive tasks that are of one owner, and wait for each other where its slots are limited."""
 
 CUT_SHARE = 0.12
 """Share of transactions that are cut, on each side."""
@@ -72,7 +72,7 @@ FOLLOWED_BY = {
     "Create": "claim",
     "Claim": "worker",
     "Renew": "worker",
-    "Note": "worker",
+    "Checkpoint": "worker",
     "RequestInput": "answer",
     "AnswerInput": "claim",
     "Sleep": "claim",
@@ -135,7 +135,7 @@ class Wanderer:
                 self._leases = [*self._leases[-5:], (task_id, claim.lease_id)]
         elif kind == "reap":
             reap = Reap()
-            self._send(task_id, reap, lambda: self._store.settle(task_id, reap))
+            self._send(task_id, reap, lambda: self._store.apply_sweep(task_id, reap))
         elif kind == "worker" and self._leases:
             recent = self._leases[-1:] if self._random.random() < 0.7 else self._leases
             held_task, lease_id = self._random.choice(recent)
@@ -143,7 +143,7 @@ class Wanderer:
             self._send(held_task, event, lambda: self._store.commit(held_task, event), lease_id)
         else:
             act = Cancel() if kind == "cancel" else AnswerInput(answers=dict.fromkeys(KEYS, ANSWER))
-            self._send(task_id, act, lambda: self._store.act(owner, task_id, act))
+            self._send(task_id, act, lambda: self._store.apply(owner, task_id, act))
 
     def _worker_event(self, lease_id: str) -> WorkerEvent:
         fail = FailWithError(lease_id=lease_id, failure=FAILURE)
@@ -151,7 +151,7 @@ class Wanderer:
         lost = self._random.random() < 0.5
         events: list[WorkerEvent] = [
             Renew(lease_id=lease_id),
-            Note(lease_id=lease_id, variables={"n": ANSWER}),
+            Checkpoint(lease_id=lease_id, variables={"n": ANSWER}),
             RequestInput(lease_id=lease_id, inputs=asked),
             Sleep(lease_id=lease_id, delay_ms=0),
             Retry(lease_id=lease_id, delay_ms=0, otherwise=fail),
@@ -194,7 +194,7 @@ class Wanderer:
                 revision=None if task is None else task.revision,
                 lease_id=lease_id,
                 until_ms=0 if task is None else task.expires_ms,
-                tries=tries,
+                attempts=tries,
             )
         )
 
@@ -211,7 +211,7 @@ class Ran:
     def summary(self, seed: int) -> str:
         """One line for a report."""
         acknowledged = sum(asked.outcome is Outcome.OK for asked in self.asked)
-        repeated = sum(asked.tries > 1 for asked in self.asked)
+        repeated = sum(asked.attempts > 1 for asked in self.asked)
         unsettled = sum(asked.outcome is Outcome.UNKNOWN for asked in self.asked)
         return (
             f"seed {seed}: {len(self.asked)} operations, {acknowledged} acknowledged, {self.cuts} cuts, "
@@ -220,7 +220,7 @@ class Ran:
         )
 
 
-def run(server: RedisServer, *, operations: int, processes: int, seed: int, seats: int | None = None) -> Ran:
+def run(server: RedisServer, *, operations: int, processes: int, seed: int, slots: int | None = None) -> Ran:
     """Let processes loose on an empty server, and audit what they leave.
 
     Args:
@@ -228,9 +228,9 @@ def run(server: RedisServer, *, operations: int, processes: int, seed: int, seat
         operations: Of all processes together.
         processes: How many.
         seed: For what they do and where connections are cut.
-        seats: How many tasks of an owner may run at a time; None: as many as will.
+        slots: How many tasks of an owner may run at a time; None: as many as will.
     """
-    limits = LIMITS if seats is None else replace(LIMITS, running_per_owner={OTHER_QUEUES: seats})
+    limits = LIMITS if slots is None else replace(LIMITS, running_per_owner={OTHER_QUEUES: slots})
     with server.client() as client:
         client.flushall()
     draw, cuts = random.Random(seed), [0]
@@ -257,13 +257,13 @@ def run(server: RedisServer, *, operations: int, processes: int, seed: int, seat
     with server.client() as client:
         now_ms = int(client.time()[0]) * 1000
     violations = audit(server.url, ClientLog(asked=asked, now_ms=now_ms), limits=limits)
-    if seats is not None:
-        violations += crowding(server.url, limits, seats)
+    if slots is not None:
+        violations += crowding(server.url, limits, slots)
     return Ran(asked, cuts[0], seconds, violations)
 
 
-def crowding(url: str, limits: Limits, seats: int) -> list[Violation]:
-    """Owners of whom more ran at a time than may, and those who wait beside an empty seat after a sweep."""
+def crowding(url: str, limits: Limits, slots: int) -> list[Violation]:
+    """Owners of whom more ran at a time than may, and those who wait beside an empty slot after a sweep."""
     store = RedisTaskStore(url, limits=limits)
     steps: dict[Owner, list[tuple[int, int]]] = defaultdict(list)
     for record in map(store.inspect, store.task_ids()):
@@ -272,12 +272,14 @@ def crowding(url: str, limits: Limits, seats: int) -> list[Violation]:
                 steps[record.task.owner] += [(line.at_ms, +1), (after.at_ms if after else FOREVER_MS, -1)]
     most = {owner: max(accumulate(step for _, step in sorted(taken))) for owner, taken in steps.items()}
     found = [
-        Violation("I9", "", f"{n} tasks of {owner} ran at a time") for owner, n in most.items() if n > seats
+        Violation("I9", "", f"{n} tasks of {owner} ran at a time") for owner, n in most.items() if n > slots
     ]
-    for task_id in store.turns(limit=1_000):
+    for task_id in store.waiting_for_slots(limit=1_000):
         with suppress(TasksServiceError):
-            store.settle(task_id, Call())
-    found += [Violation("I9", one, "it waits beside an empty seat") for one in store.turns(limit=1_000)]
+            store.apply_sweep(task_id, GrantSlot())
+    found += [
+        Violation("I9", one, "it waits beside an empty slot") for one in store.waiting_for_slots(limit=1_000)
+    ]
     store.close()
     return found
 
@@ -289,12 +291,12 @@ def _wander(url: str, seed: int, task_ids: list[str], operations: int, limits: L
 
 
 def main() -> int:
-    """Run once, for so many operations and with so many seats; the exit code says whether it went wrong."""
+    """Run once, for so many operations and with so many slots; the exit code says whether it went wrong."""
     seed = int(os.environ.get("TASKS_TEST_SEED", "1"))
     server = RedisServer()
     try:
-        operations, seats = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
-        ran = run(server, operations=operations, processes=3, seed=seed, seats=seats)
+        operations, slots = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
+        ran = run(server, operations=operations, processes=3, seed=seed, slots=slots)
     finally:
         server.close()
     print(ran.summary(seed))

@@ -21,8 +21,8 @@ PACKAGE = Path("tasks_service")
 DECIDE = "domain/decide.py"
 TRANSACTION = "store/redis/transaction.py"
 OPERATIONS = "store/redis/operations.py"
-BASE = "store/base.py"
-TURNS = "store/redis/turns.py"
+INDEXES = "domain/indexes.py"
+SLOTS = "store/redis/slots.py"
 LAYOUT = "store/redis/layout.py"
 BLOCKING = "store/redis/blocking.py"
 SERVERS = "store/redis/servers.py"
@@ -57,9 +57,9 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a write in two transactions": Mutant(
         TRANSACTION,
-        'replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)], follows=True)',
-        'yield Exchange([("MULTI",), *write.commands[1:], ("EXEC",)], follows=True)\n'
-        '                replies = yield Exchange([("MULTI",), write.commands[0], ("EXEC",)], follows=True)',
+        'replies = yield RoundTrip([("MULTI",), *write.commands, ("EXEC",)], follows=True)',
+        'yield RoundTrip([("MULTI",), *write.commands[1:], ("EXEC",)], follows=True)\n'
+        '                replies = yield RoundTrip([("MULTI",), write.commands[0], ("EXEC",)], follows=True)',
     ),
     "an EXEC opens a connection of its own": Mutant(
         BLOCKING,
@@ -105,19 +105,27 @@ MUTANTS: dict[str, Mutant] = {
         "if before is None or before.expires_ms != after.expires_ms:",
         "if before is not None and before.expires_ms != after.expires_ms:",
     ),
-    "the turn is never given": Mutant(OPERATIONS, "free = seen.free", "free = 0", by="turns"),
-    "the turn is given without a message": Mutant(
-        BASE, "isinstance(event, Redispatch | Call)", "isinstance(event, Redispatch)", by="turns"
+    "a slot is never granted": Mutant(OPERATIONS, "free = seen.free", "free = 0", by="concurrency limits"),
+    "a slot is granted without a message": Mutant(
+        INDEXES,
+        "isinstance(event, Redispatch | GrantSlot)",
+        "isinstance(event, Redispatch)",
+        by="concurrency limits",
     ),
-    "a seat is not freed": Mutant(
-        DECIDE, 'changes.setdefault("turn", None)', 'changes.setdefault("turn", task.turn)', by="turns"
+    "a slot is not freed": Mutant(
+        DECIDE,
+        'changes.setdefault("slot", None)',
+        'changes.setdefault("slot", task.slot)',
+        by="concurrency limits",
     ),
-    "a task that was interrupted loses its seat": Mutant(
-        DECIDE, "tries=tries, turn=task.turn)", "tries=tries)", by="turns"
+    "a task that was interrupted loses its slot": Mutant(
+        DECIDE, "attempts=tries, slot=task.slot)", "attempts=tries)", by="concurrency limits"
     ),
-    "seats are not watched": Mutant(TURNS, "else [self._shard.seats(self._lane)]", "else []", by="turns"),
-    "no seat is ever seen to be taken": Mutant(
-        TURNS, "for last in replies if last", "for last in ()", by="seats"
+    "slots are not watched": Mutant(
+        SLOTS, "else [self._shard.slots(self._key)]", "else []", by="concurrency limits"
+    ),
+    "no slot is ever seen to be taken": Mutant(
+        SLOTS, "for last in replies if last", "for last in ()", by="slots"
     ),
 }
 
@@ -126,8 +134,8 @@ ONE_SERVER = "not memory and not sentinel and not cluster"
 CHECKS: Sequence[tuple[str, int, tuple[str, ...]]] = (
     ("linearizability", FOUND, ("-m", "tests.faults.linearizability", "4000")),
     ("behaviour", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, *BEHAVIOUR)),
-    ("turns", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, "tests/store/test_turns.py")),
-    ("seats", FOUND, ("-m", "tests.faults.linearizability", "4000", "1")),
+    ("concurrency limits", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, "tests/store/test_slots.py")),
+    ("slots", FOUND, ("-m", "tests.faults.linearizability", "4000", "1")),
     ("lock step", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_lock_step.py")),
     ("cluster", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_cluster.py")),
 )

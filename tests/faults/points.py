@@ -22,14 +22,14 @@ F, P, C = Kind.FRONT_END, Kind.PARENT, Kind.CHILD
 POINTS: Mapping[str, tuple[Kind, ...]] = {
     # Events: decided and not yet sent, and answered by EXEC.
     "Create": (F,),
-    "Reveal": (F,),
+    "MakeVisible": (F,),
     "AnswerInput": (F,),
     "Cancel": (F,),
-    "Leave": (F,),
-    "Return": (F,),
+    "CallerLeft": (F,),
+    "CallerReturned": (F,),
     "Claim": (C,),
     "Renew": (C,),
-    "Note": (C,),
+    "Checkpoint": (C,),
     "RequestInput": (C,),
     "Sleep": (C,),
     "Retry": (C,),
@@ -38,13 +38,13 @@ POINTS: Mapping[str, tuple[Kind, ...]] = {
     "Release": (P, C),
     # In the middle of each index of a sweep; a child sweeps when beat asks for it.
     "Redispatch": (P, C),
-    "Overdue": (P, C),
+    "DeadlinePassed": (P, C),
     "Reap": (P, C),
     "Expire": (P, C),
-    # After an end that gave a seat back. Front ends (a cancellation) and sweeps of parents come here as well,
+    # After an end that gave a slot back. Front ends (a cancellation) and sweeps of parents come here as well,
     # so rarely that no campaign can wait for it; what they do here is what a child does.
-    "Call": (C,),
-    "Mend": (Kind.REPAIR,),
+    "GrantSlot": (C,),
+    "RepairRecord": (Kind.REPAIR,),
     # An answer that is one document; a part of a stream.
     "Answer": (F,),
     "Stream": (F,),

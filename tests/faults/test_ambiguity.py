@@ -21,11 +21,11 @@ from tasks_service.domain.errors import StoreUnavailable
 from tasks_service.domain.events import (
     AnswerInput,
     Cancel,
+    Checkpoint,
     Claim,
     CompleteWithResult,
     Event,
     FailWithError,
-    Note,
     Question,
     Release,
     Renew,
@@ -59,7 +59,7 @@ OPERATIONS: dict[str, Callable[[], Event]] = {
     "create": lambda: creation(idempotency=new_token(), request_digest="d"),
     "claim": lambda: Claim(lease_id=LEASE, worker="w"),
     "renew": lambda: Renew(lease_id=LEASE),
-    "note": lambda: Note(lease_id=LEASE, step=STEP, step_index=0, variables={"n": JsonText("1")}),
+    "note": lambda: Checkpoint(lease_id=LEASE, step=STEP, step_index=0, variables={"n": JsonText("1")}),
     "request_input": lambda: RequestInput(lease_id=LEASE, inputs=ASKED),
     "answer_input": lambda: AnswerInput(answers={"a": JsonText("1")}),
     "sleep": lambda: Sleep(lease_id=LEASE, delay_ms=0, timer=STEP),
@@ -110,7 +110,7 @@ def send(store: Any, task_id: str, event: Any) -> Any:
     if isinstance(event, Claim):
         return store.claim(task_id, event)
     if isinstance(event, Cancel | AnswerInput):
-        return store.act(ALICE, task_id, event)
+        return store.apply(ALICE, task_id, event)
     return store.create(event) if hasattr(event, "owner") else store.commit(task_id, event)
 
 

@@ -149,7 +149,7 @@ def test_wrong_clocks_end_no_task_early_and_take_no_lease(
     with_store.close()
     assert Counter(record.task.tool for record in records) == {"long": TASKS, "nap": TASKS, "good": TASKS}
     for record in records:
-        assert record.task.run == (2 if record.task.tool == "nap" else 1), "a lease was taken away"
+        assert record.task.claims == (2 if record.task.tool == "nap" else 1), "a lease was taken away"
         assert not any(line.actor == "sweep" for line in record.log)
         assert {record.task.status} == {TaskStatus.COMPLETED}
         stamps = [line.at_ms for line in record.log]

@@ -137,7 +137,7 @@ def play(url: str, shards: int, fault: Callable[[], float]) -> str:
         eventually(
             lambda: all(story.ended > end + 50 for story, end in zip(stories, ends, strict=True)),
             "all go on after the fault",
-            patience=120,
+            queue_timeout=120,
         )
     finally:
         enough.set()

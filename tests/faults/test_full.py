@@ -24,8 +24,8 @@ from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, blocking
-from tasks_service.store.redis.headroom import LOOK_SECONDS
-from tasks_service.store.redis.transaction import Exchange
+from tasks_service.store.redis.memory_guard import LOOK_SECONDS
+from tasks_service.store.redis.transaction import RoundTrip
 from tasks_service.worker.maintenance import Sweeper
 
 from ..protocol.sessions import SessionClient, is_request
@@ -303,7 +303,7 @@ def shard(small_redis: SmallRedis) -> Iterator[Shard]:
     shard.close()
 
 
-def refused(exchange: Exchange) -> list[Any]:
+def refused(exchange: RoundTrip) -> list[Any]:
     """What Redis says at its limit to a transaction, whatever is in it.
 
     Valkey, which may be the server here, takes one that only frees memory.
@@ -319,7 +319,7 @@ def test_at_the_limit_a_sweep_frees_what_has_expired_and_leaves_the_rest(
 ) -> None:
     real = blocking._exchange
 
-    def exchange(connection: Any, exchange: Exchange) -> list[Any]:
+    def exchange(connection: Any, exchange: RoundTrip) -> list[Any]:
         return refused(exchange) if exchange.commands[0] == ("MULTI",) else real(connection, exchange)
 
     expired = shard.expired(60)
@@ -378,13 +378,13 @@ def test_at_the_limit_a_task_that_has_not_expired_stays(shard: Shard) -> None:
     shard.server.be_full()
 
     with pytest.raises(StoreFull):
-        shard.store.act(ALICE, task.task_id, Cancel())
+        shard.store.apply(ALICE, task.task_id, Cancel())
     assert shard.sweeper.sweep() is not None
     assert shard.sweeper.audit() is None
 
     assert shard.store.get(ALICE, task.task_id).task.phase is Phase.PENDING
     shard.server.allow(PLENTY)
-    assert shard.store.act(ALICE, task.task_id, Cancel()).phase is Phase.CANCELLED
+    assert shard.store.apply(ALICE, task.task_id, Cancel()).phase is Phase.CANCELLED
     assert not (found := audit(shard.server.url)), told(found)
 
 
@@ -398,7 +398,7 @@ def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(
 ) -> None:
     real, cut = blocking._exchange, 0
 
-    def exchange(connection: Any, exchange: Exchange) -> list[Any]:
+    def exchange(connection: Any, exchange: RoundTrip) -> list[Any]:
         if exchange.commands[0] == ("MULTI",):
             return refused(exchange)
         if not any(command[0] == "UNLINK" for command in exchange.commands):
@@ -406,7 +406,7 @@ def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(
         if cut == len(exchange.commands):
             return real(connection, exchange)
         if cut:
-            real(connection, Exchange(exchange.commands[:cut]))
+            real(connection, RoundTrip(exchange.commands[:cut]))
         raise Killed
 
     while True:
@@ -415,7 +415,7 @@ def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(
         with monkeypatch.context() as patch:
             patch.setattr(blocking, "_exchange", exchange)
             try:
-                shard.store.settle(task.task_id, Expire())
+                shard.store.apply_sweep(task.task_id, Expire())
                 break
             except Killed:
                 cut += 1

@@ -14,23 +14,23 @@ import pytest
 
 from tasks_service.domain.events import (
     AnswerInput,
+    CallerLeft,
     Cancel,
+    Checkpoint,
     Claim,
     CompleteWithResult,
     Event,
-    Leave,
-    Note,
+    MakeVisible,
     Question,
     Redispatch,
     Release,
     Renew,
     RequestInput,
-    Reveal,
     Sleep,
 )
 from tasks_service.domain.task import JsonText, new_token
 from tasks_service.store.redis import RedisTaskStore, blocking
-from tasks_service.store.redis.transaction import Exchange
+from tasks_service.store.redis.transaction import RoundTrip
 from tests.support import RedisServer, quickest
 from tests.support_proxy import CuttingProxy, Verdict
 
@@ -65,11 +65,11 @@ def test_no_transition_takes_more_than_two_round_trips(
     for made in (
         event,
         Redispatch(),
-        Leave(within_ms=60_000),
-        Reveal(),
+        CallerLeft(within_ms=60_000),
+        MakeVisible(),
         Claim(lease_id=LEASE, worker="w", dispatched_ms=1),
         Renew(lease_id=LEASE),
-        Note(lease_id=LEASE, variables={"n": JsonText("1")}),
+        Checkpoint(lease_id=LEASE, variables={"n": JsonText("1")}),
         Release(lease_id=LEASE),
         Claim(lease_id=LEASE, worker="w", dispatched_ms=2),
         RequestInput(lease_id=LEASE, inputs=asked),
@@ -84,7 +84,7 @@ def test_no_transition_takes_more_than_two_round_trips(
         trips[type(made).__name__] = len(packets)
     other = store.create(creation()).task
     packets.clear()
-    store.act(ALICE, other.task_id, Cancel())
+    store.apply(ALICE, other.task_id, Cancel())
     trips["Cancel"] = len(packets)
     store.close()
     proxy.close()
@@ -98,8 +98,8 @@ def _apply(store: RedisTaskStore, task_id: str, event: Any) -> None:
         store.create(event)
     elif name is not None:
         getattr(store, name)(task_id, event)
-    elif isinstance(event, Leave | Reveal | AnswerInput):
-        store.act(ALICE, task_id, event, hidden=True)
+    elif isinstance(event, CallerLeft | MakeVisible | AnswerInput):
+        store.apply(ALICE, task_id, event, hidden=True)
     else:
         store.commit(task_id, event)
 
@@ -112,7 +112,7 @@ def write(url: str, task_id: str, client: int, each: int) -> list[tuple[int, flo
     """Write a variable of a task again and again: for each time, how many tries and seconds it took."""
     real, tries = blocking._exchange, 0
 
-    def exchange(connection: Any, exchange: Exchange) -> list[Any]:
+    def exchange(connection: Any, exchange: RoundTrip) -> list[Any]:
         nonlocal tries
         tries += exchange.commands[0] == ("MULTI",)
         return real(connection, exchange)
@@ -124,7 +124,7 @@ def write(url: str, task_id: str, client: int, each: int) -> list[tuple[int, flo
     _starts[0].wait(60)
     for number in range(each):
         value = JsonText(str(number))
-        event: Event = Note(lease_id=LEASE, variables={f"v{client}": value}, token=new_token())
+        event: Event = Checkpoint(lease_id=LEASE, variables={f"v{client}": value}, token=new_token())
         tries, began = 0, time.perf_counter()
         store.commit(task_id, event)  # type: ignore[arg-type]
         spent.append((tries, time.perf_counter() - began))
@@ -164,7 +164,7 @@ def test_a_task_that_everybody_writes_lets_everybody_through(
         return _p99([tries for tries, _ in spent])
 
     # A writer that the machine leaves waiting between its WATCH and its EXEC is overtaken by all the others.
-    tries = quickest(most_tries, MOST_TRIES + 0.5, tries=3)
+    tries = quickest(most_tries, MOST_TRIES + 0.5, attempts=3)
     store.close()
     assert tries <= MOST_TRIES
     measured(

@@ -17,7 +17,7 @@ from .linearizability import run
 OPERATIONS = int(os.environ.get("TASKS_TEST_OPERATIONS", "6000"))
 PROCESSES = int(os.environ.get("TASKS_TEST_PROCESSES", "3"))
 SEED = int(os.environ.get("TASKS_TEST_SEED", "0")) or secrets.randbelow(1_000_000) + 1
-EVERY_EVENT = MUST_LOG | {"AnswerInput", "Renew", "Note"}
+EVERY_EVENT = MUST_LOG | {"AnswerInput", "Renew", "Checkpoint"}
 
 
 @pytest.mark.timeout(600)
@@ -35,10 +35,10 @@ def test_every_clients_story_agrees_with_the_transition_log(
 
 
 @pytest.mark.timeout(600)
-def test_never_do_more_run_than_have_a_seat_and_nobody_waits_beside_an_empty_one(
+def test_never_do_more_run_than_have_a_slot_and_nobody_waits_beside_an_empty_one(
     redis_server: RedisServer, measured: Callable[[str, str], None]
 ) -> None:
-    ran = run(redis_server, operations=OPERATIONS, processes=PROCESSES, seed=SEED, seats=1)
-    measured("R4", f"one seat for four tasks, {ran.summary(SEED)}")
+    ran = run(redis_server, operations=OPERATIONS, processes=PROCESSES, seed=SEED, slots=1)
+    measured("R4", f"one slot for four tasks, {ran.summary(SEED)}")
     assert not ran.violations, f"seed {SEED}\n{told(ran.violations)}"
     assert all(asked.outcome is not Outcome.UNKNOWN for asked in ran.asked)

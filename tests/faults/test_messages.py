@@ -107,7 +107,7 @@ def test_a_message_that_comes_many_times_at_once_runs_its_task_once(
         tasks.append(task)
     ended = [client.ended(task).task for task in tasks]
     queue.worked_off(tmp_path / "last")
-    assert {(task.status, task.run) for task in ended} == {(TaskStatus.COMPLETED, 1)}
+    assert {(task.status, task.claims) for task in ended} == {(TaskStatus.COMPLETED, 1)}
     assert runs(path) == {task.task_id: 1 for task in tasks}
     measured("D1", f"{DUPLICATES} tasks with {copies} more messages each: 0 ran twice")
 
@@ -122,7 +122,7 @@ def test_a_message_that_comes_after_the_end_changes_nothing(
     client.cancel(cancelled)
     expired = client.run("good", path=str(path)).task
     late = RedisTaskStore(redis.url, clock=lambda server_ms: server_ms + expired.ttl_ms + MINUTE)
-    assert late.settle(expired.task_id, Expire()) is None
+    assert late.apply_sweep(expired.task_id, Expire()) is None
     late.close()
     before = [client.record(task) for task in (completed, cancelled)]
     for task in (completed, cancelled, expired):
@@ -266,7 +266,7 @@ def test_a_run_that_outlasts_the_visibility_timeout_is_not_run_again(tmp_path: P
             task = client.call("long", path=str(path), seconds=6)
             view = client.ended(task)
             received = sum(node.logs().count("Task long[") for node in nodes)
-        assert (view.task.status, view.task.run) == (TaskStatus.COMPLETED, 1)
+        assert (view.task.status, view.task.claims) == (TaskStatus.COMPLETED, 1)
         assert runs(path) == {task.task_id: 1}
         assert received > 2, "no message was ever handed out again"
         assert not (found := audit(server.url, beside=BESIDE)), told(found)

@@ -80,14 +80,14 @@ def create_and_cancel(url: str, limit: int, each: int) -> tuple[int, int]:
         except QuotaExceeded:
             refused += 1
         if len(held) > 1:
-            store.act(ALICE, held.pop(0), Cancel())
+            store.apply(ALICE, held.pop(0), Cancel())
     for task_id in held:
-        store.act(ALICE, task_id, Cancel())
+        store.apply(ALICE, task_id, Cancel())
     store.close()
     return accepted, refused
 
 
-class Watcher:
+class Waiter:
     """Looks at the quota again and again, and remembers the most that it ever was."""
 
     def __init__(self, url: str) -> None:
@@ -95,7 +95,7 @@ class Watcher:
         self._url, self._over = url, threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Waiter:
         self._thread.start()
         return self
 
@@ -115,7 +115,7 @@ class Watcher:
 def test_eight_racing_creators_get_exactly_what_the_quota_allows(
     pool: multiprocessing.pool.Pool, redis_url: str, limit: int, measured: Measured
 ) -> None:
-    with Watcher(redis_url) as watcher:
+    with Waiter(redis_url) as watcher:
         told_ = pool.starmap(create, [(redis_url, limit, EACH)] * CREATORS, chunksize=1)
 
     accepted = sum(one for one, _ in told_)
@@ -130,7 +130,7 @@ def test_a_quota_that_is_freed_and_taken_at_once_is_never_exceeded(
     pool: multiprocessing.pool.Pool, redis_url: str, measured: Measured
 ) -> None:
     limit = CREATORS // 2
-    with Watcher(redis_url) as watcher:
+    with Waiter(redis_url) as watcher:
         told_ = pool.starmap(create_and_cancel, [(redis_url, limit, EACH)] * CREATORS, chunksize=1)
 
     accepted, refused = (sum(side) for side in zip(*told_, strict=True))
@@ -156,9 +156,9 @@ def churn(url: str) -> int:
     made = 0
     while not over.is_set():
         task = store.create(creation(policy=policy)).task
-        store.act(ALICE, task.task_id, Cancel())
+        store.apply(ALICE, task.task_id, Cancel())
         if made % 2:
-            gone.settle(task.task_id, Expire())
+            gone.apply_sweep(task.task_id, Expire())
         made += 1
     store.close()
     gone.close()

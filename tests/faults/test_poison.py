@@ -113,6 +113,6 @@ def test_what_the_process_survives_is_a_failure_of_the_tool(
     task = client.call("poison", kind=kind, path=str(tmp_path / "runs"))
     ended = client.ended(task).task
     assert ended.is_error
-    assert (ended.status, ended.run) == (TaskStatus.COMPLETED, 1)
+    assert (ended.status, ended.claims) == (TaskStatus.COMPLETED, 1)
     assert runs(tmp_path / "runs") == {task.task_id: 1}
     assert client.run("good", path=str(tmp_path / "good")).task.status is TaskStatus.COMPLETED

@@ -85,7 +85,7 @@ def test_a_broker_that_is_killed_while_tasks_run_costs_none_of_them_an_attempt(
             assert client.ended(task, timeout=180).task.status is TaskStatus.COMPLETED
         for number, task in enumerate(tasks):
             assert lines(tmp_path / f"runs{number}") == 1
-            assert client.record(task).task.run == 1
+            assert client.record(task).task.claims == 1
         measured(
             "RabbitMQ", f"killed under 2 tasks, 50 waiting: all done in {time.monotonic() - began:.1f} s"
         )
@@ -130,7 +130,7 @@ def test_a_frozen_broker_stops_neither_sweeps_nor_clients(
         assert slowest < 1.0
         measured("RabbitMQ", f"frozen for 20 s: creates within {slowest:.3f} s, a sweep each {longest} ms")
         (tmp_path / "go").touch()
-        assert client.ended(running).task.run == 1
+        assert client.ended(running).task.claims == 1
         assert client.ended(task, timeout=180).task.status is TaskStatus.COMPLETED
 
 
@@ -147,7 +147,7 @@ def test_a_tool_that_outlasts_the_consumer_timeout_runs_once_and_its_worker_goes
         assert client.ended(other, timeout=120).task.status is TaskStatus.COMPLETED
         (tmp_path / "go").touch()
         ended = client.ended(task).task
-        assert (ended.status, ended.run) == (TaskStatus.COMPLETED, 1)
+        assert (ended.status, ended.claims) == (TaskStatus.COMPLETED, 1)
         assert lines(tmp_path / "runs") == 1
         assert client.run("add", timeout=120, x=1, y=2).task.status is TaskStatus.COMPLETED
         measured("RabbitMQ", "consumer_timeout passed while a tool ran: it ran once, the worker went on")

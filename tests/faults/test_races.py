@@ -17,8 +17,8 @@ from tasks_service.domain.events import (
     Cancel,
     Claim,
     CompleteWithResult,
+    DeadlinePassed,
     Event,
-    Overdue,
     Question,
     Reap,
     Renew,
@@ -51,7 +51,7 @@ class Side:
             "claim": lambda: Claim(lease_id=self.lease_id, worker=self.lease_id),
             "renew": lambda: Renew(lease_id=self.lease_id),
             "reap": Reap,
-            "overdue": Overdue,
+            "overdue": DeadlinePassed,
         }
         return events[self.event]()
 
@@ -67,9 +67,9 @@ def race(url: str, side: Side, task_ids: Sequence[str]) -> list[tuple[bool, str]
             if isinstance(event, Claim):
                 store.claim(task_id, event)
             elif isinstance(event, Cancel | AnswerInput):
-                store.act(ALICE, task_id, event)
-            elif isinstance(event, Reap | Overdue):
-                store.settle(task_id, event)
+                store.apply(ALICE, task_id, event)
+            elif isinstance(event, Reap | DeadlinePassed):
+                store.apply_sweep(task_id, event)
             else:
                 store.commit(task_id, event)
             told_.append((True, ""))
@@ -276,7 +276,7 @@ def test_a_replaced_attempts_completion_never_beats_the_present_one(
     tasks = [running(store, SHORT) for _ in range(ROUNDS)]
     late = RedisTaskStore(redis_url, clock=lambda server_ms: server_ms + MINUTE)
     for task in tasks:
-        late.settle(task.task_id, Reap())
+        late.apply_sweep(task.task_id, Reap())
         late.claim(task.task_id, Claim(lease_id="the next", worker="w"))
     sides = [Side("complete"), Side("complete", "the next")]
     stale, present = run(redis_url, sides, ids(tasks))

@@ -98,7 +98,7 @@ def recoveries(client: Client, pair: Pair, tool: str, path: Path, later: float) 
     time.sleep(later)
     pair.kill_busy()
     killed_ms = client.store.now_ms()
-    wait_until(lambda: all(client.view(task).task.run == 2 for task in tasks), explain=pair.explain)
+    wait_until(lambda: all(client.view(task).task.claims == 2 for task in tasks), explain=pair.explain)
     waits = [(claimed_again_ms(client, task) - killed_ms) / 1000 for task in tasks]
     for task in tasks:
         client.cancel(task)

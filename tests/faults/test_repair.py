@@ -1,4 +1,4 @@
-"""What `repair` finds and mends in a store that was damaged by hand, and that it leaves a sound one alone."""
+"""What `repair` finds and fixes in a store that was damaged by hand, and that it leaves a sound one alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tasks_service.domain.errors import TaskNotFound, TasksServiceError
 from tasks_service.domain.events import (
     AnswerInput,
     Cancel,
+    Checkpoint,
     Claim,
     CompleteWithResult,
     FailWithError,
-    Note,
     Question,
     Release,
     RequestInput,
@@ -54,7 +54,7 @@ Damage = Callable[[Any, "Store"], None]
 
 
 class Store:
-    """A store with one task in each phase, and one that waits for another's seat."""
+    """A store with one task in each phase, and one that waits for another's slot."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -62,7 +62,7 @@ class Store:
         self.pending = self.create()
         self.running, self.lease_id = self.run()
         step = JournalEntry(kind=EntryKind.STEP, name="s", digest="d", value=JsonText("[1]"))
-        self.store.commit(self.running.task_id, Note(lease_id=self.lease_id, step=step, step_index=0))
+        self.store.commit(self.running.task_id, Checkpoint(lease_id=self.lease_id, step=step, step_index=0))
         self.parked, lease_id = self.run()
         asked = {"a": Question(request=JsonText("{}"))}
         self.store.commit(self.parked.task_id, RequestInput(lease_id=lease_id, inputs=asked))
@@ -71,7 +71,7 @@ class Store:
         failure = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)
         self.store.commit(self.failed.task_id, FailWithError(lease_id=lease_id, failure=failure))
         self.cancelled = self.create(idempotency="k", request_digest="d")
-        self.store.act(ALICE, self.cancelled.task_id, Cancel())
+        self.store.apply(ALICE, self.cancelled.task_id, Cancel())
         self.seated, self.waiting = self.create(queue="gpu"), self.create(queue="gpu")
 
     def complete(self) -> Task:
@@ -140,14 +140,14 @@ DAMAGES: dict[str, Damage] = {
     "an idempotency key leads to a task of another key": lambda c, s: c.set(
         f"{TAG}:idem:{ALICE}:x", f"{s.pending.task_id}|d", px=9999
     ),
-    "a seat is gone": lambda c, s: c.delete(f"{TAG}:seats:{LANE}"),
-    "a seat is a ghost's": lambda c, s: c.zadd(f"{TAG}:seats:{LANE}", {"00nobody": FAR_MS}),
-    "a seat is that of a task that is over": lambda c, s: c.zadd(
-        f"{TAG}:seats:{LANE}", {s.completed.task_id: FAR_MS}
+    "a slot is gone": lambda c, s: c.delete(f"{TAG}:slots:{LANE}"),
+    "a slot is a ghost's": lambda c, s: c.zadd(f"{TAG}:slots:{LANE}", {"00nobody": FAR_MS}),
+    "a slot is that of a task that is over": lambda c, s: c.zadd(
+        f"{TAG}:slots:{LANE}", {s.completed.task_id: FAR_MS}
     ),
-    "whoever waits is not called": lambda c, s: c.delete(f"{TAG}:turn:{LANE}"),
-    "whoever has a seat waits as well": lambda c, s: c.zadd(f"{TAG}:turn:{LANE}", {s.seated.task_id: 7}),
-    "no sweep looks where one waits": lambda c, s: c.delete(f"{TAG}:lanes"),
+    "whoever waits is not called": lambda c, s: c.delete(f"{TAG}:waiting:{LANE}"),
+    "whoever has a slot waits as well": lambda c, s: c.zadd(f"{TAG}:waiting:{LANE}", {s.seated.task_id: 7}),
+    "no sweep looks where one waits": lambda c, s: c.delete(f"{TAG}:concurrency_keys"),
     "a record never ends": lambda c, s: [c.persist(key(s.running)), c.persist(key(s.running, "l"))],
     "a journal has entries beyond its end": lambda c, s: c.hset(key(s.running), "j:1", "[]"),
     "a completed task has no result": lambda c, s: c.hdel(key(s.completed), "result"),
@@ -171,11 +171,11 @@ def test_damage_is_told_in_a_dry_run_mended_by_a_repair_and_gone_afterwards(
         before = client.dbsize()
         violations = audit(damaged.url)
         found = list(damaged.store.repair(dry_run=True))
-        assert found and not any(repair.mended for repair in found)
+        assert found and not any(repair.fixed for repair in found)
         assert audit(damaged.url) == violations
         assert client.dbsize() == before
-    mended = list(damaged.store.repair())
-    assert mended and all(repair.mended for repair in mended)
+    fixed = list(damaged.store.repair())
+    assert fixed and all(repair.fixed for repair in fixed)
     assert list(damaged.store.repair()) == []
     left = audit(damaged.url)
     assert left == [], told(left)
@@ -216,7 +216,7 @@ def test_a_record_that_cannot_be_read_is_told_and_moved_aside_only_when_asked(
 ) -> None:
     with redis_server.client() as client:
         client.hset(key(damaged.running), "state", "{broken")
-        assert [repair.mended for repair in damaged.store.repair()] == [False]
+        assert [repair.fixed for repair in damaged.store.repair()] == [False]
         assert client.exists(key(damaged.running))
         list(damaged.store.repair(quarantine=True))
         assert client.hget(key(damaged.running, "quarantine"), "state") == "{broken"
@@ -230,7 +230,7 @@ def test_a_record_of_another_schema_version_is_never_moved(damaged: Store, redis
     with redis_server.client() as client:
         client.hset(key(damaged.running), "v", "99")
         found = list(damaged.store.repair(quarantine=True))
-        assert [repair.mended for repair in found] == [False]
+        assert [repair.fixed for repair in found] == [False]
         assert client.hget(key(damaged.running), "v") == "99"
         assert client.sismember(f"{TAG}:live:{ALICE}", damaged.running.task_id)
 
@@ -240,7 +240,7 @@ def test_a_broken_index_never_costs_a_record(damaged: Store, redis_server: Redis
     with redis_server.client() as client:
         client.set(f"{TAG}:leases", "not a set")
         found = list(damaged.store.repair(quarantine=True))
-        assert found and not any(repair.mended for repair in found)
+        assert found and not any(repair.fixed for repair in found)
         assert client.keys(f"{TAG}:quarantine:*") == []
         assert client.exists(key(damaged.running))
 
@@ -252,7 +252,7 @@ def test_a_log_that_tells_another_story_is_told_and_left_to_people(
     with redis_server.client() as client:
         client.rpop(key(damaged.completed, "l"))
     (found,) = damaged.store.repair()
-    assert not found.mended and "its log ends in running" in found.what
+    assert not found.fixed and "its log ends in running" in found.what
 
 
 def test_a_repair_finds_nothing_in_a_sound_store_under_traffic(damaged: Store) -> None:
@@ -294,7 +294,7 @@ def lives_once(store: RedisTaskStore, owner: Owner) -> None:
     asked = {"a": Question(request=JsonText("{}"))}
     store.commit(task_id, RequestInput(lease_id=second, inputs=asked))
     answer = JsonText("1")
-    store.act(owner, task_id, AnswerInput(answers={"a": answer}))
+    store.apply(owner, task_id, AnswerInput(answers={"a": answer}))
     third = new_token()
     store.claim(task_id, Claim(lease_id=third, worker="w"))
     store.commit(task_id, CompleteWithResult(lease_id=third, result=RESULT))
@@ -312,9 +312,9 @@ def test_the_command_tells_in_a_dry_run_mends_and_then_finds_nothing(
         client.hdel(key(damaged.completed), "result")
     dry = CliRunner().invoke(commands, ["repair", "--dry-run", "--json"])
     assert dry.exit_code == 1
-    assert {json.loads(line)["mended"] for line in dry.stdout.splitlines()} == {False}
-    mended = CliRunner().invoke(commands, ["repair"])
-    assert mended.exit_code == 0 and damaged.completed.task_id in mended.stdout
+    assert {json.loads(line)["fixed"] for line in dry.stdout.splitlines()} == {False}
+    fixed = CliRunner().invoke(commands, ["repair"])
+    assert fixed.exit_code == 0 and damaged.completed.task_id in fixed.stdout
     again = CliRunner().invoke(commands, ["repair"])
     assert again.exit_code == 0 and again.stdout == "" and "Nothing is wrong" in again.stderr
     with pytest.raises(TasksServiceError):
@@ -339,11 +339,11 @@ def test_a_repair_that_is_killed_has_mended_a_task_or_left_it_and_another_mends_
         (tmp_path / point).write_text("kill")
         killed = subprocess.run([sys.executable, "-m", "tasks_service", "repair"], env=environment)
         assert killed.returncode == -9
-        mended = [task for task in broken if damaged.phase(task) is Phase.FAILED]
-        assert len(mended) == point.endswith("after")
+        fixed = [task for task in broken if damaged.phase(task) is Phase.FAILED]
+        assert len(fixed) == point.endswith("after")
         assert {repair.task_id for repair in damaged.store.repair()} == {
-            task.task_id for task in broken if task not in mended
+            task.task_id for task in broken if task not in fixed
         }
         left = audit(damaged.url)
         assert left == [], told(left)
-    measured("R2", f"repair killed at {point}, {REPAIRS} times: what it had not mended the next one did")
+    measured("R2", f"repair killed at {point}, {REPAIRS} times: what it had not fixed the next one did")

@@ -16,10 +16,10 @@ from tasks_service import TaskContext
 from tasks_service.domain.errors import AttemptEnded, LeaseLost
 from tasks_service.domain.events import (
     AnswerInput,
+    Checkpoint,
     Claim,
     CompleteWithResult,
     FailWithError,
-    Note,
     Question,
     Release,
     Renew,
@@ -95,8 +95,8 @@ def attempt(store: RedisTaskStore, task_id: str) -> RunningAttempt:
 STEP = JournalEntry(kind=EntryKind.STEP, name="s", digest="", value=JsonText("1"))
 WRITES: dict[str, Callable[[str], WorkerEvent]] = {
     "renew": lambda lease: Renew(lease_id=lease),
-    "note": lambda lease: Note(lease_id=lease, variables={"a": JsonText("1")}),
-    "step": lambda lease: Note(lease_id=lease, step=STEP),
+    "note": lambda lease: Checkpoint(lease_id=lease, variables={"a": JsonText("1")}),
+    "step": lambda lease: Checkpoint(lease_id=lease, step=STEP),
     "ask": lambda lease: RequestInput(lease_id=lease, inputs={"k": Question(request=JsonText("{}"))}),
     "sleep": lambda lease: Sleep(lease_id=lease, delay_ms=0),
     "release": lambda lease: Release(lease_id=lease, lost=True),
@@ -128,7 +128,7 @@ def test_a_worker_whose_claim_was_forgotten_writes_nothing_though_its_run_is_giv
     holder = claimed(store, task_id)
     before = store.inspect(task_id)
 
-    assert holder.run == forgotten.run == 1
+    assert holder.claims == forgotten.claims == 1
     assert forgotten.lease is not None
     for write in WRITES.values():
         with pytest.raises(LeaseLost):
@@ -200,7 +200,7 @@ def test_a_step_that_the_store_forgot_is_recorded_again_by_its_worker_before_it_
     tool.rest(ctx)
 
     answer = JsonText('{"action":"accept","content":{"word":"x"}}')
-    store.act(ALICE, task_id, AnswerInput(answers={"question": answer}))
+    store.apply(ALICE, task_id, AnswerInput(answers={"question": answer}))
     tool.again(store, task_id)
     assert tool.runs == {"first": 1, "second": 1}
 

@@ -109,7 +109,7 @@ def test_whatever_redis_forgets_every_task_that_it_kept_comes_to_one_true_end(
         "R8",
         f"{oblivion.done['restored']} files cut by 0.1 to 5 s, {oblivion.done['failed over']} failovers that "
         f"lost 0.1 to 2 s, {len(campaign.stories)} tasks in {campaign.seconds:.0f} s: {forgot['handles']} "
-        f"handles and {forgot['ends']} ends forgotten, none of them older than what was cut; journals mended "
+        f"handles and {forgot['ends']} ends forgotten, none of them older than what was cut; journals fixed "
         f"{recorded_again} times; 0 stuck, 0 second ends; {oblivion.done.total() + 1} audits, 0 violations",
     )
 

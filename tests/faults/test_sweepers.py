@@ -41,7 +41,7 @@ TRIPS_OF_A_REMOVAL = 12
 
 QUEUE = "ts:mq:tasks"
 BESIDE = (r"ts:mq:.*",)
-PASSING = Policy(lease_ms=SECOND, ttl_ms=1, retention_ms=1, patience_ms=SECOND, timeout_ms=MINUTE)
+PASSING = Policy(lease_ms=SECOND, ttl_ms=1, retention_ms=1, queue_timeout_ms=SECOND, timeout_ms=MINUTE)
 LASTING = Policy(lease_ms=SECOND, timeout_ms=MINUTE)
 Measured = Callable[[str, str], None]
 _starts: list[Barrier] = []
@@ -79,7 +79,7 @@ class Shard:
 
     def expiring(self) -> Task:
         """A task that is over, and goes after a second."""
-        return self.store.act(ALICE, self.create(PASSING).task_id, Cancel())
+        return self.store.apply(ALICE, self.create(PASSING).task_id, Cancel())
 
     def phases(self, tasks: list[Task]) -> Counter[Phase]:
         return Counter(self.store.inspect(task.task_id).task.phase for task in tasks)
@@ -101,7 +101,7 @@ def shard(redis_url: str) -> Iterator[Shard]:
 class Unlocked(RedisTaskStore):
     """A store whose locks hold nobody up: each sweeper believes that it is alone."""
 
-    def hold(self, name: str, *, for_ms: int) -> bool:
+    def try_lock(self, name: str, *, for_ms: int) -> bool:
         return True
 
 
@@ -225,7 +225,7 @@ def _swept(shard: Shard) -> Swept:
 def sweep_and_die(url: str) -> None:
     """Begin to sweep, and die with the lock."""
     store = RedisTaskStore(url)
-    assert store.hold("sweep", for_ms=500)
+    assert store.try_lock("sweep", for_ms=500)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -268,7 +268,7 @@ def test_two_beats_at_once_cause_no_run_too_many(tmp_path: Path, measured: Measu
         server.close()
     assert not found, told(found)
     assert Counter(task.status for task in ended) == {TaskStatus.COMPLETED: 48}
-    assert Counter(task.run for task in ended) == {2: 8, 1: 40}
+    assert Counter(task.claims for task in ended) == {2: 8, 1: 40}
     effects = [json.loads(line) for line in Path(path).read_text().splitlines()]
     assert Counter((effect["task"], effect.get("step")) for effect in effects).most_common(1)[0][1] == 1
     assert len(effects) == 2 * 8 + 40

@@ -91,7 +91,7 @@ def reaped(store: RedisTaskStore, task: Task) -> Task:
     """The task, as soon as its lease is over."""
     while True:
         with suppress(InvalidTransition):
-            found = store.settle(task.task_id, Reap())
+            found = store.apply_sweep(task.task_id, Reap())
             assert found is not None
             return found
         time.sleep(LEASE_MS / 4000)
@@ -115,7 +115,7 @@ def test_a_process_that_wakes_up_after_its_lease_can_write_nothing(
 
         assert store.inspect(task.task_id) == before
         assert store.get(ALICE, task.task_id).result == RESULT
-        assert before.task.run == 2
+        assert before.task.claims == 2
         assert stale != lease_id
     store.close()
     found = audit(redis_url)
@@ -162,7 +162,7 @@ def test_a_tool_in_a_stopped_child_learns_from_its_context_that_the_task_is_anot
                 task = client.call("haunted", diary=str(diary), gate=str(gate))
                 first = wait_until_written(diary, 1)[0]
                 os.kill(first["pid"], signal.SIGSTOP)
-                wait_until(lambda task=task: client.view(task).task.run == 2, explain=node.logs)  # type: ignore[misc]
+                wait_until(lambda task=task: client.view(task).task.claims == 2, explain=node.logs)  # type: ignore[misc]
                 gate.touch()
                 view = client.ended(task)
                 os.kill(first["pid"], signal.SIGCONT)
@@ -197,7 +197,7 @@ def test_a_tool_that_lets_no_other_thread_run_loses_its_lease_and_its_result(tmp
             later = client.run("good", path=str(tmp_path / "good"))
             assert client.view(view.task) == view
         assert json.loads(view.result or "")["structuredContent"]["result"] == 2
-        assert (view.task.run, later.task.status) == (2, TaskStatus.COMPLETED)
+        assert (view.task.claims, later.task.status) == (2, TaskStatus.COMPLETED)
         assert not (found := audit(server.url, beside=[r"ts:mq:.*"])), told(found)
     finally:
         node.teardown()

@@ -37,7 +37,7 @@ LESS_THAN_SKEW = timedelta(seconds=100)
 BRIEF: ToolOptions = {
     "ttl": LESS_THAN_SKEW,
     "retention": LESS_THAN_SKEW,
-    "patience": LESS_THAN_SKEW,
+    "queue_timeout": LESS_THAN_SKEW,
     "timeout": LESS_THAN_SKEW,
 }
 """Times that a clock which is two minutes wrong would find to be over."""
@@ -56,8 +56,8 @@ def write_line(path: str, **what: Any) -> None:
 def good(path: str, ctx: TaskContext, seconds: float = 0.05) -> int:
     """Work for a moment, and write down that it was done."""
     time.sleep(seconds)
-    write_line(path, task=ctx.task_id, run=ctx.run)
-    return ctx.run
+    write_line(path, task=ctx.task_id, run=ctx.claims)
+    return ctx.claims
 
 
 @service.tool(**BRIEF, lease=timedelta(seconds=1))
@@ -66,7 +66,7 @@ def nap(path: str, ctx: TaskContext) -> int:
     ctx.step("before", write_line, path, task=ctx.task_id, step="before")
     ctx.sleep(1.2)
     ctx.step("after", write_line, path, task=ctx.task_id, step="after")
-    return ctx.run
+    return ctx.claims
 
 
 def _kill() -> None:
@@ -109,7 +109,7 @@ POISONS: dict[str, Callable[[], None]] = {
 @service.tool(max_attempts=ATTEMPTS)
 def poison(kind: str, path: str, ctx: TaskContext) -> str:
     """Harm the process, each time that it runs."""
-    write_line(path, task=ctx.task_id, run=ctx.run)
+    write_line(path, task=ctx.task_id, run=ctx.claims)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     POISONS[kind]()
     return "survived"
@@ -118,11 +118,11 @@ def poison(kind: str, path: str, ctx: TaskContext) -> str:
 @service.tool(lease=timedelta(seconds=1))
 def haunted(diary: str, gate: str, ctx: TaskContext) -> int:
     """Run until told; write down when and how the context says that the task is another's."""
-    write_line(diary, pid=os.getpid(), run=ctx.run)
-    if ctx.run > 1:
-        ctx.step(f"begun by {ctx.run}", os.getpid)
+    write_line(diary, pid=os.getpid(), run=ctx.claims)
+    if ctx.claims > 1:
+        ctx.step(f"begun by {ctx.claims}", os.getpid)
     try:
-        while not Path(gate).exists() or ctx.run == 1:
+        while not Path(gate).exists() or ctx.claims == 1:
             ctx.check()
             time.sleep(0.001)
     except AttemptEnded as lost:
@@ -133,24 +133,24 @@ def haunted(diary: str, gate: str, ctx: TaskContext) -> int:
             kinds = {"learned": type(lost).__name__, "step": type(refused).__name__}
             write_line(diary, pid=os.getpid(), at=at, **kinds)
         raise
-    return ctx.run
+    return ctx.claims
 
 
 @service.tool(**BRIEF, lease=timedelta(seconds=2))
 def long(path: str, ctx: TaskContext, seconds: float = 5.0) -> int:
     """Last longer than a lease, and look at the context."""
-    write_line(path, task=ctx.task_id, run=ctx.run)
+    write_line(path, task=ctx.task_id, run=ctx.claims)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         ctx.check()
         time.sleep(0.02)
-    return ctx.run
+    return ctx.claims
 
 
 @service.tool(lease=timedelta(seconds=1), max_attempts=ATTEMPTS)
 def deafening(path: str, ctx: TaskContext) -> int:
     """Hold the interpreter's lock for longer than the lease, the first time."""
-    if ctx.run == 1:
+    if ctx.claims == 1:
         ctypes.PyDLL(None).usleep(4_000_000)
-    write_line(path, task=ctx.task_id, run=ctx.run)
-    return ctx.run
+    write_line(path, task=ctx.task_id, run=ctx.claims)
+    return ctx.claims

@@ -7,10 +7,10 @@ from multiprocessing.connection import Connection
 
 from tasks_service.domain.errors import LeaseLost
 from tasks_service.domain.events import (
+    Checkpoint,
     Claim,
     CompleteWithResult,
     FailWithError,
-    Note,
     Question,
     Release,
     Renew,
@@ -49,9 +49,9 @@ def writes(lease_id: str) -> Iterator[WorkerEvent]:
     done = CompleteWithResult(lease_id=lease_id, result=ZOMBIES)
     yield done
     yield FailWithError(lease_id=lease_id, failure=Failure(kind=FailureKind.AUTHOR, message="zombie"))
-    yield Note(lease_id=lease_id, variables={"by": ZOMBIES})
+    yield Checkpoint(lease_id=lease_id, variables={"by": ZOMBIES})
     step = JournalEntry(kind=EntryKind.STEP, name="s", digest="d", value=ZOMBIES)
-    yield Note(lease_id=lease_id, step=step)
+    yield Checkpoint(lease_id=lease_id, step=step)
     yield RequestInput(lease_id=lease_id, inputs={"k": Question(request=JsonText("{}"))})
     yield Sleep(lease_id=lease_id, delay_ms=0)
     yield Retry(lease_id=lease_id, delay_ms=0, otherwise=done)

@@ -104,7 +104,7 @@ class PipeClient:
         self.notify("notifications/initialized")
         return result
 
-    def hang_up(self) -> None:
+    def wait_for_disconnect(self) -> None:
         """End the server's input."""
         with suppress(OSError):
             os.close(self._sink)
@@ -146,7 +146,7 @@ class PipedFrontEnd:
     async def _serve(self) -> None:
         try:
             async with opened(
-                self._app, source=self._source, sink=self._sink, limits=self._limits, patience=10.0
+                self._app, source=self._source, sink=self._sink, limits=self._limits, queue_timeout=10.0
             ) as front:
                 await front.run(asyncio.Event())
         finally:
@@ -163,5 +163,5 @@ def piped(
 ) -> Iterator[PipedFrontEnd]:
     front_end = PipedFrontEnd(tools, configuration, library)
     yield front_end
-    front_end.client.hang_up()
+    front_end.client.wait_for_disconnect()
     assert front_end.ended()

@@ -18,7 +18,7 @@ import uvicorn
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool
 from tasks_service.domain.errors import InvalidTransition, ProtocolError, TaskNotFound
-from tasks_service.domain.events import Claim, CompleteWithResult, FailWithError, Note, RequestInput
+from tasks_service.domain.events import Checkpoint, Claim, CompleteWithResult, FailWithError, RequestInput
 from tasks_service.domain.events import Question as OpenQuestion
 from tasks_service.domain.task import Failure, FailureKind, Task, new_token
 from tasks_service.durable.questions import Question, question_digest, question_text
@@ -152,7 +152,7 @@ class WireClient:
     def close(self) -> None:
         self._connection.close()
 
-    def hang_up(self) -> None:
+    def wait_for_disconnect(self) -> None:
         """End the connection, whoever waits for an answer on it."""
         if self._connection.sock is not None:
             self._connection.sock.shutdown(socket.SHUT_RDWR)
@@ -256,7 +256,7 @@ class Worker:
 
     def note(self, task: Task, **notes: Any) -> Task:
         assert task.lease is not None
-        return self.store.commit(task.task_id, Note(lease_id=task.lease.lease_id, **notes))
+        return self.store.commit(task.task_id, Checkpoint(lease_id=task.lease.lease_id, **notes))
 
     def fail(self, task_id: str, failure: Failure) -> Task:
         task, _ = self.claim(task_id)

@@ -155,12 +155,12 @@ def test_a_long_call_is_kept_alive(
 def test_a_reader_that_does_not_read_holds_up_nobody(
     session: SessionClient, ports: list[int], worker: Worker
 ) -> None:
-    deaf = socket.socket()
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-    deaf.connect(("127.0.0.1", ports[0]))
+    unresponsive = socket.socket()
+    unresponsive.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    unresponsive.connect(("127.0.0.1", ports[0]))
     head = "".join(f"{name}: {value}\r\n" for name, value in session.headers().items())
-    deaf.sendall(f"GET /mcp HTTP/1.1\r\nhost: localhost\r\n{head}\r\n".encode())
-    until("it is open", lambda: deaf.recv(16, socket.MSG_PEEK))
+    unresponsive.sendall(f"GET /mcp HTTP/1.1\r\nhost: localhost\r\n{head}\r\n".encode())
+    until("it is open", lambda: unresponsive.recv(16, socket.MSG_PEEK))
     failure = Failure(kind=FailureKind.AUTHOR, message="x" * 1000)
     for number in range(400):
         worker.fail(session.task("add", {"left": number}), failure)
@@ -173,7 +173,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody(
 
     worker.start()
     assert quickest(seconds_for_others, 2.0) < 2.0
-    deaf.close()
+    unresponsive.close()
 
 
 def test_a_stream_that_is_gone_leaves_nothing_waiting(session: SessionClient) -> None:

@@ -209,13 +209,13 @@ def test_what_a_client_cannot_be_asked_is_not_asked(ports: list[int], worker: Wo
         silent.initialize()
         able.initialize()
         task_id = parked(silent, worker, {"name": NAME})
-        deaf = waiting(silent, task_id)
+        unresponsive = waiting(silent, task_id)
         request = waiting(able, task_id, at=1).find(elicitation)
         able.respond(request["id"], ADA)
         until("it goes on", lambda: able.get(task_id)["status"] == "working")
         worker.run(task_id)
 
-        assert not [message for message in deaf.rest() if elicitation(message)]
+        assert not [message for message in unresponsive.rest() if elicitation(message)]
 
 
 def test_before_2025_11_25_a_form_has_no_mode(ports: list[int], worker: Worker) -> None:

@@ -326,7 +326,7 @@ def test_what_became_of_a_task_meanwhile_is_reported_when_the_stream_opens(
     session: SessionClient, worker: Worker
 ) -> None:
     task_id = session.task("greet", {"name": "Ada"})
-    worker.store.act(worker.store.inspect(task_id).task.owner, task_id, Cancel())
+    worker.store.apply(worker.store.inspect(task_id).task.owner, task_id, Cancel())
 
     note = session.listen(at=1).find(is_request("notifications/tasks/status"))
 

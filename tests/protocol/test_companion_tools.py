@@ -409,7 +409,7 @@ def test_leaving_a_wait_for_a_result_cancels_nothing(
     task_id = begin(plain, worker)
     waiting = pool.submit(use, plain, "task_result", task_id)
     assert not threading.Event().wait(0.1)
-    plain.hang_up()
+    plain.wait_for_disconnect()
     waiting.exception(60)
 
     task = task_of(worker, task_id)

@@ -407,11 +407,11 @@ def test_a_reader_that_does_not_read_holds_up_nobody_and_gets_the_latest(
 ) -> None:
     task_ids = [client.task("greet", {"name": "x" * 50_000}) for _ in range(40)]
     params = {"notifications": {"taskIds": task_ids}}
-    deaf = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
-    deaf.connect()
-    deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    unresponsive = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
+    unresponsive.connect()
+    unresponsive.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     body = json.dumps(client.message("subscriptions/listen", params)).encode()
-    deaf.request("POST", "/mcp", body, client.headers("subscriptions/listen", params))
+    unresponsive.request("POST", "/mcp", body, client.headers("subscriptions/listen", params))
     attentive = listen(taskIds=task_ids[-1:])
     attentive.find(changed)
 
@@ -419,9 +419,9 @@ def test_a_reader_that_does_not_read_holds_up_nobody_and_gets_the_latest(
         worker.run(task_id)
 
     attentive.find(completed)
-    reader, last = deaf.getresponse(), {}
+    reader, last = unresponsive.getresponse(), {}
     while len(last) < 40 or any(status != "completed" for status in last.values()):
         line = reader.readline()
         if line.startswith(b"data: ") and changed(frame := json.loads(line[6:])):
             last[frame["params"]["taskId"]] = frame["params"]["status"]
-    deaf.close()
+    unresponsive.close()

@@ -20,7 +20,7 @@ from mcp.client.session import ClientRequestContext
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, SamplingMessage, TextContent
 
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
-from tasks_service.domain.events import Cancel, Overdue
+from tasks_service.domain.events import Cancel, DeadlinePassed
 from tasks_service.domain.task import Task
 from tasks_service.durable.questions import Form, Question, Roots, Sampling
 from tasks_service.frontend.core import request_state
@@ -419,7 +419,7 @@ def test_a_state_of_an_execution_that_was_cancelled_gets_a_clear_error(
     client: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     task_id, round_one = first_round(client, worker, pool)
-    worker.store.act(task_of(worker, task_id).owner, task_id, Cancel(), hidden=True)
+    worker.store.apply(task_of(worker, task_id).owner, task_id, Cancel(), hidden=True)
 
     error = retry(client, round_one["requestState"], {"name": ADA}).error
 
@@ -453,7 +453,7 @@ def test_a_state_that_has_lapsed_is_refused_and_its_execution_is_cancelled_for_g
 
     assert is_refused(retry(client, round_one["requestState"], {"name": ADA}))
     assert worker.store.due(Due.OVERDUE, limit=9) == [task_id]
-    worker.store.settle(task_id, Overdue())
+    worker.store.apply_sweep(task_id, DeadlinePassed())
 
     task = task_of(worker, task_id)
     assert task.status == "cancelled"
@@ -467,7 +467,7 @@ def test_hanging_up_on_a_retry_cancels_the_execution(
     reply = pool.submit(retry, client, round_one["requestState"], {"name": ADA})
     recorded(worker)
 
-    client.hang_up()
+    client.wait_for_disconnect()
 
     until("it is cancelled", lambda: task_of(worker, task_id).status == "cancelled")
     assert reply.exception(60) is not None

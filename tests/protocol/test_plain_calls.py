@@ -98,7 +98,7 @@ def test_a_call_that_an_operator_cancels_is_answered_with_an_error(
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
     task_id = hidden_task(worker)
 
-    worker.store.act(worker.store.inspect(task_id).task.owner, task_id, Cancel(), hidden=True)
+    worker.store.apply(worker.store.inspect(task_id).task.owner, task_id, Cancel(), hidden=True)
 
     assert reply.result(60).error["code"] == -32800
 

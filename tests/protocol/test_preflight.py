@@ -462,6 +462,6 @@ def test_hanging_up_cancels_the_execution_of_a_plain_call_that_was_asked_first(
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(plain.request, "tools/call", params)
         (task_id,) = until("the call is recorded", worker.pending)
-        plain.hang_up()
+        plain.wait_for_disconnect()
         until("it is cancelled", lambda: worker.store.inspect(task_id).task.status == "cancelled")
         assert reply.exception(10) is not None

@@ -315,7 +315,7 @@ def test_eight_racing_updates_give_one_resumption(client: WireClient, worker: Wo
     assert [line.target for line in record.log].count("pending") == 2  # its creation, and one resumption
     assert [entry.name for entry in record.journal] == ["a", "b"]
     assert len({entry.value for entry in record.journal}) == 1
-    assert worker.store.claim(task_id, Claim(lease_id=new_token(), worker="test")).task.run == 2
+    assert worker.store.claim(task_id, Claim(lease_id=new_token(), worker="test")).task.claims == 2
 
 
 def test_a_resumed_task_can_ask_again_and_end(client: WireClient, worker: Worker) -> None:

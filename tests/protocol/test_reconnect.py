@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
-from tasks_service.domain.events import Leave, Overdue
+from tasks_service.domain.events import CallerLeft, DeadlinePassed
 from tasks_service.domain.task import Task
 from tasks_service.durable.questions import Form
 from tasks_service.frontend.core import change_feed as push
@@ -59,9 +59,9 @@ def task_of(worker: Worker, task_id: str) -> Task:
     return worker.store.inspect(task_id).task
 
 
-def hang_up(client: WireClient, worker: Worker, task_id: str, reply: Future[Reply]) -> None:
+def wait_for_disconnect(client: WireClient, worker: Worker, task_id: str, reply: Future[Reply]) -> None:
     """Close the connection of a call that waits, and wait until the service has noticed."""
-    client.hang_up()
+    client.wait_for_disconnect()
     until("it is noticed", lambda: task_of(worker, task_id).return_by_ms)
     assert reply.exception(60) is not None
 
@@ -73,7 +73,7 @@ def test_without_a_key_hanging_up_cancels(
     reply = greet(client, pool)
     task_id = recorded(worker)
 
-    client.hang_up()
+    client.wait_for_disconnect()
 
     until("it is cancelled", lambda: task_of(worker, task_id).status == "cancelled")
     assert reply.exception(60) is not None
@@ -87,7 +87,7 @@ def test_with_a_key_the_execution_runs_on_for_the_reconnect_window(
     task_id = recorded(worker)
 
     before = worker.store.now_ms()
-    hang_up(client, worker, task_id, reply)
+    wait_for_disconnect(client, worker, task_id, reply)
 
     task = task_of(worker, task_id)
     assert task.status == "working"
@@ -101,7 +101,7 @@ def test_a_retry_with_the_key_finds_the_work_on_another_front_end_and_is_waited_
     first, second = callers(), callers()
     reply = greet(first, pool, KEY)
     task_id = recorded(worker)
-    hang_up(first, worker, task_id, reply)
+    wait_for_disconnect(first, worker, task_id, reply)
 
     reply = greet(second, pool, KEY)
     until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
@@ -121,11 +121,11 @@ def test_a_caller_with_a_key_that_does_not_come_back_is_given_up(
     ):
         reply = greet(client, pool, KEY)
         task_id = recorded(worker)
-        hang_up(client, worker, task_id, reply)
+        wait_for_disconnect(client, worker, task_id, reply)
         until("the sweep finds it", lambda: worker.store.due(Due.OVERDUE, limit=9) == [task_id])
 
         assert late.call("greet", {"name": "Ada"}, meta=KEY).error["code"] == -32800
-        worker.store.settle(task_id, Overdue())
+        worker.store.apply_sweep(task_id, DeadlinePassed())
         assert task_of(worker, task_id).status == "cancelled"
 
 
@@ -140,7 +140,7 @@ def test_a_caller_that_leaves_does_not_take_another_with_it(
     task_id = recorded(worker)
 
     owner = task_of(worker, task_id).owner
-    assert worker.store.act(owner, task_id, Leave(within_ms=60_000), hidden=True).return_by_ms
+    assert worker.store.apply(owner, task_id, CallerLeft(within_ms=60_000), hidden=True).return_by_ms
 
     until("whoever waits has said so", lambda: not task_of(worker, task_id).return_by_ms)
     worker.run(task_id)
@@ -153,7 +153,7 @@ def test_a_retry_with_the_key_and_no_state_is_asked_what_the_execution_asks(
     first, second = callers(), callers()
     reply = greet(first, pool, KEY)
     task_id = recorded(worker)
-    hang_up(first, worker, task_id, reply)
+    wait_for_disconnect(first, worker, task_id, reply)
     worker.ask(task_id, {"name": NAME})
 
     asks = second.call("greet", {"name": "Ada"}, meta=KEY).result
@@ -201,7 +201,7 @@ def test_a_session_takes_up_what_a_caller_with_the_same_key_has_left(
     client = callers()
     reply = greet(client, pool, KEY)
     task_id = recorded(worker)
-    hang_up(client, worker, task_id, reply)
+    wait_for_disconnect(client, worker, task_id, reply)
 
     stream = session.open("tools/call", {"name": "greet", "arguments": {"name": "Ada"}, "_meta": KEY})
     until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
@@ -216,7 +216,7 @@ def test_a_session_that_cancels_a_call_cancels_the_execution_that_its_key_has_fo
     client = callers()
     reply = greet(client, pool, KEY)
     task_id = recorded(worker)
-    hang_up(client, worker, task_id, reply)
+    wait_for_disconnect(client, worker, task_id, reply)
     params = {"name": "greet", "arguments": {"name": "Ada"}, "_meta": KEY}
     stream = session.open("tools/call", params, identity="again")
     until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)

@@ -299,7 +299,7 @@ def test_a_client_that_hangs_up_ends_the_function(port: int) -> None:
     thread = threading.Thread(target=read_on)
     thread.start()
     until("the function runs", STARTED.is_set)
-    client.hang_up()
+    client.wait_for_disconnect()
     thread.join(10)
     until("the function is cancelled", CANCELLED.is_set)
 

@@ -224,7 +224,7 @@ def test_in_2026_a_cancelled_call_is_cancelled_and_gets_no_answer(
 
     pipe.modern(2, "tools/list")
     assert pipe.result(2)["tools"]
-    pipe.hang_up()
+    pipe.wait_for_disconnect()
     assert front_end.ended()
     assert pipe.rest() == []
 
@@ -250,7 +250,7 @@ def test_the_end_of_input_cancels_waiting_calls_and_no_task(
     send(2, "tools/call", **GREET, **with_key)
     (kept,) = until("it is recorded", lambda: set(worker.pending()) - {task, call})
 
-    pipe.hang_up()
+    pipe.wait_for_disconnect()
 
     assert front_end.ended()
     assert status_of(worker, call) is TaskStatus.CANCELLED
@@ -263,7 +263,7 @@ def test_what_was_asked_before_the_end_of_input_is_answered(
 ) -> None:
     pipe.modern(1, "server/discover")
     pipe.modern(2, "tools/list")
-    pipe.hang_up()
+    pipe.wait_for_disconnect()
     assert front_end.ended()
     assert {message["id"] for message in pipe.rest()} == {1, 2}
 
@@ -279,7 +279,7 @@ def test_a_subscription_tells_of_tasks_and_ends_with_the_input(
     worker.run(task_id)
     pipe.find(lambda message: message.get("params", {}).get("status") == "completed")
 
-    pipe.hang_up()
+    pipe.wait_for_disconnect()
 
     assert front_end.ended()
     result, over = (message for message in pipe.rest() if message.get("params", {}).get("taskId") is None)
@@ -316,7 +316,7 @@ def test_reports_come_on_the_pipe_before_the_answer_from_the_level_that_was_set(
             assert pipe.result(2)["content"][0]["text"] == "said"
             pipe.request(3, "tools/call", name="thirds", arguments={}, _meta={"progressToken": "p"})
             assert pipe.result(3)["content"][0]["text"] == "done"
-            pipe.hang_up()
+            pipe.wait_for_disconnect()
             reports = pipe.rest()
     finally:
         runner.close()

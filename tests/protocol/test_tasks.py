@@ -68,7 +68,7 @@ def test_a_failed_task_carries_the_authors_error(client: WireClient, worker: Wor
     assert "result" not in task
 
 
-@pytest.mark.parametrize("kind", [FailureKind.PATIENCE, FailureKind.TIMEOUT, FailureKind.RESULT_LIMIT])
+@pytest.mark.parametrize("kind", [FailureKind.QUEUE_TIMEOUT, FailureKind.TIMEOUT, FailureKind.RESULT_LIMIT])
 def test_a_failure_of_the_service_is_an_internal_error(
     client: WireClient, worker: Worker, kind: FailureKind
 ) -> None:

@@ -14,10 +14,10 @@ from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.execution import Executor
 from tasks_service.worker.interrupts import Interrupter
-from tasks_service.worker.lease_keeper import Keeper
+from tasks_service.worker.lease_keeper import LeaseKeeper
 from tasks_service.worker.loop import AsyncLoop
 from tasks_service.worker.publishing import Publisher
-from tasks_service.worker.shutdown import StopSign
+from tasks_service.worker.shutdown import ShutdownDeadline
 
 
 class DeafStore(RedisTaskStore):
@@ -44,7 +44,7 @@ class ToolRunner:
         interrupter = Interrupter()
         self._executor = Executor(
             self._store,
-            Keeper(self._kept, StopSign(), interrupter),
+            LeaseKeeper(self._kept, ShutdownDeadline(), interrupter),
             interrupter,
             AsyncLoop(),
             Publisher(self._reports),
@@ -67,7 +67,7 @@ class ToolRunner:
         while not self._stop.wait(0.002):
             pending = self._store.pending("tasks", until_ms=self._store.now_ms() + 1_000, limit=100)
             for task_id in (*pending, *self._store.due(Due.TIMERS, limit=100)):
-                run = self._store.inspect(task_id).task.run
+                run = self._store.inspect(task_id).task.claims
                 if (task_id, run) not in taken:
                     taken.add((task_id, run))
                     self._threads.submit(self._run, task_id)

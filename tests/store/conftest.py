@@ -53,7 +53,7 @@ class RecordingOutbox:
     def pushes(self, task: Task, now_ms: int) -> list[Push]:
         if not self._in_store:
             return []
-        return [Push(self.KEY, f"{task.task_id} {task.run} {now_ms}".encode())]
+        return [Push(self.KEY, f"{task.task_id} {task.claims} {now_ms}".encode())]
 
     def committed(self, task: Task) -> None:
         self.sent.append(task.task_id)
@@ -71,8 +71,8 @@ class Awaited:
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         return self._runner.run(self._store.get(owner, task_id, hidden=hidden))
 
-    def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        return self._runner.run(self._store.act(owner, task_id, event, hidden=hidden))
+    def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        return self._runner.run(self._store.apply(owner, task_id, event, hidden=hidden))
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         return self._runner.run(self._store.page(owner, after=after, limit=limit))

@@ -17,14 +17,16 @@ from tasks_service.domain.errors import (
 )
 from tasks_service.domain.events import (
     AnswerInput,
+    CallerLeft,
+    CallerReturned,
     Cancel,
+    Checkpoint,
     Claim,
     CompleteWithResult,
+    DeadlinePassed,
     Expire,
     FailWithError,
-    Leave,
-    Note,
-    Overdue,
+    MakeVisible,
     Question,
     Reap,
     Redispatch,
@@ -32,8 +34,6 @@ from tasks_service.domain.events import (
     Renew,
     RequestInput,
     Retry,
-    Return,
-    Reveal,
     Sleep,
 )
 from tasks_service.domain.limits import Limits
@@ -80,7 +80,7 @@ def test_unknown_and_malformed_ids_are_not_found(face: Face, task_id: str) -> No
     with pytest.raises(TaskNotFound):
         face.store.get(ALICE, task_id)
     with pytest.raises(TaskNotFound):
-        face.store.act(ALICE, task_id, Cancel())
+        face.store.apply(ALICE, task_id, Cancel())
     with pytest.raises(TaskNotFound):
         face.store.claim(task_id, Claim(lease_id="l", worker="w"))
 
@@ -90,7 +90,7 @@ def test_a_foreign_task_is_not_found_by_any_method(face: Face) -> None:
     with pytest.raises(TaskNotFound):
         face.store.get(BOB, task.task_id)
     with pytest.raises(TaskNotFound):
-        face.store.act(BOB, task.task_id, Cancel())
+        face.store.apply(BOB, task.task_id, Cancel())
     assert face.store.page(BOB).tasks == ()
     assert face.store.get(ALICE, task.task_id).task.phase is Phase.PENDING
 
@@ -100,16 +100,16 @@ def test_a_hidden_task_is_seen_only_by_those_who_ask_for_hidden_ones(face: Face)
     with pytest.raises(TaskNotFound):
         face.store.get(ALICE, task.task_id)
     with pytest.raises(TaskNotFound):
-        face.store.act(ALICE, task.task_id, Cancel())
+        face.store.apply(ALICE, task.task_id, Cancel())
     assert face.store.page(ALICE).tasks == ()
     assert face.store.get(ALICE, task.task_id, hidden=True).task.task_id == task.task_id
-    face.store.act(ALICE, task.task_id, Reveal(), hidden=True)
+    face.store.apply(ALICE, task.task_id, MakeVisible(), hidden=True)
     assert face.store.get(ALICE, task.task_id).task.visible
 
 
 def test_a_task_whose_caller_stays_away_is_cancelled_for_every_reader_and_then_for_good(face: Face) -> None:
     task = face.create(visible=False)
-    face.store.act(ALICE, task.task_id, Leave(within_ms=SECOND), hidden=True)
+    face.store.apply(ALICE, task.task_id, CallerLeft(within_ms=SECOND), hidden=True)
     assert face.maintenance.inspect(task.task_id).task.return_by_ms == face.clock.now_ms + SECOND
     assert_consistent(face)
 
@@ -120,15 +120,15 @@ def test_a_task_whose_caller_stays_away_is_cancelled_for_every_reader_and_then_f
     with pytest.raises(InvalidTransition):
         face.store.claim(task.task_id, Claim(lease_id="l", worker="w"))
     assert face.maintenance.due(Due.OVERDUE, limit=10) == [task.task_id]
-    assert face.maintenance.settle(task.task_id, Overdue()) == read
+    assert face.maintenance.apply_sweep(task.task_id, DeadlinePassed()) == read
     assert_consistent(face)
 
 
 def test_a_task_whose_caller_comes_back_in_time_runs_on(face: Face) -> None:
     task = face.create(visible=False)
-    face.store.act(ALICE, task.task_id, Leave(within_ms=SECOND), hidden=True)
+    face.store.apply(ALICE, task.task_id, CallerLeft(within_ms=SECOND), hidden=True)
 
-    face.store.act(ALICE, task.task_id, Return(), hidden=True)
+    face.store.apply(ALICE, task.task_id, CallerReturned(), hidden=True)
     face.clock.pass_ms(HOUR)
 
     assert face.claim(task).task.phase is Phase.RUNNING
@@ -149,12 +149,12 @@ def test_a_completed_task_has_its_result_and_its_whole_history(face: Face) -> No
 def test_a_claim_brings_arguments_and_journal(face: Face) -> None:
     task, lease_id = face.run()
     step = JournalEntry(kind=EntryKind.STEP, name="load", digest="x", value=JsonText("[1]"))
-    face.store.commit(task.task_id, Note(lease_id=lease_id, step=step, step_index=0))
+    face.store.commit(task.task_id, Checkpoint(lease_id=lease_id, step=step, step_index=0))
     face.store.commit(task.task_id, Release(lease_id=lease_id))
     claimed = face.claim(task)
     assert claimed.arguments == '{"x":1}'
     assert claimed.journal == (step,)
-    assert claimed.task.run == 2
+    assert claimed.task.claims == 2
 
 
 def test_only_one_of_two_claims_gets_the_task(face: Face) -> None:
@@ -172,16 +172,16 @@ def test_a_lease_is_its_holders_until_its_last_millisecond(face: Face) -> None:
     assert renewed.lease is not None
     face.clock.pass_ms(renewed.lease.until_ms - 1 - face.clock())
     with pytest.raises(InvalidTransition):
-        face.maintenance.settle(task.task_id, Reap())
+        face.maintenance.apply_sweep(task.task_id, Reap())
     face.clock.pass_ms(1)
-    reaped = face.maintenance.settle(task.task_id, Reap())
+    reaped = face.maintenance.apply_sweep(task.task_id, Reap())
     assert reaped is not None and reaped.phase is Phase.PENDING
 
 
 def test_a_stale_worker_cannot_overwrite_a_reclaimed_task(face: Face) -> None:
     task, stale = face.run()
     face.clock.pass_ms(11 * SECOND)
-    face.maintenance.settle(task.task_id, Reap())
+    face.maintenance.apply_sweep(task.task_id, Reap())
     second = face.claim(task).task
     with pytest.raises(LeaseLost) as refused:
         face.store.commit(task.task_id, CompleteWithResult(lease_id=stale, result=RESULT))
@@ -226,7 +226,7 @@ def test_an_idempotency_key_with_another_request_is_refused(face: Face) -> None:
 
 
 def test_a_key_that_is_used_again_stays_with_its_new_task_when_the_old_one_goes(face: Face) -> None:
-    policy = Policy(ttl_ms=SECOND, retention_ms=SECOND, patience_ms=SECOND, timeout_ms=MINUTE)
+    policy = Policy(ttl_ms=SECOND, retention_ms=SECOND, queue_timeout_ms=SECOND, timeout_ms=MINUTE)
     first, lease_id = face.run(policy=policy, idempotency="k", request_digest="d")
     face.clock.pass_ms(2 * SECOND)
     second = face.create(idempotency="k", request_digest="d")
@@ -234,7 +234,7 @@ def test_a_key_that_is_used_again_stays_with_its_new_task_when_the_old_one_goes(
 
     first = face.store.commit(first.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
     face.clock.pass_ms(first.expires_ms - face.clock())
-    assert face.maintenance.settle(first.task_id, Expire()) is None
+    assert face.maintenance.apply_sweep(first.task_id, Expire()) is None
 
     again = face.store.create(creation(idempotency="k", request_digest="d"))
     assert (again.replayed, again.task.task_id) == (True, second.task_id)
@@ -242,12 +242,12 @@ def test_a_key_that_is_used_again_stays_with_its_new_task_when_the_old_one_goes(
 
 def test_cancelling_ends_the_task_and_its_worker_learns_of_it(face: Face) -> None:
     task, lease_id = face.run()
-    assert face.store.act(ALICE, task.task_id, Cancel()).status is TaskStatus.CANCELLED
+    assert face.store.apply(ALICE, task.task_id, Cancel()).status is TaskStatus.CANCELLED
     with pytest.raises(LeaseLost) as refused:
         face.store.commit(task.task_id, Renew(lease_id=lease_id))
     assert refused.value.current == Phase.CANCELLED
     with pytest.raises(InvalidTransition):
-        face.store.act(ALICE, task.task_id, Cancel())
+        face.store.apply(ALICE, task.task_id, Cancel())
     assert_consistent(face)
 
 
@@ -265,18 +265,18 @@ def test_a_renewal_moves_the_lease_and_nothing_that_a_client_sees(face: Face) ->
 def test_variables_are_written_together_and_null_deletes(face: Face) -> None:
     task, lease_id = face.run()
     face.store.commit(
-        task.task_id, Note(lease_id=lease_id, variables={"a": JsonText("1"), "b": JsonText('"x"')})
+        task.task_id, Checkpoint(lease_id=lease_id, variables={"a": JsonText("1"), "b": JsonText('"x"')})
     )
-    face.store.commit(task.task_id, Note(lease_id=lease_id, variables={"a": None, "c": JsonText("[]")}))
+    face.store.commit(task.task_id, Checkpoint(lease_id=lease_id, variables={"a": None, "c": JsonText("[]")}))
     assert face.store.get(ALICE, task.task_id).task.variables == {"b": '"x"', "c": "[]"}
-    face.store.commit(task.task_id, Note(lease_id=lease_id, variables={"b": None, "c": None}))
+    face.store.commit(task.task_id, Checkpoint(lease_id=lease_id, variables={"b": None, "c": None}))
     assert face.store.get(ALICE, task.task_id).task.variables == {}
 
 
 def test_progress_is_read_back(face: Face) -> None:
     task, lease_id = face.run()
     progress = Progress(current=3, total=10, message="reading")
-    face.store.commit(task.task_id, Note(lease_id=lease_id, progress=progress))
+    face.store.commit(task.task_id, Checkpoint(lease_id=lease_id, progress=progress))
     read = face.store.get(ALICE, task.task_id).task
     assert (read.progress, read.status_message) == (progress, "reading")
 
@@ -308,7 +308,7 @@ def test_an_owner_has_no_more_live_tasks_than_the_quota(make_face: FaceMaker) ->
     with pytest.raises(QuotaExceeded):
         face.create()
     face.create(BOB)
-    face.store.act(ALICE, first.task_id, Cancel())
+    face.store.apply(ALICE, first.task_id, Cancel())
     face.create()
     assert_consistent(face)
 
@@ -327,10 +327,10 @@ def test_a_question_parks_the_task_and_its_answer_makes_it_pending(face: Face) -
     question = Question(request=JsonText('{"m":1}'), digest="d")
     asked = RequestInput(lease_id=lease_id, inputs={"q": question})
     parked = face.store.commit(task.task_id, asked)
-    assert (parked.status, parked.tries) == (TaskStatus.INPUT_REQUIRED, 0)
+    assert (parked.status, parked.attempts) == (TaskStatus.INPUT_REQUIRED, 0)
     assert face.store.get(ALICE, task.task_id).task.inputs["q"].request == '{"m":1}'
     assert_consistent(face)
-    answered = face.store.act(ALICE, task.task_id, AnswerInput(answers={"q": ANSWER, "unknown": ANSWER}))
+    answered = face.store.apply(ALICE, task.task_id, AnswerInput(answers={"q": ANSWER, "unknown": ANSWER}))
     assert (answered.phase, answered.inputs) == (Phase.PENDING, {})
     assert face.outbox.sent == [task.task_id]
     entry = JournalEntry(kind=EntryKind.ANSWER, name="q", digest="d", value=ANSWER)
@@ -344,9 +344,9 @@ def test_an_answer_that_does_not_fit_into_the_journal_leaves_the_question_open(m
     asked = RequestInput(lease_id=lease_id, inputs={"q": Question(request=JsonText("{}"))})
     face.store.commit(task.task_id, asked)
     with pytest.raises(LimitExceeded):
-        face.store.act(ALICE, task.task_id, AnswerInput(answers={"q": ANSWER}))
+        face.store.apply(ALICE, task.task_id, AnswerInput(answers={"q": ANSWER}))
     assert set(face.store.get(ALICE, task.task_id).task.inputs) == {"q"}
-    answered = face.store.act(ALICE, task.task_id, AnswerInput(answers={"q": JsonText("1")}))
+    answered = face.store.apply(ALICE, task.task_id, AnswerInput(answers={"q": JsonText("1")}))
     assert answered.phase is Phase.PENDING
 
 
@@ -357,7 +357,7 @@ def test_a_question_key_is_never_used_again_in_a_tasks_life(face: Face) -> None:
         lease_id = new_token()
         face.claim(task, lease_id)
         face.store.commit(task.task_id, RequestInput(lease_id=lease_id, inputs={key: question}))
-        face.store.act(ALICE, task.task_id, AnswerInput(answers={key: ANSWER}))
+        face.store.apply(ALICE, task.task_id, AnswerInput(answers={key: ANSWER}))
     lease_id = new_token()
     face.claim(task, lease_id)
     with pytest.raises(InvalidTransition, match="'first' was used before"):
@@ -388,7 +388,7 @@ def test_a_task_becomes_due_again_after_its_sleep_and_a_message_goes_out(face: F
     assert face.outbox.sent == []
     face.clock.pass_ms(HOUR)
     assert face.maintenance.due(Due.TIMERS, limit=10) == [task.task_id]
-    face.maintenance.settle(task.task_id, Redispatch())
+    face.maintenance.apply_sweep(task.task_id, Redispatch())
     assert face.maintenance.due(Due.TIMERS, limit=10) == []
     assert face.outbox.sent == [task.task_id]
     assert face.claim(task).journal == (timer,)
@@ -412,24 +412,24 @@ def test_a_reaped_task_runs_again_until_its_attempts_are_used_up(face: Face) -> 
     task, _ = face.run(policy=Policy(max_attempts=2))
     face.clock.pass_ms(11 * SECOND)
     assert face.maintenance.due(Due.LEASES, limit=10) == [task.task_id]
-    again = face.maintenance.settle(task.task_id, Reap())
+    again = face.maintenance.apply_sweep(task.task_id, Reap())
     assert again is not None and again.phase is Phase.PENDING
     face.claim(task)
     face.clock.pass_ms(11 * SECOND)
-    ended = face.maintenance.settle(task.task_id, Reap())
+    ended = face.maintenance.apply_sweep(task.task_id, Reap())
     assert ended is not None and ended.failure is not None
     assert ended.failure.kind is FailureKind.ATTEMPTS
     assert_consistent(face)
 
 
 def test_a_task_that_nobody_takes_fails_when_its_patience_ends(face: Face) -> None:
-    task = face.create(policy=Policy(patience_ms=HOUR))
+    task = face.create(policy=Policy(queue_timeout_ms=HOUR))
     face.clock.pass_ms(HOUR)
     read = face.store.get(ALICE, task.task_id).task
-    assert read.failure is not None and read.failure.kind is FailureKind.PATIENCE
+    assert read.failure is not None and read.failure.kind is FailureKind.QUEUE_TIMEOUT
     assert face.maintenance.inspect(task.task_id).task.phase is Phase.PENDING
     assert face.maintenance.due(Due.OVERDUE, limit=10) == [task.task_id]
-    assert face.maintenance.settle(task.task_id, Overdue()) == read
+    assert face.maintenance.apply_sweep(task.task_id, DeadlinePassed()) == read
     assert face.maintenance.due(Due.OVERDUE, limit=10) == []
     assert_consistent(face)
 
@@ -441,22 +441,22 @@ def test_an_expired_task_is_not_found_before_and_after_its_sweep(face: Face) -> 
         face.store.get(ALICE, task.task_id)
     assert face.store.page(ALICE).tasks == ()
     assert face.maintenance.due(Due.EXPIRED, limit=10) == [task.task_id]
-    assert face.maintenance.settle(task.task_id, Expire()) is None
+    assert face.maintenance.apply_sweep(task.task_id, Expire()) is None
     assert face.maintenance.due(Due.EXPIRED, limit=10) == []
     assert face.maintenance.counts().total == 0
     with pytest.raises(TaskNotFound):
-        face.maintenance.settle(task.task_id, Expire())
+        face.maintenance.apply_sweep(task.task_id, Expire())
     assert face.create(idempotency="k", request_digest="other").task_id != task.task_id
 
 
 def test_a_task_that_expired_unswept_stays_in_sight_of_the_sweep(face: Face) -> None:
-    policy = Policy(patience_ms=SECOND, ttl_ms=SECOND, retention_ms=SECOND)
+    policy = Policy(queue_timeout_ms=SECOND, ttl_ms=SECOND, retention_ms=SECOND)
     task = face.create(policy=policy)
     face.clock.pass_ms(HOUR)
     with pytest.raises(TaskNotFound):
-        face.maintenance.settle(task.task_id, Reap())
+        face.maintenance.apply_sweep(task.task_id, Reap())
     assert face.maintenance.due(Due.EXPIRED, limit=10) == [task.task_id]
-    assert face.maintenance.settle(task.task_id, Expire()) is None
+    assert face.maintenance.apply_sweep(task.task_id, Expire()) is None
     assert face.maintenance.counts().total == 0
 
 
@@ -532,22 +532,22 @@ def test_an_overtaken_mark_that_a_clock_put_back_has_left_ahead_is_forgotten(fac
 def test_a_suspect_is_redispatched_no_sooner_than_was_said(face: Face) -> None:
     task = face.create()
     now_ms = face.clock()
-    assert face.maintenance.suspect([task.task_id], not_before_ms=now_ms + 6) == [now_ms + 6]
-    assert face.maintenance.suspect([task.task_id], not_before_ms=now_ms + 99) == [now_ms + 6]
+    assert face.maintenance.mark_suspected([task.task_id], not_before_ms=now_ms + 6) == [now_ms + 6]
+    assert face.maintenance.mark_suspected([task.task_id], not_before_ms=now_ms + 99) == [now_ms + 6]
     face.clock.pass_ms(6)
-    again = face.maintenance.settle(task.task_id, Redispatch())
+    again = face.maintenance.apply_sweep(task.task_id, Redispatch())
     assert again is not None and again.redispatches == 1
-    (later,) = face.maintenance.suspect([task.task_id], not_before_ms=0)
+    (later,) = face.maintenance.mark_suspected([task.task_id], not_before_ms=0)
     assert later > face.clock()
     face.claim(task)
-    assert face.maintenance.suspect([task.task_id], not_before_ms=7) == [7]
+    assert face.maintenance.mark_suspected([task.task_id], not_before_ms=7) == [7]
 
 
 def test_a_lock_is_held_by_one_at_a_time_and_ends_by_itself(make_face: FaceMaker) -> None:
     face = make_face()
-    assert face.maintenance.hold("sweep", for_ms=50)
-    assert not face.maintenance.hold("sweep", for_ms=50)
-    assert face.maintenance.hold("other", for_ms=50)
+    assert face.maintenance.try_lock("sweep", for_ms=50)
+    assert not face.maintenance.try_lock("sweep", for_ms=50)
+    assert face.maintenance.try_lock("other", for_ms=50)
 
 
 def test_the_last_sweep_is_remembered(face: Face) -> None:

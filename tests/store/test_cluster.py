@@ -14,7 +14,7 @@ from redis.cluster import ClusterNode
 from redis.crc import key_slot
 
 from tasks_service.domain.errors import LeaseLost, StoreFull, StoreUnavailable
-from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Create, Expire, Note
+from tasks_service.domain.events import Cancel, Checkpoint, Claim, CompleteWithResult, Create, Expire
 from tasks_service.domain.names import new_task_id
 from tasks_service.domain.reports import LogLevel
 from tasks_service.domain.task import JsonText, Owner, Phase, new_token
@@ -83,7 +83,7 @@ def rival_before_a_cut_exec(proxies: list[CuttingProxy], rival: Callable[[], obj
 
 
 def test_redis_pys_own_cluster_client_overwrites_what_a_rival_has_written(cluster: ClusterServers) -> None:
-    """The trap that the store's own routing avoids. If this fails, redis-py has mended it."""
+    """The trap that the store's own routing avoids. If this fails, redis-py has fixed it."""
     nodes = [ClusterNode("127.0.0.1", proxy.port) for proxy in cluster.proxies]
     with redis.RedisCluster(startup_nodes=nodes) as client, redis.RedisCluster(startup_nodes=nodes) as other:
         client.set("state", "working", px=60_000)
@@ -105,7 +105,7 @@ def test_a_cut_completion_never_overwrites_a_rivals_cancellation(
     task_id, lease_id = claimed(store)
     with closing(RedisTaskStore(cluster.url)) as rival:
         rival_before_a_cut_exec(
-            cluster.proxies, lambda: rival.act(ALICE, task_id, Cancel()), new := new_token().encode()
+            cluster.proxies, lambda: rival.apply(ALICE, task_id, Cancel()), new := new_token().encode()
         )
         event = CompleteWithResult(lease_id=lease_id, result=JsonText(f'"{new.decode()}"'))
         with pytest.raises(LeaseLost):
@@ -136,7 +136,7 @@ def test_a_store_that_is_closed_between_watch_and_exec_writes_nothing_unwatched(
         """The clock is read where the transition is decided: after WATCH, before EXEC."""
         if not met.is_set():
             met.set()
-            store.act(ALICE, task_id, Cancel())
+            store.apply(ALICE, task_id, Cancel())
             deciding.close()
         return server_ms
 
@@ -183,8 +183,8 @@ def test_tasks_spread_over_the_nodes_and_are_counted_swept_and_repaired_on_all_o
             assert client.keys("*:t:*")
             for key in client.keys("*:expired"):
                 client.delete(key)
-    mended = list(store.repair())
-    assert {repair.task_id for repair in mended if repair.mended} == ids
+    fixed = list(store.repair())
+    assert {repair.task_id for repair in fixed if repair.fixed} == ids
     assert list(store.repair()) == []
 
 
@@ -194,18 +194,18 @@ def test_what_has_expired_is_swept_on_every_node(cluster: ClusterServers) -> Non
         for number in range(40):
             owner = Owner(f"owner-{number}")
             task_id = created(store, owner)
-            store.act(owner, task_id, Cancel())
+            store.apply(owner, task_id, Cancel())
         clock.pass_ms(40 * 86_400_000)
         due = store.due(Due.EXPIRED, limit=100)
         assert len(due) == 40
         for task_id in due:
-            store.settle(task_id, Expire())
+            store.apply_sweep(task_id, Expire())
         assert store.counts().total == 0
 
 
 def test_locks_and_the_last_sweep_are_one_for_all_nodes(store: RedisTaskStore) -> None:
-    assert store.hold("sweep", for_ms=60_000)
-    assert not store.hold("sweep", for_ms=60_000)
+    assert store.try_lock("sweep", for_ms=60_000)
+    assert not store.try_lock("sweep", for_ms=60_000)
     assert store.last_sweep_ms() is None
     for _ in range(2):
         assert store.mark_sweep(lease_ms=60_000) == SweepMark(may_reap=True, alarm="")
@@ -261,7 +261,7 @@ def test_a_slot_that_moves_while_it_is_written_to_loses_and_doubles_nothing(
             while not enough.is_set():
                 number = len(written)
                 variables = {"n": JsonText(str(number)), f"n{number % 50}": JsonText(str(number))}
-                writer.commit(task_id, Note(lease_id=lease_id, variables=variables))
+                writer.commit(task_id, Checkpoint(lease_id=lease_id, variables=variables))
                 written.append(number)
 
     async def read() -> int:
@@ -354,7 +354,7 @@ def test_another_number_of_shards_than_the_stores_is_refused(
     with closing(RedisTaskStore(cluster.url, shards=8)) as other:
         (error,) = errors(other)
     assert "laid out with 16 shards" in error.what
-    assert "TASKS_SHARDS=16" in error.mend
+    assert "TASKS_SHARDS=16" in error.fix
 
 
 def test_the_memory_that_is_told_is_that_of_the_fullest_node(

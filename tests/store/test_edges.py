@@ -20,10 +20,10 @@ from tasks_service.domain.errors import (
 from tasks_service.domain.events import (
     AnswerInput,
     Cancel,
+    Checkpoint,
     Claim,
     CompleteWithResult,
     FailWithError,
-    Note,
     Question,
     Renew,
     RequestInput,
@@ -84,7 +84,7 @@ def result(face: Face, length: int) -> None:
 def variables(face: Face, length: int) -> None:
     task, lease_id = face.run()
     value = text(length - len('"v":,'))
-    face.store.commit(task.task_id, Note(lease_id=lease_id, variables={"v": value}))
+    face.store.commit(task.task_id, Checkpoint(lease_id=lease_id, variables={"v": value}))
 
 
 def error_data(face: Face, length: int) -> None:
@@ -98,12 +98,12 @@ def answers(face: Face, length: int) -> None:
     asked = {key: Question(request=JsonText("{}")) for key in "ab"}
     face.store.commit(task.task_id, RequestInput(lease_id=lease_id, inputs=asked))
     given = {"a": text(length - 5), "b": text(5)}
-    face.store.act(ALICE, task.task_id, AnswerInput(answers=given))
+    face.store.apply(ALICE, task.task_id, AnswerInput(answers=given))
 
 
-def step(lease_id: str, index: int, value: JsonText) -> Note:
+def step(lease_id: str, index: int, value: JsonText) -> Checkpoint:
     entry = JournalEntry(kind=EntryKind.STEP, name="s", digest="d", value=value)
-    return Note(lease_id=lease_id, step=entry, step_index=index)
+    return Checkpoint(lease_id=lease_id, step=entry, step_index=index)
 
 
 def journal_bytes(face: Face, length: int) -> None:
@@ -131,7 +131,7 @@ def live_tasks(face: Face, length: int) -> None:
 
 def all_tasks(face: Face, length: int) -> None:
     for _ in range(length + EDGE):
-        face.store.act(ALICE, face.create().task_id, Cancel())
+        face.store.apply(ALICE, face.create().task_id, Cancel())
 
 
 LIMITED: dict[str, Callable[[Face, int], None]] = {
@@ -206,7 +206,7 @@ def test_a_message_for_people_is_cut_and_never_refused(make_face: FaceMaker, len
     task, lease_id = face.run()
     message = "é" + "x" * (length - 2)
     progress = Progress(current=1, message=message)
-    noted = face.store.commit(task.task_id, Note(lease_id=lease_id, progress=progress))
+    noted = face.store.commit(task.task_id, Checkpoint(lease_id=lease_id, progress=progress))
     said = noted.status_message or ""
     assert len(said.encode()) <= EDGE
     assert (said == message) == (length <= EDGE)
@@ -216,7 +216,7 @@ def test_a_message_for_people_is_cut_and_never_refused(make_face: FaceMaker, len
 def test_an_id_of_any_shape_is_an_unknown_one(face: Face, task_id: str) -> None:
     for attempt in (
         lambda: face.store.get(ALICE, task_id),
-        lambda: face.store.act(ALICE, task_id, Cancel()),
+        lambda: face.store.apply(ALICE, task_id, Cancel()),
         lambda: face.store.claim(task_id, Claim(lease_id="l", worker="w")),
         lambda: face.store.commit(task_id, Renew(lease_id="l")),
     ):
@@ -232,8 +232,8 @@ def touches(face: Face, task: Task, lease_id: str) -> dict[str, Callable[[], Any
     done = CompleteWithResult(lease_id=lease_id, result=RESULT)
     return {
         "get": lambda: face.store.get(ALICE, task.task_id),
-        "cancel": lambda: face.store.act(ALICE, task.task_id, Cancel()),
-        "answer": lambda: face.store.act(ALICE, task.task_id, AnswerInput(answers={"a": JsonText("1")})),
+        "cancel": lambda: face.store.apply(ALICE, task.task_id, Cancel()),
+        "answer": lambda: face.store.apply(ALICE, task.task_id, AnswerInput(answers={"a": JsonText("1")})),
         "claim": lambda: face.store.claim(task.task_id, Claim(lease_id=new_token(), worker="w")),
         "complete": lambda: face.store.commit(task.task_id, done),
         "renew": lambda: face.store.commit(task.task_id, Renew(lease_id=lease_id)),
@@ -262,7 +262,7 @@ def test_a_task_is_there_until_its_last_millisecond_and_then_for_nobody(face: Fa
 def test_a_task_that_runs_does_not_expire_but_fails_at_its_deadline_and_its_worker_is_told(
     face: Face,
 ) -> None:
-    policy = Policy(ttl_ms=1, retention_ms=SECOND, patience_ms=SECOND, timeout_ms=5 * SECOND)
+    policy = Policy(ttl_ms=1, retention_ms=SECOND, queue_timeout_ms=SECOND, timeout_ms=5 * SECOND)
     task, lease_id = face.run(policy=policy)
     face.clock.pass_ms(5 * SECOND - 1)
     assert face.store.get(ALICE, task.task_id).task.phase is Phase.RUNNING
@@ -310,10 +310,10 @@ def between(redis_server: RedisServer, redis_url: str) -> Iterator[Between]:
 
 LEASE = "the lease"
 WRITES: dict[str, Callable[[RedisTaskStore, str], Any]] = {
-    "note": lambda s, i: s.commit(i, Note(lease_id=LEASE, variables={"v": JsonText("1")})),
+    "note": lambda s, i: s.commit(i, Checkpoint(lease_id=LEASE, variables={"v": JsonText("1")})),
     "renew": lambda s, i: s.commit(i, Renew(lease_id=LEASE)),
     "complete": lambda s, i: s.commit(i, CompleteWithResult(lease_id=LEASE, result=RESULT)),
-    "cancel": lambda s, i: s.act(ALICE, i, Cancel()),
+    "cancel": lambda s, i: s.apply(ALICE, i, Cancel()),
 }
 
 
@@ -375,5 +375,5 @@ def test_an_index_of_another_type_is_reported_as_damage_and_mended_by_a_repair(
     assert list(store.repair())
     assert list(store.repair(dry_run=True)) == []
     for task_id in store.task_ids():
-        assert store.act(ALICE, task_id, Cancel()).phase is Phase.CANCELLED
+        assert store.apply(ALICE, task_id, Cancel()).phase is Phase.CANCELLED
         assert store.index_problems(task_id) == []

@@ -25,17 +25,19 @@ from tasks_service.domain.decide import effective
 from tasks_service.domain.errors import TasksServiceError
 from tasks_service.domain.events import (
     AnswerInput,
-    Call,
+    CallerLeft,
+    CallerReturned,
     Cancel,
+    Checkpoint,
     Claim,
     ClientEvent,
     CompleteWithResult,
+    DeadlinePassed,
     Event,
     Expire,
     FailWithError,
-    Leave,
-    Note,
-    Overdue,
+    GrantSlot,
+    MakeVisible,
     Question,
     Reap,
     Redispatch,
@@ -43,8 +45,6 @@ from tasks_service.domain.events import (
     Renew,
     RequestInput,
     Retry,
-    Return,
-    Reveal,
     Sleep,
     SweepEvent,
     WorkerEvent,
@@ -73,10 +73,10 @@ from .conftest import Clock, creation
 POLICY = Policy(
     ttl_ms=60_000,
     retention_ms=20_000,
-    patience_ms=50_000,
+    queue_timeout_ms=50_000,
     timeout_ms=40_000,
     question_ms=30_000,
-    cap_ms=200_000,
+    max_lifetime_ms=200_000,
     lease_ms=10_000,
     max_attempts=2,
 )
@@ -172,13 +172,13 @@ class LockStep(RuleBasedStateMachine):
     def note(self, lease: tuple[str, str], name: str, value: JsonText | None, current: int) -> None:
         progress = Progress(current=current, total=10, message=f"step {current}")
         self.commit(
-            lease, lambda lease_id: Note(lease_id=lease_id, variables={name: value}, progress=progress)
+            lease, lambda lease_id: Checkpoint(lease_id=lease_id, variables={name: value}, progress=progress)
         )
 
     @rule(lease=leases, index=st.integers(0, 4), value=TEXTS)
     def step(self, lease: tuple[str, str], index: int, value: JsonText) -> None:
         entry = JournalEntry(kind=EntryKind.STEP, name="s", digest="d", value=value)
-        self.commit(lease, lambda lease_id: Note(lease_id=lease_id, step=entry, step_index=index))
+        self.commit(lease, lambda lease_id: Checkpoint(lease_id=lease_id, step=entry, step_index=index))
 
     @rule(lease=leases, keys=st.sets(KEYS), default=st.one_of(st.none(), TEXTS))
     def ask(self, lease: tuple[str, str], keys: set[str], default: JsonText | None) -> None:
@@ -222,21 +222,21 @@ class LockStep(RuleBasedStateMachine):
 
     @rule(task=tasks, window=st.sampled_from([1, 8_000, 90_000]))
     def leave(self, task: tuple[Owner, str], window: int) -> None:
-        self.both("act", task[0], task[1], Leave(within_ms=window), hidden=True)
+        self.both("act", task[0], task[1], CallerLeft(within_ms=window), hidden=True)
 
-    @rule(task=tasks, kind=st.sampled_from([Return, Reveal]))
+    @rule(task=tasks, kind=st.sampled_from([CallerReturned, MakeVisible]))
     def come_back(self, task: tuple[Owner, str], kind: type[ClientEvent]) -> None:
         self.both("act", task[0], task[1], kind(), hidden=True)
 
-    @rule(task=tasks, kind=st.sampled_from([Reap, Overdue, Expire, Redispatch, Call]))
-    def settle(self, task: tuple[Owner, str], kind: type[SweepEvent]) -> None:
+    @rule(task=tasks, kind=st.sampled_from([Reap, DeadlinePassed, Expire, Redispatch, GrantSlot]))
+    def apply_sweep(self, task: tuple[Owner, str], kind: type[SweepEvent]) -> None:
         self.both("settle", task[1], kind())
 
     @rule()
     def sweep(self) -> None:
         events: dict[Due, type[Event]] = {
             Due.EXPIRED: Expire,
-            Due.OVERDUE: Overdue,
+            Due.OVERDUE: DeadlinePassed,
             Due.LEASES: Reap,
             Due.TIMERS: Redispatch,
         }
@@ -244,7 +244,7 @@ class LockStep(RuleBasedStateMachine):
             for task_id in sorted(self.both("due", index, limit=100)):
                 self.both("settle", task_id, kind())
         for task_id in self.both("turns", limit=100):
-            self.both("settle", task_id, Call())
+            self.both("settle", task_id, GrantSlot())
 
     @rule(owner=st.sampled_from(OWNERS), limit=st.integers(1, 5))
     def list_everything(self, owner: Owner, limit: int) -> None:

@@ -40,7 +40,7 @@ def test_each_command_that_is_denied_is_named_and_nothing_is_written(
         (finding,) = limited.check_permissions(role)
         assert admin.dbsize() == 0
     assert f"'limited' of this {role} may not run {command.upper()}." in finding.what
-    assert f"ACL SETUSER limited +{command}," in finding.mend
+    assert f"ACL SETUSER limited +{command}," in finding.fix
 
 
 def test_all_lacks_are_told_at_once(limited: RedisTaskStore, redis_server: RedisServer) -> None:
@@ -50,4 +50,4 @@ def test_all_lacks_are_told_at_once(limited: RedisTaskStore, redis_server: Redis
         )
         (finding,) = limited.check_permissions(Role.WORKER)
     assert "may not run ZADD, PUBLISH, nor use ts:shards, ts:lock:*, ts:swept." in finding.what
-    assert "ACL SETUSER limited +zadd +publish ~ts:shards ~ts:lock:* ~ts:swept," in finding.mend
+    assert "ACL SETUSER limited +zadd +publish ~ts:shards ~ts:lock:* ~ts:swept," in finding.fix

@@ -15,7 +15,15 @@ import pytest
 import redis
 
 from tasks_service.domain.errors import CorruptRecord, InvalidTransition, QuotaExceeded, StoreUnavailable
-from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Create, Leave, Note, Release
+from tasks_service.domain.events import (
+    CallerLeft,
+    Cancel,
+    Checkpoint,
+    Claim,
+    CompleteWithResult,
+    Create,
+    Release,
+)
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import JsonText, Phase, Task, TaskStatus, new_token
 from tasks_service.store.changes import Change
@@ -78,7 +86,7 @@ def test_a_transition_takes_two_round_trips_and_a_poll_takes_one(proxy: CuttingP
     claim = Claim(lease_id=lease_id, worker="w", dispatched_ms=1)
     assert packets.during(lambda: store.create(event)) == 2
     assert packets.during(lambda: store.claim(task_id, claim)) == 2
-    note = Note(lease_id=lease_id, variables={"n": JsonText("1")})
+    note = Checkpoint(lease_id=lease_id, variables={"n": JsonText("1")})
     assert packets.during(lambda: store.commit(task_id, note)) == 2
     assert packets.during(lambda: store.get(ALICE, task_id)) == 1
     done = CompleteWithResult(lease_id=lease_id, result=RESULT)
@@ -128,9 +136,11 @@ def test_an_operation_whose_exec_is_cut_is_applied_exactly_once(
     steps: dict[str, Callable[[], Any]] = {
         "create": lambda: store.create(event),
         "claim": lambda: store.claim(event.task_id, claim),
-        "note": lambda: store.commit(event.task_id, Note(lease_id=lease_id, variables={"n": JsonText("1")})),
+        "note": lambda: store.commit(
+            event.task_id, Checkpoint(lease_id=lease_id, variables={"n": JsonText("1")})
+        ),
         "complete": lambda: store.commit(event.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT)),
-        "cancel": lambda: store.act(ALICE, event.task_id, Cancel()),
+        "cancel": lambda: store.apply(ALICE, event.task_id, Cancel()),
         "release": lambda: store.commit(event.task_id, Release(lease_id=lease_id)),
     }
     for name in ("create", "claim"):
@@ -159,7 +169,7 @@ def test_the_asyncio_face_settles_a_cut_exec_as_well(
         proxy.cut_exec(verdict)
         await store.create(event)
         proxy.cut_exec(verdict)
-        task = await store.act(ALICE, event.task_id, Cancel())
+        task = await store.apply(ALICE, event.task_id, Cancel())
         await store.aclose()
         return task
 
@@ -246,7 +256,7 @@ def test_of_a_cancel_and_a_completion_exactly_one_wins_and_the_other_is_told(sto
 
         done = CompleteWithResult(lease_id=lease_id, result=RESULT)
         actions: list[Callable[[], Any]] = [
-            lambda t=task: store.act(ALICE, t.task_id, Cancel()),  # type: ignore[misc]
+            lambda t=task: store.apply(ALICE, t.task_id, Cancel()),  # type: ignore[misc]
             lambda t=task, d=done: store.commit(t.task_id, d),  # type: ignore[misc]
         ]
         with ThreadPoolExecutor(2) as pool:
@@ -373,7 +383,7 @@ def test_a_record_from_before_callers_could_leave_is_read_as_one_that_nobody_lef
     assert "return_by_ms" not in state
 
     assert store.get(task.owner, task.task_id, hidden=True).task.return_by_ms == 0
-    left = store.act(task.owner, task.task_id, Leave(within_ms=60_000), hidden=True)
+    left = store.apply(task.owner, task.task_id, CallerLeft(within_ms=60_000), hidden=True)
     assert store.inspect(task.task_id).task == left
 
 
@@ -435,7 +445,7 @@ def test_an_evicting_redis_is_an_error_that_says_how_to_mend_it(
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     assert worst.severity is Severity.ERROR
-    assert "noeviction" in worst.mend
+    assert "noeviction" in worst.fix
     assert all(finding.severity is Severity.WARNING for finding in store.check())
 
 

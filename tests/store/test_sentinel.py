@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from tasks_service.domain.errors import StoreUnavailable
-from tasks_service.domain.events import Cancel, Claim, Note
+from tasks_service.domain.events import Cancel, Checkpoint, Claim
 from tasks_service.domain.task import JsonText, Phase, new_token
 from tasks_service.store.findings import Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
@@ -99,7 +99,7 @@ def test_the_replica_that_took_over_gets_every_write_of_both_faces(
         with closing(RedisTaskStore(group.url, deadline=60)) as writer:
             while not enough.is_set():
                 number = JsonText(str(len(written)))
-                writer.commit(task_id, Note(lease_id=lease_id, variables={"n": number}))
+                writer.commit(task_id, Checkpoint(lease_id=lease_id, variables={"n": number}))
                 written.append(len(written))
 
     async def read() -> None:
@@ -203,10 +203,10 @@ def test_a_master_that_would_go_on_alone_is_told_and_refuses_writes_once_it_is_m
     group: SentinelGroup, store: RedisTaskStore
 ) -> None:
     def told_of(what: str) -> list[str]:
-        return [finding.mend for finding in store.check() if what in finding.what]
+        return [finding.fix for finding in store.check() if what in finding.what]
 
-    (mend,) = told_of("min-replicas-to-write is 0")
-    assert "CONFIG SET min-replicas-to-write 1" in mend
+    (fix,) = told_of("min-replicas-to-write is 0")
+    assert "CONFIG SET min-replicas-to-write 1" in fix
     assert told_of("No replica") == []
     task_id = store.create(creation()).task.task_id
     with group.master.client() as client:
@@ -215,10 +215,10 @@ def test_a_master_that_would_go_on_alone_is_told_and_refuses_writes_once_it_is_m
         client.config_set("min-replicas-to-write", 2)
         with closing(RedisTaskStore(group.url, deadline=0.2)) as hasty:
             with pytest.raises(StoreUnavailable, match=r"(?i)good replicas"):
-                hasty.act(ALICE, task_id, Cancel())
+                hasty.apply(ALICE, task_id, Cancel())
             assert hasty.get(ALICE, task_id).task.phase is Phase.PENDING
         client.config_set("min-replicas-to-write", 0)
-    assert store.act(ALICE, task_id, Cancel()).phase is Phase.CANCELLED
+    assert store.apply(ALICE, task_id, Cancel()).phase is Phase.CANCELLED
 
 
 def test_sentinels_that_cannot_agree_are_told(own_group: SentinelGroup, own_store: RedisTaskStore) -> None:

@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import ExecAbortError, MovedError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from tasks_service.domain.errors import CorruptRecord, StoreFull, StoreUnavailable
-from tasks_service.store.redis.transaction import Exchange, LostConnection, Pause, Write, once, transact
+from tasks_service.store.redis.transaction import Backoff, LostConnection, RoundTrip, Write, once, transact
 
 NOT_NOW = [
     ReadOnlyError("You can't write against a read only replica."),
@@ -32,14 +32,14 @@ def transition() -> Any:
     )
 
 
-def at_exec(program: Any) -> Exchange:
+def at_exec(program: Any) -> RoundTrip:
     """The exchange that writes."""
-    assert next(program) == Exchange([("UNWATCH",), ("WATCH", "key"), ("GET", "key")])
+    assert next(program) == RoundTrip([("UNWATCH",), ("WATCH", "key"), ("GET", "key")])
     return program.send(["OK", "OK", None])  # type: ignore[no-any-return]
 
 
 def test_what_writes_goes_over_the_connection_that_watches() -> None:
-    assert at_exec(transition()) == Exchange([("MULTI",), ("SET", "key", "value"), ("EXEC",)], follows=True)
+    assert at_exec(transition()) == RoundTrip([("MULTI",), ("SET", "key", "value"), ("EXEC",)], follows=True)
 
 
 @pytest.mark.parametrize("answer", NOT_NOW, ids=str)
@@ -47,9 +47,9 @@ def test_an_answer_that_means_not_now_leaves_the_connection_and_is_tried_again(a
     program = transition()
     at_exec(program)
     pause = program.send(["OK", "QUEUED", answer])
-    assert isinstance(pause, Pause)
+    assert isinstance(pause, Backoff)
     assert pause.leave
-    assert program.send([]) == Exchange([("UNWATCH",), ("WATCH", "key"), ("GET", "key")])
+    assert program.send([]) == RoundTrip([("UNWATCH",), ("WATCH", "key"), ("GET", "key")])
 
 
 @pytest.mark.parametrize("answer", NOT_NOW, ids=str)
@@ -57,7 +57,7 @@ def test_a_read_that_is_answered_not_now_leaves_the_connection_too(answer: Excep
     program = once([("GET", "key")], deadline=60)
     next(program)
     pause = program.send([answer])
-    assert isinstance(pause, Pause)
+    assert isinstance(pause, Backoff)
     assert pause.leave
 
 

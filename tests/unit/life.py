@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tasks_service.domain.decide import Applied, Census, Decision, decide
+from tasks_service.domain.decide import Applied, Decision, StoreCounts, decide
 from tasks_service.domain.events import (
     AnswerInput,
     Claim,
@@ -81,7 +81,7 @@ class Life:
         self.policy = policy or Policy()
         self.limits = limits
         self.now_ms = START_MS
-        self.census: Census | None = None
+        self.counts: StoreCounts | None = None
         self.record: TaskRecord | None = None
 
     @property
@@ -106,12 +106,12 @@ class Life:
         self.now_ms += ms
         return self
 
-    def meets(self, event: Event, census: Census | None = None) -> Decision:
+    def meets(self, event: Event, counts: StoreCounts | None = None) -> Decision:
         """An event happens; what is decided is applied."""
         stored = None if self.record is None else self.record.task
         log = () if self.record is None else self.record.log
-        counted = census or self.census
-        decision = decide(stored, event, self.now_ms, log=log, limits=self.limits, census=counted)
+        counted = counts or self.counts
+        decision = decide(stored, event, self.now_ms, log=log, limits=self.limits, counts=counted)
         if isinstance(decision, Applied):
             self.record = fold(self.record, decision)
         return decision
@@ -130,7 +130,7 @@ class Life:
 
     def claimed(self, lease_id: str | None = None) -> Life:
         """A worker takes the task."""
-        run = self.task.run + 1
+        run = self.task.claims + 1
         self.goes(Claim(lease_id=lease_id or f"lease-{run}", worker=f"worker-{run}"))
         return self
 

@@ -75,7 +75,7 @@ class Life:
             name: check_answer(name, json.loads(self.task.inputs[name].request), answer)
             for name, answer in answers.items()
         }
-        self.store.act(OWNER, self.task_id, AnswerInput(answers=checked))
+        self.store.apply(OWNER, self.task_id, AnswerInput(answers=checked))
 
     def accept(self, name: str, /, **content: Any) -> None:
         """The client accepts one question."""

@@ -54,7 +54,7 @@ def recorded_progress(store: MemoryTaskStore, attempt: RunningAttempt) -> Progre
 
 def test_it_says_whose_task_it_is_and_which_attempt(context: TaskContext, attempt: RunningAttempt) -> None:
     assert (context.task_id, context.owner) == (attempt.task.task_id, OWNER)
-    assert (context.tool, context.attempt, context.run) == ("draw", 1, 1)
+    assert (context.tool, context.attempt, context.claims) == ("draw", 1, 1)
 
 
 def test_progress_costs_the_tool_nothing_and_is_written_by_the_keeper(
@@ -141,7 +141,7 @@ def test_every_call_is_a_checkpoint(
     context: TaskContext, attempt: RunningAttempt, kind: type[BaseException]
 ) -> None:
     assert not context.cancelled
-    attempt.end(kind)  # type: ignore[arg-type]
+    attempt.request_stop(kind)  # type: ignore[arg-type]
     assert context.cancelled
     for call in (
         context.check,
@@ -156,7 +156,7 @@ def test_every_call_is_a_checkpoint(
 def test_an_end_cannot_be_swallowed_by_an_authors_except_exception(
     context: TaskContext, attempt: RunningAttempt
 ) -> None:
-    attempt.end(TaskCancelled)
+    attempt.request_stop(TaskCancelled)
     with pytest.raises(TaskCancelled):
         try:
             context.check()
@@ -167,17 +167,17 @@ def test_an_end_cannot_be_swallowed_by_an_authors_except_exception(
 def test_a_cancellation_is_noticed_when_something_is_written(
     context: TaskContext, attempt: RunningAttempt, store: MemoryTaskStore
 ) -> None:
-    store.act(OWNER, attempt.task.task_id, Cancel())
+    store.apply(OWNER, attempt.task.task_id, Cancel())
     with pytest.raises(TaskCancelled):
         context.write_variables({"a": 1})
     assert context.cancelled
 
 
 def test_the_first_reason_stays_but_a_stopping_worker_gives_way(attempt: RunningAttempt) -> None:
-    attempt.end(WorkerStopping)
-    attempt.end(TaskCancelled)
-    attempt.end(AttemptTimedOut)
-    assert attempt.flag is TaskCancelled
+    attempt.request_stop(WorkerStopping)
+    attempt.request_stop(TaskCancelled)
+    attempt.request_stop(AttemptTimedOut)
+    assert attempt.stop_reason is TaskCancelled
 
 
 def test_an_async_tool_has_the_same_calls(attempt: RunningAttempt, store: MemoryTaskStore) -> None:

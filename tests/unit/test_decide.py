@@ -14,51 +14,51 @@ from tasks_service.domain.decide import (
     GONE,
     TRANSITIONS,
     Applied,
-    Census,
     Decision,
+    IdempotencyRecord,
     Refused,
-    Remembered,
     Replayed,
+    StoreCounts,
     decide,
     effective,
+    idempotency_record,
     next_due_ms,
     redispatch_backoff_ms,
-    remembered,
 )
 from tasks_service.domain.errors import (
+    ConcurrencyLimitReached,
     IdempotencyConflict,
     InvalidTransition,
-    JournalBehind,
+    JournalRolledBack,
     LeaseLost,
     LimitExceeded,
-    NoSeatFree,
     QuotaExceeded,
     TaskNotFound,
 )
 from tasks_service.domain.events import (
     AnswerInput,
-    Call,
+    CallerLeft,
+    CallerReturned,
     Cancel,
+    Checkpoint,
     Claim,
     ClientEvent,
     CompleteWithResult,
     Create,
+    DeadlinePassed,
     Event,
     Expire,
     FailWithError,
-    Leave,
-    Mend,
-    Note,
-    Overdue,
+    GrantSlot,
+    MakeVisible,
     Question,
     Reap,
     Redispatch,
     Release,
     Renew,
+    RepairRecord,
     RequestInput,
     Retry,
-    Return,
-    Reveal,
     Sleep,
     SweepEvent,
     WorkerEvent,
@@ -78,8 +78,8 @@ from tasks_service.domain.task import (
     Phase,
     Policy,
     Progress,
+    Slot,
     TaskStatus,
-    Turn,
 )
 from tests.unit.life import ARGUMENTS, RESULT, START_MS, YES, Life, answer, answers, create
 
@@ -163,8 +163,8 @@ def ask(life: Life, *keys: str) -> RequestInput:
     return RequestInput(lease_id=life.lease_id, inputs=dict.fromkeys(keys, question))
 
 
-def mend(*, result: bool = False, journal: int = 0) -> Mend:
-    return Mend(result_present=result, journal_kept=journal, journal_bytes_kept=0)
+def fix(*, result: bool = False, journal: int = 0) -> RepairRecord:
+    return RepairRecord(result_present=result, journal_kept=journal, journal_bytes_kept=0)
 
 
 def damaged(life: Callable[[], Life], **changes: Any) -> Callable[[], Life]:
@@ -183,7 +183,7 @@ EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
     Create: lambda _: create(),
     Claim: lambda _: Claim(lease_id="new", worker="w"),
     Renew: lambda life: Renew(lease_id=life.lease_id),
-    Note: lambda life: Note(lease_id=life.lease_id, progress=Progress(current=1)),
+    Checkpoint: lambda life: Checkpoint(lease_id=life.lease_id, progress=Progress(current=1)),
     RequestInput: lambda life: ask(life, "c"),
     AnswerInput: lambda _: answers("a"),
     Sleep: lambda life: Sleep(lease_id=life.lease_id, delay_ms=HOUR),
@@ -192,15 +192,15 @@ EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
     CompleteWithResult: complete,
     FailWithError: fail,
     Cancel: lambda _: Cancel(),
-    Reveal: lambda _: Reveal(),
-    Leave: lambda _: Leave(within_ms=MINUTE),
-    Return: lambda _: Return(),
+    MakeVisible: lambda _: MakeVisible(),
+    CallerLeft: lambda _: CallerLeft(within_ms=MINUTE),
+    CallerReturned: lambda _: CallerReturned(),
     Reap: lambda _: Reap(),
-    Overdue: lambda _: Overdue(),
+    DeadlinePassed: lambda _: DeadlinePassed(),
     Expire: lambda _: Expire(),
     Redispatch: lambda _: Redispatch(),
-    Call: lambda _: Call(),
-    Mend: lambda _: mend(),
+    GrantSlot: lambda _: GrantSlot(),
+    RepairRecord: lambda _: fix(),
 }
 
 
@@ -221,7 +221,7 @@ def test_the_table_has_a_row_for_every_phase() -> None:
 def test_only_expiry_and_a_lost_result_lead_out_of_a_final_phase() -> None:
     for phase in FINAL:
         leaving = {event for event, targets in TRANSITIONS[phase].items() if targets != (phase,)}
-        assert leaving == ({Expire, Mend} if phase is Phase.COMPLETED else {Expire})
+        assert leaving == ({Expire, RepairRecord} if phase is Phase.COMPLETED else {Expire})
 
 
 Scenario = tuple[Callable[[], Life], Callable[[Life], Event]]
@@ -234,42 +234,42 @@ def last_try() -> Life:
 def tries_used_up() -> Life:
     life = pending()
     assert life.record is not None
-    life.record = replace(life.record, task=replace(life.task, tries=life.policy.max_attempts))
+    life.record = replace(life.record, task=replace(life.task, attempts=life.policy.max_attempts))
     return life
 
 
 def waiting() -> Life:
-    """When it came, its owner's only seat was taken for another hour."""
+    """When it came, its owner's only slot was taken for another hour."""
     life = Life(limits=ONE_SEAT)
     life.meets(create(), taken(life, HOUR))
     return life
 
 
 def rested() -> Life:
-    """It had a seat, gave it back to sleep for a second, and is due."""
+    """It had a slot, gave it back to sleep for a second, and is due."""
     life = Life(limits=ONE_SEAT).created().claimed()
     life.goes(Sleep(lease_id=life.lease_id, delay_ms=SECOND))
     return life.passes(SECOND)
 
 
 def displaced() -> Life:
-    """It has rested, and another has its owner's only seat, for another hour."""
+    """It has rested, and another has its owner's only slot, for another hour."""
     life = rested()
-    life.census = taken(life, HOUR)
+    life.counts = taken(life, HOUR)
     return life
 
 
 def turned_away() -> Life:
-    """A worker has come for it while another had its owner's only seat; it is free by now."""
+    """A worker has come for it while another had its owner's only slot; it is free by now."""
     life = displaced()
     life.goes(Claim(lease_id="early", worker="w"))
-    life.census = None
+    life.counts = None
     return life
 
 
-def taken(life: Life, ms: int) -> Census:
-    """All seats of the lane are taken, for so long."""
-    return Census(seats_until_ms=life.now_ms + ms)
+def taken(life: Life, ms: int) -> StoreCounts:
+    """All slots of the lane are taken, for so long."""
+    return StoreCounts(slots_until_ms=life.now_ms + ms)
 
 
 def later(life: Callable[[], Life], ms: int) -> Callable[[], Life]:
@@ -293,7 +293,7 @@ def left(life: Callable[[], Life]) -> Callable[[], Life]:
 
     def made() -> Life:
         changed = hidden(life)()
-        changed.goes(Leave(within_ms=MINUTE))
+        changed.goes(CallerLeft(within_ms=MINUTE))
         return changed
 
     return made
@@ -316,7 +316,7 @@ LEASE = Lease(lease_id="stale", until_ms=START_MS, worker="w")
 BOTH_DEFAULT = staggered(first_default=YES, second_default=NO)
 FIRST_DEFAULT = staggered(first_default=YES, second_default=None)
 LONG = 40 * DAY
-OVERDUE, EXPIRE, REAP = EXAMPLES[Overdue], EXAMPLES[Expire], EXAMPLES[Reap]
+OVERDUE, EXPIRE, REAP = EXAMPLES[DeadlinePassed], EXAMPLES[Expire], EXAMPLES[Reap]
 
 ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (GONE, Create, Phase.PENDING): (not_yet, EXAMPLES[Create]),
@@ -324,15 +324,15 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.PENDING, Claim, Phase.PENDING): (displaced, EXAMPLES[Claim]),
     (Phase.PENDING, Claim, Phase.FAILED): (tries_used_up, EXAMPLES[Claim]),
     (Phase.PENDING, Cancel, Phase.CANCELLED): (pending, EXAMPLES[Cancel]),
-    (Phase.PENDING, Overdue, Phase.FAILED): (later(pending, DAY), OVERDUE),
-    (Phase.PENDING, Reveal, Phase.PENDING): (pending, EXAMPLES[Reveal]),
-    (Phase.PENDING, Leave, Phase.PENDING): (hidden(pending), EXAMPLES[Leave]),
-    (Phase.PENDING, Return, Phase.PENDING): (left(pending), EXAMPLES[Return]),
-    (Phase.PENDING, Overdue, Phase.CANCELLED): (later(left(pending), MINUTE), OVERDUE),
+    (Phase.PENDING, DeadlinePassed, Phase.FAILED): (later(pending, DAY), OVERDUE),
+    (Phase.PENDING, MakeVisible, Phase.PENDING): (pending, EXAMPLES[MakeVisible]),
+    (Phase.PENDING, CallerLeft, Phase.PENDING): (hidden(pending), EXAMPLES[CallerLeft]),
+    (Phase.PENDING, CallerReturned, Phase.PENDING): (left(pending), EXAMPLES[CallerReturned]),
+    (Phase.PENDING, DeadlinePassed, Phase.CANCELLED): (later(left(pending), MINUTE), OVERDUE),
     (Phase.PENDING, Redispatch, Phase.PENDING): (pending, EXAMPLES[Redispatch]),
-    (Phase.PENDING, Call, Phase.PENDING): (waiting, EXAMPLES[Call]),
+    (Phase.PENDING, GrantSlot, Phase.PENDING): (waiting, EXAMPLES[GrantSlot]),
     (Phase.RUNNING, Renew, Phase.RUNNING): (running, EXAMPLES[Renew]),
-    (Phase.RUNNING, Note, Phase.RUNNING): (running, EXAMPLES[Note]),
+    (Phase.RUNNING, Checkpoint, Phase.RUNNING): (running, EXAMPLES[Checkpoint]),
     (Phase.RUNNING, RequestInput, Phase.PARKED): (running, EXAMPLES[RequestInput]),
     (Phase.RUNNING, Sleep, Phase.PENDING): (running, EXAMPLES[Sleep]),
     (Phase.RUNNING, Retry, Phase.PENDING): (running, retry),
@@ -348,34 +348,40 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.RUNNING, Cancel, Phase.CANCELLED): (running, EXAMPLES[Cancel]),
     (Phase.RUNNING, Reap, Phase.PENDING): (later(running, 10 * SECOND), REAP),
     (Phase.RUNNING, Reap, Phase.FAILED): (later(last_try, 10 * SECOND), REAP),
-    (Phase.RUNNING, Overdue, Phase.FAILED): (later(running, DAY), OVERDUE),
-    (Phase.RUNNING, Reveal, Phase.RUNNING): (running, EXAMPLES[Reveal]),
-    (Phase.RUNNING, Leave, Phase.RUNNING): (hidden(running), EXAMPLES[Leave]),
-    (Phase.RUNNING, Return, Phase.RUNNING): (left(running), EXAMPLES[Return]),
-    (Phase.RUNNING, Overdue, Phase.CANCELLED): (later(left(running), MINUTE), OVERDUE),
+    (Phase.RUNNING, DeadlinePassed, Phase.FAILED): (later(running, DAY), OVERDUE),
+    (Phase.RUNNING, MakeVisible, Phase.RUNNING): (running, EXAMPLES[MakeVisible]),
+    (Phase.RUNNING, CallerLeft, Phase.RUNNING): (hidden(running), EXAMPLES[CallerLeft]),
+    (Phase.RUNNING, CallerReturned, Phase.RUNNING): (left(running), EXAMPLES[CallerReturned]),
+    (Phase.RUNNING, DeadlinePassed, Phase.CANCELLED): (later(left(running), MINUTE), OVERDUE),
     (Phase.PARKED, AnswerInput, Phase.PARKED): (parked, lambda _: answers("a")),
     (Phase.PARKED, AnswerInput, Phase.PENDING): (parked, lambda _: answers("a", "b")),
     (Phase.PARKED, Cancel, Phase.CANCELLED): (parked, EXAMPLES[Cancel]),
-    (Phase.PARKED, Overdue, Phase.PARKED): (later(BOTH_DEFAULT, MINUTE), OVERDUE),
-    (Phase.PARKED, Overdue, Phase.PENDING): (later(BOTH_DEFAULT, HOUR), OVERDUE),
-    (Phase.PARKED, Overdue, Phase.FAILED): (later(parked, HOUR), OVERDUE),
-    (Phase.PARKED, Reveal, Phase.PARKED): (parked, EXAMPLES[Reveal]),
-    (Phase.PARKED, Leave, Phase.PARKED): (hidden(parked), EXAMPLES[Leave]),
-    (Phase.PARKED, Return, Phase.PARKED): (left(parked), EXAMPLES[Return]),
-    (Phase.PARKED, Overdue, Phase.CANCELLED): (later(left(parked), MINUTE), OVERDUE),
+    (Phase.PARKED, DeadlinePassed, Phase.PARKED): (later(BOTH_DEFAULT, MINUTE), OVERDUE),
+    (Phase.PARKED, DeadlinePassed, Phase.PENDING): (later(BOTH_DEFAULT, HOUR), OVERDUE),
+    (Phase.PARKED, DeadlinePassed, Phase.FAILED): (later(parked, HOUR), OVERDUE),
+    (Phase.PARKED, MakeVisible, Phase.PARKED): (parked, EXAMPLES[MakeVisible]),
+    (Phase.PARKED, CallerLeft, Phase.PARKED): (hidden(parked), EXAMPLES[CallerLeft]),
+    (Phase.PARKED, CallerReturned, Phase.PARKED): (left(parked), EXAMPLES[CallerReturned]),
+    (Phase.PARKED, DeadlinePassed, Phase.CANCELLED): (later(left(parked), MINUTE), OVERDUE),
     (Phase.COMPLETED, Expire, GONE): (later(completed, LONG), EXPIRE),
-    (Phase.COMPLETED, Reveal, Phase.COMPLETED): (completed, EXAMPLES[Reveal]),
+    (Phase.COMPLETED, MakeVisible, Phase.COMPLETED): (completed, EXAMPLES[MakeVisible]),
     (Phase.FAILED, Expire, GONE): (later(failed, LONG), EXPIRE),
-    (Phase.FAILED, Reveal, Phase.FAILED): (failed, EXAMPLES[Reveal]),
+    (Phase.FAILED, MakeVisible, Phase.FAILED): (failed, EXAMPLES[MakeVisible]),
     (Phase.CANCELLED, Expire, GONE): (later(cancelled, LONG), EXPIRE),
-    (Phase.CANCELLED, Reveal, Phase.CANCELLED): (cancelled, EXAMPLES[Reveal]),
-    (Phase.PENDING, Mend, Phase.FAILED): (damaged(pending, journal_length=1), EXAMPLES[Mend]),
-    (Phase.RUNNING, Mend, Phase.FAILED): (damaged(running, journal_length=1), EXAMPLES[Mend]),
-    (Phase.PARKED, Mend, Phase.FAILED): (damaged(parked, inputs={}), EXAMPLES[Mend]),
-    (Phase.COMPLETED, Mend, Phase.COMPLETED): (damaged(completed, lease=LEASE), lambda _: mend(result=True)),
-    (Phase.COMPLETED, Mend, Phase.FAILED): (completed, EXAMPLES[Mend]),
-    (Phase.FAILED, Mend, Phase.FAILED): (damaged(failed, failure=None), EXAMPLES[Mend]),
-    (Phase.CANCELLED, Mend, Phase.CANCELLED): (damaged(cancelled, lease=LEASE), EXAMPLES[Mend]),
+    (Phase.CANCELLED, MakeVisible, Phase.CANCELLED): (cancelled, EXAMPLES[MakeVisible]),
+    (Phase.PENDING, RepairRecord, Phase.FAILED): (damaged(pending, journal_length=1), EXAMPLES[RepairRecord]),
+    (Phase.RUNNING, RepairRecord, Phase.FAILED): (damaged(running, journal_length=1), EXAMPLES[RepairRecord]),
+    (Phase.PARKED, RepairRecord, Phase.FAILED): (damaged(parked, inputs={}), EXAMPLES[RepairRecord]),
+    (Phase.COMPLETED, RepairRecord, Phase.COMPLETED): (
+        damaged(completed, lease=LEASE),
+        lambda _: fix(result=True),
+    ),
+    (Phase.COMPLETED, RepairRecord, Phase.FAILED): (completed, EXAMPLES[RepairRecord]),
+    (Phase.FAILED, RepairRecord, Phase.FAILED): (damaged(failed, failure=None), EXAMPLES[RepairRecord]),
+    (Phase.CANCELLED, RepairRecord, Phase.CANCELLED): (
+        damaged(cancelled, lease=LEASE),
+        EXAMPLES[RepairRecord],
+    ),
 }
 
 
@@ -452,7 +458,7 @@ def test_who_may_send_an_event_is_written_into_its_class() -> None:
         **{e.__name__: "client" for e in EXAMPLES if issubclass(e, ClientEvent | Create)},
         **{e.__name__: "worker" for e in EXAMPLES if issubclass(e, WorkerEvent | Claim)},
         **{e.__name__: "sweep" for e in EXAMPLES if issubclass(e, SweepEvent)},
-        "Mend": "repair",
+        "RepairRecord": "repair",
     }
 
 
@@ -464,7 +470,7 @@ def test_a_created_task_is_pending_and_due_at_once() -> None:
     task = life.goes(create())
     assert (task.status, task.phase, task.revision) == (TaskStatus.WORKING, Phase.PENDING, 0)
     assert task.due_ms == task.created_ms == task.updated_ms == START_MS
-    assert (task.run, task.tries) == (0, 0)
+    assert (task.claims, task.attempts) == (0, 0)
 
 
 def test_a_creation_writes_arguments_and_the_first_line_of_the_log() -> None:
@@ -494,18 +500,18 @@ def test_answers_given_before_creation_meet_the_journals_limit() -> None:
 
 def test_a_creation_over_the_owners_quota_is_refused() -> None:
     error = refusal(
-        Life(limits=Limits(live_per_owner=5)).meets(create(), Census(owner_live=5)), QuotaExceeded
+        Life(limits=Limits(live_per_owner=5)).meets(create(), StoreCounts(owner_live=5)), QuotaExceeded
     )
     assert (error.what, error.maximum, error.actual) == ("live tasks of one owner", 5, 5)
 
 
 def test_a_creation_up_to_the_owners_quota_is_allowed() -> None:
-    decision = Life(limits=Limits(live_per_owner=5)).meets(create(), Census(owner_live=4))
+    decision = Life(limits=Limits(live_per_owner=5)).meets(create(), StoreCounts(owner_live=4))
     assert isinstance(decision, Applied)
 
 
 def test_a_creation_over_the_stores_quota_is_refused() -> None:
-    error = refusal(Life(limits=Limits(tasks_total=5)).meets(create(), Census(total=5)), QuotaExceeded)
+    error = refusal(Life(limits=Limits(tasks_total=5)).meets(create(), StoreCounts(total=5)), QuotaExceeded)
     assert error.what == "stored tasks"
 
 
@@ -516,18 +522,18 @@ def test_arguments_over_the_limit_are_refused_and_nothing_is_recorded() -> None:
     assert life.record is None
 
 
-EARLIER = Remembered(task_id="earlier", request_digest="same", until_ms=START_MS + 1)
+EARLIER = IdempotencyRecord(task_id="earlier", request_digest="same", until_ms=START_MS + 1)
 
 
 def test_a_repeated_idempotency_key_leads_to_the_earlier_task() -> None:
     event = replace(create(), idempotency="key", request_digest="same")
-    decision = Life().meets(event, Census(existing=EARLIER, owner_live=10**9))
+    decision = Life().meets(event, StoreCounts(existing=EARLIER, owner_live=10**9))
     assert decision == Replayed(task=None, task_id="earlier")
 
 
 def test_an_idempotency_key_with_another_request_is_a_conflict() -> None:
     event = replace(create(), idempotency="key", request_digest="other")
-    refusal(Life().meets(event, Census(existing=EARLIER)), IdempotencyConflict)
+    refusal(Life().meets(event, StoreCounts(existing=EARLIER)), IdempotencyConflict)
 
 
 @pytest.mark.parametrize("digest", ["same", "other"])
@@ -536,15 +542,15 @@ def test_an_idempotency_key_is_forgotten_after_the_lifetime_that_its_task_had_at
 ) -> None:
     event = replace(create(), idempotency="key", request_digest=digest)
     life = Life().passes(1)
-    life.meets(event, Census(existing=EARLIER))
+    life.meets(event, StoreCounts(existing=EARLIER))
     assert life.task.task_id == event.task_id
-    assert remembered(life.task, digest).until_ms == life.task.expires_ms
+    assert idempotency_record(life.task, digest).until_ms == life.task.expires_ms
 
 
 def test_a_hidden_task_is_revealed_by_giving_out_its_handle() -> None:
     life = Life()
     assert not life.goes(replace(create(), visible=False)).visible
-    revealed = life.passes(SECOND).goes(Reveal())
+    revealed = life.passes(SECOND).goes(MakeVisible())
     assert revealed.visible
     assert (revealed.revision, revealed.updated_ms) == (0, START_MS)
 
@@ -568,10 +574,10 @@ def test_a_task_whose_caller_does_not_come_back_is_cancelled_at_the_moment_that_
     assert after.status_message == "The caller went away and did not come back."
     assert after.lease is None
     assert not after.inputs
-    assert alone.passes(HOUR).goes(Overdue()) == after
+    assert alone.passes(HOUR).goes(DeadlinePassed()) == after
 
 
-@pytest.mark.parametrize("event", [Return(), Reveal()])
+@pytest.mark.parametrize("event", [CallerReturned(), MakeVisible()])
 def test_a_caller_that_comes_back_or_is_given_the_handle_is_not_waited_for(event: Event) -> None:
     life = left(running)()
 
@@ -581,12 +587,12 @@ def test_a_caller_that_comes_back_or_is_given_the_handle_is_not_waited_for(event
 
 def test_leaving_again_sets_a_new_time() -> None:
     life = left(parked)()
-    life.passes(MINUTE // 2).goes(Leave(within_ms=MINUTE))
+    life.passes(MINUTE // 2).goes(CallerLeft(within_ms=MINUTE))
     assert life.task.return_by_ms == life.now_ms + MINUTE
 
 
 def test_nobody_leaves_a_task_whose_handle_was_given_out() -> None:
-    refused = refusal(running().meets(Leave(within_ms=MINUTE)), InvalidTransition)
+    refused = refusal(running().meets(CallerLeft(within_ms=MINUTE)), InvalidTransition)
     assert "handle" in str(refused)
 
 
@@ -598,7 +604,10 @@ def test_a_task_whose_handle_was_given_out_is_not_cancelled_because_a_call_was_l
 
 
 def test_a_caller_comes_back_too_late() -> None:
-    assert refusal(left(running)().passes(MINUTE).meets(Return()), InvalidTransition).current == "cancelled"
+    assert (
+        refusal(left(running)().passes(MINUTE).meets(CallerReturned()), InvalidTransition).current
+        == "cancelled"
+    )
 
 
 def test_a_task_goes_on_while_its_caller_is_away_and_its_own_deadline_counts_too() -> None:
@@ -607,7 +616,7 @@ def test_a_task_goes_on_while_its_caller_is_away_and_its_own_deadline_counts_too
     assert life.task.return_by_ms == life.now_ms + MINUTE
     assert life.claimed().completed().task.return_by_ms == 0
     asked = hidden(running)()
-    asked.asked("soon", open_ms=SECOND).goes(Leave(within_ms=MINUTE))
+    asked.asked("soon", open_ms=SECOND).goes(CallerLeft(within_ms=MINUTE))
     after = effective(asked.task, asked.now_ms + HOUR)
     assert after is not None
     assert after.status is TaskStatus.FAILED
@@ -618,7 +627,7 @@ def test_a_task_goes_on_while_its_caller_is_away_and_its_own_deadline_counts_too
 
 def test_a_claim_counts_a_run_and_a_try_and_takes_the_lease() -> None:
     task = pending().goes(Claim(lease_id="mine", worker="w1"))
-    assert (task.run, task.tries, task.phase) == (1, 1, Phase.RUNNING)
+    assert (task.claims, task.attempts, task.phase) == (1, 1, Phase.RUNNING)
     assert task.lease is not None
     assert (task.lease.lease_id, task.lease.worker) == ("mine", "w1")
     assert task.lease.until_ms == START_MS + 10 * SECOND
@@ -648,7 +657,7 @@ def test_a_claim_of_a_task_without_tries_left_fails_it() -> None:
     task = life.goes(Claim(lease_id="x", worker="w"))
     assert task.failure is not None
     assert task.failure.kind is FailureKind.ATTEMPTS
-    assert (task.run, task.lease) == (0, None)
+    assert (task.claims, task.lease) == (0, None)
 
 
 def test_an_attempts_deadline_is_the_tools_timeout() -> None:
@@ -697,21 +706,21 @@ def test_a_late_holder_keeps_the_task_until_somebody_reaps_it() -> None:
 
 def test_variables_are_merged_and_none_deletes() -> None:
     life = running()
-    life.goes(Note(lease_id=life.lease_id, variables={"a": JsonText("1"), "b": JsonText("2")}))
-    task = life.goes(Note(lease_id=life.lease_id, variables={"a": None, "c": JsonText("3"), "d": None}))
+    life.goes(Checkpoint(lease_id=life.lease_id, variables={"a": JsonText("1"), "b": JsonText("2")}))
+    task = life.goes(Checkpoint(lease_id=life.lease_id, variables={"a": None, "c": JsonText("3"), "d": None}))
     assert dict(task.variables) == {"b": "2", "c": "3"}
 
 
 def test_variables_outlive_the_attempt() -> None:
     life = running()
-    life.goes(Note(lease_id=life.lease_id, variables={"a": JsonText("1")}))
+    life.goes(Checkpoint(lease_id=life.lease_id, variables={"a": JsonText("1")}))
     assert dict(life.goes(Release(lease_id=life.lease_id)).variables) == {"a": "1"}
 
 
 def test_variables_over_the_limit_are_refused_together_and_the_lease_stands() -> None:
     life = Life(limits=Limits(variables_bytes=20)).created().claimed()
-    life.goes(Note(lease_id=life.lease_id, variables={"a": JsonText("1")}))
-    note = Note(lease_id=life.lease_id, variables={"b": JsonText("2" * 20)})
+    life.goes(Checkpoint(lease_id=life.lease_id, variables={"a": JsonText("1")}))
+    note = Checkpoint(lease_id=life.lease_id, variables={"b": JsonText("2" * 20)})
     assert refusal(life.meets(note), LimitExceeded).what == "variables"
     assert dict(life.task.variables) == {"a": "1"}
     assert life.phase is Phase.RUNNING
@@ -719,7 +728,7 @@ def test_variables_over_the_limit_are_refused_together_and_the_lease_stands() ->
 
 def test_a_note_writes_no_log_and_leaves_the_last_update_alone() -> None:
     life = running().passes(SECOND)
-    decision = life.meets(Note(lease_id=life.lease_id, progress=Progress(current=1, message="Half.")))
+    decision = life.meets(Checkpoint(lease_id=life.lease_id, progress=Progress(current=1, message="Half.")))
     assert isinstance(decision, Applied)
     assert decision.log == ()
     assert (life.task.revision, life.task.updated_ms) == (1, START_MS)
@@ -728,13 +737,15 @@ def test_a_note_writes_no_log_and_leaves_the_last_update_alone() -> None:
 
 def test_a_note_without_a_message_keeps_the_status_message() -> None:
     life = running()
-    life.goes(Note(lease_id=life.lease_id, progress=Progress(current=1, message="Half.")))
-    assert life.goes(Note(lease_id=life.lease_id, progress=Progress(current=2))).status_message == "Half."
+    life.goes(Checkpoint(lease_id=life.lease_id, progress=Progress(current=1, message="Half.")))
+    assert (
+        life.goes(Checkpoint(lease_id=life.lease_id, progress=Progress(current=2))).status_message == "Half."
+    )
 
 
 def test_a_long_progress_message_is_cut_and_not_refused() -> None:
     life = Life(limits=Limits(status_message_bytes=16)).created().claimed()
-    task = life.goes(Note(lease_id=life.lease_id, progress=Progress(current=1, message="ä" * 99)))
+    task = life.goes(Checkpoint(lease_id=life.lease_id, progress=Progress(current=1, message="ä" * 99)))
     assert task.status_message is not None and task.progress is not None
     assert len(task.status_message.encode()) <= 16
     assert task.status_message.endswith("…")
@@ -743,7 +754,7 @@ def test_a_long_progress_message_is_cut_and_not_refused() -> None:
 
 def test_a_step_is_journaled_once_however_often_it_is_noted() -> None:
     life = running()
-    note = Note(lease_id=life.lease_id, step=step(), step_index=0)
+    note = Checkpoint(lease_id=life.lease_id, step=step(), step_index=0)
     life.goes(note)
     assert isinstance(life.meets(replace(note, token="again")), Replayed)
     assert life.record is not None
@@ -753,20 +764,20 @@ def test_a_step_is_journaled_once_however_often_it_is_noted() -> None:
 
 def test_a_worker_that_builds_upon_a_longer_journal_is_told_how_much_is_left_and_keeps_its_lease() -> None:
     life = running()
-    life.goes(Note(lease_id=life.lease_id, step=step(), step_index=0))
+    life.goes(Checkpoint(lease_id=life.lease_id, step=step(), step_index=0))
     for event in (
-        Note(lease_id=life.lease_id, variables={"a": JsonText("1")}, journal_length=2),
+        Checkpoint(lease_id=life.lease_id, variables={"a": JsonText("1")}, journal_length=2),
         Sleep(lease_id=life.lease_id, delay_ms=0, journal_length=2),
         CompleteWithResult(lease_id=life.lease_id, result=JsonText("{}"), journal_length=2),
     ):
-        assert refusal(life.meets(event), JournalBehind).kept == 1
-    life.goes(Note(lease_id=life.lease_id, step=step(), step_index=1, journal_length=1))
+        assert refusal(life.meets(event), JournalRolledBack).kept == 1
+    life.goes(Checkpoint(lease_id=life.lease_id, step=step(), step_index=1, journal_length=1))
     assert life.goes(Sleep(lease_id=life.lease_id, delay_ms=0, journal_length=2)).phase is Phase.PENDING
 
 
 def test_a_step_cannot_leave_a_hole_in_the_journal() -> None:
     life = running()
-    refusal(life.meets(Note(lease_id=life.lease_id, step=step(), step_index=1)), InvalidTransition)
+    refusal(life.meets(Checkpoint(lease_id=life.lease_id, step=step(), step_index=1)), InvalidTransition)
     assert life.task.journal_length == 0
 
 
@@ -775,7 +786,7 @@ def test_a_step_cannot_leave_a_hole_in_the_journal() -> None:
 )
 def test_a_journal_over_its_limit_is_refused(limits: Limits, unit: str) -> None:
     life = Life(limits=limits).created().claimed()
-    error = refusal(life.meets(Note(lease_id=life.lease_id, step=step())), LimitExceeded)
+    error = refusal(life.meets(Checkpoint(lease_id=life.lease_id, step=step())), LimitExceeded)
     assert (error.what, error.unit) == ("journal", unit)
 
 
@@ -784,7 +795,7 @@ def test_a_journal_over_its_limit_is_refused(limits: Limits, unit: str) -> None:
 
 def test_a_question_ends_the_lease_and_forgives_the_tries() -> None:
     task = running().asked("a").task
-    assert (task.status, task.lease, task.tries, task.run) == (TaskStatus.INPUT_REQUIRED, None, 0, 1)
+    assert (task.status, task.lease, task.attempts, task.claims) == (TaskStatus.INPUT_REQUIRED, None, 0, 1)
     assert set(task.inputs) == {"a"}
 
 
@@ -863,7 +874,7 @@ def test_answers_over_the_limit_are_refused_all_together() -> None:
 
 
 def test_sleeping_is_working_without_a_lease_and_outside_patience() -> None:
-    life = Life(Policy(patience_ms=MINUTE)).created().claimed()
+    life = Life(Policy(queue_timeout_ms=MINUTE)).created().claimed()
     task = life.goes(Sleep(lease_id=life.lease_id, delay_ms=HOUR))
     assert (task.status, task.phase, task.lease) == (TaskStatus.WORKING, Phase.PENDING, None)
     assert (task.due_ms, task.deadline_ms) == (START_MS + HOUR, START_MS + HOUR + MINUTE)
@@ -876,7 +887,7 @@ def test_sleeping_forgives_the_tries_and_journals_the_timer() -> None:
     life = running()
     timer = JournalEntry(kind=EntryKind.TIMER, name="nap", digest="d", value=JsonText("1"))
     task = life.goes(Sleep(lease_id=life.lease_id, delay_ms=HOUR, timer=timer))
-    assert (task.tries, task.run) == (0, 1)
+    assert (task.attempts, task.claims) == (0, 1)
     assert life.record is not None
     assert life.record.journal == (timer,)
 
@@ -889,7 +900,7 @@ def test_a_negative_sleep_is_due_at_once() -> None:
 def test_a_retry_keeps_the_try_and_says_what_went_wrong() -> None:
     life = running()
     task = life.goes(retry(life, delay_ms=MINUTE))
-    assert (task.tries, task.due_ms, task.status_message) == (1, START_MS + MINUTE, "Disk full.")
+    assert (task.attempts, task.due_ms, task.status_message) == (1, START_MS + MINUTE, "Disk full.")
 
 
 def test_a_retry_without_attempts_left_ends_with_the_tools_own_error() -> None:
@@ -906,19 +917,19 @@ def test_a_tool_that_always_fails_runs_max_attempts_times() -> None:
     life = Life(Policy(max_attempts=3)).created()
     for _ in range(3):
         life.claimed().goes(retry(life, delay_ms=0))
-    assert (life.phase, life.task.run) == (Phase.COMPLETED, 3)
+    assert (life.phase, life.task.claims) == (Phase.COMPLETED, 3)
 
 
 def test_a_graceful_release_gives_the_try_back() -> None:
     life = running().passes(SECOND)
     task = life.goes(Release(lease_id=life.lease_id))
-    assert (task.phase, task.tries, task.run, task.due_ms) == (Phase.PENDING, 0, 1, life.now_ms)
+    assert (task.phase, task.attempts, task.claims, task.due_ms) == (Phase.PENDING, 0, 1, life.now_ms)
 
 
 def test_a_lost_worker_keeps_the_try_so_that_poison_is_counted() -> None:
     life = running()
     task = life.goes(Release(lease_id=life.lease_id, lost=True))
-    assert (task.phase, task.tries) == (Phase.PENDING, 1)
+    assert (task.phase, task.attempts) == (Phase.PENDING, 1)
 
 
 def test_poison_fails_after_max_attempts() -> None:
@@ -927,7 +938,7 @@ def test_poison_fails_after_max_attempts() -> None:
         life.claimed().goes(Release(lease_id=life.lease_id, lost=True, reason="its worker was killed"))
     failure = life.task.failure
     assert failure is not None
-    assert (failure.kind, life.task.run) == (FailureKind.ATTEMPTS, 3)
+    assert (failure.kind, life.task.claims) == (FailureKind.ATTEMPTS, 3)
     assert "3 times" in failure.message and "its worker was killed" in failure.message
 
 
@@ -935,15 +946,15 @@ def test_any_number_of_graceful_hand_backs_is_no_poison() -> None:
     life = Life(ONE_TRY).created()
     for _ in range(20):
         life.claimed().goes(Release(lease_id=life.lease_id))
-    assert (life.phase, life.task.run, life.task.tries) == (Phase.PENDING, 20, 0)
+    assert (life.phase, life.task.claims, life.task.attempts) == (Phase.PENDING, 20, 0)
 
 
 def test_run_never_goes_back() -> None:
     life = running().asked("a")
     life.goes(answers("a"))
-    assert life.claimed().task.run == 2
+    assert life.claimed().task.claims == 2
     life.goes(Release(lease_id=life.lease_id))
-    assert life.claimed().task.run == 3
+    assert life.claimed().task.claims == 3
 
 
 # --- reap -------------------------------------------------------------------------------------------
@@ -957,7 +968,7 @@ def test_a_lease_that_has_not_run_out_is_not_reaped() -> None:
 
 def test_reaping_says_which_worker_was_lost() -> None:
     task = running().passes(10 * SECOND).goes(Reap())
-    assert (task.phase, task.tries, task.lease) == (Phase.PENDING, 1, None)
+    assert (task.phase, task.attempts, task.lease) == (Phase.PENDING, 1, None)
     assert task.status_message is not None
     assert "worker-1" in task.status_message
 
@@ -1021,7 +1032,7 @@ def test_the_holder_learns_of_a_cancellation_from_its_next_renewal() -> None:
 # --- time -------------------------------------------------------------------------------------------
 
 OVERDUE_IN: dict[str, tuple[Callable[[], Life], int, FailureKind]] = {
-    "pending": (pending, DAY, FailureKind.PATIENCE),
+    "pending": (pending, DAY, FailureKind.QUEUE_TIMEOUT),
     "running": (running, DAY, FailureKind.TIMEOUT),
     "parked": (parked, HOUR, FailureKind.QUESTION),
 }
@@ -1033,10 +1044,10 @@ def test_a_deadline_that_passes_fails_the_task_with_the_reason(
 ) -> None:
     life = start().passes(wait_ms - 1)
     before = life.record
-    refusal(life.meets(Overdue()), InvalidTransition)
+    refusal(life.meets(DeadlinePassed()), InvalidTransition)
     assert life.record == before
 
-    task = life.passes(1).goes(Overdue())
+    task = life.passes(1).goes(DeadlinePassed())
 
     assert task.failure is not None
     assert task.failure.kind is kind
@@ -1052,7 +1063,7 @@ def test_a_reader_sees_a_passed_deadline_before_any_sweep(
     assert seen is not None and seen.failure is not None
     assert seen.failure.kind is kind
     assert seen.updated_ms == life.now_ms + wait_ms
-    assert seen == life.passes(wait_ms + 30 * MINUTE).goes(Overdue())
+    assert seen == life.passes(wait_ms + 30 * MINUTE).goes(DeadlinePassed())
 
 
 def test_an_event_after_the_deadline_meets_the_failed_task_and_changes_nothing() -> None:
@@ -1065,7 +1076,7 @@ def test_an_event_after_the_deadline_meets_the_failed_task_and_changes_nothing()
 
 def test_a_late_sweep_names_itself_in_the_log_at_the_deadlines_time() -> None:
     life = pending().passes(DAY + MINUTE)
-    event = Overdue()
+    event = DeadlinePassed()
     decision = life.meets(event)
     assert isinstance(decision, Applied)
     assert [(line.actor, line.at_ms, line.token) for line in decision.log] == [
@@ -1075,14 +1086,14 @@ def test_a_late_sweep_names_itself_in_the_log_at_the_deadlines_time() -> None:
 
 def test_a_repeated_overdue_is_recognised() -> None:
     life = pending().passes(DAY)
-    event = Overdue()
+    event = DeadlinePassed()
     life.goes(event)
     assert isinstance(life.meets(event), Replayed)
 
 
 def test_silence_gives_the_default_answer() -> None:
     life = BOTH_DEFAULT().passes(HOUR)
-    task = life.goes(Overdue())
+    task = life.goes(DeadlinePassed())
     assert task.phase is Phase.PENDING
     assert life.record is not None
     assert [(e.kind, e.name, e.value) for e in life.record.journal] == [
@@ -1094,7 +1105,7 @@ def test_silence_gives_the_default_answer() -> None:
 
 def test_each_question_takes_its_default_at_its_own_deadline() -> None:
     life = BOTH_DEFAULT().passes(HOUR)
-    life.goes(Overdue())
+    life.goes(DeadlinePassed())
     assert life.record is not None
     lines = [(line.revision, line.source, line.target, line.at_ms) for line in life.record.log[-2:]]
     assert lines == [
@@ -1104,13 +1115,13 @@ def test_each_question_takes_its_default_at_its_own_deadline() -> None:
 
 
 def test_a_default_is_taken_while_another_question_stays_open() -> None:
-    task = FIRST_DEFAULT().passes(MINUTE).goes(Overdue())
+    task = FIRST_DEFAULT().passes(MINUTE).goes(DeadlinePassed())
     assert (task.phase, set(task.inputs)) == (Phase.PARKED, {"second"})
 
 
 def test_one_question_without_a_default_fails_the_task_and_keeps_the_defaults_before_it() -> None:
     life = FIRST_DEFAULT().passes(HOUR)
-    task = life.goes(Overdue())
+    task = life.goes(DeadlinePassed())
     assert task.failure is not None
     assert task.failure.kind is FailureKind.QUESTION
     assert life.record is not None
@@ -1146,8 +1157,8 @@ def test_several_deadlines_may_have_passed_at_once() -> None:
     life = BOTH_DEFAULT().passes(HOUR + DAY)
     seen = effective(life.task, life.now_ms)
     assert seen is not None and seen.failure is not None
-    assert seen.failure.kind is FailureKind.PATIENCE
-    assert seen == life.goes(Overdue())
+    assert seen.failure.kind is FailureKind.QUEUE_TIMEOUT
+    assert seen == life.goes(DeadlinePassed())
 
 
 def test_what_is_next_due_is_the_deadline_and_then_the_end() -> None:
@@ -1161,7 +1172,7 @@ def test_what_is_next_due_is_the_deadline_and_then_the_end() -> None:
 
 
 def test_a_task_outlives_the_deadline_of_its_phase_by_its_retention() -> None:
-    policy = Policy(ttl_ms=MINUTE, retention_ms=HOUR, patience_ms=DAY)
+    policy = Policy(ttl_ms=MINUTE, retention_ms=HOUR, queue_timeout_ms=DAY)
     assert Life(policy).created().task.expires_ms == START_MS + DAY + HOUR
 
 
@@ -1170,7 +1181,7 @@ def test_a_ttl_longer_than_all_deadlines_is_honoured() -> None:
 
 
 def test_an_ended_task_is_kept_for_its_retention() -> None:
-    life = Life(Policy(ttl_ms=0, patience_ms=MINUTE, timeout_ms=MINUTE)).created().claimed()
+    life = Life(Policy(ttl_ms=0, queue_timeout_ms=MINUTE, timeout_ms=MINUTE)).created().claimed()
     life.passes(50 * SECOND).completed()
     assert life.task.expires_ms >= life.now_ms + HOUR
 
@@ -1182,7 +1193,7 @@ def test_an_earlier_end_does_not_shorten_what_was_promised() -> None:
 
 
 def test_no_life_goes_beyond_the_cap() -> None:
-    policy = Policy(cap_ms=2 * DAY, ttl_ms=9 * DAY, patience_ms=9 * DAY, timeout_ms=9 * DAY)
+    policy = Policy(max_lifetime_ms=2 * DAY, ttl_ms=9 * DAY, queue_timeout_ms=9 * DAY, timeout_ms=9 * DAY)
     life = Life(policy).created()
     assert life.task.ttl_ms == 2 * DAY
     assert life.task.deadline_ms == START_MS + 2 * DAY - HOUR
@@ -1194,11 +1205,11 @@ def test_no_life_goes_beyond_the_cap() -> None:
 
 @pytest.mark.parametrize("start", [pending, running], ids=["pending", "running"])
 def test_a_task_that_meets_its_cap_says_so(start: Callable[[], Life]) -> None:
-    life = Life(Policy(cap_ms=3 * HOUR))
+    life = Life(Policy(max_lifetime_ms=3 * HOUR))
     life.created()
     if start is running:
         life.claimed()
-    task = life.passes(2 * HOUR).goes(Overdue())
+    task = life.passes(2 * HOUR).goes(DeadlinePassed())
     assert task.failure is not None
     assert "longest life" in task.failure.message
 
@@ -1236,79 +1247,79 @@ def test_a_clock_that_goes_back_does_not_take_the_last_update_with_it() -> None:
 
 
 def seated() -> Life:
-    """It runs, in its owner's only seat."""
+    """It runs, in its owner's only slot."""
     return Life(limits=ONE_SEAT).created().claimed()
 
 
-def test_a_task_takes_a_free_seat_when_it_is_created_and_waits_for_its_turn_where_none_is() -> None:
-    assert Life(limits=ONE_SEAT).created().task.turn is Turn.TAKEN
+def test_a_task_takes_a_free_slot_when_it_is_created_and_waits_for_its_turn_where_none_is() -> None:
+    assert Life(limits=ONE_SEAT).created().task.slot is Slot.HELD
     task = waiting().task
-    assert (task.phase, task.turn, task.revision) == (Phase.PENDING, Turn.AWAITED, 0)
+    assert (task.phase, task.slot, task.revision) == (Phase.PENDING, Slot.WAITING, 0)
 
 
-def test_a_claim_that_finds_every_seat_taken_makes_the_task_wait_and_moves_nothing() -> None:
+def test_a_claim_that_finds_every_slot_taken_makes_the_task_wait_and_moves_nothing() -> None:
     before, after = rested().task, turned_away().task
-    assert after == replace(before, turn=Turn.AWAITED)
+    assert after == replace(before, slot=Slot.WAITING)
 
 
-def test_a_seat_is_free_once_its_holders_deadline_has_passed() -> None:
+def test_a_slot_is_free_once_its_holders_deadline_has_passed() -> None:
     life = rested()
-    life.meets(Claim(lease_id="mine", worker="w"), Census(seats_until_ms=life.now_ms))
-    assert (life.phase, life.task.turn) == (Phase.RUNNING, Turn.TAKEN)
+    life.meets(Claim(lease_id="mine", worker="w"), StoreCounts(slots_until_ms=life.now_ms))
+    assert (life.phase, life.task.slot) == (Phase.RUNNING, Slot.HELD)
 
 
 @pytest.mark.parametrize("life", [waiting, turned_away])
-def test_a_task_that_waits_may_be_claimed_when_a_late_message_meets_a_free_seat(
+def test_a_task_that_waits_may_be_claimed_when_a_late_message_meets_a_free_slot(
     life: Callable[[], Life],
 ) -> None:
-    assert life().claimed().task.turn is Turn.TAKEN
+    assert life().claimed().task.slot is Slot.HELD
 
 
 def test_a_queue_without_a_limit_has_no_turns() -> None:
     life = Life(limits=Limits(running_per_owner={"cpu": 1})).created()
-    assert life.task.turn is None
-    assert life.claimed().task.turn is None
+    assert life.task.slot is None
+    assert life.claimed().task.slot is None
 
 
 def test_a_limit_for_other_queues_holds_for_each_that_has_none_of_its_own() -> None:
     limits = Limits(running_per_owner={"gpu": 1, OTHER_QUEUES: 8})
-    assert [limits.seats(queue) for queue in ("gpu", "cpu", "disk")] == [1, 8, 8]
+    assert [limits.concurrency_limit(queue) for queue in ("gpu", "cpu", "disk")] == [1, 8, 8]
 
 
 @pytest.mark.parametrize("life", [waiting, turned_away])
 def test_a_limit_that_was_lifted_lets_all_go_that_wait(life: Callable[[], Life]) -> None:
     lived = life()
     lived.limits = Limits()
-    lived.goes(Call())
-    assert lived.claimed().task.turn is None
+    lived.goes(GrantSlot())
+    assert lived.claimed().task.slot is None
 
 
-def test_a_called_task_needs_no_other_seat_whoever_has_taken_one_meanwhile() -> None:
+def test_a_called_task_needs_no_other_slot_whoever_has_taken_one_meanwhile() -> None:
     life = waiting()
-    life.goes(Call())
+    life.goes(GrantSlot())
     life.meets(Claim(lease_id="mine", worker="w"), taken(life, HOUR))
     assert life.phase is Phase.RUNNING
 
 
-def test_a_call_gives_a_seat_and_all_of_the_patience_and_moves_nothing() -> None:
+def test_a_call_gives_a_slot_and_all_of_the_patience_and_moves_nothing() -> None:
     life = waiting().passes(HOUR)
-    task = life.goes(Call())
-    assert (task.turn, task.dispatched_ms, task.revision) == (Turn.TAKEN, life.now_ms, 0)
-    assert task.deadline_ms == life.now_ms + life.policy.patience_ms
+    task = life.goes(GrantSlot())
+    assert (task.slot, task.dispatched_ms, task.revision) == (Slot.HELD, life.now_ms, 0)
+    assert task.deadline_ms == life.now_ms + life.policy.queue_timeout_ms
     assert task.expires_ms == task.deadline_ms + life.policy.retention_ms
 
 
-def test_a_call_is_refused_while_every_seat_is_taken() -> None:
+def test_a_call_is_refused_while_every_slot_is_taken() -> None:
     life = waiting()
-    refusal(life.meets(Call(), taken(life, 1)), NoSeatFree)
-    assert life.task.turn is Turn.AWAITED
+    refusal(life.meets(GrantSlot(), taken(life, 1)), ConcurrencyLimitReached)
+    assert life.task.slot is Slot.WAITING
 
 
 def test_only_a_task_that_waits_for_its_turn_is_called_and_only_once() -> None:
-    refusal(pending().meets(Call()), InvalidTransition)
+    refusal(pending().meets(GrantSlot()), InvalidTransition)
     life = waiting()
-    life.goes(Call())
-    refusal(life.meets(Call()), InvalidTransition)
+    life.goes(GrantSlot())
+    refusal(life.meets(GrantSlot()), InvalidTransition)
 
 
 def test_no_message_is_sent_again_for_a_task_that_waits_for_its_turn() -> None:
@@ -1316,14 +1327,14 @@ def test_no_message_is_sent_again_for_a_task_that_waits_for_its_turn() -> None:
 
 
 def test_a_task_whose_turn_did_not_come_in_time_fails_and_does_not_blame_the_workers() -> None:
-    task = waiting().passes(DAY).goes(Overdue())
-    assert task.failure is not None and task.failure.kind is FailureKind.PATIENCE
-    assert "turn" in task.failure.message and "worker" not in task.failure.message
+    task = waiting().passes(DAY).goes(DeadlinePassed())
+    assert task.failure is not None and task.failure.kind is FailureKind.QUEUE_TIMEOUT
+    assert "slot" in task.failure.message and "worker" not in task.failure.message
 
 
 def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
     task = waiting().goes(Cancel())
-    assert (task.phase, task.turn) == (Phase.CANCELLED, None)
+    assert (task.phase, task.slot) == (Phase.CANCELLED, None)
 
 
 @pytest.mark.parametrize(
@@ -1331,9 +1342,9 @@ def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
     [complete, fail, retry, EXAMPLES[RequestInput], EXAMPLES[Sleep], EXAMPLES[Cancel]],
     ids=["complete", "fail", "retry", "ask", "sleep", "cancel"],
 )
-def test_whoever_ends_its_attempt_gives_its_seat_back(event: Callable[[Life], Event]) -> None:
+def test_whoever_ends_its_attempt_gives_its_slot_back(event: Callable[[Life], Event]) -> None:
     life = seated()
-    assert life.goes(event(life)).turn is None
+    assert life.goes(event(life)).slot is None
 
 
 @pytest.mark.parametrize(
@@ -1350,7 +1361,7 @@ def test_an_attempt_that_was_interrupted_goes_on_before_the_owners_others_begin(
 ) -> None:
     life = seated()
     task = life.passes(10 * SECOND).goes(event(life))
-    assert (task.phase, task.turn) == (Phase.PENDING, Turn.TAKEN)
+    assert (task.phase, task.slot) == (Phase.PENDING, Slot.HELD)
 
 
 # --- redispatch -------------------------------------------------------------------------------------
@@ -1425,7 +1436,7 @@ def test_a_repeated_creation_finds_the_task_that_it_made() -> None:
     life = Life()
     event = create()
     life.goes(event)
-    repeated = life.meets(event, Census(owner_live=10**9))
+    repeated = life.meets(event, StoreCounts(owner_live=10**9))
     assert isinstance(repeated, Replayed)
     assert repeated.task_id == "task"
 
@@ -1448,18 +1459,18 @@ def test_deciding_leaves_what_it_was_given_untouched() -> None:
     assert set(life.task.inputs) == {"a", "b"}
 
 
-# --- mend -------------------------------------------------------------------------------------------
+# --- fix -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_a_sound_record_is_not_mended(phase: Phase) -> None:
     life = IN_PHASE[phase]()
-    refusal(life.meets(mend(result=phase is Phase.COMPLETED)), InvalidTransition)
+    refusal(life.meets(fix(result=phase is Phase.COMPLETED)), InvalidTransition)
 
 
 def test_a_completed_task_whose_result_is_lost_fails_and_is_kept_long_enough_to_be_read() -> None:
     life = completed().passes(MINUTE)
-    task = life.goes(mend())
+    task = life.goes(fix())
     assert task.failure is not None and task.failure.kind is FailureKind.DAMAGED
     assert "result was lost" in task.failure.message
     assert task.expires_ms - life.now_ms >= task.policy.retention_ms
@@ -1467,22 +1478,22 @@ def test_a_completed_task_whose_result_is_lost_fails_and_is_kept_long_enough_to_
 
 def test_a_mended_task_never_outlives_its_cap() -> None:
     life = completed()
-    damaged_late = replace(life.task, expires_ms=life.task.created_ms + life.policy.cap_ms)
+    damaged_late = replace(life.task, expires_ms=life.task.created_ms + life.policy.max_lifetime_ms)
     assert life.record is not None
     life.record = replace(life.record, task=damaged_late)
-    life.passes(life.policy.cap_ms - 1)
-    assert life.goes(mend()).ttl_ms == life.policy.cap_ms
+    life.passes(life.policy.max_lifetime_ms - 1)
+    assert life.goes(fix()).ttl_ms == life.policy.max_lifetime_ms
 
 
 def test_what_does_not_belong_to_an_end_is_let_go_and_the_end_stands() -> None:
     life = damaged(completed, lease=LEASE, failure=FAILURE, journal_length=3)()
-    task = life.goes(mend(result=True, journal=1))
+    task = life.goes(fix(result=True, journal=1))
     assert (task.phase, task.lease, task.failure) == (Phase.COMPLETED, None, None)
     assert task.journal_length == 1
 
 
 @pytest.mark.parametrize("changes", [{"journal_length": 1}, {"failure": FAILURE}])
 def test_a_live_task_that_contradicts_itself_fails_with_the_reason(changes: dict[str, Any]) -> None:
-    task = damaged(running, **changes)().goes(mend())
+    task = damaged(running, **changes)().goes(fix())
     assert task.failure is not None and task.failure.kind is FailureKind.DAMAGED
     assert task.lease is None and task.journal_length == 0

@@ -14,19 +14,29 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
 
-from tasks_service.domain.decide import TRANSITIONS, Applied, Census, Decision, Refused, decide, effective
+from tasks_service.domain.decide import (
+    TRANSITIONS,
+    Applied,
+    Decision,
+    Refused,
+    StoreCounts,
+    decide,
+    effective,
+)
 from tasks_service.domain.events import (
     AnswerInput,
-    Call,
+    CallerLeft,
+    CallerReturned,
     Cancel,
+    Checkpoint,
     Claim,
     CompleteWithResult,
+    DeadlinePassed,
     Event,
     Expire,
     FailWithError,
-    Leave,
-    Note,
-    Overdue,
+    GrantSlot,
+    MakeVisible,
     Question,
     Reap,
     Redispatch,
@@ -34,8 +44,6 @@ from tasks_service.domain.events import (
     Renew,
     RequestInput,
     Retry,
-    Return,
-    Reveal,
     Sleep,
     WorkerEvent,
 )
@@ -51,10 +59,10 @@ from tasks_service.domain.task import (
     Phase,
     Policy,
     Progress,
+    Slot,
     Task,
     TaskRecord,
     TaskStatus,
-    Turn,
 )
 from tests.unit.life import YES, Life, create, fold
 
@@ -82,10 +90,10 @@ class Moment:
     """One event in a life: what was stored, what was decided, what is stored then."""
 
     def __init__(
-        self, before: TaskRecord | None, now_ms: int, event: Event, life: Life, census: Census
+        self, before: TaskRecord | None, now_ms: int, event: Event, life: Life, counts: StoreCounts
     ) -> None:
-        self.before, self.now_ms, self.event, self.census = before, now_ms, event, census
-        self.decision = life.meets(event, census)
+        self.before, self.now_ms, self.event, self.counts = before, now_ms, event, counts
+        self.decision = life.meets(event, counts)
         self.after = life.record
 
     def __repr__(self) -> str:
@@ -102,10 +110,10 @@ policies = st.builds(
     Policy,
     ttl_ms=st.sampled_from([0, MINUTE, 9 * MINUTE]),
     retention_ms=st.sampled_from([0, 30 * SECOND]),
-    patience_ms=st.sampled_from([5 * SECOND, MINUTE]),
+    queue_timeout_ms=st.sampled_from([5 * SECOND, MINUTE]),
     timeout_ms=st.sampled_from([5 * SECOND, MINUTE]),
     question_ms=st.sampled_from([5 * SECOND, MINUTE]),
-    cap_ms=st.sampled_from([2 * MINUTE, 10 * MINUTE]),
+    max_lifetime_ms=st.sampled_from([2 * MINUTE, 10 * MINUTE]),
     lease_ms=st.just(10 * SECOND),
     max_attempts=st.integers(1, 3),
 )
@@ -133,8 +141,8 @@ questions = st.builds(
     open_ms=st.sampled_from([None, SECOND, 20 * SECOND]),
     default=st.one_of(st.none(), values),
 )
-seats = st.sampled_from([-MINUTE, -MINUTE, MINUTE])
-"""For how long all seats of the owner are taken."""
+slots = st.sampled_from([-MINUTE, -MINUTE, MINUTE])
+"""For how long all slots of the owner are taken."""
 
 HELD = "held"
 """Stands for the lease that is held when the event happens."""
@@ -147,7 +155,7 @@ endings = st.one_of(
 worker_events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Renew, lease_id=held),
     st.builds(
-        Note,
+        Checkpoint,
         lease_id=held,
         variables=st.dictionaries(st.sampled_from(KEYS), st.one_of(st.none(), values), max_size=2),
         progress=st.one_of(st.none(), st.builds(Progress, current=st.just(1.0), message=messages)),
@@ -170,14 +178,14 @@ answering: st.SearchStrategy[Event] = key_sets.map(lambda keys: AnswerInput(answ
 other_events: st.SearchStrategy[Event] = st.one_of(
     claims,
     answering,
-    st.builds(Reveal),
-    st.builds(Leave, within_ms=st.sampled_from([SECOND, MINUTE])),
-    st.builds(Return),
+    st.builds(MakeVisible),
+    st.builds(CallerLeft, within_ms=st.sampled_from([SECOND, MINUTE])),
+    st.builds(CallerReturned),
     st.builds(Reap),
-    st.builds(Overdue),
+    st.builds(DeadlinePassed),
     st.builds(Expire),
     st.builds(Redispatch),
-    st.builds(Call),
+    st.builds(GrantSlot),
     st.builds(Cancel),
     st.builds(replace, policies.map(create), visible=st.booleans()),
 )
@@ -187,8 +195,8 @@ LIKELY = {Phase.PENDING: claims, Phase.RUNNING: worker_events, Phase.PARKED: ans
 def bound(event: Event, life: Life) -> Event:
     """The event as it happens in this life: its lease and its place in the journal are the true ones."""
     if isinstance(event, Claim):
-        return replace(event, lease_id=f"lease-{life.task.run + 1}")
-    if isinstance(event, Note):
+        return replace(event, lease_id=f"lease-{life.task.claims + 1}")
+    if isinstance(event, Checkpoint):
         event = replace(event, step_index=max(life.task.journal_length + event.step_index, 0))
     return replace(event, lease_id=life.lease_id) if isinstance(event, WorkerEvent) else event
 
@@ -201,8 +209,8 @@ def histories(draw: st.DrawFn) -> History:
     moments: History = []
     for _ in range(draw(st.integers(1, 30))):
         happened.append(event)
-        census = Census(seats_until_ms=life.now_ms + draw(seats))
-        moments.append(Moment(life.record, life.now_ms, event, life, census))
+        counts = StoreCounts(slots_until_ms=life.now_ms + draw(slots))
+        moments.append(Moment(life.record, life.now_ms, event, life, counts))
         life.passes(draw(steps_in_time))
         choice = draw(st.integers(0, 9))
         if choice == 0:
@@ -211,8 +219,8 @@ def histories(draw: st.DrawFn) -> History:
             event = draw(worker_events)
         elif choice <= 3 or life.record is None or life.phase not in LIKELY:
             event = draw(other_events)
-        elif life.task.turn is Turn.AWAITED:
-            event = draw(st.one_of(st.builds(Call), claims))
+        elif life.task.slot is Slot.WAITING:
+            event = draw(st.one_of(st.builds(GrantSlot), claims))
         else:
             event = draw(LIKELY[life.phase])
         if choice > 1 and life.record is not None:
@@ -237,10 +245,10 @@ def test_the_random_lives_come_through_every_phase(phase: Phase) -> None:
     assert find(histories(), comes_through, settings=looking)
 
 
-@pytest.mark.parametrize("turn", list(Turn))
-def test_the_random_lives_come_to_every_turn_while_pending(turn: Turn) -> None:
+@pytest.mark.parametrize("slot", list(Slot))
+def test_the_random_lives_come_to_every_turn_while_pending(slot: Slot) -> None:
     def comes_to(history: History) -> bool:
-        return any((r.task.phase, r.task.turn) == (Phase.PENDING, turn) for r in stored(history))
+        return any((r.task.phase, r.task.slot) == (Phase.PENDING, slot) for r in stored(history))
 
     looking = settings(PATIENT, max_examples=2_000, phases=[HypothesisPhase.generate])
     assert find(histories(), comes_to, settings=looking)
@@ -282,30 +290,30 @@ def test_leased_if_and_only_if_running_and_never_past_the_attempt(history: Histo
 
 @PATIENT
 @given(histories())
-def test_every_task_that_runs_has_a_seat_and_none_that_is_parked_or_over_does(history: History) -> None:
+def test_every_task_that_runs_has_a_slot_and_none_that_is_parked_or_over_does(history: History) -> None:
     for record in stored(history):
         task = record.task
         if task.phase is Phase.RUNNING:
-            assert task.turn is Turn.TAKEN
+            assert task.slot is Slot.HELD
         elif task.phase is not Phase.PENDING:
-            assert task.turn is None
+            assert task.slot is None
 
 
 @PATIENT
 @given(histories())
-def test_nobody_begins_while_every_seat_is_taken_unless_it_has_one(history: History) -> None:
+def test_nobody_begins_while_every_slot_is_taken_unless_it_has_one(history: History) -> None:
     for moment in history:
-        if isinstance(moment.event, Claim) and moment.now_ms < moment.census.seats_until_ms:
-            began = moment.after is not None and moment.after.task.run
-            had = moment.before is not None and moment.before.task.turn is Turn.TAKEN
-            assert had or moment.before is None or began == moment.before.task.run
+        if isinstance(moment.event, Claim) and moment.now_ms < moment.counts.slots_until_ms:
+            began = moment.after is not None and moment.after.task.claims
+            had = moment.before is not None and moment.before.task.slot is Slot.HELD
+            assert had or moment.before is None or began == moment.before.task.claims
 
 
 @PATIENT
 @given(histories())
 def test_tries_never_exceed_max_attempts_nor_runs(history: History) -> None:
     for record in stored(history):
-        assert 0 <= record.task.tries <= min(record.task.policy.max_attempts, record.task.run)
+        assert 0 <= record.task.attempts <= min(record.task.policy.max_attempts, record.task.claims)
 
 
 @PATIENT
@@ -313,7 +321,7 @@ def test_tries_never_exceed_max_attempts_nor_runs(history: History) -> None:
 def test_every_life_is_finite(history: History) -> None:
     for record in stored(history):
         task, policy = record.task, record.task.policy
-        assert task.expires_ms <= task.created_ms + policy.cap_ms
+        assert task.expires_ms <= task.created_ms + policy.max_lifetime_ms
         assert task.deadline_ms + policy.retention_ms <= task.expires_ms
 
 
@@ -367,7 +375,7 @@ def test_each_line_of_the_log_is_an_arrow_of_its_own_event(history: History) -> 
         if not isinstance(moment.decision, Applied):
             continue
         for line in moment.decision.log:
-            by = type(moment.event) if line.token == moment.event.token else Overdue
+            by = type(moment.event) if line.token == moment.event.token else DeadlinePassed
             assert line.target in TRANSITIONS[line.source][by]
 
 
@@ -376,7 +384,7 @@ def test_each_line_of_the_log_is_an_arrow_of_its_own_event(history: History) -> 
 def test_runs_are_the_claims_in_the_log(history: History) -> None:
     for record in stored(history):
         claims = [line for line in record.log if (line.source, line.target) == (Phase.PENDING, Phase.RUNNING)]
-        assert len(claims) == record.task.run
+        assert len(claims) == record.task.claims
 
 
 # --- what never goes back -------------------------------------------------------------------------------
@@ -422,7 +430,7 @@ def test_the_last_update_never_goes_back_and_moves_only_with_the_task(history: H
 @given(histories())
 def test_runs_and_revisions_never_go_back(history: History) -> None:
     for before, after in moves(history):
-        assert after.run >= before.run
+        assert after.claims >= before.claims
         assert after.revision >= before.revision
 
 
@@ -453,7 +461,7 @@ def test_nothing_that_a_foreign_lease_writes_is_applied(history: History) -> Non
 
 def decided_again(moment: Moment, record: TaskRecord | None) -> Decision:
     task, log = (None, ()) if record is None else (record.task, record.log)
-    return decide(task, moment.event, moment.now_ms, log=log, limits=LIMITS, census=moment.census)
+    return decide(task, moment.event, moment.now_ms, log=log, limits=LIMITS, counts=moment.counts)
 
 
 @PATIENT
@@ -495,7 +503,7 @@ def test_looking_early_and_then_late_is_looking_late(history: History, waits: li
 @given(histories())
 def test_what_a_sweep_writes_is_what_readers_saw(history: History) -> None:
     for moment in history:
-        if isinstance(moment.event, Overdue) and isinstance(moment.decision, Applied):
+        if isinstance(moment.event, DeadlinePassed) and isinstance(moment.decision, Applied):
             assert moment.before is not None and moment.after is not None
             seen = effective(moment.before.task, moment.now_ms)
             assert seen is None or seen == moment.after.task
@@ -514,7 +522,7 @@ def test_no_event_finds_a_task_past_its_deadline_alive(history: History) -> None
 @given(histories())
 def test_every_live_task_ends_by_time_alone(history: History) -> None:
     for record in stored(history):
-        end_ms = record.task.created_ms + record.task.policy.cap_ms
+        end_ms = record.task.created_ms + record.task.policy.max_lifetime_ms
         assert effective(record.task, end_ms) is None
 
 

@@ -48,10 +48,10 @@ def dispatcher() -> Dispatcher:
 
 
 def test_a_message_holds_the_tasks_reference_and_nothing_else(dispatcher: Dispatcher) -> None:
-    (push,) = dispatcher.pushes(a_task(run=2), 0)
+    (push,) = dispatcher.pushes(a_task(claims=2), 0)
     message = json.loads(push.payload)
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
-    assert (args, kwargs) == ([], {"task_id": "00secretsecretsecret", "run": 2, "dispatched_ms": 7})
+    assert (args, kwargs) == ([], {"task_id": "00secretsecretsecret", "claims": 2, "dispatched_ms": 7})
     assert message["headers"]["task"] == "draw"
     assert b"hidden" not in push.payload
     assert b"ann" not in push.payload

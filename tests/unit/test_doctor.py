@@ -6,16 +6,16 @@ import pytest
 from celery import Celery
 
 from tasks_service import TaskService
-from tasks_service.cli.doctor import Patient, check_encryption, check_settings
+from tasks_service.cli.doctor import Examination, check_encryption, check_settings
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
 
 LOCAL = "redis://127.0.0.1:1/0"
 
 
-def patient(celery: Celery | None = None, **options: object) -> Patient:
+def patient(celery: Celery | None = None, **options: object) -> Examination:
     settings = Settings(**{"redis_url": LOCAL, **options})
-    return Patient(TaskService("Test", celery=celery, settings=settings), settings, RedisTaskStore(LOCAL))
+    return Examination(TaskService("Test", celery=celery, settings=settings), settings, RedisTaskStore(LOCAL))
 
 
 @pytest.mark.parametrize(

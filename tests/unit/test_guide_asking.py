@@ -119,8 +119,8 @@ def test_the_runs_of_the_picture(trips: Mapping[str, Any], life: Life) -> None:
     assert life.task.due_ms - life.now_ms == pytest.approx(HOUR / 2, abs=1000)
     life.now_ms += HOUR
     assert run(life, trips["buy"], "AB1").endswith("for 120")
-    assert life.task.run == 3
-    assert life.task.tries == 1
+    assert life.task.claims == 3
+    assert life.task.attempts == 1
 
 
 def test_a_step_with_a_policy(trips: Mapping[str, Any], life: Life) -> None:

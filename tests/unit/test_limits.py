@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks_service.domain.errors import LimitExceeded, NotJson
-from tasks_service.domain.limits import DEFAULT_LIMITS, MIB, check_depth, check_size, cut, size, to_json
+from tasks_service.domain.limits import DEFAULT_LIMITS, MIB, check_depth, check_size, size, to_json, truncate
 
 
 def nested(levels: int) -> list[Any]:
@@ -102,12 +102,12 @@ def test_whatever_is_json_comes_back_as_it_was(value: Any) -> None:
 
 
 def test_a_short_message_is_left_as_it_is() -> None:
-    assert cut("Rendering…", 64) == "Rendering…"
+    assert truncate("Rendering…", 64) == "Rendering…"
 
 
 @given(st.text(max_size=80), st.integers(3, 60))
 def test_a_cut_message_fits_and_is_whole_text_that_begins_like_the_original(text: str, maximum: int) -> None:
-    shown = cut(text, maximum)
+    shown = truncate(text, maximum)
     assert len(shown.encode()) <= maximum
     if shown != text:
         assert shown.endswith("…")
@@ -115,4 +115,4 @@ def test_a_cut_message_fits_and_is_whole_text_that_begins_like_the_original(text
 
 
 def test_a_message_with_a_lone_surrogate_is_shown_and_not_refused() -> None:
-    assert cut("bad \ud800 text", 64) == "bad ? text"
+    assert truncate("bad \ud800 text", 64) == "bad ? text"

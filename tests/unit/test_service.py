@@ -65,7 +65,7 @@ def test_two_services_do_not_share_tools(service: TaskService) -> None:
         ({"task": "required", "grace": timedelta(seconds=1)}, "grace= is for task='optional' only"),
         ({"timeout": timedelta(0)}, "timeout=0:00:00: expected more than 0"),
         ({"ttl": timedelta(days=31)}, "at most 30 days"),
-        ({"patience": 5}, "expected a datetime.timedelta"),
+        ({"queue_timeout": 5}, "expected a datetime.timedelta"),
         ({"max_attempts": 0}, "at least 1"),
         ({"lease": timedelta(milliseconds=100)}, "lease"),
         ({"retention": timedelta(days=30)}, "retention"),

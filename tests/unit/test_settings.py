@@ -130,7 +130,7 @@ def test_settings_cannot_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "seats"),
+    ("value", "slots"),
     [
         ("8", {"*": 8}),
         ("gpu:1", {"gpu": 1}),
@@ -139,11 +139,11 @@ def test_settings_cannot_change() -> None:
     ],
 )
 def test_a_limit_of_running_tasks_is_for_every_queue_or_for_one(
-    monkeypatch: pytest.MonkeyPatch, value: str, seats: dict[str, int]
+    monkeypatch: pytest.MonkeyPatch, value: str, slots: dict[str, int]
 ) -> None:
     monkeypatch.setenv("TASKS_MAX_RUNNING_PER_OWNER", value)
 
-    assert Settings().limits.running_per_owner == seats
+    assert Settings().limits.running_per_owner == slots
 
 
 def test_a_limit_that_lets_nobody_run_is_refused_with_an_example(monkeypatch: pytest.MonkeyPatch) -> None:

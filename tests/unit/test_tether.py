@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks_service.local.child_process import Tethered
+from tasks_service.local.child_process import ManagedProcess
 
 PARENT = """
 import sys, time
-from tasks_service.local.child_process import Tethered
-Tethered(["sh", "-c", sys.argv[1]], grace=0.5)
+from tasks_service.local.child_process import ManagedProcess
+ManagedProcess(["sh", "-c", sys.argv[1]], grace=0.5)
 time.sleep(60)
 """
 
@@ -43,7 +43,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_output_and_exit_status_arrive() -> None:
-    command = Tethered(["sh", "-c", "echo out; echo err >&2; exit 3"], output=subprocess.PIPE)
+    command = ManagedProcess(["sh", "-c", "echo out; echo err >&2; exit 3"], output=subprocess.PIPE)
 
     said = command.stdout.read()
 
@@ -53,13 +53,15 @@ def test_output_and_exit_status_arrive() -> None:
 
 
 def test_a_command_that_does_not_exist_ends_with_127() -> None:
-    command = Tethered(["no-such-command"], output=subprocess.DEVNULL)
+    command = ManagedProcess(["no-such-command"], output=subprocess.DEVNULL)
 
     assert command.stop(grace=60, number=0) == 127
 
 
 def test_stop_asks_first() -> None:
-    command = Tethered(["sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"], output=-1)
+    command = ManagedProcess(
+        ["sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"], output=-1
+    )
     assert command.stdout.readline() == b"up\n"
 
     assert command.stop(grace=60) == 7
@@ -67,7 +69,7 @@ def test_stop_asks_first() -> None:
 
 
 def test_stop_kills_what_does_not_listen() -> None:
-    command = Tethered(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"], output=-1)
+    command = ManagedProcess(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"], output=-1)
     assert command.stdout.readline() == b"up\n"
 
     assert command.stop(grace=0.3) == 128 + signal.SIGKILL
@@ -76,7 +78,7 @@ def test_stop_kills_what_does_not_listen() -> None:
 
 def test_children_of_a_killed_command_go_with_it(tmp_path: Path) -> None:
     note = tmp_path / "child"
-    command = Tethered(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"])
+    command = ManagedProcess(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"])
     child = written_pid(note)
 
     command.send(signal.SIGKILL)

@@ -153,7 +153,7 @@ class DemoScenario:
         _claim(seconds < RECOVERY_SECONDS, f"it started again only after {seconds:.1f} s")
         self._console.print(f"{new_worker} took the task over {seconds:.1f} s after the kill.")
         result = await self._follow(client, task)
-        run = self._service.record(task.task_id).task.run
+        run = self._service.record(task.task_id).task.claims
         _claim(self._service.is_dead(killed), f"{killed} is still alive")
         _claim(not result.is_error and run > 1, "the task was not run again")
         self._console.print(f"{new_worker} finished it, in run {run}: nothing is lost.")
@@ -196,7 +196,7 @@ class DemoScenario:
         for line in report.splitlines()[:SHOWN_LINES]:
             self._console.print(f"  {line}", markup=False)
         self._console.print(
-            f"Published, after {record.task.run} runs of the tool; done once each: {', '.join(done)}."
+            f"Published, after {record.task.claims} runs of the tool; done once each: {', '.join(done)}."
         )
 
     async def _new_worker(self, task_id: str, killed: str) -> str:

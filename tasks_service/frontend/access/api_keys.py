@@ -48,7 +48,7 @@ class Authenticator:
     """
 
     def __init__(self, settings: Settings) -> None:
-        refuse_open_door(settings)
+        require_auth_if_public(settings)
         secret = load_secret(settings.secret, settings.data_dir)
         self._pepper = hashlib.blake2b(secret, digest_size=32, person=b"tasks-api-key").digest()
         self._keys = [
@@ -103,7 +103,7 @@ class Authenticator:
         return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
 
 
-def refuse_open_door(settings: Settings) -> None:
+def require_auth_if_public(settings: Settings) -> None:
     """Refuse to serve everybody.
 
     Raises:

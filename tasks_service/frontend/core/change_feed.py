@@ -49,24 +49,24 @@ class ChangeSource(Protocol):
         Reports of the tasks that are heard come among them, in their order.
         """
 
-    def hear(self, task_id: str) -> None:
+    def subscribe_reports(self, task_id: str) -> None:
         """Let the reports of a task come from now on."""
 
-    def unhear(self, task_id: str) -> None:
+    def unsubscribe_reports(self, task_id: str) -> None:
         """Let them come no more."""
 
-    async def settle(self) -> None:
+    async def apply_sweep(self) -> None:
         """Return when all has come that was published before; at once while there is no subscription."""
 
 
 class Hearer(Protocol):
     """Takes what a tool says."""
 
-    def hear(self, report: Report) -> None:
+    def report(self, report: Report) -> None:
         """Take a report; must not wait."""
 
 
-class Watcher:
+class Waiter:
     """One waiter's ear for some names; remembers which were woken, so any number of changes costs the same.
 
     Attributes:
@@ -120,7 +120,7 @@ class ChangeFeed:
 
     def __init__(self, source: ChangeSource) -> None:
         self._source = source
-        self._watchers: dict[str, set[Watcher]] = {}
+        self._watchers: dict[str, set[Waiter]] = {}
         self._heard: dict[str, _Heard] = {}
         self._begun = asyncio.Event()
 
@@ -129,13 +129,13 @@ class ChangeFeed:
         return len(self._watchers)
 
     @contextmanager
-    def watch(self, *names: str) -> Iterator[Watcher]:
+    def watch(self, *names: str) -> Iterator[Waiter]:
         """Hear of changes while the context is open; read what is watched only after it has opened.
 
         Args:
             names: Ids of tasks, and whatever else is woken by name (see `store.sessions`).
         """
-        watcher = Watcher()
+        watcher = Waiter()
         for name in names:
             self.add(watcher, name)
         try:
@@ -144,12 +144,12 @@ class ChangeFeed:
             for name in tuple(watcher.names):
                 self.discard(watcher, name)
 
-    def add(self, watcher: Watcher, name: str) -> None:
+    def add(self, watcher: Waiter, name: str) -> None:
         """Let a watcher hear of one name more."""
         self._watchers.setdefault(name, set()).add(watcher)
         watcher.names.add(name)
 
-    def discard(self, watcher: Watcher, name: str) -> None:
+    def discard(self, watcher: Waiter, name: str) -> None:
         """Let a watcher hear of a name no more."""
         watchers = self._watchers.get(name, set())
         watchers.discard(watcher)
@@ -158,7 +158,7 @@ class ChangeFeed:
             self._watchers.pop(name, None)
 
     @contextmanager
-    def hear(self, task_id: str, hearer: Hearer | None) -> Iterator[None]:
+    def subscribe_reports(self, task_id: str, hearer: Hearer | None) -> Iterator[None]:
         """Be told what a task's tool says, as it says it, while the context is open.
 
         It is told before the watchers of a change that came later are woken. One that hears a task twice is
@@ -170,7 +170,7 @@ class ChangeFeed:
         heard = self._heard.get(task_id)
         if heard is None:
             heard = self._heard[task_id] = _Heard()
-            self._source.hear(task_id)
+            self._source.subscribe_reports(task_id)
         heard.hearers[hearer] += 1
         try:
             yield
@@ -180,7 +180,7 @@ class ChangeFeed:
                 del heard.hearers[hearer]
             if not heard.hearers:
                 del self._heard[task_id]
-                self._source.unhear(task_id)
+                self._source.unsubscribe_reports(task_id)
 
     async def catch_up(self, task: Task) -> None:
         """Return when those who hear a task have been told all that was said before it came to this state.
@@ -193,7 +193,7 @@ class ChangeFeed:
             return
         try:
             async with asyncio.timeout(CATCH_UP_SECONDS):
-                await self._source.settle()
+                await self._source.apply_sweep()
         except TimeoutError:
             logger.warning("The change feed is slow: the last reports of a task may be missing")
 
@@ -228,7 +228,7 @@ class ChangeFeed:
         if isinstance(change, Reported):
             for hearer in () if heard is None else tuple(heard.hearers):
                 for report in change.reports:
-                    hearer.hear(report)
+                    hearer.report(report)
             return
         if heard is not None:
             heard.revision = max(heard.revision, change.revision)

@@ -79,7 +79,7 @@ class _Answers(_Task):
     )
 
 
-class Companions:
+class CompanionTools:
     """The four tools, and what they do.
 
     Args:
@@ -180,7 +180,7 @@ class Companions:
     async def _record(self, task: Task, event: AnswerInput | Cancel) -> Task:
         """The task after the event; as it is, if it came too late."""
         try:
-            return await self._store.act(task.owner, task.task_id, event)
+            return await self._store.apply(task.owner, task.task_id, event)
         except InvalidTransition:
             return (await self._store.get(task.owner, task.task_id)).task
 

@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 
 from ...authoring.tool import Rendered, TaskSupport, Tool, ToolRegistry
 from ...domain.errors import ExecutionForgotten, InvalidTransition, StoreUnavailable, TaskNotFound
-from ...domain.events import AnswerInput, Cancel, ClientEvent, Create, Leave, Return, Reveal
+from ...domain.events import AnswerInput, CallerLeft, CallerReturned, Cancel, ClientEvent, Create, MakeVisible
 from ...domain.limits import Limits, to_json
 from ...domain.names import new_task_id
 from ...domain.task import SECOND, JsonText, Owner, Policy, Task, TaskStatus
 from ...durable.questions import check_answer
 from ...store.clients import AsyncTaskStore, TaskView
 from .change_feed import ChangeFeed
-from .companion_tools import Companions, handle, with_model
-from .pre_task_questions import NOTHING_ASKED, Answered, Preflight, asked_again, sort_out
+from .companion_tools import CompanionTools, handle, with_model
+from .pre_task_questions import NOTHING_ASKED, Answered, PreTaskQuestions, asked_again, sort_out
 from .reports import Reporting
 from .request_state import RequestStates, binding_of, refused
 from .requests import (
@@ -58,14 +58,14 @@ class _Waiting:
 
     Attributes:
         task_id: What it waits for.
-        comes_back: Whether it has a key to come back with.
+        may_reconnect: Whether it has a key to come back with.
         reporting: Takes what the tool says meanwhile.
         has_handle: Whether somebody was given the handle; then nothing becomes of it.
     """
 
     owner: Owner
     task_id: str
-    comes_back: bool
+    may_reconnect: bool
     reporting: Reporting | None
     has_handle: bool = False
 
@@ -99,12 +99,12 @@ class Handlers:
         tools: ToolRegistry,
         store: AsyncTaskStore,
         feed: ChangeFeed,
-        preflight: Preflight,
+        preflight: PreTaskQuestions,
         states: RequestStates,
         limits: Limits,
         shards: int,
         wait_limit: float,
-        companions: Companions | None,
+        companions: CompanionTools | None,
         handle_after: float,
         reconnect_window: float,
     ) -> None:
@@ -159,16 +159,16 @@ class Handlers:
             raise HandleRequired(tool.name)
         takes_handle = call.takes_handle and tool.support is not TaskSupport.FORBIDDEN
         grace_ms = tool.grace_ms if tool.support is TaskSupport.OPTIONAL else 0
-        comes_back = call.idempotency_key is not None
+        may_reconnect = call.idempotency_key is not None
         if (task_id := self._continued(owner, call)) is not None:
-            waiting = _Waiting(owner, task_id, comes_back, reporting)
+            waiting = _Waiting(owner, task_id, may_reconnect, reporting)
             return await self._watched(waiting, self._continue(waiting, call, tool, handle=takes_handle))
         event = self.creation(owner, call, visible=takes_handle and not grace_ms)
         if isinstance(event, InputRequired):
             return event
         if event.visible:
             return await self.record(event)
-        waiting = _Waiting(owner, event.task_id, comes_back, reporting)
+        waiting = _Waiting(owner, event.task_id, may_reconnect, reporting)
         if takes_handle:
             return await self._watched(waiting, self._within_grace(waiting, event, grace_ms / 1000))
         return await self._watched(waiting, self._begin(waiting, event, call, tool))
@@ -242,7 +242,7 @@ class Handlers:
             for key, answer in known.items()
         }
         try:
-            await self._store.act(owner, task_id, AnswerInput(answers=checked))
+            await self._store.apply(owner, task_id, AnswerInput(answers=checked))
         except InvalidTransition:
             logger.debug("answers to a task that asks nothing any more were acknowledged and dropped")
 
@@ -254,7 +254,7 @@ class Handlers:
             StoreUnavailable: No answer in time.
         """
         try:
-            await self._store.act(owner, task_id, Cancel())
+            await self._store.apply(owner, task_id, Cancel())
         except InvalidTransition:
             logger.debug("the cancellation of a task that has ended was acknowledged")
 
@@ -303,7 +303,7 @@ class Handlers:
         """Wait; if the caller goes away meanwhile, say so to the execution."""
         try:
             # Before there is a task, so that nothing that its tool says is missed.
-            with self._feed.hear(waiting.task_id, waiting.reporting):
+            with self._feed.subscribe_reports(waiting.task_id, waiting.reporting):
                 return await work
         except asyncio.CancelledError:
             await self._left(waiting)
@@ -374,7 +374,7 @@ class Handlers:
                 if handed_after is not None:
                     return await self.hand_over(task)
                 raise await self._unaskable(waiting, call, view.task)
-            if view.task.visible or await self._possibly(task, Leave(within_ms=self._states.life_ms)):
+            if view.task.visible or await self._possibly(task, CallerLeft(within_ms=self._states.life_ms)):
                 return required
 
     def _asked(
@@ -393,12 +393,12 @@ class Handlers:
 
     async def _unaskable(self, waiting: _Waiting, call: ToolCall, task: Task) -> CapabilityRequired:
         """Nobody waits any more; with a state or a key the caller may come back, able to be asked."""
-        waiting.comes_back = waiting.comes_back or call.state is not None
+        waiting.may_reconnect = waiting.may_reconnect or call.state is not None
         await self._left(waiting)
         return CapabilityRequired(task.tool, _missing(call, task))
 
     async def _accompany(
-        self, companions: Companions, owner: Owner, call: ToolCall, reporting: Reporting | None
+        self, companions: CompanionTools, owner: Owner, call: ToolCall, reporting: Reporting | None
     ) -> TaskView | InputRequired | Rendered:
         if call.state is not None and self._continued(owner, call) is None:
             raise refused("it does not belong to a task")
@@ -408,7 +408,7 @@ class Handlers:
     async def _possibly(self, task: Task, event: ClientEvent) -> bool:
         """Whether the event happened; it may come too late, or to a store that does not answer."""
         try:
-            await self._store.act(task.owner, task.task_id, event, hidden=True)
+            await self._store.apply(task.owner, task.task_id, event, hidden=True)
         except (TaskNotFound, InvalidTransition):
             return False
         except StoreUnavailable as error:
@@ -418,7 +418,7 @@ class Handlers:
         return True
 
     async def _reveal(self, task: Task) -> Task:
-        return await self._store.act(task.owner, task.task_id, Reveal(), hidden=True)
+        return await self._store.apply(task.owner, task.task_id, MakeVisible(), hidden=True)
 
     async def _outcome(self, task: Task, seconds: float, reporting: Reporting | None) -> TaskView | None:
         """Wait until a task has ended, or asks; None if it has not after so many seconds.
@@ -427,13 +427,13 @@ class Handlers:
         """
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
-        with self._feed.watch(task.task_id) as watcher, self._feed.hear(task.task_id, reporting):
+        with self._feed.watch(task.task_id) as watcher, self._feed.subscribe_reports(task.task_id, reporting):
             while True:
                 view = await self._view(task)
                 if view is not None and reporting is not None:
                     reporting.advance(view.task.progress)
                 if view is not None and view.task.return_by_ms and view.task.status is TaskStatus.WORKING:
-                    await self._possibly(task, Return())
+                    await self._possibly(task, CallerReturned())
                 if view is not None and view.task.status is not TaskStatus.WORKING:
                     await self._feed.catch_up(view.task)
                     return view
@@ -450,21 +450,21 @@ class Handlers:
 
     async def _left(self, waiting: _Waiting) -> None:
         if not waiting.has_handle:
-            await self.give_up(waiting.owner, waiting.task_id, comes_back=waiting.comes_back)
+            await self.abandon(waiting.owner, waiting.task_id, may_reconnect=waiting.may_reconnect)
 
-    async def give_up(self, owner: Owner, task_id: str, *, comes_back: bool = False) -> None:
+    async def abandon(self, owner: Owner, task_id: str, *, may_reconnect: bool = False) -> None:
         """Say that nobody waits for an execution any more; also for one whose creation was cut off.
 
         Args:
             owner: Whose it is.
             task_id: Which.
-            comes_back: Whether its caller may: then it is cancelled only after the reconnect window.
+            may_reconnect: Whether its caller may: then it is cancelled only after the reconnect window.
         """
         leaving = Cancel(reason="The caller went away.", unheld=True)
-        event = Leave(within_ms=self._reconnect_ms) if comes_back else leaving
+        event = CallerLeft(within_ms=self._reconnect_ms) if may_reconnect else leaving
         try:
             async with asyncio.timeout(GIVE_UP_SECONDS):
-                await self._store.act(owner, task_id, event, hidden=True)
+                await self._store.apply(owner, task_id, event, hidden=True)
         except (TaskNotFound, InvalidTransition):
             return
         except (StoreUnavailable, TimeoutError) as error:
@@ -473,7 +473,7 @@ class Handlers:
 
 def _kept(policy: Policy, ttl_ms: int | None) -> Policy:
     """The policy with what the client wants of it: up to the longest life of a task."""
-    return policy if ttl_ms is None else replace(policy, ttl_ms=min(ttl_ms, policy.cap_ms))
+    return policy if ttl_ms is None else replace(policy, ttl_ms=min(ttl_ms, policy.max_lifetime_ms))
 
 
 def _missing(call: ToolCall, task: Task) -> list[str]:

@@ -50,7 +50,7 @@ from ...domain.errors import ClientError, LimitExceeded, ProtocolError, Resource
 from ...domain.limits import Limits, check_size, to_json
 from ...domain.task import Owner
 from . import wire_common
-from .pre_task_questions import Answered, Preflight
+from .pre_task_questions import Answered, PreTaskQuestions
 from .requests import FunctionFailed, InputRequired, InvalidRequest, PromptCall
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class LibraryHandlers:
         limits: How large a resource or a prompt may be: as large as a tool's result.
     """
 
-    def __init__(self, library: Library, *, preflight: Preflight, limits: Limits) -> None:
+    def __init__(self, library: Library, *, preflight: PreTaskQuestions, limits: Limits) -> None:
         self.library = library
         self._preflight, self._limits = preflight, limits
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="library")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ...domain.errors import AnswerRefused, LimitExceeded, NotJson
-from ...domain.limits import Limits, check_size, cut
+from ...domain.limits import Limits, check_size, truncate
 from ...domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
 from ...durable.questions import Question, check_answer, question_digest
 from .request_state import TOOL_CALL, Binding, RequestStates, binding_of, refused
@@ -91,7 +91,7 @@ class _Rounds:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-class Preflight:
+class PreTaskQuestions:
     """Asks what tools, or what prompts, declare.
 
     Args:
@@ -199,7 +199,7 @@ def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str
     """The question, with what was wrong with the last answer to it, where the question has a text."""
     if not problem or "message" not in recorded:
         return recorded
-    refused = f"The last answer was refused: {cut(problem, PROBLEM_BYTES)}"
+    refused = f"The last answer was refused: {truncate(problem, PROBLEM_BYTES)}"
     return {**recorded, "message": f"{recorded['message']}\n\n{refused}"}
 
 

@@ -55,7 +55,7 @@ class Reporting:
         self._reached = float("-inf")
         self.elsewhere = False
 
-    def hear(self, report: Report) -> None:
+    def report(self, report: Report) -> None:
         """Send a report on, if the client wants it."""
         if isinstance(report, Progress):
             self.advance(report)

@@ -200,7 +200,7 @@ class QuestionWithoutHandle(TasksServiceError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inquiry:
+class RequestScope:
     """One request, as the transport hands it to the methods.
 
     Attributes:

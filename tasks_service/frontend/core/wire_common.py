@@ -28,7 +28,7 @@ from ...domain.errors import (
     UnknownResource,
     UnknownTool,
 )
-from ...domain.limits import KIB, cut
+from ...domain.limits import KIB, truncate
 from ...domain.reports import LogMessage
 from ...domain.task import Progress
 from ...extension import IDEMPOTENCY_META
@@ -164,16 +164,16 @@ def refusal(error: TasksServiceError) -> MCPError:
     """
     match error:
         case AnswerRefused():
-            where = {"key": error.key, "path": error.path, "problem": cut(error.problem, PROBLEMS_BYTES)}
-            return MCPError(INVALID_PARAMS, cut(str(error), PROBLEMS_BYTES), where)
+            where = {"key": error.key, "path": error.path, "problem": truncate(error.problem, PROBLEMS_BYTES)}
+            return MCPError(INVALID_PARAMS, truncate(str(error), PROBLEMS_BYTES), where)
         case StateRefused():
             return MCPError(INVALID_PARAMS, str(error))
         case TaskNotFound():
             return MCPError(INVALID_PARAMS, "Task not found")
         case UnknownTool():
-            return MCPError(INVALID_PARAMS, f"Unknown tool: {cut(error.name, NAME_CHARACTERS)}")
+            return MCPError(INVALID_PARAMS, f"Unknown tool: {truncate(error.name, NAME_CHARACTERS)}")
         case UnknownPrompt():
-            return MCPError(INVALID_PARAMS, f"Unknown prompt: {cut(error.name, NAME_CHARACTERS)}")
+            return MCPError(INVALID_PARAMS, f"Unknown prompt: {truncate(error.name, NAME_CHARACTERS)}")
         case QuotaExceeded():
             return MCPError(
                 INTERNAL_ERROR,
@@ -206,7 +206,7 @@ def refusal(error: TasksServiceError) -> MCPError:
 
 def resource_missing(error: UnknownResource, code: int) -> MCPError:
     """There is no such resource; the revisions differ in the code."""
-    return MCPError(code, cut(str(error), PROBLEMS_BYTES), {"uri": error.uri})
+    return MCPError(code, truncate(str(error), PROBLEMS_BYTES), {"uri": error.uri})
 
 
 def _limit(error: LimitExceeded | StoreFull) -> dict[str, Any]:

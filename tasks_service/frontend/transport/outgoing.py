@@ -100,7 +100,7 @@ class Outgoing:
         return taken
 
 
-async def hang_up(receive: Receive) -> None:
+async def wait_for_disconnect(receive: Receive) -> None:
     """Return when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         """Parts of a body that was read already."""

@@ -41,16 +41,16 @@ from ..core.requests import Caller
 from ..transport.body import parse, read_body
 from ..transport.http_headers import LAST_EVENT_HEADER, SESSION_HEADER, check_accept, headers_of
 from ..transport.jsonrpc import error_message, has_envelope, request_id
-from ..transport.outgoing import JSON, Outgoing, hang_up, send_whole
+from ..transport.outgoing import JSON, Outgoing, send_whole, wait_for_disconnect
 from ..transport.rejection import Disconnected, Rejection, reject
 from ..transport.responding import Answer, respond, stream
 from ..transport.sdk_kernel import Exchange
 from . import wire
 from .initialize import initialize
-from .methods import Visit
-from .resumption import Bookmark, LetGo
-from .session_stream import Following
-from .task_stream import Desk
+from .methods import SessionRequest
+from .resumption import PollLater, ResumePoint
+from .session_stream import SessionStream
+from .task_stream import SessionServices
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class _Request:
         return 0 <= events < document and "q=" not in accept
 
 
-class LegacyFront:
+class SessionEndpoint:
     """The ASGI application for sessions.
 
     Args:
@@ -105,7 +105,7 @@ class LegacyFront:
         self,
         *,
         server: Server[dict[str, Any]],
-        desk: Desk,
+        desk: SessionServices,
         authenticator: Authenticator,
         guard: AddressGuard,
         limits: Limits,
@@ -229,14 +229,14 @@ class LegacyFront:
         request: _Request,
         receive: Receive,
         send: Send,
-        bookmark: Bookmark | None = None,
+        bookmark: ResumePoint | None = None,
     ) -> None:
         polls = wire.has_polling(session.version)
-        visit = Visit(
+        visit = SessionRequest(
             session=session,
             outgoing=Outgoing(),
             can_be_asked=request.may_stream,
-            comes_back_as=request.identity if request.may_stream and polls else None,
+            reconnects_as=request.identity if request.may_stream and polls else None,
             bookmark=bookmark,
         )
         method = wire.served_method(request.method, request.params, session.version)
@@ -245,9 +245,9 @@ class LegacyFront:
         work = asyncio.create_task(self._serve(request, method, visit))
         if method in (wire.TASKS_RESULT, wire.RESUMED_CALL):
             self._may_end(work, caller)
-        gone = asyncio.create_task(hang_up(receive))
+        gone = asyncio.create_task(wait_for_disconnect(receive))
         name = wire.request_name(request.identity) if method in _WAITING else None
-        watch = None if name is None else asyncio.create_task(self._heed(visit, name, work))
+        watch = None if name is None else asyncio.create_task(self._watch_for_cancel(visit, name, work))
         try:
             if bookmark is not None:
                 await stream(work, visit.outgoing, gone, send)
@@ -266,7 +266,7 @@ class LegacyFront:
                     task.cancel()
             await asyncio.wait({task for task in (gone, work, watch) if task is not None})
 
-    async def _serve(self, request: _Request, method: str, visit: Visit) -> Answer | None:
+    async def _serve(self, request: _Request, method: str, visit: SessionRequest) -> Answer | None:
         """Run a request through the SDK's kernel; no answer for a client that is let go."""
         exchange, connection = _exchange(request, visit), _connection(visit.session)
         try:
@@ -275,13 +275,13 @@ class LegacyFront:
             result = await serve_one(
                 self._server, exchange, method, request.params, connection=connection, lifespan_state={}
             )
-        except LetGo:
+        except PollLater:
             return None
         except Exception as error:
             return Answer(error_message(request.identity, modern_error_data(error)))
         return Answer({"jsonrpc": "2.0", "id": request.identity, "result": result})
 
-    async def _heed(self, visit: Visit, name: JsonText, work: asyncio.Task[Any]) -> None:
+    async def _watch_for_cancel(self, visit: SessionRequest, name: JsonText, work: asyncio.Task[Any]) -> None:
         """Stop the work when its client cancels it, through whichever front end."""
         session_id = visit.session.session_id
         with self._desk.feed.watch(calls_name(session_id)) as watcher:
@@ -332,9 +332,9 @@ class LegacyFront:
             await self._resume(caller, session, headers, receive, send)
             return
         outgoing = Outgoing()
-        work = asyncio.create_task(_follow(Following(self._desk, session, outgoing)))
+        work = asyncio.create_task(_follow(SessionStream(self._desk, session, outgoing)))
         self._may_end(work, caller)
-        gone = asyncio.create_task(hang_up(receive))
+        gone = asyncio.create_task(wait_for_disconnect(receive))
         try:
             await stream(work, outgoing, gone, send)
         finally:
@@ -343,7 +343,7 @@ class LegacyFront:
             await asyncio.wait({work, gone})
 
 
-async def _follow(following: Following) -> None:
+async def _follow(following: SessionStream) -> None:
     """The stream ends without a last message."""
     try:
         await following.run()
@@ -351,7 +351,7 @@ async def _follow(following: Following) -> None:
         logger.warning("A session's stream ends: %s", error)
 
 
-def _exchange(request: _Request, visit: Visit | None) -> Exchange:
+def _exchange(request: _Request, visit: SessionRequest | None) -> Exchange:
     return Exchange(
         transport=TransportContext(kind="streamable-http", can_send_request=False, headers=request.headers),
         request_id=request.identity,

@@ -44,9 +44,9 @@ from ...domain.events import Cancel, Create
 from ...domain.reports import LogLevel
 from ...domain.task import Owner, Task
 from ...store.clients import TaskView
-from ...store.sessions import SUBSCRIPTIONS, Enlisted, Session
+from ...store.sessions import SUBSCRIPTIONS, Session, SessionTask
 from ..core import wire_common
-from ..core.companion_tools import Companions
+from ..core.companion_tools import CompanionTools
 from ..core.executions import Handlers
 from ..core.library import LibraryHandlers, add_methods
 from ..core.reports import Reporting, Threshold
@@ -61,9 +61,9 @@ from ..core.requests import (
 )
 from ..transport.outgoing import Outgoing
 from . import wire
-from .questions_on_stream import Interview
-from .resumption import RETRY_MS, Bookmark, LetGo
-from .task_stream import MOST_REFUSALS, Attendance, Desk, Listener, reporting_of
+from .questions_on_stream import QuestionsOnStream
+from .resumption import RETRY_MS, PollLater, ResumePoint
+from .task_stream import MOST_REFUSALS, SessionServices, StreamPolicy, TaskStream, reporting_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ PAGE_TASKS = 50
 
 
 @dataclass(slots=True, kw_only=True)
-class Visit:
+class SessionRequest:
     """One request, as the transport hands it to the methods.
 
     Attributes:
@@ -81,7 +81,7 @@ class Visit:
         can_be_asked: Whether requests reach the client that way.
         cancelled: Whether the client has cancelled it; otherwise, what ends it is a lost connection.
         gone: Whether the client has gone for good, and its session with it.
-        comes_back_as: The request's id, if the client can come back for the answer on another stream.
+        reconnects_as: The request's id, if the client can come back for the answer on another stream.
         bookmark: Where an earlier stream ended that this one goes on with.
     """
 
@@ -90,11 +90,11 @@ class Visit:
     can_be_asked: bool
     cancelled: bool = False
     gone: bool = False
-    comes_back_as: str | int | None = None
-    bookmark: Bookmark | None = None
+    reconnects_as: str | int | None = None
+    bookmark: ResumePoint | None = None
 
 
-Context = ServerRequestContext[dict[str, Any], Visit]
+Context = ServerRequestContext[dict[str, Any], SessionRequest]
 Result = dict[str, Any]
 Params = TypeVar("Params", bound=RequestParams)
 Handler = Callable[[Context, Params], Awaitable[Result | GetPromptResult]]
@@ -108,8 +108,8 @@ def build_handshake_server(
     tools: ToolRegistry,
     handlers: Handlers,
     library: LibraryHandlers,
-    companions: Companions | None,
-    desk: Desk,
+    companions: CompanionTools | None,
+    desk: SessionServices,
     secret: bytes,
     wait_limit: float,
 ) -> Server[dict[str, Any]]:
@@ -158,8 +158,8 @@ class _Calls:
         self,
         tools: ToolRegistry,
         handlers: Handlers,
-        companions: Companions | None,
-        desk: Desk,
+        companions: CompanionTools | None,
+        desk: SessionServices,
         wait_limit: float,
     ) -> None:
         self._tools, self._handlers, self._desk, self._wait_limit = tools, handlers, desk, wait_limit
@@ -195,31 +195,33 @@ class _Calls:
         bookmark = visit.bookmark
         if bookmark is None:
             raise RuntimeError("the transport did not say which call goes on")
-        listener = replace(_listener(visit, bookmark.progress_token), resumed=True)
+        policy = replace(_policy(visit, bookmark.progress_token), resumed=True)
         self._prime(visit, bookmark.task_id, bookmark.progress_token)
         try:
             async with asyncio.timeout(self._wait_limit):
-                view = await Attendance(self._desk, bookmark.task_id, listener).run()
+                view = await TaskStream(self._desk, bookmark.task_id, policy).run()
         except TimeoutError:
-            await self._handlers.give_up(visit.session.owner, bookmark.task_id, comes_back=True)
+            await self._handlers.abandon(visit.session.owner, bookmark.task_id, may_reconnect=True)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
             if visit.cancelled:
-                await self._handlers.give_up(visit.session.owner, bookmark.task_id)
+                await self._handlers.abandon(visit.session.owner, bookmark.task_id)
             raise
         return self._results.call(view)
 
-    def _prime(self, visit: Visit, task_id: str, token: str | int | None, retry_ms: int = RETRY_MS) -> None:
+    def _prime(
+        self, visit: SessionRequest, task_id: str, token: str | int | None, retry_ms: int = RETRY_MS
+    ) -> None:
         """Have the client know how to come back for the end of the execution."""
-        if visit.comes_back_as is not None:
-            bookmark = Bookmark(task_id=task_id, request_id=visit.comes_back_as, progress_token=token)
+        if visit.reconnects_as is not None:
+            bookmark = ResumePoint(task_id=task_id, request_id=visit.reconnects_as, progress_token=token)
             visit.outgoing.prime(self._desk.bookmarks.event_id(visit.session, bookmark), retry_ms)
 
     async def create_task(self, context: Context, params: CallToolRequestParams) -> Result:
         visit = _visit(context)
         call, token = self._call(visit, context, params), wire_common.progress_token(context.params)
         task = await self._handlers.record(await self._creation(visit, call, visible=True))
-        enlisted = Enlisted(task.task_id, token)
+        enlisted = SessionTask(task.task_id, token)
         try:
             await self._desk.sessions.enlist(visit.session.session_id, enlisted, at_ms=task.created_ms)
         except StoreUnavailable as error:
@@ -230,7 +232,7 @@ class _Calls:
         await self._desk.sessions.set_log_level(_visit(context).session, LogLevel(params.level))
         return {}
 
-    def _call(self, visit: Visit, context: Context, params: CallToolRequestParams) -> ToolCall:
+    def _call(self, visit: SessionRequest, context: Context, params: CallToolRequestParams) -> ToolCall:
         call = wire.tool_call(
             params.name,
             params.arguments,
@@ -241,9 +243,9 @@ class _Calls:
         wire.require_support(self._tools.find(call.tool), call)
         return call
 
-    async def _creation(self, visit: Visit, call: ToolCall, *, visible: bool) -> Create:
+    async def _creation(self, visit: SessionRequest, call: ToolCall, *, visible: bool) -> Create:
         """The event that records a call, once the client has answered what is asked before."""
-        interview = Interview(self._desk, visit.session, visit.outgoing)
+        interview = QuestionsOnStream(self._desk, visit.session, visit.outgoing)
         for _ in range(MOST_REFUSALS):
             event = self._handlers.creation(visit.session.owner, call, visible=visible)
             if not isinstance(event, InputRequired):
@@ -254,48 +256,48 @@ class _Calls:
         raise QuestionWithoutHandle
 
     async def _to_the_end(
-        self, visit: Visit, call: ToolCall, event: Create, token: str | int | None
+        self, visit: SessionRequest, call: ToolCall, event: Create, token: str | int | None
     ) -> TaskView | Rendered:
         """Wait for the execution; only a client that cancels ends it."""
-        comes_back = call.idempotency_key is not None
+        may_reconnect = call.idempotency_key is not None
         tool = self._tools.find(call.tool)
-        patience = self._handlers.hands_over_after(tool, call)
-        may_leave = tool.release_client and visit.comes_back_as is not None
-        listener = replace(_listener(visit, token), may_leave=may_leave)
+        give_up_after = self._handlers.hands_over_after(tool, call)
+        may_poll_later = tool.release_client and visit.reconnects_as is not None
+        policy = replace(_policy(visit, token), may_poll_later=may_poll_later)
         task: Task | None = None
         try:
             # Heard before there is a task, so that nothing that its tool says is missed.
-            with self._desk.feed.hear(event.task_id, listener.reporting):
+            with self._desk.feed.subscribe_reports(event.task_id, policy.reporting):
                 async with asyncio.timeout(self._wait_limit):
                     task = (await self._desk.store.create(event)).task
-                    if may_leave:
+                    if may_poll_later:
                         self._prime(visit, task.task_id, token)
-                    view = await Attendance(self._desk, task.task_id, listener).run(patience)
+                    view = await TaskStream(self._desk, task.task_id, policy).run(give_up_after)
                     return view if view.task.status.is_final else await self._handlers.hand_over(view.task)
-        except LetGo as leave:
+        except PollLater as leave:
             self._prime(visit, leave.task_id, token, leave.retry_ms)
             raise
         except TaskNotFound:
             raise ExecutionForgotten from None
         except TimeoutError:
-            if task is not None and patience is not None:
+            if task is not None and give_up_after is not None:
                 return await self._handlers.hand_over(task)
             task_id = event.task_id if task is None else task.task_id
-            await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
+            await self._handlers.abandon(event.owner, task_id, may_reconnect=may_reconnect)
             raise CallTooLong(self._wait_limit) from None
         except asyncio.CancelledError:
             # Under its key a call may have found an execution, or a task whose handle somebody has.
             if (visit.cancelled or visit.gone) and (task is None or not task.visible):
                 task_id = event.task_id if task is None else task.task_id
-                comes_back = comes_back and not visit.cancelled
-                await self._handlers.give_up(event.owner, task_id, comes_back=comes_back)
+                may_reconnect = may_reconnect and not visit.cancelled
+                await self._handlers.abandon(event.owner, task_id, may_reconnect=may_reconnect)
             raise
 
     async def _wait(
-        self, visit: Visit, token: str | int | None, task: Task, seconds: float
+        self, visit: SessionRequest, token: str | int | None, task: Task, seconds: float
     ) -> TaskView | None:
         """Wait for a task on behalf of a model; its client is asked meanwhile, and may take longer."""
-        attendance = Attendance(self._desk, task.task_id, _listener(visit, token))
+        attendance = TaskStream(self._desk, task.task_id, _policy(visit, token))
         try:
             async with asyncio.timeout(self._wait_limit):
                 return await attendance.run(seconds)
@@ -306,7 +308,9 @@ class _Calls:
 class _Tasks:
     """`tasks/*`."""
 
-    def __init__(self, results: wire.Results, handlers: Handlers, desk: Desk, cursors: _Cursors) -> None:
+    def __init__(
+        self, results: wire.Results, handlers: Handlers, desk: SessionServices, cursors: _Cursors
+    ) -> None:
         self._results, self._handlers, self._desk, self._cursors = results, handlers, desk, cursors
 
     async def get(self, context: Context, params: RequestParams) -> Result:
@@ -316,17 +320,17 @@ class _Tasks:
     async def result(self, context: Context, params: RequestParams) -> Result:
         visit = _visit(context)
         task_id = wire_common.task_id(context.params)
-        listener = Listener(
+        policy = StreamPolicy(
             session=visit.session,
             outgoing=visit.outgoing,
             can_be_asked=visit.can_be_asked,
             reporting=await self._reporting(visit, task_id),
             takes_reports=True,
         )
-        view = await Attendance(self._desk, task_id, listener).run()
+        view = await TaskStream(self._desk, task_id, policy).run()
         return self._results.outcome(view)
 
-    async def _reporting(self, visit: Visit, task_id: str) -> Reporting | None:
+    async def _reporting(self, visit: SessionRequest, task_id: str) -> Reporting | None:
         """What takes the reports of a task of this session; those of others are not reported here."""
         if not visit.can_be_asked:
             return None
@@ -349,7 +353,7 @@ class _Tasks:
 
     async def cancel(self, context: Context, params: RequestParams) -> Result:
         try:
-            task: Task = await self._desk.store.act(
+            task: Task = await self._desk.store.apply(
                 _owner(context), wire_common.task_id(context.params), Cancel()
             )
         except InvalidTransition:
@@ -361,7 +365,7 @@ class _Tasks:
 class _Prompts:
     """`prompts/get`."""
 
-    def __init__(self, library: LibraryHandlers, desk: Desk) -> None:
+    def __init__(self, library: LibraryHandlers, desk: SessionServices) -> None:
         self._library, self._desk = library, desk
 
     async def get(self, context: Context, params: GetPromptRequestParams) -> GetPromptResult:
@@ -371,7 +375,7 @@ class _Prompts:
         call = PromptCall(
             prompt=params.name, arguments=params.arguments or {}, capabilities=session.capabilities
         )
-        interview = Interview(self._desk, session, visit.outgoing)
+        interview = QuestionsOnStream(self._desk, session, visit.outgoing)
         for _ in range(MOST_REFUSALS):
             outcome = await self._library.prompt(session.owner, call)
             if not isinstance(outcome, InputRequired):
@@ -385,7 +389,7 @@ class _Prompts:
 class _Subscriptions:
     """`resources/subscribe` and `resources/unsubscribe`: changes are told on the session's stream."""
 
-    def __init__(self, library: LibraryHandlers, desk: Desk) -> None:
+    def __init__(self, library: LibraryHandlers, desk: SessionServices) -> None:
         self._library, self._desk = library, desk
 
     async def subscribe(self, context: Context, params: SubscribeRequestParams) -> Result:
@@ -429,13 +433,13 @@ def _on_the_stream(_: Task, __: Mapping[str, str]) -> None:
     """Clients of these revisions are asked while a call waits, not by its result."""
 
 
-def _listener(visit: Visit, token: str | int | None) -> Listener:
+def _policy(visit: SessionRequest, token: str | int | None) -> StreamPolicy:
     """Who hears of a task on the stream of a call that does not name it."""
     reporting = None
     if visit.can_be_asked:
         threshold = Threshold(visit.session.log_level)
         reporting = reporting_of(visit.outgoing, token=token, threshold=threshold, task_id=None)
-    return Listener(
+    return StreamPolicy(
         session=visit.session,
         outgoing=visit.outgoing,
         can_be_asked=visit.can_be_asked,
@@ -444,7 +448,7 @@ def _listener(visit: Visit, token: str | int | None) -> Listener:
     )
 
 
-def _visit(context: Context) -> Visit:
+def _visit(context: Context) -> SessionRequest:
     if context.request is None:
         raise RuntimeError("the transport did not say in which session")
     return context.request

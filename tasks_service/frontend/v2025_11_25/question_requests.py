@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _TASK, _INTERVIEW = "task", "interview"
 
 
-class Questions:
+class QuestionRequests:
     """Seals the ids of questions, and records the answers.
 
     Args:
@@ -107,7 +107,7 @@ class Questions:
 
     async def _record(self, owner: Owner, task_id: str, event: AnswerInput) -> None:
         try:
-            await self._store.act(owner, task_id, event, hidden=True)
+            await self._store.apply(owner, task_id, event, hidden=True)
         except (InvalidTransition, TaskNotFound):
             logger.debug("an answer to what is not asked any more was dropped")
 

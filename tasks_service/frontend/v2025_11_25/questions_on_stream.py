@@ -18,13 +18,13 @@ from ..core.change_feed import HEAL_SECONDS
 from ..core.requests import QuestionWithoutHandle, digest
 from ..transport.outgoing import Outgoing
 from . import wire
-from .task_stream import Desk
+from .task_stream import SessionServices
 
 INTERVIEW_SECONDS = 3600.0
 """How long a client may take to answer."""
 
 
-class Interview:
+class QuestionsOnStream:
     """The questions of one call, put to one client.
 
     Args:
@@ -33,7 +33,7 @@ class Interview:
         outgoing: The stream of the call.
     """
 
-    def __init__(self, desk: Desk, session: Session, outgoing: Outgoing) -> None:
+    def __init__(self, desk: SessionServices, session: Session, outgoing: Outgoing) -> None:
         self._desk, self._session, self._outgoing = desk, session, outgoing
 
     async def ask(self, questions: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

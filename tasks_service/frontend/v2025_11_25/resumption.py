@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 RETRY_MS: Final = 1000
 """When a client may come back whose connection was lost."""
 
-SHORTEST_LEAVE_MS: Final = 1000
+SHORTEST_ABSENCE_MS: Final = 1000
 """A sleep that is shorter is not worth another connection."""
 
 
-class LetGo(Exception):
+class PollLater(Exception):
     """The client is to come back for the answer.
 
     Args:
@@ -41,7 +41,7 @@ class LetGo(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bookmark:
+class ResumePoint:
     """Where in a session a stream goes on.
 
     Attributes:
@@ -55,8 +55,8 @@ class Bookmark:
     progress_token: str | int | None = None
 
 
-class Bookmarks:
-    """Bookmarks as ids of events: each is another, and good for its session alone.
+class ResumePoints:
+    """ResumePoints as ids of events: each is another, and good for its session alone.
 
     Args:
         secret: The deployment's; ids are sealed under a key made from it.
@@ -66,12 +66,12 @@ class Bookmarks:
         key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-bookmark").digest()
         self._codec = AESGCMRequestStateCodec([key])
 
-    def event_id(self, session: Session, bookmark: Bookmark) -> str:
+    def event_id(self, session: Session, bookmark: ResumePoint) -> str:
         """A new id for an event of a stream of the session."""
         content = [session.session_id, bookmark.task_id, bookmark.request_id, bookmark.progress_token]
         return self._codec.seal(json.dumps(content).encode())
 
-    def open(self, session: Session, event_id: str) -> Bookmark | None:
+    def open(self, session: Session, event_id: str) -> ResumePoint | None:
         """What an id of an event of the session says; None if it was not sent there."""
         try:
             session_id, task_id, request_id, token = json.loads(self._codec.unseal(event_id))
@@ -80,4 +80,4 @@ class Bookmarks:
             return None
         if session_id != session.session_id:
             return None
-        return Bookmark(task_id=task_id, request_id=request_id, progress_token=token)
+        return ResumePoint(task_id=task_id, request_id=request_id, progress_token=token)

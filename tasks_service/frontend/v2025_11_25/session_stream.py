@@ -13,12 +13,12 @@ import logging
 from ...domain.errors import StoreUnavailable, TaskNotFound
 from ...domain.task import new_token
 from ...store.announcements import Listed, list_name, resource_name
-from ...store.sessions import Enlisted, Session, Standing, session_name
-from ..core.change_feed import HEAL_SECONDS, Watcher
+from ...store.sessions import Session, SessionState, SessionTask, session_name
+from ..core.change_feed import HEAL_SECONDS, Waiter
 from ..core.reports import Threshold
 from ..transport.outgoing import Outgoing
 from . import wire
-from .task_stream import Attendance, Desk, Listener, reporting_of
+from .task_stream import SessionServices, StreamPolicy, TaskStream, reporting_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ GRACE_SECONDS = 1.5
 """How long a question waits for a `tasks/result` to be asked on."""
 
 
-class Following:
+class SessionStream:
     """The tasks of a session, reported on its stream.
 
     Args:
@@ -35,10 +35,10 @@ class Following:
         outgoing: The stream.
     """
 
-    def __init__(self, desk: Desk, session: Session, outgoing: Outgoing) -> None:
+    def __init__(self, desk: SessionServices, session: Session, outgoing: Outgoing) -> None:
         self._desk, self._session, self._outgoing = desk, session, outgoing
         self._name = new_token()
-        self._attended: dict[Enlisted, asyncio.Task[None]] = {}
+        self._attended: dict[SessionTask, asyncio.Task[None]] = {}
         self._resources: dict[str, str] = {}
         self._threshold = Threshold(session.log_level)
 
@@ -74,7 +74,7 @@ class Following:
             finally:
                 await self._stop()
 
-    def _attend(self, standing: Standing, *, resumed: bool) -> None:
+    def _attend(self, standing: SessionState, *, resumed: bool) -> None:
         self._threshold.level = standing.log_level
         for enlisted in standing.tasks:
             if enlisted not in self._attended:
@@ -84,7 +84,7 @@ class Following:
         for enlisted in [one for one, task in self._attended.items() if task.done() and one not in listed]:
             del self._attended[enlisted]
 
-    def _subscribe(self, standing: Standing, watcher: Watcher) -> None:
+    def _subscribe(self, standing: SessionState, watcher: Waiter) -> None:
         wanted = {resource_name(uri): uri for uri in standing.resources}
         for name in self._resources.keys() - wanted.keys():
             self._desk.feed.discard(watcher, name)
@@ -92,8 +92,8 @@ class Following:
             self._desk.feed.add(watcher, name)
         self._resources = wanted
 
-    async def _follow(self, enlisted: Enlisted, *, resumed: bool) -> None:
-        listener = Listener(
+    async def _follow(self, enlisted: SessionTask, *, resumed: bool) -> None:
+        policy = StreamPolicy(
             session=self._session,
             outgoing=self._outgoing,
             reports=True,
@@ -104,11 +104,11 @@ class Following:
                 task_id=enlisted.task_id,
             ),
             resumed=resumed,
-            patience=GRACE_SECONDS,
+            leave_to_others=GRACE_SECONDS,
         )
         try:
             try:
-                await Attendance(self._desk, enlisted.task_id, listener).run()
+                await TaskStream(self._desk, enlisted.task_id, policy).run()
             except TaskNotFound:
                 logger.debug("a task of a session is gone")
             await self._desk.sessions.delist(self._session.session_id, enlisted)

@@ -1,7 +1,7 @@
 """Attending a task on behalf of one stream: what the stream's client hears of it, and is asked.
 
 Three kinds of stream do so: that of a plain call, that of a blocked `tasks/result`, and a session's own. They
-differ in what they report and how soon they ask, see `Listener`.
+differ in what they report and how soon they ask, see `StreamPolicy`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from functools import partial
 import pydantic_core
 
 from ...domain.errors import InvalidTransition, StoreUnavailable
-from ...domain.events import Return
+from ...domain.events import CallerReturned
 from ...domain.task import InputRequest, Phase, Task, TaskStatus, new_token
 from ...store.clients import AsyncTaskStore, TaskView
-from ...store.sessions import FLOOR_SECONDS, REPORTS_SECONDS, Session, SessionStore
-from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Watcher
+from ...store.sessions import ASK_LOCK_SECONDS, REPORTS_SECONDS, Session, SessionStore
+from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Waiter
 from ..core.pre_task_questions import asked_again
 from ..core.reports import Reporting, Threshold
 from ..core.requests import digest
 from ..transport.outgoing import Outgoing
 from . import wire
-from .question_requests import Questions
-from .resumption import SHORTEST_LEAVE_MS, Bookmarks, LetGo
+from .question_requests import QuestionRequests
+from .resumption import SHORTEST_ABSENCE_MS, PollLater, ResumePoints
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ MOST_REFUSALS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
+class StreamPolicy:
     """Who hears of a task.
 
     Attributes:
@@ -51,8 +51,8 @@ class Listener:
         reporting: Takes what the tool says; None if the client wants none of it here.
         takes_reports: Whether it reports instead of the session's own stream while it is open.
         resumed: Whether the stream follows one that may have reported what is so now.
-        may_leave: Whether the client is let go while the task sleeps, to come back when it wakes.
-        patience: Seconds that a question is left to other streams.
+        may_poll_later: Whether the client is let go while the task sleeps, to come back when it wakes.
+        leave_to_others: Seconds that a question is left to other streams.
     """
 
     session: Session
@@ -63,46 +63,46 @@ class Listener:
     reporting: Reporting | None = None
     takes_reports: bool = False
     resumed: bool = False
-    may_leave: bool = False
-    patience: float = 0.0
+    may_poll_later: bool = False
+    leave_to_others: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
+class SessionServices:
     """What attending needs of the front end."""
 
     store: AsyncTaskStore
     sessions: SessionStore
-    questions: Questions
+    questions: QuestionRequests
     feed: ChangeFeed
-    bookmarks: Bookmarks
+    bookmarks: ResumePoints
 
 
-class Attendance:
-    """One task, attended to for one listener.
+class TaskStream:
+    """One task, attended to for one policy.
 
     Args:
         desk: What attending needs.
         task_id: A task of the session's owner.
-        listener: Who hears of it.
+        policy: Who hears of it.
     """
 
-    def __init__(self, desk: Desk, task_id: str, listener: Listener) -> None:
-        self._desk, self._task_id, self._listener = desk, task_id, listener
+    def __init__(self, desk: SessionServices, task_id: str, policy: StreamPolicy) -> None:
+        self._desk, self._task_id, self._policy = desk, task_id, policy
         self._name = new_token()
-        self._askable = json.loads(listener.session.capabilities or "[]") if listener.can_be_asked else []
+        self._askable = json.loads(policy.session.capabilities or "[]") if policy.can_be_asked else []
         self._reports_due = float("-inf")
         self._reported: tuple[TaskStatus, str | None] | None = None
         self._opened: dict[str, float] = {}
         self._asked: dict[str, str] = {}
         self._refusals: dict[str, int] = {}
 
-    async def run(self, patience: float | None = None) -> TaskView:
+    async def run(self, give_up_after: float | None = None) -> TaskView:
         """Attend to the task until it has ended; how it did.
 
         Args:
-            patience: Seconds after which it is enough, not counting those in which the client is being asked;
-                so is a question that it cannot be asked. None: there is never enough.
+            give_up_after: Seconds to wait, not counting time spent asking the client. Also give up on a
+                question that the client cannot be asked. None: wait for the end.
 
         Returns:
             The task at its end, or as it is when it is enough.
@@ -111,17 +111,17 @@ class Attendance:
 
         Raises:
             TaskNotFound: Unknown, foreign or expired.
-            LetGo: The task sleeps, and the client need not wait.
+            PollLater: The task sleeps, and the client need not wait.
         """
         with self._desk.feed.watch(self._task_id) as watcher:
             try:
-                with self._desk.feed.hear(self._task_id, self._listener.reporting):
-                    return await self._until_enough(watcher, patience)
+                with self._desk.feed.subscribe_reports(self._task_id, self._policy.reporting):
+                    return await self._until_enough(watcher, give_up_after)
             finally:
                 await self._leave()
 
-    async def _until_enough(self, watcher: Watcher, patience: float | None) -> TaskView:
-        enough = math.inf if patience is None else time.monotonic() + patience
+    async def _until_enough(self, watcher: Waiter, give_up_after: float | None) -> TaskView:
+        enough = math.inf if give_up_after is None else time.monotonic() + give_up_after
         while True:
             view = await self._view()
             if view is not None:
@@ -136,17 +136,17 @@ class Attendance:
                     return view
                 self._let_go(view.task)
                 await self._ask(view.task)
-                if patience is not None and self._asked:
-                    enough = time.monotonic() + patience
-                if time.monotonic() >= enough or (patience is not None and self._is_stuck(view.task)):
+                if give_up_after is not None and self._asked:
+                    enough = time.monotonic() + give_up_after
+                if time.monotonic() >= enough or (give_up_after is not None and self._is_stuck(view.task)):
                     return view
             left = enough - time.monotonic()
             await watcher.changed(min(self._pause(view), left if left > 0 else math.inf))
 
     async def _view(self) -> TaskView | None:
-        hidden = not self._listener.names_task
+        hidden = not self._policy.names_task
         try:
-            return await self._desk.store.get(self._listener.session.owner, self._task_id, hidden=hidden)
+            return await self._desk.store.get(self._policy.session.owner, self._task_id, hidden=hidden)
         except StoreUnavailable as error:
             logger.warning("A stream cannot read its task for now: %s", error)
             return None
@@ -161,7 +161,7 @@ class Attendance:
         if not task.return_by_ms or task.status.is_final:
             return
         try:
-            await self._desk.store.act(task.owner, task.task_id, Return(), hidden=True)
+            await self._desk.store.apply(task.owner, task.task_id, CallerReturned(), hidden=True)
         except InvalidTransition:
             return
         except StoreUnavailable as error:
@@ -169,8 +169,8 @@ class Attendance:
 
     def _let_go(self, task: Task) -> None:
         sleep_ms = task.due_ms - task.updated_ms if task.phase is Phase.PENDING else 0
-        if self._listener.may_leave and sleep_ms >= SHORTEST_LEAVE_MS:
-            raise LetGo(task.task_id, sleep_ms)
+        if self._policy.may_poll_later and sleep_ms >= SHORTEST_ABSENCE_MS:
+            raise PollLater(task.task_id, sleep_ms)
 
     # --- reports ---
 
@@ -179,27 +179,27 @@ class Attendance:
         state = (task.status, task.status_message)
         news = task.status is not TaskStatus.WORKING if first else state != self._reported
         self._reported = state
-        if news and self._listener.reports:
-            self._listener.outgoing.put(wire.status_notification(task), instead_of=f"status {self._task_id}")
-        # What was recorded mends what was not heard; but nothing is reported of a task that has ended
+        if news and self._policy.reports:
+            self._policy.outgoing.put(wire.status_notification(task), instead_of=f"status {self._task_id}")
+        # What was recorded fixes what was not heard; but nothing is reported of a task that has ended
         # (2025-11-25, progress: notifications MUST stop).
-        over = self._listener.names_task and task.status.is_final
-        if self._listener.reporting is not None and not over:
-            told = (first and self._listener.resumed) or self._listener.takes_reports
-            self._listener.reporting.advance(task.progress, silently=told)
+        over = self._policy.names_task and task.status.is_final
+        if self._policy.reporting is not None and not over:
+            told = (first and self._policy.resumed) or self._policy.takes_reports
+            self._policy.reporting.advance(task.progress, silently=told)
 
     async def _share_reports(self) -> None:
         """Of the streams of a session on which a task could be reported, let one do so.
 
         Each message goes to one stream (2025-11-25, transports). In the moment of a change-over both may.
         """
-        session_id, now = self._listener.session.session_id, time.monotonic()
-        if self._listener.reporting is None or not self._listener.names_task or now < self._reports_due:
+        session_id, now = self._policy.session.session_id, time.monotonic()
+        if self._policy.reporting is None or not self._policy.names_task or now < self._reports_due:
             return
         try:
             stream = await self._desk.sessions.reports_on(session_id, self._task_id)
-            if not self._listener.takes_reports:
-                self._listener.reporting.elsewhere = bool(stream)
+            if not self._policy.takes_reports:
+                self._policy.reporting.elsewhere = bool(stream)
                 return
             first = self._reports_due == float("-inf")
             if mine := first or stream in ("", self._name):
@@ -207,12 +207,12 @@ class Attendance:
         except StoreUnavailable as error:
             logger.warning("Where a task is reported is not known for now: %s", error)
         else:
-            self._listener.reporting.elsewhere = not mine
+            self._policy.reporting.elsewhere = not mine
             self._reports_due = now + REPORTS_SECONDS / 3
 
     @property
     def _related(self) -> str | None:
-        return self._task_id if self._listener.names_task else None
+        return self._task_id if self._policy.names_task else None
 
     # --- questions ---
 
@@ -223,7 +223,7 @@ class Attendance:
             await self._settle(key, self._asked.pop(key), "The question was answered elsewhere.")
         for key, question in task.inputs.items():
             opened = self._opened.setdefault(key, now)
-            if now - opened >= self._listener.patience:
+            if now - opened >= self._policy.leave_to_others:
                 await self._ask_one(task, key, question)
 
     async def _ask_one(self, task: Task, key: str, question: InputRequest) -> None:
@@ -237,7 +237,7 @@ class Attendance:
             return
         if not floor.mine:
             if (asked := self._asked.pop(key, None)) is not None:
-                self._listener.outgoing.put(wire.cancelled_notification(asked, "It is asked elsewhere."))
+                self._policy.outgoing.put(wire.cancelled_notification(asked, "It is asked elsewhere."))
             return
         if key in self._asked and not floor.problem:
             return
@@ -246,11 +246,11 @@ class Attendance:
         request = wire.input_request(
             asked_again(recorded, floor.problem),
             request_id=self._asked[key],
-            version=self._listener.session.version,
+            version=self._policy.session.version,
             task_id=self._related,
             link_id=digest(f"{self._task_id} {key}"),
         )
-        self._listener.outgoing.put(request)
+        self._policy.outgoing.put(request)
 
     async def _settle(self, key: str, asked: str, reason: str) -> None:
         """A question is not open any more: say so, unless it was the client's own response that closed it."""
@@ -259,7 +259,7 @@ class Attendance:
         except StoreUnavailable:
             return
         if by != asked:
-            self._listener.outgoing.put(wire.cancelled_notification(asked, reason))
+            self._policy.outgoing.put(wire.cancelled_notification(asked, reason))
 
     async def _withdraw(self, reason: str) -> None:
         """Say that nobody waits for answers any more."""
@@ -270,7 +270,7 @@ class Attendance:
     async def _leave(self) -> None:
         if self._reports_due > float("-inf"):
             try:
-                session_id = self._listener.session.session_id
+                session_id = self._policy.session.session_id
                 await self._desk.sessions.leave_reports(session_id, self._task_id, self._name)
             except StoreUnavailable as error:
                 logger.warning("A task is reported on its session's stream only in a while: %s", error)
@@ -285,9 +285,9 @@ class Attendance:
         if view is None:
             return RETRY_SECONDS
         if view.task.inputs and self._askable:
-            now, patience = time.monotonic(), self._listener.patience
-            waits = [self._opened[key] + patience - now for key in view.task.inputs]
-            return min([FLOOR_SECONDS / 3, *(wait for wait in waits if wait > 0)])
+            now, leave = time.monotonic(), self._policy.leave_to_others
+            waits = [self._opened[key] + leave - now for key in view.task.inputs]
+            return min([ASK_LOCK_SECONDS / 3, *(wait for wait in waits if wait > 0)])
         return HEAL_SECONDS
 
 

@@ -16,7 +16,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from ...authoring.tool import Rendered, TaskSupport, Tool, ToolRegistry
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
-from ...domain.limits import KIB, cut, to_json
+from ...domain.limits import KIB, to_json, truncate
 from ...domain.reports import LogLevel, LogMessage
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.announcements import Listed
@@ -284,7 +284,7 @@ class Results:
 
     def refused_call(self, error: InvalidArguments | CapabilityRequired) -> dict[str, Any]:
         """A refusal that a model can act on, as a result."""
-        return _tool_error(cut(str(error), common.PROBLEMS_BYTES))
+        return _tool_error(truncate(str(error), common.PROBLEMS_BYTES))
 
 
 def task_fields(task: Task) -> dict[str, Any]:

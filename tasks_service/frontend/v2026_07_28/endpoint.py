@@ -26,9 +26,9 @@ from mcp_types.jsonrpc import INVALID_REQUEST
 from starlette.types import Receive, Scope, Send
 
 from ..core import wire_common
-from ..core.requests import Inquiry
+from ..core.requests import RequestScope
 from ..transport.jsonrpc import error_message
-from ..transport.outgoing import JSON, Outgoing, hang_up, send_whole
+from ..transport.outgoing import JSON, Outgoing, send_whole, wait_for_disconnect
 from ..transport.rejection import Disconnected, Rejection, reject
 from ..transport.responding import Answer, respond
 from ..transport.sdk_kernel import Exchange
@@ -49,7 +49,7 @@ _WATCHED: Final = frozenset(
 """Methods that may take long, or send before they answer."""
 
 
-class McpEndpoint:
+class RequestEndpoint:
     """The ASGI application behind `/mcp`.
 
     Args:
@@ -88,7 +88,7 @@ class McpEndpoint:
         """Answer, unless the client hangs up first: then the service is cancelled."""
         outgoing = Outgoing()
         work = asyncio.create_task(self._serve(call, outgoing))
-        gone = asyncio.create_task(hang_up(receive))
+        gone = asyncio.create_task(wait_for_disconnect(receive))
         try:
             await respond(work, outgoing, gone, send, may_stream=call.may_stream)
         finally:
@@ -99,7 +99,7 @@ class McpEndpoint:
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
         """Run a request through the SDK's kernel."""
         route = call.route
-        inquiry = Inquiry(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
+        inquiry = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
         exchange = Exchange(
             transport=TransportContext(kind="streamable-http", can_send_request=False, headers=call.headers),
             request_id=call.id,

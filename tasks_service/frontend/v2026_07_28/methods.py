@@ -32,11 +32,11 @@ from ..core import wire_common
 from ..core.executions import Handlers
 from ..core.library import LibraryHandlers, add_methods
 from ..core.reports import Reporting, Threshold
-from ..core.requests import InputRequired, Inquiry, InvalidRequest
+from ..core.requests import InputRequired, InvalidRequest, RequestScope
 from . import wire
 from .subscriptions import Listeners
 
-Context = ServerRequestContext[dict[str, Any], Inquiry]
+Context = ServerRequestContext[dict[str, Any], RequestScope]
 Result = dict[str, Any]
 Params = TypeVar("Params", bound=RequestParams)
 Handler = Callable[[Context, Params], Awaitable[Result | GetPromptResult]]
@@ -157,7 +157,7 @@ class _Methods:
         return self._results.acknowledgement()
 
 
-def _inquiry(context: Context) -> Inquiry:
+def _inquiry(context: Context) -> RequestScope:
     if context.request is None:
         raise RuntimeError("the transport did not say who calls")
     return context.request

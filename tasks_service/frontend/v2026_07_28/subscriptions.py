@@ -23,8 +23,8 @@ from ...domain.errors import QuotaExceeded, StoreUnavailable, TaskNotFound, Unkn
 from ...domain.task import Owner
 from ...store.announcements import Listed, list_name, resource_name
 from ...store.clients import AsyncTaskStore, TaskView
-from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Watcher
-from ..core.requests import Inquiry, Wanted
+from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Waiter
+from ..core.requests import RequestScope, Wanted
 from . import wire
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Listeners:
         """End all streams in order, and let no other begin; clients begin again elsewhere."""
         self._end.set()
 
-    async def listen(self, inquiry: Inquiry, wanted: Wanted, subscription: str | int) -> None:
+    async def listen(self, inquiry: RequestScope, wanted: Wanted, subscription: str | int) -> None:
         """Tell a client what it wants to be told, until the service stops or the client's proof runs out.
 
         A client that has had enough hangs up: then this is cancelled, and nothing else is.
@@ -157,7 +157,7 @@ class _Stream:
     """One stream."""
 
     def __init__(
-        self, listeners: Listeners, inquiry: Inquiry, subscription: str | int, watcher: Watcher
+        self, listeners: Listeners, inquiry: RequestScope, subscription: str | int, watcher: Waiter
     ) -> None:
         self._listeners, self._subscription, self._watcher = listeners, subscription, watcher
         self._owner, self._outgoing = inquiry.caller.owner, inquiry.outgoing

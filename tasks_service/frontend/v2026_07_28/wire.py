@@ -24,7 +24,7 @@ from ...domain.errors import (
     TasksServiceError,
     UnknownResource,
 )
-from ...domain.limits import KIB, cut, to_json
+from ...domain.limits import KIB, to_json, truncate
 from ...domain.reports import LogLevel
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Task, TaskStatus
 from ...extension import TASK_META, TASKS_EXTENSION
@@ -316,8 +316,8 @@ class Results:
         return {"resultType": "complete"}
 
     def argument_problems(self, error: InvalidArguments) -> dict[str, Any]:
-        """Bad arguments as a result that the model can read and mend (docs/protocol.md)."""
-        text = cut(str(error), PROBLEMS_BYTES)
+        """Bad arguments as a result that the model can read and fix (docs/protocol.md)."""
+        text = truncate(str(error), PROBLEMS_BYTES)
         return {"resultType": "complete", "content": [{"type": "text", "text": text}], "isError": True}
 
     def _listed(self, tool: Tool) -> dict[str, Any]:

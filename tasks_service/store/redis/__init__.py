@@ -6,7 +6,7 @@ operation reads and writes, and two faces, blocking and asyncio, drive it.
 
 from .asynchronous import AsyncRedisTaskStore
 from .blocking import RedisTaskStore
-from .headroom import refused_work
+from .memory_guard import refused_work
 from .permissions import Role
 
 __all__ = ["AsyncRedisTaskStore", "RedisTaskStore", "Role", "refused_work"]

@@ -22,15 +22,15 @@ from ..findings import Finding, Memory
 from ..outbox import NoOutbox, Outbox
 from ..workers import Claimed
 from .connection import FAILURES, SENTINEL_SECONDS, Pools, client_findings, connection_options, pack, reason
-from .headroom import Headroom
 from .health import examine
 from .layout import Layout
+from .memory_guard import MemoryGuard
 from .operations import Clock, Operations
 from .permissions import Role, check_permissions
 from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
-from .transaction import Exchange, LostConnection, Pause, Program, once
+from .transaction import Backoff, LostConnection, Program, RoundTrip, once
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class _Hold:
         self._node: Node | None = None
         self._connection: Connection | None = None
 
-    async def exchange(self, exchange: Exchange) -> list[Any]:
+    async def exchange(self, exchange: RoundTrip) -> list[Any]:
         node = exchange.node
         connection = self._connection
         if exchange.follows:
@@ -96,7 +96,7 @@ class AsyncRedisTaskStore:
         address = parse_address(url)
         self._url, self._user = url, address.user
         self._layout = Layout(prefix, shards or address.shards)
-        self._headroom = Headroom(each_shard=address.kind is Kind.CLUSTER)
+        self._headroom = MemoryGuard(each_shard=address.kind is Kind.CLUSTER)
         self._operations = Operations(
             self._layout, limits, outbox or NoOutbox(), deadline, clock, self._headroom
         )
@@ -143,7 +143,7 @@ class AsyncRedisTaskStore:
         try:
             step = next(program)
             while True:
-                if isinstance(step, Pause):
+                if isinstance(step, Backoff):
                     await hold.give_back(close=step.leave)
                     await asyncio.sleep(step.seconds)
                     step = program.send([])
@@ -188,17 +188,17 @@ class AsyncRedisTaskStore:
         """
         return self._subscription.messages()
 
-    def hear(self, task_id: str) -> None:
+    def subscribe_reports(self, task_id: str) -> None:
         """Let the reports of a task's tool come among the changes, from now on."""
-        self._subscription.hear(task_id)
+        self._subscription.subscribe_reports(task_id)
 
-    def unhear(self, task_id: str) -> None:
+    def unsubscribe_reports(self, task_id: str) -> None:
         """Let them come no more."""
-        self._subscription.unhear(task_id)
+        self._subscription.unsubscribe_reports(task_id)
 
-    async def settle(self) -> None:
+    async def apply_sweep(self) -> None:
         """Return when all has come that was published before; at once while there is no subscription."""
-        await self._subscription.settle()
+        await self._subscription.apply_sweep()
 
     async def check(self) -> list[Finding]:
         """What is wrong with the servers, with this client, and with what its user may do as a front end.
@@ -245,13 +245,13 @@ class AsyncRedisTaskStore:
         """See `TaskStore.get`."""
         return await self.run(self._operations.get(owner, task_id, hidden=hidden))
 
-    async def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.act`.
+    async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        """See `TaskStore.apply`.
 
         Raises:
             StoreFull: It is an answer, and the server's memory is short.
         """
-        program = self._operations.act(owner, task_id, event, hidden=hidden)
+        program = self._operations.apply(owner, task_id, event, hidden=hidden)
         if isinstance(event, AnswerInput):
             program = self._headroom.beside(program, self._layout.shard_of(task_id))
         return await self.run(program)
@@ -269,7 +269,7 @@ class AsyncRedisTaskStore:
         return await self.run(self._operations.commit(task_id, event))
 
 
-async def _exchange(connection: Connection, exchange: Exchange) -> list[Any]:
+async def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:
     replies: list[Any] = []
     try:
         await connection.send_packed_command(pack(exchange.commands))

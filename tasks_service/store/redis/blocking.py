@@ -33,14 +33,14 @@ from .connection import (
     pack,
     reason,
 )
-from .headroom import fullest
 from .health import examine
 from .layout import Layout, Shard
+from .memory_guard import fullest
 from .operations import Clock, Operations, parse_change
 from .permissions import Role, check_permissions
 from .repair import Places, Repairs
 from .servers import servers_at
-from .transaction import Exchange, LostConnection, Pause, Program
+from .transaction import Backoff, LostConnection, Program, RoundTrip
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class _Hold:
         self._node: Node | None = None
         self._connection: Connection | None = None
 
-    def exchange(self, exchange: Exchange) -> list[Any]:
+    def exchange(self, exchange: RoundTrip) -> list[Any]:
         node = exchange.node
         connection = self._connection
         if exchange.follows:
@@ -131,7 +131,7 @@ class RedisTaskStore:
         try:
             step = next(program)
             while True:
-                if isinstance(step, Pause):
+                if isinstance(step, Backoff):
                     hold.give_back(close=step.leave)
                     time.sleep(step.seconds)
                     step = program.send([])
@@ -169,7 +169,7 @@ class RedisTaskStore:
         node = self.run(self._servers.locate())[0]
         connection = self._pools.of(node).make_connection()
         try:
-            _exchange(connection, Exchange([("SUBSCRIBE", self._layout.changes)]))
+            _exchange(connection, RoundTrip([("SUBSCRIBE", self._layout.changes)]))
             yield None
             while node is None or self._servers.is_current(node):
                 if not connection.can_read(timeout=poll):
@@ -235,9 +235,9 @@ class RedisTaskStore:
         """See `TaskStore.get`."""
         return self.run(self._operations.get(owner, task_id, hidden=hidden))
 
-    def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.act`."""
-        return self.run(self._operations.act(owner, task_id, event, hidden=hidden))
+    def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        """See `TaskStore.apply`."""
+        return self.run(self._operations.apply(owner, task_id, event, hidden=hidden))
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `TaskStore.page`."""
@@ -261,9 +261,9 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.due`."""
         return self.run(self._operations.due(index, limit=limit))
 
-    def settle(self, task_id: str, event: SweepEvent) -> Task | None:
-        """See `TaskStoreMaintenance.settle`."""
-        return self.run(self._operations.settle(task_id, event))
+    def apply_sweep(self, task_id: str, event: SweepEvent) -> Task | None:
+        """See `TaskStoreMaintenance.apply_sweep`."""
+        return self.run(self._operations.apply_sweep(task_id, event))
 
     def queues(self) -> list[str]:
         """See `TaskStoreMaintenance.queues`."""
@@ -273,21 +273,21 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.pending`."""
         return self.run(self._operations.pending(queue, until_ms=until_ms, limit=limit))
 
-    def turns(self, *, limit: int) -> list[str]:
-        """See `TaskStoreMaintenance.turns`."""
-        return self.run(self._operations.turns(limit=limit))
+    def waiting_for_slots(self, *, limit: int) -> list[str]:
+        """See `TaskStoreMaintenance.waiting_for_slots`."""
+        return self.run(self._operations.waiting_for_slots(limit=limit))
 
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
         return self.run(self._operations.overtaken_ms(queue))
 
-    def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
-        """See `TaskStoreMaintenance.suspect`."""
-        return self.run(self._operations.suspect(task_ids, not_before_ms=not_before_ms))
+    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
+        """See `TaskStoreMaintenance.mark_suspected`."""
+        return self.run(self._operations.mark_suspected(task_ids, not_before_ms=not_before_ms))
 
-    def hold(self, name: str, *, for_ms: int) -> bool:
-        """See `TaskStoreMaintenance.hold`."""
-        return self.run(self._operations.hold(name, for_ms=for_ms))
+    def try_lock(self, name: str, *, for_ms: int) -> bool:
+        """See `TaskStoreMaintenance.try_lock`."""
+        return self.run(self._operations.try_lock(name, for_ms=for_ms))
 
     def mark_sweep(self, *, lease_ms: int) -> SweepMark:
         """See `TaskStoreMaintenance.mark_sweep`."""
@@ -319,7 +319,7 @@ class RedisTaskStore:
         told: set[Repair] = set()
         for shard in self._layout.shards:
             for repair in self._repair_shard(shard, dry_run=dry_run, quarantine=quarantine):
-                if repair not in told:  # what is not mended in the first walk is met again in the second
+                if repair not in told:  # what is not fixed in the first walk is met again in the second
                     told.add(repair)
                     yield repair
 
@@ -340,17 +340,17 @@ class RedisTaskStore:
                 yield from task(self.run(self._repairs.led_to(key)), key)
 
     def _strays(
-        self, shard: Shard, key: str, mend: Callable[[str, str | None], list[Repair]]
+        self, shard: Shard, key: str, fix: Callable[[str, str | None], list[Repair]]
     ) -> Iterator[Repair]:
         cursor = "0"
         while True:
             try:
                 cursor, ids = self.run(self._repairs.members(shard, key, cursor))
             except CorruptRecord as error:
-                yield Repair(task_id="", what=f"{key}: {error.reason}", mended=False)
+                yield Repair(task_id="", what=f"{key}: {error.reason}", fixed=False)
                 return
             for task_id in ids:
-                yield from mend(task_id, key)
+                yield from fix(task_id, key)
             if cursor == "0":
                 return
 
@@ -366,7 +366,7 @@ class RedisTaskStore:
         return self.run(self._operations.counts())
 
 
-def _exchange(connection: Connection, exchange: Exchange) -> list[Any]:
+def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:
     replies: list[Any] = []
     try:
         connection.send_packed_command(pack(exchange.commands))

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
-from ...domain.decide import Remembered
+from ...domain.decide import IdempotencyRecord
 from ...domain.errors import CorruptRecord
 from ...domain.reports import LogLevel, LogMessage, Report
 from ...domain.task import (
@@ -38,9 +38,9 @@ from ...domain.task import (
     Phase,
     Policy,
     Progress,
+    Slot,
     Task,
     TaskStatus,
-    Turn,
 )
 from ..maintenance import SweepRecord
 
@@ -62,13 +62,13 @@ _PLAIN = (
     "deadline_ms",
     "expires_ms",
     "status_message",
-    "run",
-    "tries",
+    "claims",
+    "attempts",
     "dispatched_ms",
     "redispatches",
     "visible",
     "return_by_ms",
-    "turn",
+    "slot",
     "era",
     "capabilities",
     "trace",
@@ -152,8 +152,8 @@ def _decode(
     known: dict[str, Any] = json.loads(state)
     known["policy"] = _policy(known["policy"])
     known["owner"] = Owner(known["owner"])
-    if "turn" in known:
-        known["turn"] = Turn(known["turn"])
+    if "slot" in known:
+        known["slot"] = Slot(known["slot"])
     if "lease" in known:
         lease_id, until_ms, worker = known["lease"]
         known["lease"] = Lease(lease_id=lease_id, until_ms=until_ms, worker=worker)
@@ -249,12 +249,12 @@ def decode_sweep(text: str) -> SweepRecord:
     return SweepRecord(int(at_ms), server, int(reap_from_ms))
 
 
-def encode_remembered(remembered: Remembered) -> str:
+def encode_remembered(remembered: IdempotencyRecord) -> str:
     """What an idempotency key stands for, as its value."""
     return f"{remembered.task_id}|{remembered.request_digest}|{remembered.until_ms}"
 
 
-def decode_remembered(text: str | None) -> Remembered | None:
+def decode_remembered(text: str | None) -> IdempotencyRecord | None:
     """The value of an idempotency key, read back; None where there is none.
 
     Raises:
@@ -266,7 +266,7 @@ def decode_remembered(text: str | None) -> Remembered | None:
     digest, _, until_ms = rest.rpartition("|")
     if not until_ms.isdecimal():
         raise CorruptRecord(task_id, f"its idempotency key holds {text!r}")
-    return Remembered(task_id=task_id, request_digest=digest, until_ms=int(until_ms))
+    return IdempotencyRecord(task_id=task_id, request_digest=digest, until_ms=int(until_ms))
 
 
 def encode_reports(reports: Sequence[Report]) -> str:

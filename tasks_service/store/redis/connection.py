@@ -129,7 +129,7 @@ def client_findings(options: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.ERROR,
             what="The Redis client would repeat writes by itself, and not know whether they were applied.",
-            mend="Make its pools with the options of tasks_service.store.redis.connection.",
+            fix="Make its pools with the options of tasks_service.store.redis.connection.",
         )
 
 

@@ -159,9 +159,9 @@ def _values(info: str) -> dict[str, str]:
     return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
 
 
-def _error(what: str, mend: str) -> Finding:
-    return Finding(severity=Severity.ERROR, what=what, mend=mend)
+def _error(what: str, fix: str) -> Finding:
+    return Finding(severity=Severity.ERROR, what=what, fix=fix)
 
 
-def _warning(what: str, mend: str) -> Finding:
-    return Finding(severity=Severity.WARNING, what=what, mend=mend)
+def _warning(what: str, fix: str) -> Finding:
+    return Finding(severity=Severity.WARNING, what=what, fix=fix)

@@ -13,9 +13,9 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:leases              ZSET  running tasks, by the end of their lease
     ts:{00}:timers              ZSET  pending tasks that come due later, by then
     ts:{00}:pending:<queue>     ZSET  pending tasks, by when their message was made: the outbox
-    ts:{00}:seats:<lane>        ZSET  tasks that count among what an owner may run from a queue, by deadline
-    ts:{00}:turn:<lane>         ZSET  pending tasks that wait for a seat, by creation
-    ts:{00}:lanes               SET   lanes, <owner>:<queue>, in which a task waits or has waited
+    ts:{00}:slots:<key>         ZSET  tasks that count among what an owner may run from a queue, by deadline
+    ts:{00}:waiting:<key>       ZSET  pending tasks that wait for a slot, by creation
+    ts:{00}:concurrency_keys    SET   <owner>:<queue>, wherever a task waits for a slot or has waited
     ts:{00}:queues              SET   queues that a pending task was ever in
     ts:{00}:suspects            ZSET  pending tasks whose message seems lost, by when it may be sent again
     ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
@@ -35,9 +35,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...domain.decide import next_due_ms
-from ...domain.indexes import awaits_first_message, awaits_worker, has_seat
+from ...domain.indexes import awaits_first_message, awaits_worker, holds_slot
 from ...domain.names import SHARD_DIGITS, shard_of_owner
-from ...domain.task import DAY, MINUTE, Lane, Owner, Phase, Task, Turn
+from ...domain.task import DAY, MINUTE, ConcurrencyKey, Owner, Phase, Slot, Task
 
 BACKSTOP_MS = 10 * MINUTE
 """How long after `expires_ms` Redis itself removes a record that no sweep has removed."""
@@ -78,20 +78,20 @@ class Shard:
         return f"{self.tag}:idem:{owner}:{key_hash}"
 
     def index(self, name: str) -> str:
-        """A shard-wide index: `expired`, `overdue`, `leases`, `timers`, `suspects`, `lanes` and the like."""
+        """A shard-wide index: `expired`, `overdue`, `leases`, `timers`, `suspects` and the like."""
         return f"{self.tag}:{name}"
 
     def pending(self, queue: str) -> str:
         """The pending tasks of a queue."""
         return f"{self.tag}:pending:{queue}"
 
-    def seats(self, lane: Lane) -> str:
-        """The tasks that have a seat in a lane."""
-        return f"{self.tag}:seats:{lane_name(lane)}"
+    def slots(self, key: ConcurrencyKey) -> str:
+        """The tasks that have a slot of a concurrency key."""
+        return f"{self.tag}:slots:{concurrency_key_name(key)}"
 
-    def turn(self, lane: Lane) -> str:
-        """The tasks that wait in a lane."""
-        return f"{self.tag}:turn:{lane_name(lane)}"
+    def waiting(self, key: ConcurrencyKey) -> str:
+        """The tasks that wait for a slot of a concurrency key."""
+        return f"{self.tag}:waiting:{concurrency_key_name(key)}"
 
 
 class Layout:
@@ -139,22 +139,22 @@ class Layout:
         return self.shards[shard_of_owner(owner, len(self.shards))]
 
 
-def lane_name(lane: Lane) -> str:
-    """A lane as keys and the index of lanes name it."""
-    return f"{lane.owner}:{lane.queue}"
+def concurrency_key_name(key: ConcurrencyKey) -> str:
+    """A concurrency key as keys and their index name it."""
+    return f"{key.owner}:{key.queue}"
 
 
-def parse_lane(name: str) -> Lane:
-    """A lane, read back; owners have no colon."""
+def parse_concurrency_key(name: str) -> ConcurrencyKey:
+    """A key, read back; owners have no colon."""
     owner, _, queue = name.partition(":")
-    return Lane(Owner(owner), queue)
+    return ConcurrencyKey(Owner(owner), queue)
 
 
 def _safe(task_id: str) -> str:
     return task_id[:LONGEST_ID].encode(errors="replace").decode()
 
 
-def sorted_places(shard: Shard, task: Task) -> dict[str, int]:
+def sorted_index_entries(shard: Shard, task: Task) -> dict[str, int]:
     """The sorted sets that a task is in, with its score in each."""
     places = {
         shard.index("expired"): task.expires_ms,
@@ -164,11 +164,11 @@ def sorted_places(shard: Shard, task: Task) -> dict[str, int]:
         places[shard.index("overdue")] = next_due_ms(task)
     if task.lease is not None:
         places[shard.index("leases")] = task.lease.until_ms
-    if has_seat(task):
-        places[shard.seats(task.lane)] = next_due_ms(task)
+    if holds_slot(task):
+        places[shard.slots(task.concurrency_key)] = next_due_ms(task)
     if task.phase is Phase.PENDING:
-        if task.turn is Turn.AWAITED:
-            places[shard.turn(task.lane)] = task.created_ms
+        if task.slot is Slot.WAITING:
+            places[shard.waiting(task.concurrency_key)] = task.created_ms
         elif awaits_first_message(task):
             places[shard.index("timers")] = task.due_ms
         else:
@@ -176,20 +176,20 @@ def sorted_places(shard: Shard, task: Task) -> dict[str, int]:
     return places
 
 
-def place(shard: Shard, before: Task | None, after: Task | None) -> Iterator[Command]:
+def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Iterator[Command]:
     """The commands that bring the indexes from one state of a task to the next."""
     task = after or before
     if task is None:
         return
-    old = sorted_places(shard, before) if before else {}
-    new = sorted_places(shard, after) if after else {}
+    old = sorted_index_entries(shard, before) if before else {}
+    new = sorted_index_entries(shard, after) if after else {}
     for key, score in new.items():
         if old.get(key) != score:
             yield ("ZADD", key, score, task.task_id)
     for key in old.keys() - new.keys():
         yield ("ZREM", key, task.task_id)
     yield from _place_live(shard, before, after, task)
-    if after is not None and after.turn is not None and (before is None or before.turn is not after.turn):
+    if after is not None and after.slot is not None and (before is None or before.slot is not after.slot):
         yield from _enter_lane(shard, after)
     if after is not None and after.phase is Phase.PENDING and (before is None or before.queue != after.queue):
         yield ("SADD", shard.index("queues"), after.queue)
@@ -199,11 +199,11 @@ def place(shard: Shard, before: Task | None, after: Task | None) -> Iterator[Com
 
 
 def _enter_lane(shard: Shard, task: Task) -> Iterator[Command]:
-    if task.turn is Turn.TAKEN:
-        yield ("PEXPIRE", shard.seats(task.lane), OWNER_KEYS_MS)
+    if task.slot is Slot.HELD:
+        yield ("PEXPIRE", shard.slots(task.concurrency_key), OWNER_KEYS_MS)
     else:
-        yield ("PEXPIRE", shard.turn(task.lane), OWNER_KEYS_MS)
-        yield ("SADD", shard.index("lanes"), lane_name(task.lane))
+        yield ("PEXPIRE", shard.waiting(task.concurrency_key), OWNER_KEYS_MS)
+        yield ("SADD", shard.index("concurrency_keys"), concurrency_key_name(task.concurrency_key))
 
 
 def _place_live(shard: Shard, before: Task | None, after: Task | None, task: Task) -> Iterator[Command]:
@@ -224,7 +224,7 @@ def problems(shard: Shard, task: Task, found: Mapping[str, int | None], is_live:
         found: For every sorted set that the task could be in, the score that is stored, or None.
         is_live: Whether the owner's quota counts it.
     """
-    expected = sorted_places(shard, task)
+    expected = sorted_index_entries(shard, task)
     wrong = [
         f"{key}: expected {expected.get(key)}, found {score}"
         for key, score in found.items()

@@ -12,43 +12,52 @@ from typing import NamedTuple
 
 from ...domain.decide import (
     Applied,
-    Census,
     Refused,
     Replayed,
+    StoreCounts,
     decide,
     effective,
+    idempotency_record,
     redispatch_backoff_ms,
-    remembered,
 )
 from ...domain.errors import (
+    ConcurrencyLimitReached,
     CorruptRecord,
     InvalidTransition,
-    NoSeatFree,
     StoreUnavailable,
     TaskNotFound,
     TasksServiceError,
 )
 from ...domain.events import (
     AnswerInput,
-    Call,
     Claim,
     ClientEvent,
     Create,
     Event,
+    GrantSlot,
     Redispatch,
     SweepEvent,
     WorkerEvent,
 )
-from ...domain.indexes import awaits_worker, frees_seat, is_sent, why_not
+from ...domain.indexes import awaits_worker, frees_slot, is_sent, refusal_reason
 from ...domain.limits import Limits, size
-from ...domain.task import JournalEntry, JsonText, Lane, LogEntry, Owner, Phase, Task, TaskRecord, Turn
+from ...domain.task import (
+    ConcurrencyKey,
+    JournalEntry,
+    JsonText,
+    LogEntry,
+    Owner,
+    Phase,
+    Slot,
+    Task,
+    TaskRecord,
+)
 from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
-from ..maintenance import MOST_CALLED, Counts, Due, SweepMark, SweepRecord
+from ..maintenance import MOST_GRANTED, Counts, Due, SweepMark, SweepRecord
 from ..outbox import Outbox
 from ..workers import Claimed
 from . import codec
-from .headroom import Headroom
 from .health import run_id
 from .layout import (
     BACKSTOP_MS,
@@ -56,15 +65,16 @@ from .layout import (
     Command,
     Layout,
     Shard,
-    lane_name,
-    parse_lane,
-    place,
+    concurrency_key_name,
+    index_commands,
+    parse_concurrency_key,
     problems,
-    sorted_places,
+    sorted_index_entries,
 )
+from .memory_guard import MemoryGuard
 from .servers import Servers
-from .transaction import Exchange, LostConnection, Program, Reply, Write, milliseconds, once, transact
-from .turns import SeatReads, Vacancies, vacancies, vacancy_reads
+from .slots import FreeSlots, SlotReads, free_slot_reads, free_slots
+from .transaction import LostConnection, Program, Reply, RoundTrip, Write, milliseconds, once, transact
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +87,7 @@ further away, creates of one owner do not void each other.
 """
 
 CALLING_DEADLINE = 0.25
-"""Seconds that whoever has given a seat back spends on giving it to the next; a sweep does it otherwise."""
+"""Seconds that whoever has given a slot back spends on giving it to the next; a sweep does it otherwise."""
 _SAME_MOMENT = 64
 """How many tasks of one owner and one millisecond a page reads over before it asks for more."""
 
@@ -99,20 +109,20 @@ class _Stored(NamedTuple):
 class _Judged(NamedTuple):
     """What `decide` said, as commands; `sends` if a message goes out with them.
 
-    Where it may be somebody's turn now, `opens` names the lane, and the last of the commands ask who is next.
+    Where a slot may have become free, `opens` names its key, and the last of the commands ask who waits.
     """
 
     applied: Applied
     commands: list[Command]
     sends: bool
-    opens: Lane | None = None
+    opens: ConcurrencyKey | None = None
 
 
 class _Written(NamedTuple):
-    """What was decided and written, and how the lane stood then, where that was asked."""
+    """What was decided and written, and how its slots stood then, where that was asked."""
 
     judged: _Judged
-    vacancies: Vacancies | None = None
+    free_slots: FreeSlots | None = None
 
 
 def _state_reads(shard: Shard, task_id: str) -> list[Command]:
@@ -142,7 +152,7 @@ class Operations:
         outbox: Outbox,
         deadline: float,
         clock: Clock | None,
-        headroom: Headroom | None = None,
+        headroom: MemoryGuard | None = None,
     ) -> None:
         self.layout = layout
         self.limits = limits
@@ -174,7 +184,7 @@ class Operations:
             for task_id, reports in reported
         ]
         try:
-            replies = yield Exchange(commands)
+            replies = yield RoundTrip(commands)
         except LostConnection as error:
             raise StoreUnavailable(str(error)) from None
         for reply in replies:
@@ -189,14 +199,14 @@ class Operations:
         shard = self.layout.shard_of_owner(event.owner)
         live = shard.live(event.owner)
         keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
-        seats = SeatReads(shard, self.limits, Lane(event.owner, event.queue))
-        watched = [shard.task(event.task_id), *keyed, *seats.watched()]
+        slots = SlotReads(shard, self.limits, ConcurrencyKey(event.owner, event.queue))
+        watched = [shard.task(event.task_id), *keyed, *slots.watched()]
         reads = [
             *_state_reads(shard, event.task_id),
             ("SCARD", live),
             ("ZCARD", shard.index("expired")),
             *(("GET", key) for key in keyed),
-            *seats.commands(),
+            *slots.commands(),
         ]
 
         def judge(replies: list[Reply]) -> Write | None:
@@ -205,13 +215,13 @@ class Operations:
             if owner_live + QUOTA_HEADROOM >= self.limits.live_per_owner and live not in watched:
                 watched.append(live)
                 return None
-            census = Census(
+            counts = StoreCounts(
                 owner_live=owner_live,
                 total=total,
                 existing=codec.decode_remembered(found[0]) if found else None,
-                seats_until_ms=seats.until_ms(held),
+                slots_until_ms=slots.until_ms(held),
             )
-            decision = decide(task, event, now_ms, log=log, limits=self.limits, census=census)
+            decision = decide(task, event, now_ms, log=log, limits=self.limits, counts=counts)
             if isinstance(decision, Refused):
                 raise decision.error
             if isinstance(decision, Replayed) or decision.task is None:
@@ -221,7 +231,7 @@ class Operations:
             sends = is_sent(decision, event, now_ms)
             commands = self.writes(shard, None, decision, now_ms, sends=sends)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
-            value = codec.encode_remembered(remembered(decision.task, event.request_digest))
+            value = codec.encode_remembered(idempotency_record(decision.task, event.request_digest))
             commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
             return Write(commands, decision)
 
@@ -254,8 +264,8 @@ class Operations:
             raise TaskNotFound(task_id)
         return TaskView(task=now, result=values[_STATE] or None)
 
-    def act(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Program[Task]:
-        """See `TaskStore.act`."""
+    def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Program[Task]:
+        """See `TaskStore.apply`."""
 
         def owned(task: Task | None) -> Task | None:
             return task if task is not None and task.owner == owner and (task.visible or hidden) else None
@@ -323,7 +333,7 @@ class Operations:
         """See `TaskStore.claim`; arguments and journal come with the same read."""
         shard = self.layout.shard_of(task_id)
         key = shard.task(task_id)
-        seats = SeatReads(shard, self.limits)
+        slots = SlotReads(shard, self.limits)
         whole: list[Command] = [("TIME",), ("HGETALL", key), ("LRANGE", shard.log(task_id), 0, -1)]
         reads = list(whole)
         record: dict[str, str] = {}
@@ -335,11 +345,11 @@ class Operations:
             record.update(zip(flat[::2], flat[1::2], strict=True))
             state = [time, [record.get(name) for name in codec.STATE_FIELDS], lines]
             stored = self._stored(task_id, state)
-            if seats.lacks(stored.task, event):
-                reads[:] = [*whole, *seats.commands()]
+            if slots.lacks(stored.task, event):
+                reads[:] = [*whole, *slots.commands()]
                 return None
-            census = Census(seats_until_ms=seats.until_ms(held))
-            judged = self._judge(shard, task_id, stored, event, stored.task, census)
+            counts = StoreCounts(slots_until_ms=slots.until_ms(held))
+            judged = self._judge(shard, task_id, stored, event, stored.task, counts)
             known = () if stored.task is None else codec.decode_journal(stored.task, record)
             journal[:] = [*known, *judged.applied.journal]
             judged.commands[:0] = _overtaking(shard, judged.applied.task, event)
@@ -347,17 +357,17 @@ class Operations:
 
         written: _Written = yield from transact(
             task_id,
-            lambda: [key, *seats.watched()],
+            lambda: [key, *slots.watched()],
             reads,
             judge,
             event="Claim",
             token=event.token,
             deadline=self.deadline,
         )
-        yield from self._give_turns(written.vacancies)
+        yield from self._give_turns(written.free_slots)
         task = _standing(written.judged.applied)
         if task.lease is None or task.lease.lease_id != event.lease_id:
-            raise InvalidTransition(task_id, task.phase, "Claim", why_not(task))
+            raise InvalidTransition(task_id, task.phase, "Claim", refusal_reason(task))
         return Claimed(task=task, arguments=JsonText(record.get("arguments", "")), journal=tuple(journal))
 
     def commit(self, task_id: str, event: WorkerEvent) -> Program[Task]:
@@ -367,8 +377,8 @@ class Operations:
 
     # --- sweeps and operators ----------------------------------------------------------------------------
 
-    def settle(self, task_id: str, event: SweepEvent) -> Program[Task | None]:
-        """See `TaskStoreMaintenance.settle`."""
+    def apply_sweep(self, task_id: str, event: SweepEvent) -> Program[Task | None]:
+        """See `TaskStoreMaintenance.apply_sweep`."""
         try:
             applied = yield from self._transition(task_id, event)
         except TaskNotFound:
@@ -416,52 +426,52 @@ class Operations:
         found = yield from once(reads, self.deadline)
         return [task_id for ids in found for task_id in ids][:limit]
 
-    def turns(self, *, limit: int) -> Program[list[str]]:
-        """See `TaskStoreMaintenance.turns`; lanes in which nobody waits any more are forgotten."""
+    def waiting_for_slots(self, *, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.waiting_for_slots`; empty concurrency keys are forgotten."""
         now_ms = yield from self.now_ms()
-        lanes = yield from self._lanes()
+        keys = yield from self._concurrency_keys()
         reads: list[Command] = []
-        for shard, lane in lanes:
-            seats = self.limits.seats(lane.queue)
-            most = limit if seats is None else min(seats + MOST_CALLED, limit)
-            reads += vacancy_reads(shard, lane, now_ms, most)
+        for shard, key in keys:
+            slots = self.limits.concurrency_limit(key.queue)
+            most = limit if slots is None else min(slots + MOST_GRANTED, limit)
+            reads += free_slot_reads(shard, key, now_ms, most)
         replies = (yield from once(reads, self.deadline)) if reads else []
         called: list[str] = []
-        for (shard, lane), seen in zip(lanes, zip(replies[::2], replies[1::2], strict=True), strict=True):
-            found = vacancies(self.limits, lane, seen)
+        for (shard, key), seen in zip(keys, zip(replies[::2], replies[1::2], strict=True), strict=True):
+            found = free_slots(self.limits, key, seen)
             if not found.waiting:
-                yield from self._forget_lane(shard, lane)
+                yield from self._forget_concurrency_key(shard, key)
             elif found.free:
-                called += yield from self._there(shard, lane, found.waiting[: found.free + MOST_CALLED])
+                called += yield from self._there(shard, key, found.waiting[: found.free + MOST_GRANTED])
         return called[:limit]
 
-    def _there(self, shard: Shard, lane: Lane, waiting: list[str]) -> Program[list[str]]:
+    def _there(self, shard: Shard, key: ConcurrencyKey, waiting: list[str]) -> Program[list[str]]:
         """Those of them that exist; the others, whose records ended while nobody swept, wait no more.
 
         They would stand before all that come later, and no call would ever take them away.
         """
         found = yield from once([("EXISTS", shard.task(task_id)) for task_id in waiting], self.deadline)
         if gone := [task_id for task_id, there in zip(waiting, found, strict=True) if not there]:
-            yield from once([("ZREM", shard.turn(lane), *gone)], self.deadline)
+            yield from once([("ZREM", shard.waiting(key), *gone)], self.deadline)
         return [task_id for task_id in waiting if task_id not in gone]
 
-    def _lanes(self) -> Program[list[tuple[Shard, Lane]]]:
-        """Where a task waits for its turn, or has waited."""
-        reads: list[Command] = [("SMEMBERS", shard.index("lanes")) for shard in self.layout.shards]
+    def _concurrency_keys(self) -> Program[list[tuple[Shard, ConcurrencyKey]]]:
+        """Where a task waits for a slot, or has waited."""
+        reads: list[Command] = [("SMEMBERS", shard.index("concurrency_keys")) for shard in self.layout.shards]
         found = yield from once(reads, self.deadline)
         pairs = zip(self.layout.shards, found, strict=True)
-        return [(shard, parse_lane(name)) for shard, names in pairs for name in sorted(names)]
+        return [(shard, parse_concurrency_key(name)) for shard, names in pairs for name in sorted(names)]
 
-    def _forget_lane(self, shard: Shard, lane: Lane) -> Program[None]:
-        """Take an empty lane out of the index, unless a task has just begun to wait there."""
-        key, name = shard.turn(lane), lane_name(lane)
-        forget = Write([("SREM", shard.index("lanes"), name)], None)
+    def _forget_concurrency_key(self, shard: Shard, key: ConcurrencyKey) -> Program[None]:
+        """Take a concurrency key out of the index, unless a task has just begun to wait under it."""
+        waiting, name = shard.waiting(key), concurrency_key_name(key)
+        forget = Write([("SREM", shard.index("concurrency_keys"), name)], None)
         yield from transact(
             name,
-            lambda: [key],
-            [("EXISTS", key)],
+            lambda: [waiting],
+            [("EXISTS", waiting)],
             lambda replies: Write((), None) if replies[0] else forget,
-            event="Call",
+            event="GrantSlot",
             token="",
             deadline=self.deadline,
         )
@@ -476,8 +486,8 @@ class Operations:
             yield from once([("ZREM", key, queue) for key in ahead], self.deadline)
         return max(mark for mark in (0, *marks) if mark <= now_ms)
 
-    def suspect(self, task_ids: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
-        """See `TaskStoreMaintenance.suspect`."""
+    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
+        """See `TaskStoreMaintenance.mark_suspected`."""
         if not task_ids:
             return []
         commands: list[Command] = []
@@ -487,8 +497,8 @@ class Operations:
         replies = yield from once(commands, self.deadline)
         return [int(float(score)) for score in replies[1::2]]
 
-    def hold(self, name: str, *, for_ms: int) -> Program[bool]:
-        """See `TaskStoreMaintenance.hold`."""
+    def try_lock(self, name: str, *, for_ms: int) -> Program[bool]:
+        """See `TaskStoreMaintenance.try_lock`."""
         (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
         return reply is not None
 
@@ -542,8 +552,12 @@ class Operations:
         record = yield from self.inspect(task_id)
         task, shard = record.task, self.layout.shard_of(task_id)
         indexes = [shard.index(name.value) for name in Due]
-        indexes += [shard.pending(task.queue), shard.seats(task.lane), shard.turn(task.lane)]
-        keys = sorted({*sorted_places(shard, task), *indexes})
+        indexes += [
+            shard.pending(task.queue),
+            shard.slots(task.concurrency_key),
+            shard.waiting(task.concurrency_key),
+        ]
+        keys = sorted({*sorted_index_entries(shard, task), *indexes})
         reads: list[Command] = [("ZSCORE", key, task_id) for key in keys]
         reads.append(("SISMEMBER", shard.live(task.owner), task_id))
         *scores, is_live = yield from once(reads, self.deadline)
@@ -556,9 +570,9 @@ class Operations:
         """See `TaskStoreMaintenance.counts`."""
         queues = yield from self.queues()
         total = running = live = pending = waiting = 0
-        lanes = yield from self._lanes()
+        keys = yield from self._concurrency_keys()
         for shard in self.layout.shards:
-            turns = [shard.turn(lane) for where, lane in lanes if where is shard]
+            turns = [shard.waiting(key) for where, key in keys if where is shard]
             names = [shard.index(name) for name in ("expired", "leases", "overdue", "timers")]
             reads: list[Command] = [("ZCARD", key) for key in (*turns, *names, *map(shard.pending, queues))]
             counted = yield from once(reads, self.deadline)
@@ -574,28 +588,28 @@ class Operations:
         task_id: str,
         event: Event,
         seen: Callable[[Task | None], Task | None] = lambda task: task,
-        lane: Lane | None = None,
+        concurrency_key: ConcurrencyKey | None = None,
         deadline: float | None = None,
     ) -> Program[Applied]:
         shard = self.layout.shard_of(task_id)
         key = shard.task(task_id)
-        seats = SeatReads(shard, self.limits, lane)
-        reads = [*_state_reads(shard, task_id), *seats.commands()]
+        slots = SlotReads(shard, self.limits, concurrency_key)
+        reads = [*_state_reads(shard, task_id), *slots.commands()]
 
         def judge(replies: list[Reply]) -> Write | None:
             stored = self._stored(task_id, replies)
-            if seats.lacks(stored.task, event):
-                reads[:] = [*_state_reads(shard, task_id), *seats.commands()]
+            if slots.lacks(stored.task, event):
+                reads[:] = [*_state_reads(shard, task_id), *slots.commands()]
                 return None
-            census = Census(seats_until_ms=seats.until_ms(stored.rest))
-            judged = self._judge(shard, task_id, stored, event, seen(stored.task), census)
+            counts = StoreCounts(slots_until_ms=slots.until_ms(stored.rest))
+            judged = self._judge(shard, task_id, stored, event, seen(stored.task), counts)
             if self._headroom is not None and isinstance(event, AnswerInput) and judged.commands:
                 self._headroom.check_answer(shard)
             return self._write(judged)
 
         written: _Written = yield from transact(
             task_id,
-            lambda: [key, *seats.watched()],
+            lambda: [key, *slots.watched()],
             reads,
             judge,
             event=type(event).__name__,
@@ -605,23 +619,23 @@ class Operations:
         judged = written.judged
         if judged.sends and judged.applied.task is not None:
             self.outbox.committed(judged.applied.task)
-        yield from self._give_turns(written.vacancies)
+        yield from self._give_turns(written.free_slots)
         return judged.applied
 
     def _write(self, judged: _Judged) -> Write:
-        lane = judged.opens
-        if lane is None:
-            return Write(judged.commands, _Written(judged), single=judged.applied.task is None)
+        key = judged.opens
+        if key is None:
+            return Write(judged.commands, _Written(judged), non_transactional=judged.applied.task is None)
 
-        def heard(answers: list[Reply]) -> _Written:
-            return _Written(judged, vacancies(self.limits, lane, answers[-2:]))
+        def outcome_from(answers: list[Reply]) -> _Written:
+            return _Written(judged, free_slots(self.limits, key, answers[-2:]))
 
-        return Write(judged.commands, _Written(judged), heard=heard)
+        return Write(judged.commands, _Written(judged), outcome_from=outcome_from)
 
-    def _give_turns(self, seen: Vacancies | None) -> Program[None]:
-        """Call those that wait longest, as many as there are seats free.
+    def _give_turns(self, seen: FreeSlots | None) -> Program[None]:
+        """Call those that wait longest, as many as there are slots free.
 
-        Others do so at the same time, so one that is not to be had any more leaves its seat to the next.
+        Others do so at the same time, so one that is not to be had any more leaves its slot to the next.
         """
         if seen is None:
             return
@@ -630,20 +644,28 @@ class Operations:
             if not free:
                 return
             try:
-                yield from self._transition(task_id, Call(), lane=seen.lane, deadline=CALLING_DEADLINE)
+                yield from self._transition(
+                    task_id, GrantSlot(), concurrency_key=seen.key, deadline=CALLING_DEADLINE
+                )
                 free -= 1
-            except (NoSeatFree, StoreUnavailable) as error:
-                logger.debug("A turn is not given, or left for the sweep to give: %s", error)
+            except (ConcurrencyLimitReached, StoreUnavailable) as error:
+                logger.debug("A slot is not granted, or left for the sweep to grant: %s", error)
                 return
             except TasksServiceError as refusal:
-                logger.debug("A task is passed over at its turn: %s", refusal)
+                logger.debug("A task is passed over for a slot: %s", refusal)
 
     def _judge(
-        self, shard: Shard, task_id: str, stored: _Stored, event: Event, seen: Task | None, census: Census
+        self,
+        shard: Shard,
+        task_id: str,
+        stored: _Stored,
+        event: Event,
+        seen: Task | None,
+        counts: StoreCounts,
     ) -> _Judged:
         if seen is None:
             raise TaskNotFound(task_id)
-        decision = decide(seen, event, stored.now_ms, log=stored.log, limits=self.limits, census=census)
+        decision = decide(seen, event, stored.now_ms, log=stored.log, limits=self.limits, counts=counts)
         if isinstance(decision, Refused):
             raise TaskNotFound(task_id) if isinstance(decision.error, TaskNotFound) else decision.error
         if isinstance(decision, Replayed):
@@ -654,10 +676,10 @@ class Operations:
         if isinstance(event, Redispatch) and after is not None:
             not_before_ms = stored.now_ms + redispatch_backoff_ms(after.redispatches)
             commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_id))
-        if self.limits.seats(seen.queue) is None or not frees_seat(seen, after):
+        if self.limits.concurrency_limit(seen.queue) is None or not frees_slot(seen, after):
             return _Judged(decision, commands, sends)
-        commands += vacancy_reads(shard, seen.lane, stored.now_ms)
-        return _Judged(decision, commands, sends, seen.lane)
+        commands += free_slot_reads(shard, seen.concurrency_key, stored.now_ms)
+        return _Judged(decision, commands, sends, seen.concurrency_key)
 
     def writes(
         self, shard: Shard, before: Task | None, applied: Applied, now_ms: int, *, sends: bool
@@ -670,7 +692,7 @@ class Operations:
             return []
         key, log = shard.task(after.task_id), shard.log(after.task_id)
         commands: list[Command] = list(_record_writes(key, before, applied, after))
-        commands += place(shard, before, after)
+        commands += index_commands(shard, before, after)
         if applied.log:
             commands.append(("RPUSH", log, *map(codec.encode_line, applied.log)))
             commands += [
@@ -692,7 +714,7 @@ class Operations:
         left alone: it may be another task by now, and whatever it is, ends by itself.
         """
         last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task.task_id)
-        commands = [command for command in place(shard, task, None) if command != last]
+        commands = [command for command in index_commands(shard, task, None) if command != last]
         commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
         return [*commands, last]
 
@@ -720,7 +742,7 @@ def _overtaking(shard: Shard, task: Task | None, event: Claim) -> list[Command]:
     """A claim lets the sweep see which messages it has overtaken."""
     if task is None or not event.dispatched_ms:
         return []
-    if task.phase is not Phase.RUNNING and task.turn is not Turn.AWAITED:
+    if task.phase is not Phase.RUNNING and task.slot is not Slot.WAITING:
         return []
     return [("ZADD", shard.index("overtaken"), "GT", event.dispatched_ms, task.queue)]
 

@@ -15,7 +15,7 @@ from ...domain.errors import StoreUnavailable
 from ..findings import Finding, Severity
 from .layout import Command, Layout
 from .servers import KEYLESS
-from .transaction import Exchange, LostConnection, Program, Reply, is_forbidden
+from .transaction import LostConnection, Program, Reply, RoundTrip, is_forbidden
 
 SAMPLE = "none"
 """Stands for an id in keys that are asked about."""
@@ -203,7 +203,7 @@ def _denied_frame(layout: Layout) -> Program[_Denied]:
     """What is denied of that which every transaction needs."""
     watch: Command = ("WATCH", layout.home.task(SAMPLE))
     frame: list[Command] = [watch, ("UNWATCH",), ("MULTI",), ("EXEC",), ("MULTI",), ("DISCARD",)]
-    replies = yield Exchange(frame)
+    replies = yield RoundTrip(frame)
     return _refused([Need(command, "") for command in frame], replies)
 
 
@@ -215,7 +215,7 @@ def _denied(wanted: Sequence[Need]) -> Program[_Denied]:
     denied: _Denied = []
     for group in by_key.values():
         commands = [("MULTI",), *(need.command for need in group), ("DISCARD",)]
-        _, *replies, _ = yield Exchange(commands)
+        _, *replies, _ = yield RoundTrip(commands)
         denied += _refused(group, replies)
     return denied
 
@@ -235,7 +235,7 @@ def _findings(role: Role, denied: _Denied, user: str) -> list[Finding]:
         Finding(
             severity=Severity.ERROR,
             what=f"The Redis user {user!r} of this {role} may not {', nor '.join(may_not)}.",
-            mend=f"Run ACL SETUSER {user} {allowing}, and write it into the ACL file (see docker/users.acl).",
+            fix=f"Run ACL SETUSER {user} {allowing}, and write it into the ACL file (see docker/users.acl).",
         )
     ]
 

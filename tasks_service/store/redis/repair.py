@@ -1,4 +1,4 @@
-"""Repair: find what an audit finds, and mend it, one task at a time.
+"""Repair: find what an audit finds, and fix it, one task at a time.
 
 Safe while the service runs. A change of a task's place in an index is always part of a write to its record,
 so a transaction that watches the record alone sees every rival: it reads record and places after WATCH, and
@@ -20,14 +20,14 @@ from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
-from ...domain.decide import Refused, Replayed, contradiction, decide
+from ...domain.decide import Refused, Replayed, decide, inconsistency
 from ...domain.errors import CorruptRecord
-from ...domain.events import Mend
+from ...domain.events import RepairRecord
 from ...domain.limits import size
-from ...domain.task import DAY, SECOND, Phase, Task, Turn
+from ...domain.task import DAY, SECOND, Phase, Slot, Task
 from ..maintenance import Repair
 from . import codec
-from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, lane_name, sorted_places
+from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, concurrency_key_name, sorted_index_entries
 from .operations import Operations
 from .transaction import Program, Reply, Write, once, transact
 
@@ -42,7 +42,7 @@ WALK = 500
 """Keys or members that one step of a walk asks for."""
 
 _SORTED = ("expired", "overdue", "leases", "timers", "suspects")
-"""The shard-wide indexes that name tasks; `overtaken` and `queues` name queues, `lanes` names lanes."""
+"""The shard-wide indexes that name tasks; `overtaken`, `queues` and `concurrency_keys` name other things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Repairs:
                 names[kind].append(rest)
             elif kind == "idem":
                 names[kind].append(key)
-            elif kind in (*_SORTED, "owner", "live", "pending", "seats", "turn"):
+            elif kind in (*_SORTED, "owner", "live", "pending", "slots", "slot"):
                 names["sets"].append(key)
         return following, Places(
             shard, tuple(names["t"]), tuple(names["l"]), tuple(names["sets"]), tuple(names["idem"])
@@ -122,7 +122,7 @@ class Repairs:
     def task(
         self, task_id: str, found_in: str | None, *, dry_run: bool, quarantine: bool
     ) -> Program[list[Repair]]:
-        """Mend one task.
+        """Fix one task.
 
         Args:
             task_id: Which one; there may be no record of it.
@@ -131,14 +131,14 @@ class Repairs:
             quarantine: Move it aside if it cannot be read.
         """
         try:
-            return (yield from self._mend(task_id, found_in, dry_run=dry_run))
+            return (yield from self._repair(task_id, found_in, dry_run=dry_run))
         except CorruptRecord as error:
             if not quarantine or dry_run or not (yield from self._is_beyond_repair(task_id)):
-                return [Repair(task_id=task_id, what=f"it cannot be read: {error.reason}", mended=False)]
+                return [Repair(task_id=task_id, what=f"it cannot be read: {error.reason}", fixed=False)]
             shard = self._operations.layout.shard_of(task_id)
             yield from self._quarantine(shard, task_id)
             what = f"it could not be read, and was moved to {_aside(shard, task_id)}: {error.reason}"
-            return [Repair(task_id=task_id, what=what, mended=True)]
+            return [Repair(task_id=task_id, what=what, fixed=True)]
 
     def _is_beyond_repair(self, task_id: str) -> Program[bool]:
         """Whether the record itself is damaged: not an index beside it, and not newer software's record."""
@@ -153,7 +153,7 @@ class Repairs:
         except CorruptRecord:
             return True
 
-    def _mend(self, task_id: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
+    def _repair(self, task_id: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
         shard = self._operations.layout.shard_of(task_id)
         key, log = shard.task(task_id), shard.log(task_id)
         look = _Look(shard, task_id, found_in)
@@ -186,9 +186,9 @@ class Repairs:
                 commands.append(("DEL", log))
             commands += look.moves(task, found, problems)
             if problems or beyond:
-                # An outcome that nobody told us is found mended by the next look; it was still our finding.
-                done[:] = [Repair(task_id=task_id, what=what, mended=not dry_run) for what in problems]
-                done.extend(Repair(task_id=task_id, what=what, mended=False) for what in beyond)
+                # An outcome that nobody told us is found fixed by the next look; it was still our finding.
+                done[:] = [Repair(task_id=task_id, what=what, fixed=not dry_run) for what in problems]
+                done.extend(Repair(task_id=task_id, what=what, fixed=False) for what in beyond)
             return Write(() if dry_run else commands, None)
 
         yield from transact(
@@ -196,7 +196,7 @@ class Repairs:
             lambda: [key, *look.watched],
             reads,
             judge,
-            event="Mend",
+            event="Fix",
             token="",
             deadline=self._deadline,
         )
@@ -211,11 +211,11 @@ class Repairs:
         commands: list[Command],
         problems: list[str],
     ) -> Task:
-        """The task after its contradictions have been mended, as `decide` says."""
+        """The task after its contradictions have been fixed, as `decide` says."""
         kept, kept_bytes = _journal(task, record)
         has_result = "result" in record
-        event = Mend(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
-        if (what := contradiction(task, event)) is not None:
+        event = RepairRecord(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
+        if (what := inconsistency(task, event)) is not None:
             decision = decide(task, event, now_ms, limits=self._operations.limits)
             # Refused: time has ended it meanwhile, and a sweep writes that down.
             if not isinstance(decision, Refused | Replayed) and decision.task is not None:
@@ -247,7 +247,7 @@ class Repairs:
             lambda: [key],
             [("EXISTS", key)],
             judge,
-            event="Mend",
+            event="Fix",
             token="",
             deadline=self._deadline,
         )
@@ -261,7 +261,7 @@ class _Look:
         self._sorted = [shard.index(name) for name in _SORTED]
         self._sets: list[str] = []
         self._idempotency: list[str] = []
-        self._queue = self._lane = ""
+        self._queue = self._key = ""
         self.watched: list[str] = []
         if found_in is None:
             return
@@ -278,13 +278,15 @@ class _Look:
         """Make `reads` complete for a task; whether anything was missing."""
         before = (len(self._sorted), len(self._sets), self._queue)
         if task is not None:
-            self._sorted += [key for key in sorted_places(self._shard, task) if key not in self._sorted]
+            self._sorted += [
+                key for key in sorted_index_entries(self._shard, task) if key not in self._sorted
+            ]
             for key in self._of_queue_and_lane(task):
                 if key not in self._sorted:
                     self._sorted.append(key)
             if (live := self._shard.live(task.owner)) not in self._sets:
                 self._sets.append(live)
-            self._queue, self._lane = task.queue, lane_name(task.lane)
+            self._queue, self._key = task.queue, concurrency_key_name(task.concurrency_key)
         shard, task_id = self._shard, self._task_id
         reads[:] = [
             ("TIME",),
@@ -295,21 +297,25 @@ class _Look:
             *(("ZSCORE", key, task_id) for key in self._sorted),
             *(("SISMEMBER", key, task_id) for key in self._sets),
             ("SISMEMBER", shard.index("queues"), self._queue),
-            ("SISMEMBER", shard.index("lanes"), self._lane),
+            ("SISMEMBER", shard.index("concurrency_keys"), self._key),
             *(("GET", key) for key in self._idempotency),
         ]
         return before != (len(self._sorted), len(self._sets), self._queue)
 
     def _of_queue_and_lane(self, task: Task) -> tuple[str, ...]:
         shard = self._shard
-        return shard.pending(task.queue), shard.seats(task.lane), shard.turn(task.lane)
+        return (
+            shard.pending(task.queue),
+            shard.slots(task.concurrency_key),
+            shard.waiting(task.concurrency_key),
+        )
 
     def moves(self, task: Task | None, found: Sequence[Reply], problems: list[str]) -> Iterator[Command]:
         """What brings the places into agreement with the record; says what was wrong."""
         shard, task_id = self._shard, self._task_id
         scores, rest = found[: len(self._sorted)], found[len(self._sorted) :]
-        members, (knows_queue, knows_lane, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]
-        expected = {} if task is None else sorted_places(shard, task)
+        members, (knows_queue, knows_key, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]
+        expected = {} if task is None else sorted_index_entries(shard, task)
         for key, score in zip(self._sorted, scores, strict=True):
             has, wants = None if score is None else int(float(score)), expected.get(key)
             if key == shard.index("suspects"):
@@ -329,9 +335,9 @@ class _Look:
         if task is not None and task.phase is Phase.PENDING and not knows_queue:
             problems.append(f"{shard.index('queues')}: lacks its queue {task.queue!r}")
             yield ("SADD", shard.index("queues"), task.queue)
-        if task is not None and task.turn is Turn.AWAITED and not knows_lane:
-            problems.append(f"{shard.index('lanes')}: lacks its lane {self._lane!r}")
-            yield ("SADD", shard.index("lanes"), self._lane)
+        if task is not None and task.slot is Slot.WAITING and not knows_key:
+            problems.append(f"{shard.index('concurrency_keys')}: lacks its concurrency key {self._key!r}")
+            yield ("SADD", shard.index("concurrency_keys"), self._key)
         for key, value in zip(self._idempotency, leads_to, strict=True):
             owned = task is not None and shard.idempotency(task.owner, task.idempotency) == key
             if not owned and (value or "").partition("|")[0] == task_id:
@@ -341,7 +347,7 @@ class _Look:
 
 def _owned(shard: Shard, task: Task) -> tuple[str, ...]:
     """The sorted sets that are the owner's, and have a lifetime."""
-    return shard.owner(task.owner), shard.seats(task.lane), shard.turn(task.lane)
+    return shard.owner(task.owner), shard.slots(task.concurrency_key), shard.waiting(task.concurrency_key)
 
 
 def _aside(shard: Shard, task_id: str) -> str:
@@ -362,7 +368,7 @@ def _is_stray(shard: Shard, key: str, task_id: str, values: Reply) -> bool:
         return False
     if key.startswith(f"{shard.tag}:live:"):
         return task.status.is_final or key != shard.live(task.owner)
-    return key not in sorted_places(shard, task)
+    return key not in sorted_index_entries(shard, task)
 
 
 def _misfit(task: Task, last: Sequence[str]) -> Iterator[str]:

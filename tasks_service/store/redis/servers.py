@@ -23,7 +23,7 @@ from redis.exceptions import ResponseError
 from ...addresses.redis import Address, Kind, Node
 from ...domain.errors import StoreUnavailable
 from .layout import Command, Shard
-from .transaction import Exchange, LostConnection, Pause, Program, Reply
+from .transaction import Backoff, LostConnection, Program, Reply, RoundTrip
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class _Guided(Servers):
         try:
             step = next(program)
             while True:
-                if isinstance(step, Pause):
+                if isinstance(step, Backoff):
                     if step.leave:
                         self.doubt()
                     yield step
@@ -108,7 +108,7 @@ class _Guided(Servers):
             raise StoreUnavailable(str(error)) from None
         return self._primaries()
 
-    def _exchanged(self, exchange: Exchange) -> Program[list[Reply]]:
+    def _exchanged(self, exchange: RoundTrip) -> Program[list[Reply]]:
         if exchange.node is not None or exchange.follows:
             return (yield exchange)
         if not self._is_known:
@@ -122,7 +122,7 @@ class _Guided(Servers):
             guide = self._guides[0]
             self._guides.rotate(-1)
             try:
-                (reply,) = yield Exchange([self.question], guide)
+                (reply,) = yield RoundTrip([self.question], guide)
             except LostConnection as error:
                 failure = f"{guide}: {error}"
                 continue
@@ -139,7 +139,7 @@ class _Guided(Servers):
     def _primaries(self) -> Sequence[Node | None]:
         raise NotImplementedError
 
-    def _addressed(self, exchange: Exchange) -> Program[list[Reply]]:
+    def _addressed(self, exchange: RoundTrip) -> Program[list[Reply]]:
         raise NotImplementedError
 
 
@@ -171,7 +171,7 @@ class Sentinels(_Guided):
         self._master = Node(host, int(port))
         return ""
 
-    def _addressed(self, exchange: Exchange) -> Program[list[Reply]]:
+    def _addressed(self, exchange: RoundTrip) -> Program[list[Reply]]:
         return (yield exchange._replace(node=self._master))
 
 
@@ -213,14 +213,14 @@ class Cluster(_Guided):
         self._guides = deque(_shuffled({*met, *self._seeds}))
         return ""
 
-    def _addressed(self, exchange: Exchange) -> Program[list[Reply]]:
+    def _addressed(self, exchange: RoundTrip) -> Program[list[Reply]]:
         """Send it in one packet if one node has all keys, else in one to each node, one after the other."""
         parts = self._parts(exchange.commands)
         if len(parts) == 1:
             return (yield exchange._replace(node=next(iter(parts))))
         replies: list[Reply] = [None] * len(exchange.commands)
         for node, places in parts.items():
-            answers = yield Exchange([exchange.commands[place] for place in places], node)
+            answers = yield RoundTrip([exchange.commands[place] for place in places], node)
             for place, answer in zip(places, answers, strict=True):
                 replies[place] = answer
         return replies

@@ -26,13 +26,13 @@ from ...domain.reports import LogLevel
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
 from ...failpoints import failpoint
 from ..sessions import (
-    FLOOR_SECONDS,
+    ASK_LOCK_SECONDS,
     REPORTS_SECONDS,
     SUBSCRIPTIONS,
-    Enlisted,
-    Floor,
+    AskLock,
     Session,
-    Standing,
+    SessionState,
+    SessionTask,
     calls_name,
     interview_name,
     session_name,
@@ -100,7 +100,7 @@ class RedisSessions:
         keys = [f"{key}{part}" for part in ("", ":stream", ":tasks", ":ended", ":uris")]
         await self._do(("DEL", *keys), self._wake(session_name(session_id)))
 
-    async def enlist(self, session_id: str, enlisted: Enlisted, *, at_ms: int) -> None:
+    async def enlist(self, session_id: str, enlisted: SessionTask, *, at_ms: int) -> None:
         """See `SessionStore.enlist`."""
         key = f"{self._key(session_id)}:tasks"
         await self._do(
@@ -110,14 +110,14 @@ class RedisSessions:
             self._wake(session_name(session_id)),
         )
 
-    async def enlisted(self, session_id: str, task_id: str) -> Enlisted | None:
+    async def enlisted(self, session_id: str, task_id: str) -> SessionTask | None:
         """See `SessionStore.enlisted`."""
         if not _TASK_ID.fullmatch(task_id):
             return None
         pattern = f'\\["{task_id}",*'
         key = f"{self._key(session_id)}:tasks"
         ((_, found),) = await self._do(("ZSCAN", key, 0, "MATCH", pattern, "COUNT", 8 * ENLISTED_TASKS))
-        return Enlisted(*json.loads(found[0])) if found else None
+        return SessionTask(*json.loads(found[0])) if found else None
 
     async def take_reports(self, session_id: str, task_id: str, stream: str) -> None:
         """See `SessionStore.take_reports`."""
@@ -135,7 +135,7 @@ class RedisSessions:
         if await self.reports_on(session_id, task_id) == stream:
             await self._do(("DEL", self._reports(session_id, task_id)), self._wake(task_id))
 
-    async def delist(self, session_id: str, enlisted: Enlisted) -> None:
+    async def delist(self, session_id: str, enlisted: SessionTask) -> None:
         """See `SessionStore.delist`."""
         await self._do(("ZREM", f"{self._key(session_id)}:tasks", json.dumps(enlisted)))
 
@@ -144,7 +144,7 @@ class RedisSessions:
         key = f"{self._key(session_id)}:stream"
         await self._do(("SET", key, stream, "PX", SILENCE_MS), self._wake(session_name(session_id)))
 
-    async def standing(self, session_id: str) -> Standing | None:
+    async def standing(self, session_id: str) -> SessionState | None:
         """See `SessionStore.standing`."""
         key = self._key(session_id)
         row, stream, tasks, _, uris, _ = await self._do(
@@ -157,9 +157,9 @@ class RedisSessions:
         )
         if row is None:
             return None
-        return Standing(
+        return SessionState(
             stream or "",
-            tuple(Enlisted(*json.loads(member)) for member in tasks),
+            tuple(SessionTask(*json.loads(member)) for member in tasks),
             _session(session_id, row).log_level,
             frozenset(uris),
         )
@@ -190,15 +190,15 @@ class RedisSessions:
         (found,) = await self._do(("SISMEMBER", f"{self._key(session_id)}:ended", request))
         return bool(found)
 
-    async def take_floor(self, task_id: str, key: str, holder: str) -> Floor:
+    async def take_floor(self, task_id: str, key: str, holder: str) -> AskLock:
         """See `SessionStore.take_floor`."""
-        floor, life = self._floor(task_id, key), round(FLOOR_SECONDS * 1000)
+        floor, life = self._floor(task_id, key), round(ASK_LOCK_SECONDS * 1000)
         _, found = await self._do(("SET", floor, holder, "NX", "PX", life), ("GET", floor))
         if found != holder:
-            return Floor(mine=False)
+            return AskLock(mine=False)
         # Only its holder takes a refusal away, so that a question is asked again once, on one stream.
         _, problem = await self._do(("PEXPIRE", floor, life), ("GETDEL", f"{floor}:no"))
-        return Floor(mine=True, problem=problem or "")
+        return AskLock(mine=True, problem=problem or "")
 
     async def leave_floor(self, task_id: str, key: str, holder: str) -> None:
         """See `SessionStore.leave_floor`."""

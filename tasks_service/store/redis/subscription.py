@@ -46,17 +46,17 @@ class Subscription:
         self._pinged = 0
         self._connected = False
 
-    def hear(self, task_id: str) -> None:
+    def subscribe_reports(self, task_id: str) -> None:
         """Let the reports of a task come from now on; the channel is asked for in a moment."""
         self._wanted.add(self._layout.reports(task_id))
         self._altered.set()
 
-    def unhear(self, task_id: str) -> None:
+    def unsubscribe_reports(self, task_id: str) -> None:
         """Let them come no more."""
         self._wanted.discard(self._layout.reports(task_id))
         self._altered.set()
 
-    async def settle(self) -> None:
+    async def apply_sweep(self) -> None:
         """Return when all has come that was published before; at once while there is no connection."""
         if not self._connected:
             return

@@ -1,6 +1,6 @@
 """The one transaction loop: WATCH, read, decide, MULTI, write, EXEC, in two round trips.
 
-The loop is a generator. It yields an `Exchange` (commands to send in one packet, on one connection) or a
+The loop is a generator. It yields an `RoundTrip` (commands to send in one packet, on one connection) or a
 `Pause`, and is sent the replies; who drives it, a blocking or an asyncio connection, it cannot tell. So
 retries, deadlines and the settlement of unknown outcomes exist once.
 
@@ -54,7 +54,7 @@ MOVED is redis-py's subclass of ASK."""
 _PASSING_WORDS = ("NOREPLICAS", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF")
 
 
-class Exchange(NamedTuple):
+class RoundTrip(NamedTuple):
     """Commands that go out in one packet and are answered in order; an error is answered, not raised.
 
     Attributes:
@@ -69,7 +69,7 @@ class Exchange(NamedTuple):
     follows: bool = False
 
 
-class Pause(NamedTuple):
+class Backoff(NamedTuple):
     """Give the connection back and wait.
 
     Attributes:
@@ -82,7 +82,7 @@ class Pause(NamedTuple):
 
 
 Reply = Any
-Program = Generator[Exchange | Pause, list[Reply], T]
+Program = Generator[RoundTrip | Backoff, list[Reply], T]
 
 
 class LostConnection(Exception):
@@ -104,14 +104,14 @@ def once(commands: Sequence[Command], deadline: float, node: Node | None = None)
     ends, failure = time.monotonic() + deadline, ""
     for attempt in range(1_000_000):
         try:
-            replies = yield Exchange(commands, node)
+            replies = yield RoundTrip(commands, node)
             if not (failure := _failure(replies)):
                 return replies
         except LostConnection as error:
             failure = str(error)
         if time.monotonic() >= ends:
             break
-        yield Pause(full_jitter(attempt), leave=True)
+        yield Backoff(full_jitter(attempt), leave=True)
     raise StoreUnavailable(failure)
 
 
@@ -119,17 +119,17 @@ class Write(NamedTuple):
     """What a decision wants written, and what the caller gets when it has been.
 
     Attributes:
-        commands: In an order in which any number of them may be the last that runs, if they are `single`.
+        commands: In an order in which any of them may be the last that runs, if `non_transactional`.
         outcome: For the caller.
-        single: They only free memory, and may run one by one and again. At its limit Redis takes them so,
-            and refuses every transaction, whatever is in it.
-        heard: If given, what the caller gets is made by it, from what EXEC answered.
+        non_transactional: They only free memory, and may run one by one and again. At its limit Redis takes
+            them so, and refuses every transaction, whatever is in it.
+        outcome_from: If given, what the caller gets is made by it, from what EXEC answered.
     """
 
     commands: Sequence[Command]
     outcome: Any
-    single: bool = False
-    heard: Callable[[list[Reply]], Any] | None = None
+    non_transactional: bool = False
+    outcome_from: Callable[[list[Reply]], Any] | None = None
 
 
 def transact(
@@ -169,7 +169,7 @@ def transact(
     lost_race, failure = False, ""
     for attempt in range(1_000_000):
         try:
-            replies = yield Exchange([("UNWATCH",), ("WATCH", *watch()), *reads])
+            replies = yield RoundTrip([("UNWATCH",), ("WATCH", *watch()), *reads])
             failure = _failure(replies)
             if not failure:
                 _no_surprises(task_id, replies)
@@ -178,21 +178,21 @@ def transact(
                 if not write.commands:
                     return write.outcome
                 failpoint(event, "before")
-                replies = yield Exchange([("MULTI",), *write.commands, ("EXEC",)], follows=True)
-                if write.single and _is_full(replies):
-                    replies = yield Exchange(write.commands)
+                replies = yield RoundTrip([("MULTI",), *write.commands, ("EXEC",)], follows=True)
+                if write.non_transactional and _is_full(replies):
+                    replies = yield RoundTrip(write.commands)
                 failpoint(event, "after")
                 failure = _failure(replies)
                 lost_race = not failure and replies[-1] is None
                 if not failure and not lost_race:
                     answers = replies[-1] if isinstance(replies[-1], list) else replies
                     _no_surprises(task_id, answers)
-                    return write.outcome if write.heard is None else write.heard(answers)
+                    return write.outcome if write.outcome_from is None else write.outcome_from(answers)
         except LostConnection as error:
             lost_race, failure = False, str(error)
         if time.monotonic() >= ends:
             break
-        yield Pause(full_jitter(attempt), leave=bool(failure))
+        yield Backoff(full_jitter(attempt), leave=bool(failure))
     if lost_race:
         raise Contention("too many writers on one task", token=token)
     raise StoreUnavailable(failure, token=token)

@@ -11,7 +11,7 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
-from tasks_service.domain.task import Owner, Phase, Task, TaskStatus, Turn
+from tasks_service.domain.task import Owner, Phase, Slot, Task, TaskStatus
 from tasks_service.failpoints import TAKEN
 from tests.support import RedisServer
 
@@ -62,7 +62,7 @@ def test_ten_long_tasks_of_one_owner_do_not_starve_anothers_short_one(
 
     assert short.status is TaskStatus.COMPLETED
     assert [client.view(task).task.phase for task in long[:SEATS]] == [Phase.RUNNING] * SEATS
-    assert [client.view(task).task.turn for task in long[SEATS:]] == [Turn.AWAITED] * (10 - SEATS)
+    assert [client.view(task).task.slot for task in long[SEATS:]] == [Slot.WAITING] * (10 - SEATS)
     told.touch()
     assert all_completed(client, long)
     measured("fair", f"10 endless tasks of another, {SEATS} of {SEATS + 1} slots: {seconds * 1000:.0f} ms")
@@ -76,7 +76,7 @@ def test_tasks_that_wait_for_their_turn_run_in_order_and_leave_no_slot_idle(
 
     tasks = []
     for _ in range(10):
-        tasks.append(client.call_of(BUSY, "deaf", seconds=0.5))
+        tasks.append(client.call_of(BUSY, "unresponsive", seconds=0.5))
         time.sleep(0.002)  # tasks of one millisecond have no order
 
     assert all_completed(client, tasks)
@@ -90,7 +90,7 @@ def test_tasks_that_wait_for_their_turn_run_in_order_and_leave_no_slot_idle(
     at_once = max(sum(begin <= at < end for begin, end in ran) for at, _ in ran)
     assert at_once <= SEATS
     measured(
-        "fair", f"ten tasks of 0.5 s in {SEATS} seats: {share:.0%} of the time in use, {at_once} at once"
+        "fair", f"ten tasks of 0.5 s in {SEATS} slots: {share:.0%} of the time in use, {at_once} at once"
     )
 
 
@@ -111,12 +111,12 @@ def test_a_backlog_of_one_owner_stands_before_nobody_else(
     ((claimed, _),) = spans(client, [short])
     before = sum(begin < claimed for begin, _ in ran)
     assert before <= 10 * SEATS
-    assert {client.record(task).task.run for task in backlog} == {1}
+    assert {client.record(task).task.claims for task in backlog} == {1}
     seconds = (max(end for _, end in ran) - min(begin for begin, _ in ran)) / 1000
     measured(
         "fair",
         f"{BACKLOG} short tasks of another stand before it: {before} began earlier; "
-        f"{BACKLOG / seconds:.0f} tasks a second in {SEATS} seats",
+        f"{BACKLOG / seconds:.0f} tasks a second in {SEATS} slots",
     )
 
 

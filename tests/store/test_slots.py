@@ -1,4 +1,4 @@
-"""A cap of running tasks per owner and queue: who waits, who is called, and that no seat is ever lost."""
+"""A cap of running tasks per owner and queue: who waits, who is called, and that no slot is ever lost."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from tasks_service.domain.errors import InvalidTransition
 from tasks_service.domain.events import (
     AnswerInput,
-    Call,
     Cancel,
     Claim,
     CompleteWithResult,
+    DeadlinePassed,
     Expire,
     FailWithError,
-    Overdue,
+    GrantSlot,
     Question,
     Reap,
     Redispatch,
@@ -38,8 +38,8 @@ from tasks_service.domain.task import (
     Owner,
     Phase,
     Policy,
+    Slot,
     Task,
-    Turn,
     new_token,
 )
 from tasks_service.store.maintenance import Due
@@ -48,22 +48,22 @@ from tests.support import RedisServer
 
 from .conftest import ALICE, BOB, RESULT, Face, FaceMaker, RecordingOutbox, creation
 
-TWO_SEATS = Limits(running_per_owner={OTHER_QUEUES: 2})
+TWO_SLOTS = Limits(running_per_owner={OTHER_QUEUES: 2})
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)
 ANSWER = JsonText("{}")
 ROUNDS, RACERS = 40, 4
-PATIENCE = 60.0
+QUEUE_TIMEOUT = 60.0
 """Seconds that one of them waits for the others."""
 
 
 @pytest.fixture
 def face(make_face: FaceMaker) -> Face:
-    """Each face of the store in turn; an owner has two seats in each queue."""
-    return make_face(TWO_SEATS)
+    """Each face of the store in turn; an owner has two slots in each queue."""
+    return make_face(TWO_SLOTS)
 
 
-def turns(face: Face, *tasks: Task) -> list[Turn | None]:
-    return [face.maintenance.inspect(task.task_id).task.turn for task in tasks]
+def turns(face: Face, *tasks: Task) -> list[Slot | None]:
+    return [face.maintenance.inspect(task.task_id).task.slot for task in tasks]
 
 
 def complete(lease_id: str) -> CompleteWithResult:
@@ -72,12 +72,12 @@ def complete(lease_id: str) -> CompleteWithResult:
 
 def sweep(face: Face) -> None:
     """What a sweep does for tasks that are due, and for turns."""
-    events = {Due.TIMERS: Redispatch, Due.OVERDUE: Overdue, Due.LEASES: Reap, Due.EXPIRED: Expire}
+    events = {Due.TIMERS: Redispatch, Due.OVERDUE: DeadlinePassed, Due.LEASES: Reap, Due.EXPIRED: Expire}
     for index, kind in events.items():
         for task_id in face.maintenance.due(index, limit=100):
-            face.maintenance.settle(task_id, kind())
-    for task_id in face.maintenance.turns(limit=100):
-        face.maintenance.settle(task_id, Call())
+            face.maintenance.apply_sweep(task_id, kind())
+    for task_id in face.maintenance.waiting_for_slots(limit=100):
+        face.maintenance.apply_sweep(task_id, GrantSlot())
 
 
 def assert_consistent(face: Face) -> None:
@@ -85,19 +85,19 @@ def assert_consistent(face: Face) -> None:
         assert face.maintenance.index_problems(task_id) == []
 
 
-def test_only_tasks_with_a_seat_are_sent_and_the_others_wait_their_turn(face: Face) -> None:
+def test_only_tasks_with_a_slot_are_sent_and_the_others_wait_their_turn(face: Face) -> None:
     tasks = [face.create() for _ in range(4)]
-    assert turns(face, *tasks) == [Turn.TAKEN, Turn.TAKEN, Turn.AWAITED, Turn.AWAITED]
+    assert turns(face, *tasks) == [Slot.HELD, Slot.HELD, Slot.WAITING, Slot.WAITING]
     assert face.outbox.sent == [task.task_id for task in tasks[:2]]
     counts = face.maintenance.counts()
     assert (counts.pending, counts.waiting, counts.running) == (4, 2, 0)
     assert_consistent(face)
 
 
-def test_the_seats_of_an_owner_in_a_queue_are_nobody_elses(face: Face) -> None:
+def test_the_slots_of_an_owner_in_a_queue_are_nobody_elses(face: Face) -> None:
     for _ in range(3):
         face.create()
-    assert turns(face, face.create(BOB), face.create(queue="other")) == [Turn.TAKEN, Turn.TAKEN]
+    assert turns(face, face.create(BOB), face.create(queue="other")) == [Slot.HELD, Slot.HELD]
 
 
 def test_whoever_ends_calls_the_one_that_waits_longest_and_no_other(face: Face) -> None:
@@ -110,7 +110,7 @@ def test_whoever_ends_calls_the_one_that_waits_longest_and_no_other(face: Face) 
 
     face.store.commit(first.task_id, complete(lease_id))
 
-    assert turns(face, *tasks) == [Turn.TAKEN, Turn.TAKEN, Turn.AWAITED, Turn.AWAITED]
+    assert turns(face, *tasks) == [Slot.HELD, Slot.HELD, Slot.WAITING, Slot.WAITING]
     assert face.outbox.sent == [tasks[1].task_id]
     assert face.claim(tasks[1]).task.phase is Phase.RUNNING
     assert_consistent(face)
@@ -126,58 +126,58 @@ ENDINGS: dict[str, Callable[[str], WorkerEvent]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_an_attempt_that_ends_gives_its_seat_to_the_next(face: Face, ending: str) -> None:
+def test_an_attempt_that_ends_gives_its_slot_to_the_next(face: Face, ending: str) -> None:
     (first, lease_id), _ = face.run(), face.create()
     waiting = face.create()
     face.store.commit(first.task_id, ENDINGS[ending](lease_id))
-    assert turns(face, first, waiting) == [None, Turn.TAKEN]
+    assert turns(face, first, waiting) == [None, Slot.HELD]
     assert face.outbox.sent.count(waiting.task_id) == 1
     assert_consistent(face)
 
 
-def test_a_cancelled_task_gives_its_seat_to_the_next_whether_it_ran_or_not(face: Face) -> None:
+def test_a_cancelled_task_gives_its_slot_to_the_next_whether_it_ran_or_not(face: Face) -> None:
     (first, _), second = face.run(), face.create()
     waiting = [face.create(), face.create()]
     for task in (first, second):
-        face.store.act(ALICE, task.task_id, Cancel())
-    assert turns(face, *waiting) == [Turn.TAKEN, Turn.TAKEN]
+        face.store.apply(ALICE, task.task_id, Cancel())
+    assert turns(face, *waiting) == [Slot.HELD, Slot.HELD]
     assert_consistent(face)
 
 
 def test_a_task_that_waits_can_be_cancelled_and_is_passed_over(face: Face) -> None:
     (first, lease_id), _ = face.run(), face.create()
     cancelled, waiting = face.create(), face.create()
-    face.store.act(ALICE, cancelled.task_id, Cancel())
-    assert turns(face, waiting) == [Turn.AWAITED]
+    face.store.apply(ALICE, cancelled.task_id, Cancel())
+    assert turns(face, waiting) == [Slot.WAITING]
     face.store.commit(first.task_id, complete(lease_id))
-    assert turns(face, cancelled, waiting) == [None, Turn.TAKEN]
+    assert turns(face, cancelled, waiting) == [None, Slot.HELD]
     assert_consistent(face)
 
 
-def test_a_task_handed_back_or_reaped_keeps_its_seat(face: Face) -> None:
+def test_a_task_handed_back_or_reaped_keeps_its_slot(face: Face) -> None:
     (first, lease_id), (second, _) = face.run(), face.run()
     waiting = face.create()
     face.store.commit(first.task_id, Release(lease_id=lease_id))
     face.clock.pass_ms(MINUTE)
-    face.maintenance.settle(second.task_id, Reap())
-    assert turns(face, first, second, waiting) == [Turn.TAKEN, Turn.TAKEN, Turn.AWAITED]
-    assert face.maintenance.turns(limit=10) == []
+    face.maintenance.apply_sweep(second.task_id, Reap())
+    assert turns(face, first, second, waiting) == [Slot.HELD, Slot.HELD, Slot.WAITING]
+    assert face.maintenance.waiting_for_slots(limit=10) == []
     assert face.claim(first).task.phase is face.claim(second).task.phase is Phase.RUNNING
 
 
-def test_a_task_that_goes_on_after_a_question_waits_if_its_seat_is_taken_meanwhile(face: Face) -> None:
+def test_a_task_that_goes_on_after_a_question_waits_if_its_slot_is_taken_meanwhile(face: Face) -> None:
     (first, lease_id), _ = face.run(), face.create()
     face.store.commit(first.task_id, ENDINGS["ask"](lease_id))
     taking, waiting = face.create(), face.create()
-    face.store.act(ALICE, first.task_id, AnswerInput(answers={"k": ANSWER}))
+    face.store.apply(ALICE, first.task_id, AnswerInput(answers={"k": ANSWER}))
 
-    with pytest.raises(InvalidTransition, match="waits for its turn"):
+    with pytest.raises(InvalidTransition, match="waits for a slot"):
         face.claim(first, dispatched_ms=face.clock.now_ms)
 
-    assert turns(face, first, taking, waiting) == [Turn.AWAITED, Turn.TAKEN, Turn.AWAITED]
+    assert turns(face, first, taking, waiting) == [Slot.WAITING, Slot.HELD, Slot.WAITING]
     assert face.maintenance.overtaken_ms("q") == face.clock.now_ms
-    face.store.act(ALICE, taking.task_id, Cancel())
-    assert turns(face, first, waiting) in ([Turn.TAKEN, Turn.AWAITED], [Turn.AWAITED, Turn.TAKEN])
+    face.store.apply(ALICE, taking.task_id, Cancel())
+    assert turns(face, first, waiting) in ([Slot.HELD, Slot.WAITING], [Slot.WAITING, Slot.HELD])
     assert_consistent(face)
 
 
@@ -188,18 +188,18 @@ def test_a_task_that_waits_is_never_taken_for_lost(face: Face) -> None:
         task.task_id for task in tasks[:2]
     )
     with pytest.raises(InvalidTransition):
-        face.maintenance.settle(tasks[2].task_id, Redispatch())
+        face.maintenance.apply_sweep(tasks[2].task_id, Redispatch())
 
 
-def test_a_seat_whose_holder_ran_out_of_time_goes_to_the_next(face: Face) -> None:
-    brief = Policy(timeout_ms=SECOND, patience_ms=DAY)
+def test_a_slot_whose_holder_ran_out_of_time_goes_to_the_next(face: Face) -> None:
+    brief = Policy(timeout_ms=SECOND, queue_timeout_ms=DAY)
     face.run(policy=brief)
     face.create()
     waiting = face.create()
     face.clock.pass_ms(2 * SECOND)
-    assert face.maintenance.turns(limit=10) == [waiting.task_id]
+    assert face.maintenance.waiting_for_slots(limit=10) == [waiting.task_id]
     sweep(face)
-    assert turns(face, waiting) == [Turn.TAKEN]
+    assert turns(face, waiting) == [Slot.HELD]
     assert face.outbox.sent.count(waiting.task_id) == 1
     assert_consistent(face)
 
@@ -207,16 +207,16 @@ def test_a_seat_whose_holder_ran_out_of_time_goes_to_the_next(face: Face) -> Non
 def test_a_task_whose_turn_does_not_come_in_time_fails_and_leaves_the_queue(face: Face) -> None:
     for _ in range(2):
         face.run()
-    waiting = face.create(policy=Policy(patience_ms=MINUTE))
+    waiting = face.create(policy=Policy(queue_timeout_ms=MINUTE))
     face.clock.pass_ms(MINUTE)
     read = face.store.get(ALICE, waiting.task_id).task
-    assert read.failure is not None and "Its turn did not come in time" in read.failure.message
+    assert read.failure is not None and "It got no slot in time" in read.failure.message
     sweep(face)
     assert face.maintenance.counts().waiting == 0
     assert_consistent(face)
 
 
-def test_one_message_goes_out_for_each_seat_and_no_seat_is_lost(face: Face) -> None:
+def test_one_message_goes_out_for_each_slot_and_no_slot_is_lost(face: Face) -> None:
     tasks = [face.create() for _ in range(40)]
     done: list[str] = []
     while len(done) < len(tasks):
@@ -229,9 +229,9 @@ def test_one_message_goes_out_for_each_seat_and_no_seat_is_lost(face: Face) -> N
             done.append(task_id)
     assert len(set(done)) == len(tasks)
     assert turns(face, face.create(), face.create(), face.create()) == [
-        Turn.TAKEN,
-        Turn.TAKEN,
-        Turn.AWAITED,
+        Slot.HELD,
+        Slot.HELD,
+        Slot.WAITING,
     ]
 
 
@@ -241,20 +241,20 @@ def test_one_message_goes_out_for_each_seat_and_no_seat_is_lost(face: Face) -> N
 def test_a_turn_that_nobody_gave_is_given_by_a_sweep(redis_url: str) -> None:
     """The one who ended had another configuration, as one that died before its call would leave it."""
     outbox = RecordingOutbox()
-    capped = RedisTaskStore(redis_url, limits=TWO_SEATS, outbox=outbox)
+    capped = RedisTaskStore(redis_url, limits=TWO_SLOTS, outbox=outbox)
     careless = RedisTaskStore(redis_url)
     tasks = [capped.create(creation()).task for _ in range(3)]
     lease_id = new_token()
     careless.claim(tasks[0].task_id, Claim(lease_id=lease_id, worker="w"))
     careless.commit(tasks[0].task_id, complete(lease_id))
-    assert capped.inspect(tasks[2].task_id).task.turn is Turn.AWAITED
+    assert capped.inspect(tasks[2].task_id).task.slot is Slot.WAITING
 
-    (called,) = capped.turns(limit=10)
-    capped.settle(called, Call())
+    (called,) = capped.waiting_for_slots(limit=10)
+    capped.apply_sweep(called, GrantSlot())
 
     assert called == tasks[2].task_id
     assert outbox.sent[-1] == called
-    assert capped.turns(limit=10) == []
+    assert capped.waiting_for_slots(limit=10) == []
     capped.close()
     careless.close()
 
@@ -262,69 +262,73 @@ def test_a_turn_that_nobody_gave_is_given_by_a_sweep(redis_url: str) -> None:
 def test_what_waits_behind_records_that_ended_while_nobody_swept_is_called(
     redis_server: RedisServer, redis_url: str
 ) -> None:
-    store = RedisTaskStore(redis_url, limits=TWO_SEATS)
+    store = RedisTaskStore(redis_url, limits=TWO_SLOTS)
     tasks = [store.create(creation()).task for _ in range(42)]
     with redis_server.client() as client:
         for task in tasks[2:-1]:
             client.delete(f"ts:{{00}}:t:{task.task_id}", f"ts:{{00}}:l:{task.task_id}")
-    store.act(ALICE, tasks[0].task_id, Cancel())
+    store.apply(ALICE, tasks[0].task_id, Cancel())
     for _ in range(10):
-        for task_id in store.turns(limit=100):
-            store.settle(task_id, Call())
-    assert store.inspect(tasks[-1].task_id).task.turn is Turn.TAKEN
+        for task_id in store.waiting_for_slots(limit=100):
+            store.apply_sweep(task_id, GrantSlot())
+    assert store.inspect(tasks[-1].task_id).task.slot is Slot.HELD
     assert list(store.repair())  # their other places are not this test's matter
     store.close()
 
 
 def test_a_limit_that_was_lifted_lets_a_sweep_call_all_that_wait(redis_url: str) -> None:
-    capped = RedisTaskStore(redis_url, limits=TWO_SEATS)
+    capped = RedisTaskStore(redis_url, limits=TWO_SLOTS)
     tasks = [capped.create(creation()).task for _ in range(20)]
     capped.close()
     free = RedisTaskStore(redis_url)
-    for task_id in free.turns(limit=100):
-        free.settle(task_id, Call())
+    for task_id in free.waiting_for_slots(limit=100):
+        free.apply_sweep(task_id, GrantSlot())
     assert free.counts().waiting == 0
     for task in tasks:
         free.claim(task.task_id, Claim(lease_id=new_token(), worker="w"))
     free.close()
 
 
-def test_of_many_that_come_at_once_as_many_take_a_seat_as_there_are(redis_url: str) -> None:
+def test_of_many_that_come_at_once_as_many_take_a_slot_as_there_are(redis_url: str) -> None:
     owners = [Owner(f"owner{number}") for number in range(ROUNDS)]
-    stores = [RedisTaskStore(redis_url, limits=TWO_SEATS) for _ in range(RACERS)]
+    stores = [RedisTaskStore(redis_url, limits=TWO_SLOTS) for _ in range(RACERS)]
     together = threading.Barrier(RACERS)
 
     def race(store: RedisTaskStore) -> list[str]:
         return [
-            store.create(creation(owner)).task.task_id for owner in owners if together.wait(PATIENCE) >= 0
+            store.create(creation(owner)).task.task_id
+            for owner in owners
+            if together.wait(QUEUE_TIMEOUT) >= 0
         ]
 
     with ThreadPoolExecutor(RACERS) as pool:
         rounds = list(zip(*pool.map(race, stores), strict=True))
-    took = [[stores[0].inspect(task_id).task.turn for task_id in ids].count(Turn.TAKEN) for ids in rounds]
+    took = [[stores[0].inspect(task_id).task.slot for task_id in ids].count(Slot.HELD) for ids in rounds]
     assert took == [2] * ROUNDS
     for store in stores:
         store.close()
 
 
-def test_of_several_that_end_at_once_each_gives_its_own_seat(redis_url: str) -> None:
-    """Both seats are given back at a time, again and again: neither is given twice, nor forgotten."""
-    stores = [RedisTaskStore(redis_url, limits=TWO_SEATS) for _ in range(2)]
+def test_of_several_that_end_at_once_each_gives_its_own_slot(redis_url: str) -> None:
+    """Both slots are given back at a time, again and again: neither is given twice, nor forgotten."""
+    stores = [RedisTaskStore(redis_url, limits=TWO_SLOTS) for _ in range(2)]
     together = threading.Barrier(2)
     ids = [stores[0].create(creation()).task.task_id for _ in range(2 * ROUNDS)]
 
     def seated() -> list[str]:
         live = [task.task for task in map(stores[0].inspect, ids) if not task.task.status.is_final]
-        return [task.task_id for task in live if task.turn is Turn.TAKEN]
+        return [task.task_id for task in live if task.slot is Slot.HELD]
 
     def cancel(store: RedisTaskStore, task_id: str) -> None:
-        together.wait(PATIENCE)
-        store.act(ALICE, task_id, Cancel())
+        together.wait(QUEUE_TIMEOUT)
+        store.apply(ALICE, task_id, Cancel())
 
     with ThreadPoolExecutor(2) as pool:
         for left in range(2 * ROUNDS, 0, -2):
-            for task_id in stores[0].turns(limit=1):  # left to a sweep, where a machine was too busy
-                stores[0].settle(task_id, Call())
+            for task_id in stores[0].waiting_for_slots(
+                limit=1
+            ):  # left to a sweep, where a machine was too busy
+                stores[0].apply_sweep(task_id, GrantSlot())
             have = seated()
             assert len(have) == 2, left
             list(pool.map(cancel, stores, have))

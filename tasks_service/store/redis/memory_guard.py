@@ -21,7 +21,7 @@ from ...domain.limits import KIB
 from ..findings import Memory
 from .layout import Command, Shard
 from .servers import Servers
-from .transaction import Exchange, LostConnection, Program, once
+from .transaction import LostConnection, Program, RoundTrip, once
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class _Look:
     memory: Memory | None = None
 
 
-class Headroom:
+class MemoryGuard:
     """How much of the servers' memory is left, as well as this process knows.
 
     Args:
@@ -120,8 +120,8 @@ class Headroom:
     def _looking(self, program: Program[T], look: _Look) -> Program[T]:
         try:
             step = next(program)
-            asks = isinstance(step, Exchange)
-            if isinstance(step, Exchange):
+            asks = isinstance(step, RoundTrip)
+            if isinstance(step, RoundTrip):
                 step = step._replace(commands=[MEMORY, *step.commands])
             while True:
                 try:
