@@ -22,11 +22,11 @@ from .support_proxy import CuttingProxy
 
 SERVICE = "tasks"
 SLOTS = 16_384
-QUEUE_TIMEOUT = 60.0
+PATIENCE = 60.0
 """Seconds that servers may take to find each other on a busy machine."""
 
 
-def eventually(reached: Callable[[], object], what: str, patience: float = QUEUE_TIMEOUT) -> None:
+def eventually(reached: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Wait for something of servers that may not answer yet."""
     give_up = time.monotonic() + patience
     while time.monotonic() < give_up:

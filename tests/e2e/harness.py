@@ -27,7 +27,7 @@ from tasks_service.store.redis import RedisTaskStore
 
 READY = " ready."
 OWNER = Owner("tester")
-QUEUE_TIMEOUT = 60.0
+PATIENCE = 60.0
 """Seconds until a test gives up waiting: much, because a busy machine may take ten to start a worker."""
 
 
@@ -76,7 +76,7 @@ class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
         return self._log.read_text(errors="replace")
 
     def ready(self) -> bool:
-        wait_until(lambda: READY in self.logs() or self.status == "exited", QUEUE_TIMEOUT, self.logs)
+        wait_until(lambda: READY in self.logs() or self.status == "exited", PATIENCE, self.logs)
         return self.status == "running"
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
@@ -85,11 +85,11 @@ class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
     def reload(self) -> None:
         """Nothing: the process is asked directly."""
 
-    def restart(self, timeout: float = QUEUE_TIMEOUT) -> None:
+    def restart(self, timeout: float = PATIENCE) -> None:
         self.stop(timeout)
         self.start()
 
-    def stop(self, timeout: float = QUEUE_TIMEOUT) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """SIGTERM, then SIGKILL for the whole process group; the exit status."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -155,7 +155,7 @@ class Client:
             )
         ).task
 
-    def run(self, tool_name: str, timeout: float = QUEUE_TIMEOUT, **arguments: Any) -> TaskView:
+    def run(self, tool_name: str, timeout: float = PATIENCE, **arguments: Any) -> TaskView:
         """Record a call and wait for its end."""
         return self.ended(self.call(tool_name, **arguments), timeout)
 
@@ -165,11 +165,11 @@ class Client:
     def record(self, task: Task) -> TaskRecord:
         return self.store.inspect(task.task_id)
 
-    def ended(self, task: Task, timeout: float = QUEUE_TIMEOUT) -> TaskView:
+    def ended(self, task: Task, timeout: float = PATIENCE) -> TaskView:
         wait_until(lambda: self.view(task).task.status.is_final, timeout, lambda: repr(self.view(task)))
         return self.view(task)
 
-    def running(self, task: Task, timeout: float = QUEUE_TIMEOUT) -> Task:
+    def running(self, task: Task, timeout: float = PATIENCE) -> Task:
         """Wait until it runs."""
         wait_until(lambda: self.view(task).task.phase is Phase.RUNNING, timeout)
         return self.view(task).task
@@ -194,7 +194,7 @@ def client_of(
 
 
 def wait_until(
-    reached: Callable[[], bool], timeout: float = QUEUE_TIMEOUT, explain: Callable[[], str] = lambda: ""
+    reached: Callable[[], bool], timeout: float = PATIENCE, explain: Callable[[], str] = lambda: ""
 ) -> float:
     """Wait for something to become true; returns the seconds it took."""
     begun = time.monotonic()

@@ -55,7 +55,7 @@ class ChangeSource(Protocol):
     def unsubscribe_reports(self, task_id: str) -> None:
         """Let them come no more."""
 
-    async def apply_sweep(self) -> None:
+    async def catch_up(self) -> None:
         """Return when all has come that was published before; at once while there is no subscription."""
 
 
@@ -193,7 +193,7 @@ class ChangeFeed:
             return
         try:
             async with asyncio.timeout(CATCH_UP_SECONDS):
-                await self._source.apply_sweep()
+                await self._source.catch_up()
         except TimeoutError:
             logger.warning("The change feed is slow: the last reports of a task may be missing")
 
