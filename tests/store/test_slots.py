@@ -296,9 +296,7 @@ def test_of_many_that_come_at_once_as_many_take_a_slot_as_there_are(redis_url: s
 
     def race(store: RedisTaskStore) -> list[str]:
         return [
-            store.create(creation(owner)).task.task_id
-            for owner in owners
-            if together.wait(PATIENCE) >= 0
+            store.create(creation(owner)).task.task_id for owner in owners if together.wait(PATIENCE) >= 0
         ]
 
     with ThreadPoolExecutor(RACERS) as pool:
