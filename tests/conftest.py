@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from . import report
-from .faults.audit import audit, keys_without_end, told
+from tests.kit import report
+from tests.kit.audit import audit, keys_without_end, told
+from tests.kit.servers import RedisServer
+
 from .kit.chosen import choose_server, chosen_server
-from .support import RedisServer
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,9 +12,10 @@ import pytest
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.task import Phase
 from tasks_service.store.redis import RedisTaskStore
-from tests.store.conftest import creation
+from tests.kit.factories import creation
+from tests.kit.waiting import wait_until
 
-from .running_up import RunningUp, eventually
+from .running_up import RunningUp
 
 LONG_PICTURE = '{"width": 1024, "height": 1024, "max_iterations": 20000}'
 
@@ -31,7 +32,7 @@ def long_call(service: RunningUp) -> Iterator[tuple[subprocess.Popen[str], str]]
     """A call whose tool is running, and the id of its task."""
     call = service.begin("call", "render_fractal", LONG_PICTURE)
     try:
-        assert eventually(lambda: bool(service.tasks(Phase.RUNNING)))
+        wait_until(lambda: bool(service.tasks(Phase.RUNNING)))
         (task,) = service.tasks(Phase.RUNNING)
         yield call, task.task_id
     finally:

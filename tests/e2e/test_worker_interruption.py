@@ -10,9 +10,9 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import FailureKind, TaskStatus
-from tests.support import RedisServer
-
-from .harness import Client, wait_until
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.workers import Client
 
 StartWorker = Callable[..., CeleryTestWorker]
 
@@ -24,7 +24,7 @@ def test_a_deaf_tool_is_interrupted_when_its_task_is_cancelled(
     task = client.call("deaf")
     client.running(task)
     client.cancel(task)
-    wait_until(lambda: "ended early: The client cancelled" in worker.logs(), 30, worker.logs)
+    wait_until(lambda: "ended early: The client cancelled" in worker.logs(), worker.logs, seconds=30)
     assert client.run("add", timeout=30, x=1, y=1).task.status is TaskStatus.COMPLETED
 
 
@@ -65,7 +65,7 @@ def test_a_tool_whose_task_the_store_no_longer_knows_ends_and_writes_nothing(
     client.running(task)
     with module_redis.client() as redis:
         redis.flushdb()
-    wait_until(lambda: "ended early: The task went to another" in worker.logs(), 30, worker.logs)
+    wait_until(lambda: "ended early: The task went to another" in worker.logs(), worker.logs, seconds=30)
     with module_redis.client() as redis:
         assert list(redis.scan_iter("ts:{*}:[tl]:*")) == []
     assert client.run("add", timeout=30, x=1, y=1).task.status is TaskStatus.COMPLETED

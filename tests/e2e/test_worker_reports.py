@@ -13,9 +13,8 @@ from tasks_service.domain.reports import LogLevel, LogMessage, Report
 from tasks_service.domain.task import JsonText, Progress
 from tasks_service.store.base import Change, Reported, new_task_id
 from tasks_service.store.redis import AsyncRedisTaskStore
-from tests.support import RedisServer
-
-from .harness import OWNER, Client, worker_node
+from tests.kit.servers import RedisServer
+from tests.kit.workers import OWNER, Client, worker_node
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads", "solo"])

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from .audit import told
+from tests.kit.audit import told
+
 from .chaos import KINDS, Campaign, finish
 from .crowd import Client, PlainCaller, Progress, SessionCaller
 from .points import Kind, Place, places

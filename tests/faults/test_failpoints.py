@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tasks_service.domain import events
 from tasks_service.failpoints import VARIABLE, failpoint
-from tests.support import quickest
+from tests.kit.waiting import quickest
 
 from .points import POINTS, SIDES
 from .warm import ROOT

@@ -27,12 +27,14 @@ from tasks_service.store.redis.headroom import LOOK_SECONDS
 from tasks_service.store.redis.transaction import Exchange
 from tasks_service.tool import build_tool
 from tasks_service.worker.maintenance import Sweeper
-
-from ..protocol.sessions import SessionClient, is_request
-from ..protocol.support import WireClient, Worker, asked, registry, serving, settings, until
-from ..store.conftest import ALICE, BOB, Clock, creation
-from ..support import RedisServer
-from .audit import audit, told
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, BOB, Clock, creation
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.servers import RedisServer
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient, is_request
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
 
 MIB = 1024 * 1024
 PLENTY = 256 * MIB
@@ -124,7 +126,7 @@ def test_creates_are_refused_before_redis_is_full_and_what_was_accepted_complete
             accepted.append(reply["result"]["taskId"])
         return "new tasks are refused" in readiness(client)
 
-    until("readiness tells", tells_of_it)
+    wait_until(tells_of_it, "readiness tells")
     refused.append(client.call("echo", {"value": []}).error)
 
     assert len(accepted) > 10
@@ -140,7 +142,7 @@ def test_creates_are_refused_before_redis_is_full_and_what_was_accepted_complete
 
     small_redis.allow(PLENTY)
 
-    until("tasks are accepted again", lambda: "error" not in client.call("echo", {"value": []}).json)
+    wait_until(lambda: "error" not in client.call("echo", {"value": []}).json, "tasks are accepted again")
     assert readiness(client) == "ok"
     assert not (found := audit(small_redis.url)), told(found)
 
@@ -154,12 +156,12 @@ def test_answers_are_refused_later_than_creates_and_a_cancellation_is_not(
     answers = {"who": {"action": "accept", "content": {"name": "Ada"}}}
 
     small_redis.be_used(85)
-    until("readiness tells", lambda: "new tasks are refused" in readiness(client))
+    wait_until(lambda: "new tasks are refused" in readiness(client), "readiness tells")
     assert client.call("echo", {"value": []}).error["data"]["limit"] == FULL
     assert "result" in client.update(first, answers).json
 
     small_redis.be_used(95)
-    until("readiness tells", lambda: "new tasks and answers are refused" in readiness(client))
+    wait_until(lambda: "new tasks and answers are refused" in readiness(client), "readiness tells")
     refused = client.update(second, answers)
     assert refused.error["code"] == -32603
     assert (refused.error["data"]["limit"], refused.error["data"]["maximum"]) == (FULL, 90)
@@ -168,7 +170,7 @@ def test_answers_are_refused_later_than_creates_and_a_cancellation_is_not(
     assert "result" in client.request("tasks/cancel", {"taskId": other}).json
 
     small_redis.allow(0)
-    until("answers are accepted again", lambda: "result" in client.update(second, answers).json)
+    wait_until(lambda: "result" in client.update(second, answers).json, "answers are accepted again")
     assert client.get(second)["status"] == "working"
 
 
@@ -239,15 +241,15 @@ def test_a_sessions_answer_is_refused_with_503_and_its_polls_are_answered_at_the
         answer = {"action": "accept", "content": {"name": "Ada"}}
 
         small_redis.be_used(95)
-        until("readiness tells", lambda: "new tasks and answers are refused" in readiness(client))
+        wait_until(lambda: "new tasks and answers are refused" in readiness(client), "readiness tells")
         refused = session.respond(question, answer)
         assert (refused.status, refused.error["data"]["limit"]) == (503, FULL)
         small_redis.be_full()
         assert session.get(task_id)["status"] == "input_required"
 
         small_redis.allow(PLENTY)
-        until("answers are accepted again", lambda: session.respond(question, answer).status == 202)
-        until("the task goes on", lambda: session.get(task_id)["status"] == "working")
+        wait_until(lambda: session.respond(question, answer).status == 202, "answers are accepted again")
+        wait_until(lambda: session.get(task_id)["status"] == "working", "the task goes on")
         stream.close()
 
 
@@ -347,7 +349,7 @@ def test_a_full_redis_gets_its_memory_back_and_serves_again_at_once(
     shard: Shard, measured: Callable[[str, str], None]
 ) -> None:
     shard.expired(3)
-    until("what a server needs once is there", shard.sweeper.sweep)
+    wait_until(shard.sweeper.sweep, "what a server needs once is there")
     empty = shard.server.data()
     expired = shard.expired(EXPIRED)
     laden = shard.server.data()
@@ -357,7 +359,7 @@ def test_a_full_redis_gets_its_memory_back_and_serves_again_at_once(
         shard.store.create(creation(BOB))
 
     began = time.monotonic()
-    until("all are removed", lambda: shard.sweeper.sweep() and all(map(shard.is_gone, expired)))
+    wait_until(lambda: shard.sweeper.sweep() and all(map(shard.is_gone, expired)), "all are removed")
     freed = (laden - shard.server.data()) / (laden - empty)
     lease_id = new_token()
     served = shard.store.create(creation(BOB)).task
@@ -420,7 +422,7 @@ def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(
             except Killed:
                 cut += 1
         shard.server.allow(PLENTY)
-        until("it is our turn", shard.sweeper.sweep)
+        wait_until(shard.sweeper.sweep, "it is our turn")
         assert shard.is_gone(task)
         assert task.task_id not in shard.store.due(Due.EXPIRED, limit=100)
         found = audit(shard.server.url)

@@ -13,10 +13,10 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import FailureKind, Task, TaskStatus
-from tests.e2e.harness import Client, client_of, worker_node
+from tests.kit.audit import audit, told
+from tests.kit.servers import RedisServer
+from tests.kit.workers import Client, client_of, worker_node
 
-from ..support import RedisServer
-from .audit import audit, told
 from .toxic_app import ATTEMPTS, POISONS, service
 
 NEIGHBOURS = int(os.environ.get("TASKS_TEST_NEIGHBOURS", "100"))

@@ -18,10 +18,11 @@ from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import Phase, Task
 from tasks_service.settings import Settings
-from tests.e2e.harness import Client, client_of, wait_until, worker_node
+from tests.kit.audit import audit, told
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.workers import Client, client_of, worker_node
 
-from ..support import RedisServer
-from .audit import audit, told
 from .toxic_app import service
 
 pytestmark = pytest.mark.faults
@@ -98,7 +99,7 @@ def recoveries(client: Client, pair: Pair, tool: str, path: Path, later: float) 
     time.sleep(later)
     pair.kill_busy()
     killed_ms = client.store.now_ms()
-    wait_until(lambda: all(client.view(task).task.run == 2 for task in tasks), explain=pair.explain)
+    wait_until(lambda: all(client.view(task).task.run == 2 for task in tasks), pair.explain)
     waits = [(claimed_again_ms(client, task) - killed_ms) / 1000 for task in tasks]
     for task in tasks:
         client.cancel(task)

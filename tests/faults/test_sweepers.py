@@ -24,11 +24,12 @@ from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.maintenance import Sweeper, Swept
-from tests.e2e.harness import client_of, wait_until, worker_node
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, Clock, creation
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.workers import client_of, worker_node
 
-from ..store.conftest import ALICE, Clock, creation
-from ..support import RedisServer
-from .audit import audit, told
 from .served import Process
 from .toxic_app import service
 
@@ -252,7 +253,7 @@ def test_two_beats_at_once_cause_no_run_too_many(tmp_path: Path, measured: Measu
     beats = [Process(f"beat-{n}", [sys.executable, *command], env, tmp_path) for n in range(2)]
     try:
         assert node.ready(), node.logs()
-        wait_until(lambda: node.logs().count("tasks_service.sweep[") > 10, explain=node.logs)
+        wait_until(lambda: node.logs().count("tasks_service.sweep[") > 10, node.logs)
         path = str(tmp_path / "effects")
         with client_of(service, server.url) as client:
             naps = [client.call("nap", path=path) for _ in range(8)]

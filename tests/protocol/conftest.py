@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field
 from tasks_service.domain.errors import ProtocolError
 from tasks_service.library import Library
 from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
-
-from .sessions import SessionClient
-from .support import WITHOUT_TASKS, WireClient, Worker, registry, serving, settings
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 
 class Report(BaseModel):

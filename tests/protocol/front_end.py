@@ -13,9 +13,9 @@ from urllib.request import urlopen
 from tasks_service.frontend.app import create_app
 from tasks_service.frontend.draining import run
 from tasks_service.store.base import NoOutbox
-
-from ..support import free_port
-from .support import registry, settings, until
+from tests.kit.servers import free_port
+from tests.kit.serving import registry, settings
+from tests.kit.waiting import wait_until
 
 
 class FrontEnd:
@@ -51,7 +51,7 @@ class FrontEnd:
     def restart(self) -> None:
         self.kill()
         self.start()
-        until("it is ready", self.ready)
+        wait_until(self.ready, "it is ready")
 
 
 def greet(name: str) -> str:

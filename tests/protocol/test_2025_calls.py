@@ -13,10 +13,10 @@ import pytest
 from tasks_service.domain.task import Failure, FailureKind, Progress
 from tasks_service.frontend import responding
 from tasks_service.tool import ToolRegistry
-
-from ..support import quickest
-from .sessions import SessionClient, Stream, is_answer, is_request
-from .support import Worker, serving, settings, until
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import SessionClient, Stream, is_answer, is_request
+from tests.kit.waiting import quickest, wait_until
 
 KEY = "io.github.tasks-service/idempotency-key"
 GREET: dict[str, Any] = {"name": "greet", "arguments": {"name": "Ada"}}
@@ -24,7 +24,7 @@ GREET: dict[str, Any] = {"name": "greet", "arguments": {"name": "Ada"}}
 
 def hidden_task(worker: Worker) -> str:
     """The execution under a call that waits."""
-    return str(until("the call is recorded", worker.pending)[0])
+    return str(wait_until(worker.pending, "the call is recorded")[0])
 
 
 def cancelled(worker: Worker, task_id: str) -> bool:
@@ -70,7 +70,7 @@ def test_a_call_that_its_client_cancels_through_another_front_end_ends(
     assert session.notify("notifications/cancelled", {"requestId": identity}, at=1).status == 202
 
     assert stream.rest() == []
-    until("the execution is cancelled", lambda: cancelled(worker, task_id))
+    wait_until(lambda: cancelled(worker, task_id), "the execution is cancelled")
 
 
 @pytest.mark.parametrize("is_task", [False, True])
@@ -97,7 +97,7 @@ def test_a_call_that_found_its_execution_by_key_cancels_it_but_never_a_task(
     if is_task:
         assert not cancelled_again()
     else:
-        until("it is cancelled", cancelled_again)
+        wait_until(cancelled_again, "it is cancelled")
 
 
 def test_hanging_up_cancels_nothing(session: SessionClient, worker: Worker) -> None:
@@ -160,7 +160,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody(
     deaf.connect(("127.0.0.1", ports[0]))
     head = "".join(f"{name}: {value}\r\n" for name, value in session.headers().items())
     deaf.sendall(f"GET /mcp HTTP/1.1\r\nhost: localhost\r\n{head}\r\n".encode())
-    until("it is open", lambda: deaf.recv(16, socket.MSG_PEEK))
+    wait_until(lambda: deaf.recv(16, socket.MSG_PEEK), "it is open")
     failure = Failure(kind=FailureKind.AUTHOR, message="x" * 1000)
     for number in range(400):
         worker.fail(session.task("add", {"left": number}), failure)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tasks_service.tool import ToolRegistry
-
-from ..support import RedisServer, quickest
-from .sessions import SessionClient, is_answer, is_request
-from .support import Worker, serving, settings, until
+from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import SessionClient, is_answer, is_request
+from tests.kit.waiting import quickest, wait_until
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
@@ -56,7 +57,7 @@ def test_streams_and_waits_go_on_when_redis_is_back(
         time.sleep(0.5)
         own_redis.start()
         worker = Worker(own_redis.url, tools)
-        until("the session is back", lambda: session.post(PING).status == 200)
+        wait_until(lambda: session.post(PING).status == 200, "the session is back")
 
         worker.run(task_id)
 

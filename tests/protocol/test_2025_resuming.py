@@ -11,9 +11,10 @@ import pytest
 
 from tasks_service.domain.events import Sleep
 from tasks_service.tool import ToolRegistry, build_tool
-
-from .sessions import SessionClient
-from .support import Worker, registry, until
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry
+from tests.kit.sessions import SessionClient
+from tests.kit.waiting import wait_until
 
 NAP: dict[str, Any] = {"name": "nap", "arguments": {"name": "Ada"}}
 
@@ -65,12 +66,12 @@ def put_to_sleep(worker: Worker, task_id: str, milliseconds: int) -> None:
 def run_when_awake(worker: Worker) -> None:
     (task_id,) = worker.store.task_ids()
     due_ms = worker.store.inspect(task_id).task.due_ms
-    until("the time has come", lambda: worker.store.now_ms() >= due_ms)
+    wait_until(lambda: worker.store.now_ms() >= due_ms, "the time has come")
     worker.run(task_id)
 
 
 def pending(worker: Worker) -> str:
-    return str(until("the call is recorded", worker.pending)[0])
+    return str(wait_until(worker.pending, "the call is recorded")[0])
 
 
 def let_go(session: SessionClient, worker: Worker, milliseconds: int = 60_000, **call: Any) -> Sent:
@@ -153,7 +154,7 @@ def test_a_call_that_came_back_can_be_cancelled(session: SessionClient, worker: 
         session.notify("notifications/cancelled", {"requestId": "nap"})
         return str(worker.store.inspect(task_id).task.status) == "cancelled"
 
-    until("the execution is cancelled", cancelled)
+    wait_until(cancelled, "the execution is cancelled")
     assert all(sent.data == "" for sent in events(resumed.rest()))
 
 

@@ -18,21 +18,13 @@ from tasks_service.domain.task import Failure, FailureKind, Progress, Task
 from tasks_service.questions import Form, Link, Question
 from tasks_service.settings import Settings
 from tasks_service.tool import COMPANION_TOOLS, TaskSupport, ToolRegistry, build_tool
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient, is_answer, is_request
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient
 
 from .conftest import greet, report
-from .sessions import SessionClient, is_answer, is_request
-from .support import (
-    WITH_TASKS,
-    WITHOUT_TASKS,
-    Reply,
-    WireClient,
-    Worker,
-    asked,
-    registry,
-    serving,
-    settings,
-    until,
-)
 
 WORD: dict[str, Any] = {
     "type": "object",
@@ -98,7 +90,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def recorded(worker: Worker) -> str:
-    return str(until("the call is recorded", worker.pending)[0])
+    return str(wait_until(worker.pending, "the call is recorded")[0])
 
 
 def task_of(worker: Worker, task_id: str) -> Task:

@@ -12,8 +12,8 @@ from tasks_service.domain.errors import ConfigurationError
 from tasks_service.frontend.app import check_settings
 from tasks_service.owner import LOCAL_USER, SECRET_FILE, Principal, load_secret, owner_of
 from tasks_service.tool import ToolRegistry
-
-from .support import WireClient, serving, settings
+from tests.kit.serving import serving, settings
+from tests.kit.wire import WireClient
 
 ALICE, BOB = "0123456789abcdef", "fedcba9876543210"
 KEYS = f"alice:{ALICE},bob:{BOB}"

@@ -20,10 +20,13 @@ from tasks_service.library.resource import build_resource
 from tasks_service.questions import Form
 from tasks_service.store.announcements import Listed, list_name, resource_name
 from tasks_service.tool import ToolRegistry
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import Message, SessionClient, Stream, is_request
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 from .front_end import FrontEnd
-from .sessions import Message, SessionClient, Stream, is_request
-from .support import WITHOUT_TASKS, WireClient, Worker, asked, serving, settings, until
 
 SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
@@ -157,7 +160,7 @@ def test_a_change_whose_wake_up_was_lost_is_told_a_little_later(
         told.extend(frame["params"] for frame in drained(stream) if completed(frame))
         return bool(told)
 
-    until("it is told", done)
+    wait_until(done, "it is told")
     assert told[0]["taskId"] == task_id
 
 
@@ -250,8 +253,8 @@ def test_an_owner_has_a_limited_number_of_streams(
 
     assert refused.error["data"]["limit"] == "open subscriptions"
     streams[0].close()
-    until(
-        "there is room again", lambda: (third := listen(toolsListChanged=True)).next() and third.status == 200
+    wait_until(
+        lambda: (third := listen(toolsListChanged=True)).next() and third.status == 200, "there is room again"
     )
 
 
@@ -335,7 +338,9 @@ def test_sessions_are_told_of_lists_and_of_the_resources_that_they_subscribed_to
             worker.store.announce(list_name(Listed.TOOLS))
             return stream.find(lambda message: True)
 
-        until("it is told", lambda: told("acme://scenes/a")["method"] == "notifications/resources/updated")
+        wait_until(
+            lambda: told("acme://scenes/a")["method"] == "notifications/resources/updated", "it is told"
+        )
         assert session.result("resources/unsubscribe", {"uri": "acme://scenes/a"}, at=1) == {}
         assert session.error("resources/subscribe", {"uri": "acme://none"}, at=1)["code"] == -32002
 
@@ -384,7 +389,7 @@ def test_a_front_end_that_is_told_to_stop_ends_its_streams_with_a_result(
 ) -> None:
     front_end = FrontEnd(redis_url, tmp_path)
     try:
-        until("it is ready", front_end.ready)
+        wait_until(front_end.ready, "it is ready")
         with WireClient(front_end.port) as client:
             task_id = client.task("greet", {"name": "Ada"})
             streams = [open_stream(client, {"taskIds": [task_id]}) for _ in range(50)]

@@ -25,21 +25,13 @@ from tasks_service.frontend import request_state
 from tasks_service.questions import Form, Question, Roots, Sampling
 from tasks_service.store.base import Due
 from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import registry, serving, settings
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient
 
 from .conftest import greet as plain_greet
 from .front_end import FrontEnd
-from .support import (
-    WITH_TASKS,
-    WITHOUT_TASKS,
-    Reply,
-    WireClient,
-    Worker,
-    asked,
-    registry,
-    serving,
-    settings,
-    until,
-)
 
 EVERYTHING: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
 WORD: dict[str, Any] = {
@@ -105,7 +97,7 @@ def retry(client: WireClient, state: str, answers: Any, tool: str = "greet", **m
 
 def recorded(worker: Worker) -> str:
     """The execution under a call that waits."""
-    return str(until("the call is recorded", worker.pending)[0])
+    return str(wait_until(worker.pending, "the call is recorded")[0])
 
 
 def ask(worker: Worker, **questions: Question) -> str:
@@ -439,7 +431,7 @@ def test_a_client_that_was_asked_is_waited_for_as_long_as_its_state_is_good(
     assert before + 3_600_000 <= task_of(worker, task_id).return_by_ms <= after + 3_600_000
 
     reply = pool.submit(retry, client, round_one["requestState"], {"name": ADA})
-    until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
+    wait_until(lambda: not task_of(worker, task_id).return_by_ms, "it has come back")
     worker.run(task_id)
     reply.result(60)
 
@@ -469,7 +461,7 @@ def test_hanging_up_on_a_retry_cancels_the_execution(
 
     client.hang_up()
 
-    until("it is cancelled", lambda: task_of(worker, task_id).status == "cancelled")
+    wait_until(lambda: task_of(worker, task_id).status == "cancelled", "it is cancelled")
     assert reply.exception(60) is not None
 
 
@@ -482,7 +474,7 @@ def test_the_front_end_that_asked_is_killed_and_another_takes_the_retry(
     first, second = FrontEnd(redis_url, tmp_path), FrontEnd(redis_url, tmp_path)
     try:
         for front_end in (first, second):
-            until("it is ready", front_end.ready)
+            wait_until(front_end.ready, "it is ready")
         with (
             WireClient(first.port, capabilities=EVERYTHING) as client,
             WireClient(second.port, capabilities=EVERYTHING) as other,

@@ -17,18 +17,10 @@ from tasks_service.frontend import responding
 from tasks_service.frontend.push import HEAL_SECONDS
 from tasks_service.questions import Form
 from tasks_service.tool import ToolRegistry
-
-from .support import (
-    TASK_METHODS,
-    WITHOUT_TASKS,
-    Reply,
-    WireClient,
-    Worker,
-    asked,
-    serving,
-    settings,
-    until,
-)
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import serving, settings
+from tests.kit.waiting import wait_until
+from tests.kit.wire import TASK_METHODS, WITHOUT_TASKS, Reply, WireClient
 
 SURE = asked(Form("Sure?", {"type": "object", "properties": {}}))
 
@@ -41,7 +33,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def hidden_task(worker: Worker) -> str:
     """The execution under a call that waits."""
-    return str(until("the call is recorded", worker.pending)[0])
+    return str(wait_until(worker.pending, "the call is recorded")[0])
 
 
 def test_a_client_without_the_extension_waits_and_gets_the_result(
@@ -216,7 +208,7 @@ def test_hanging_up_cancels_the_execution(
 
     task_id = hang_up_during_call(caller, worker, tool, {})
 
-    task = until("cancelled", lambda: _ended(worker, task_id))
+    task = wait_until(lambda: _ended(worker, task_id), "cancelled")
     assert task.status == "cancelled"
     assert task.status_message == "The caller went away."
 
@@ -248,7 +240,7 @@ def test_a_hundred_calls_wait_at_once_on_few_connections(
     with serving(tools, settings(redis_url, tmp_path, pool=4)) as port, ThreadPoolExecutor(100) as pool:
         clients = [WireClient(port, capabilities=WITHOUT_TASKS) for _ in range(100)]
         replies = [pool.submit(c.call, "add", {"left": n}) for n, c in enumerate(clients)]
-        until("all are recorded", lambda: len(worker.pending()) == 100)
+        wait_until(lambda: len(worker.pending()) == 100, "all are recorded")
         worker.start()
 
         assert [reply.result(60).result["structuredContent"] for reply in replies] == list(range(1, 101))
@@ -298,7 +290,7 @@ def test_a_client_that_takes_no_stream_waits_in_silence(
 def test_hanging_up_on_a_stream_cancels_the_execution(plain: WireClient, worker: Worker) -> None:
     task_id = hang_up_during_call(plain, worker, "greet", {}, after=0.2)
 
-    assert until("cancelled", lambda: _ended(worker, task_id)).status == "cancelled"
+    assert wait_until(lambda: _ended(worker, task_id), "cancelled").status == "cancelled"
 
 
 def _ended(worker: Worker, task_id: str) -> Task | None:

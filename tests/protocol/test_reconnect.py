@@ -16,10 +16,13 @@ from tasks_service.frontend import push
 from tasks_service.questions import Form
 from tasks_service.store.base import Due
 from tasks_service.tool import ToolRegistry
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import SessionClient
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITHOUT_TASKS, Reply, WireClient
 
 from .front_end import FrontEnd
-from .sessions import SessionClient
-from .support import WITHOUT_TASKS, Reply, WireClient, Worker, asked, serving, settings, until
 
 KEY: dict[str, Any] = {"io.github.tasks-service/idempotency-key": "order-1"}
 NAME = asked(Form("Your name?", {"type": "object", "properties": {"name": {"type": "string"}}}))
@@ -52,7 +55,7 @@ def greet(client: WireClient, pool: ThreadPoolExecutor, meta: Any = None) -> Fut
 
 
 def recorded(worker: Worker) -> str:
-    return str(until("the call is recorded", worker.pending)[0])
+    return str(wait_until(worker.pending, "the call is recorded")[0])
 
 
 def task_of(worker: Worker, task_id: str) -> Task:
@@ -62,7 +65,7 @@ def task_of(worker: Worker, task_id: str) -> Task:
 def hang_up(client: WireClient, worker: Worker, task_id: str, reply: Future[Reply]) -> None:
     """Close the connection of a call that waits, and wait until the service has noticed."""
     client.hang_up()
-    until("it is noticed", lambda: task_of(worker, task_id).return_by_ms)
+    wait_until(lambda: task_of(worker, task_id).return_by_ms, "it is noticed")
     assert reply.exception(60) is not None
 
 
@@ -75,7 +78,7 @@ def test_without_a_key_hanging_up_cancels(
 
     client.hang_up()
 
-    until("it is cancelled", lambda: task_of(worker, task_id).status == "cancelled")
+    wait_until(lambda: task_of(worker, task_id).status == "cancelled", "it is cancelled")
     assert reply.exception(60) is not None
 
 
@@ -104,7 +107,7 @@ def test_a_retry_with_the_key_finds_the_work_on_another_front_end_and_is_waited_
     hang_up(first, worker, task_id, reply)
 
     reply = greet(second, pool, KEY)
-    until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
+    wait_until(lambda: not task_of(worker, task_id).return_by_ms, "it has come back")
     worker.run(task_id)
 
     assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
@@ -122,7 +125,7 @@ def test_a_caller_with_a_key_that_does_not_come_back_is_given_up(
         reply = greet(client, pool, KEY)
         task_id = recorded(worker)
         hang_up(client, worker, task_id, reply)
-        until("the sweep finds it", lambda: worker.store.due(Due.OVERDUE, limit=9) == [task_id])
+        wait_until(lambda: worker.store.due(Due.OVERDUE, limit=9) == [task_id], "the sweep finds it")
 
         assert late.call("greet", {"name": "Ada"}, meta=KEY).error["code"] == -32800
         worker.store.settle(task_id, Overdue())
@@ -142,7 +145,7 @@ def test_a_caller_that_leaves_does_not_take_another_with_it(
     owner = task_of(worker, task_id).owner
     assert worker.store.act(owner, task_id, Leave(within_ms=60_000), hidden=True).return_by_ms
 
-    until("whoever waits has said so", lambda: not task_of(worker, task_id).return_by_ms)
+    wait_until(lambda: not task_of(worker, task_id).return_by_ms, "whoever waits has said so")
     worker.run(task_id)
     assert staying.result(60).result["content"][0]["text"] == "Hello, Ada!"
 
@@ -204,7 +207,7 @@ def test_a_session_takes_up_what_a_caller_with_the_same_key_has_left(
     hang_up(client, worker, task_id, reply)
 
     stream = session.open("tools/call", {"name": "greet", "arguments": {"name": "Ada"}, "_meta": KEY})
-    until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
+    wait_until(lambda: not task_of(worker, task_id).return_by_ms, "it has come back")
     worker.run(task_id)
 
     assert stream.rest()[-1]["result"]["content"][0]["text"] == "Hello, Ada!"
@@ -219,11 +222,11 @@ def test_a_session_that_cancels_a_call_cancels_the_execution_that_its_key_has_fo
     hang_up(client, worker, task_id, reply)
     params = {"name": "greet", "arguments": {"name": "Ada"}, "_meta": KEY}
     stream = session.open("tools/call", params, identity="again")
-    until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
+    wait_until(lambda: not task_of(worker, task_id).return_by_ms, "it has come back")
 
     session.notify("notifications/cancelled", {"requestId": "again"})
 
-    until("it is cancelled", lambda: task_of(worker, task_id).status == "cancelled")
+    wait_until(lambda: task_of(worker, task_id).status == "cancelled", "it is cancelled")
     assert stream.rest() == []
 
 
@@ -232,7 +235,7 @@ def test_a_front_end_that_is_killed_records_nothing_and_the_execution_runs_on(
 ) -> None:
     front_end = FrontEnd(redis_url, tmp_path)
     try:
-        until("it is ready", front_end.ready)
+        wait_until(front_end.ready, "it is ready")
         with WireClient(front_end.port, capabilities=WITHOUT_TASKS) as client:
             reply = greet(client, pool)
             task_id = recorded(worker)

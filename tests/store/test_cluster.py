@@ -21,11 +21,11 @@ from tasks_service.store.base import Due, Finding, Severity, SweepMark, new_task
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, Role
 from tasks_service.store.redis.connection import client_findings
 from tasks_service.store.sessions import Session
-from tests.support_proxy import CuttingProxy, Verdict
-from tests.support_servers import ClusterServers, eventually
-
-from ..faults.audit import audit, told
-from .conftest import ALICE, RESULT, Clock, creation
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, RESULT, Clock, creation
+from tests.kit.groups import ClusterServers
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def test_a_slot_that_moves_while_it_is_written_to_loses_and_doubles_nothing(
         if not cluster.owns(target, slot):
             cluster.move_slot(slot, target)
             before = len(written)
-            eventually(lambda before=before: len(written) > before + 3, "writes go on after a move")
+            wait_until(lambda before=before: len(written) > before + 3, "writes go on after a move")
     enough.set()
     for thread in threads:
         thread.join()

@@ -28,10 +28,10 @@ from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import JsonText, Phase, Task, TaskStatus, new_token
 from tasks_service.store.base import Change, Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.support import RedisServer, free_port, quickest
-from tests.support_proxy import CuttingProxy, Verdict
-
-from .conftest import ALICE, RESULT, RecordingOutbox, creation
+from tests.kit.factories import ALICE, RESULT, RecordingOutbox, creation
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer, free_port
+from tests.kit.waiting import quickest
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tasks_service.settings import Settings
 from tasks_service.store.base import NoOutbox
 from tasks_service.tool import ToolRegistry
 
-from .support import VERSION, WITHOUT_TASKS
+from .wire import VERSION, WITHOUT_TASKS
 
 Message = dict[str, Any]
 SECONDS = 100.0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
 import secrets
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ import redis
 
 from tasks_service.embedded import find_server
 
-from .faults.audit import Violation, keys_without_end
+from .audit import Violation, keys_without_end
 
 
 class RedisServer:
@@ -88,17 +87,6 @@ class RedisServer:
     @property
     def path(self) -> Path:
         return Path(self.directory.name)
-
-
-def quickest(action: Callable[[], float], enough: float, tries: int = 5) -> float:
-    """The least seconds that something took, tried again until it is quick enough.
-
-    For promises about time: a busy machine makes a single try as slow as it likes, but not each of them.
-    """
-    least = math.inf
-    while least >= enough and tries > 0:
-        least, tries = min(least, action()), tries - 1
-    return least
 
 
 def _ports() -> Iterator[int]:

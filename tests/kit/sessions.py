@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .support import Reply
+from .wire import Reply
 
 VERSION = "2025-11-25"
 RELATED = "io.modelcontextprotocol/related-task"
