@@ -38,13 +38,6 @@ Measured = Callable[[str, str], None]
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def worker(redis: RedisServer) -> Iterator[CeleryTestWorker]:
     node = worker_node(redis.url, app=APP, concurrency=2)
     assert node.ready(), node.logs()

@@ -51,13 +51,6 @@ WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
 
 
 @pytest.fixture
-def server() -> Iterator[ForgetfulServer]:
-    server = ForgetfulServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def store(server: ForgetfulServer) -> Iterator[RedisTaskStore]:
     store = RedisTaskStore(server.url)
     yield store

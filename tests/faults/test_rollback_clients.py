@@ -42,13 +42,6 @@ ADA = {"name": "Ada"}
 
 
 @pytest.fixture
-def server() -> Iterator[ForgetfulServer]:
-    server = ForgetfulServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def port(server: ForgetfulServer, tmp_path: Path) -> Iterator[int]:
     """A front end on it; what is in Redis at the end is sound."""
     with serving(TOOLS, settings(server.url, tmp_path, store_deadline=1.0)) as port:

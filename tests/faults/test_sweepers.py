@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,9 @@ EACH = int(os.environ.get("TASKS_TEST_SWEPT", "60"))
 EXPIRED = int(os.environ.get("TASKS_TEST_EXPIRED", "1000"))
 TRIPS_OF_A_REMOVAL = 12
 """What removing a task may cost, in bare round trips: twice what it does on a quiet machine."""
+
+INTERVAL = 0.5
+"""Seconds between two sweeps, for a sweeper that dies."""
 
 QUEUE = "ts:mq:tasks"
 BESIDE = (r"ts:mq:.*",)
@@ -223,15 +227,22 @@ def _swept(shard: Shard) -> Swept:
     return swept
 
 
+class Deadly(RedisTaskStore):
+    """A store that kills whoever looks for what is due."""
+
+    def due(self, *_: Any, **__: Any) -> list[str]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it lives")
+
+
 def sweep_and_die(url: str) -> None:
     """Begin to sweep, and die with the lock."""
-    store = RedisTaskStore(url)
-    assert store.hold("sweep", for_ms=500)
-    os.kill(os.getpid(), signal.SIGKILL)
+    shard = Shard(url, kind=Deadly)
+    Sweeper(shard.store, shard.outbox, interval=INTERVAL).sweep()
 
 
 def test_a_sweeper_that_dies_with_the_lock_holds_up_the_others_for_one_interval_at_most(
-    shard: Shard, redis_url: str
+    shard: Shard, redis_url: str, redis_server: RedisServer
 ) -> None:
     task = shard.expiring()
     shard.clock.pass_ms(MINUTE)
@@ -239,7 +250,10 @@ def test_a_sweeper_that_dies_with_the_lock_holds_up_the_others_for_one_interval_
     dying.start()
     dying.join(60)
     assert dying.exitcode == -signal.SIGKILL
-    wait_until(lambda: shard.sweeper.sweep() is not None)
+    with redis_server.client() as client:
+        assert client.pttl("ts:lock:sweep") <= INTERVAL * 1000
+        wait_until(lambda: not client.exists("ts:lock:sweep"), "its time is over")
+    assert shard.sweeper.sweep() is not None
     with pytest.raises(TaskNotFound):
         shard.store.inspect(task.task_id)
 

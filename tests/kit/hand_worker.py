@@ -35,6 +35,13 @@ class Worker:
     def pending(self) -> list[str]:
         return self.store.pending("tasks", until_ms=self.store.now_ms() + 1_000, limit=100)
 
+    def recorded(self) -> str:
+        """Wait for a task to be pending; the id of the first."""
+        return wait_until(self.pending, "a call is recorded")[0]
+
+    def task(self, task_id: str) -> Task:
+        return self.store.inspect(task_id).task
+
     def claim(self, task_id: str) -> tuple[Task, dict[str, Any]]:
         claimed = self.store.claim(task_id, Claim(lease_id=new_token(), worker="test"))
         return claimed.task, json.loads(claimed.arguments)
@@ -57,7 +64,7 @@ class Worker:
 
     def run_next(self) -> Task:
         """Run whatever comes first."""
-        return self.run(wait_until(self.pending, "a task is pending")[0])
+        return self.run(self.recorded())
 
     def ask(self, task_id: str, inputs: Any) -> Task:
         task, _ = self.claim(task_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from tasks_service.domain.errors import ProtocolError
 from tasks_service.library import Library
 from tasks_service.tool import TaskSupport, ToolRegistry, build_tool
 from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer
 from tests.kit.serving import registry, serving, settings
 from tests.kit.sessions import SessionClient
 from tests.kit.wire import WITHOUT_TASKS, WireClient
@@ -158,3 +160,18 @@ def session(ports: list[int]) -> Iterator[SessionClient]:
     with SessionClient(ports) as client:
         client.initialize()
         yield client
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for requests that wait."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A redis-server that may be killed, and keeps what it has acknowledged."""
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.close()

@@ -22,11 +22,6 @@ KEY = "io.github.tasks-service/idempotency-key"
 GREET: dict[str, Any] = {"name": "greet", "arguments": {"name": "Ada"}}
 
 
-def hidden_task(worker: Worker) -> str:
-    """The execution under a call that waits."""
-    return str(wait_until(worker.pending, "the call is recorded")[0])
-
-
 def cancelled(worker: Worker, task_id: str) -> bool:
     return worker.store.inspect(task_id).task.status == "cancelled"
 
@@ -50,7 +45,7 @@ def test_bad_arguments_are_a_result_that_names_the_field(session: SessionClient)
 
 def test_progress_of_a_call_goes_before_its_result(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", {**GREET, "_meta": {"progressToken": 7}})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     task, _ = worker.claim(task_id)
     worker.note(task, progress=Progress(current=0.5, message="half"))
 
@@ -65,7 +60,7 @@ def test_a_call_that_its_client_cancels_through_another_front_end_ends(
     session: SessionClient, worker: Worker, identity: Any
 ) -> None:
     stream = session.open("tools/call", GREET, at=0, identity=identity)
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     assert session.notify("notifications/cancelled", {"requestId": identity}, at=1).status == 202
 
@@ -82,7 +77,7 @@ def test_a_call_that_found_its_execution_by_key_cancels_it_but_never_a_task(
         session.result("tools/call", {**params, "task": {}})
     else:
         session.open("tools/call", params, identity="first")
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     tries = itertools.count()
 
     def cancelled_again() -> bool:
@@ -102,7 +97,7 @@ def test_a_call_that_found_its_execution_by_key_cancels_it_but_never_a_task(
 
 def test_hanging_up_cancels_nothing(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", GREET)
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     stream.close()
     time.sleep(0.3)
 
@@ -142,7 +137,7 @@ def test_a_long_call_is_kept_alive(
 ) -> None:
     monkeypatch.setattr(responding, "DEFERRAL_SECONDS", 0.05)
     stream = session.open("tools/call", GREET)
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(0.3)
     worker.run(task_id)
 

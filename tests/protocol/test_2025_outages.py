@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tasks_service.tool import ToolRegistry
 from tests.kit.hand_worker import Worker
@@ -16,14 +13,6 @@ from tests.kit.sessions import SessionClient, is_answer, is_request
 from tests.kit.waiting import quickest, wait_until
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A redis-server that may be killed, and keeps what it has acknowledged."""
-    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
-    yield server
-    server.close()
 
 
 def test_without_redis_a_session_is_told_when_to_try_again(

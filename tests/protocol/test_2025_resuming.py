@@ -70,16 +70,12 @@ def run_when_awake(worker: Worker) -> None:
     worker.run(task_id)
 
 
-def pending(worker: Worker) -> str:
-    return str(wait_until(worker.pending, "the call is recorded")[0])
-
-
 def let_go(session: SessionClient, worker: Worker, milliseconds: int = 60_000, **call: Any) -> Sent:
     """What a client is sent that waits for a tool which falls asleep."""
     stream = Raw(
         session, "POST", {"jsonrpc": "2.0", "id": "nap", "method": "tools/call", "params": NAP | call}
     )
-    put_to_sleep(worker, pending(worker), milliseconds)
+    put_to_sleep(worker, worker.recorded(), milliseconds)
     sent = events(stream.rest())
     assert [event.data for event in sent] == [""] * len(sent), "no answer, and no other message"
     return sent[-1]
@@ -180,7 +176,7 @@ def test_an_id_is_good_for_its_session_alone(
 
 def test_a_short_sleep_lets_nobody_go(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", NAP)
-    put_to_sleep(worker, pending(worker), 300)
+    put_to_sleep(worker, worker.recorded(), 300)
     run_when_awake(worker)
 
     answer = stream.next()
@@ -190,7 +186,7 @@ def test_a_short_sleep_lets_nobody_go(session: SessionClient, worker: Worker) ->
 
 def test_other_tools_keep_their_client(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", {**NAP, "name": "doze"})
-    put_to_sleep(worker, pending(worker), 1_200)
+    put_to_sleep(worker, worker.recorded(), 1_200)
     run_when_awake(worker)
 
     answer = stream.next()
@@ -202,7 +198,7 @@ def test_clients_of_earlier_revisions_keep_their_connection(ports: list[int], wo
     with SessionClient(ports, version="2025-06-18") as earlier:
         earlier.initialize()
         stream = earlier.open("tools/call", NAP)
-        put_to_sleep(worker, pending(worker), 1_200)
+        put_to_sleep(worker, worker.recorded(), 1_200)
         run_when_awake(worker)
 
         answer = stream.next()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,14 +14,6 @@ from tests.kit.servers import RedisServer, free_port
 from tests.kit.serving import serving, settings
 from tests.kit.waiting import quickest, wait_until
 from tests.kit.wire import WITHOUT_TASKS, WireClient
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A redis-server that may be killed, and keeps what it has acknowledged."""
-    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
-    yield server
-    server.close()
 
 
 def is_ready(client: WireClient) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,17 +22,6 @@ from tests.kit.waiting import wait_until
 from tests.kit.wire import TASK_METHODS, WITHOUT_TASKS, Reply, WireClient
 
 SURE = asked(Form("Sure?", {"type": "object", "properties": {}}))
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
-
-
-def hidden_task(worker: Worker) -> str:
-    """The execution under a call that waits."""
-    return str(wait_until(worker.pending, "the call is recorded")[0])
 
 
 def test_a_client_without_the_extension_waits_and_gets_the_result(
@@ -65,7 +53,7 @@ def test_the_result_arrives_as_soon_as_it_is_there(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(0.1)
 
     worker.run(task_id)
@@ -83,7 +71,7 @@ def test_an_execution_without_a_handle_is_invisible_to_every_task_method(
     client: WireClient, plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     params = {"taskId": task_id, "inputResponses": {}}
     errors = [client.request(method, params).error for method in TASK_METHODS]
@@ -98,7 +86,7 @@ def test_a_call_that_an_operator_cancels_is_answered_with_an_error(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     worker.store.act(worker.store.inspect(task_id).task.owner, task_id, Cancel(), hidden=True)
 
@@ -109,7 +97,7 @@ def test_a_question_ends_a_call_whose_client_cannot_be_asked(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "alone")
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     worker.ask(task_id, {"sure": SURE})
 
@@ -160,7 +148,7 @@ def test_a_question_within_the_grace_gives_a_task_at_once_without_the_question(
     client: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply: Future[Reply] = pool.submit(client.call, "soon", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     worker.ask(task_id, {"sure": SURE})
 
@@ -174,7 +162,7 @@ def test_grace_is_not_for_clients_without_the_extension(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "late", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(0.7)
 
     worker.run(task_id)
@@ -195,7 +183,7 @@ def hang_up_during_call(
     with socket.create_connection(("127.0.0.1", client.port)) as connection:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         connection.sendall(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
-        task_id = hidden_task(worker)
+        task_id = worker.recorded()
         time.sleep(after)
         return task_id
 
@@ -262,7 +250,7 @@ def test_a_long_call_is_kept_alive_and_ends_with_its_result(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(1)
     worker.run(task_id)
 
@@ -279,7 +267,7 @@ def test_a_client_that_takes_no_stream_waits_in_silence(
 ) -> None:
     params = {"name": "greet", "arguments": {"name": "Ada"}}
     reply = pool.submit(plain.request, "tools/call", params, accept="application/json")
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(0.2)
     worker.run(task_id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -25,7 +26,7 @@ from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, RESULT, Clock, creation
 from tests.kit.groups import ClusterServers
 from tests.kit.proxy import CuttingProxy, Verdict
-from tests.kit.waiting import wait_until
+from tests.kit.waiting import quickest, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -293,8 +294,15 @@ def test_a_slot_that_moves_while_it_is_written_to_loses_and_doubles_nothing(
 
 def test_a_cluster_that_does_not_answer_is_reported_within_the_deadline() -> None:
     nowhere = RedisTaskStore("redis+cluster://127.0.0.1:1,127.0.0.1:2", deadline=0.3)
-    with closing(nowhere), pytest.raises(StoreUnavailable, match="refused"):
-        nowhere.get(ALICE, new_task_id(ALICE, 16))
+
+    def seconds_to_fail() -> float:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="refused"):
+            nowhere.get(ALICE, new_task_id(ALICE, 16))
+        return time.monotonic() - began
+
+    with closing(nowhere):
+        assert quickest(seconds_to_fail, 0.4) < 0.4
 
 
 # --- health -----------------------------------------------------------------------------------------------
