@@ -7,29 +7,29 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from redis.exceptions import ExecAbortError, OutOfMemoryError
 
 from tasks_service.dispatch import Dispatcher
-from tasks_service.domain.errors import StoreFull, TaskNotFound
+from tasks_service.domain.errors import StoreFull, StoreUnavailable, TaskNotFound
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Expire
 from tasks_service.domain.task import JsonText, Phase, Policy, Task, new_token
 from tasks_service.questions import Form
 from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.base import Due
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, blocking
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tasks_service.store.redis.headroom import LOOK_SECONDS
-from tasks_service.store.redis.transaction import Exchange
 from tasks_service.tool import build_tool
 from tasks_service.worker.maintenance import Sweeper
 from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, BOB, Clock, creation
 from tests.kit.hand_worker import Worker, asked
+from tests.kit.proxy import Answer, CuttingProxy, Torn, Verdict, commands
 from tests.kit.servers import RedisServer
 from tests.kit.serving import registry, serving, settings
 from tests.kit.sessions import SessionClient, is_request
@@ -260,12 +260,14 @@ class Shard:
         self.server, self.clock = server, Clock()
         service = TaskService("Full", settings=Settings(_env_file=None, redis_url=server.url))
         self.outbox = Dispatcher(service.celery, redis_url=server.url)
-        self.store = RedisTaskStore(server.url, clock=self.clock)
+        self.proxy = CuttingProxy(server.port)
+        self.store = RedisTaskStore(self.proxy.url, clock=self.clock)
         self.sweeper = Sweeper(self.store, self.outbox, interval=0.001)
 
     def close(self) -> None:
         self.outbox.close()
         self.store.close()
+        self.proxy.close()
 
     def expired(self, count: int) -> list[Task]:
         """Tasks of every phase, each of 32 KiB, whose time is over."""
@@ -305,35 +307,34 @@ def shard(small_redis: SmallRedis) -> Iterator[Shard]:
     shard.close()
 
 
-def refused(exchange: Exchange) -> list[Any]:
+def as_redis_refuses(packet: bytes) -> Verdict | Answer:
     """What Redis says at its limit to a transaction, whatever is in it.
 
     Valkey, which may be the server here, takes one that only frees memory.
     """
-    out = OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
-    aborted = ExecAbortError("Transaction discarded because of previous errors.")
-    return ["OK", *[out] * (len(exchange.commands) - 2), aborted]
+    sent = commands(packet)
+    if b"MULTI" not in sent[0]:
+        return Verdict.PASS
+    out = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+    aborted = b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+    return Answer(b"+OK\r\n" + out * (len(sent) - 2) + aborted)
 
 
 @pytest.mark.parametrize("refuses_transactions", [False, True], ids=["as-the-server", "as-redis"])
 def test_at_the_limit_a_sweep_frees_what_has_expired_and_leaves_the_rest(
-    shard: Shard, monkeypatch: pytest.MonkeyPatch, refuses_transactions: bool
+    shard: Shard, refuses_transactions: bool
 ) -> None:
-    real = blocking._exchange
-
-    def exchange(connection: Any, exchange: Exchange) -> list[Any]:
-        return refused(exchange) if exchange.commands[0] == ("MULTI",) else real(connection, exchange)
-
     expired = shard.expired(60)
     kept = shard.store.create(creation(BOB, policy=Policy())).task
     shard.server.be_full()
     with pytest.raises(StoreFull):
         shard.store.create(creation(BOB))
 
-    with monkeypatch.context() as patch:
-        if refuses_transactions:
-            patch.setattr(blocking, "_exchange", exchange)
-        swept = shard.sweeper.sweep()
+    judge = shard.proxy.judge
+    if refuses_transactions:
+        shard.proxy.judge = as_redis_refuses
+    swept = shard.sweeper.sweep()
+    shard.proxy.judge = judge
 
     assert swept is not None
     assert swept.expired == len(expired)
@@ -390,37 +391,35 @@ def test_at_the_limit_a_task_that_has_not_expired_stays(shard: Shard) -> None:
     assert not (found := audit(shard.server.url)), told(found)
 
 
-class Killed(BaseException):
-    """The sweeping process dies."""
-
-
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["pending", "running", "completed"])
-def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(
-    shard: Shard, kind: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, cut = blocking._exchange, 0
+def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(shard: Shard, kind: int) -> None:
+    passes, cut, dead = shard.proxy.judge, 0, False
 
-    def exchange(connection: Any, exchange: Exchange) -> list[Any]:
-        if exchange.commands[0] == ("MULTI",):
-            return refused(exchange)
-        if not any(command[0] == "UNLINK" for command in exchange.commands):
-            return real(connection, exchange)
-        if cut == len(exchange.commands):
-            return real(connection, exchange)
-        if cut:
-            real(connection, Exchange(exchange.commands[:cut]))
-        raise Killed
+    def judge(packet: bytes) -> Verdict | Answer | Torn:
+        """After so many commands of a removal, nothing is heard of the sweeping process any more."""
+        nonlocal dead
+        sent = commands(packet)
+        if dead:
+            return Verdict.CUT_BEFORE
+        if not any(b"UNLINK" in command for command in sent) or b"MULTI" in sent[0]:
+            return as_redis_refuses(packet)
+        if cut == len(sent):
+            return Verdict.PASS
+        dead = True
+        return Torn(b"".join(sent[:cut])) if cut else Verdict.CUT_BEFORE
 
     while True:
         task = shard.expired(3)[kind]
         shard.server.be_full()
-        with monkeypatch.context() as patch:
-            patch.setattr(blocking, "_exchange", exchange)
+        shard.proxy.judge, dead = judge, False
+        with closing(RedisTaskStore(shard.proxy.url, clock=shard.clock, deadline=0.2)) as dying:
             try:
-                shard.store.settle(task.task_id, Expire())
+                dying.settle(task.task_id, Expire())
                 break
-            except Killed:
-                cut += 1
+            except StoreUnavailable:
+                cut += dead
+            finally:
+                shard.proxy.judge = passes
         shard.server.allow(PLENTY)
         wait_until(shard.sweeper.sweep, "it is our turn")
         assert shard.is_gone(task)

@@ -110,7 +110,7 @@ def recoveries(client: Client, pair: Pair, tool: str, path: Path, later: float) 
 @pytest.mark.parametrize(
     ("tool", "sweep_seconds", "goal"),
     [
-        pytest.param("long", 0.5, 2 + 0.5 + 1, id="a lease of 2 s and sweeps every 0.5 s"),
+        pytest.param("soon_missed", 0.5, 2 + 0.5 + 1, id="a lease of 2 s and sweeps every 0.5 s"),
         pytest.param(
             "good", Settings.model_fields["sweep_interval"].default, 15.0, id="the settings that we ship"
         ),

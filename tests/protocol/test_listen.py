@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from tasks_service.domain.task import Progress
-from tasks_service.frontend import listening, push
+from tasks_service.frontend import listening
 from tasks_service.library import Library
 from tasks_service.library.resource import build_resource
 from tasks_service.questions import Form
 from tasks_service.store.announcements import Listed, list_name, resource_name
+from tasks_service.store.redis import AsyncRedisTaskStore
 from tasks_service.tool import ToolRegistry
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import serving, settings
@@ -142,14 +143,15 @@ def test_a_change_whose_wake_up_was_lost_is_told_a_little_later(
     client: WireClient, listen: Listen, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listening, "HEAL_SECONDS", 1.0)
-    spread = push.ChangeFeed._spread
     task_id, busy = client.task("greet", {"name": "Ada"}), client.task("greet", {"name": "Ada"})
+    changes = AsyncRedisTaskStore.changes
 
-    def lossy(feed: push.ChangeFeed, change: Any) -> None:
-        if change is None or change.task_id != task_id:
-            spread(feed, change)
+    async def lossy(store: AsyncRedisTaskStore) -> AsyncIterator[Any]:
+        async for change in changes(store):
+            if change is None or change.task_id != task_id:
+                yield change
 
-    monkeypatch.setattr(push.ChangeFeed, "_spread", lossy)
+    monkeypatch.setattr(AsyncRedisTaskStore, "changes", lossy)
     stream = listen(taskIds=[task_id, busy])
     worker.run(task_id)
     told = []
@@ -157,7 +159,7 @@ def test_a_change_whose_wake_up_was_lost_is_told_a_little_later(
     def done() -> bool:
         # The other one is woken all the time, which must not put off the look at this one.
         worker.store.announce(busy)
-        told.extend(frame["params"] for frame in drained(stream) if completed(frame))
+        told.extend(frame["params"] for frame in stream.arrived() if completed(frame))
         return bool(told)
 
     wait_until(done, "it is told")
@@ -184,7 +186,7 @@ def test_tasks_of_others_are_as_unknown_as_those_that_never_were(
         other = open_stream(grace, {"taskIds": [mine]})
         other.find(changed)
 
-        assert stream._messages.empty()
+        assert stream.arrived() == []
 
 
 def test_hanging_up_leaves_the_task_alone(client: WireClient, listen: Listen) -> None:
@@ -195,15 +197,6 @@ def test_hanging_up_leaves_the_task_alone(client: WireClient, listen: Listen) ->
     stream.close()
 
     assert client.get(task_id)["status"] == "working"
-
-
-def drained(stream: Stream) -> list[Message]:
-    """What has come so far."""
-    messages = []
-    while not stream._messages.empty():
-        if (message := stream.next()) is not None:
-            messages.append(message)
-    return messages
 
 
 # --- refusals ---
