@@ -66,7 +66,7 @@ class RunningUp:
         """Send it a signal; returns its exit status once it has ended."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(120)
+        return self.process.wait(300)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "tasks_service", *arguments]
@@ -79,7 +79,7 @@ class RunningUp:
             env={**self.env, **settings},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 

@@ -147,7 +147,7 @@ def test_what_cannot_be_trusted_is_refused_in_time_with_a_sentence_that_helps(
     finally:
         if of_its_own is not None:
             of_its_own.close()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_doctor_says_why_redis_cannot_be_trusted(proxy: TlsProxy) -> None:

@@ -117,10 +117,15 @@ class SentinelGroup:
         return True
 
     def fail_over(self) -> None:
-        """Let the replica take over, as an operator would; returns when every sentinel says so."""
-        before = self.master_port()
+        """Let the replica take over, as an operator would; returns when every server and sentinel knows.
+
+        Until the old master knows that it is none, it acknowledges writes that are lost when it does.
+        """
+        old, before = self.master, self.master_port()
         wait_until(lambda: self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE), "a failover begins")
         self.until_replaced(before)
+        with old.client() as client:
+            wait_until(lambda: client.info("replication")["role"] == "slave", "the old master follows")
 
     def kill_master(self) -> RedisServer:
         """SIGKILL; returns the dead server when every sentinel names the other one."""

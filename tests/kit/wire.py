@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -104,9 +105,15 @@ class WireClient:
         return self.post(body, self.headers(method, params, **headers))
 
     def post(self, body: Any, headers: dict[str, str], *, method: str = "POST", path: str = "/mcp") -> Reply:
+        self._leave_if_left()
         self._connection.request(method, path, body, headers)
         response = self._connection.getresponse()
         return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+
+    def _leave_if_left(self) -> None:
+        """A server ends a connection on which nothing comes for some seconds; then another is opened."""
+        if self._connection.sock is not None and select.select([self._connection.sock], [], [], 0)[0]:
+            self._connection.close()
 
     def call(self, tool: str, arguments: Any = None, *, meta: Any = None) -> Reply:
         return self.request("tools/call", {"name": tool, "arguments": arguments or {}}, meta=meta)

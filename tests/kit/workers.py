@@ -133,7 +133,7 @@ class Client:
         self.service = service
         self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=broker_url)
         self._shards = parse_address(redis_url).shards
-        self.store = RedisTaskStore(redis_url, limits=limits, outbox=self.outbox)
+        self.store = RedisTaskStore(redis_url, limits=limits, outbox=self.outbox, deadline=PATIENCE)
 
     def call(self, tool_name: str, **arguments: Any) -> Task:
         """Record a call."""

@@ -45,7 +45,7 @@ class FrontEnd:
         """SIGTERM; the seconds that it took to end."""
         began = time.monotonic()
         self._process.terminate()
-        assert self._process.wait(60) in (0, -signal.SIGTERM)
+        assert self._process.wait(120) in (0, -signal.SIGTERM)
         return time.monotonic() - began
 
     def restart(self) -> None:
@@ -68,7 +68,7 @@ def main(redis_url: str, data_dir: str, port: str) -> None:
         settings=settings(redis_url, Path(data_dir)),
         outbox=NoOutbox(),
     )
-    run(app, port=int(port), log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=10)
+    run(app, port=int(port), log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=60)
 
 
 if __name__ == "__main__":

@@ -389,7 +389,7 @@ def test_a_front_end_that_is_told_to_stop_ends_its_streams_with_a_result(
             for stream in streams:
                 stream.find(changed)
 
-            assert front_end.stop() < 9  # after 10 they would be cut off
+            assert front_end.stop() < 50  # after 60 they would be cut off
 
             for stream in streams:
                 result = stream.rest()[-1]["result"]

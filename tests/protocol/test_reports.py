@@ -400,7 +400,7 @@ def test_ten_thousand_reports_are_merged_and_the_tool_hardly_notices(
     assert 1 <= len(said(messages, MESSAGE)) < 1_000
     assert said(messages, MESSAGE)[-1]["data"] == 9_999
     seconds = float(messages[-1]["result"]["structuredContent"])
-    assert seconds < 5
+    assert seconds < 30
     assert commands(redis_server)["publish"] - began < 100 + 50 * seconds
 
 
@@ -451,7 +451,7 @@ def test_a_redis_that_does_not_answer_holds_up_no_tool(
         runner.close()
         proxy.close()
 
-    assert float(answer["result"]["structuredContent"]) < 5
+    assert float(answer["result"]["structuredContent"]) < 30  # a report that waited would take two of them
 
 
 def test_a_subscription_that_was_lost_is_made_again_with_all_that_is_heard(
