@@ -13,9 +13,11 @@ from pathlib import Path
 
 import redis
 
-from .audit import Violation
+from tests.kit.audit import Violation
+from tests.kit.waiting import wait_until
+
 from .crowd import PATIENCE, Caller, Client, Progress, Story, judge
-from .served import Process, ServiceUnderFault, send_signal, service_under_fault, until
+from .served import Process, ServiceUnderFault, send_signal, service_under_fault
 
 KINDS = (
     *("quick", "stepped", "asking", "retrying", "silent", "sleeping") * 4,
@@ -145,7 +147,7 @@ def finish(
         client.tail()
         client.wait_for_disconnect()
     if not any(client.complaints for client in clients):  # else there may be tasks that nobody ends
-        until("nothing waits and nothing runs", service.settled, PATIENCE)
+        wait_until(service.settled, "nothing waits and nothing runs", seconds=PATIENCE)
     service.kill()  # an audit reads key by key: what a sweep removes meanwhile would look torn
     return Campaign(
         violations=judge(service, clients),

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.task import EntryKind, FailureKind, TaskRecord, TaskStatus
 from tasks_service.store.redis import RedisTaskStore
-from tests.protocol.sessions import Message, SessionClient, Stream, is_answer
-from tests.protocol.support import WITH_TASKS, Reply, WireClient
+from tests.kit.audit import Violation, audit
+from tests.kit.sessions import Message, SessionClient, Stream, is_answer
+from tests.kit.wire import WITH_TASKS, Reply, WireClient
 
-from .audit import Violation, audit
 from .chaos_app import BRIEF, NOT_YET, reported
 from .served import BROKER_KEYS, ServiceUnderFault
 

@@ -43,12 +43,11 @@ from tasks_service.domain.task import (
     new_token,
 )
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.support import RedisServer
-from tests.support_proxy import CuttingProxy, Verdict
-from tests.support_servers import ClusterServers, SentinelGroup
-
-from ..store.conftest import ALICE, RESULT, creation
-from .audit import audit, told
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, RESULT, creation
+from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer
 
 LEASE = "the lease"
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)

@@ -8,9 +8,10 @@ import pytest
 
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.durable.questions import Form, Link
-
-from .sessions import Message, SessionClient, Stream, is_answer, is_request
-from .support import Worker, registry, until
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry
+from tests.kit.sessions import Message, SessionClient, Stream, is_answer, is_request
+from tests.kit.waiting import wait_until
 
 NAME = Form(
     "Your name?", {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -106,4 +107,4 @@ def test_cancelling_while_it_asks_leaves_nothing(session: SessionClient, worker:
 
     assert stream.rest() == []
     session.respond(request["id"], ADA)
-    assert not until("settled", lambda: [worker.store.counts().total])[0]
+    assert not wait_until(lambda: [worker.store.counts().total], "settled")[0]

@@ -55,8 +55,9 @@ from tasks_service.domain.task import (
     new_token,
 )
 from tasks_service.store.maintenance import Due
+from tests.kit.factories import ALICE, BOB, RESULT, creation
 
-from .conftest import ALICE, BOB, RESULT, Face, FaceMaker, creation
+from .conftest import Face, FaceMaker
 
 ANSWER = JsonText('{"ok":true}')
 

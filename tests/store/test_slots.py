@@ -44,9 +44,10 @@ from tasks_service.domain.task import (
 )
 from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
+from tests.kit.factories import ALICE, BOB, RESULT, RecordingOutbox, creation
+from tests.kit.servers import RedisServer
 
-from .conftest import ALICE, BOB, RESULT, Face, FaceMaker, RecordingOutbox, creation
+from .conftest import Face, FaceMaker
 
 TWO_SLOTS = Limits(running_per_owner={OTHER_QUEUES: 2})
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)
