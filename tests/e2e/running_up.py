@@ -17,6 +17,8 @@ from tasks_service.local.redis_server import find_running
 from tasks_service.store.redis import RedisTaskStore
 from tests.support import free_port
 
+from ..support_tasks import ids_of
+
 REPOSITORY = Path(__file__).parents[2]
 FOREIGN = ("TASKS_", "FLOWER_")
 TABLE = "name,height\nann,1.70\nbob,1.82\ncleo,\n"
@@ -107,7 +109,7 @@ class RunningUp:
         assert url is not None
         store = RedisTaskStore(url)
         try:
-            tasks = [store.inspect(task_id).task for task_id in store.task_ids()]
+            tasks = [store.inspect(task_id).task for task_id in ids_of(store)]
         finally:
             store.close()
         return [task for task in tasks if not phases or task.phase in phases]

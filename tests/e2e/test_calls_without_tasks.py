@@ -13,6 +13,7 @@ from tasks_service.frontend.core import request_state
 from tests.protocol.support import WireClient, serving, settings
 from tests.support import RedisServer
 
+from ..support_tasks import ids_of
 from .asking_app import service
 from .conftest import StartWorker
 from .harness import Client, client_of, wait_until
@@ -87,10 +88,10 @@ def test_an_execution_whose_caller_never_comes_back_is_cancelled_by_the_sweep(
     ports: list[int], operator: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_state, "STATE_SECONDS", 1.0)
-    before = set(operator.store.task_ids())
+    before = set(ids_of(operator.store))
     with plain_client(ports[0]) as client:
         asked = call(client, "publish", {"path": str(tmp_path / "notes")})
-        (task_id,) = set(operator.store.task_ids()) - before
+        (task_id,) = set(ids_of(operator.store)) - before
 
         wait_until(lambda: operator.store.inspect(task_id).task.status == "cancelled")
 

@@ -45,6 +45,7 @@ from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 from tests.support_proxy import CuttingProxy, Verdict
 
+from ..support_tasks import ids_of
 from .audit import Violation, audit, told
 from .history import Asked, ClientLog, Outcome
 
@@ -266,7 +267,7 @@ def crowding(url: str, limits: Limits, slots: int) -> list[Violation]:
     """Owners of whom more ran at a time than may, and those who wait beside an empty slot after a sweep."""
     store = RedisTaskStore(url, limits=limits)
     steps: dict[Owner, list[tuple[int, int]]] = defaultdict(list)
-    for record in map(store.inspect, store.task_ids()):
+    for record in map(store.inspect, ids_of(store)):
         for line, after in pairwise([*record.log, None]):
             if line is not None and line.target is Phase.RUNNING:
                 steps[record.task.owner] += [(line.at_ms, +1), (after.at_ms if after else FOREVER_MS, -1)]

@@ -223,7 +223,8 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def pending(self) -> list[str]:
-        return self.store.pending("tasks", until_ms=self.store.now_ms() + 1_000, limit=100)
+        names = self.store.pending("tasks", until_ms=self.store.now_ms() + 1_000, limit=100)
+        return [self.store.inspect(name).task.task_id for name in names]
 
     def claim(self, task_id: str) -> tuple[Task, dict[str, Any]]:
         claimed = self.store.claim(task_id, Claim(lease_id=new_token(), worker="test"))

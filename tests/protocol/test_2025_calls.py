@@ -15,6 +15,7 @@ from tasks_service.domain.task import Failure, FailureKind, Progress
 from tasks_service.frontend.transport import responding
 
 from ..support import quickest
+from ..support_tasks import ids_of
 from .sessions import SessionClient, Stream, is_answer, is_request
 from .support import Worker, serving, settings, until
 
@@ -134,7 +135,7 @@ def test_a_call_that_waits_too_long_ends_and_says_what_to_do(
 
 
 def hidden_or_ended(worker: Worker) -> str:
-    return next(iter(worker.store.task_ids()))
+    return next(iter(ids_of(worker.store)))
 
 
 def test_a_long_call_is_kept_alive(

@@ -9,6 +9,7 @@ import pytest
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.durable.questions import Form, Link
 
+from ..support_tasks import ids_of
 from .sessions import Message, SessionClient, Stream, is_answer, is_request
 from .support import Worker, registry, until
 
@@ -43,7 +44,7 @@ def called(session: SessionClient, tool: str, **more: Any) -> Stream:
 
 
 def answers(worker: Worker) -> list[tuple[str, str]]:
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
     return [(entry.name, entry.value) for entry in worker.store.inspect(task_id).journal]
 
 

@@ -12,6 +12,7 @@ import pytest
 from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.domain.events import Sleep
 
+from ..support_tasks import ids_of
 from .sessions import SessionClient
 from .support import Worker, registry, until
 
@@ -63,7 +64,7 @@ def put_to_sleep(worker: Worker, task_id: str, milliseconds: int) -> None:
 
 
 def run_when_awake(worker: Worker) -> None:
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
     due_ms = worker.store.inspect(task_id).task.due_ms
     until("the time has come", lambda: worker.store.now_ms() >= due_ms)
     worker.run(task_id)
@@ -147,7 +148,7 @@ def test_a_client_that_came_back_is_kept(session: SessionClient, worker: Worker)
 def test_a_call_that_came_back_can_be_cancelled(session: SessionClient, worker: Worker) -> None:
     event = let_go(session, worker, 60_000)
     resumed = come_back(session, event.id, at=1)
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
 
     def cancelled() -> bool:
         session.notify("notifications/cancelled", {"requestId": "nap"})

@@ -16,6 +16,7 @@ import pytest
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.resource import build_resource
 from tasks_service.authoring.tool import ToolRegistry
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Progress
 from tasks_service.durable.questions import Form
 from tasks_service.frontend.core import change_feed as push
@@ -144,7 +145,7 @@ def test_a_change_whose_wake_up_was_lost_is_told_a_little_later(
     task_id, busy = client.task("greet", {"name": "Ada"}), client.task("greet", {"name": "Ada"})
 
     def lossy(feed: push.ChangeFeed, change: Any) -> None:
-        if change is None or change.task_id != task_id:
+        if change is None or change.name != task_hash(task_id):
             spread(feed, change)
 
     monkeypatch.setattr(push.ChangeFeed, "_spread", lossy)

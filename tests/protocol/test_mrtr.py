@@ -21,11 +21,13 @@ from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, Samplin
 
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.events import Cancel, DeadlinePassed
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Task
 from tasks_service.durable.questions import Form, Question, Roots, Sampling
 from tasks_service.frontend.core import request_state
 from tasks_service.store.maintenance import Due
 
+from ..support_tasks import ids_of
 from .conftest import greet as plain_greet
 from .front_end import FrontEnd
 from .support import (
@@ -163,7 +165,7 @@ def test_a_question_is_an_input_required_result_and_the_retry_goes_on_with_the_e
 
     assert text_of(reply.result(60).result) == "Hello, Ada!"
     assert answers_of(worker, task_id) == {"name": ADA}
-    assert list(worker.store.task_ids()) == [task_id]
+    assert list(ids_of(worker.store)) == [task_id]
 
 
 def test_another_front_end_takes_the_retry(
@@ -234,7 +236,7 @@ def test_questions_before_the_task_come_first_and_those_of_the_execution_after_t
 ) -> None:
     before = call(client, "polite").result
     assert set(before["inputRequests"]) == {"before"}
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
     reply = pool.submit(retry, client, before["requestState"], {"before": ADA}, "polite")
     task_id = ask(worker, colour=COLOUR)
@@ -366,7 +368,7 @@ def test_two_retries_that_race_are_one_execution_with_one_answer_and_get_the_sam
 
     assert [text_of(reply.result(60).result) for reply in replies] == ["Hello, Ada!"] * 2
     assert len(worker.store.inspect(task_id).journal) == 1
-    assert list(worker.store.task_ids()) == [task_id]
+    assert list(ids_of(worker.store)) == [task_id]
 
 
 # --- the state ---
@@ -452,7 +454,7 @@ def test_a_state_that_has_lapsed_is_refused_and_its_execution_is_cancelled_for_g
     time.sleep(0.3)
 
     assert is_refused(retry(client, round_one["requestState"], {"name": ADA}))
-    assert worker.store.due(Due.OVERDUE, limit=9) == [task_id]
+    assert worker.store.due(Due.OVERDUE, limit=9) == [task_hash(task_id)]
     worker.store.apply_sweep(task_id, DeadlinePassed())
 
     task = task_of(worker, task_id)

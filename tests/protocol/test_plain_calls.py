@@ -18,6 +18,7 @@ from tasks_service.durable.questions import Form
 from tasks_service.frontend.core.change_feed import HEAL_SECONDS
 from tasks_service.frontend.transport import responding
 
+from ..support_tasks import ids_of
 from .support import TASK_METHODS, WITHOUT_TASKS, Reply, WireClient, Worker, asked, serving, settings, until
 
 SURE = asked(Form("Sure?", {"type": "object", "properties": {}}))
@@ -126,7 +127,7 @@ def test_a_call_that_waits_too_long_ends_and_its_execution_is_cancelled(
     ):
         reply = client.call("greet", {"name": "Ada"})
 
-        (task_id,) = worker.store.task_ids()
+        (task_id,) = ids_of(worker.store)
         assert "did not end within 0.2 s" in reply.error["message"]
         assert worker.store.inspect(task_id).task.status == "cancelled"
 

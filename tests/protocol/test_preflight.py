@@ -22,6 +22,7 @@ from tasks_service.domain.task import EntryKind, JournalEntry
 from tasks_service.durable.questions import Form, Link, question_digest
 from tasks_service.frontend.core import request_state
 
+from ..support_tasks import ids_of
 from .support import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient, Worker, registry, serving, settings, until
 
 ELICITATION: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}}
@@ -120,7 +121,7 @@ def test_a_call_without_answers_is_asked_and_nothing_is_recorded(client: WireCli
     assert request["params"]["message"] == "What is your name?"
     assert list(request["params"]["requestedSchema"]["properties"]) == ["name"]
     assert isinstance(asked["requestState"], str)
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
 def test_the_retry_with_answers_gives_a_task_without_questions_or_state(
@@ -221,7 +222,7 @@ def test_what_are_no_answers_is_an_error(client: WireClient, worker: Worker, res
     reply = call(client, "introduce", HELLO, inputResponses=responses, requestState=state)
 
     assert reply.error["code"] == -32602
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
 @pytest.mark.parametrize("action", ["decline", "cancel"])
@@ -329,7 +330,7 @@ def test_a_client_that_cannot_be_asked_is_told_what_is_missing(
     assert reply.status == 400
     assert reply.error["code"] == -32021
     assert reply.error["data"] == {"requiredCapabilities": required}
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
 def test_bad_arguments_are_refused_before_anything_is_asked(client: WireClient) -> None:
@@ -351,7 +352,7 @@ def test_a_state_that_was_changed_is_refused(client: WireClient, worker: Worker,
     state = change.format(first_round(client, "introduce", HELLO)["requestState"])
 
     assert refused(call(client, "introduce", HELLO, inputResponses={"user_name": ADA}, requestState=state))
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
 def test_a_state_is_refused_once_it_has_expired(
@@ -430,7 +431,7 @@ def test_repeating_the_last_round_finds_the_same_task(client: WireClient, worker
     for each in clients:
         each.close()
 
-    assert list(worker.store.task_ids()) == list(found)
+    assert list(ids_of(worker.store)) == list(found)
 
 
 def test_two_calls_with_the_same_arguments_are_two_tasks(client: WireClient) -> None:

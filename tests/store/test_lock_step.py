@@ -68,6 +68,7 @@ from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 
+from ..support_tasks import ids_of
 from .conftest import Clock, creation
 
 POLICY = Policy(
@@ -263,8 +264,8 @@ class LockStep(RuleBasedStateMachine):
         if not hasattr(self, "redis"):
             return
         type(self).steps += 1
-        ids = sorted(self.memory.task_ids())
-        assert sorted(self.redis.task_ids()) == ids
+        ids = sorted(ids_of(self.memory))
+        assert sorted(ids_of(self.redis)) == ids
         assert self.memory.counts() == self.redis.counts()
         for task_id in ids:
             record = self.redis.inspect(task_id)
