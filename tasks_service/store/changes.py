@@ -8,14 +8,19 @@ from ..domain.reports import Report
 
 
 class Change(NamedTuple):
-    """A transition that was logged, as it is published to whoever waits."""
+    """A transition that was logged, as it is published to whoever waits.
 
-    task_id: str
+    Attributes:
+        name: The task's; or whatever else is woken by a name (see `store.sessions`, `store.announcements`).
+        revision: The task's; 0 for anything else.
+    """
+
+    name: str
     revision: int
 
 
 class Reported(NamedTuple):
-    """What a running tool has said, as it is published to whoever waits; oldest first."""
+    """What the tool of a task, known by its name, has said, as it is published; oldest first."""
 
-    task_id: str
+    name: str
     reports: tuple[Report, ...]

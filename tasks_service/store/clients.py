@@ -85,8 +85,8 @@ class TaskStore(Protocol):
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """List an owner's visible tasks, newest first, after the position that an earlier page ended with."""
 
-    def claim(self, task_id: str, event: Claim) -> Claimed:
-        """Take a pending task.
+    def claim(self, reference: str, event: Claim) -> Claimed:
+        """Take a pending task, by its name or its id.
 
         Raises:
             TaskNotFound: It is gone.
@@ -96,8 +96,8 @@ class TaskStore(Protocol):
             StoreUnavailable: No answer in time; the message may be dropped, pending remains.
         """
 
-    def commit(self, task_id: str, event: WorkerEvent) -> Task:
-        """Apply an event of the lease's holder.
+    def commit(self, reference: str, event: WorkerEvent) -> Task:
+        """Apply an event of the lease's holder, to a task by its name or its id.
 
         Raises:
             LeaseLost: The task is another's, or over; `current` says which.
@@ -125,5 +125,5 @@ class AsyncTaskStore(Protocol):
     async def claim(self, task_id: str, event: Claim) -> Claimed:
         """See `TaskStore.claim`."""
 
-    async def commit(self, task_id: str, event: WorkerEvent) -> Task:
+    async def commit(self, reference: str, event: WorkerEvent) -> Task:
         """See `TaskStore.commit`."""

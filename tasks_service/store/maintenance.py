@@ -85,26 +85,30 @@ class Repair:
     """Something wrong with what is stored, and whether it has been fixed.
 
     Attributes:
-        task_id: Which task; empty for a key that no task can be held to account for.
+        task: The name of the task; empty for a key that no task can be held to account for.
         what: What was found.
         fixed: Whether it is well now; False in a dry run, and for what only a person can decide.
     """
 
-    task_id: str
+    task: str
     what: str
     fixed: bool
 
 
 class TaskStoreMaintenance(Protocol):
-    """Tasks for sweeps and operators, across owners, blocking."""
+    """Tasks for sweeps and operators, across owners, blocking.
+
+    They find tasks by their names, which tell nobody an id. A reference is a name, with or without the
+    `.<claim>` behind it that Celery shows, or an id.
+    """
 
     def now_ms(self) -> int:
         """The store's clock."""
 
     def due(self, index: Due, *, limit: int) -> list[str]:
-        """Ids of the tasks that an index says are due by now, oldest first, over all shards."""
+        """Names of the tasks that an index says are due by now, oldest first, over all shards."""
 
-    def apply_sweep(self, task_id: str, event: SweepEvent) -> Task | None:
+    def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
         """Write down what time has decided; None if the task is gone afterwards.
 
         Raises:
@@ -116,10 +120,10 @@ class TaskStoreMaintenance(Protocol):
         """The queues that pending tasks wait in."""
 
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
-        """Ids of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
+        """Names of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
-        """Ids of the tasks to be granted a slot: under each concurrency key, those that wait longest.
+        """Names of the tasks to be granted a slot: under each concurrency key, those that wait longest.
 
         A few more than there are slots, in case some cannot take one; a `GrantSlot` too many is refused.
         """
@@ -132,7 +136,7 @@ class TaskStoreMaintenance(Protocol):
         look overtaken.
         """
 
-    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
+    def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> list[int]:
         """Remember that messages seem lost; answer, for each, when it may be sent again.
 
         The first call for a task sets `not_before_ms`; later ones answer what was set, until the task leaves
@@ -156,18 +160,18 @@ class TaskStoreMaintenance(Protocol):
     def last_sweep_ms(self) -> int | None:
         """How many ms ago the last sweep began; None if none ever did."""
 
-    def inspect(self, task_id: str) -> TaskRecord:
+    def inspect(self, reference: str) -> TaskRecord:
         """Everything stored of one task, as it is stored (not its effective state).
 
         Raises:
             TaskNotFound: There is no such record.
-            CorruptRecord: There is one that cannot be read.
+            CorruptRecord: There is one that cannot be read; `RecordTooNew` if a newer release has written it.
         """
 
-    def task_ids(self) -> Iterator[str]:
-        """Every stored task's id, in no order; may miss or repeat tasks that come or go meanwhile."""
+    def task_names(self) -> Iterator[str]:
+        """Every stored task's name, in no order; may miss or repeat tasks that come or go meanwhile."""
 
-    def index_problems(self, task_id: str) -> list[str]:
+    def index_problems(self, reference: str) -> list[str]:
         """Where the indexes disagree with the record of a task; empty when all is well."""
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:

@@ -82,7 +82,7 @@ class Executor:
     def run(
         self,
         tool: Tool,
-        task_id: str,
+        reference: str,
         *,
         lease_id: str,
         worker: str,
@@ -93,7 +93,7 @@ class Executor:
 
         Args:
             tool: What runs.
-            task_id: From the message.
+            reference: The name or the id of the task, from the message.
             lease_id: Drawn for this delivery.
             worker: The worker's name, for people.
             dispatched_ms: From the message: when it was made.
@@ -109,7 +109,7 @@ class Executor:
         try:
             started = time.monotonic()
             claim = Claim(lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms)
-            claimed = self._claim(task_id, claim)
+            claimed = self._claim(reference, claim)
             if claimed is None:
                 return None
             attempt = RunningAttempt(
@@ -128,14 +128,14 @@ class Executor:
         finally:
             self._interrupter.disengage()
 
-    def _claim(self, task_id: str, claim: Claim) -> Claimed | None:
+    def _claim(self, reference: str, claim: Claim) -> Claimed | None:
         """The task, or None: the message was a duplicate, or came early, or will be sent again."""
         try:
-            return self._store.claim(task_id, claim)
+            return self._store.claim(reference, claim)
         except (TaskNotFound, InvalidTransition) as refusal:
-            logger.debug("The message for task %s is dropped: %s", task_hash(task_id), refusal)
+            logger.debug("The message for task %s is dropped: %s", task_hash(reference), refusal)
         except StoreUnavailable as error:
-            logger.warning("Task %s could not be claimed, it stays pending: %s", task_hash(task_id), error)
+            logger.warning("Task %s could not be claimed, it stays pending: %s", task_hash(reference), error)
         return None
 
     def _attempt(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> None:

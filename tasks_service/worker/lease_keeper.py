@@ -89,7 +89,7 @@ class LeaseKeeper:
         """Keep an attempt's lease from now on."""
         with self._changed:
             lease = _Lease(attempt)
-            self._leases[attempt.lease_id] = self._by_task[attempt.task.task_id] = lease
+            self._leases[attempt.lease_id] = self._by_task[_name(attempt)] = lease
             if self._thread is None:
                 self._thread = _start(self._run, "tasks-service-keeper")
             if self._asleep:
@@ -99,7 +99,7 @@ class LeaseKeeper:
         """The attempt is over."""
         with self._changed:
             self._leases.pop(attempt.lease_id, None)
-            self._by_task.pop(attempt.task.task_id, None)
+            self._by_task.pop(_name(attempt), None)
             self._idle_since = time.monotonic()
 
     def wake(self) -> None:
@@ -175,7 +175,7 @@ class LeaseKeeper:
                     subscribed = True
                     continue
                 failpoint("Change", "before")
-                lease = self._by_task.get(change.task_id)
+                lease = self._by_task.get(change.name)
                 if lease is not None and change.revision > lease.attempt.task.revision:
                     self._renew_now(lease)
                 failpoint("Change", "after")

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
+from ..domain.names import task_hash
 from ..domain.reports import LogMessage, Report, truncate_report
 from ..domain.task import Progress
 from ..failpoints import failpoint
@@ -126,7 +127,7 @@ class ReportQueue:
             reports = tuple(self._brief(self._oldest()) for _ in range(number))
             self._tokens -= number
             self._leaving = bool(reports)
-        return Reported(self._task_id, reports) if reports else None
+        return Reported(task_hash(self._task_id), reports) if reports else None
 
     def heard(self, reported: Reported, listeners: int) -> None:
         """Say how many have heard what was taken.

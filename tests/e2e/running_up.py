@@ -14,6 +14,7 @@ from tasks_service.domain.task import Phase, Task
 from tasks_service.local.redis_server import find_running
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.servers import free_port
+from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -106,7 +107,7 @@ class RunningUp:
         assert url is not None
         store = RedisTaskStore(url)
         try:
-            tasks = [store.inspect(task_id).task for task_id in store.task_ids()]
+            tasks = [store.inspect(task_id).task for task_id in ids_of(store)]
         finally:
             store.close()
         return [task for task in tasks if not phases or task.phase in phases]

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 
 from tasks_service.domain.errors import StoreForbidden, TaskNotFound
 from tasks_service.domain.events import Cancel
-from tasks_service.domain.names import new_task_id
+from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.store.redis import RedisTaskStore, Role
 from tests.kit.sessions import SessionClient, is_request
 from tests.kit.waiting import wait_until
@@ -131,7 +131,7 @@ def test_an_operator_lists_inspects_cancels_repairs_and_examines(service: Servic
     with WireClient(service.web.port) as client:
         task_id = client.task("busy", {"seconds": 60})
     with service.redis.client() as admin:
-        wait_until(lambda: admin.zscore(f"{TASKS}:leases", task_id), "it runs")
+        wait_until(lambda: admin.zscore(f"{TASKS}:leases", task_hash(task_id)), "it runs")
         listed = json.loads(operate(service.redis, "list", "--json", "--phase", "running").stdout)
         assert [task["task_id"] for task in listed] == [task_id]
         assert operate(service.redis, "cancel", task_id).returncode == 0
@@ -141,7 +141,7 @@ def test_an_operator_lists_inspects_cancels_repairs_and_examines(service: Servic
         assert task_id in operate(service.redis, "inspect", "--json", task_id).stdout
         admin.zrem(f"{TASKS}:expired", task_id)
         assert "1 fixed, 0 left" in operate(service.redis, "repair").stderr
-        admin.hset(f"{TASKS}:t:{task_id}", "status", "no such status")
+        admin.hset(f"{TASKS}:t:{task_hash(task_id)}", "status", "no such status")
         assert ", 0 left" in operate(service.redis, "repair", "--quarantine").stderr
         assert "Nothing is wrong" in operate(service.redis, "repair").stderr
     done = operate(service.redis, "doctor", TASKS_PORT=str(service.web.port))
@@ -155,7 +155,7 @@ def test_an_operator_who_cancels_gives_the_turn_to_the_next(service: Service) ->
         with service.redis.client() as admin:
             wait_until(lambda: admin.zcard(f"{TASKS}:leases") == 2, "two run")
             assert operate(service.redis, "cancel", first, **CAPPED).returncode == 0
-            wait_until(lambda: admin.zscore(f"{TASKS}:leases", waiting), "the third runs")
+            wait_until(lambda: admin.zscore(f"{TASKS}:leases", task_hash(waiting)), "the third runs")
         for task_id in (second, waiting):
             client.request("tasks/cancel", {"taskId": task_id}).result  # noqa: B018
 

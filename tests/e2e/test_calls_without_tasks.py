@@ -12,6 +12,7 @@ import pytest
 from tasks_service.frontend.core import request_state
 from tests.kit.servers import RedisServer
 from tests.kit.serving import serving, settings
+from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WireClient
 from tests.kit.workers import Client, client_of
@@ -89,10 +90,10 @@ def test_an_execution_whose_caller_never_comes_back_is_cancelled_by_the_sweep(
     ports: list[int], operator: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_state, "STATE_SECONDS", 1.0)
-    before = set(operator.store.task_ids())
+    before = set(ids_of(operator.store))
     with plain_client(ports[0]) as client:
         asked = call(client, "publish", {"path": str(tmp_path / "notes")})
-        (task_id,) = set(operator.store.task_ids()) - before
+        (task_id,) = set(ids_of(operator.store)) - before
 
         wait_until(lambda: operator.store.inspect(task_id).task.status == "cancelled")
 

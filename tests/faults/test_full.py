@@ -18,6 +18,7 @@ from tasks_service.authoring.tool import build_tool
 from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.errors import StoreFull, StoreUnavailable, TaskNotFound
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Expire
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import JsonText, Phase, Policy, Task, new_token
 from tasks_service.durable.questions import Form
 from tasks_service.service import TaskService
@@ -423,7 +424,7 @@ def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(shard:
         shard.server.allow(PLENTY)
         wait_until(shard.sweeper.sweep, "it is our turn")
         assert shard.is_gone(task)
-        assert task.task_id not in shard.store.due(Due.EXPIRED, limit=100)
+        assert task_hash(task.task_id) not in shard.store.due(Due.EXPIRED, limit=100)
         found = audit(shard.server.url)
         assert not found, f"killed after {cut - 1} commands: {told(found)}"
     assert cut >= 4, "a removal is several commands"

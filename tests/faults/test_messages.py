@@ -21,7 +21,7 @@ from pytest_celery import CeleryTestWorker
 from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Expire
-from tasks_service.domain.names import new_task_id
+from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.task import MINUTE, Task, TaskStatus
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.audit import audit, told
@@ -219,7 +219,7 @@ def test_a_record_of_another_schema_version_is_not_run_and_holds_up_nobody(
     path = tmp_path / "runs"
     os.kill(worker.container.process.pid, signal.SIGSTOP)
     task = client.call("good", path=str(path))
-    key = f"ts:{{00}}:t:{task.task_id}"
+    key = f"ts:{{00}}:t:{task_hash(task.task_id)}"
     with redis.client() as admin:
         admin.hset(key, "v", "99")
         os.kill(worker.container.process.pid, signal.SIGCONT)

@@ -24,6 +24,7 @@ from tests.kit.forgetting import ForgetfulServer
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import registry, serving, settings
 from tests.kit.sessions import SessionClient, Stream, is_request
+from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WITHOUT_TASKS, WireClient
 
@@ -216,7 +217,7 @@ def test_what_redis_does_not_take_for_now_is_refused_to_be_tried_again_and_nothi
     worker.ask(answered, question("Your name?"))
     for _ in range(60):
         client.task("greet", ADA)
-    before = {task_id: worker.store.inspect(task_id) for task_id in worker.store.task_ids()}
+    before = {task_id: worker.store.inspect(task_id) for task_id in ids_of(worker.store)}
 
     with state(server):
         refused = [
@@ -229,7 +230,7 @@ def test_what_redis_does_not_take_for_now_is_refused_to_be_tried_again_and_nothi
         assert reply.error["code"] == -32603
         assert "does not answer; try again" in reply.error["message"]
         assert reply.error["data"]["retryAfterMs"] > 0
-    assert {task_id: worker.store.inspect(task_id) for task_id in worker.store.task_ids()} == before
+    assert {task_id: worker.store.inspect(task_id) for task_id in ids_of(worker.store)} == before
     created = client.task("greet", ADA, meta={KEY: "mine"})
     assert client.task("greet", ADA, meta={KEY: "mine"}) == created
     assert "result" in client.update(answered, {"who": ACCEPTED}).json
@@ -295,10 +296,8 @@ def test_a_redis_that_stands_still_or_cuts_everybody_off_doubles_nothing(
     thread.join(60)
 
     assert 500 not in statuses
-    stored = {
-        record.task.idempotency: record for record in map(worker.store.inspect, worker.store.task_ids())
-    }
-    assert len(stored) == len(made) == len(list(worker.store.task_ids()))
+    stored = {record.task.idempotency: record for record in map(worker.store.inspect, ids_of(worker.store))}
+    assert len(stored) == len(made) == len(list(ids_of(worker.store)))
     for key, task_ids in made.items():
         assert task_ids == {client.task("greet", ADA, meta={KEY: key})}
     wait_until(lambda: worker.store.counts().live == 0, "all have ended")

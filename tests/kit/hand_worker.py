@@ -33,7 +33,8 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def pending(self) -> list[str]:
-        return self.store.pending("tasks", until_ms=self.store.now_ms() + 1_000, limit=100)
+        names = self.store.pending("tasks", until_ms=self.store.now_ms() + 1_000, limit=100)
+        return [self.store.inspect(name).task.task_id for name in names]
 
     def recorded(self) -> str:
         """Wait for a task to be pending; the id of the first."""

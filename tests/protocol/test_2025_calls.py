@@ -16,6 +16,7 @@ from tasks_service.frontend.transport import responding
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import serving, settings
 from tests.kit.sessions import SessionClient, Stream, is_answer, is_request
+from tests.kit.stored import ids_of
 from tests.kit.waiting import quickest, wait_until
 
 KEY = "io.github.tasks-service/idempotency-key"
@@ -129,7 +130,7 @@ def test_a_call_that_waits_too_long_ends_and_says_what_to_do(
 
 
 def hidden_or_ended(worker: Worker) -> str:
-    return next(iter(worker.store.task_ids()))
+    return next(iter(ids_of(worker.store)))
 
 
 def test_a_long_call_is_kept_alive(

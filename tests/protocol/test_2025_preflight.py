@@ -11,6 +11,7 @@ from tasks_service.durable.questions import Form, Link
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import registry
 from tests.kit.sessions import Message, SessionClient, Stream, is_answer, is_request
+from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 
 NAME = Form(
@@ -44,7 +45,7 @@ def called(session: SessionClient, tool: str, **more: Any) -> Stream:
 
 
 def answers(worker: Worker) -> list[tuple[str, str]]:
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
     return [(entry.name, entry.value) for entry in worker.store.inspect(task_id).journal]
 
 

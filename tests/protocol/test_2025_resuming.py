@@ -14,6 +14,7 @@ from tasks_service.domain.events import Sleep
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import registry
 from tests.kit.sessions import SessionClient
+from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 
 NAP: dict[str, Any] = {"name": "nap", "arguments": {"name": "Ada"}}
@@ -64,7 +65,7 @@ def put_to_sleep(worker: Worker, task_id: str, milliseconds: int) -> None:
 
 
 def run_when_awake(worker: Worker) -> None:
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
     due_ms = worker.store.inspect(task_id).task.due_ms
     wait_until(lambda: worker.store.now_ms() >= due_ms, "the time has come")
     worker.run(task_id)
@@ -144,7 +145,7 @@ def test_a_client_that_came_back_is_kept(session: SessionClient, worker: Worker)
 def test_a_call_that_came_back_can_be_cancelled(session: SessionClient, worker: Worker) -> None:
     event = let_go(session, worker, 60_000)
     resumed = come_back(session, event.id, at=1)
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
 
     def cancelled() -> bool:
         session.notify("notifications/cancelled", {"requestId": "nap"})

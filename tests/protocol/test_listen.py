@@ -16,6 +16,7 @@ import pytest
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.resource import build_resource
 from tasks_service.authoring.tool import ToolRegistry
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Progress
 from tasks_service.durable.questions import Form
 from tasks_service.frontend.v2026_07_28 import subscriptions as listening
@@ -148,7 +149,7 @@ def test_a_change_whose_wake_up_was_lost_is_told_a_little_later(
 
     async def lossy(store: AsyncRedisTaskStore) -> AsyncIterator[Any]:
         async for change in changes(store):
-            if change is None or change.task_id != task_id:
+            if change is None or change.name != task_hash(task_id):
                 yield change
 
     monkeypatch.setattr(AsyncRedisTaskStore, "changes", lossy)

@@ -21,11 +21,13 @@ from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, Samplin
 
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.events import Cancel, DeadlinePassed
+from tasks_service.domain.names import task_hash
 from tasks_service.durable.questions import Form, Question, Roots, Sampling
 from tasks_service.frontend.core import request_state
 from tasks_service.store.maintenance import Due
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import registry, serving, settings
+from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient
 
@@ -145,7 +147,7 @@ def test_a_question_is_an_input_required_result_and_the_retry_goes_on_with_the_e
 
     assert text_of(reply.result(60).result) == "Hello, Ada!"
     assert answers_of(worker, task_id) == {"name": ADA}
-    assert list(worker.store.task_ids()) == [task_id]
+    assert list(ids_of(worker.store)) == [task_id]
 
 
 def test_another_front_end_takes_the_retry(
@@ -216,7 +218,7 @@ def test_questions_before_the_task_come_first_and_those_of_the_execution_after_t
 ) -> None:
     before = call(client, "polite").result
     assert set(before["inputRequests"]) == {"before"}
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
     reply = pool.submit(retry, client, before["requestState"], {"before": ADA}, "polite")
     task_id = ask(worker, colour=COLOUR)
@@ -348,7 +350,7 @@ def test_two_retries_that_race_are_one_execution_with_one_answer_and_get_the_sam
 
     assert [text_of(reply.result(60).result) for reply in replies] == ["Hello, Ada!"] * 2
     assert len(worker.store.inspect(task_id).journal) == 1
-    assert list(worker.store.task_ids()) == [task_id]
+    assert list(ids_of(worker.store)) == [task_id]
 
 
 # --- the state ---
@@ -434,7 +436,7 @@ def test_a_state_that_has_lapsed_is_refused_and_its_execution_is_cancelled_for_g
     time.sleep(0.3)
 
     assert is_refused(retry(client, round_one["requestState"], {"name": ADA}))
-    assert worker.store.due(Due.OVERDUE, limit=9) == [task_id]
+    assert worker.store.due(Due.OVERDUE, limit=9) == [task_hash(task_id)]
     worker.store.apply_sweep(task_id, DeadlinePassed())
 
     task = worker.task(task_id)

@@ -18,6 +18,7 @@ from tasks_service.frontend.core import change_feed as push
 from tasks_service.frontend.transport import responding
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import serving, settings
+from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 from tests.kit.wire import TASK_METHODS, WITHOUT_TASKS, Reply, WireClient
 
@@ -116,7 +117,7 @@ def test_a_call_that_waits_too_long_ends_and_its_execution_is_cancelled(
     ):
         reply = client.call("greet", {"name": "Ada"})
 
-        (task_id,) = worker.store.task_ids()
+        (task_id,) = ids_of(worker.store)
         assert "did not end within 0.2 s" in reply.error["message"]
         assert worker.store.inspect(task_id).task.status == "cancelled"
 

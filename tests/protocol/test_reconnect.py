@@ -12,12 +12,14 @@ import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.events import CallerLeft, DeadlinePassed
+from tasks_service.domain.names import task_hash
 from tasks_service.durable.questions import Form
 from tasks_service.frontend.core import change_feed as push
 from tasks_service.store.maintenance import Due
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import serving, settings
 from tests.kit.sessions import SessionClient
+from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WITHOUT_TASKS, Reply, WireClient
 
@@ -96,7 +98,7 @@ def test_a_retry_with_the_key_finds_the_work_on_another_front_end_and_is_waited_
     worker.run(task_id)
 
     assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
-    assert list(worker.store.task_ids()) == [task_id]
+    assert list(ids_of(worker.store)) == [task_id]
 
 
 def test_a_caller_with_a_key_that_does_not_come_back_is_given_up(
@@ -110,7 +112,9 @@ def test_a_caller_with_a_key_that_does_not_come_back_is_given_up(
         reply = greet(client, pool, KEY)
         task_id = worker.recorded()
         wait_for_disconnect(client, worker, task_id, reply)
-        wait_until(lambda: worker.store.due(Due.OVERDUE, limit=9) == [task_id], "the sweep finds it")
+        wait_until(
+            lambda: worker.store.due(Due.OVERDUE, limit=9) == [task_hash(task_id)], "the sweep finds it"
+        )
 
         assert late.call("greet", {"name": "Ada"}, meta=KEY).error["code"] == -32800
         worker.store.apply_sweep(task_id, DeadlinePassed())

@@ -68,6 +68,7 @@ from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.factories import Clock, creation
 from tests.kit.servers import RedisServer
+from tests.kit.stored import ids_of
 
 POLICY = Policy(
     ttl_ms=60_000,
@@ -262,8 +263,8 @@ class LockStep(RuleBasedStateMachine):
         if not hasattr(self, "redis"):
             return
         type(self).steps += 1
-        ids = sorted(self.memory.task_ids())
-        assert sorted(self.redis.task_ids()) == ids
+        ids = sorted(ids_of(self.memory))
+        assert sorted(ids_of(self.redis)) == ids
         assert self.memory.counts() == self.redis.counts()
         for task_id in ids:
             record = self.redis.inspect(task_id)

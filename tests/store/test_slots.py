@@ -28,6 +28,7 @@ from tasks_service.domain.events import (
     WorkerEvent,
 )
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import (
     DAY,
     MINUTE,
@@ -46,6 +47,7 @@ from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.factories import ALICE, BOB, RESULT, RecordingOutbox, creation
 from tests.kit.servers import RedisServer
+from tests.kit.stored import ids_of
 
 from .conftest import Face, FaceMaker
 
@@ -82,7 +84,7 @@ def sweep(face: Face) -> None:
 
 
 def assert_consistent(face: Face) -> None:
-    for task_id in face.maintenance.task_ids():
+    for task_id in ids_of(face.maintenance):
         assert face.maintenance.index_problems(task_id) == []
 
 
@@ -186,7 +188,7 @@ def test_a_task_that_waits_is_never_taken_for_lost(face: Face) -> None:
     tasks = [face.create() for _ in range(3)]
     face.clock.pass_ms(MINUTE)
     assert sorted(face.maintenance.pending("q", until_ms=face.clock.now_ms, limit=10)) == sorted(
-        task.task_id for task in tasks[:2]
+        task_hash(task.task_id) for task in tasks[:2]
     )
     with pytest.raises(InvalidTransition):
         face.maintenance.apply_sweep(tasks[2].task_id, Redispatch())
@@ -198,7 +200,7 @@ def test_a_slot_whose_holder_ran_out_of_time_goes_to_the_next(face: Face) -> Non
     face.create()
     waiting = face.create()
     face.clock.pass_ms(2 * SECOND)
-    assert face.maintenance.waiting_for_slots(limit=10) == [waiting.task_id]
+    assert face.maintenance.waiting_for_slots(limit=10) == [task_hash(waiting.task_id)]
     sweep(face)
     assert turns(face, waiting) == [Slot.HELD]
     assert face.outbox.sent.count(waiting.task_id) == 1
@@ -253,8 +255,8 @@ def test_a_turn_that_nobody_gave_is_given_by_a_sweep(redis_url: str) -> None:
     (called,) = capped.waiting_for_slots(limit=10)
     capped.apply_sweep(called, GrantSlot())
 
-    assert called == tasks[2].task_id
-    assert outbox.sent[-1] == called
+    assert called == task_hash(tasks[2].task_id)
+    assert outbox.sent[-1] == tasks[2].task_id
     assert capped.waiting_for_slots(limit=10) == []
     capped.close()
     careless.close()
@@ -267,7 +269,7 @@ def test_what_waits_behind_records_that_ended_while_nobody_swept_is_called(
     tasks = [store.create(creation()).task for _ in range(42)]
     with redis_server.client() as client:
         for task in tasks[2:-1]:
-            client.delete(f"ts:{{00}}:t:{task.task_id}", f"ts:{{00}}:l:{task.task_id}")
+            client.delete(f"ts:{{00}}:t:{task_hash(task.task_id)}", f"ts:{{00}}:l:{task_hash(task.task_id)}")
     store.apply(ALICE, tasks[0].task_id, Cancel())
     for _ in range(10):
         for task_id in store.waiting_for_slots(limit=100):

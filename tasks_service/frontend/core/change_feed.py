@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from ...domain.names import task_hash
 from ...domain.reports import Report
 from ...domain.task import Task
 from ...failpoints import failpoint
@@ -133,7 +134,7 @@ class ChangeFeed:
         """Hear of changes while the context is open; read what is watched only after it has opened.
 
         Args:
-            names: Ids of tasks, and whatever else is woken by name (see `store.sessions`).
+            names: Names of tasks, and whatever else is woken by name (see `store.sessions`).
         """
         watcher = Waiter()
         for name in names:
@@ -167,9 +168,10 @@ class ChangeFeed:
         if hearer is None:
             yield
             return
-        heard = self._heard.get(task_id)
+        name = task_hash(task_id)
+        heard = self._heard.get(name)
         if heard is None:
-            heard = self._heard[task_id] = _Heard()
+            heard = self._heard[name] = _Heard()
             self._source.subscribe_reports(task_id)
         heard.hearers[hearer] += 1
         try:
@@ -179,7 +181,7 @@ class ChangeFeed:
             if not heard.hearers[hearer]:
                 del heard.hearers[hearer]
             if not heard.hearers:
-                del self._heard[task_id]
+                del self._heard[name]
                 self._source.unsubscribe_reports(task_id)
 
     async def catch_up(self, task: Task) -> None:
@@ -188,7 +190,7 @@ class ChangeFeed:
         A read may overtake what was published before it. Where the change itself has come there is nothing
         to wait for.
         """
-        heard = self._heard.get(task.task_id)
+        heard = self._heard.get(task_hash(task.task_id))
         if heard is None or heard.revision >= task.revision:
             return
         try:
@@ -224,7 +226,7 @@ class ChangeFeed:
                 for watcher in watchers:
                     watcher.wake(name)
             return
-        heard = self._heard.get(change.task_id)
+        heard = self._heard.get(change.name)
         if isinstance(change, Reported):
             for hearer in () if heard is None else tuple(heard.hearers):
                 for report in change.reports:
@@ -232,5 +234,5 @@ class ChangeFeed:
             return
         if heard is not None:
             heard.revision = max(heard.revision, change.revision)
-        for watcher in self._watchers.get(change.task_id, ()):
-            watcher.wake(change.task_id)
+        for watcher in self._watchers.get(change.name, ()):
+            watcher.wake(change.name)

@@ -18,7 +18,7 @@ from ...authoring.tool import Rendered, TaskSupport, Tool, ToolRegistry
 from ...domain.errors import ExecutionForgotten, InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import AnswerInput, CallerLeft, CallerReturned, Cancel, ClientEvent, Create, MakeVisible
 from ...domain.limits import Limits, to_json
-from ...domain.names import new_task_id
+from ...domain.names import new_task_id, task_hash
 from ...domain.task import SECOND, JsonText, Owner, Policy, Task, TaskStatus
 from ...durable.questions import check_answer
 from ...store.clients import AsyncTaskStore, TaskView
@@ -427,7 +427,8 @@ class Handlers:
         """
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
-        with self._feed.watch(task.task_id) as watcher, self._feed.subscribe_reports(task.task_id, reporting):
+        hearing = self._feed.subscribe_reports(task.task_id, reporting)
+        with self._feed.watch(task_hash(task.task_id)) as watcher, hearing:
             while True:
                 view = await self._view(task)
                 if view is not None and reporting is not None:

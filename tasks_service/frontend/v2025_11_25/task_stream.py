@@ -17,6 +17,7 @@ import pydantic_core
 
 from ...domain.errors import InvalidTransition, StoreUnavailable
 from ...domain.events import CallerReturned
+from ...domain.names import task_hash
 from ...domain.task import InputRequest, Phase, Task, TaskStatus, new_token
 from ...store.clients import AsyncTaskStore, TaskView
 from ...store.sessions import ASK_LOCK_SECONDS, REPORTS_SECONDS, Session, SessionStore
@@ -113,7 +114,7 @@ class TaskStream:
             TaskNotFound: Unknown, foreign or expired.
             PollLater: The task sleeps, and the client need not wait.
         """
-        with self._desk.feed.watch(self._task_id) as watcher:
+        with self._desk.feed.watch(task_hash(self._task_id)) as watcher:
             try:
                 with self._desk.feed.subscribe_reports(self._task_id, self._policy.reporting):
                     return await self._until_enough(watcher, give_up_after)

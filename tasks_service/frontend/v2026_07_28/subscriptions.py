@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from ...authoring.library import Library
 from ...domain.errors import QuotaExceeded, StoreUnavailable, TaskNotFound, UnknownResource
+from ...domain.names import task_hash
 from ...domain.task import Owner
 from ...store.announcements import Listed, list_name, resource_name
 from ...store.clients import AsyncTaskStore, TaskView
@@ -162,14 +163,14 @@ class _Stream:
         self._listeners, self._subscription, self._watcher = listeners, subscription, watcher
         self._owner, self._outgoing = inquiry.caller.owner, inquiry.outgoing
         self._told: dict[str, tuple[int, str, int]] = {}
-        self._open: set[str] = set()
+        self._open: dict[str, str] = {}  # ids by names
 
     async def run(self, wanted: Wanted) -> None:
         """Tell, for ever."""
         found = list(await self._listeners.read(self._owner, wanted.task_ids or ()))
         met = self._listeners.met(wanted, found)
         self._outgoing.put(wire.acknowledged(met, self._subscription))
-        self._open = set(found)
+        self._open = {task_hash(task_id): task_id for task_id in found}
         lists = {list_name(listed): listed for listed in met.lists}
         resources = {resource_name(uri): uri for uri in met.resources}
         due, heal_at = dict.fromkeys(found), time.monotonic() + HEAL_SECONDS
@@ -182,9 +183,9 @@ class _Stream:
                 elif name in resources:
                     message = wire.resource_updated(resources[name], self._subscription)
                     self._outgoing.put(message, instead_of=name)
-            due |= dict.fromkeys(woken & self._open)
+            due |= dict.fromkeys(self._open[name] for name in woken & self._open.keys())
             if time.monotonic() >= heal_at:
-                due |= dict.fromkeys(self._open)
+                due |= dict.fromkeys(self._open.values())
                 heal_at = time.monotonic() + HEAL_SECONDS
             if due:
                 await self._outgoing.emptied()
@@ -198,7 +199,7 @@ class _Stream:
             logger.warning("A subscription cannot read a task for now: %s", error)
             return
         if view is None or view.task.status.is_final:
-            self._open.discard(task_id)
+            self._open.pop(task_hash(task_id), None)
         if view is None:
             return
         # Time changes the status of a task before a sweep writes it down as a revision; and a store that went
@@ -211,7 +212,7 @@ class _Stream:
 
 def _names(wanted: Wanted) -> list[str]:
     return [
-        *(wanted.task_ids or ()),
+        *map(task_hash, wanted.task_ids or ()),
         *map(list_name, wanted.lists),
         *map(resource_name, wanted.resources),
     ]

@@ -260,13 +260,13 @@ class AsyncRedisTaskStore:
         """See `TaskStore.page`."""
         return await self.run(self._operations.page(owner, after=after, limit=limit))
 
-    async def claim(self, task_id: str, event: Claim) -> Claimed:
+    async def claim(self, reference: str, event: Claim) -> Claimed:
         """See `TaskStore.claim`."""
-        return await self.run(self._operations.claim(task_id, event))
+        return await self.run(self._operations.claim(reference, event))
 
-    async def commit(self, task_id: str, event: WorkerEvent) -> Task:
+    async def commit(self, reference: str, event: WorkerEvent) -> Task:
         """See `TaskStore.commit`."""
-        return await self.run(self._operations.commit(task_id, event))
+        return await self.run(self._operations.commit(reference, event))
 
 
 async def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:

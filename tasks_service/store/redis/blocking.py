@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from ...addresses.redis import Node, parse_address
-from ...domain.errors import CorruptRecord, StoreUnavailable
+from ...domain.errors import CorruptRecord, RecordTooNew, StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task, TaskRecord
@@ -243,13 +243,13 @@ class RedisTaskStore:
         """See `TaskStore.page`."""
         return self.run(self._operations.page(owner, after=after, limit=limit))
 
-    def claim(self, task_id: str, event: Claim) -> Claimed:
+    def claim(self, reference: str, event: Claim) -> Claimed:
         """See `TaskStore.claim`."""
-        return self.run(self._operations.claim(task_id, event))
+        return self.run(self._operations.claim(reference, event))
 
-    def commit(self, task_id: str, event: WorkerEvent) -> Task:
+    def commit(self, reference: str, event: WorkerEvent) -> Task:
         """See `TaskStore.commit`."""
-        return self.run(self._operations.commit(task_id, event))
+        return self.run(self._operations.commit(reference, event))
 
     # --- TaskStoreMaintenance ----------------------------------------------------------------------------
 
@@ -261,9 +261,9 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.due`."""
         return self.run(self._operations.due(index, limit=limit))
 
-    def apply_sweep(self, task_id: str, event: SweepEvent) -> Task | None:
+    def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
         """See `TaskStoreMaintenance.apply_sweep`."""
-        return self.run(self._operations.apply_sweep(task_id, event))
+        return self.run(self._operations.apply_sweep(reference, event))
 
     def queues(self) -> list[str]:
         """See `TaskStoreMaintenance.queues`."""
@@ -281,9 +281,9 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.overtaken_ms`."""
         return self.run(self._operations.overtaken_ms(queue))
 
-    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
+    def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> list[int]:
         """See `TaskStoreMaintenance.mark_suspected`."""
-        return self.run(self._operations.mark_suspected(task_ids, not_before_ms=not_before_ms))
+        return self.run(self._operations.mark_suspected(references, not_before_ms=not_before_ms))
 
     def try_lock(self, name: str, *, for_ms: int) -> bool:
         """See `TaskStoreMaintenance.try_lock`."""
@@ -297,22 +297,22 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         return self.run(self._operations.last_sweep_ms())
 
-    def inspect(self, task_id: str) -> TaskRecord:
+    def inspect(self, reference: str) -> TaskRecord:
         """See `TaskStoreMaintenance.inspect`."""
-        return self.run(self._operations.inspect(task_id))
+        return self.run(self._operations.inspect(reference))
 
-    def task_ids(self) -> Iterator[str]:
-        """See `TaskStoreMaintenance.task_ids`."""
+    def task_names(self) -> Iterator[str]:
+        """See `TaskStoreMaintenance.task_names`."""
         for shard in self._layout.shards:
-            cursor, ids = self.run(self._operations.scan(shard, "0"))
-            yield from ids
+            cursor, names = self.run(self._operations.scan(shard, "0"))
+            yield from names
             while cursor != "0":
-                cursor, ids = self.run(self._operations.scan(shard, cursor))
-                yield from ids
+                cursor, names = self.run(self._operations.scan(shard, cursor))
+                yield from names
 
-    def index_problems(self, task_id: str) -> list[str]:
+    def index_problems(self, reference: str) -> list[str]:
         """See `TaskStoreMaintenance.index_problems`."""
-        return self.run(self._operations.index_problems(task_id))
+        return self.run(self._operations.index_problems(reference))
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
         """See `TaskStoreMaintenance.repair`."""
@@ -324,20 +324,25 @@ class RedisTaskStore:
                     yield repair
 
     def _repair_shard(self, shard: Shard, *, dry_run: bool, quarantine: bool) -> Iterator[Repair]:
-        def task(task_id: str, found_in: str | None = None) -> list[Repair]:
-            program = self._repairs.task(task_id, found_in, dry_run=dry_run, quarantine=quarantine)
+        def task(name: str, found_in: str | None = None) -> list[Repair]:
+            program = self._repairs.task(name, found_in, dry_run=dry_run, quarantine=quarantine)
             return self.run(program)
 
         # Records first: what is moved aside then is missing from the places that the second walk meets.
         for places in self._places(shard):
             orphans = self.run(self._repairs.without_record(shard, places.logs))
-            for task_id in (*places.records, *orphans):
-                yield from task(task_id)
+            for name in (*places.records, *orphans):
+                yield from task(name)
         for places in self._places(shard):
             for key in places.sets:
                 yield from self._strays(shard, key, task)
             for key in places.keys:
-                yield from task(self.run(self._repairs.led_to(key)), key)
+                try:
+                    name = self.run(self._repairs.led_to(key))
+                except RecordTooNew as error:
+                    yield Repair(task="", what=f"{key}: {error.reason}", fixed=False)
+                else:
+                    yield from task(name, key)
 
     def _strays(
         self, shard: Shard, key: str, fix: Callable[[str, str | None], list[Repair]]
@@ -345,12 +350,12 @@ class RedisTaskStore:
         cursor = "0"
         while True:
             try:
-                cursor, ids = self.run(self._repairs.members(shard, key, cursor))
+                cursor, names = self.run(self._repairs.members(shard, key, cursor))
             except CorruptRecord as error:
-                yield Repair(task_id="", what=f"{key}: {error.reason}", fixed=False)
+                yield Repair(task="", what=f"{key}: {error.reason}", fixed=False)
                 return
-            for task_id in ids:
-                yield from fix(task_id, key)
+            for name in names:
+                yield from fix(name, key)
             if cursor == "0":
                 return
 

@@ -7,7 +7,7 @@ same: read the record and the clock, let `decide` judge, turn what it says into 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ...domain.decide import (
@@ -41,6 +41,7 @@ from ...domain.events import (
 )
 from ...domain.indexes import awaits_worker, frees_slot, is_sent, refusal_reason
 from ...domain.limits import Limits, size
+from ...domain.names import task_hash
 from ...domain.task import (
     ConcurrencyKey,
     JournalEntry,
@@ -96,12 +97,16 @@ _STATE = len(codec.STATE_FIELDS)
 
 Clock = Callable[[int], int]
 
+Fields = Mapping[str, str | None]
+"""The state of a record as it is stored, by hash fields."""
+
 
 class _Stored(NamedTuple):
     """A record as a transition reads it."""
 
     now_ms: int
     task: Task | None
+    fields: Fields
     log: tuple[LogEntry, ...]
     rest: list[Reply]
 
@@ -166,10 +171,10 @@ class Operations:
         now_ms = milliseconds(reply)
         return now_ms if self._clock is None else self._clock(now_ms)
 
-    def _stored(self, task_id: str, replies: list[Reply]) -> _Stored:
+    def _stored(self, reference: str, replies: list[Reply]) -> _Stored:
         time, values, lines, *rest = replies
-        log = tuple(codec.decode_line(line) for line in lines)
-        return _Stored(self.time_of(time), codec.decode(task_id, values), log, rest)
+        task, log = codec.decode(reference, values), codec.decode_log(reference, lines)
+        return _Stored(self.time_of(time), task, _fields(values), log, rest)
 
     def announce(self, name: str) -> Program[list[Reply]]:
         """Wake whoever watches a name, in every front end."""
@@ -180,8 +185,8 @@ class Operations:
     def report(self, reported: Sequence[Reported]) -> Program[list[int]]:
         """See `RedisTaskStore.report`. Tried once: a report that is late is worth less than the next one."""
         commands = [
-            ("PUBLISH", self.layout.reports(task_id), codec.encode_reports(reports))
-            for task_id, reports in reported
+            ("PUBLISH", self.layout.reports(name), codec.encode_reports(reports))
+            for name, reports in reported
         ]
         try:
             replies = yield RoundTrip(commands)
@@ -210,7 +215,9 @@ class Operations:
         ]
 
         def judge(replies: list[Reply]) -> Write | None:
-            now_ms, task, log, (owner_live, total, *rest) = self._stored(event.task_id, replies)
+            now_ms, task, fields, log, (owner_live, total, *rest) = self._stored(event.task_id, replies)
+            if task is None and fields["v"]:
+                raise CorruptRecord(event.task_id, "another task has its name")
             found, held = rest[: len(keyed)], rest[len(keyed) :]
             if owner_live + QUOTA_HEADROOM >= self.limits.live_per_owner and live not in watched:
                 watched.append(live)
@@ -229,7 +236,7 @@ class Operations:
             if self._headroom is not None:
                 self._headroom.check_create(shard, size(event.arguments))
             sends = is_sent(decision, event, now_ms)
-            commands = self.writes(shard, None, decision, now_ms, sends=sends)
+            commands = self.writes(shard, None, fields, decision, now_ms, sends=sends)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
             value = codec.encode_remembered(idempotency_record(decision.task, event.request_digest))
             commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
@@ -260,7 +267,8 @@ class Operations:
         _no_error(task_id, values)
         task = codec.decode(task_id, values[:_STATE])
         now = None if task is None else effective(task, self.time_of(time))
-        if now is None or now.owner != owner or not (now.visible or hidden):
+        # A name leads to the record as well, and the hash is no proof of the id.
+        if now is None or now.task_id != task_id or now.owner != owner or not (now.visible or hidden):
             raise TaskNotFound(task_id)
         return TaskView(task=now, result=values[_STATE] or None)
 
@@ -268,7 +276,8 @@ class Operations:
         """See `TaskStore.apply`."""
 
         def owned(task: Task | None) -> Task | None:
-            return task if task is not None and task.owner == owner and (task.visible or hidden) else None
+            is_asked = task is not None and task.task_id == task_id and task.owner == owner
+            return task if task is not None and is_asked and (task.visible or hidden) else None
 
         applied = yield from self._transition(task_id, event, owned)
         return _standing(applied)
@@ -280,9 +289,9 @@ class Operations:
         tasks: list[Task] = []
         position = after
         while True:
-            ids, position = yield from self._members(key, position, limit)
-            if ids:
-                tasks += yield from self._visible(shard, owner, ids)
+            names, position = yield from self._members(key, position, limit)
+            if names:
+                tasks += yield from self._visible(shard, owner, names)
             if position is None or len(tasks) >= limit:
                 break
         if len(tasks) > limit:
@@ -297,9 +306,9 @@ class Operations:
             pairs = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
         else:
             pairs = yield from self._members_after(key, after, limit)
-        ids = [member for member, _ in pairs[:limit]]
+        names = [member for member, _ in pairs[:limit]]
         more = len(pairs) > limit
-        return ids, f"{pairs[limit - 1][1]}:{pairs[limit - 1][0]}" if more else None
+        return names, f"{pairs[limit - 1][1]}:{pairs[limit - 1][0]}" if more else None
 
     def _members_after(self, key: str, after: str, limit: int) -> Program[list[tuple[str, int]]]:
         """The members after a position, one more than `limit` if there are so many.
@@ -318,12 +327,12 @@ class Operations:
                 return pairs
             count *= 2
 
-    def _visible(self, shard: Shard, owner: Owner, ids: Sequence[str]) -> Program[list[Task]]:
+    def _visible(self, shard: Shard, owner: Owner, names: Sequence[str]) -> Program[list[Task]]:
         reads: list[Command] = [("TIME",)]
-        reads += [("HMGET", shard.task(task_id), *codec.STATE_FIELDS) for task_id in ids]
+        reads += [("HMGET", shard.task(name), *codec.STATE_FIELDS) for name in names]
         time, *records = yield from once(reads, self.deadline)
         now_ms = self.time_of(time)
-        found = (codec.decode(task_id, values) for task_id, values in zip(ids, records, strict=True))
+        found = (codec.decode(name, values) for name, values in zip(names, records, strict=True))
         current = (effective(task, now_ms) for task in found if task is not None)
         return [task for task in current if task is not None and task.owner == owner and task.visible]
 
@@ -394,7 +403,9 @@ class Operations:
     def _forget(self, task_id: str) -> list[Command]:
         shard = self.layout.shard_of(task_id)
         names = (*(index.value for index in Due), "suspects")
-        return [("ZREM", shard.index(name), task_id) for name in names]
+        # An entry that is no task's name is removed as it stands.
+        members = {task_hash(task_id), task_id}
+        return [("ZREM", shard.index(name), *members) for name in names]
 
     def now_ms(self) -> Program[int]:
         """See `TaskStoreMaintenance.now_ms`."""
@@ -409,7 +420,7 @@ class Operations:
             for shard in self.layout.shards
         ]
         found = yield from once(reads, self.deadline)
-        return [task_id for ids in found for task_id in ids][:limit]
+        return [name for names in found for name in names][:limit]
 
     def queues(self) -> Program[list[str]]:
         """See `TaskStoreMaintenance.queues`."""
@@ -424,7 +435,7 @@ class Operations:
             for shard in self.layout.shards
         ]
         found = yield from once(reads, self.deadline)
-        return [task_id for ids in found for task_id in ids][:limit]
+        return [name for names in found for name in names][:limit]
 
     def waiting_for_slots(self, *, limit: int) -> Program[list[str]]:
         """See `TaskStoreMaintenance.waiting_for_slots`; empty concurrency keys are forgotten."""
@@ -450,10 +461,10 @@ class Operations:
 
         They would stand before all that come later, and no call would ever take them away.
         """
-        found = yield from once([("EXISTS", shard.task(task_id)) for task_id in waiting], self.deadline)
-        if gone := [task_id for task_id, there in zip(waiting, found, strict=True) if not there]:
+        found = yield from once([("EXISTS", shard.task(name)) for name in waiting], self.deadline)
+        if gone := [name for name, there in zip(waiting, found, strict=True) if not there]:
             yield from once([("ZREM", shard.waiting(key), *gone)], self.deadline)
-        return [task_id for task_id in waiting if task_id not in gone]
+        return [name for name in waiting if name not in gone]
 
     def _concurrency_keys(self) -> Program[list[tuple[Shard, ConcurrencyKey]]]:
         """Where a task waits for a slot, or has waited."""
@@ -486,14 +497,14 @@ class Operations:
             yield from once([("ZREM", key, queue) for key in ahead], self.deadline)
         return max(mark for mark in (0, *marks) if mark <= now_ms)
 
-    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
+    def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
         """See `TaskStoreMaintenance.mark_suspected`."""
-        if not task_ids:
+        if not references:
             return []
         commands: list[Command] = []
-        for task_id in task_ids:
-            key = self.layout.shard_of(task_id).index("suspects")
-            commands += [("ZADD", key, "NX", not_before_ms, task_id), ("ZSCORE", key, task_id)]
+        for name in map(task_hash, references):
+            key = self.layout.shard_of(name).index("suspects")
+            commands += [("ZADD", key, "NX", not_before_ms, name), ("ZSCORE", key, name)]
         replies = yield from once(commands, self.deadline)
         return [int(float(score)) for score in replies[1::2]]
 
@@ -538,11 +549,11 @@ class Operations:
             arguments=JsonText(record.get("arguments", "")),
             result=None if result is None else JsonText(result),
             journal=codec.decode_journal(task, record),
-            log=tuple(codec.decode_line(line) for line in lines),
+            log=codec.decode_log(task_id, lines),
         )
 
     def scan(self, shard: Shard, cursor: str) -> Program[tuple[str, list[str]]]:
-        """One step of walking through a shard's tasks: the next cursor ("0" at the end) and some ids."""
+        """One step of walking through a shard's tasks: the next cursor ("0" at the end) and some names."""
         reads: list[Command] = [("ZSCAN", shard.index("expired"), cursor, "COUNT", 500)]
         ((following, flat),) = yield from once(reads, self.deadline)
         return following, flat[::2]
@@ -550,16 +561,16 @@ class Operations:
     def index_problems(self, task_id: str) -> Program[list[str]]:
         """See `TaskStoreMaintenance.index_problems`."""
         record = yield from self.inspect(task_id)
-        task, shard = record.task, self.layout.shard_of(task_id)
-        indexes = [shard.index(name.value) for name in Due]
+        task, shard, name = record.task, self.layout.shard_of(task_id), task_hash(task_id)
+        indexes = [shard.index(index.value) for index in Due]
         indexes += [
             shard.pending(task.queue),
             shard.slots(task.concurrency_key),
             shard.waiting(task.concurrency_key),
         ]
         keys = sorted({*sorted_index_entries(shard, task), *indexes})
-        reads: list[Command] = [("ZSCORE", key, task_id) for key in keys]
-        reads.append(("SISMEMBER", shard.live(task.owner), task_id))
+        reads: list[Command] = [("ZSCORE", key, name) for key in keys]
+        reads.append(("SISMEMBER", shard.live(task.owner), name))
         *scores, is_live = yield from once(reads, self.deadline)
         found = {
             key: None if score is None else int(float(score)) for key, score in zip(keys, scores, strict=True)
@@ -640,12 +651,12 @@ class Operations:
         if seen is None:
             return
         free = seen.free
-        for task_id in seen.waiting:
+        for name in seen.waiting:
             if not free:
                 return
             try:
                 yield from self._transition(
-                    task_id, GrantSlot(), concurrency_key=seen.key, deadline=CALLING_DEADLINE
+                    name, GrantSlot(), concurrency_key=seen.key, deadline=CALLING_DEADLINE
                 )
                 free -= 1
             except (ConcurrencyLimitReached, StoreUnavailable) as error:
@@ -672,36 +683,51 @@ class Operations:
             return _Judged(Applied(task=decision.task), [], sends=False)
         after = decision.task
         sends = is_sent(decision, event, stored.now_ms)
-        commands = self.writes(shard, seen, decision, stored.now_ms, sends=sends)
+        commands = self.writes(shard, seen, stored.fields, decision, stored.now_ms, sends=sends)
         if isinstance(event, Redispatch) and after is not None:
             not_before_ms = stored.now_ms + redispatch_backoff_ms(after.redispatches)
-            commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_id))
+            commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_hash(task_id)))
         if self.limits.concurrency_limit(seen.queue) is None or not frees_slot(seen, after):
             return _Judged(decision, commands, sends)
         commands += free_slot_reads(shard, seen.concurrency_key, stored.now_ms)
         return _Judged(decision, commands, sends, seen.concurrency_key)
 
     def writes(
-        self, shard: Shard, before: Task | None, applied: Applied, now_ms: int, *, sends: bool
+        self,
+        shard: Shard,
+        before: Task | None,
+        fields: Fields,
+        applied: Applied,
+        now_ms: int,
+        *,
+        sends: bool,
     ) -> list[Command]:
-        """Everything that an applied event writes, for one MULTI."""
+        """Everything that an applied event writes, for one MULTI.
+
+        Args:
+            shard: The task's.
+            before: The task as it was.
+            fields: The record as it was stored, `codec.STATE_FIELDS` by their names.
+            applied: What the event did.
+            now_ms: When.
+            sends: Whether a message goes out.
+        """
         after = applied.task
         if after is None:
             return [] if before is None else self._removal(shard, before)
         if after == before and not applied.log:
             return []
-        key, log = shard.task(after.task_id), shard.log(after.task_id)
-        commands: list[Command] = list(_record_writes(key, before, applied, after))
+        name = task_hash(after.task_id)
+        key, log = shard.task(name), shard.log(name)
+        commands: list[Command] = list(_record_writes(key, fields, applied, after))
         commands += index_commands(shard, before, after)
         if applied.log:
             commands.append(("RPUSH", log, *map(codec.encode_line, applied.log)))
-            commands += [
-                ("PUBLISH", self.layout.changes, f"{after.task_id} {line.revision}") for line in applied.log
-            ]
+            commands += [("PUBLISH", self.layout.changes, f"{name} {line.revision}") for line in applied.log]
         if after.revision >= self.limits.log_entries:
             commands.append(("LTRIM", log, -self.limits.log_entries, -1))
         if before is None or before.expires_ms != after.expires_ms:
-            commands += [("PEXPIREAT", name, after.expires_ms + BACKSTOP_MS) for name in (key, log)]
+            commands += [("PEXPIREAT", ends, after.expires_ms + BACKSTOP_MS) for ends in (key, log)]
         if sends:
             commands += [("LPUSH", push.key, push.payload) for push in self.outbox.pushes(after, now_ms)]
         return commands
@@ -713,14 +739,19 @@ class Operations:
         the record, which says where else the task is, just before it. What its idempotency key stands for is
         left alone: it may be another task by now, and whatever it is, ends by itself.
         """
-        last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task.task_id)
+        last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task_hash(task.task_id))
         commands = [command for command in index_commands(shard, task, None) if command != last]
         commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
         return [*commands, last]
 
 
-def _record_writes(key: str, before: Task | None, applied: Applied, after: Task) -> list[Command]:
-    old = codec.encode(before) if before is not None else {}
+def _fields(values: Sequence[str | None]) -> Fields:
+    return dict(zip(codec.STATE_FIELDS, values, strict=True))
+
+
+def _record_writes(key: str, old: Fields, applied: Applied, after: Task) -> list[Command]:
+    # Compared with what is stored, not with what was read from it: a record of another schema version is
+    # written as a whole, or not at all.
     new = codec.encode(after)
     changed = {name: text for name, text in new.items() if text and text != old.get(name)}
     if applied.arguments is not None:
@@ -755,7 +786,7 @@ def _standing(applied: Applied) -> Task:
 
 
 def _position(task: Task) -> str:
-    return f"{task.created_ms}:{task.task_id}"
+    return f"{task.created_ms}:{task_hash(task.task_id)}"
 
 
 def _no_error(task_id: str, reply: Reply) -> None:
@@ -763,16 +794,16 @@ def _no_error(task_id: str, reply: Reply) -> None:
         raise CorruptRecord(task_id, str(reply))
 
 
-def parse_reported(task_id: str, text: str) -> Reported | None:
+def parse_reported(name: str, text: str) -> Reported | None:
     """What was published of a task, read back; None if it cannot be."""
     try:
-        return Reported(task_id, codec.decode_reports(text))
+        return Reported(name, codec.decode_reports(text))
     except ValueError as error:
         logger.warning("A report was dropped: %s", error)
         return None
 
 
 def parse_change(text: str) -> Change:
-    """What was published, read back."""
-    task_id, _, revision = text.partition(" ")
-    return Change(task_id, int(revision))
+    """What was published, read back; a newer release may say more behind it."""
+    name, revision, *_ = text.split(" ")
+    return Change(name, int(revision))

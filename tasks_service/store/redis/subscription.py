@@ -91,9 +91,9 @@ class Subscription:
             while True:
                 match await connection.read_response(timeout=None):
                     case ["message", channel, text]:
-                        if (task_id := self._layout.reported_by(channel)) is None:
+                        if (name := self._layout.reported_by(channel)) is None:
                             yield parse_change(text)
-                        elif (reported := parse_reported(task_id, text)) is not None:
+                        elif (reported := parse_reported(name, text)) is not None:
                             yield reported
                     case ["pong", number]:
                         self._settled(int(number))
