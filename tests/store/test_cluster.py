@@ -186,7 +186,7 @@ def test_tasks_spread_over_the_nodes_and_are_counted_swept_and_repaired_on_all_o
             for key in client.keys("*:expired"):
                 client.delete(key)
     fixed = list(store.repair())
-    assert {repair.task_id for repair in fixed if repair.fixed} == ids
+    assert {repair.name for repair in fixed if repair.fixed} == set(map(task_hash, ids))
     assert list(store.repair()) == []
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tasks_service.domain.errors import StoreUnavailable
 from tasks_service.domain.events import Cancel, Checkpoint, Claim
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import JsonText, Phase, new_token
 from tasks_service.store.findings import Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
@@ -134,7 +135,7 @@ def test_both_subscriptions_follow_the_master(own_group: SentinelGroup, own_stor
                 if enough.is_set():
                     return
                 if change is not None:
-                    heard.append(f"blocking {change.task_id}")
+                    heard.append(f"blocking {change.name}")
 
     async def listen_on_a_loop() -> None:
         listener = AsyncRedisTaskStore(group.url)
@@ -152,7 +153,7 @@ def test_both_subscriptions_follow_the_master(own_group: SentinelGroup, own_stor
     def hears() -> bool:
         task_id = store.create(creation()).task.task_id
         time.sleep(0.1)
-        return {f"blocking {task_id}", f"asyncio {task_id}"} <= set(heard)
+        return {f"blocking {task_hash(task_id)}", f"asyncio {task_hash(task_id)}"} <= set(heard)
 
     enough = threading.Event()
     threads = [

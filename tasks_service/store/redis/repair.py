@@ -195,7 +195,7 @@ class Repairs:
             lambda: [key, *look.watched],
             reads,
             judge,
-            event="Fix",
+            event="RepairRecord",
             token="",
             deadline=self._deadline,
         )
@@ -246,7 +246,7 @@ class Repairs:
             lambda: [key],
             [("EXISTS", key)],
             judge,
-            event="Fix",
+            event="RepairRecord",
             token="",
             deadline=self._deadline,
         )
