@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path("tasks_service")
 DECIDE = "domain/decide.py"
 TRANSACTION = "store/redis/transaction.py"
-OPERATIONS = "store/redis/operations.py"
+TRANSITIONS = "store/redis/transitions.py"
 INDEXES = "domain/indexes.py"
 SLOTS = "store/redis/slots.py"
 LAYOUT = "store/redis/layout.py"
@@ -83,7 +83,9 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "attempts without end": Mutant(DECIDE, "policy.max_attempts", "policy.max_attempts + 99"),
     "the message is lost": Mutant(
-        OPERATIONS, "        if sends:\n            commands +=", "        if False:\n            commands +="
+        TRANSITIONS,
+        "        if sends:\n            commands +=",
+        "        if False:\n            commands +=",
     ),
     "question keys are forgotten": Mutant(
         DECIDE, "used_keys=(*task.used_keys, *inputs)", "used_keys=tuple(inputs)"
@@ -95,17 +97,17 @@ MUTANTS: dict[str, Mutant] = {
         DECIDE, "return Applied(task=replace(task, return_by_ms=0))", "return Applied(task=task)"
     ),
     "a key goes with the first of its tasks": Mutant(
-        OPERATIONS,
+        TRANSITIONS,
         '        commands.append(("UNLINK", shard.task',
         '        commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))\n'
         '        commands.append(("UNLINK", shard.task',
     ),
     "records never end": Mutant(
-        OPERATIONS,
+        TRANSITIONS,
         "if before is None or before.expires_ms != after.expires_ms:",
         "if before is not None and before.expires_ms != after.expires_ms:",
     ),
-    "a slot is never granted": Mutant(OPERATIONS, "free = seen.free", "free = 0", by="concurrency limits"),
+    "a slot is never granted": Mutant(TRANSITIONS, "free = seen.free", "free = 0", by="concurrency limits"),
     "a slot is granted without a message": Mutant(
         INDEXES,
         "isinstance(event, Redispatch | GrantSlot)",

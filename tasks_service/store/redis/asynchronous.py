@@ -25,12 +25,14 @@ from .connection import FAILURES, SENTINEL_SECONDS, Pools, client_findings, conn
 from .health import examine
 from .layout import Layout
 from .memory_guard import MemoryGuard
-from .operations import Clock, Operations
 from .permissions import Role, check_permissions
+from .programs import Clock
+from .reads import Reads
 from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
 from .transaction import Backoff, LostConnection, Program, RoundTrip, once
+from .transitions import Transitions
 
 T = TypeVar("T")
 
@@ -97,9 +99,9 @@ class AsyncRedisTaskStore:
         self._url, self._user = url, address.user
         self._layout = Layout(prefix, shards or address.shards)
         self._headroom = MemoryGuard(each_shard=address.kind is Kind.CLUSTER)
-        self._operations = Operations(
-            self._layout, limits, outbox or NoOutbox(), deadline, clock, self._headroom
-        )
+        shared = (self._layout, limits, deadline, clock)
+        self._reads = Reads(*shared)
+        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._reads, self._headroom)
         self._servers = servers_at(address, self._layout.home)
 
         def connections(node: Node | None) -> BlockingConnectionPool:
@@ -131,7 +133,7 @@ class AsyncRedisTaskStore:
         """Drive a program to its end on one connection at a time, within the deadline."""
         failures: list[str] = []
         try:
-            async with asyncio.timeout(self._operations.deadline):
+            async with asyncio.timeout(self._reads.deadline):
                 return await self._drive(program, failures)
         except TimeoutError:
             self._servers.doubt()
@@ -206,11 +208,11 @@ class AsyncRedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time.
         """
-        messages = self._operations.outbox.messages
+        messages = self._transitions.outbox.messages
         rights = check_permissions(self._layout, Role.FRONT_END, messages=messages, user=self._user)
         if lacks := await self.run(rights):
             return lacks  # it may not ask the rest either
-        found = await self.run(examine(self._servers, self._layout, self._operations.deadline))
+        found = await self.run(examine(self._servers, self._layout, self._reads.deadline))
         await self.ping()
         clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
         return [*clients, *found]
@@ -229,7 +231,7 @@ class AsyncRedisTaskStore:
         Raises:
             StoreUnavailable: It does not, in time.
         """
-        program = once([("PING",)], self._operations.deadline)
+        program = once([("PING",)], self._reads.deadline)
         await self.run(self._headroom.beside(program, self._layout.home))
 
     async def create(self, event: Create) -> Created:
@@ -239,11 +241,11 @@ class AsyncRedisTaskStore:
             StoreFull: The server's memory is short.
         """
         shard = self._layout.shard_of_owner(event.owner)
-        return await self.run(self._headroom.beside(self._operations.create(event), shard))
+        return await self.run(self._headroom.beside(self._transitions.create(event), shard))
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `TaskStore.get`."""
-        return await self.run(self._operations.get(owner, task_id, hidden=hidden))
+        return await self.run(self._reads.get(owner, task_id, hidden=hidden))
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
         """See `TaskStore.apply`.
@@ -251,22 +253,22 @@ class AsyncRedisTaskStore:
         Raises:
             StoreFull: It is an answer, and the server's memory is short.
         """
-        program = self._operations.apply(owner, task_id, event, hidden=hidden)
+        program = self._transitions.apply(owner, task_id, event, hidden=hidden)
         if isinstance(event, AnswerInput):
             program = self._headroom.beside(program, self._layout.shard_of(task_id))
         return await self.run(program)
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `TaskStore.page`."""
-        return await self.run(self._operations.page(owner, after=after, limit=limit))
+        return await self.run(self._reads.page(owner, after=after, limit=limit))
 
     async def claim(self, task_id: str, event: Claim) -> Claimed:
         """See `TaskStore.claim`."""
-        return await self.run(self._operations.claim(task_id, event))
+        return await self.run(self._transitions.claim(task_id, event))
 
     async def commit(self, task_id: str, event: WorkerEvent) -> Task:
         """See `TaskStore.commit`."""
-        return await self.run(self._operations.commit(task_id, event))
+        return await self.run(self._transitions.commit(task_id, event))
 
 
 async def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:

@@ -36,11 +36,15 @@ from .connection import (
 from .health import examine
 from .layout import Layout, Shard
 from .memory_guard import fullest
-from .operations import Clock, Operations, parse_change
 from .permissions import Role, check_permissions
+from .programs import Clock
+from .publications import announce, parse_change, report
+from .reads import Reads
 from .repair import Places, Repairs
 from .servers import servers_at
+from .sweeps import Sweeps
 from .transaction import Backoff, LostConnection, Program, RoundTrip
+from .transitions import Transitions
 
 T = TypeVar("T")
 
@@ -106,8 +110,10 @@ class RedisTaskStore:
         address = parse_address(url)
         self._url, self._user = url, address.user
         self._layout = Layout(prefix, shards or address.shards)
-        self._operations = Operations(self._layout, limits, outbox or NoOutbox(), deadline, clock)
-        self._repairs = Repairs(self._operations)
+        shared = (self._layout, limits, deadline, clock)
+        self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
+        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._reads)
+        self._repairs = Repairs(self._transitions)
         self._servers = servers_at(address, self._layout.home)
 
         def connections(node: Node | None) -> BlockingConnectionPool:
@@ -185,7 +191,7 @@ class RedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time; it may have been announced.
         """
-        self.run(self._operations.announce(name))
+        self.run(announce(self._layout, name, self._reads.deadline))
 
     def report(self, reported: Sequence[Reported]) -> list[int]:
         """Publish what running tools say to whoever waits for them; once, without another try.
@@ -196,7 +202,7 @@ class RedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time; some may have been heard.
         """
-        return self.run(self._operations.report(reported))
+        return self.run(report(self._layout, reported))
 
     def check(self) -> list[Finding]:
         """Look at the servers: version, persistence, eviction, who takes over; and at this client itself.
@@ -204,7 +210,7 @@ class RedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time.
         """
-        found = self.run(examine(self._servers, self._layout, self._operations.deadline))
+        found = self.run(examine(self._servers, self._layout, self._reads.deadline))
         clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
         return [*clients, *found]
 
@@ -214,7 +220,7 @@ class RedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time.
         """
-        messages = self._operations.outbox.messages
+        messages = self._transitions.outbox.messages
         return self.run(check_permissions(self._layout, role, messages=messages, user=self._user))
 
     def memory(self) -> Memory | None:
@@ -223,96 +229,96 @@ class RedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time.
         """
-        return self.run(fullest(self._servers, self._operations.deadline))
+        return self.run(fullest(self._servers, self._reads.deadline))
 
     # --- TaskStore -------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Created:
         """See `TaskStore.create`."""
-        return self.run(self._operations.create(event))
+        return self.run(self._transitions.create(event))
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `TaskStore.get`."""
-        return self.run(self._operations.get(owner, task_id, hidden=hidden))
+        return self.run(self._reads.get(owner, task_id, hidden=hidden))
 
     def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
         """See `TaskStore.apply`."""
-        return self.run(self._operations.apply(owner, task_id, event, hidden=hidden))
+        return self.run(self._transitions.apply(owner, task_id, event, hidden=hidden))
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `TaskStore.page`."""
-        return self.run(self._operations.page(owner, after=after, limit=limit))
+        return self.run(self._reads.page(owner, after=after, limit=limit))
 
     def claim(self, task_id: str, event: Claim) -> Claimed:
         """See `TaskStore.claim`."""
-        return self.run(self._operations.claim(task_id, event))
+        return self.run(self._transitions.claim(task_id, event))
 
     def commit(self, task_id: str, event: WorkerEvent) -> Task:
         """See `TaskStore.commit`."""
-        return self.run(self._operations.commit(task_id, event))
+        return self.run(self._transitions.commit(task_id, event))
 
     # --- TaskStoreMaintenance ----------------------------------------------------------------------------
 
     def now_ms(self) -> int:
         """See `TaskStoreMaintenance.now_ms`."""
-        return self.run(self._operations.now_ms())
+        return self.run(self._reads.now_ms())
 
     def due(self, index: Due, *, limit: int) -> list[str]:
         """See `TaskStoreMaintenance.due`."""
-        return self.run(self._operations.due(index, limit=limit))
+        return self.run(self._sweeps.due(index, limit=limit))
 
     def apply_sweep(self, task_id: str, event: SweepEvent) -> Task | None:
         """See `TaskStoreMaintenance.apply_sweep`."""
-        return self.run(self._operations.apply_sweep(task_id, event))
+        return self.run(self._transitions.apply_sweep(task_id, event))
 
     def queues(self) -> list[str]:
         """See `TaskStoreMaintenance.queues`."""
-        return self.run(self._operations.queues())
+        return self.run(self._sweeps.queues())
 
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
         """See `TaskStoreMaintenance.pending`."""
-        return self.run(self._operations.pending(queue, until_ms=until_ms, limit=limit))
+        return self.run(self._sweeps.pending(queue, until_ms=until_ms, limit=limit))
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
         """See `TaskStoreMaintenance.waiting_for_slots`."""
-        return self.run(self._operations.waiting_for_slots(limit=limit))
+        return self.run(self._sweeps.waiting_for_slots(limit=limit))
 
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
-        return self.run(self._operations.overtaken_ms(queue))
+        return self.run(self._sweeps.overtaken_ms(queue))
 
     def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
         """See `TaskStoreMaintenance.mark_suspected`."""
-        return self.run(self._operations.mark_suspected(task_ids, not_before_ms=not_before_ms))
+        return self.run(self._sweeps.mark_suspected(task_ids, not_before_ms=not_before_ms))
 
     def try_lock(self, name: str, *, for_ms: int) -> bool:
         """See `TaskStoreMaintenance.try_lock`."""
-        return self.run(self._operations.try_lock(name, for_ms=for_ms))
+        return self.run(self._sweeps.try_lock(name, for_ms=for_ms))
 
     def mark_sweep(self, *, lease_ms: int) -> SweepMark:
         """See `TaskStoreMaintenance.mark_sweep`."""
-        return self.run(self._operations.mark_sweep(self._servers, lease_ms=lease_ms))
+        return self.run(self._sweeps.mark_sweep(self._servers, lease_ms=lease_ms))
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
-        return self.run(self._operations.last_sweep_ms())
+        return self.run(self._sweeps.last_sweep_ms())
 
     def inspect(self, task_id: str) -> TaskRecord:
         """See `TaskStoreMaintenance.inspect`."""
-        return self.run(self._operations.inspect(task_id))
+        return self.run(self._reads.inspect(task_id))
 
     def task_ids(self) -> Iterator[str]:
         """See `TaskStoreMaintenance.task_ids`."""
         for shard in self._layout.shards:
-            cursor, ids = self.run(self._operations.scan(shard, "0"))
+            cursor, ids = self.run(self._reads.scan(shard, "0"))
             yield from ids
             while cursor != "0":
-                cursor, ids = self.run(self._operations.scan(shard, cursor))
+                cursor, ids = self.run(self._reads.scan(shard, cursor))
                 yield from ids
 
     def index_problems(self, task_id: str) -> list[str]:
         """See `TaskStoreMaintenance.index_problems`."""
-        return self.run(self._operations.index_problems(task_id))
+        return self.run(self._reads.index_problems(task_id))
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
         """See `TaskStoreMaintenance.repair`."""
@@ -363,7 +369,7 @@ class RedisTaskStore:
 
     def counts(self) -> Counts:
         """See `TaskStoreMaintenance.counts`."""
-        return self.run(self._operations.counts())
+        return self.run(self._sweeps.counts())
 
 
 def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:

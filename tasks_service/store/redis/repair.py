@@ -28,8 +28,8 @@ from ...domain.task import DAY, SECOND, Phase, Slot, Task
 from ..maintenance import Repair
 from . import codec
 from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, concurrency_key_name, sorted_index_entries
-from .operations import Operations
 from .transaction import Program, Reply, Write, once, transact
+from .transitions import Transitions
 
 QUARANTINE_MS = 30 * DAY
 """How long a record that was moved aside is kept for people to look at."""
@@ -60,12 +60,12 @@ class Repairs:
     """Builds the programs of a repair.
 
     Args:
-        operations: Of the same store.
+        transitions: Of the same store.
     """
 
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
-        self._deadline = operations.deadline
+    def __init__(self, transitions: Transitions) -> None:
+        self._transitions = transitions
+        self._deadline = transitions.deadline
 
     # --- walking ---------------------------------------------------------------------------------------
 
@@ -135,14 +135,14 @@ class Repairs:
         except CorruptRecord as error:
             if not quarantine or dry_run or not (yield from self._is_beyond_repair(task_id)):
                 return [Repair(task_id=task_id, what=f"it cannot be read: {error.reason}", fixed=False)]
-            shard = self._operations.layout.shard_of(task_id)
+            shard = self._transitions.layout.shard_of(task_id)
             yield from self._quarantine(shard, task_id)
             what = f"it could not be read, and was moved to {_aside(shard, task_id)}: {error.reason}"
             return [Repair(task_id=task_id, what=what, fixed=True)]
 
     def _is_beyond_repair(self, task_id: str) -> Program[bool]:
         """Whether the record itself is damaged: not an index beside it, and not newer software's record."""
-        shard = self._operations.layout.shard_of(task_id)
+        shard = self._transitions.layout.shard_of(task_id)
         (values,) = yield from once([("HMGET", shard.task(task_id), *codec.STATE_FIELDS)], self._deadline)
         if isinstance(values, ResponseError):
             return True
@@ -154,7 +154,7 @@ class Repairs:
             return True
 
     def _repair(self, task_id: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
-        shard = self._operations.layout.shard_of(task_id)
+        shard = self._transitions.layout.shard_of(task_id)
         key, log = shard.task(task_id), shard.log(task_id)
         look = _Look(shard, task_id, found_in)
         reads: list[Command] = []
@@ -163,7 +163,7 @@ class Repairs:
 
         def judge(replies: list[Reply]) -> Write | None:
             time, *rest = replies
-            now_ms = self._operations.time_of(time)
+            now_ms = self._transitions.time_of(time)
             flat, last, record_ends, log_ends, *found = rest
             if isinstance(flat, ResponseError):
                 raise CorruptRecord(task_id, str(flat))
@@ -216,11 +216,11 @@ class Repairs:
         has_result = "result" in record
         event = RepairRecord(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
         if (what := inconsistency(task, event)) is not None:
-            decision = decide(task, event, now_ms, limits=self._operations.limits)
+            decision = decide(task, event, now_ms, limits=self._transitions.limits)
             # Refused: time has ended it meanwhile, and a sweep writes that down.
             if not isinstance(decision, Refused | Replayed) and decision.task is not None:
                 problems.append(what)
-                commands += self._operations.writes(shard, task, decision, now_ms, sends=False)
+                commands += self._transitions.writes(shard, task, decision, now_ms, sends=False)
                 task = decision.task
         if has_result and task.phase is not Phase.COMPLETED:
             problems.append(f"it is {task.phase}, and has a result that nobody is shown")

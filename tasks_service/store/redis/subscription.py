@@ -19,7 +19,7 @@ from ...domain.errors import StoreUnavailable
 from ..changes import Change, Reported
 from .connection import RECONNECT_SECONDS, pack
 from .layout import Command, Layout
-from .operations import parse_change, parse_reported
+from .publications import parse_change, parse_reported
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,155 @@
+"""What sweeps look up and note: what is due, which messages seem lost, who waits for a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...domain.task import ConcurrencyKey
+from ..maintenance import MOST_GRANTED, Counts, Due, SweepMark, SweepRecord
+from . import codec
+from .health import run_id
+from .layout import Command, Shard, concurrency_key_name, parse_concurrency_key
+from .programs import StorePrograms
+from .servers import Servers
+from .slots import free_slot_reads, free_slots
+from .transaction import Program, Write, once, transact
+
+
+class Sweeps(StorePrograms):
+    """Builds the programs of sweeps, but for their events, which are transitions."""
+
+    def due(self, index: Due, *, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.due`."""
+        now_ms = yield from self.now_ms()
+        reads: list[Command] = [
+            ("ZRANGEBYSCORE", shard.index(index.value), "-inf", now_ms, "LIMIT", 0, limit)
+            for shard in self.layout.shards
+        ]
+        found = yield from once(reads, self.deadline)
+        return [task_id for ids in found for task_id in ids][:limit]
+
+    def queues(self) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.queues`."""
+        reads: list[Command] = [("SMEMBERS", shard.index("queues")) for shard in self.layout.shards]
+        found = yield from once(reads, self.deadline)
+        return sorted({queue for queues in found for queue in queues})
+
+    def pending(self, queue: str, *, until_ms: int, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.pending`."""
+        reads: list[Command] = [
+            ("ZRANGEBYSCORE", shard.pending(queue), "-inf", until_ms, "LIMIT", 0, limit)
+            for shard in self.layout.shards
+        ]
+        found = yield from once(reads, self.deadline)
+        return [task_id for ids in found for task_id in ids][:limit]
+
+    def waiting_for_slots(self, *, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.waiting_for_slots`; empty concurrency keys are forgotten."""
+        now_ms = yield from self.now_ms()
+        keys = yield from self._concurrency_keys()
+        reads: list[Command] = []
+        for shard, key in keys:
+            slots = self.limits.concurrency_limit(key.queue)
+            most = limit if slots is None else min(slots + MOST_GRANTED, limit)
+            reads += free_slot_reads(shard, key, now_ms, most)
+        replies = (yield from once(reads, self.deadline)) if reads else []
+        called: list[str] = []
+        for (shard, key), seen in zip(keys, zip(replies[::2], replies[1::2], strict=True), strict=True):
+            found = free_slots(self.limits, key, seen)
+            if not found.waiting:
+                yield from self._forget_concurrency_key(shard, key)
+            elif found.free:
+                called += yield from self._there(shard, key, found.waiting[: found.free + MOST_GRANTED])
+        return called[:limit]
+
+    def _there(self, shard: Shard, key: ConcurrencyKey, waiting: list[str]) -> Program[list[str]]:
+        """Those of them that exist; the others, whose records ended while nobody swept, wait no more.
+
+        They would stand before all that come later, and no call would ever take them away.
+        """
+        found = yield from once([("EXISTS", shard.task(task_id)) for task_id in waiting], self.deadline)
+        if gone := [task_id for task_id, there in zip(waiting, found, strict=True) if not there]:
+            yield from once([("ZREM", shard.waiting(key), *gone)], self.deadline)
+        return [task_id for task_id in waiting if task_id not in gone]
+
+    def _concurrency_keys(self) -> Program[list[tuple[Shard, ConcurrencyKey]]]:
+        """Where a task waits for a slot, or has waited."""
+        reads: list[Command] = [("SMEMBERS", shard.index("concurrency_keys")) for shard in self.layout.shards]
+        found = yield from once(reads, self.deadline)
+        pairs = zip(self.layout.shards, found, strict=True)
+        return [(shard, parse_concurrency_key(name)) for shard, names in pairs for name in sorted(names)]
+
+    def _forget_concurrency_key(self, shard: Shard, key: ConcurrencyKey) -> Program[None]:
+        """Take a concurrency key out of the index, unless a task has just begun to wait under it."""
+        waiting, name = shard.waiting(key), concurrency_key_name(key)
+        forget = Write([("SREM", shard.index("concurrency_keys"), name)], None)
+        yield from transact(
+            name,
+            lambda: [waiting],
+            [("EXISTS", waiting)],
+            lambda replies: Write((), None) if replies[0] else forget,
+            event="GrantSlot",
+            token="",
+            deadline=self.deadline,
+        )
+
+    def overtaken_ms(self, queue: str) -> Program[int]:
+        """See `TaskStoreMaintenance.overtaken_ms`."""
+        now_ms = yield from self.now_ms()
+        keys = [shard.index("overtaken") for shard in self.layout.shards]
+        scores = yield from once([("ZSCORE", key, queue) for key in keys], self.deadline)
+        marks = [0 if score is None else int(float(score)) for score in scores]
+        if ahead := [key for key, mark in zip(keys, marks, strict=True) if mark > now_ms]:
+            yield from once([("ZREM", key, queue) for key in ahead], self.deadline)
+        return max(mark for mark in (0, *marks) if mark <= now_ms)
+
+    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
+        """See `TaskStoreMaintenance.mark_suspected`."""
+        if not task_ids:
+            return []
+        commands: list[Command] = []
+        for task_id in task_ids:
+            key = self.layout.shard_of(task_id).index("suspects")
+            commands += [("ZADD", key, "NX", not_before_ms, task_id), ("ZSCORE", key, task_id)]
+        replies = yield from once(commands, self.deadline)
+        return [int(float(score)) for score in replies[1::2]]
+
+    def try_lock(self, name: str, *, for_ms: int) -> Program[bool]:
+        """See `TaskStoreMaintenance.try_lock`."""
+        (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
+        return reply is not None
+
+    def mark_sweep(self, servers: Servers, *, lease_ms: int) -> Program[SweepMark]:
+        """See `TaskStoreMaintenance.mark_sweep`; fails while one of the servers is away."""
+        met = []
+        for node in (yield from servers.locate()):
+            (info,) = yield from once([("INFO", "server")], self.deadline, node)
+            met.append(run_id(info))
+        now_ms, server = (yield from self.now_ms()), ",".join(sorted(met))
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        before = codec.decode_sweep(text) if text else SweepRecord(now_ms, server, now_ms)
+        mark, after = before.mark(now_ms, server, lease_ms)
+        yield from once([("SET", self.layout.swept, codec.encode_sweep(after))], self.deadline)
+        return mark
+
+    def last_sweep_ms(self) -> Program[int | None]:
+        """See `TaskStoreMaintenance.last_sweep_ms`."""
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
+        now_ms = yield from self.now_ms()
+        return max(now_ms - codec.decode_sweep(text).at_ms, 0) if text else None
+
+    def counts(self) -> Program[Counts]:
+        """See `TaskStoreMaintenance.counts`."""
+        queues = yield from self.queues()
+        total = running = live = pending = waiting = 0
+        keys = yield from self._concurrency_keys()
+        for shard in self.layout.shards:
+            turns = [shard.waiting(key) for where, key in keys if where is shard]
+            names = [shard.index(name) for name in ("expired", "leases", "overdue", "timers")]
+            reads: list[Command] = [("ZCARD", key) for key in (*turns, *names, *map(shard.pending, queues))]
+            counted = yield from once(reads, self.deadline)
+            waiting, counted = waiting + sum(counted[: len(turns)]), counted[len(turns) :]
+            total, running, live = total + counted[0], running + counted[1], live + counted[2]
+            pending += sum(counted[3:])
+        return Counts(total=total, pending=pending + waiting, waiting=waiting, running=running, live=live)
