@@ -43,7 +43,7 @@ class Mutant:
 
 
 MUTANTS: dict[str, Mutant] = {
-    "no WATCH": Mutant(TRANSACTION, '("WATCH", *watch())', '("PING",)'),
+    "no WATCH": Mutant(TRANSACTION, '("WATCH", *transition.watch())', '("PING",)'),
     "a lost race counts as won": Mutant(
         TRANSACTION, "lost_race = not failure and replies[-1] is None", "lost_race = False"
     ),

@@ -154,53 +154,65 @@ class Repairs:
             return True
 
     def _repair(self, task_id: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
-        shard = self._transitions.layout.shard_of(task_id)
-        key, log = shard.task(task_id), shard.log(task_id)
-        look = _Look(shard, task_id, found_in)
-        reads: list[Command] = []
-        look.extend(reads, None)
-        done: list[Repair] = []
-
-        def judge(replies: list[Reply]) -> Write | None:
-            time, *rest = replies
-            now_ms = self._transitions.time_of(time)
-            flat, last, record_ends, log_ends, *found = rest
-            if isinstance(flat, ResponseError):
-                raise CorruptRecord(task_id, str(flat))
-            record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
-            task = codec.decode(task_id, [record.get(name) for name in codec.STATE_FIELDS])
-            if look.extend(reads, task):
-                return None
-            if task is None and record:
-                raise CorruptRecord(task_id, "it has neither state nor status")
-            commands: list[Command] = []
-            problems: list[str] = []
-            beyond: list[str] = []
-            if task is not None:
-                beyond += _misfit(task, last)
-                task = self._sound(shard, task, record, now_ms, commands, problems)
-                commands += _lifetime(task, {key: record_ends, log: log_ends}, problems)
-                commands += _leftovers(key, task, record, problems)
-            elif last:
-                problems.append(f"{log}: the log of no task")
-                commands.append(("DEL", log))
-            commands += look.moves(task, found, problems)
-            if problems or beyond:
-                # An outcome that nobody told us is found fixed by the next look; it was still our finding.
-                done[:] = [Repair(task_id=task_id, what=what, fixed=not dry_run) for what in problems]
-                done.extend(Repair(task_id=task_id, what=what, fixed=False) for what in beyond)
-            return Write(() if dry_run else commands, None)
-
-        yield from transact(
-            task_id,
-            lambda: [key, *look.watched],
-            reads,
-            judge,
-            event="Fix",
-            token="",
-            deadline=self._deadline,
+        return (
+            yield from transact(_Fix(self._transitions, task_id, found_in, dry_run=dry_run), self._deadline)
         )
-        return done
+
+    def _quarantine(self, shard: Shard, task_id: str) -> Program[None]:
+        yield from transact(_Quarantine(shard, task_id), self._deadline)
+
+
+class _Fix:
+    """A task that is made sound."""
+
+    name, token = "RepairRecord", ""
+
+    def __init__(
+        self, transitions: Transitions, task_id: str, found_in: str | None, *, dry_run: bool
+    ) -> None:
+        self._transitions, self.task_id, self._dry_run = transitions, task_id, dry_run
+        self._shard = transitions.layout.shard_of(task_id)
+        self._look = _Look(self._shard, task_id, found_in)
+        self._done: list[Repair] = []
+
+    def watch(self) -> list[str]:
+        return [self._shard.task(self.task_id), *self._look.watched]
+
+    def reads(self) -> list[Command]:
+        return self._look.reads()
+
+    def judge(self, replies: list[Reply]) -> Write[list[Repair]] | None:
+        shard, task_id = self._shard, self.task_id
+        key, log = shard.task(task_id), shard.log(task_id)
+        time, *rest = replies
+        now_ms = self._transitions.time_of(time)
+        flat, last, record_ends, log_ends, *found = rest
+        if isinstance(flat, ResponseError):
+            raise CorruptRecord(task_id, str(flat))
+        record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+        task = codec.decode(task_id, [record.get(name) for name in codec.STATE_FIELDS])
+        if self._look.extend(task):
+            return None
+        if task is None and record:
+            raise CorruptRecord(task_id, "it has neither state nor status")
+        commands: list[Command] = []
+        problems: list[str] = []
+        beyond: list[str] = []
+        if task is not None:
+            beyond += _misfit(task, last)
+            task = self._sound(shard, task, record, now_ms, commands, problems)
+            commands += _lifetime(task, {key: record_ends, log: log_ends}, problems)
+            commands += _leftovers(key, task, record, problems)
+        elif last:
+            problems.append(f"{log}: the log of no task")
+            commands.append(("DEL", log))
+        commands += self._look.moves(task, found, problems)
+        if problems or beyond:
+            # An outcome that nobody told us is found fixed by the next look; it was still our finding.
+            fixed = not self._dry_run
+            self._done = [Repair(task_id=task_id, what=what, fixed=fixed) for what in problems]
+            self._done += (Repair(task_id=task_id, what=what, fixed=False) for what in beyond)
+        return Write(() if self._dry_run else commands, self._done)
 
     def _sound(
         self,
@@ -227,30 +239,33 @@ class Repairs:
             commands.append(("HDEL", shard.task(task.task_id), "result"))
         return task
 
-    def _quarantine(self, shard: Shard, task_id: str) -> Program[None]:
-        key, log, aside = shard.task(task_id), shard.log(task_id), _aside(shard, task_id)
 
-        def judge(replies: list[Reply]) -> Write:
-            (exists,) = replies
-            if not exists:
-                return Write((), None)
-            commands: list[Command] = [
-                ("RENAME", key, aside),
-                ("PEXPIRE", aside, QUARANTINE_MS),
-                ("DEL", log),
-            ]
-            commands += [("ZREM", shard.index(name), task_id) for name in _SORTED]
-            return Write(commands, None)
+class _Quarantine:
+    """A record that is moved aside."""
 
-        yield from transact(
-            task_id,
-            lambda: [key],
-            [("EXISTS", key)],
-            judge,
-            event="Fix",
-            token="",
-            deadline=self._deadline,
-        )
+    name, token = "RepairRecord", ""
+
+    def __init__(self, shard: Shard, task_id: str) -> None:
+        self._shard, self.task_id = shard, task_id
+
+    def watch(self) -> list[str]:
+        return [self._shard.task(self.task_id)]
+
+    def reads(self) -> list[Command]:
+        return [("EXISTS", self._shard.task(self.task_id))]
+
+    def judge(self, replies: list[Reply]) -> Write[None]:
+        (exists,) = replies
+        if not exists:
+            return Write((), None)
+        shard, task_id, aside = self._shard, self.task_id, _aside(self._shard, self.task_id)
+        commands: list[Command] = [
+            ("RENAME", shard.task(task_id), aside),
+            ("PEXPIRE", aside, QUARANTINE_MS),
+            ("DEL", shard.log(task_id)),
+        ]
+        commands += [("ZREM", shard.index(name), task_id) for name in _SORTED]
+        return Write(commands, None)
 
 
 class _Look:
@@ -274,7 +289,7 @@ class _Look:
         elif found_in not in self._sorted:
             self._sorted.append(found_in)
 
-    def extend(self, reads: list[Command], task: Task | None) -> bool:
+    def extend(self, task: Task | None) -> bool:
         """Make `reads` complete for a task; whether anything was missing."""
         before = (len(self._sorted), len(self._sets), self._queue)
         if task is not None:
@@ -287,8 +302,12 @@ class _Look:
             if (live := self._shard.live(task.owner)) not in self._sets:
                 self._sets.append(live)
             self._queue, self._key = task.queue, concurrency_key_name(task.concurrency_key)
+        return before != (len(self._sorted), len(self._sets), self._queue)
+
+    def reads(self) -> list[Command]:
+        """The record, and all its places."""
         shard, task_id = self._shard, self._task_id
-        reads[:] = [
+        return [
             ("TIME",),
             ("HGETALL", shard.task(task_id)),
             ("LRANGE", shard.log(task_id), -1, -1),
@@ -300,7 +319,6 @@ class _Look:
             ("SISMEMBER", shard.index("concurrency_keys"), self._key),
             *(("GET", key) for key in self._idempotency),
         ]
-        return before != (len(self._sorted), len(self._sets), self._queue)
 
     def _of_queue_and_lane(self, task: Task) -> tuple[str, ...]:
         shard = self._shard

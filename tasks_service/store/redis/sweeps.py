@@ -12,7 +12,7 @@ from .layout import Command, Shard, concurrency_key_name, parse_concurrency_key
 from .programs import StorePrograms
 from .servers import Servers
 from .slots import free_slot_reads, free_slots
-from .transaction import Program, Write, once, transact
+from .transaction import Program, Reply, Write, once, transact
 
 
 class Sweeps(StorePrograms):
@@ -81,17 +81,7 @@ class Sweeps(StorePrograms):
 
     def _forget_concurrency_key(self, shard: Shard, key: ConcurrencyKey) -> Program[None]:
         """Take a concurrency key out of the index, unless a task has just begun to wait under it."""
-        waiting, name = shard.waiting(key), concurrency_key_name(key)
-        forget = Write([("SREM", shard.index("concurrency_keys"), name)], None)
-        yield from transact(
-            name,
-            lambda: [waiting],
-            [("EXISTS", waiting)],
-            lambda replies: Write((), None) if replies[0] else forget,
-            event="GrantSlot",
-            token="",
-            deadline=self.deadline,
-        )
+        yield from transact(_ForgetConcurrencyKey(shard, key), self.deadline)
 
     def overtaken_ms(self, queue: str) -> Program[int]:
         """See `TaskStoreMaintenance.overtaken_ms`."""
@@ -153,3 +143,23 @@ class Sweeps(StorePrograms):
             total, running, live = total + counted[0], running + counted[1], live + counted[2]
             pending += sum(counted[3:])
         return Counts(total=total, pending=pending + waiting, waiting=waiting, running=running, live=live)
+
+
+class _ForgetConcurrencyKey:
+    """A concurrency key that leaves the index, if no task waits under it."""
+
+    name, token = "GrantSlot", ""
+
+    def __init__(self, shard: Shard, key: ConcurrencyKey) -> None:
+        self.task_id = concurrency_key_name(key)
+        self._index, self._waiting = shard.index("concurrency_keys"), shard.waiting(key)
+
+    def watch(self) -> list[str]:
+        return [self._waiting]
+
+    def reads(self) -> list[Command]:
+        return [("EXISTS", self._waiting)]
+
+    def judge(self, replies: list[Reply]) -> Write[None]:
+        (exists,) = replies
+        return Write(() if exists else [("SREM", self._index, self.task_id)], None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from ...domain.decide import (
     Applied,
@@ -38,7 +38,6 @@ from ...domain.indexes import awaits_worker, frees_slot, is_sent, refusal_reason
 from ...domain.limits import size
 from ...domain.task import (
     ConcurrencyKey,
-    JournalEntry,
     JsonText,
     LogEntry,
     Owner,
@@ -65,6 +64,8 @@ from .slots import FreeSlots, SlotReads, free_slot_reads, free_slots
 from .transaction import Program, Reply, Write, once, transact
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 QUOTA_HEADROOM = 256
 """Further below its quota than this, an owner's create does not WATCH the quota.
@@ -99,10 +100,10 @@ class _Judged(NamedTuple):
     opens: ConcurrencyKey | None = None
 
 
-class _Written(NamedTuple):
+class _Written(NamedTuple, Generic[T]):
     """What was decided and written, and how its slots stood then, where that was asked."""
 
-    judged: _Judged
+    outcome: T
     free_slots: FreeSlots | None = None
 
 
@@ -128,63 +129,11 @@ class Transitions(StorePrograms):
     reads: Reads
     guard: MemoryGuard | None = None
 
-    def _stored(self, task_id: str, replies: list[Reply]) -> _Stored:
-        time, values, lines, *rest = replies
-        log = tuple(codec.decode_line(line) for line in lines)
-        return _Stored(self.time_of(time), codec.decode(task_id, values), log, rest)
-
     # --- clients ---------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Program[Created]:
         """See `TaskStore.create`."""
-        shard = self.layout.shard_of_owner(event.owner)
-        live = shard.live(event.owner)
-        keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
-        slots = SlotReads(shard, self.limits, ConcurrencyKey(event.owner, event.queue))
-        watched = [shard.task(event.task_id), *keyed, *slots.watched()]
-        reads = [
-            *_state_reads(shard, event.task_id),
-            ("SCARD", live),
-            ("ZCARD", shard.index("expired")),
-            *(("GET", key) for key in keyed),
-            *slots.commands(),
-        ]
-
-        def judge(replies: list[Reply]) -> Write | None:
-            now_ms, task, log, (owner_live, total, *rest) = self._stored(event.task_id, replies)
-            found, held = rest[: len(keyed)], rest[len(keyed) :]
-            if owner_live + QUOTA_HEADROOM >= self.limits.live_per_owner and live not in watched:
-                watched.append(live)
-                return None
-            counts = StoreCounts(
-                owner_live=owner_live,
-                total=total,
-                existing=codec.decode_remembered(found[0]) if found else None,
-                slots_until_ms=slots.until_ms(held),
-            )
-            decision = decide(task, event, now_ms, log=log, limits=self.limits, counts=counts)
-            if isinstance(decision, Refused):
-                raise decision.error
-            if isinstance(decision, Replayed) or decision.task is None:
-                return Write((), decision)
-            if self.guard is not None:
-                self.guard.check_create(shard, size(event.arguments))
-            sends = is_sent(decision, event, now_ms)
-            commands = self.writes(shard, None, decision, now_ms, sends=sends)
-            commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
-            value = codec.encode_remembered(idempotency_record(decision.task, event.request_digest))
-            commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
-            return Write(commands, decision)
-
-        decision: Applied | Replayed = yield from transact(
-            event.task_id,
-            lambda: watched,
-            reads,
-            judge,
-            event="Create",
-            token=event.token,
-            deadline=self.deadline,
-        )
+        decision = yield from transact(_Creation(self, event), self.deadline)
         if isinstance(decision, Applied) and decision.task is not None:
             if awaits_worker(decision.task):
                 self.outbox.committed(decision.task)
@@ -199,63 +148,31 @@ class Transitions(StorePrograms):
         def owned(task: Task | None) -> Task | None:
             return task if task is not None and task.owner == owner and (task.visible or hidden) else None
 
-        applied = yield from self._transition(task_id, event, owned)
+        applied = yield from self._run(_Event(self, task_id, event, owned))
         return _standing(applied)
 
     # --- workers ---------------------------------------------------------------------------------------
 
     def claim(self, task_id: str, event: Claim) -> Program[Claimed]:
         """See `TaskStore.claim`; arguments and journal come with the same read."""
-        shard = self.layout.shard_of(task_id)
-        key = shard.task(task_id)
-        slots = SlotReads(shard, self.limits)
-        whole: list[Command] = [("TIME",), ("HGETALL", key), ("LRANGE", shard.log(task_id), 0, -1)]
-        reads = list(whole)
-        record: dict[str, str] = {}
-        journal: list[JournalEntry] = []
-
-        def judge(replies: list[Reply]) -> Write | None:
-            time, flat, lines, *held = replies
-            record.clear()
-            record.update(zip(flat[::2], flat[1::2], strict=True))
-            state = [time, [record.get(name) for name in codec.STATE_FIELDS], lines]
-            stored = self._stored(task_id, state)
-            if slots.lacks(stored.task, event):
-                reads[:] = [*whole, *slots.commands()]
-                return None
-            counts = StoreCounts(slots_until_ms=slots.until_ms(held))
-            judged = self._judge(shard, task_id, stored, event, stored.task, counts)
-            known = () if stored.task is None else codec.decode_journal(stored.task, record)
-            journal[:] = [*known, *judged.applied.journal]
-            judged.commands[:0] = _overtaking(shard, judged.applied.task, event)
-            return self._write(judged)
-
-        written: _Written = yield from transact(
-            task_id,
-            lambda: [key, *slots.watched()],
-            reads,
-            judge,
-            event="Claim",
-            token=event.token,
-            deadline=self.deadline,
-        )
-        yield from self._give_turns(written.free_slots)
-        task = _standing(written.judged.applied)
+        claimed, free_slots = yield from transact(_Claim(self, task_id, event), self.deadline)
+        yield from self._grant_slots(free_slots)
+        task = claimed.task
         if task.lease is None or task.lease.lease_id != event.lease_id:
             raise InvalidTransition(task_id, task.phase, "Claim", refusal_reason(task))
-        return Claimed(task=task, arguments=JsonText(record.get("arguments", "")), journal=tuple(journal))
+        return claimed
 
     def commit(self, task_id: str, event: WorkerEvent) -> Program[Task]:
         """See `TaskStore.commit`."""
-        applied = yield from self._transition(task_id, event)
+        applied = yield from self._run(_Event(self, task_id, event))
         return _standing(applied)
 
-    # --- sweeps and operators ----------------------------------------------------------------------------
+    # --- sweeps ----------------------------------------------------------------------------------------
 
     def apply_sweep(self, task_id: str, event: SweepEvent) -> Program[Task | None]:
         """See `TaskStoreMaintenance.apply_sweep`."""
         try:
-            applied = yield from self._transition(task_id, event)
+            applied = yield from self._run(_Event(self, task_id, event))
         except TaskNotFound:
             # It may be there and only have expired; then the indexes still have to lead the sweep to it.
             (exists,) = yield from once(
@@ -271,61 +188,20 @@ class Transitions(StorePrograms):
         names = (*(index.value for index in Due), "suspects")
         return [("ZREM", shard.index(name), task_id) for name in names]
 
-    # --- what transitions share --------------------------------------------------------------------------
+    # --- what they share -------------------------------------------------------------------------------
 
-    def _transition(
-        self,
-        task_id: str,
-        event: Event,
-        seen: Callable[[Task | None], Task | None] = lambda task: task,
-        concurrency_key: ConcurrencyKey | None = None,
-        deadline: float | None = None,
-    ) -> Program[Applied]:
-        shard = self.layout.shard_of(task_id)
-        key = shard.task(task_id)
-        slots = SlotReads(shard, self.limits, concurrency_key)
-        reads = [*_state_reads(shard, task_id), *slots.commands()]
-
-        def judge(replies: list[Reply]) -> Write | None:
-            stored = self._stored(task_id, replies)
-            if slots.lacks(stored.task, event):
-                reads[:] = [*_state_reads(shard, task_id), *slots.commands()]
-                return None
-            counts = StoreCounts(slots_until_ms=slots.until_ms(stored.rest))
-            judged = self._judge(shard, task_id, stored, event, seen(stored.task), counts)
-            if self.guard is not None and isinstance(event, AnswerInput) and judged.commands:
-                self.guard.check_answer(shard)
-            return self._write(judged)
-
-        written: _Written = yield from transact(
-            task_id,
-            lambda: [key, *slots.watched()],
-            reads,
-            judge,
-            event=type(event).__name__,
-            token=event.token,
-            deadline=self.deadline if deadline is None else deadline,
-        )
-        judged = written.judged
+    def _run(self, transition: _Event, deadline: float | None = None) -> Program[Applied]:
+        deadline = self.deadline if deadline is None else deadline
+        judged, free_slots = yield from transact(transition, deadline)
         if judged.sends and judged.applied.task is not None:
             self.outbox.committed(judged.applied.task)
-        yield from self._give_turns(written.free_slots)
+        yield from self._grant_slots(free_slots)
         return judged.applied
 
-    def _write(self, judged: _Judged) -> Write:
-        key = judged.opens
-        if key is None:
-            return Write(judged.commands, _Written(judged), non_transactional=judged.applied.task is None)
+    def _grant_slots(self, seen: FreeSlots | None) -> Program[None]:
+        """Grant the slots that are free to those that wait longest.
 
-        def outcome_from(answers: list[Reply]) -> _Written:
-            return _Written(judged, free_slots(self.limits, key, answers[-2:]))
-
-        return Write(judged.commands, _Written(judged), outcome_from=outcome_from)
-
-    def _give_turns(self, seen: FreeSlots | None) -> Program[None]:
-        """Call those that wait longest, as many as there are slots free.
-
-        Others do so at the same time, so one that is not to be had any more leaves its slot to the next.
+        Others do so at the same time, so a task that cannot take a slot any more leaves it to the next.
         """
         if seen is None:
             return
@@ -334,9 +210,8 @@ class Transitions(StorePrograms):
             if not free:
                 return
             try:
-                yield from self._transition(
-                    task_id, GrantSlot(), concurrency_key=seen.key, deadline=CALLING_DEADLINE
-                )
+                grant = _Event(self, task_id, GrantSlot(), concurrency_key=seen.key)
+                yield from self._run(grant, CALLING_DEADLINE)
                 free -= 1
             except (ConcurrencyLimitReached, StoreUnavailable) as error:
                 logger.debug("A slot is not granted, or left for the sweep to grant: %s", error)
@@ -344,32 +219,11 @@ class Transitions(StorePrograms):
             except TasksServiceError as refusal:
                 logger.debug("A task is passed over for a slot: %s", refusal)
 
-    def _judge(
-        self,
-        shard: Shard,
-        task_id: str,
-        stored: _Stored,
-        event: Event,
-        seen: Task | None,
-        counts: StoreCounts,
-    ) -> _Judged:
-        if seen is None:
-            raise TaskNotFound(task_id)
-        decision = decide(seen, event, stored.now_ms, log=stored.log, limits=self.limits, counts=counts)
-        if isinstance(decision, Refused):
-            raise TaskNotFound(task_id) if isinstance(decision.error, TaskNotFound) else decision.error
-        if isinstance(decision, Replayed):
-            return _Judged(Applied(task=decision.task), [], sends=False)
-        after = decision.task
-        sends = is_sent(decision, event, stored.now_ms)
-        commands = self.writes(shard, seen, decision, stored.now_ms, sends=sends)
-        if isinstance(event, Redispatch) and after is not None:
-            not_before_ms = stored.now_ms + redispatch_backoff_ms(after.redispatches)
-            commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_id))
-        if self.limits.concurrency_limit(seen.queue) is None or not frees_slot(seen, after):
-            return _Judged(decision, commands, sends)
-        commands += free_slot_reads(shard, seen.concurrency_key, stored.now_ms)
-        return _Judged(decision, commands, sends, seen.concurrency_key)
+    def stored(self, task_id: str, replies: list[Reply]) -> _Stored:
+        """What the answers to `_state_reads` say; more answers than that are its `rest`."""
+        time, values, lines, *rest = replies
+        log = tuple(codec.decode_line(line) for line in lines)
+        return _Stored(self.time_of(time), codec.decode(task_id, values), log, rest)
 
     def writes(
         self, shard: Shard, before: Task | None, applied: Applied, now_ms: int, *, sends: bool
@@ -409,6 +263,176 @@ class Transitions(StorePrograms):
         return [*commands, last]
 
 
+class _Creation:
+    """A task that is recorded."""
+
+    name = "Create"
+
+    def __init__(self, store: Transitions, event: Create) -> None:
+        self.task_id, self.token = event.task_id, event.token
+        self._store, self._event = store, event
+        self._shard = shard = store.layout.shard_of_owner(event.owner)
+        self._live = shard.live(event.owner)
+        self._keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
+        self._slots = SlotReads(shard, store.limits, ConcurrencyKey(event.owner, event.queue))
+        self._watches_quota = False
+
+    def watch(self) -> list[str]:
+        quota = [self._live] if self._watches_quota else []
+        return [self._shard.task(self.task_id), *self._keyed, *self._slots.watched(), *quota]
+
+    def reads(self) -> list[Command]:
+        return [
+            *_state_reads(self._shard, self.task_id),
+            ("SCARD", self._live),
+            ("ZCARD", self._shard.index("expired")),
+            *(("GET", key) for key in self._keyed),
+            *self._slots.commands(),
+        ]
+
+    def judge(self, replies: list[Reply]) -> Write[Applied | Replayed] | None:
+        stored = self._store.stored(self.task_id, replies)
+        owner_live, total, *rest = stored.rest
+        found, held = rest[: len(self._keyed)], rest[len(self._keyed) :]
+        limits = self._store.limits
+        if owner_live + QUOTA_HEADROOM >= limits.live_per_owner and not self._watches_quota:
+            self._watches_quota = True
+            return None
+        counts = StoreCounts(
+            owner_live=owner_live,
+            total=total,
+            existing=codec.decode_remembered(found[0]) if found else None,
+            slots_until_ms=self._slots.until_ms(held),
+        )
+        decision = decide(
+            stored.task, self._event, stored.now_ms, log=stored.log, limits=limits, counts=counts
+        )
+        if isinstance(decision, Refused):
+            raise decision.error
+        if isinstance(decision, Replayed) or decision.task is None:
+            return Write((), decision)
+        if self._store.guard is not None:
+            self._store.guard.check_create(self._shard, size(self._event.arguments))
+        return Write(self._writes(decision, decision.task, stored.now_ms), decision)
+
+    def _writes(self, decision: Applied, task: Task, now_ms: int) -> list[Command]:
+        sends = is_sent(decision, self._event, now_ms)
+        commands = self._store.writes(self._shard, None, decision, now_ms, sends=sends)
+        commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (self._shard.owner(task.owner), self._live)]
+        value = codec.encode_remembered(idempotency_record(task, self._event.request_digest))
+        return [*commands, *(("SET", key, value, "PX", task.ttl_ms) for key in self._keyed)]
+
+
+class _OfTask:
+    """What happens to a task that there is."""
+
+    def __init__(
+        self, store: Transitions, task_id: str, event: Event, concurrency_key: ConcurrencyKey | None = None
+    ) -> None:
+        self.task_id, self.name, self.token = task_id, type(event).__name__, event.token
+        self._store = store
+        self._shard = store.layout.shard_of(task_id)
+        self._slots = SlotReads(self._shard, store.limits, concurrency_key)
+
+    def watch(self) -> list[str]:
+        return [self._shard.task(self.task_id), *self._slots.watched()]
+
+    def _judge(self, event: Event, stored: _Stored, seen: Task | None) -> _Judged:
+        """What `decide` says, as commands; `seen` is the stored task, unless it must not be seen."""
+        if seen is None:
+            raise TaskNotFound(self.task_id)
+        shard, limits, now_ms = self._shard, self._store.limits, stored.now_ms
+        counts = StoreCounts(slots_until_ms=self._slots.until_ms(stored.rest))
+        decision = decide(seen, event, now_ms, log=stored.log, limits=limits, counts=counts)
+        if isinstance(decision, Refused):
+            raise TaskNotFound(self.task_id) if isinstance(decision.error, TaskNotFound) else decision.error
+        if isinstance(decision, Replayed):
+            return _Judged(Applied(task=decision.task), [], sends=False)
+        after = decision.task
+        sends = is_sent(decision, event, now_ms)
+        commands = self._store.writes(shard, seen, decision, now_ms, sends=sends)
+        if isinstance(event, Redispatch) and after is not None:
+            not_before_ms = now_ms + redispatch_backoff_ms(after.redispatches)
+            commands.append(("ZADD", shard.index("suspects"), not_before_ms, self.task_id))
+        if limits.concurrency_limit(seen.queue) is None or not frees_slot(seen, after):
+            return _Judged(decision, commands, sends)
+        commands += free_slot_reads(shard, seen.concurrency_key, now_ms)
+        return _Judged(decision, commands, sends, seen.concurrency_key)
+
+    def _write(self, judged: _Judged, outcome: T) -> Write[_Written[T]]:
+        key = judged.opens
+        if key is None:
+            removes = judged.applied.task is None
+            return Write(judged.commands, _Written(outcome), non_transactional=removes)
+
+        def outcome_from(answers: list[Reply]) -> _Written[T]:
+            return _Written(outcome, free_slots(self._store.limits, key, answers[-2:]))
+
+        return Write(judged.commands, _Written(outcome), outcome_from=outcome_from)
+
+
+class _Event(_OfTask):
+    """Any event but a claim."""
+
+    def __init__(
+        self,
+        store: Transitions,
+        task_id: str,
+        event: Event,
+        seen: Callable[[Task | None], Task | None] = lambda task: task,
+        concurrency_key: ConcurrencyKey | None = None,
+    ) -> None:
+        super().__init__(store, task_id, event, concurrency_key)
+        self._event, self._seen = event, seen
+
+    def reads(self) -> list[Command]:
+        return [*_state_reads(self._shard, self.task_id), *self._slots.commands()]
+
+    def judge(self, replies: list[Reply]) -> Write[_Written[_Judged]] | None:
+        stored = self._store.stored(self.task_id, replies)
+        if self._slots.lacks(stored.task, self._event):
+            return None
+        judged = self._judge(self._event, stored, self._seen(stored.task))
+        if self._store.guard is not None and isinstance(self._event, AnswerInput) and judged.commands:
+            self._store.guard.check_answer(self._shard)
+        return self._write(judged, judged)
+
+
+class _Claim(_OfTask):
+    """A claim, which reads all of the record for the tool that is to run."""
+
+    def __init__(self, store: Transitions, task_id: str, event: Claim) -> None:
+        super().__init__(store, task_id, event)
+        self._event = event
+
+    def reads(self) -> list[Command]:
+        shard, task_id = self._shard, self.task_id
+        whole: list[Command] = [
+            ("TIME",),
+            ("HGETALL", shard.task(task_id)),
+            ("LRANGE", shard.log(task_id), 0, -1),
+        ]
+        return whole + self._slots.commands()
+
+    def judge(self, replies: list[Reply]) -> Write[_Written[Claimed]] | None:
+        time, flat, lines, *held = replies
+        record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+        state = [record.get(name) for name in codec.STATE_FIELDS]
+        stored = self._store.stored(self.task_id, [time, state, lines, *held])
+        if self._slots.lacks(stored.task, self._event):
+            return None
+        judged = self._judge(self._event, stored, stored.task)
+        known = () if stored.task is None else codec.decode_journal(stored.task, record)
+        task = _standing(judged.applied)
+        claimed = Claimed(
+            task=task,
+            arguments=JsonText(record.get("arguments", "")),
+            journal=(*known, *judged.applied.journal),
+        )
+        commands = [*_overtaking(self._shard, task, self._event), *judged.commands]
+        return self._write(judged._replace(commands=commands), claimed)
+
+
 def _record_writes(key: str, before: Task | None, applied: Applied, after: Task) -> list[Command]:
     old = codec.encode(before) if before is not None else {}
     new = codec.encode(after)
@@ -428,9 +452,9 @@ def _record_writes(key: str, before: Task | None, applied: Applied, after: Task)
     return commands
 
 
-def _overtaking(shard: Shard, task: Task | None, event: Claim) -> list[Command]:
+def _overtaking(shard: Shard, task: Task, event: Claim) -> list[Command]:
     """A claim lets the sweep see which messages it has overtaken."""
-    if task is None or not event.dispatched_ms:
+    if not event.dispatched_ms:
         return []
     if task.phase is not Phase.RUNNING and task.slot is not Slot.WAITING:
         return []
