@@ -62,25 +62,6 @@ class SweepRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """How many tasks a store holds, by what is to be done about them.
-
-    Attributes:
-        total: All of them.
-        pending: Neither ended, running nor parked.
-        waiting: Those of the pending ones that wait for their turn.
-        running: Leased.
-        live: Not ended.
-    """
-
-    total: int
-    pending: int
-    waiting: int
-    running: int
-    live: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """Something wrong with what is stored, and whether it has been fixed.
 
@@ -179,9 +160,6 @@ class TaskStoreMaintenance(Protocol):
             dry_run: Only tell.
             quarantine: Move records aside that cannot be read at all.
         """
-
-    def counts(self) -> Counts:
-        """How many tasks there are."""
 
 
 MOST_GRANTED = 8

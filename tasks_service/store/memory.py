@@ -36,8 +36,9 @@ from ..domain.indexes import (
 )
 from ..domain.limits import DEFAULT_LIMITS, Limits
 from ..domain.task import NO_TEXT, ConcurrencyKey, Owner, Phase, Slot, Task, TaskRecord
+from .changes import Reported
 from .clients import Created, Page, TaskView
-from .maintenance import MOST_GRANTED, Counts, Due, Repair, SweepMark, SweepRecord
+from .maintenance import MOST_GRANTED, Due, Repair, SweepMark, SweepRecord
 from .outbox import NoOutbox, Outbox
 from .workers import Claimed
 
@@ -47,7 +48,7 @@ def _wall_clock_ms() -> int:
 
 
 class MemoryTaskStore:
-    """`TaskStore` and `TaskStoreMaintenance` in memory, thread-safe.
+    """`ClientStore`, `WorkerStore` and `TaskStoreMaintenance` in memory, thread-safe.
 
     Args:
         limits: What is allowed.
@@ -74,10 +75,10 @@ class MemoryTaskStore:
         self._queues: set[str] = set()
         self._swept: SweepRecord | None = None
 
-    # --- TaskStore -------------------------------------------------------------------------------------
+    # --- ClientStore -------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Created:
-        """See `TaskStore.create`."""
+        """See `ClientStore.create`."""
         with self._lock:
             now_ms, record = self._clock(), self._records.get(event.task_id)
             key = (event.owner, event.idempotency)
@@ -106,7 +107,7 @@ class MemoryTaskStore:
             return Created(task=task)
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
-        """See `TaskStore.get`."""
+        """See `ClientStore.get`."""
         with self._lock:
             task = self._effective(task_id)
             if task.owner != owner or not (task.visible or hidden):
@@ -114,13 +115,13 @@ class MemoryTaskStore:
             return TaskView(task=task, result=self._records[task_id].result)
 
     def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.apply`."""
+        """See `ClientStore.apply`."""
         with self._lock:
             self.get(owner, task_id, hidden=hidden)
             return self._standing(self._apply(task_id, event))
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
-        """See `TaskStore.page`."""
+        """See `ClientStore.page`."""
         with self._lock:
             found = [task for task in self._tasks(owner) if self._seen(task) is not None]
             found.sort(key=lambda task: (task.created_ms, task.task_id), reverse=True)
@@ -131,8 +132,10 @@ class MemoryTaskStore:
             more = len(found) > limit
             return Page(tasks=tasks, last=f"{tasks[-1].created_ms}:{tasks[-1].task_id}" if more else None)
 
+    # --- WorkerStore -----------------------------------------------------------------------------------
+
     def claim(self, task_id: str, event: Claim) -> Claimed:
-        """See `TaskStore.claim`."""
+        """See `WorkerStore.claim`."""
         with self._lock:
             task = self._standing(self._apply(task_id, event))
             if task.phase is Phase.RUNNING or task.slot is Slot.WAITING:
@@ -143,9 +146,13 @@ class MemoryTaskStore:
             return Claimed(task=task, arguments=record.arguments, journal=record.journal)
 
     def commit(self, task_id: str, event: WorkerEvent) -> Task:
-        """See `TaskStore.commit`."""
+        """See `WorkerStore.commit`."""
         with self._lock:
             return self._standing(self._apply(task_id, event))
+
+    def report(self, reported: Sequence[Reported]) -> list[int]:
+        """See `WorkerStore.report`: nobody listens to a store in memory."""
+        return [0] * len(reported)
 
     # --- TaskStoreMaintenance ----------------------------------------------------------------------------
 
@@ -246,18 +253,6 @@ class MemoryTaskStore:
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
         """See `TaskStoreMaintenance.repair`: no index could disagree here, and no hand reaches a record."""
         return iter(())
-
-    def counts(self) -> Counts:
-        """See `TaskStoreMaintenance.counts`."""
-        with self._lock:
-            phases = [record.task.phase for record in self._records.values()]
-            return Counts(
-                total=len(phases),
-                pending=phases.count(Phase.PENDING),
-                waiting=sum(record.task.slot is Slot.WAITING for record in self._records.values()),
-                running=phases.count(Phase.RUNNING),
-                live=sum(phase in (Phase.PENDING, Phase.RUNNING, Phase.PARKED) for phase in phases),
-            )
 
     # --- what they share ---------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from pytest_celery import CeleryTestWorker
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.task import Owner, Phase, Slot, Task, TaskStatus
 from tasks_service.failpoints import TAKEN
+from tests.store_adapter import counts
 from tests.support import RedisServer
 
 from .harness import Client, client_of, wait_until
@@ -133,4 +134,4 @@ def test_a_turn_is_given_though_whoever_was_to_give_it_is_killed(
     assert all_completed(client, tasks)
     assert len(list((points / TAKEN).iterdir())) == 1
     assert len(runs.read_text().splitlines()) == len(tasks)
-    wait_until(lambda: client.store.counts().waiting == 0)
+    wait_until(lambda: counts(client.store).waiting == 0)

@@ -42,12 +42,13 @@ from tasks_service.domain.task import (
     TaskRecord,
     new_token,
 )
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+from tasks_service.store.redis import RedisTaskStore
 from tests.support import RedisServer
 from tests.support_proxy import CuttingProxy, Verdict
 from tests.support_servers import ClusterServers, SentinelGroup
 
 from ..store.conftest import ALICE, RESULT, creation
+from ..store_adapter import AsyncWorkerStore
 from .audit import audit, told
 
 LEASE = "the lease"
@@ -121,7 +122,7 @@ def blocking(url: str, task_id: str, event: Event) -> None:
 
 def on_a_loop(url: str, task_id: str, event: Event) -> None:
     async def call() -> None:
-        store = AsyncRedisTaskStore(url, shards=1, deadline=0.5)
+        store = AsyncWorkerStore(url, shards=1, deadline=0.5)
         try:
             for _ in range(3):
                 try:

@@ -22,6 +22,7 @@ from tasks_service.durable.questions import Form
 
 from ..protocol.sessions import SessionClient, Stream, is_request
 from ..protocol.support import WITHOUT_TASKS, WireClient, Worker, asked, registry, serving, settings, until
+from ..store_adapter import counts
 from .audit import audit, told
 from .forgetting import ForgetfulServer
 
@@ -306,4 +307,4 @@ def test_a_redis_that_stands_still_or_cuts_everybody_off_doubles_nothing(
     assert len(stored) == len(made) == len(list(worker.store.task_ids()))
     for key, task_ids in made.items():
         assert task_ids == {client.task("greet", ADA, meta={KEY: key})}
-    until("all have ended", lambda: worker.store.counts().live == 0)
+    until("all have ended", lambda: counts(worker.store).live == 0)

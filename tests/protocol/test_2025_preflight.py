@@ -9,6 +9,7 @@ import pytest
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.durable.questions import Form, Link
 
+from ..store_adapter import counts
 from .sessions import Message, SessionClient, Stream, is_answer, is_request
 from .support import Worker, registry, until
 
@@ -50,7 +51,7 @@ def answers(worker: Worker) -> list[tuple[str, str]]:
 def test_a_plain_call_asks_and_goes_on(session: SessionClient, worker: Worker) -> None:
     stream = called(session, "introduce")
     request = stream.find(elicitation)
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
     session.respond(request["id"], ADA, at=1)
     worker.run_next()
@@ -95,7 +96,7 @@ def test_a_client_that_cannot_be_asked_is_told_so(ports: list[int], worker: Work
     assert plain["isError"] is True
     assert "form" in plain["content"][0]["text"]
     assert task["code"] == -32602
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 def test_cancelling_while_it_asks_leaves_nothing(session: SessionClient, worker: Worker) -> None:
@@ -106,4 +107,4 @@ def test_cancelling_while_it_asks_leaves_nothing(session: SessionClient, worker:
 
     assert stream.rest() == []
     session.respond(request["id"], ADA)
-    assert not until("settled", lambda: [worker.store.counts().total])[0]
+    assert not until("settled", lambda: [counts(worker.store).total])[0]

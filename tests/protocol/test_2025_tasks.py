@@ -13,6 +13,7 @@ from tasks_service.authoring.tool import ToolRegistry, error_result
 from tasks_service.domain.events import Cancel, CompleteWithResult
 from tasks_service.domain.task import DAY, Failure, FailureKind, JsonText, Progress
 
+from ..store_adapter import counts
 from .sessions import RELATED, SessionClient, is_request
 from .support import WireClient, Worker, serving, settings
 
@@ -93,7 +94,7 @@ def test_bad_arguments_of_a_task_are_an_error_that_names_the_field(
 
     assert error["code"] == -32602
     assert "name" in error["message"]
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 def test_an_unknown_tool_is_refused(session: SessionClient) -> None:

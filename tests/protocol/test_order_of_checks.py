@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from ..store_adapter import counts
 from .support import WITHOUT_TASKS, WireClient, Worker
 
 HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, INVALID_PARAMS = -32020, -32021, -32022, -32602
@@ -58,7 +59,7 @@ def test_an_argument_that_is_mirrored_in_a_header_must_match_it(
     reply = client.request("tools/call", params, mcp_param_message=header)
 
     assert (reply.status, reply.error["code"]) == (400, HEADER_MISMATCH)
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
     assert client.request("tools/call", params, mcp_param_message="hello").result["resultType"] == "task"
 
 
@@ -122,7 +123,7 @@ def test_the_capability_comes_before_the_arguments(plain: WireClient, worker: Wo
     assert reply.error["data"] == {
         "requiredCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}
     }
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])

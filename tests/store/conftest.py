@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -13,14 +13,15 @@ from tasks_service.domain.events import Claim, ClientEvent, CompleteWithResult, 
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
 from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import JsonText, Owner, Policy, Task, new_token
-from tasks_service.store.clients import Created, Page, TaskStore, TaskView
+from tasks_service.store.clients import ClientStore, Created, Page, TaskView
 from tasks_service.store.maintenance import TaskStoreMaintenance
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.outbox import Push
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tasks_service.store.workers import Claimed
+from tasks_service.store.redis import RedisTaskStore
+from tasks_service.store.workers import Claimed, WorkerStore
 
 from ..faults.audit import audit, told
+from ..store_adapter import AsyncWorkerStore
 from ..support_servers import ClusterServers, SentinelGroup
 
 ALICE, BOB = Owner("alice"), Owner("bob")
@@ -62,7 +63,7 @@ class RecordingOutbox:
 class Awaited:
     """The asyncio face, driven from blocking code on a loop of its own."""
 
-    def __init__(self, store: AsyncRedisTaskStore, runner: asyncio.Runner) -> None:
+    def __init__(self, store: AsyncWorkerStore, runner: asyncio.Runner) -> None:
         self._store, self._runner = store, runner
 
     def create(self, event: Create) -> Created:
@@ -84,11 +85,15 @@ class Awaited:
         return self._runner.run(self._store.commit(task_id, event))
 
 
+class Store(ClientStore, WorkerStore, Protocol):
+    """What clients and workers do."""
+
+
 @dataclass
 class Face:
     """A store as tests use it, and shorthand for what most of them do first."""
 
-    store: TaskStore
+    store: Store
     maintenance: TaskStoreMaintenance
     clock: Clock
     outbox: RecordingOutbox
@@ -184,7 +189,7 @@ def make_face(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -
         if not is_asyncio:
             return Face(blocking, blocking, clock, outbox)
         runner = asyncio.Runner()
-        store = AsyncRedisTaskStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
+        store = AsyncWorkerStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
         cleanups.extend([runner.close, lambda: runner.run(store.aclose())])
         return Face(Awaited(store, runner), blocking, clock, outbox)
 

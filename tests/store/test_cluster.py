@@ -23,6 +23,7 @@ from tasks_service.store.maintenance import Due, SweepMark
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, Role
 from tasks_service.store.redis.connection import client_findings
 from tasks_service.store.sessions import Session
+from tests.store_adapter import AsyncWorkerStore, counts
 from tests.support_proxy import CuttingProxy, Verdict
 from tests.support_servers import ClusterServers, eventually
 
@@ -119,7 +120,7 @@ def test_a_cut_completion_never_overwrites_a_rivals_cancellation(
 
 
 async def committed(url: str, task_id: str, event: CompleteWithResult) -> None:
-    store = AsyncRedisTaskStore(url)
+    store = AsyncWorkerStore(url)
     try:
         await store.commit(task_id, event)
     finally:
@@ -175,7 +176,7 @@ def test_tasks_spread_over_the_nodes_and_are_counted_swept_and_repaired_on_all_o
     owners = [Owner(f"owner-{number}") for number in range(40)]
     ids = {created(store, owner) for owner in owners}
     assert set(store.task_ids()) == ids
-    assert store.counts().total == store.counts().pending == 40
+    assert counts(store).total == counts(store).pending == 40
     assert set(store.pending("q", until_ms=store.now_ms() + 1000, limit=100)) == ids
     assert list(store.repair()) == []
     for server in cluster.servers:
@@ -200,7 +201,7 @@ def test_what_has_expired_is_swept_on_every_node(cluster: ClusterServers) -> Non
         assert len(due) == 40
         for task_id in due:
             store.apply_sweep(task_id, Expire())
-        assert store.counts().total == 0
+        assert counts(store).total == 0
 
 
 def test_locks_and_the_last_sweep_are_one_for_all_nodes(store: RedisTaskStore) -> None:

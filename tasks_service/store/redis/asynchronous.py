@@ -13,14 +13,13 @@ from redis.exceptions import ResponseError
 
 from ...addresses.redis import Kind, Node, parse_address
 from ...domain.errors import StoreUnavailable
-from ...domain.events import AnswerInput, Claim, ClientEvent, Create, WorkerEvent
+from ...domain.events import AnswerInput, ClientEvent, Create
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
 from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
 from ..findings import Finding, Memory
 from ..outbox import NoOutbox, Outbox
-from ..workers import Claimed
 from .connection import FAILURES, SENTINEL_SECONDS, Pools, client_findings, connection_options, pack, reason
 from .health import examine
 from .layout import Layout
@@ -235,7 +234,7 @@ class AsyncRedisTaskStore:
         await self.run(self._headroom.beside(program, self._layout.home))
 
     async def create(self, event: Create) -> Created:
-        """See `TaskStore.create`.
+        """See `ClientStore.create`.
 
         Raises:
             StoreFull: The server's memory is short.
@@ -244,11 +243,11 @@ class AsyncRedisTaskStore:
         return await self.run(self._headroom.beside(self._transitions.create(event), shard))
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
-        """See `TaskStore.get`."""
+        """See `ClientStore.get`."""
         return await self.run(self._reads.get(owner, task_id, hidden=hidden))
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.apply`.
+        """See `ClientStore.apply`.
 
         Raises:
             StoreFull: It is an answer, and the server's memory is short.
@@ -259,16 +258,8 @@ class AsyncRedisTaskStore:
         return await self.run(program)
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
-        """See `TaskStore.page`."""
+        """See `ClientStore.page`."""
         return await self.run(self._reads.page(owner, after=after, limit=limit))
-
-    async def claim(self, task_id: str, event: Claim) -> Claimed:
-        """See `TaskStore.claim`."""
-        return await self.run(self._transitions.claim(task_id, event))
-
-    async def commit(self, task_id: str, event: WorkerEvent) -> Task:
-        """See `TaskStore.commit`."""
-        return await self.run(self._transitions.commit(task_id, event))
 
 
 async def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:

@@ -19,7 +19,7 @@ from ...domain.task import Owner, Task, TaskRecord
 from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
 from ..findings import Finding, Memory
-from ..maintenance import Counts, Due, Repair, SweepMark
+from ..maintenance import Due, Repair, SweepMark
 from ..outbox import NoOutbox, Outbox
 from ..workers import Claimed
 from .connection import (
@@ -81,7 +81,9 @@ class _Hold:
 
 
 class RedisTaskStore:
-    """`TaskStore` and `TaskStoreMaintenance` on Redis, blocking. Thread-safe; make a new one after a fork.
+    """`ClientStore`, `WorkerStore` and `TaskStoreMaintenance` on Redis, blocking.
+
+    Thread-safe; make a new one after a fork.
 
     Args:
         url: Of one server, of sentinels, or of a cluster (see `address`).
@@ -193,17 +195,6 @@ class RedisTaskStore:
         """
         self.run(announce(self._layout, name, self._reads.deadline))
 
-    def report(self, reported: Sequence[Reported]) -> list[int]:
-        """Publish what running tools say to whoever waits for them; once, without another try.
-
-        Returns:
-            For each, how many front ends have heard it.
-
-        Raises:
-            StoreUnavailable: No answer in time; some may have been heard.
-        """
-        return self.run(report(self._layout, reported))
-
     def check(self) -> list[Finding]:
         """Look at the servers: version, persistence, eviction, who takes over; and at this client itself.
 
@@ -231,31 +222,37 @@ class RedisTaskStore:
         """
         return self.run(fullest(self._servers, self._reads.deadline))
 
-    # --- TaskStore -------------------------------------------------------------------------------------
+    # --- ClientStore -------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Created:
-        """See `TaskStore.create`."""
+        """See `ClientStore.create`."""
         return self.run(self._transitions.create(event))
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
-        """See `TaskStore.get`."""
+        """See `ClientStore.get`."""
         return self.run(self._reads.get(owner, task_id, hidden=hidden))
 
     def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.apply`."""
+        """See `ClientStore.apply`."""
         return self.run(self._transitions.apply(owner, task_id, event, hidden=hidden))
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
-        """See `TaskStore.page`."""
+        """See `ClientStore.page`."""
         return self.run(self._reads.page(owner, after=after, limit=limit))
 
+    # --- WorkerStore -----------------------------------------------------------------------------------
+
     def claim(self, task_id: str, event: Claim) -> Claimed:
-        """See `TaskStore.claim`."""
+        """See `WorkerStore.claim`."""
         return self.run(self._transitions.claim(task_id, event))
 
     def commit(self, task_id: str, event: WorkerEvent) -> Task:
-        """See `TaskStore.commit`."""
+        """See `WorkerStore.commit`."""
         return self.run(self._transitions.commit(task_id, event))
+
+    def report(self, reported: Sequence[Reported]) -> list[int]:
+        """See `WorkerStore.report`."""
+        return self.run(report(self._layout, reported))
 
     # --- TaskStoreMaintenance ----------------------------------------------------------------------------
 
@@ -366,10 +363,6 @@ class RedisTaskStore:
         while cursor != "0":
             cursor, places = self.run(self._repairs.keys(shard, cursor))
             yield places
-
-    def counts(self) -> Counts:
-        """See `TaskStoreMaintenance.counts`."""
-        return self.run(self._sweeps.counts())
 
 
 def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:

@@ -20,7 +20,7 @@ def announce(layout: Layout, name: str, deadline: float) -> Program[list[Reply]]
 
 
 def report(layout: Layout, reported: Sequence[Reported]) -> Program[list[int]]:
-    """See `RedisTaskStore.report`. Tried once: a report that is late is worth less than the next one."""
+    """See `WorkerStore.report`. Tried once: a report that is late is worth less than the next one."""
     commands = [
         ("PUBLISH", layout.reports(task_id), codec.encode_reports(reports)) for task_id, reports in reported
     ]

@@ -24,7 +24,7 @@ class Reads(StorePrograms):
     """Builds the programs that read."""
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> Program[TaskView]:
-        """See `TaskStore.get`: one exchange of two commands."""
+        """See `ClientStore.get`: one exchange of two commands."""
         shard = self.layout.shard_of(task_id)
         reads: list[Command] = [("TIME",), ("HMGET", shard.task(task_id), *codec.VIEW_FIELDS)]
         time, values = yield from once(reads, self.deadline)
@@ -36,7 +36,7 @@ class Reads(StorePrograms):
         return TaskView(task=now, result=values[_STATE] or None)
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Program[Page]:
-        """See `TaskStore.page`: the owner's index from a position on, then the records in one exchange."""
+        """See `ClientStore.page`: the owner's index from a position on, then the records in one exchange."""
         shard = self.layout.shard_of_owner(owner)
         key = shard.owner(owner)
         tasks: list[Task] = []

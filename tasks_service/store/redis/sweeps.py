@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...domain.task import ConcurrencyKey
-from ..maintenance import MOST_GRANTED, Counts, Due, SweepMark, SweepRecord
+from ..maintenance import MOST_GRANTED, Due, SweepMark, SweepRecord
 from . import codec
 from .health import run_id
 from .layout import Command, Shard, concurrency_key_name, parse_concurrency_key
@@ -128,21 +128,6 @@ class Sweeps(StorePrograms):
         # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
         now_ms = yield from self.now_ms()
         return max(now_ms - codec.decode_sweep(text).at_ms, 0) if text else None
-
-    def counts(self) -> Program[Counts]:
-        """See `TaskStoreMaintenance.counts`."""
-        queues = yield from self.queues()
-        total = running = live = pending = waiting = 0
-        keys = yield from self._concurrency_keys()
-        for shard in self.layout.shards:
-            turns = [shard.waiting(key) for where, key in keys if where is shard]
-            names = [shard.index(name) for name in ("expired", "leases", "overdue", "timers")]
-            reads: list[Command] = [("ZCARD", key) for key in (*turns, *names, *map(shard.pending, queues))]
-            counted = yield from once(reads, self.deadline)
-            waiting, counted = waiting + sum(counted[: len(turns)]), counted[len(turns) :]
-            total, running, live = total + counted[0], running + counted[1], live + counted[2]
-            pending += sum(counted[3:])
-        return Counts(total=total, pending=pending + waiting, waiting=waiting, running=running, live=live)
 
 
 class _ForgetConcurrencyKey:

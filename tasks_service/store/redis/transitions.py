@@ -132,7 +132,7 @@ class Transitions(StorePrograms):
     # --- clients ---------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Program[Created]:
-        """See `TaskStore.create`."""
+        """See `ClientStore.create`."""
         decision = yield from transact(_Creation(self, event), self.deadline)
         if isinstance(decision, Applied) and decision.task is not None:
             if awaits_worker(decision.task):
@@ -143,7 +143,7 @@ class Transitions(StorePrograms):
         return Created(task=view.task, replayed=True)
 
     def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Program[Task]:
-        """See `TaskStore.apply`."""
+        """See `ClientStore.apply`."""
 
         def owned(task: Task | None) -> Task | None:
             return task if task is not None and task.owner == owner and (task.visible or hidden) else None
@@ -154,7 +154,7 @@ class Transitions(StorePrograms):
     # --- workers ---------------------------------------------------------------------------------------
 
     def claim(self, task_id: str, event: Claim) -> Program[Claimed]:
-        """See `TaskStore.claim`; arguments and journal come with the same read."""
+        """See `WorkerStore.claim`; arguments and journal come with the same read."""
         claimed, free_slots = yield from transact(_Claim(self, task_id, event), self.deadline)
         yield from self._grant_slots(free_slots)
         task = claimed.task
@@ -163,7 +163,7 @@ class Transitions(StorePrograms):
         return claimed
 
     def commit(self, task_id: str, event: WorkerEvent) -> Program[Task]:
-        """See `TaskStore.commit`."""
+        """See `WorkerStore.commit`."""
         applied = yield from self._run(_Event(self, task_id, event))
         return _standing(applied)
 
