@@ -126,7 +126,7 @@ def test_a_turn_is_given_though_whoever_was_to_give_it_is_killed(
 ) -> None:
     points, runs = tmp_path / "points", tmp_path / "runs"
     points.mkdir()
-    (points / "Call.before.member").write_text("kill")
+    (points / "GrantSlot.before.member").write_text("kill")
     start_worker(concurrency=SEATS + 1, TASKS_FAILPOINTS=str(points), **CAP)
 
     tasks = [client.call_of(BUSY, "count_runs", path=str(runs)) for _ in range(6)]

@@ -68,7 +68,7 @@ class _Hold:
 
 
 class AsyncRedisTaskStore:
-    """`AsyncTaskStore` on Redis. One per event loop.
+    """`FrontEndStore` on Redis. One per event loop.
 
     Args:
         url: Of one server, of sentinels, or of a cluster (see `address`).
@@ -120,11 +120,11 @@ class AsyncRedisTaskStore:
 
     @property
     def sessions(self) -> RedisSessions:
-        """Sessions of clients that have them, on the same connections; their wake-ups are changes."""
+        """See `FrontEndStore.sessions`; on the same connections."""
         return self._sessions
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """See `FrontEndStore.aclose`."""
         for pool in self._pools:
             await pool.disconnect()
 
@@ -181,32 +181,23 @@ class AsyncRedisTaskStore:
         return self._listens_at is None or self._servers.is_current(self._listens_at)
 
     def changes(self) -> AsyncIterator[Change | Reported | None]:
-        """Every logged transition as it happens; None whenever the subscription is made (again).
-
-        Reports of the tasks that `hear` names come among them, in the order in which they were published.
-        Subscribes on a connection of its own. What was published while it was lost is missed, so read what
-        you wait for whenever None comes. One at a time.
-        """
+        """See `ChangeSource.changes`; on a connection of its own."""
         return self._subscription.messages()
 
     def subscribe_reports(self, task_id: str) -> None:
-        """Let the reports of a task's tool come among the changes, from now on."""
+        """See `ChangeSource.subscribe_reports`."""
         self._subscription.subscribe_reports(task_id)
 
     def unsubscribe_reports(self, task_id: str) -> None:
-        """Let them come no more."""
+        """See `ChangeSource.unsubscribe_reports`."""
         self._subscription.unsubscribe_reports(task_id)
 
-    async def apply_sweep(self) -> None:
-        """Return when all has come that was published before; at once while there is no subscription."""
-        await self._subscription.apply_sweep()
+    async def catch_up(self) -> None:
+        """See `ChangeSource.catch_up`."""
+        await self._subscription.catch_up()
 
     async def check(self) -> list[Finding]:
-        """What is wrong with the servers, with this client, and with what its user may do as a front end.
-
-        Raises:
-            StoreUnavailable: No answer in time.
-        """
+        """See `FrontEndStore.check`."""
         messages = self._transitions.outbox.messages
         rights = check_permissions(self._layout, Role.FRONT_END, messages=messages, user=self._user)
         if lacks := await self.run(rights):
@@ -218,18 +209,11 @@ class AsyncRedisTaskStore:
 
     @property
     def memory(self) -> Memory | None:
-        """How full the fullest server was when it was last asked: by a check, a ping, a create or an answer.
-
-        None if none has a limit, or tells.
-        """
+        """See `FrontEndStore.memory`."""
         return self._headroom.memory
 
     async def ping(self) -> None:
-        """Return if the store answers.
-
-        Raises:
-            StoreUnavailable: It does not, in time.
-        """
+        """See `FrontEndStore.ping`."""
         program = once([("PING",)], self._reads.deadline)
         await self.run(self._headroom.beside(program, self._layout.home))
 

@@ -42,31 +42,31 @@ class Subscription:
         self._connect, self._is_current, self._layout = connect, is_current, layout
         self._wanted: set[str] = set()
         self._altered = asyncio.Event()
-        self._settling: deque[asyncio.Future[None]] = deque()
-        self._pinged = 0
+        self._catching_up: deque[asyncio.Future[None]] = deque()
+        self._pings_sent = 0
         self._connected = False
 
     def subscribe_reports(self, task_id: str) -> None:
-        """Let the reports of a task come from now on; the channel is asked for in a moment."""
+        """See `ChangeSource.subscribe_reports`; the channel is asked for in a moment."""
         self._wanted.add(self._layout.reports(task_id))
         self._altered.set()
 
     def unsubscribe_reports(self, task_id: str) -> None:
-        """Let them come no more."""
+        """See `ChangeSource.unsubscribe_reports`."""
         self._wanted.discard(self._layout.reports(task_id))
         self._altered.set()
 
-    async def apply_sweep(self) -> None:
-        """Return when all has come that was published before; at once while there is no connection."""
+    async def catch_up(self) -> None:
+        """See `ChangeSource.catch_up`."""
         if not self._connected:
             return
-        settled = asyncio.get_running_loop().create_future()
-        self._settling.append(settled)
+        caught_up = asyncio.get_running_loop().create_future()
+        self._catching_up.append(caught_up)
         self._altered.set()
-        await settled
+        await caught_up
 
     async def messages(self) -> AsyncIterator[Change | Reported | None]:
-        """See `AsyncRedisTaskStore.changes`."""
+        """See `ChangeSource.changes`."""
         while True:
             try:
                 async for message in self._until_lost():
@@ -96,11 +96,11 @@ class Subscription:
                         elif (reported := parse_reported(task_id, text)) is not None:
                             yield reported
                     case ["pong", number]:
-                        self._settled(int(number))
+                        self._caught_up(int(number))
         finally:
             self._connected = False
-            self._settled(len(self._settling))
-            self._pinged = 0
+            self._caught_up(len(self._catching_up))
+            self._pings_sent = 0
             for task in beside:
                 task.cancel()
             await connection.disconnect(nowait=True)
@@ -113,12 +113,12 @@ class Subscription:
                 await connection.disconnect(nowait=True)
                 return
 
-    def _settled(self, number: int) -> None:
+    def _caught_up(self, number: int) -> None:
         for _ in range(number):
-            settled = self._settling.popleft()
-            self._pinged -= 1
-            if not settled.done():
-                settled.set_result(None)
+            caught_up = self._catching_up.popleft()
+            self._pings_sent -= 1
+            if not caught_up.done():
+                caught_up.set_result(None)
 
     async def _choose(self, connection: Connection, chosen: set[str]) -> None:
         """Keep the connection's channels to those that are wanted; all that changes at once is one packet.
@@ -138,9 +138,9 @@ class Subscription:
                     commands.append(("UNSUBSCRIBE", *dropped))
                 chosen |= added
                 chosen -= dropped
-                if unasked := len(self._settling) - self._pinged:
+                if unasked := len(self._catching_up) - self._pings_sent:
                     commands.append(("PING", unasked))
-                    self._pinged += unasked
+                    self._pings_sent += unasked
                 if commands:
                     await _send(connection, commands)
         except (RedisError, OSError) as error:
