@@ -20,7 +20,7 @@ from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
 from ..findings import Finding, Memory
 from ..outbox import NoOutbox, Outbox
-from .connection import FAILURES, SENTINEL_SECONDS, Pools, client_findings, connection_options, pack, reason
+from .connection import FAILURES, Pools, client_findings, connection_options, pack, reason
 from .health import examine
 from .layout import Layout
 from .memory_guard import MemoryGuard
@@ -30,6 +30,7 @@ from .reads import Reads
 from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
+from .timings import DEFAULT_TIMINGS, Timings
 from .transaction import Backoff, LostConnection, Program, RoundTrip, once
 from .transitions import Transitions
 
@@ -80,6 +81,7 @@ class AsyncRedisTaskStore:
         pool: Connections at most, to each server; an operation waits for one.
         deadline: Seconds that an operation may take, waiting included, before it raises `StoreUnavailable`.
         clock: From the server's time to the time that decisions use, in ms; for tests.
+        timings: How long to wait for what.
     """
 
     def __init__(
@@ -93,20 +95,21 @@ class AsyncRedisTaskStore:
         pool: int = 16,
         deadline: float = 1.8,
         clock: Clock | None = None,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         address = parse_address(url)
         self._url, self._user = url, address.user
         self._layout = Layout(prefix, shards or address.shards)
-        self._headroom = MemoryGuard(each_shard=address.kind is Kind.CLUSTER)
+        self._guard = MemoryGuard(timings.memory, each_shard=address.kind is Kind.CLUSTER)
         shared = (self._layout, limits, deadline, clock)
         self._reads = Reads(*shared)
-        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._reads, self._headroom)
+        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._reads, timings, self._guard)
         self._servers = servers_at(address, self._layout.home)
 
         def connections(node: Node | None) -> BlockingConnectionPool:
             # `run` bounds the whole operation; a timer for each reply would cost a sixth of a create.
-            silence = SENTINEL_SECONDS if node is not None and node.is_sentinel else None
-            options = connection_options(Retry, url, silence)
+            reply = timings.sentinel_reply if node is not None and node.is_sentinel else None
+            options = connection_options(Retry, url, timings=timings, reply=reply)
             return BlockingConnectionPool.from_url(
                 address.url_of(node), max_connections=pool, timeout=None, **options
             )
@@ -116,7 +119,7 @@ class AsyncRedisTaskStore:
             self.run, prefix=prefix, channel=self._layout.changes, deadline=deadline
         )
         self._listens_at: Node | None = None
-        self._subscription = Subscription(self._connect, self._is_current, self._layout)
+        self._subscription = Subscription(self._connect, self._is_current, self._layout, timings.reconnect)
 
     @property
     def sessions(self) -> RedisSessions:
@@ -210,12 +213,12 @@ class AsyncRedisTaskStore:
     @property
     def memory(self) -> Memory | None:
         """See `FrontEndStore.memory`."""
-        return self._headroom.memory
+        return self._guard.memory
 
     async def ping(self) -> None:
         """See `FrontEndStore.ping`."""
         program = once([("PING",)], self._reads.deadline)
-        await self.run(self._headroom.beside(program, self._layout.home))
+        await self.run(self._guard.beside(program, self._layout.home))
 
     async def create(self, event: Create) -> Created:
         """See `ClientStore.create`.
@@ -224,7 +227,7 @@ class AsyncRedisTaskStore:
             StoreFull: The server's memory is short.
         """
         shard = self._layout.shard_of_owner(event.owner)
-        return await self.run(self._headroom.beside(self._transitions.create(event), shard))
+        return await self.run(self._guard.beside(self._transitions.create(event), shard))
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `ClientStore.get`."""
@@ -238,7 +241,7 @@ class AsyncRedisTaskStore:
         """
         program = self._transitions.apply(owner, task_id, event, hidden=hidden)
         if isinstance(event, AnswerInput):
-            program = self._headroom.beside(program, self._layout.shard_of(task_id))
+            program = self._guard.beside(program, self._layout.shard_of(task_id))
         return await self.run(program)
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:

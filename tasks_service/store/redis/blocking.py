@@ -24,9 +24,6 @@ from ..outbox import NoOutbox, Outbox
 from ..workers import Claimed
 from .connection import (
     FAILURES,
-    RECONNECT_SECONDS,
-    SENTINEL_SECONDS,
-    SOCKET_SECONDS,
     Pools,
     client_findings,
     connection_options,
@@ -43,6 +40,7 @@ from .reads import Reads
 from .repair import Places, Repairs
 from .servers import servers_at
 from .sweeps import Sweeps
+from .timings import DEFAULT_TIMINGS, Timings
 from .transaction import Backoff, LostConnection, Program, RoundTrip
 from .transitions import Transitions
 
@@ -95,6 +93,7 @@ class RedisTaskStore:
         pool: Connections at most, to each server; an operation waits for one.
         deadline: Seconds that an operation may try before it raises `StoreUnavailable`.
         clock: From the server's time to the time that decisions use, in ms; for tests.
+        timings: How long to wait for what.
     """
 
     def __init__(
@@ -108,19 +107,20 @@ class RedisTaskStore:
         pool: int = 16,
         deadline: float = 10.0,
         clock: Clock | None = None,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         address = parse_address(url)
-        self._url, self._user = url, address.user
+        self._url, self._user, self._timings = url, address.user, timings
         self._layout = Layout(prefix, shards or address.shards)
         shared = (self._layout, limits, deadline, clock)
         self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
-        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._reads)
+        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._reads, timings)
         self._repairs = Repairs(self._transitions)
         self._servers = servers_at(address, self._layout.home)
 
         def connections(node: Node | None) -> BlockingConnectionPool:
-            silence = SENTINEL_SECONDS if node is not None and node.is_sentinel else SOCKET_SECONDS
-            options = connection_options(Retry, url, silence)
+            reply = timings.sentinel_reply if node is not None and node.is_sentinel else timings.reply
+            options = connection_options(Retry, url, timings=timings, reply=reply)
             return BlockingConnectionPool.from_url(
                 address.url_of(node), max_connections=pool, timeout=deadline, **options
             )
@@ -170,7 +170,7 @@ class RedisTaskStore:
             try:
                 yield from self._changes_until_lost(poll)
             except (RedisError, OSError, StoreUnavailable):
-                time.sleep(RECONNECT_SECONDS)
+                time.sleep(self._timings.reconnect)
                 yield None
 
     def _changes_until_lost(self, poll: float) -> Iterator[Change | None]:

@@ -31,9 +31,6 @@ CREATES_UNTIL = 80
 ANSWERS_UNTIL = 90
 """Percent of `maxmemory` from which on no answer is recorded."""
 
-LOOK_SECONDS = 1.0
-"""Shortest time between two looks of one process."""
-
 TASK_BYTES = 3 * KIB
 """What a new task takes beside its arguments: record, log, places in indexes, message."""
 
@@ -54,11 +51,15 @@ class MemoryGuard:
     """How much of the servers' memory is left, as well as this process knows.
 
     Args:
-        clock: Monotonic, in seconds.
+        interval: Shortest time between two questions to one server, in seconds.
         each_shard: Whether shards may be on different servers.
+        clock: Monotonic, in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, each_shard: bool = False) -> None:
+    def __init__(
+        self, interval: float, *, each_shard: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._interval = interval
         self._clock = clock
         self._begun = clock()
         self._each_shard = each_shard
@@ -79,7 +80,7 @@ class MemoryGuard:
         look = self._look(shard)
         if self._clock() < look.next:
             return program
-        look.next = self._clock() + LOOK_SECONDS
+        look.next = self._clock() + self._interval
         return self._looking(program, look)
 
     def check_create(self, shard: Shard, arguments_bytes: int) -> None:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from ...domain.errors import StoreUnavailable
 from ..changes import Change, Reported
-from .connection import RECONNECT_SECONDS, pack
+from .connection import pack
 from .layout import Command, Layout
 from .publications import parse_change, parse_reported
 
@@ -31,6 +31,7 @@ class Subscription:
         connect: Opens a connection to a server that is the right one now.
         is_current: Whether the server of the last connection still is.
         layout: Names the channels.
+        reconnect: See `Timings.reconnect`.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Subscription:
         connect: Callable[[], Awaitable[Connection]],
         is_current: Callable[[], bool],
         layout: Layout,
+        reconnect: float,
     ) -> None:
         self._connect, self._is_current, self._layout = connect, is_current, layout
+        self._reconnect = reconnect
         self._wanted: set[str] = set()
         self._altered = asyncio.Event()
         self._catching_up: deque[asyncio.Future[None]] = deque()
@@ -72,7 +75,7 @@ class Subscription:
                 async for message in self._until_lost():
                     yield message
             except (RedisError, OSError, StoreUnavailable):
-                await asyncio.sleep(RECONNECT_SECONDS)
+                await asyncio.sleep(self._reconnect)
 
     async def _until_lost(self) -> AsyncIterator[Change | Reported | None]:
         """Messages until the connection is lost."""
@@ -108,7 +111,7 @@ class Subscription:
     async def _leave_when_moved(self, connection: Connection) -> None:
         """Close a connection to a server that has been replaced: it may be silent for ever."""
         while True:
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(self._reconnect)
             if not self._is_current():
                 await connection.disconnect(nowait=True)
                 return

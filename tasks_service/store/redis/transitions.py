@@ -61,6 +61,7 @@ from .memory_guard import MemoryGuard
 from .programs import StorePrograms
 from .reads import Reads
 from .slots import FreeSlots, SlotReads, free_slot_reads, free_slots
+from .timings import Timings
 from .transaction import Program, Reply, Write, once, transact
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,6 @@ Creates in flight are bounded by the front ends' connections, and while those ar
 that saw more room than this cannot be one too many. Nearer to the limit the quota is watched, and exact;
 further away, creates of one owner do not void each other.
 """
-
-CALLING_DEADLINE = 0.25
-"""Seconds that whoever has given a slot back spends on giving it to the next; a sweep does it otherwise."""
 
 
 class _Stored(NamedTuple):
@@ -122,11 +120,13 @@ class Transitions(StorePrograms):
     Attributes:
         outbox: Makes the message that goes out in the same write as a task that becomes pending.
         reads: Of the same store.
+        timings: How long to wait.
         guard: Refuses creates and answers when memory is short; None: nothing is refused.
     """
 
     outbox: Outbox
     reads: Reads
+    timings: Timings
     guard: MemoryGuard | None = None
 
     # --- clients ---------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class Transitions(StorePrograms):
                 return
             try:
                 grant = _Event(self, task_id, GrantSlot(), concurrency_key=seen.key)
-                yield from self._run(grant, CALLING_DEADLINE)
+                yield from self._run(grant, self.timings.grant_slot)
                 free -= 1
             except (ConcurrencyLimitReached, StoreUnavailable) as error:
                 logger.debug("A slot is not granted, or left for the sweep to grant: %s", error)
