@@ -24,7 +24,7 @@ TRANSITIONS = "store/redis/transitions.py"
 INDEXES = "domain/indexes.py"
 SLOTS = "store/redis/slots.py"
 LAYOUT = "store/redis/layout.py"
-BLOCKING = "store/redis/blocking.py"
+DRIVERS = "store/redis/drivers.py"
 SERVERS = "store/redis/servers.py"
 
 
@@ -62,7 +62,7 @@ MUTANTS: dict[str, Mutant] = {
         '                replies = yield RoundTrip([("MULTI",), write.commands[0], ("EXEC",)], follows=True)',
     ),
     "an EXEC opens a connection of its own": Mutant(
-        BLOCKING,
+        DRIVERS,
         "if connection is None or not connection.is_connected:",
         "if connection is None:",
         by="cluster",

@@ -23,7 +23,7 @@ from tasks_service.durable.questions import Form
 from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.maintenance import Due
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, blocking
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, drivers
 from tasks_service.store.redis.timings import DEFAULT_TIMINGS
 from tasks_service.store.redis.transaction import RoundTrip
 from tasks_service.worker.maintenance import Sweeper
@@ -317,7 +317,7 @@ def refused(exchange: RoundTrip) -> list[Any]:
 def test_at_the_limit_a_sweep_frees_what_has_expired_and_leaves_the_rest(
     shard: Shard, monkeypatch: pytest.MonkeyPatch, refuses_transactions: bool
 ) -> None:
-    real = blocking._exchange
+    real = drivers.exchange
 
     def exchange(connection: Any, exchange: RoundTrip) -> list[Any]:
         return refused(exchange) if exchange.commands[0] == ("MULTI",) else real(connection, exchange)
@@ -330,7 +330,7 @@ def test_at_the_limit_a_sweep_frees_what_has_expired_and_leaves_the_rest(
 
     with monkeypatch.context() as patch:
         if refuses_transactions:
-            patch.setattr(blocking, "_exchange", exchange)
+            patch.setattr(drivers, "exchange", exchange)
         swept = shard.sweeper.sweep()
 
     assert swept is not None
@@ -396,7 +396,7 @@ class Killed(BaseException):
 def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(
     shard: Shard, kind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, cut = blocking._exchange, 0
+    real, cut = drivers.exchange, 0
 
     def exchange(connection: Any, exchange: RoundTrip) -> list[Any]:
         if exchange.commands[0] == ("MULTI",):
@@ -413,7 +413,7 @@ def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(
         task = shard.expired(3)[kind]
         shard.server.be_full()
         with monkeypatch.context() as patch:
-            patch.setattr(blocking, "_exchange", exchange)
+            patch.setattr(drivers, "exchange", exchange)
             try:
                 shard.store.apply_sweep(task.task_id, Expire())
                 break

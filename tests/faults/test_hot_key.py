@@ -29,7 +29,7 @@ from tasks_service.domain.events import (
     Sleep,
 )
 from tasks_service.domain.task import JsonText, new_token
-from tasks_service.store.redis import RedisTaskStore, blocking
+from tasks_service.store.redis import RedisTaskStore, drivers
 from tasks_service.store.redis.transaction import RoundTrip
 from tests.support import RedisServer, quickest
 from tests.support_proxy import CuttingProxy, Verdict
@@ -110,14 +110,14 @@ def _meet_at(barrier: Barrier) -> None:
 
 def write(url: str, task_id: str, client: int, each: int) -> list[tuple[int, float]]:
     """Write a variable of a task again and again: for each time, how many tries and seconds it took."""
-    real, tries = blocking._exchange, 0
+    real, tries = drivers.exchange, 0
 
     def exchange(connection: Any, exchange: RoundTrip) -> list[Any]:
         nonlocal tries
         tries += exchange.commands[0] == ("MULTI",)
         return real(connection, exchange)
 
-    blocking._exchange = exchange
+    drivers.exchange = exchange
     store = RedisTaskStore(url)
     spent = []
     store.now_ms()

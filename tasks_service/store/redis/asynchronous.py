@@ -1,18 +1,14 @@
-"""The asyncio face of the Redis store, for the front end."""
+"""The asyncio store on Redis, for front ends."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 
 from ...addresses.redis import Kind, Node, parse_address
-from ...domain.errors import StoreUnavailable
 from ...domain.events import AnswerInput, ClientEvent, Create
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
@@ -20,7 +16,8 @@ from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
 from ..findings import Finding, Memory
 from ..outbox import NoOutbox, Outbox
-from .connection import FAILURES, Pools, client_findings, connection_options, pack, reason
+from .connection import Pools, client_findings, connection_options
+from .drivers import AsyncDriver
 from .health import examine
 from .layout import Layout
 from .memory_guard import MemoryGuard
@@ -31,41 +28,10 @@ from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
 from .timings import DEFAULT_TIMINGS, Timings
-from .transaction import Backoff, LostConnection, Program, RoundTrip, once
+from .transaction import Program, once
 from .transitions import Transitions
 
 T = TypeVar("T")
-
-
-class _Hold:
-    """The connection of a program, held from one exchange to the next; at most one at a time."""
-
-    __slots__ = ("_connection", "_node", "_pool", "_pools")
-
-    def __init__(self, pools: Pools[BlockingConnectionPool]) -> None:
-        self._pools = pools
-        self._node: Node | None = None
-        self._connection: Connection | None = None
-
-    async def exchange(self, exchange: RoundTrip) -> list[Any]:
-        node = exchange.node
-        connection = self._connection
-        if exchange.follows:
-            if connection is None or not connection.is_connected:
-                raise RedisConnectionError("the connection that watched is gone")
-        elif connection is None or node != self._node:
-            if connection is not None:
-                await self.give_back()
-            self._node, self._pool = node, self._pools.of(node)
-            connection = self._connection = await self._pool.get_connection()
-        return await _exchange(connection, exchange)
-
-    async def give_back(self, *, close: bool = False) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            if close:
-                await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
 
 
 class AsyncRedisTaskStore:
@@ -98,7 +64,7 @@ class AsyncRedisTaskStore:
         timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         address = parse_address(url)
-        self._url, self._user = url, address.user
+        self._user = address.user
         self._layout = Layout(prefix, shards or address.shards)
         self._guard = MemoryGuard(timings.memory, each_shard=address.kind is Kind.CLUSTER)
         shared = (self._layout, limits, deadline, clock)
@@ -115,6 +81,7 @@ class AsyncRedisTaskStore:
             )
 
         self._pools = Pools(connections)
+        self._driver = AsyncDriver(self._pools, self._servers, url)
         self._sessions = RedisSessions(
             self.run, prefix=prefix, channel=self._layout.changes, deadline=deadline
         )
@@ -133,41 +100,7 @@ class AsyncRedisTaskStore:
 
     async def run(self, program: Program[T]) -> T:
         """Drive a program to its end on one connection at a time, within the deadline."""
-        failures: list[str] = []
-        try:
-            async with asyncio.timeout(self._reads.deadline):
-                return await self._drive(program, failures)
-        except TimeoutError:
-            self._servers.doubt()
-            raise StoreUnavailable(failures[-1] if failures else "no answer in time") from None
-
-    async def _drive(self, program: Program[T], failures: list[str]) -> T:
-        hold = _Hold(self._pools)
-        program = self._servers.routed(program)
-        try:
-            step = next(program)
-            while True:
-                if isinstance(step, Backoff):
-                    await hold.give_back(close=step.leave)
-                    await asyncio.sleep(step.seconds)
-                    step = program.send([])
-                    continue
-                try:
-                    replies = await hold.exchange(step)
-                except FAILURES as error:
-                    await hold.give_back()
-                    failures.append(reason(error, self._url))
-                    step = program.throw(LostConnection(failures[-1]))
-                else:
-                    step = program.send(replies)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        except StoreUnavailable:
-            self._servers.doubt()
-            await hold.give_back(close=True)
-            raise
-        finally:
-            await hold.give_back()
+        return await self._driver.run(program, self._reads.deadline)
 
     async def _connect(self) -> Connection:
         """A connection to listen on, to a server that is right now."""
@@ -247,19 +180,3 @@ class AsyncRedisTaskStore:
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `ClientStore.page`."""
         return await self.run(self._reads.page(owner, after=after, limit=limit))
-
-
-async def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:
-    replies: list[Any] = []
-    try:
-        await connection.send_packed_command(pack(exchange.commands))
-        for _ in exchange.commands:
-            try:
-                replies.append(await connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
-    except BaseException:
-        # A caller may be cancelled between sending and reading; nobody else may read what is left.
-        await connection.disconnect(nowait=True)
-        raise
-    return replies

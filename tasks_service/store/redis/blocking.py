@@ -1,18 +1,17 @@
-"""The blocking face of the Redis store, for workers, sweeps and operators."""
+"""The blocking store on Redis, for workers, sweeps and operators."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
-from redis import BlockingConnectionPool, Connection
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis import BlockingConnectionPool
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ...addresses.redis import Node, parse_address
-from ...domain.errors import CorruptRecord, StoreUnavailable
+from ...domain.errors import StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task, TaskRecord
@@ -23,59 +22,27 @@ from ..maintenance import Due, Repair, SweepMark
 from ..outbox import NoOutbox, Outbox
 from ..workers import Claimed
 from .connection import (
-    FAILURES,
     Pools,
     client_findings,
     connection_options,
-    pack,
-    reason,
 )
+from .drivers import BlockingDriver, exchange
 from .health import examine
-from .layout import Layout, Shard
+from .layout import Layout
 from .memory_guard import fullest
 from .permissions import Role, check_permissions
 from .programs import Clock
 from .publications import announce, parse_change, report
 from .reads import Reads
-from .repair import Places, Repairs
+from .repair import Repairs
+from .repair_walk import RepairWalk
 from .servers import servers_at
 from .sweeps import Sweeps
 from .timings import DEFAULT_TIMINGS, Timings
-from .transaction import Backoff, LostConnection, Program, RoundTrip
+from .transaction import Program, RoundTrip
 from .transitions import Transitions
 
 T = TypeVar("T")
-
-
-class _Hold:
-    """The connection of a program, held from one exchange to the next; at most one at a time."""
-
-    __slots__ = ("_connection", "_node", "_pool", "_pools")
-
-    def __init__(self, pools: Pools[BlockingConnectionPool]) -> None:
-        self._pools = pools
-        self._node: Node | None = None
-        self._connection: Connection | None = None
-
-    def exchange(self, exchange: RoundTrip) -> list[Any]:
-        node = exchange.node
-        connection = self._connection
-        if exchange.follows:
-            if connection is None or not connection.is_connected:
-                raise RedisConnectionError("the connection that watched is gone")
-        elif connection is None or node != self._node:
-            if connection is not None:
-                self.give_back()
-            self._node, self._pool = node, self._pools.of(node)
-            connection = self._connection = self._pool.get_connection()
-        return _exchange(connection, exchange)
-
-    def give_back(self, *, close: bool = False) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            if close:
-                connection.disconnect()
-            self._pool.release(connection)
 
 
 class RedisTaskStore:
@@ -110,7 +77,7 @@ class RedisTaskStore:
         timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         address = parse_address(url)
-        self._url, self._user, self._timings = url, address.user, timings
+        self._user, self._timings = address.user, timings
         self._layout = Layout(prefix, shards or address.shards)
         shared = (self._layout, limits, deadline, clock)
         self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
@@ -126,6 +93,7 @@ class RedisTaskStore:
             )
 
         self._pools = Pools(connections)
+        self._driver = BlockingDriver(self._pools, self._servers, url)
 
     def close(self) -> None:
         """Close all connections."""
@@ -134,31 +102,7 @@ class RedisTaskStore:
 
     def run(self, program: Program[T]) -> T:
         """Drive a program to its end on one connection at a time."""
-        hold = _Hold(self._pools)
-        program = self._servers.routed(program)
-        try:
-            step = next(program)
-            while True:
-                if isinstance(step, Backoff):
-                    hold.give_back(close=step.leave)
-                    time.sleep(step.seconds)
-                    step = program.send([])
-                    continue
-                try:
-                    replies = hold.exchange(step)
-                except FAILURES as error:
-                    hold.give_back()
-                    step = program.throw(LostConnection(reason(error, self._url)))
-                else:
-                    step = program.send(replies)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        except StoreUnavailable:
-            self._servers.doubt()
-            hold.give_back(close=True)
-            raise
-        finally:
-            hold.give_back()
+        return self._driver.run(program)
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
         """Every logged transition as it happens; None at least every `poll` seconds, and after a reconnect.
@@ -177,7 +121,7 @@ class RedisTaskStore:
         node = self.run(self._servers.locate())[0]
         connection = self._pools.of(node).make_connection()
         try:
-            _exchange(connection, RoundTrip([("SUBSCRIBE", self._layout.changes)]))
+            exchange(connection, RoundTrip([("SUBSCRIBE", self._layout.changes)]))
             yield None
             while node is None or self._servers.is_current(node):
                 if not connection.can_read(timeout=poll):
@@ -319,63 +263,5 @@ class RedisTaskStore:
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
         """See `TaskStoreMaintenance.repair`."""
-        told: set[Repair] = set()
-        for shard in self._layout.shards:
-            for repair in self._repair_shard(shard, dry_run=dry_run, quarantine=quarantine):
-                if repair not in told:  # what is not fixed in the first walk is met again in the second
-                    told.add(repair)
-                    yield repair
-
-    def _repair_shard(self, shard: Shard, *, dry_run: bool, quarantine: bool) -> Iterator[Repair]:
-        def task(task_id: str, found_in: str | None = None) -> list[Repair]:
-            program = self._repairs.task(task_id, found_in, dry_run=dry_run, quarantine=quarantine)
-            return self.run(program)
-
-        # Records first: what is moved aside then is missing from the places that the second walk meets.
-        for places in self._places(shard):
-            orphans = self.run(self._repairs.without_record(shard, places.logs))
-            for task_id in (*places.records, *orphans):
-                yield from task(task_id)
-        for places in self._places(shard):
-            for key in places.sets:
-                yield from self._strays(shard, key, task)
-            for key in places.keys:
-                yield from task(self.run(self._repairs.led_to(key)), key)
-
-    def _strays(
-        self, shard: Shard, key: str, fix: Callable[[str, str | None], list[Repair]]
-    ) -> Iterator[Repair]:
-        cursor = "0"
-        while True:
-            try:
-                cursor, ids = self.run(self._repairs.members(shard, key, cursor))
-            except CorruptRecord as error:
-                yield Repair(task_id="", what=f"{key}: {error.reason}", fixed=False)
-                return
-            for task_id in ids:
-                yield from fix(task_id, key)
-            if cursor == "0":
-                return
-
-    def _places(self, shard: Shard) -> Iterator[Places]:
-        cursor, places = self.run(self._repairs.keys(shard, "0"))
-        yield places
-        while cursor != "0":
-            cursor, places = self.run(self._repairs.keys(shard, cursor))
-            yield places
-
-
-def _exchange(connection: Connection, exchange: RoundTrip) -> list[Any]:
-    replies: list[Any] = []
-    try:
-        connection.send_packed_command(pack(exchange.commands))
-        for _ in exchange.commands:
-            try:
-                replies.append(connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
-    except BaseException:
-        # A signal may have come between sending and reading; nobody else may read what is left.
-        connection.disconnect()
-        raise
-    return replies
+        walk = RepairWalk(self._repairs, self.run, dry_run=dry_run, quarantine=quarantine)
+        return walk.through(self._layout.shards)

@@ -46,7 +46,7 @@ _SORTED = ("expired", "overdue", "leases", "timers", "suspects")
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ShardKeys:
     """The keys of one shard that name tasks, as a walk finds them."""
 
     shard: Shard
@@ -69,7 +69,7 @@ class Repairs:
 
     # --- walking ---------------------------------------------------------------------------------------
 
-    def keys(self, shard: Shard, cursor: str) -> Program[tuple[str, Places]]:
+    def keys(self, shard: Shard, cursor: str) -> Program[tuple[str, ShardKeys]]:
         """One step through the keys of a shard: the next cursor ("0" at the end), and what was met."""
         pattern = shard.tag.replace("[", "\\[").replace("?", "\\?").replace("*", "\\*") + ":*"
         # A cluster answers SCAN wherever it is asked; EXISTS leads it to the shard's node, and is refused
@@ -87,7 +87,7 @@ class Repairs:
                 names[kind].append(key)
             elif kind in (*_SORTED, "owner", "live", "pending", "slots", "slot"):
                 names["sets"].append(key)
-        return following, Places(
+        return following, ShardKeys(
             shard, tuple(names["t"]), tuple(names["l"]), tuple(names["sets"]), tuple(names["idem"])
         )
 

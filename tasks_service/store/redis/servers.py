@@ -100,6 +100,9 @@ class _Guided(Servers):
                     step = program.send(replies)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        except StoreUnavailable:
+            self.doubt()
+            raise
 
     def locate(self) -> Program[Sequence[Node | None]]:
         try:
