@@ -21,6 +21,7 @@ PACKAGE = Path("tasks_service")
 DECIDE = "domain/decide.py"
 TRANSACTION = "store/redis/transaction.py"
 TRANSITIONS = "store/redis/transitions.py"
+RECORDS = "store/redis/records.py"
 INDEXES = "domain/indexes.py"
 SLOTS = "store/redis/slots.py"
 LAYOUT = "store/redis/layout.py"
@@ -83,9 +84,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "attempts without end": Mutant(DECIDE, "policy.max_attempts", "policy.max_attempts + 99"),
     "the message is lost": Mutant(
-        TRANSITIONS,
-        "        if sends:\n            commands +=",
-        "        if False:\n            commands +=",
+        RECORDS, "        if sends and applied.task is not None:", "        if False:"
     ),
     "question keys are forgotten": Mutant(
         DECIDE, "used_keys=(*task.used_keys, *inputs)", "used_keys=tuple(inputs)"
@@ -97,13 +96,13 @@ MUTANTS: dict[str, Mutant] = {
         DECIDE, "return Applied(task=replace(task, return_by_ms=0))", "return Applied(task=task)"
     ),
     "a key goes with the first of its tasks": Mutant(
-        TRANSITIONS,
-        '        commands.append(("UNLINK", shard.task',
-        '        commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))\n'
-        '        commands.append(("UNLINK", shard.task',
+        RECORDS,
+        '    commands.append(("UNLINK", shard.task',
+        '    commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))\n'
+        '    commands.append(("UNLINK", shard.task',
     ),
     "records never end": Mutant(
-        TRANSITIONS,
+        RECORDS,
         "if before is None or before.expires_ms != after.expires_ms:",
         "if before is not None and before.expires_ms != after.expires_ms:",
     ),

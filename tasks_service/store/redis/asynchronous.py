@@ -69,7 +69,7 @@ class AsyncRedisTaskStore:
         self._guard = MemoryGuard(timings.memory, each_shard=address.kind is Kind.CLUSTER)
         shared = (self._layout, limits, deadline, clock)
         self._reads = Reads(*shared)
-        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._reads, timings, self._guard)
+        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._guard, self._reads, timings)
         self._servers = servers_at(address, self._layout.home)
 
         def connections(node: Node | None) -> BlockingConnectionPool:

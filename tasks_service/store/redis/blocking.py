@@ -81,7 +81,7 @@ class RedisTaskStore:
         self._layout = Layout(prefix, shards or address.shards)
         shared = (self._layout, limits, deadline, clock)
         self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
-        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._reads, timings)
+        self._transitions = Transitions(*shared, outbox or NoOutbox(), None, self._reads, timings)
         self._repairs = Repairs(self._transitions)
         self._servers = servers_at(address, self._layout.home)
 

@@ -28,8 +28,8 @@ from ...domain.task import DAY, SECOND, Phase, Slot, Task
 from ..maintenance import Repair
 from . import codec
 from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, concurrency_key_name, sorted_index_entries
+from .records import Records
 from .transaction import Program, Reply, Write, once, transact
-from .transitions import Transitions
 
 QUARANTINE_MS = 30 * DAY
 """How long a record that was moved aside is kept for people to look at."""
@@ -60,12 +60,12 @@ class Repairs:
     """Builds the programs of a repair.
 
     Args:
-        transitions: Of the same store.
+        records: Of the same store.
     """
 
-    def __init__(self, transitions: Transitions) -> None:
-        self._transitions = transitions
-        self._deadline = transitions.deadline
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._deadline = records.deadline
 
     # --- walking ---------------------------------------------------------------------------------------
 
@@ -135,14 +135,14 @@ class Repairs:
         except CorruptRecord as error:
             if not quarantine or dry_run or not (yield from self._is_beyond_repair(task_id)):
                 return [Repair(task_id=task_id, what=f"it cannot be read: {error.reason}", fixed=False)]
-            shard = self._transitions.layout.shard_of(task_id)
+            shard = self._records.layout.shard_of(task_id)
             yield from self._quarantine(shard, task_id)
             what = f"it could not be read, and was moved to {_aside(shard, task_id)}: {error.reason}"
             return [Repair(task_id=task_id, what=what, fixed=True)]
 
     def _is_beyond_repair(self, task_id: str) -> Program[bool]:
         """Whether the record itself is damaged: not an index beside it, and not newer software's record."""
-        shard = self._transitions.layout.shard_of(task_id)
+        shard = self._records.layout.shard_of(task_id)
         (values,) = yield from once([("HMGET", shard.task(task_id), *codec.STATE_FIELDS)], self._deadline)
         if isinstance(values, ResponseError):
             return True
@@ -154,9 +154,7 @@ class Repairs:
             return True
 
     def _repair(self, task_id: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
-        return (
-            yield from transact(_Fix(self._transitions, task_id, found_in, dry_run=dry_run), self._deadline)
-        )
+        return (yield from transact(_Fix(self._records, task_id, found_in, dry_run=dry_run), self._deadline))
 
     def _quarantine(self, shard: Shard, task_id: str) -> Program[None]:
         yield from transact(_Quarantine(shard, task_id), self._deadline)
@@ -167,11 +165,9 @@ class _Fix:
 
     name, token = "RepairRecord", ""
 
-    def __init__(
-        self, transitions: Transitions, task_id: str, found_in: str | None, *, dry_run: bool
-    ) -> None:
-        self._transitions, self.task_id, self._dry_run = transitions, task_id, dry_run
-        self._shard = transitions.layout.shard_of(task_id)
+    def __init__(self, records: Records, task_id: str, found_in: str | None, *, dry_run: bool) -> None:
+        self._records, self.task_id, self._dry_run = records, task_id, dry_run
+        self._shard = records.layout.shard_of(task_id)
         self._look = _Look(self._shard, task_id, found_in)
         self._done: list[Repair] = []
 
@@ -185,7 +181,7 @@ class _Fix:
         shard, task_id = self._shard, self.task_id
         key, log = shard.task(task_id), shard.log(task_id)
         time, *rest = replies
-        now_ms = self._transitions.time_of(time)
+        now_ms = self._records.time_of(time)
         flat, last, record_ends, log_ends, *found = rest
         if isinstance(flat, ResponseError):
             raise CorruptRecord(task_id, str(flat))
@@ -228,11 +224,11 @@ class _Fix:
         has_result = "result" in record
         event = RepairRecord(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
         if (what := inconsistency(task, event)) is not None:
-            decision = decide(task, event, now_ms, limits=self._transitions.limits)
+            decision = decide(task, event, now_ms, limits=self._records.limits)
             # Refused: time has ended it meanwhile, and a sweep writes that down.
             if not isinstance(decision, Refused | Replayed) and decision.task is not None:
                 problems.append(what)
-                commands += self._transitions.writes(shard, task, decision, now_ms, sends=False)
+                commands += self._records.writes(shard, task, decision, now_ms, sends=False)
                 task = decision.task
         if has_result and task.phase is not Phase.COMPLETED:
             problems.append(f"it is {task.phase}, and has a result that nobody is shown")

@@ -13,7 +13,6 @@ from ...domain.decide import (
     Replayed,
     StoreCounts,
     decide,
-    idempotency_record,
     redispatch_backoff_ms,
 )
 from ...domain.errors import (
@@ -35,11 +34,9 @@ from ...domain.events import (
     WorkerEvent,
 )
 from ...domain.indexes import awaits_worker, frees_slot, is_sent, refusal_reason
-from ...domain.limits import size
 from ...domain.task import (
     ConcurrencyKey,
     JsonText,
-    LogEntry,
     Owner,
     Phase,
     Slot,
@@ -47,19 +44,15 @@ from ...domain.task import (
 )
 from ..clients import Created
 from ..maintenance import Due
-from ..outbox import Outbox
 from ..workers import Claimed
 from . import codec
+from .creation import Creation
 from .layout import (
-    BACKSTOP_MS,
-    OWNER_KEYS_MS,
     Command,
     Shard,
-    index_commands,
 )
-from .memory_guard import MemoryGuard
-from .programs import StorePrograms
 from .reads import Reads
+from .records import Records, Stored, state_reads
 from .slots import FreeSlots, SlotReads, free_slot_reads, free_slots
 from .timings import Timings
 from .transaction import Program, Reply, Write, once, transact
@@ -67,23 +60,6 @@ from .transaction import Program, Reply, Write, once, transact
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-QUOTA_HEADROOM = 256
-"""Further below its quota than this, an owner's create does not WATCH the quota.
-
-Creates in flight are bounded by the front ends' connections, and while those are fewer than this, a create
-that saw more room than this cannot be one too many. Nearer to the limit the quota is watched, and exact;
-further away, creates of one owner do not void each other.
-"""
-
-
-class _Stored(NamedTuple):
-    """A record as a transition reads it."""
-
-    now_ms: int
-    task: Task | None
-    log: tuple[LogEntry, ...]
-    rest: list[Reply]
 
 
 class _Judged(NamedTuple):
@@ -105,35 +81,23 @@ class _Written(NamedTuple, Generic[T]):
     free_slots: FreeSlots | None = None
 
 
-def _state_reads(shard: Shard, task_id: str) -> list[Command]:
-    return [
-        ("TIME",),
-        ("HMGET", shard.task(task_id), *codec.STATE_FIELDS),
-        ("LRANGE", shard.log(task_id), 0, -1),
-    ]
-
-
 @dataclass(frozen=True)
-class Transitions(StorePrograms):
-    """Builds the programs that write.
+class Transitions(Records):
+    """Builds the programs of all events.
 
     Attributes:
-        outbox: Makes the message that goes out in the same write as a task that becomes pending.
         reads: Of the same store.
         timings: How long to wait.
-        guard: Refuses creates and answers when memory is short; None: nothing is refused.
     """
 
-    outbox: Outbox
     reads: Reads
     timings: Timings
-    guard: MemoryGuard | None = None
 
     # --- clients ---------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Program[Created]:
         """See `ClientStore.create`."""
-        decision = yield from transact(_Creation(self, event), self.deadline)
+        decision = yield from transact(Creation(self, event), self.deadline)
         if isinstance(decision, Applied) and decision.task is not None:
             if awaits_worker(decision.task):
                 self.outbox.committed(decision.task)
@@ -219,115 +183,12 @@ class Transitions(StorePrograms):
             except TasksServiceError as refusal:
                 logger.debug("A task is passed over for a slot: %s", refusal)
 
-    def stored(self, task_id: str, replies: list[Reply]) -> _Stored:
-        """What the answers to `_state_reads` say; more answers than that are its `rest`."""
-        time, values, lines, *rest = replies
-        log = tuple(codec.decode_line(line) for line in lines)
-        return _Stored(self.time_of(time), codec.decode(task_id, values), log, rest)
-
-    def writes(
-        self, shard: Shard, before: Task | None, applied: Applied, now_ms: int, *, sends: bool
-    ) -> list[Command]:
-        """Everything that an applied event writes, for one MULTI."""
-        after = applied.task
-        if after is None:
-            return [] if before is None else self._removal(shard, before)
-        if after == before and not applied.log:
-            return []
-        key, log = shard.task(after.task_id), shard.log(after.task_id)
-        commands: list[Command] = list(_record_writes(key, before, applied, after))
-        commands += index_commands(shard, before, after)
-        if applied.log:
-            commands.append(("RPUSH", log, *map(codec.encode_line, applied.log)))
-            commands += [
-                ("PUBLISH", self.layout.changes, f"{after.task_id} {line.revision}") for line in applied.log
-            ]
-        if after.revision >= self.limits.log_entries:
-            commands.append(("LTRIM", log, -self.limits.log_entries, -1))
-        if before is None or before.expires_ms != after.expires_ms:
-            commands += [("PEXPIREAT", name, after.expires_ms + BACKSTOP_MS) for name in (key, log)]
-        if sends:
-            commands += [("LPUSH", push.key, push.payload) for push in self.outbox.pushes(after, now_ms)]
-        return commands
-
-    def _removal(self, shard: Shard, task: Task) -> list[Command]:
-        """What removes a task, in an order that a sweep can take up again wherever it was broken off.
-
-        A full Redis takes these commands one by one only. The index that leads a sweep to the task goes last,
-        the record, which says where else the task is, just before it. What its idempotency key stands for is
-        left alone: it may be another task by now, and whatever it is, ends by itself.
-        """
-        last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task.task_id)
-        commands = [command for command in index_commands(shard, task, None) if command != last]
-        commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
-        return [*commands, last]
-
-
-class _Creation:
-    """A task that is recorded."""
-
-    name = "Create"
-
-    def __init__(self, store: Transitions, event: Create) -> None:
-        self.task_id, self.token = event.task_id, event.token
-        self._store, self._event = store, event
-        self._shard = shard = store.layout.shard_of_owner(event.owner)
-        self._live = shard.live(event.owner)
-        self._keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
-        self._slots = SlotReads(shard, store.limits, ConcurrencyKey(event.owner, event.queue))
-        self._watches_quota = False
-
-    def watch(self) -> list[str]:
-        quota = [self._live] if self._watches_quota else []
-        return [self._shard.task(self.task_id), *self._keyed, *self._slots.watched(), *quota]
-
-    def reads(self) -> list[Command]:
-        return [
-            *_state_reads(self._shard, self.task_id),
-            ("SCARD", self._live),
-            ("ZCARD", self._shard.index("expired")),
-            *(("GET", key) for key in self._keyed),
-            *self._slots.commands(),
-        ]
-
-    def judge(self, replies: list[Reply]) -> Write[Applied | Replayed] | None:
-        stored = self._store.stored(self.task_id, replies)
-        owner_live, total, *rest = stored.rest
-        found, held = rest[: len(self._keyed)], rest[len(self._keyed) :]
-        limits = self._store.limits
-        if owner_live + QUOTA_HEADROOM >= limits.live_per_owner and not self._watches_quota:
-            self._watches_quota = True
-            return None
-        counts = StoreCounts(
-            owner_live=owner_live,
-            total=total,
-            existing=codec.decode_remembered(found[0]) if found else None,
-            slots_until_ms=self._slots.until_ms(held),
-        )
-        decision = decide(
-            stored.task, self._event, stored.now_ms, log=stored.log, limits=limits, counts=counts
-        )
-        if isinstance(decision, Refused):
-            raise decision.error
-        if isinstance(decision, Replayed) or decision.task is None:
-            return Write((), decision)
-        if self._store.guard is not None:
-            self._store.guard.check_create(self._shard, size(self._event.arguments))
-        return Write(self._writes(decision, decision.task, stored.now_ms), decision)
-
-    def _writes(self, decision: Applied, task: Task, now_ms: int) -> list[Command]:
-        sends = is_sent(decision, self._event, now_ms)
-        commands = self._store.writes(self._shard, None, decision, now_ms, sends=sends)
-        commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (self._shard.owner(task.owner), self._live)]
-        value = codec.encode_remembered(idempotency_record(task, self._event.request_digest))
-        return [*commands, *(("SET", key, value, "PX", task.ttl_ms) for key in self._keyed)]
-
 
 class _OfTask:
     """What happens to a task that there is."""
 
     def __init__(
-        self, store: Transitions, task_id: str, event: Event, concurrency_key: ConcurrencyKey | None = None
+        self, store: Records, task_id: str, event: Event, concurrency_key: ConcurrencyKey | None = None
     ) -> None:
         self.task_id, self.name, self.token = task_id, type(event).__name__, event.token
         self._store = store
@@ -337,7 +198,7 @@ class _OfTask:
     def watch(self) -> list[str]:
         return [self._shard.task(self.task_id), *self._slots.watched()]
 
-    def _judge(self, event: Event, stored: _Stored, seen: Task | None) -> _Judged:
+    def _judge(self, event: Event, stored: Stored, seen: Task | None) -> _Judged:
         """What `decide` says, as commands; `seen` is the stored task, unless it must not be seen."""
         if seen is None:
             raise TaskNotFound(self.task_id)
@@ -376,7 +237,7 @@ class _Event(_OfTask):
 
     def __init__(
         self,
-        store: Transitions,
+        store: Records,
         task_id: str,
         event: Event,
         seen: Callable[[Task | None], Task | None] = lambda task: task,
@@ -386,7 +247,7 @@ class _Event(_OfTask):
         self._event, self._seen = event, seen
 
     def reads(self) -> list[Command]:
-        return [*_state_reads(self._shard, self.task_id), *self._slots.commands()]
+        return [*state_reads(self._shard, self.task_id), *self._slots.commands()]
 
     def judge(self, replies: list[Reply]) -> Write[_Written[_Judged]] | None:
         stored = self._store.stored(self.task_id, replies)
@@ -401,7 +262,7 @@ class _Event(_OfTask):
 class _Claim(_OfTask):
     """A claim, which reads all of the record for the tool that is to run."""
 
-    def __init__(self, store: Transitions, task_id: str, event: Claim) -> None:
+    def __init__(self, store: Records, task_id: str, event: Claim) -> None:
         super().__init__(store, task_id, event)
         self._event = event
 
@@ -431,25 +292,6 @@ class _Claim(_OfTask):
         )
         commands = [*_overtaking(self._shard, task, self._event), *judged.commands]
         return self._write(judged._replace(commands=commands), claimed)
-
-
-def _record_writes(key: str, before: Task | None, applied: Applied, after: Task) -> list[Command]:
-    old = codec.encode(before) if before is not None else {}
-    new = codec.encode(after)
-    changed = {name: text for name, text in new.items() if text and text != old.get(name)}
-    if applied.arguments is not None:
-        changed["arguments"] = applied.arguments
-    if applied.result is not None:
-        changed["result"] = applied.result
-    start = after.journal_length - len(applied.journal)
-    for number, entry in enumerate(applied.journal, start=start):
-        changed[f"j:{number}"] = codec.encode_entry(entry)
-    commands: list[Command] = []
-    if changed:
-        commands.append(("HSET", key, *(part for pair in changed.items() for part in pair)))
-    if emptied := [name for name, text in new.items() if not text and old.get(name)]:
-        commands.append(("HDEL", key, *emptied))
-    return commands
 
 
 def _overtaking(shard: Shard, task: Task, event: Claim) -> list[Command]:
