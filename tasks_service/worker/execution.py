@@ -136,7 +136,7 @@ class Executor:
         return None
 
     def _attempt(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> None:
-        self._keeper.try_lock(attempt)
+        self._keeper.keep(attempt)
         try:
             try:
                 value = self._call(tool, claimed, attempt, body)

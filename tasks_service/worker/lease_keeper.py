@@ -85,7 +85,7 @@ class LeaseKeeper:
         self._listener: threading.Thread | None = None
         self._idle_since = float("-inf")
 
-    def try_lock(self, attempt: RunningAttempt) -> None:
+    def keep(self, attempt: RunningAttempt) -> None:
         """Keep an attempt's lease from now on."""
         with self._changed:
             lease = _Lease(attempt)

@@ -76,7 +76,7 @@ class ToolRequest(Request):  # type: ignore[misc]
 
     def _tell(self, event: WorkerEvent) -> None:
         failpoint("Obituary", "before")
-        self.task.engine.obituaries.put(self.kwargs["task_id"], event)
+        self.task.engine.child_losses.put(self.kwargs["task_id"], event)
         failpoint("Obituary", "after")
 
 
@@ -116,7 +116,7 @@ class ChildLossReporter:
     def __init__(self, store: WorkerStore) -> None:
         self._store = store
         self._waiting: queue.Queue[tuple[str, WorkerEvent] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="tasks-service-obituaries", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="tasks-service-child_losses", daemon=True)
         self._thread.start()
 
     def put(self, task_id: str, event: WorkerEvent) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from tasks_service.frontend.core import request_state
-from tests.protocol.support import WireClient, serving, settings
-from tests.support import RedisServer
+from tests.kit.servers import RedisServer
+from tests.kit.serving import serving, settings
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
+from tests.kit.workers import Client, client_of
 
 from .asking_app import service
 from .conftest import StartWorker
-from .harness import Client, client_of, wait_until
 
 CAN_BE_ASKED: dict[str, Any] = {"elicitation": {"form": {}}}
 YES = {"action": "accept", "content": {"publish": True, "title": "News"}}

@@ -14,9 +14,8 @@ from tasks_service.domain.reports import LogLevel, LogMessage, Report
 from tasks_service.domain.task import JsonText, Progress
 from tasks_service.store.changes import Change, Reported
 from tasks_service.store.redis import AsyncRedisTaskStore
-from tests.support import RedisServer
-
-from .harness import OWNER, Client, worker_node
+from tests.kit.servers import RedisServer
+from tests.kit.workers import OWNER, Client, worker_node
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads", "solo"])

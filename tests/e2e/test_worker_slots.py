@@ -13,11 +13,11 @@ from pytest_celery import CeleryTestWorker
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.task import Owner, Phase, Slot, Task, TaskStatus
 from tasks_service.failpoints import TAKEN
-from tests.store_adapter import counts
-from tests.support import RedisServer
-
-from .harness import Client, client_of, wait_until
-from .worker_app import service
+from tests.kit.servers import RedisServer
+from tests.kit.store_adapter import counts
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of
 
 StartWorker = Callable[..., CeleryTestWorker]
 

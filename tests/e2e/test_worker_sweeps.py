@@ -17,11 +17,10 @@ from tasks_service.domain.task import JsonText, Phase, Policy, Task, TaskStatus,
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.maintenance import Sweeper, Swept
-from tests.faults.forgetting import ForgetfulServer
-from tests.store_adapter import counts
-from tests.support_proxy import CuttingProxy, Verdict
-
-from .harness import OWNER
+from tests.kit.forgetting import ForgetfulServer
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.store_adapter import counts
+from tests.kit.workers import OWNER
 
 INTERVAL = 0.05
 QUICK = Policy(lease_ms=150, ttl_ms=1, retention_ms=1)

@@ -42,11 +42,10 @@ from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import Failure, FailureKind, JsonText, Owner, Phase, Policy, new_token
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-from tests.support_proxy import CuttingProxy, Verdict
-
-from .audit import Violation, audit, told
-from .history import Asked, ClientLog, Outcome
+from tests.kit.audit import Violation, audit, told
+from tests.kit.history import Asked, ClientLog, Outcome
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer
 
 POLICY = Policy(lease_ms=20, max_attempts=2)
 LIMITS = Limits(log_entries=4_096)

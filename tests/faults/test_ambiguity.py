@@ -43,13 +43,12 @@ from tasks_service.domain.task import (
     new_token,
 )
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-from tests.support_proxy import CuttingProxy, Verdict
-from tests.support_servers import ClusterServers, SentinelGroup
-
-from ..store.conftest import ALICE, RESULT, creation
-from ..store_adapter import AsyncWorkerStore
-from .audit import audit, told
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, RESULT, creation
+from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer
+from tests.kit.store_adapter import AsyncWorkerStore
 
 LEASE = "the lease"
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-
-from ..store.conftest import creation
-from .audit import keys_without_end
+from tests.kit.audit import keys_without_end
+from tests.kit.factories import creation
+from tests.kit.servers import RedisServer
 
 
 @pytest.mark.damages

@@ -43,10 +43,10 @@ from tasks_service.domain.task import (
 )
 from tasks_service.failpoints import VARIABLE
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, BOB, RESULT, creation
+from tests.kit.servers import RedisServer
 
-from ..store.conftest import ALICE, BOB, RESULT, creation
-from .audit import audit, told
 from .points import Kind, places
 
 REPAIRS = int(os.environ.get("TASKS_TEST_REPAIRS", "1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,11 @@ from pydantic import BaseModel, Field
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.errors import ProtocolError
-
-from .sessions import SessionClient
-from .support import WITHOUT_TASKS, WireClient, Worker, registry, serving, settings
+from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 
 class Report(BaseModel):
@@ -157,3 +160,18 @@ def session(ports: list[int]) -> Iterator[SessionClient]:
     with SessionClient(ports) as client:
         client.initialize()
         yield client
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for requests that wait."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A redis-server that may be killed, and keeps what it has acknowledged."""
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.close()

@@ -8,10 +8,11 @@ import pytest
 
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.durable.questions import Form, Link
-
-from ..store_adapter import counts
-from .sessions import Message, SessionClient, Stream, is_answer, is_request
-from .support import Worker, registry, until
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry
+from tests.kit.sessions import Message, SessionClient, Stream, is_answer, is_request
+from tests.kit.store_adapter import counts
+from tests.kit.waiting import wait_until
 
 NAME = Form(
     "Your name?", {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -107,4 +108,4 @@ def test_cancelling_while_it_asks_leaves_nothing(session: SessionClient, worker:
 
     assert stream.rest() == []
     session.respond(request["id"], ADA)
-    assert not until("settled", lambda: [counts(worker.store).total])[0]
+    assert not wait_until(lambda: [counts(worker.store).total], "settled")[0]

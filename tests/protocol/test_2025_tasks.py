@@ -12,10 +12,11 @@ import pytest
 from tasks_service.authoring.tool import ToolRegistry, error_result
 from tasks_service.domain.events import Cancel, CompleteWithResult
 from tasks_service.domain.task import DAY, Failure, FailureKind, JsonText, Progress
-
-from ..store_adapter import counts
-from .sessions import RELATED, SessionClient, is_request
-from .support import WireClient, Worker, serving, settings
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import RELATED, SessionClient, is_request
+from tests.kit.store_adapter import counts
+from tests.kit.wire import WireClient
 
 IMMEDIATE = "io.modelcontextprotocol/model-immediate-response"
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

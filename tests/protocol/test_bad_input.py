@@ -14,10 +14,11 @@ import pytest
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.limits import MIB
 from tasks_service.frontend.transport import body as ingress
-
-from ..store_adapter import counts
-from .sessions import SessionClient
-from .support import TASK_METHODS, WITHOUT_TASKS, WireClient, Worker, serving, settings
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import SessionClient
+from tests.kit.store_adapter import counts
+from tests.kit.wire import TASK_METHODS, WITHOUT_TASKS, WireClient
 
 ALICE, BOB = "0123456789abcdef", "fedcba9876543210"
 

@@ -11,9 +11,10 @@ from mcp.client.client import Client
 
 from tasks_service import Header
 from tasks_service.authoring.tool import ToolRegistry, build_tool
-
-from .sessions import SessionClient
-from .support import Reply, WireClient, Worker, registry
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry
+from tests.kit.sessions import SessionClient
+from tests.kit.wire import Reply, WireClient
 
 SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

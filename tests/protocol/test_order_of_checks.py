@@ -8,8 +8,9 @@ import json
 
 import pytest
 
-from ..store_adapter import counts
-from .support import WITHOUT_TASKS, WireClient, Worker
+from tests.kit.hand_worker import Worker
+from tests.kit.store_adapter import counts
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, INVALID_PARAMS = -32020, -32021, -32022, -32602
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"

@@ -21,8 +21,10 @@ from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.task import EntryKind, JournalEntry
 from tasks_service.durable.questions import Form, Link, question_digest
 from tasks_service.frontend.core import request_state
-
-from .support import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient, Worker, registry, serving, settings, until
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry, serving, settings
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient
 
 ELICITATION: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}}
 
@@ -461,7 +463,7 @@ def test_hanging_up_cancels_the_execution_of_a_plain_call_that_was_asked_first(
     params = {"name": "chat", "arguments": HELLO, "inputResponses": {"user_name": ADA}, "requestState": state}
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(plain.request, "tools/call", params)
-        (task_id,) = until("the call is recorded", worker.pending)
+        (task_id,) = wait_until(worker.pending, "the call is recorded")
         plain.wait_for_disconnect()
-        until("it is cancelled", lambda: worker.store.inspect(task_id).task.status == "cancelled")
+        wait_until(lambda: worker.store.inspect(task_id).task.status == "cancelled", "it is cancelled")
         assert reply.exception(10) is not None

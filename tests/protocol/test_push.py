@@ -6,8 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import pytest
+
+from tasks_service.frontend.core import change_feed as push
 from tasks_service.frontend.core.change_feed import ChangeFeed, Waiter
 from tasks_service.store.changes import Change
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks again by himself, so that whoever goes on was woken."""
+    monkeypatch.setattr(push, "HEAL_SECONDS", 600.0)
 
 
 class Source:
@@ -43,7 +52,7 @@ def test_a_change_wakes_all_who_watch_the_task_and_nobody_else() -> None:
         source = Source()
         feed = ChangeFeed(source)
         run = await following(feed)
-        limits = (("a", 4.0), ("a", 4.0), ("b", 0.3))
+        limits = (("a", 60.0), ("a", 60.0), ("b", 0.3))
         waits = [asyncio.create_task(seconds_until_woken(feed, name, limit)) for name, limit in limits]
         await asyncio.sleep(0.05)
         await source.queue.put(Change("a", 1))
@@ -54,7 +63,7 @@ def test_a_change_wakes_all_who_watch_the_task_and_nobody_else() -> None:
 
     first, second, other = asyncio.run(main())
 
-    assert max(first, second) < 3
+    assert max(first, second) < 50
     assert other >= 0.29
 
 
@@ -67,11 +76,11 @@ def test_a_change_between_registering_and_waiting_is_not_missed() -> None:
             await source.queue.put(Change("a", 1))
             await asyncio.sleep(0.05)
             began = time.monotonic()
-            await watcher.changed(4.0)
+            await watcher.changed(60.0)
             run.cancel()
             return time.monotonic() - began
 
-    assert asyncio.run(main()) < 3
+    assert asyncio.run(main()) < 50
 
 
 def test_a_new_connection_wakes_everybody() -> None:
@@ -79,14 +88,14 @@ def test_a_new_connection_wakes_everybody() -> None:
         source = Source()
         feed = ChangeFeed(source)
         run = await following(feed)
-        wait = asyncio.create_task(seconds_until_woken(feed, "a", 4.9))
+        wait = asyncio.create_task(seconds_until_woken(feed, "a", 60.0))
         await asyncio.sleep(0.05)
         await source.queue.put(RuntimeError("the subscription broke"))
         took = await wait
         run.cancel()
         return took
 
-    assert asyncio.run(main()) < 4
+    assert asyncio.run(main()) < 50
 
 
 def test_watching_leaves_nothing_behind() -> None:

@@ -55,9 +55,10 @@ from tasks_service.domain.task import (
     new_token,
 )
 from tasks_service.store.maintenance import Due
+from tests.kit.factories import ALICE, BOB, RESULT, creation
+from tests.kit.store_adapter import counts
 
-from ..store_adapter import counts
-from .conftest import ALICE, BOB, RESULT, Face, FaceMaker, creation
+from .conftest import Face, FaceMaker
 
 ANSWER = JsonText('{"ok":true}')
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -23,12 +24,12 @@ from tasks_service.store.maintenance import Due, SweepMark
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, Role
 from tasks_service.store.redis.connection import client_findings
 from tasks_service.store.sessions import Session
-from tests.store_adapter import AsyncWorkerStore, counts
-from tests.support_proxy import CuttingProxy, Verdict
-from tests.support_servers import ClusterServers, eventually
-
-from ..faults.audit import audit, told
-from .conftest import ALICE, RESULT, Clock, creation
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, RESULT, Clock, creation
+from tests.kit.groups import ClusterServers
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.store_adapter import AsyncWorkerStore, counts
+from tests.kit.waiting import quickest, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +286,7 @@ def test_a_slot_that_moves_while_it_is_written_to_loses_and_doubles_nothing(
         if not cluster.owns(target, slot):
             cluster.move_slot(slot, target)
             before = len(written)
-            eventually(lambda before=before: len(written) > before + 3, "writes go on after a move")
+            wait_until(lambda before=before: len(written) > before + 3, "writes go on after a move")
     enough.set()
     for thread in threads:
         thread.join()
@@ -296,8 +297,15 @@ def test_a_slot_that_moves_while_it_is_written_to_loses_and_doubles_nothing(
 
 def test_a_cluster_that_does_not_answer_is_reported_within_the_deadline() -> None:
     nowhere = RedisTaskStore("redis+cluster://127.0.0.1:1,127.0.0.1:2", deadline=0.3)
-    with closing(nowhere), pytest.raises(StoreUnavailable, match="refused"):
-        nowhere.get(ALICE, new_task_id(ALICE, 16))
+
+    def seconds_to_fail() -> float:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="refused"):
+            nowhere.get(ALICE, new_task_id(ALICE, 16))
+        return time.monotonic() - began
+
+    with closing(nowhere):
+        assert quickest(seconds_to_fail, 0.4) < 0.4
 
 
 # --- health -----------------------------------------------------------------------------------------------

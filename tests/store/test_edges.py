@@ -44,10 +44,11 @@ from tasks_service.domain.task import (
     new_token,
 )
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-from tests.support_proxy import CuttingProxy, Verdict
+from tests.kit.factories import ALICE, RESULT, creation
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer
 
-from .conftest import ALICE, RESULT, Face, FaceMaker, creation
+from .conftest import Face, FaceMaker
 
 EDGE = 40
 SMALL = Limits(

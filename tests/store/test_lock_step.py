@@ -66,9 +66,8 @@ from tasks_service.domain.task import (
 from tasks_service.store.maintenance import Due
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-
-from .conftest import Clock, creation
+from tests.kit.factories import Clock, creation
+from tests.kit.servers import RedisServer
 
 POLICY = Policy(
     ttl_ms=60_000,

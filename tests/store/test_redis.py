@@ -29,11 +29,11 @@ from tasks_service.domain.task import JsonText, Phase, Task, TaskStatus, new_tok
 from tasks_service.store.changes import Change
 from tasks_service.store.findings import Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.store_adapter import counts
-from tests.support import RedisServer, free_port, quickest
-from tests.support_proxy import CuttingProxy, Verdict
-
-from .conftest import ALICE, RESULT, RecordingOutbox, creation
+from tests.kit.factories import ALICE, RESULT, RecordingOutbox, creation
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer, free_port
+from tests.kit.store_adapter import counts
+from tests.kit.waiting import quickest
 
 
 @pytest.fixture

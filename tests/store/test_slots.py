@@ -44,16 +44,17 @@ from tasks_service.domain.task import (
 )
 from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
-from tests.store_adapter import counts
-from tests.support import RedisServer
+from tests.kit.factories import ALICE, BOB, RESULT, RecordingOutbox, creation
+from tests.kit.servers import RedisServer
+from tests.kit.store_adapter import counts
 
-from .conftest import ALICE, BOB, RESULT, Face, FaceMaker, RecordingOutbox, creation
+from .conftest import Face, FaceMaker
 
 TWO_SLOTS = Limits(running_per_owner={OTHER_QUEUES: 2})
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)
 ANSWER = JsonText("{}")
 ROUNDS, RACERS = 40, 4
-QUEUE_TIMEOUT = 60.0
+PATIENCE = 60.0
 """Seconds that one of them waits for the others."""
 
 
@@ -297,9 +298,7 @@ def test_of_many_that_come_at_once_as_many_take_a_slot_as_there_are(redis_url: s
 
     def race(store: RedisTaskStore) -> list[str]:
         return [
-            store.create(creation(owner)).task.task_id
-            for owner in owners
-            if together.wait(QUEUE_TIMEOUT) >= 0
+            store.create(creation(owner)).task.task_id for owner in owners if together.wait(PATIENCE) >= 0
         ]
 
     with ThreadPoolExecutor(RACERS) as pool:
@@ -321,7 +320,7 @@ def test_of_several_that_end_at_once_each_gives_its_own_slot(redis_url: str) -> 
         return [task.task_id for task in live if task.slot is Slot.HELD]
 
     def cancel(store: RedisTaskStore, task_id: str) -> None:
-        together.wait(QUEUE_TIMEOUT)
+        together.wait(PATIENCE)
         store.apply(ALICE, task_id, Cancel())
 
     with ThreadPoolExecutor(2) as pool:

@@ -21,12 +21,15 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import redis
+from redis.cluster import ClusterNode
 
+from tasks_service.addresses.redis import Kind, parse_address
 from tasks_service.domain.decide import TRANSITIONS
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
 from tasks_service.domain.events import RepairRecord
@@ -37,7 +40,6 @@ from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
 from tasks_service.store.redis.repair import DRIFT_MS
 
-from ..support_clients import client_of
 from .history import ClientLog, check_history
 
 INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues", "concurrency_keys")
@@ -131,6 +133,24 @@ def audit(
     if client_log is not None:
         found += [Violation(*problem) for problem in check_history(client_log, seen.records, limits)]
     return found
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[Any]:
+    """A plain client of whatever a store's URL means."""
+    address = parse_address(url)
+    if address.kind is Kind.SINGLE:
+        client: Any = redis.Redis.from_url(url, decode_responses=True)
+    elif address.kind is Kind.CLUSTER:
+        nodes = [ClusterNode(node.host, node.port) for node in address.nodes]
+        client = redis.RedisCluster(startup_nodes=nodes, decode_responses=True)
+    else:
+        hosts = [(node.host, node.port) for node in address.nodes]
+        client = redis.Sentinel(hosts, decode_responses=True).master_for(address.service)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def keys_without_end(url: str, *, prefix: str = "ts") -> list[Violation]:
