@@ -1,4 +1,4 @@
-"""What is published to whoever waits."""
+"""What is published to those who wait for a task."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..domain.reports import Report
 
 
 class Change(NamedTuple):
-    """A transition that was logged, as it is published to whoever waits."""
+    """A transition that was logged, as it is published to those who wait for the task."""
 
     task_id: str
     revision: int
 
 
 class Reported(NamedTuple):
-    """What a running tool has said, as it is published to whoever waits; oldest first."""
+    """Reports of a running tool, as they are published to those who wait for the task; oldest first."""
 
     task_id: str
     reports: tuple[Report, ...]

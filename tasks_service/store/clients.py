@@ -59,7 +59,7 @@ class ClientStore(Protocol):
         Args:
             owner: Whose task it must be.
             task_id: Any text; a malformed id is an unknown one.
-            hidden: Also find a task whose handle was never given out.
+            hidden: Also find a task whose handle was never given to a client.
 
         Raises:
             TaskNotFound: Unknown, foreign, hidden or expired.

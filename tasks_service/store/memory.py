@@ -1,7 +1,7 @@
-"""Tasks in memory: for unit tests and for one process; bounded, with the same limits and the same rules.
+"""Tasks in memory: for tests and for a single process, with the same limits and the same rules.
 
-It is the plainest possible reading of what a store promises, and so also the model that the Redis store is
-compared with. Nothing survives the process.
+It does what a store promises in the plainest way, so the Redis store is tested against it. Nothing survives
+the process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class MemoryTaskStore:
 
     Args:
         limits: What is allowed.
-        outbox: Told of every task that becomes pending; its pushes have nowhere to go and are not asked for.
+        outbox: Told of every task that becomes pending; not asked for pushes, which would have nowhere to go.
         clock: Milliseconds since the epoch; tests inject their own.
     """
 
@@ -197,7 +197,7 @@ class MemoryTaskStore:
         with self._lock:
             waiting = [r.task for r in self._records.values() if r.task.slot is Slot.WAITING]
             keys = sorted({task.concurrency_key for task in waiting})
-            return [task_id for key in keys for task_id in self._turns(key, limit)][:limit]
+            return [task_id for key in keys for task_id in self._next_in_line(key, limit)][:limit]
 
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
@@ -251,7 +251,7 @@ class MemoryTaskStore:
         return []
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
-        """See `TaskStoreMaintenance.repair`: no index could disagree here, and no hand reaches a record."""
+        """See `TaskStoreMaintenance.repair`: nothing here can disagree."""
         return iter(())
 
     # --- what they share ---------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class MemoryTaskStore:
         if is_sent(applied, event, self._clock()):
             self._outbox.committed(task)
         if frees_slot(before, task) and self._limits.concurrency_limit(task.queue) is not None:
-            self._give_turns(task.concurrency_key)
+            self._grant_slots(task.concurrency_key)
         return task
 
     def _slots_until_ms(self, key: ConcurrencyKey) -> int:
@@ -315,8 +315,8 @@ class MemoryTaskStore:
     def _slot_holders(self, key: ConcurrencyKey) -> list[Task]:
         return [task for task in self._tasks(key.owner) if task.concurrency_key == key and holds_slot(task)]
 
-    def _turns(self, key: ConcurrencyKey, limit: int) -> list[str]:
-        """Who waits longest in a key, if it has a slot free."""
+    def _next_in_line(self, key: ConcurrencyKey, limit: int) -> list[str]:
+        """The tasks that wait longest under a concurrency key, if it has a slot free."""
         slots, now_ms = self._limits.concurrency_limit(key.queue), self._clock()
         free = (
             limit if slots is None else slots - sum(next_due_ms(t) > now_ms for t in self._slot_holders(key))
@@ -325,8 +325,8 @@ class MemoryTaskStore:
         waiting.sort(key=lambda task: (task.created_ms, task.task_id))
         return [task.task_id for task in waiting][: min(free + MOST_GRANTED, limit)] if free > 0 else []
 
-    def _give_turns(self, key: ConcurrencyKey) -> None:
-        for task_id in self._turns(key, MOST_GRANTED):
+    def _grant_slots(self, key: ConcurrencyKey) -> None:
+        for task_id in self._next_in_line(key, MOST_GRANTED):
             with suppress(InvalidTransition, TaskNotFound):
                 self._apply(task_id, GrantSlot())
 

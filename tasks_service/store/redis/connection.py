@@ -1,4 +1,4 @@
-"""How connections to Redis are made: the same for both faces."""
+"""How connections to Redis are made: the same for both stores."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def connection_options(
 
 
 FAILURES = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
-"""What a lost connection, or one that could not be made, raises; `reason` tells it."""
+"""Errors of a connection that was lost or could not be made; `reason` explains them."""
 
 _ADVICE = (
     ("certificate has expired", "Renew the certificate of Redis."),
@@ -62,10 +62,10 @@ _ADVICE = (
     ("Timeout connecting", "If Redis speaks no TLS on this port, the URL begins with redis://."),
     ("WRONG_VERSION_NUMBER", "If Redis speaks no TLS on this port, the URL begins with redis://."),
 )
-"""By what an encrypted connection fails with: what to do."""
+"""What to do, by a part of the error of an encrypted connection."""
 
 _PLAIN_TO_TLS = ("reset by peer", "closed by server", "Protocol error")
-"""What a plain connection fails with where TLS is spoken, among other places."""
+"""Parts of the errors of a plain connection to a server that speaks TLS, among others."""
 
 
 def reason(error: Exception, url: str) -> str:
@@ -84,7 +84,7 @@ def reason(error: Exception, url: str) -> str:
 
 
 class Pools(Generic[P]):
-    """A pool of connections to each server, made when it is first needed. Thread-safe.
+    """A pool of connections to each server, made when first needed. Thread-safe.
 
     Args:
         make: Makes the pool of a server; None is the single one.

@@ -15,7 +15,7 @@ from .programs import StorePrograms
 from .transaction import Program, Reply, once
 
 _SAME_MOMENT = 64
-"""How many tasks of one owner and one millisecond a page reads over before it asks for more."""
+"""How many tasks of one owner, created in the same millisecond, a page skips before it reads more."""
 
 _STATE = len(codec.STATE_FIELDS)
 
@@ -24,7 +24,7 @@ class Reads(StorePrograms):
     """Builds the programs that read."""
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> Program[TaskView]:
-        """See `ClientStore.get`: one exchange of two commands."""
+        """See `ClientStore.get`: one round trip."""
         shard = self.layout.shard_of(task_id)
         reads: list[Command] = [("TIME",), ("HMGET", shard.task(task_id), *codec.VIEW_FIELDS)]
         time, values = yield from once(reads, self.deadline)
@@ -36,7 +36,7 @@ class Reads(StorePrograms):
         return TaskView(task=now, result=values[_STATE] or None)
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Program[Page]:
-        """See `ClientStore.page`: the owner's index from a position on, then the records in one exchange."""
+        """See `ClientStore.page`: the owner's index, then the records, in a round trip each."""
         shard = self.layout.shard_of_owner(owner)
         key = shard.owner(owner)
         tasks: list[Task] = []

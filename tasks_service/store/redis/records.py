@@ -26,7 +26,7 @@ class Stored(NamedTuple):
 
 
 def state_reads(shard: Shard, task_id: str) -> list[Command]:
-    """What `Records.stored` is made of."""
+    """The reads whose answers `Records.stored` takes."""
     return [
         ("TIME",),
         ("HMGET", shard.task(task_id), *codec.STATE_FIELDS),

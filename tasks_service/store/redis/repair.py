@@ -1,11 +1,11 @@
 """Repair: find what an audit finds, and fix it, one task at a time.
 
-Safe while the service runs. A change of a task's place in an index is always part of a write to its record,
-so a transaction that watches the record alone sees every rival: it reads record and places after WATCH, and
-if the task moves before EXEC nothing is written and it looks again. On a sound store it writes nothing.
+Safe while the service runs. An index entry only ever changes together with its task's record, so it is enough
+to watch the record: record and index entries are read after WATCH, and if the task changes before EXEC,
+nothing is written and they are read again. On a sound store nothing is written.
 
 Two walks lead to every key. From each record: does it contradict itself, is it where it must be, does it
-end? From each place that names a task: is there such a task, and does it belong here? The first cannot see
+end? From each key that names a task: is there such a task, and does it belong here? The first cannot see
 an entry whose record is gone, the second cannot see a record that is missing from an index.
 
 What repair never does: guess at a record that it cannot read. One of another schema version may be newer
@@ -35,8 +35,8 @@ QUARANTINE_MS = 30 * DAY
 """How long a record that was moved aside is kept for people to look at."""
 
 DRIFT_MS = SECOND
-"""How far the end of a key may be from where it belongs: a cluster that hands a slot on sends what is left of
-a key's life, and the time that takes is added."""
+"""How far the end of a key may be from where it belongs. A cluster that moves a slot sends the rest of a
+key's life, and the time that this takes is added."""
 
 WALK = 500
 """Keys or members that one step of a walk asks for."""
@@ -47,7 +47,7 @@ _SORTED = ("expired", "overdue", "leases", "timers", "suspects")
 
 @dataclass(frozen=True, slots=True)
 class ShardKeys:
-    """The keys of one shard that name tasks, as a walk finds them."""
+    """Keys of one shard that name tasks, as one step of a walk finds them."""
 
     shard: Shard
     records: tuple[str, ...]
@@ -127,7 +127,7 @@ class Repairs:
         Args:
             task_id: Which one; there may be no record of it.
             found_in: A key that names it, beyond those that its record says.
-            dry_run: Only say what would be done.
+            dry_run: Report only.
             quarantine: Move it aside if it cannot be read.
         """
         try:
@@ -265,7 +265,7 @@ class _Quarantine:
 
 
 class _Look:
-    """Which places of a task are read in a try, and what is to be done about what was found there."""
+    """The index entries of a task that a try reads, and what to do about those that are wrong."""
 
     def __init__(self, shard: Shard, task_id: str, found_in: str | None) -> None:
         self._shard, self._task_id = shard, task_id
@@ -292,7 +292,7 @@ class _Look:
             self._sorted += [
                 key for key in sorted_index_entries(self._shard, task) if key not in self._sorted
             ]
-            for key in self._of_queue_and_lane(task):
+            for key in self._of_queue_and_key(task):
                 if key not in self._sorted:
                     self._sorted.append(key)
             if (live := self._shard.live(task.owner)) not in self._sets:
@@ -301,7 +301,7 @@ class _Look:
         return before != (len(self._sorted), len(self._sets), self._queue)
 
     def reads(self) -> list[Command]:
-        """The record, and all its places."""
+        """What to read: the record, and all index entries that the task could have."""
         shard, task_id = self._shard, self._task_id
         return [
             ("TIME",),
@@ -316,7 +316,7 @@ class _Look:
             *(("GET", key) for key in self._idempotency),
         ]
 
-    def _of_queue_and_lane(self, task: Task) -> tuple[str, ...]:
+    def _of_queue_and_key(self, task: Task) -> tuple[str, ...]:
         shard = self._shard
         return (
             shard.pending(task.queue),
@@ -325,7 +325,7 @@ class _Look:
         )
 
     def moves(self, task: Task | None, found: Sequence[Reply], problems: list[str]) -> Iterator[Command]:
-        """What brings the places into agreement with the record; says what was wrong."""
+        """The commands that make the index entries agree with the record; notes what was wrong."""
         shard, task_id = self._shard, self._task_id
         scores, rest = found[: len(self._sorted)], found[len(self._sorted) :]
         members, (knows_queue, knows_key, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]

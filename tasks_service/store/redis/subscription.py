@@ -1,8 +1,8 @@
-"""What a front end hears of Redis: all changes, and the reports of those tasks that somebody waits for.
+"""A front end's subscription: all changes, and the reports of the tasks that somebody waits for.
 
-Both come over one connection, so that each process has one subscription and hears them in the order in which
-they were published. Reports have a channel for each task, because they are many: a process in which nobody
-waits for a task never sees them, and a worker is told by PUBLISH itself that nobody listens.
+Both come over one connection, so a process gets them in the order in which they were published. Reports are
+many, so each task has a channel for them: a process in which nobody waits for a task never gets them, and
+PUBLISH tells a worker when nobody listens.
 """
 
 from __future__ import annotations

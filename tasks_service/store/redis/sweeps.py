@@ -53,19 +53,20 @@ class Sweeps(StorePrograms):
             most = limit if slots is None else min(slots + MOST_GRANTED, limit)
             reads += free_slot_reads(shard, key, now_ms, most)
         replies = (yield from once(reads, self.deadline)) if reads else []
-        called: list[str] = []
+        waiting: list[str] = []
         for (shard, key), seen in zip(keys, zip(replies[::2], replies[1::2], strict=True), strict=True):
             found = free_slots(self.limits, key, seen)
             if not found.waiting:
                 yield from self._forget_concurrency_key(shard, key)
             elif found.free:
-                called += yield from self._there(shard, key, found.waiting[: found.free + MOST_GRANTED])
-        return called[:limit]
+                waiting += yield from self._existing(shard, key, found.waiting[: found.free + MOST_GRANTED])
+        return waiting[:limit]
 
-    def _there(self, shard: Shard, key: ConcurrencyKey, waiting: list[str]) -> Program[list[str]]:
-        """Those of them that exist; the others, whose records ended while nobody swept, wait no more.
+    def _existing(self, shard: Shard, key: ConcurrencyKey, waiting: list[str]) -> Program[list[str]]:
+        """Those of them that exist; the others are removed.
 
-        They would stand before all that come later, and no call would ever take them away.
+        Redis ends the records of a store that nobody sweeps. What is left of such tasks would wait before all
+        others for ever.
         """
         found = yield from once([("EXISTS", shard.task(task_id)) for task_id in waiting], self.deadline)
         if gone := [task_id for task_id, there in zip(waiting, found, strict=True) if not there]:

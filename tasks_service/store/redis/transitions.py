@@ -1,4 +1,4 @@
-"""Every transition of the store: what it reads, lets `decide` judge, and writes, as a program of the loop."""
+"""The events of tasks: what each reads, how `decide` judges it, and what it writes."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Transitions(Records):
 
 
 class _OfTask:
-    """What happens to a task that there is."""
+    """A transition of a task that exists."""
 
     def __init__(
         self, store: Records, task_id: str, event: Event, concurrency_key: ConcurrencyKey | None = None
@@ -295,7 +295,7 @@ class _Claim(_OfTask):
 
 
 def _overtaking(shard: Shard, task: Task, event: Claim) -> list[Command]:
-    """A claim lets the sweep see which messages it has overtaken."""
+    """The command by which a claim tells the sweep which messages it has overtaken."""
     if not event.dispatched_ms:
         return []
     if task.phase is not Phase.RUNNING and task.slot is not Slot.WAITING:
