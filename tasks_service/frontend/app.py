@@ -26,12 +26,12 @@ from ..authoring.tool import ToolRegistry
 from ..crypto.secret import load_secret
 from ..domain.errors import ConfigurationError
 from ..settings import Settings
+from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
 from .access.api_keys import require_auth_if_public
 from .assembly import Offer, Servers, build_router, build_servers
 from .core.change_feed import ChangeFeed
-from .core.store import FrontEndStore
 from .readiness import Readiness
 from .router import EraRouter
 from .v2026_07_28.subscriptions import Listeners

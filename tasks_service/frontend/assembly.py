@@ -10,6 +10,7 @@ from mcp.server.lowlevel import Server
 from ..authoring.library import Library
 from ..authoring.tool import ToolRegistry
 from ..settings import Settings
+from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
 from .access.api_keys import Authenticator
 from .access.owner import LOCAL_USER, owner_of
@@ -20,7 +21,6 @@ from .core.library import LibraryHandlers
 from .core.pre_task_questions import PreTaskQuestions
 from .core.request_state import RequestStates
 from .core.requests import Caller
-from .core.store import FrontEndStore
 from .readiness import Readiness
 from .router import EraRouter
 from .v2025_11_25.endpoint import SessionEndpoint

@@ -21,15 +21,15 @@ class Due(StrEnum):
     LEASES = "leases"
     """Past their lease."""
     TIMERS = "timers"
-    """Come due after a sleep or a retry's delay; no message was ever made for them: `Redispatch` makes it."""
+    """Due now, after a sleep or a retry's delay. They have no message yet: `Redispatch` makes it."""
 
 
 class SweepMark(NamedTuple):
     """What a sweep learns when it is marked.
 
     Attributes:
-        may_reap: Whether leases that have run out tell of lost workers by now.
-        alarm: Why they do not from now on; empty while nothing is new.
+        may_reap: Whether a lease that has run out now means that its worker is lost.
+        alarm: Why it does not, from now on; empty if nothing new was met.
     """
 
     may_reap: bool
@@ -42,7 +42,7 @@ class SweepRecord(NamedTuple):
     Attributes:
         at_ms: When it was marked.
         server: Which run of which server it met.
-        reap_from_ms: From when on leases that have run out tell of lost workers.
+        reap_from_ms: From when on a lease that has run out means that its worker is lost.
     """
 
     at_ms: int
@@ -62,32 +62,13 @@ class SweepRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """How many tasks a store holds, by what is to be done about them.
-
-    Attributes:
-        total: All of them.
-        pending: Neither ended, running nor parked.
-        waiting: Those of the pending ones that wait for their turn.
-        running: Leased.
-        live: Not ended.
-    """
-
-    total: int
-    pending: int
-    waiting: int
-    running: int
-    live: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """Something wrong with what is stored, and whether it has been fixed.
 
     Attributes:
-        task: The name of the task; empty for a key that no task can be held to account for.
+        task: The name of the task; empty for a key that belongs to no task.
         what: What was found.
-        fixed: Whether it is well now; False in a dry run, and for what only a person can decide.
+        fixed: Whether it is fixed; False in a dry run, and for what only a person can decide.
     """
 
     task: str
@@ -106,18 +87,18 @@ class TaskStoreMaintenance(Protocol):
         """The store's clock."""
 
     def due(self, index: Due, *, limit: int) -> list[str]:
-        """Names of the tasks that an index says are due by now, oldest first, over all shards."""
+        """Names of the tasks that are due by now according to an index, oldest first, over all shards."""
 
     def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
-        """Write down what time has decided; None if the task is gone afterwards.
+        """Write what has become of a task with time; None if the task is gone afterwards.
 
         Raises:
             TaskNotFound: It is gone already; any index entry that named it is removed.
-            InvalidTransition: It is not so (any more).
+            InvalidTransition: It is not due, or not any more.
         """
 
     def queues(self) -> list[str]:
-        """The queues that pending tasks wait in."""
+        """The queues that a pending task was ever in."""
 
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
         """Names of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
@@ -129,7 +110,7 @@ class TaskStoreMaintenance(Protocol):
         """
 
     def overtaken_ms(self, queue: str) -> int:
-        """The newest `dispatched_ms` that a claim from this queue has carried; 0 before the first.
+        """The newest `dispatched_ms` of all claims from this queue; 0 before the first.
 
         A claim that has found no slot free counts: its message was taken all the same. One that lies ahead of
         the store's clock, which was put back by a failover, is forgotten: it would make every task that waits
@@ -137,21 +118,21 @@ class TaskStoreMaintenance(Protocol):
         """
 
     def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> list[int]:
-        """Remember that messages seem lost; answer, for each, when it may be sent again.
+        """Note that messages seem lost; for each, the time from which it may be sent again.
 
-        The first call for a task sets `not_before_ms`; later ones answer what was set, until the task leaves
-        pending. A `Redispatch` moves it on by the backoff.
+        The first call for a task sets this time to `not_before_ms`. Later calls return what was set, until
+        the task leaves pending. A `Redispatch` moves the time on by the backoff.
         """
 
     def try_lock(self, name: str, *, for_ms: int) -> bool:
-        """Take a short lock that ends by itself; False if another process holds it."""
+        """Take a lock that ends by itself after `for_ms`; False if another process holds it."""
 
     def mark_sweep(self, *, lease_ms: int) -> SweepMark:
-        """Note that a sweep is under way, and which run of the server it meets.
+        """Note that a sweep has begun, and which run of which server it has met.
 
-        Nothing may be reaped for one lease after a server was met that is another than before, or after a
-        gap so long that the lease of a living worker, renewed at a third of it, may have run out: workers
-        get the time to renew.
+        Nothing may be reaped for the length of one lease in two cases: the server is another than before, or
+        there was no sweep for so long that a living worker may have missed renewing its lease, which it does
+        at a third of it. Workers get the time to renew.
 
         Args:
             lease_ms: How long a lease is.
@@ -175,18 +156,16 @@ class TaskStoreMaintenance(Protocol):
         """Where the indexes disagree with the record of a task; empty when all is well."""
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
-        """Walk through everything that is stored, and fix what is wrong; each finding as it is met.
+        """Check everything that is stored, and fix what is wrong; yields each finding as it is met.
 
-        Safe at any time, beside any traffic: each task is one atomic step, and a sound one is left alone.
+        Safe at any time, under any traffic: each task is one atomic step, and a sound task is not written.
 
         Args:
-            dry_run: Only tell.
+            dry_run: Report only.
             quarantine: Move records aside that cannot be read at all.
         """
 
-    def counts(self) -> Counts:
-        """How many tasks there are."""
-
 
 MOST_GRANTED = 8
-"""Tasks that wait in a key, and are looked at when a slot is free; what they leave free is for the sweep."""
+"""How many tasks that wait under a concurrency key are tried at once when a slot is free. The sweep fills the
+slots that these tasks leave free."""

@@ -1,7 +1,7 @@
-"""Tasks in memory: for unit tests and for one process; bounded, with the same limits and the same rules.
+"""Tasks in memory: for tests and for a single process, with the same limits and the same rules.
 
-It is the plainest possible reading of what a store promises, and so also the model that the Redis store is
-compared with. Nothing survives the process.
+It does what a store promises in the plainest way, so the Redis store is tested against it. Nothing survives
+the process.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from ..domain.indexes import (
 from ..domain.limits import DEFAULT_LIMITS, Limits
 from ..domain.names import is_name, task_hash
 from ..domain.task import NO_TEXT, ConcurrencyKey, Owner, Phase, Slot, Task, TaskRecord
+from .changes import Reported
 from .clients import Created, Page, TaskView
-from .maintenance import MOST_GRANTED, Counts, Due, Repair, SweepMark, SweepRecord
+from .maintenance import MOST_GRANTED, Due, Repair, SweepMark, SweepRecord
 from .outbox import NoOutbox, Outbox
 from .workers import Claimed
 
@@ -48,11 +49,11 @@ def _wall_clock_ms() -> int:
 
 
 class MemoryTaskStore:
-    """`TaskStore` and `TaskStoreMaintenance` in memory, thread-safe.
+    """`ClientStore`, `WorkerStore` and `TaskStoreMaintenance` in memory, thread-safe.
 
     Args:
         limits: What is allowed.
-        outbox: Told of every task that becomes pending; its pushes have nowhere to go and are not asked for.
+        outbox: Told of every task that becomes pending; not asked for pushes, which would have nowhere to go.
         clock: Milliseconds since the epoch; tests inject their own.
     """
 
@@ -75,10 +76,10 @@ class MemoryTaskStore:
         self._queues: set[str] = set()
         self._swept: SweepRecord | None = None
 
-    # --- TaskStore -------------------------------------------------------------------------------------
+    # --- ClientStore -------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Created:
-        """See `TaskStore.create`."""
+        """See `ClientStore.create`."""
         with self._lock:
             now_ms, record = self._clock(), self._records.get(task_hash(event.task_id))
             key = (event.owner, event.idempotency)
@@ -107,7 +108,7 @@ class MemoryTaskStore:
             return Created(task=task)
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
-        """See `TaskStore.get`."""
+        """See `ClientStore.get`."""
         with self._lock:
             task = self._effective(task_id)
             if task.task_id != task_id or task.owner != owner or not (task.visible or hidden):
@@ -115,13 +116,13 @@ class MemoryTaskStore:
             return TaskView(task=task, result=self._records[task_hash(task_id)].result)
 
     def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.apply`."""
+        """See `ClientStore.apply`."""
         with self._lock:
             self.get(owner, task_id, hidden=hidden)
             return self._standing(self._apply(task_id, event))
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
-        """See `TaskStore.page`."""
+        """See `ClientStore.page`."""
         with self._lock:
             found = [task for task in self._tasks(owner) if self._seen(task) is not None]
             found.sort(key=_by_creation, reverse=True)
@@ -132,8 +133,10 @@ class MemoryTaskStore:
             more = len(found) > limit
             return Page(tasks=tasks, last="{}:{}".format(*_by_creation(tasks[-1])) if more else None)
 
+    # --- WorkerStore -----------------------------------------------------------------------------------
+
     def claim(self, reference: str, event: Claim) -> Claimed:
-        """See `TaskStore.claim`."""
+        """See `WorkerStore.claim`."""
         with self._lock:
             task = self._standing(self._apply(reference, event))
             if task.phase is Phase.RUNNING or task.slot is Slot.WAITING:
@@ -144,9 +147,13 @@ class MemoryTaskStore:
             return Claimed(task=task, arguments=record.arguments, journal=record.journal)
 
     def commit(self, reference: str, event: WorkerEvent) -> Task:
-        """See `TaskStore.commit`."""
+        """See `WorkerStore.commit`."""
         with self._lock:
             return self._standing(self._apply(reference, event))
+
+    def report(self, reported: Sequence[Reported]) -> list[int]:
+        """See `WorkerStore.report`: nobody listens to a store in memory."""
+        return [0] * len(reported)
 
     # --- TaskStoreMaintenance ----------------------------------------------------------------------------
 
@@ -191,7 +198,7 @@ class MemoryTaskStore:
         with self._lock:
             waiting = [r.task for r in self._records.values() if r.task.slot is Slot.WAITING]
             keys = sorted({task.concurrency_key for task in waiting})
-            return [name for key in keys for name in self._turns(key, limit)][:limit]
+            return [name for key in keys for name in self._next_in_line(key, limit)][:limit]
 
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
@@ -243,20 +250,8 @@ class MemoryTaskStore:
         return []
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
-        """See `TaskStoreMaintenance.repair`: no index could disagree here, and no hand reaches a record."""
+        """See `TaskStoreMaintenance.repair`: nothing here can disagree."""
         return iter(())
-
-    def counts(self) -> Counts:
-        """See `TaskStoreMaintenance.counts`."""
-        with self._lock:
-            phases = [record.task.phase for record in self._records.values()]
-            return Counts(
-                total=len(phases),
-                pending=phases.count(Phase.PENDING),
-                waiting=sum(record.task.slot is Slot.WAITING for record in self._records.values()),
-                running=phases.count(Phase.RUNNING),
-                live=sum(phase in (Phase.PENDING, Phase.RUNNING, Phase.PARKED) for phase in phases),
-            )
 
     # --- what they share ---------------------------------------------------------------------------------
 
@@ -310,7 +305,7 @@ class MemoryTaskStore:
         if is_sent(applied, event, self._clock()):
             self._outbox.committed(task)
         if frees_slot(before, task) and self._limits.concurrency_limit(task.queue) is not None:
-            self._give_turns(task.concurrency_key)
+            self._grant_slots(task.concurrency_key)
         return task
 
     def _slots_until_ms(self, key: ConcurrencyKey) -> int:
@@ -323,8 +318,8 @@ class MemoryTaskStore:
     def _slot_holders(self, key: ConcurrencyKey) -> list[Task]:
         return [task for task in self._tasks(key.owner) if task.concurrency_key == key and holds_slot(task)]
 
-    def _turns(self, key: ConcurrencyKey, limit: int) -> list[str]:
-        """Who waits longest in a key, if it has a slot free."""
+    def _next_in_line(self, key: ConcurrencyKey, limit: int) -> list[str]:
+        """The tasks that wait longest under a concurrency key, if it has a slot free."""
         slots, now_ms = self._limits.concurrency_limit(key.queue), self._clock()
         free = (
             limit if slots is None else slots - sum(next_due_ms(t) > now_ms for t in self._slot_holders(key))
@@ -334,8 +329,8 @@ class MemoryTaskStore:
         most = min(free + MOST_GRANTED, limit) if free > 0 else 0
         return [task_hash(task.task_id) for task in waiting[:most]]
 
-    def _give_turns(self, key: ConcurrencyKey) -> None:
-        for name in self._turns(key, MOST_GRANTED):
+    def _grant_slots(self, key: ConcurrencyKey) -> None:
+        for name in self._next_in_line(key, MOST_GRANTED):
             with suppress(InvalidTransition, TaskNotFound):
                 self._apply(name, GrantSlot())
 

@@ -34,10 +34,10 @@ from ..durable.context import AsyncTaskContext, TaskContext, current_context, ru
 from ..durable.journal import Journal
 from ..failpoints import failpoint
 from ..store.maintenance import TaskStoreMaintenance
-from ..store.workers import Claimed
+from ..store.workers import Claimed, WorkerStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
-from .lease_keeper import LeaseKeeper, LeaseStore
+from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
 from .outcome import event_of_error, event_of_value, result_too_large, timed_out
 from .publishing import Publisher
@@ -48,11 +48,8 @@ Body = Callable[[RunningAttempt, dict[str, Any]], Any]
 """How a tool's body is called: with its attempt and its bound arguments."""
 
 
-class WorkerStore(LeaseStore, TaskStoreMaintenance, Protocol):
-    """Everything that a worker process needs of a store."""
-
-    def close(self) -> None:
-        """Close all connections."""
+class ExecutorStore(WorkerStore, TaskStoreMaintenance, Protocol):
+    """What the executor needs: a worker's events, and a sweep's for what has run into its deadline."""
 
 
 class Executor:
@@ -69,7 +66,7 @@ class Executor:
 
     def __init__(
         self,
-        store: WorkerStore,
+        store: ExecutorStore,
         keeper: LeaseKeeper,
         interrupter: Interrupter,
         loop: AsyncLoop,
@@ -89,7 +86,7 @@ class Executor:
         dispatched_ms: int,
         body: Body | None = None,
     ) -> Task | None:
-        """Claim a task and run it to an outcome; returns silently if it is not to be had.
+        """Claim a task and run it to an outcome; returns silently if it cannot be claimed.
 
         Args:
             tool: What runs.

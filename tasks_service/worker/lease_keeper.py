@@ -27,7 +27,7 @@ from ..domain.events import Renew
 from ..domain.names import task_hash
 from ..failpoints import failpoint
 from ..store.changes import Change
-from ..store.clients import TaskStore
+from ..store.workers import WorkerStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
 from .shutdown import ShutdownDeadline
@@ -50,7 +50,7 @@ LINGER = 5.0
 """Seconds that ticking and listening go on after the last attempt."""
 
 
-class LeaseStore(TaskStore, Protocol):
+class LeaseStore(WorkerStore, Protocol):
     """What the keeper needs of a store."""
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
@@ -25,6 +25,7 @@ from ..domain.reports import LogMessage, Report, truncate_report
 from ..domain.task import Progress
 from ..failpoints import failpoint
 from ..store.changes import Reported
+from ..store.workers import WorkerStore
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +49,6 @@ LONGEST_SILENCE: Final = 1.0
 
 FLUSH_SECONDS: Final = 1.0
 """How long the end of an attempt waits, at most, for a report that is just being published."""
-
-
-class ReportStore(Protocol):
-    """What publishing needs of a store."""
-
-    def report(self, reported: Sequence[Reported]) -> list[int]:
-        """Publish once; for each, how many listen. Raises `StoreUnavailable`."""
 
 
 class ReportQueue:
@@ -188,7 +182,7 @@ class Publisher:
         store: With a short deadline and a connection of its own.
     """
 
-    def __init__(self, store: ReportStore) -> None:
+    def __init__(self, store: WorkerStore) -> None:
         self._store = store
         self._sending = threading.Lock()
         self._changed = threading.Condition()

@@ -23,7 +23,7 @@ from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import FailWithError, Release, WorkerEvent
 from ..domain.task import Failure, FailureKind, new_token
 from ..failpoints import failpoint
-from ..store.clients import TaskStore
+from ..store.workers import WorkerStore
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _is_reference(kwargs: Any) -> bool:
 class ChildLossReporter:
     """Commits events about dead children, in a thread of the main process."""
 
-    def __init__(self, store: TaskStore) -> None:
+    def __init__(self, store: WorkerStore) -> None:
         self._store = store
         self._waiting: queue.Queue[tuple[str, WorkerEvent] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="tasks-service-child_losses", daemon=True)

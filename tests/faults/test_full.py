@@ -25,7 +25,7 @@ from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tasks_service.store.redis.memory_guard import LOOK_SECONDS
+from tasks_service.store.redis.timings import DEFAULT_TIMINGS
 from tasks_service.worker.maintenance import Sweeper
 from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, BOB, Clock, creation
@@ -202,7 +202,7 @@ def test_what_was_created_under_a_key_is_found_again_when_nothing_new_is_taken(
         try:
             created = await store.create(event)
             small_redis.be_used(85)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(DEFAULT_TIMINGS.memory)
             with pytest.raises(StoreFull):
                 await store.create(creation())
             again = await store.create(creation(idempotency="k", request_digest="d"))

@@ -92,7 +92,7 @@ def test_no_transition_takes_more_than_two_round_trips(
 
 
 def _apply(store: RedisTaskStore, task_id: str, event: Any) -> None:
-    name = {"Create": "create", "Claim": "claim", "Redispatch": "settle"}.get(type(event).__name__)
+    name = {"Create": "create", "Claim": "claim", "Redispatch": "apply_sweep"}.get(type(event).__name__)
     if name == "create":
         store.create(event)
     elif name is not None:

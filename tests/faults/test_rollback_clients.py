@@ -24,6 +24,7 @@ from tests.kit.forgetting import ForgetfulServer
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import registry, serving, settings
 from tests.kit.sessions import SessionClient, Stream, is_request
+from tests.kit.store_adapter import counts
 from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WITHOUT_TASKS, WireClient
@@ -300,4 +301,4 @@ def test_a_redis_that_stands_still_or_cuts_everybody_off_doubles_nothing(
     assert len(stored) == len(made) == len(list(ids_of(worker.store)))
     for key, task_ids in made.items():
         assert task_ids == {client.task("greet", ADA, meta={KEY: key})}
-    wait_until(lambda: worker.store.counts().live == 0, "all have ended")
+    wait_until(lambda: counts(worker.store).live == 0, "all have ended")

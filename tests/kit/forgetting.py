@@ -59,7 +59,7 @@ class ForgetfulServer(RedisServer):
         check_append_only_file(self.file, "--truncate-to-timestamp", str(second))
         self.start()
 
-    def truncate(self, position: int) -> None:
+    def cut(self, position: int) -> None:
         """Let its file, while it is dead, end at a position, and fix the end as an operator would."""
         with self.file.open("r+b") as file:
             file.truncate(position)

@@ -11,6 +11,7 @@ from tasks_service.durable.questions import Form, Link
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import registry
 from tests.kit.sessions import Message, SessionClient, Stream, is_answer, is_request
+from tests.kit.store_adapter import counts
 from tests.kit.stored import ids_of
 from tests.kit.waiting import wait_until
 
@@ -52,7 +53,7 @@ def answers(worker: Worker) -> list[tuple[str, str]]:
 def test_a_plain_call_asks_and_goes_on(session: SessionClient, worker: Worker) -> None:
     stream = called(session, "introduce")
     request = stream.find(elicitation)
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
     session.respond(request["id"], ADA, at=1)
     worker.run_next()
@@ -97,7 +98,7 @@ def test_a_client_that_cannot_be_asked_is_told_so(ports: list[int], worker: Work
     assert plain["isError"] is True
     assert "form" in plain["content"][0]["text"]
     assert task["code"] == -32602
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 def test_cancelling_while_it_asks_leaves_nothing(session: SessionClient, worker: Worker) -> None:
@@ -108,4 +109,4 @@ def test_cancelling_while_it_asks_leaves_nothing(session: SessionClient, worker:
 
     assert stream.rest() == []
     session.respond(request["id"], ADA)
-    assert not wait_until(lambda: [worker.store.counts().total], "settled")[0]
+    assert not wait_until(lambda: [counts(worker.store).total], "settled")[0]

@@ -5,27 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from tasks_service.domain.events import Claim, ClientEvent, CompleteWithResult, Create, WorkerEvent
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
 from tasks_service.domain.task import Owner, Policy, Task, new_token
-from tasks_service.store.clients import Created, Page, TaskStore, TaskView
+from tasks_service.store.clients import ClientStore, Created, Page, TaskView
 from tasks_service.store.maintenance import TaskStoreMaintenance
 from tasks_service.store.memory import MemoryTaskStore
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tasks_service.store.workers import Claimed
+from tasks_service.store.redis import RedisTaskStore
+from tasks_service.store.workers import Claimed, WorkerStore
 from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, RESULT, Clock, RecordingOutbox, creation
 from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.store_adapter import AsyncWorkerStore
 
 
 class Awaited:
     """The asyncio face, driven from blocking code on a loop of its own."""
 
-    def __init__(self, store: AsyncRedisTaskStore, runner: asyncio.Runner) -> None:
+    def __init__(self, store: AsyncWorkerStore, runner: asyncio.Runner) -> None:
         self._store, self._runner = store, runner
 
     def create(self, event: Create) -> Created:
@@ -47,11 +48,15 @@ class Awaited:
         return self._runner.run(self._store.commit(task_id, event))
 
 
+class Store(ClientStore, WorkerStore, Protocol):
+    """What clients and workers do."""
+
+
 @dataclass
 class Face:
     """A store as tests use it, and shorthand for what most of them do first."""
 
-    store: TaskStore
+    store: Store
     maintenance: TaskStoreMaintenance
     clock: Clock
     outbox: RecordingOutbox
@@ -135,7 +140,7 @@ def make_face(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -
         if not is_asyncio:
             return Face(blocking, blocking, clock, outbox)
         runner = asyncio.Runner()
-        store = AsyncRedisTaskStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
+        store = AsyncWorkerStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
         cleanups.extend([runner.close, lambda: runner.run(store.aclose())])
         return Face(Awaited(store, runner), blocking, clock, outbox)
 

@@ -28,6 +28,7 @@ from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, RESULT, Clock, creation
 from tests.kit.groups import ClusterServers
 from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.store_adapter import AsyncWorkerStore, counts
 from tests.kit.stored import ids_of
 from tests.kit.waiting import quickest, wait_until
 
@@ -121,7 +122,7 @@ def test_a_cut_completion_never_overwrites_a_rivals_cancellation(
 
 
 async def committed(url: str, task_id: str, event: CompleteWithResult) -> None:
-    store = AsyncRedisTaskStore(url)
+    store = AsyncWorkerStore(url)
     try:
         await store.commit(task_id, event)
     finally:
@@ -177,7 +178,7 @@ def test_tasks_spread_over_the_nodes_and_are_counted_swept_and_repaired_on_all_o
     owners = [Owner(f"owner-{number}") for number in range(40)]
     ids = {created(store, owner) for owner in owners}
     assert set(ids_of(store)) == ids
-    assert store.counts().total == store.counts().pending == 40
+    assert counts(store).total == counts(store).pending == 40
     assert set(store.pending("q", until_ms=store.now_ms() + 1000, limit=100)) == set(map(task_hash, ids))
     assert list(store.repair()) == []
     for server in cluster.servers:
@@ -186,7 +187,7 @@ def test_tasks_spread_over_the_nodes_and_are_counted_swept_and_repaired_on_all_o
             for key in client.keys("*:expired"):
                 client.delete(key)
     fixed = list(store.repair())
-    assert {repair.name for repair in fixed if repair.fixed} == set(map(task_hash, ids))
+    assert {repair.task for repair in fixed if repair.fixed} == set(map(task_hash, ids))
     assert list(store.repair()) == []
 
 
@@ -202,7 +203,7 @@ def test_what_has_expired_is_swept_on_every_node(cluster: ClusterServers) -> Non
         assert len(due) == 40
         for task_id in due:
             store.apply_sweep(task_id, Expire())
-        assert store.counts().total == 0
+        assert counts(store).total == 0
 
 
 def test_locks_and_the_last_sweep_are_one_for_all_nodes(store: RedisTaskStore) -> None:

@@ -47,6 +47,7 @@ from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.factories import ALICE, BOB, RESULT, RecordingOutbox, creation
 from tests.kit.servers import RedisServer
+from tests.kit.store_adapter import counts
 from tests.kit.stored import ids_of
 
 from .conftest import Face, FaceMaker
@@ -92,8 +93,8 @@ def test_only_tasks_with_a_slot_are_sent_and_the_others_wait_their_turn(face: Fa
     tasks = [face.create() for _ in range(4)]
     assert turns(face, *tasks) == [Slot.HELD, Slot.HELD, Slot.WAITING, Slot.WAITING]
     assert face.outbox.sent == [task.task_id for task in tasks[:2]]
-    counts = face.maintenance.counts()
-    assert (counts.pending, counts.waiting, counts.running) == (4, 2, 0)
+    held = counts(face.maintenance)
+    assert (held.pending, held.waiting, held.running) == (4, 2, 0)
     assert_consistent(face)
 
 
@@ -215,7 +216,7 @@ def test_a_task_whose_turn_does_not_come_in_time_fails_and_leaves_the_queue(face
     read = face.store.get(ALICE, waiting.task_id).task
     assert read.failure is not None and "It got no slot in time" in read.failure.message
     sweep(face)
-    assert face.maintenance.counts().waiting == 0
+    assert counts(face.maintenance).waiting == 0
     assert_consistent(face)
 
 
@@ -286,7 +287,7 @@ def test_a_limit_that_was_lifted_lets_a_sweep_call_all_that_wait(redis_url: str)
     free = RedisTaskStore(redis_url)
     for task_id in free.waiting_for_slots(limit=100):
         free.apply_sweep(task_id, GrantSlot())
-    assert free.counts().waiting == 0
+    assert counts(free).waiting == 0
     for task in tasks:
         free.claim(task.task_id, Claim(lease_id=new_token(), worker="w"))
     free.close()

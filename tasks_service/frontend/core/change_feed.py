@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from ...domain.names import task_hash
 from ...domain.reports import Report
 from ...domain.task import Task
 from ...failpoints import failpoint
-from ...store.changes import Change, Reported
+from ...store.changes import Change, ChangeSource, Reported
 
 logger = logging.getLogger(__name__)
 
@@ -39,25 +39,6 @@ CATCH_UP_SECONDS = 1.0
 
 BEGIN_SECONDS = 1.0
 """Longest wait for the first subscription of a process."""
-
-
-class ChangeSource(Protocol):
-    """Where changes come from: a store."""
-
-    def changes(self) -> AsyncIterator[Change | Reported | None]:
-        """Changes as they are committed; None when the subscription was made (again).
-
-        Reports of the tasks that are heard come among them, in their order.
-        """
-
-    def subscribe_reports(self, task_id: str) -> None:
-        """Let the reports of a task come from now on."""
-
-    def unsubscribe_reports(self, task_id: str) -> None:
-        """Let them come no more."""
-
-    async def catch_up(self) -> None:
-        """Return when all has come that was published before; at once while there is no subscription."""
 
 
 class Hearer(Protocol):
