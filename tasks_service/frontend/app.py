@@ -187,7 +187,7 @@ class FrontEnd:
             check_settings(self._settings)
         async with self.opened() as servers:
             await servers.readiness.refuse_unworkable()
-            await servers.desk.feed.begun()
+            await servers.services.feed.begun()
             self._endpoint = self._router = build_router(servers, self._settings)
             self._listeners = servers.listeners
             self._readiness = servers.readiness

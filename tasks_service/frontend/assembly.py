@@ -15,7 +15,7 @@ from .access.api_keys import Authenticator
 from .access.owner import LOCAL_USER, owner_of
 from .core.change_feed import ChangeFeed
 from .core.companion_tools import CompanionTools
-from .core.executions import Handlers
+from .core.executions import Executions
 from .core.library import LibraryHandlers
 from .core.pre_task_questions import PreTaskQuestions
 from .core.request_state import RequestStates
@@ -62,7 +62,7 @@ class Servers:
         tools: What is listed.
         modern: Answers 2026-07-28.
         handshake: Answers the revisions before it.
-        desk: What sessions need.
+        services: What sessions need.
         store: Where everything is recorded.
         listeners: Tell clients of 2026-07-28 of changes.
         library: Runs the functions of resources, prompts and completions; to be closed at the end.
@@ -73,7 +73,7 @@ class Servers:
     tools: ToolRegistry
     modern: Server[dict[str, Any]]
     handshake: Server[dict[str, Any]]
-    desk: SessionServices
+    services: SessionServices
     store: FrontEndStore
     listeners: Listeners
     library: LibraryHandlers
@@ -103,7 +103,7 @@ def build_servers(
         preflight=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
         limits=limits,
     )
-    handlers = Handlers(
+    executions = Executions(
         tools=offer.tools,
         store=store,
         feed=feed,
@@ -117,12 +117,12 @@ def build_servers(
         reconnect_window=settings.reconnect_window,
     )
     listeners = Listeners(store=store, feed=feed, results=wire.Results(offer.tools), library=offer.library)
-    desk = SessionServices(
+    services = SessionServices(
         store=store,
         sessions=store.sessions,
         questions=QuestionRequests(store, store.sessions, secret, limits=limits),
         feed=feed,
-        bookmarks=ResumePoints(secret),
+        resume_points=ResumePoints(secret),
     )
     return Servers(
         tools=listed,
@@ -131,7 +131,7 @@ def build_servers(
             version=offer.version,
             instructions=offer.instructions,
             tools=listed,
-            handlers=handlers,
+            executions=executions,
             library=library,
             listeners=listeners,
         ),
@@ -140,14 +140,14 @@ def build_servers(
             version=offer.version,
             instructions=offer.instructions,
             tools=listed,
-            handlers=handlers,
+            executions=executions,
             library=library,
             companions=companions,
-            desk=desk,
+            services=services,
             secret=secret,
             wait_limit=settings.wait_limit,
         ),
-        desk=desk,
+        services=services,
         store=store,
         listeners=listeners,
         library=library,
@@ -171,7 +171,7 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
     modern = RequestEndpoint(server=servers.modern, admission=admission)
     legacy = SessionEndpoint(
         server=servers.handshake,
-        desk=servers.desk,
+        services=servers.services,
         authenticator=authenticator,
         guard=guard,
         limits=limits,

@@ -146,7 +146,7 @@ class PipedFrontEnd:
     async def _serve(self) -> None:
         try:
             async with opened(
-                self._app, source=self._source, sink=self._sink, limits=self._limits, queue_timeout=10.0
+                self._app, source=self._source, sink=self._sink, limits=self._limits, store_timeout=10.0
             ) as front:
                 await front.run(asyncio.Event())
         finally:

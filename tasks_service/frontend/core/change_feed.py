@@ -112,7 +112,7 @@ class _Heard:
 
 
 class ChangeFeed:
-    """All watchers of a process, fed by one subscription.
+    """All waiters of a process, fed by one subscription.
 
     Args:
         source: The store whose changes are followed.
@@ -120,13 +120,13 @@ class ChangeFeed:
 
     def __init__(self, source: ChangeSource) -> None:
         self._source = source
-        self._watchers: dict[str, set[Waiter]] = {}
+        self._waiters: dict[str, set[Waiter]] = {}
         self._heard: dict[str, _Heard] = {}
         self._begun = asyncio.Event()
 
     def __len__(self) -> int:
         """How many tasks are watched."""
-        return len(self._watchers)
+        return len(self._waiters)
 
     @contextmanager
     def watch(self, *names: str) -> Iterator[Waiter]:
@@ -135,33 +135,33 @@ class ChangeFeed:
         Args:
             names: Ids of tasks, and whatever else is woken by name (see `store.sessions`).
         """
-        watcher = Waiter()
+        waiter = Waiter()
         for name in names:
-            self.add(watcher, name)
+            self.add(waiter, name)
         try:
-            yield watcher
+            yield waiter
         finally:
-            for name in tuple(watcher.names):
-                self.discard(watcher, name)
+            for name in tuple(waiter.names):
+                self.discard(waiter, name)
 
-    def add(self, watcher: Waiter, name: str) -> None:
-        """Let a watcher hear of one name more."""
-        self._watchers.setdefault(name, set()).add(watcher)
-        watcher.names.add(name)
+    def add(self, waiter: Waiter, name: str) -> None:
+        """Let a waiter hear of one name more."""
+        self._waiters.setdefault(name, set()).add(waiter)
+        waiter.names.add(name)
 
-    def discard(self, watcher: Waiter, name: str) -> None:
-        """Let a watcher hear of a name no more."""
-        watchers = self._watchers.get(name, set())
-        watchers.discard(watcher)
-        watcher.names.discard(name)
-        if not watchers:
-            self._watchers.pop(name, None)
+    def discard(self, waiter: Waiter, name: str) -> None:
+        """Let a waiter hear of a name no more."""
+        waiters = self._waiters.get(name, set())
+        waiters.discard(waiter)
+        waiter.names.discard(name)
+        if not waiters:
+            self._waiters.pop(name, None)
 
     @contextmanager
     def subscribe_reports(self, task_id: str, hearer: Hearer | None) -> Iterator[None]:
         """Be told what a task's tool says, as it says it, while the context is open.
 
-        It is told before the watchers of a change that came later are woken. One that hears a task twice is
+        It is told before the waiters of a change that came later are woken. One that hears a task twice is
         told once. None hears nothing.
         """
         if hearer is None:
@@ -220,9 +220,9 @@ class ChangeFeed:
     def _spread(self, change: Change | Reported | None) -> None:
         if change is None:
             self._begun.set()
-            for name, watchers in self._watchers.items():
-                for watcher in watchers:
-                    watcher.wake(name)
+            for name, waiters in self._waiters.items():
+                for waiter in waiters:
+                    waiter.wake(name)
             return
         heard = self._heard.get(change.task_id)
         if isinstance(change, Reported):
@@ -232,5 +232,5 @@ class ChangeFeed:
             return
         if heard is not None:
             heard.revision = max(heard.revision, change.revision)
-        for watcher in self._watchers.get(change.task_id, ()):
-            watcher.wake(change.task_id)
+        for waiter in self._waiters.get(change.task_id, ()):
+            waiter.wake(change.task_id)

@@ -75,7 +75,7 @@ class _Waiting:
         return task
 
 
-class Handlers:
+class Executions:
     """The service's answers to its callers.
 
     Args:
@@ -427,7 +427,7 @@ class Handlers:
         """
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
-        with self._feed.watch(task.task_id) as watcher, self._feed.subscribe_reports(task.task_id, reporting):
+        with self._feed.watch(task.task_id) as waiter, self._feed.subscribe_reports(task.task_id, reporting):
             while True:
                 view = await self._view(task)
                 if view is not None and reporting is not None:
@@ -439,7 +439,7 @@ class Handlers:
                     return view
                 if (left := until - clock()) <= 0:
                     return None
-                await watcher.changed(left)
+                await waiter.changed(left)
 
     async def _view(self, task: Task) -> TaskView | None:
         try:

@@ -15,7 +15,9 @@ from typing import Any, Final
 import pydantic_core
 from starlette.types import Send
 
+from .jsonrpc import rejection_message
 from .outgoing import JSON, PING, Outgoing, begin_stream, end_stream, event, send_part, send_whole
+from .rejection import Rejection
 
 DEFERRAL_SECONDS: Final = 15.0
 """How long an answer may take before it becomes a stream, and between two signs of life on it."""
@@ -68,6 +70,12 @@ async def respond(
         await stream(work, outgoing, gone, send)
     else:
         await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
+
+
+async def reject(rejection: Rejection, send: Send) -> None:
+    """Answer a request that was not let in."""
+    body = pydantic_core.to_json(rejection_message(rejection))
+    await send_whole(send, rejection.status, body, (JSON, *rejection.headers))
 
 
 async def stream(work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send) -> None:

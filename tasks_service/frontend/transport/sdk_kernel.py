@@ -1,4 +1,4 @@
-"""Running one request on the SDK's kernel."""
+"""Requests run on the SDK's kernel, which validates their shape, picks the method and shapes its result."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from mcp.server.connection import Connection
+from mcp.server.lowlevel import Server
+from mcp.server.runner import modern_error_data, serve_one
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 
+from .jsonrpc import Request, error_message, result_message
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Exchange:
+class KernelContext:
     """What the SDK's kernel must know of the transport; nothing travels back but the answer."""
 
     transport: TransportContext
@@ -41,3 +46,49 @@ class Exchange:
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Drop a report of progress."""
         logger.debug("dropped progress: the answer is all that is sent")
+
+
+def kernel_context(
+    request: Request, scope: object, *, kind: str, headers: Mapping[str, str] | None = None
+) -> KernelContext:
+    """The context of a request.
+
+    Args:
+        request: What is to be run.
+        scope: What the methods find as `context.request`.
+        kind: The SDK's name for the transport.
+        headers: Of the HTTP request, by name in lower case.
+    """
+    return KernelContext(
+        transport=TransportContext(kind=kind, can_send_request=False, headers=headers),
+        request_id=request.id,
+        message_metadata=ServerMessageMetadata(request_context=scope),
+    )
+
+
+async def run_request(
+    server: Server[dict[str, Any]],
+    request: Request,
+    context: KernelContext,
+    connection: Connection,
+    *,
+    passing: type[Exception] | tuple[()] = (),
+) -> dict[str, Any]:
+    """Run a request; the response to it, whatever it comes to.
+
+    Args:
+        server: Has the methods.
+        request: What is to be run.
+        context: Of the request.
+        connection: The client's version and capabilities.
+        passing: What a method may raise that is no answer; it reaches the caller.
+    """
+    try:
+        result = await serve_one(
+            server, context, request.method, request.params, connection=connection, lifespan_state={}
+        )
+    except passing:
+        raise
+    except Exception as error:
+        return error_message(request.id, modern_error_data(error))
+    return result_message(request.id, result)

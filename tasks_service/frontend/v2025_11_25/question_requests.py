@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import pydantic_core
@@ -23,6 +22,7 @@ from ...domain.task import JsonText, Owner
 from ...durable.questions import check_answer
 from ...store.clients import AsyncTaskStore
 from ...store.sessions import SessionStore
+from ..transport.jsonrpc import Response
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class QuestionRequests:
         """A new id for a request that asks a question before there is a task."""
         return self._codec.seal(json.dumps([owner, _INTERVIEW, interview, key]).encode())
 
-    async def receive(self, owner: Owner, response: Mapping[str, Any]) -> None:
+    async def receive(self, owner: Owner, response: Response) -> None:
         """Record a client's JSON-RPC response as the answer that it is.
 
         What nobody asked, or what is not asked any more, is dropped. What does not fit is
@@ -62,20 +62,19 @@ class QuestionRequests:
 
         Args:
             owner: Who sent it.
-            response: The whole message.
+            response: What it sent.
 
         Raises:
             StoreUnavailable: It may not have been recorded; the client may send it again.
         """
-        asked = self._asked(owner, response.get("id"))
+        asked = self._asked(owner, response.id)
         if asked is None:
             return
-        answer = {"error": response["error"]} if "error" in response else response.get("result")
         whose, name, key = asked
         if whose == _INTERVIEW:
-            await self._leave(name, key, answer)
+            await self._leave(name, key, response.answer)
         else:
-            await self._answer(owner, name, key, answer, response["id"])
+            await self._answer(owner, name, key, response.answer, str(response.id))
 
     async def _leave(self, interview: str, key: str, answer: Any) -> None:
         """Whoever asks checks the answer, and asks again; what cannot even be kept fits no question."""

@@ -28,13 +28,13 @@ class QuestionsOnStream:
     """The questions of one call, put to one client.
 
     Args:
-        desk: Where answers are left, and who says that they are there.
+        services: Where answers are left, and who says that they are there.
         session: The client's.
         outgoing: The stream of the call.
     """
 
-    def __init__(self, desk: SessionServices, session: Session, outgoing: Outgoing) -> None:
-        self._desk, self._session, self._outgoing = desk, session, outgoing
+    def __init__(self, services: SessionServices, session: Session, outgoing: Outgoing) -> None:
+        self._services, self._session, self._outgoing = services, session, outgoing
 
     async def ask(self, questions: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         """Ask, and wait for all answers; they are as the client sent them, unchecked.
@@ -50,7 +50,7 @@ class QuestionsOnStream:
         for key, recorded in questions.items():
             request = wire.input_request(
                 recorded,
-                request_id=self._desk.questions.interview_id(self._session.owner, interview, key),
+                request_id=self._services.questions.interview_id(self._session.owner, interview, key),
                 version=self._session.version,
                 task_id=None,
                 link_id=digest(f"{interview} {key}"),
@@ -63,9 +63,9 @@ class QuestionsOnStream:
             raise QuestionWithoutHandle from None
 
     async def _answers(self, interview: str, number: int) -> Mapping[str, Any]:
-        with self._desk.feed.watch(interview_name(interview)) as watcher:
+        with self._services.feed.watch(interview_name(interview)) as waiter:
             while True:
-                answers = await self._desk.sessions.answers(interview)
+                answers = await self._services.sessions.answers(interview)
                 if len(answers) >= number:
                     return {key: pydantic_core.from_json(text) for key, text in answers.items()}
-                await watcher.changed(HEAL_SECONDS)
+                await waiter.changed(HEAL_SECONDS)

@@ -66,9 +66,14 @@ class ResumePoints:
         key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-bookmark").digest()
         self._codec = AESGCMRequestStateCodec([key])
 
-    def event_id(self, session: Session, bookmark: ResumePoint) -> str:
+    def event_id(self, session: Session, resume_point: ResumePoint) -> str:
         """A new id for an event of a stream of the session."""
-        content = [session.session_id, bookmark.task_id, bookmark.request_id, bookmark.progress_token]
+        content = [
+            session.session_id,
+            resume_point.task_id,
+            resume_point.request_id,
+            resume_point.progress_token,
+        ]
         return self._codec.seal(json.dumps(content).encode())
 
     def open(self, session: Session, event_id: str) -> ResumePoint | None:

@@ -75,20 +75,20 @@ class SessionServices:
     sessions: SessionStore
     questions: QuestionRequests
     feed: ChangeFeed
-    bookmarks: ResumePoints
+    resume_points: ResumePoints
 
 
 class TaskStream:
     """One task, attended to for one policy.
 
     Args:
-        desk: What attending needs.
+        services: What attending needs.
         task_id: A task of the session's owner.
         policy: Who hears of it.
     """
 
-    def __init__(self, desk: SessionServices, task_id: str, policy: StreamPolicy) -> None:
-        self._desk, self._task_id, self._policy = desk, task_id, policy
+    def __init__(self, services: SessionServices, task_id: str, policy: StreamPolicy) -> None:
+        self._services, self._task_id, self._policy = services, task_id, policy
         self._name = new_token()
         self._askable = json.loads(policy.session.capabilities or "[]") if policy.can_be_asked else []
         self._reports_due = float("-inf")
@@ -113,14 +113,14 @@ class TaskStream:
             TaskNotFound: Unknown, foreign or expired.
             PollLater: The task sleeps, and the client need not wait.
         """
-        with self._desk.feed.watch(self._task_id) as watcher:
+        with self._services.feed.watch(self._task_id) as waiter:
             try:
-                with self._desk.feed.subscribe_reports(self._task_id, self._policy.reporting):
-                    return await self._until_enough(watcher, give_up_after)
+                with self._services.feed.subscribe_reports(self._task_id, self._policy.reporting):
+                    return await self._until_enough(waiter, give_up_after)
             finally:
                 await self._leave()
 
-    async def _until_enough(self, watcher: Waiter, give_up_after: float | None) -> TaskView:
+    async def _until_enough(self, waiter: Waiter, give_up_after: float | None) -> TaskView:
         enough = math.inf if give_up_after is None else time.monotonic() + give_up_after
         while True:
             view = await self._view()
@@ -129,7 +129,7 @@ class TaskStream:
                 if not view.task.status.is_final:
                     await self._share_reports()
                 if view.task.status is not TaskStatus.WORKING:
-                    await self._desk.feed.catch_up(view.task)
+                    await self._services.feed.catch_up(view.task)
                 self._report(view.task)
                 if view.task.status.is_final:
                     await self._withdraw("The task has ended.")
@@ -141,12 +141,12 @@ class TaskStream:
                 if time.monotonic() >= enough or (give_up_after is not None and self._is_stuck(view.task)):
                     return view
             left = enough - time.monotonic()
-            await watcher.changed(min(self._pause(view), left if left > 0 else math.inf))
+            await waiter.changed(min(self._pause(view), left if left > 0 else math.inf))
 
     async def _view(self) -> TaskView | None:
         hidden = not self._policy.names_task
         try:
-            return await self._desk.store.get(self._policy.session.owner, self._task_id, hidden=hidden)
+            return await self._services.store.get(self._policy.session.owner, self._task_id, hidden=hidden)
         except StoreUnavailable as error:
             logger.warning("A stream cannot read its task for now: %s", error)
             return None
@@ -161,7 +161,7 @@ class TaskStream:
         if not task.return_by_ms or task.status.is_final:
             return
         try:
-            await self._desk.store.apply(task.owner, task.task_id, CallerReturned(), hidden=True)
+            await self._services.store.apply(task.owner, task.task_id, CallerReturned(), hidden=True)
         except InvalidTransition:
             return
         except StoreUnavailable as error:
@@ -197,13 +197,13 @@ class TaskStream:
         if self._policy.reporting is None or not self._policy.names_task or now < self._reports_due:
             return
         try:
-            stream = await self._desk.sessions.reports_on(session_id, self._task_id)
+            stream = await self._services.sessions.reports_on(session_id, self._task_id)
             if not self._policy.takes_reports:
                 self._policy.reporting.elsewhere = bool(stream)
                 return
             first = self._reports_due == float("-inf")
             if mine := first or stream in ("", self._name):
-                await self._desk.sessions.take_reports(session_id, self._task_id, self._name)
+                await self._services.sessions.take_reports(session_id, self._task_id, self._name)
         except StoreUnavailable as error:
             logger.warning("Where a task is reported is not known for now: %s", error)
         else:
@@ -231,7 +231,7 @@ class TaskStream:
         if recorded["kind"] not in self._askable or self._refusals.get(key, 0) > MOST_REFUSALS:
             return
         try:
-            floor = await self._desk.sessions.take_floor(self._task_id, key, self._name)
+            floor = await self._services.sessions.take_floor(self._task_id, key, self._name)
         except StoreUnavailable as error:
             logger.warning("A question cannot be asked for now: %s", error)
             return
@@ -242,7 +242,7 @@ class TaskStream:
         if key in self._asked and not floor.problem:
             return
         self._refusals[key] = self._refusals.get(key, 0) + bool(floor.problem)
-        self._asked[key] = self._desk.questions.request_id(task.owner, self._task_id, key)
+        self._asked[key] = self._services.questions.request_id(task.owner, self._task_id, key)
         request = wire.input_request(
             asked_again(recorded, floor.problem),
             request_id=self._asked[key],
@@ -255,7 +255,7 @@ class TaskStream:
     async def _settle(self, key: str, asked: str, reason: str) -> None:
         """A question is not open any more: say so, unless it was the client's own response that closed it."""
         try:
-            by = await self._desk.sessions.attribution(self._task_id, key)
+            by = await self._services.sessions.attribution(self._task_id, key)
         except StoreUnavailable:
             return
         if by != asked:
@@ -271,12 +271,12 @@ class TaskStream:
         if self._reports_due > float("-inf"):
             try:
                 session_id = self._policy.session.session_id
-                await self._desk.sessions.leave_reports(session_id, self._task_id, self._name)
+                await self._services.sessions.leave_reports(session_id, self._task_id, self._name)
             except StoreUnavailable as error:
                 logger.warning("A task is reported on its session's stream only in a while: %s", error)
         for key in self._asked:
             try:
-                await self._desk.sessions.leave_floor(self._task_id, key, self._name)
+                await self._services.sessions.leave_floor(self._task_id, key, self._name)
             except StoreUnavailable as error:
                 logger.warning("A question is asked elsewhere only in a while: %s", error)
 

@@ -187,9 +187,9 @@ def require_support(tool: Tool, call: ToolCall) -> None:
         )
 
 
-def cancelled_request(params: Any) -> JsonText | None:
-    """The id of the request that a `notifications/cancelled` names, as `request_name` writes it."""
-    identity = params.get("requestId") if isinstance(params, Mapping) else None
+def cancelled_request(method: str, params: Mapping[str, Any] | None) -> JsonText | None:
+    """The id of the request that a notification cancels, as `request_name` writes it; None if it does not."""
+    identity = (params or _EMPTY).get("requestId") if method == CANCELLED else None
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         return None
     return request_name(identity)

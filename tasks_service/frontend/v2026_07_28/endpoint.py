@@ -16,22 +16,17 @@ import logging
 from typing import Any, Final
 
 import pydantic_core
-from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
-from mcp.server.runner import modern_error_data, serve_one
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
-from mcp.shared.message import ServerMessageMetadata
-from mcp.shared.transport_context import TransportContext
 from mcp_types.jsonrpc import INVALID_REQUEST
 from starlette.types import Receive, Scope, Send
 
 from ..core import wire_common
 from ..core.requests import RequestScope
-from ..transport.jsonrpc import error_message
 from ..transport.outgoing import JSON, Outgoing, send_whole, wait_for_disconnect
-from ..transport.rejection import Disconnected, Rejection, reject
-from ..transport.responding import Answer, respond
-from ..transport.sdk_kernel import Exchange
+from ..transport.rejection import Disconnected, Rejection
+from ..transport.responding import Answer, reject, respond
+from ..transport.sdk_kernel import kernel_context, run_request
 from . import wire
 from .admission import Admission, Admitted
 
@@ -75,10 +70,10 @@ class RequestEndpoint:
     async def _answer(self, call: Admitted | None, receive: Receive, send: Send) -> None:
         if call is None:
             await send_whole(send, 202, b"")
-        elif call.method == wire.LISTEN and not call.may_stream:
+        elif call.request.method == wire.LISTEN and not call.may_stream:
             message = "Accept: expected text/event-stream, on which the notifications come"
-            await reject(Rejection(406, INVALID_REQUEST, message, request_id=call.id), send)
-        elif call.method in _WATCHED:
+            await reject(Rejection(406, INVALID_REQUEST, message, request_id=call.request.id), send)
+        elif call.request.method in _WATCHED:
             await self._watched(call, receive, send)
         else:
             answer = await self._serve(call, Outgoing())
@@ -97,22 +92,8 @@ class RequestEndpoint:
             await asyncio.wait({work, gone})
 
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
-        """Run a request through the SDK's kernel."""
-        route = call.route
-        inquiry = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
-        exchange = Exchange(
-            transport=TransportContext(kind="streamable-http", can_send_request=False, headers=call.headers),
-            request_id=call.id,
-            message_metadata=ServerMessageMetadata(request_context=inquiry),
-        )
-        try:
-            connection = Connection.from_envelope(
-                route.protocol_version, route.client_info, route.client_capabilities
-            )
-            result = await serve_one(
-                self._server, exchange, call.method, call.params, connection=connection, lifespan_state={}
-            )
-        except Exception as error:
-            data = modern_error_data(error)
-            return Answer(error_message(call.id, data), ERROR_CODE_HTTP_STATUS.get(data.code, 200))
-        return Answer({"jsonrpc": "2.0", "id": call.id, "result": result})
+        scope = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
+        context = kernel_context(call.request, scope, kind="streamable-http", headers=call.headers)
+        message = await run_request(self._server, call.request, context, call.connection)
+        status = ERROR_CODE_HTTP_STATUS.get(message["error"]["code"], 200) if "error" in message else 200
+        return Answer(message, status)

@@ -29,7 +29,7 @@ from ...domain.errors import InvalidArguments, TasksServiceError
 from ...domain.task import Owner, Task
 from ...extension import TASKS_EXTENSION
 from ..core import wire_common
-from ..core.executions import Handlers
+from ..core.executions import Executions
 from ..core.library import LibraryHandlers, add_methods
 from ..core.reports import Reporting, Threshold
 from ..core.requests import InputRequired, InvalidRequest, RequestScope
@@ -50,7 +50,7 @@ def build_server(
     version: str,
     instructions: str | None,
     tools: ToolRegistry,
-    handlers: Handlers,
+    executions: Executions,
     library: LibraryHandlers,
     listeners: Listeners,
 ) -> Server[dict[str, Any]]:
@@ -61,7 +61,7 @@ def build_server(
         version: And as its version.
         instructions: For the model.
         tools: Listed as they are now.
-        handlers: What the methods do.
+        executions: What the methods do.
         library: What those do that are not about tools.
         listeners: Tell clients of changes.
     """
@@ -79,7 +79,7 @@ def build_server(
     # The SDK traces every request by default, which costs a fifth of a poll even without an exporter.
     server.middleware.clear()
     server.extensions[TASKS_EXTENSION] = {}
-    methods = _Methods(handlers, library, listeners, wire.Results(tools))
+    methods = _Methods(executions, library, listeners, wire.Results(tools))
     server.add_request_handler(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
     server.add_request_handler(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
     server.add_request_handler(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
@@ -103,9 +103,9 @@ class _Methods:
     """One method each: parse, act, render."""
 
     def __init__(
-        self, handlers: Handlers, library: LibraryHandlers, listeners: Listeners, results: wire.Results
+        self, executions: Executions, library: LibraryHandlers, listeners: Listeners, results: wire.Results
     ) -> None:
-        self._handlers, self._library, self._listeners = handlers, library, listeners
+        self._executions, self._library, self._listeners = executions, library, listeners
         self._results = results
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
@@ -116,7 +116,7 @@ class _Methods:
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
         call = wire.tool_call(params.name, params.arguments, context.params)
         try:
-            outcome = await self._handlers.call(_owner(context), call, _reporting(context))
+            outcome = await self._executions.call(_owner(context), call, _reporting(context))
         except InvalidArguments as error:
             return self._results.argument_problems(error)
         if isinstance(outcome, InputRequired):
@@ -135,13 +135,13 @@ class _Methods:
     async def get_task(self, context: Context, params: RequestParams) -> Result:
         wire.require_tasks(context.params)
         return self._results.task(
-            await self._handlers.get(_owner(context), wire_common.task_id(context.params))
+            await self._executions.get(_owner(context), wire_common.task_id(context.params))
         )
 
     async def update_task(self, context: Context, params: RequestParams) -> Result:
         wire.require_tasks(context.params)
         owner, task_id = _owner(context), wire_common.task_id(context.params)
-        await self._handlers.answer(owner, task_id, wire.answers(context.params))
+        await self._executions.answer(owner, task_id, wire.answers(context.params))
         return self._results.acknowledgement()
 
     async def listen(self, context: Context, params: SubscriptionsListenRequestParams) -> Result:
@@ -153,28 +153,28 @@ class _Methods:
 
     async def cancel_task(self, context: Context, params: RequestParams) -> Result:
         wire.require_tasks(context.params)
-        await self._handlers.cancel(_owner(context), wire_common.task_id(context.params))
+        await self._executions.cancel(_owner(context), wire_common.task_id(context.params))
         return self._results.acknowledgement()
 
 
-def _inquiry(context: Context) -> RequestScope:
+def _scope(context: Context) -> RequestScope:
     if context.request is None:
         raise RuntimeError("the transport did not say who calls")
     return context.request
 
 
 def _owner(context: Context) -> Owner:
-    return _inquiry(context).caller.owner
+    return _scope(context).caller.owner
 
 
 def _reporting(context: Context) -> Reporting | None:
     """What takes the reports of the tool that a request calls; None if it wants none, or takes no stream."""
     token, level = wire_common.progress_token(context.params), wire.log_level(context.params)
-    inquiry = _inquiry(context)
-    if not inquiry.may_stream or (token is None and level is None):
+    scope = _scope(context)
+    if not scope.may_stream or (token is None and level is None):
         return None
     return Reporting(
-        inquiry.outgoing,
+        scope.outgoing,
         progress=None if token is None else partial(wire_common.progress_notification, token),
         message=wire_common.log_notification,
         threshold=Threshold(level),

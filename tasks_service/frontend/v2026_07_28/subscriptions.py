@@ -64,13 +64,13 @@ class Listeners:
         """End all streams in order, and let no other begin; clients begin again elsewhere."""
         self._end.set()
 
-    async def listen(self, inquiry: RequestScope, wanted: Wanted, subscription: str | int) -> None:
+    async def listen(self, scope: RequestScope, wanted: Wanted, subscription: str | int) -> None:
         """Tell a client what it wants to be told, until the service stops or the client's proof runs out.
 
         A client that has had enough hangs up: then this is cancelled, and nothing else is.
 
         Args:
-            inquiry: Who asks, and its stream.
+            scope: Who asks, and its stream.
             wanted: What it wants to be told.
             subscription: Names the stream, on every message.
 
@@ -78,13 +78,13 @@ class Listeners:
             QuotaExceeded: Too many streams.
             StoreUnavailable: The tasks cannot be read.
         """
-        owner = inquiry.caller.owner
+        owner = scope.caller.owner
         self._admit(owner)
         self._open[owner] += 1
         try:
-            with self._feed.watch(*_names(wanted)) as watcher:
-                stream = _Stream(self, inquiry, subscription, watcher)
-                await self._until_over(stream.run(wanted), inquiry.caller.expires_at)
+            with self._feed.watch(*_names(wanted)) as waiter:
+                stream = _Stream(self, scope, subscription, waiter)
+                await self._until_over(stream.run(wanted), scope.caller.expires_at)
         finally:
             self._open[owner] -= 1
             if not self._open[owner]:
@@ -157,10 +157,10 @@ class _Stream:
     """One stream."""
 
     def __init__(
-        self, listeners: Listeners, inquiry: RequestScope, subscription: str | int, watcher: Waiter
+        self, listeners: Listeners, scope: RequestScope, subscription: str | int, waiter: Waiter
     ) -> None:
-        self._listeners, self._subscription, self._watcher = listeners, subscription, watcher
-        self._owner, self._outgoing = inquiry.caller.owner, inquiry.outgoing
+        self._listeners, self._subscription, self._waiter = listeners, subscription, waiter
+        self._owner, self._outgoing = scope.caller.owner, scope.outgoing
         self._told: dict[str, tuple[int, str, int]] = {}
         self._open: set[str] = set()
 
@@ -174,7 +174,7 @@ class _Stream:
         resources = {resource_name(uri): uri for uri in met.resources}
         due, heal_at = dict.fromkeys(found), time.monotonic() + HEAL_SECONDS
         while True:
-            woken = await self._watcher.changed(0.0 if due else heal_at - time.monotonic())
+            woken = await self._waiter.changed(0.0 if due else heal_at - time.monotonic())
             for name in woken:
                 if name in lists:
                     message = wire.list_changed(lists[name], self._subscription)
