@@ -21,6 +21,7 @@ from .core.pre_task_questions import PreTaskQuestions
 from .core.request_state import RequestStates
 from .core.requests import Caller
 from .core.store import FrontEndStore
+from .core.waiting_calls import WaitingCalls
 from .readiness import Readiness
 from .router import EraRouter
 from .v2025_11_25.endpoint import SessionEndpoint
@@ -94,14 +95,19 @@ def build_servers(
         secret: The deployment's secret.
     """
     limits, states = settings.limits, RequestStates(secret)
-    companions = None
+    companion_tools = None
     if settings.companion_tools:
-        companions = CompanionTools(offer.tools, store, limits=limits, longest_wait=settings.handle_after)
-    listed = offer.tools if companions is None else companions.listed()
+        companion_tools = CompanionTools(
+            offer.tools, store, limits=limits, longest_wait=settings.handle_after
+        )
+    listed = offer.tools if companion_tools is None else companion_tools.listed()
     library = LibraryHandlers(
         offer.library,
         preflight=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
         limits=limits,
+    )
+    waiting_calls = WaitingCalls(
+        store, feed, wait_limit=settings.wait_limit, reconnect_window=settings.reconnect_window
     )
     executions = Executions(
         tools=offer.tools,
@@ -111,10 +117,9 @@ def build_servers(
         states=states,
         limits=limits,
         shards=settings.shards,
-        wait_limit=settings.wait_limit,
-        companions=companions,
-        handle_after=settings.handle_after,
-        reconnect_window=settings.reconnect_window,
+        companion_tools=companion_tools,
+        handle_after=min(settings.handle_after, settings.wait_limit),
+        waiting_calls=waiting_calls,
     )
     listeners = Listeners(store=store, feed=feed, results=wire.Results(offer.tools), library=offer.library)
     services = SessionServices(
@@ -123,6 +128,7 @@ def build_servers(
         questions=QuestionRequests(store, store.sessions, secret, limits=limits),
         feed=feed,
         resume_points=ResumePoints(secret),
+        waiting_calls=waiting_calls,
     )
     return Servers(
         tools=listed,
@@ -142,10 +148,9 @@ def build_servers(
             tools=listed,
             executions=executions,
             library=library,
-            companions=companions,
+            companion_tools=companion_tools,
             services=services,
             secret=secret,
-            wait_limit=settings.wait_limit,
         ),
         services=services,
         store=store,

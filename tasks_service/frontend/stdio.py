@@ -29,6 +29,7 @@ from ..store.sessions import Session
 from .app import FrontEnd
 from .assembly import Servers
 from .core.requests import RequestScope
+from .core.waiting_calls import Departure
 from .transport.body import BODY_BYTES, parse
 from .transport.jsonrpc import (
     Notification,
@@ -134,7 +135,7 @@ class StdioFront:
         self._servers.listeners.end()
         for served in self._served.values():
             if served.session_request is not None:
-                served.session_request.gone = True
+                served.session_request.departure = Departure.GONE
             if not served.listens:
                 served.work.cancel()
         works = {served.work for served in self._served.values()}
@@ -181,7 +182,7 @@ class StdioFront:
         served = None if name is None else self._served.get(name)
         if served is not None:
             if served.session_request is not None:
-                served.session_request.cancelled = True
+                served.session_request.departure = Departure.CANCELLED
             served.work.cancel()
         elif notification.method == wire.INITIALIZED and self._session is not None and not self._has_stream:
             self._has_stream = True

@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ...authoring.tool import COMPANION_TOOLS, Rendered, TaskSupport, Tool, ToolRegistry, rendered
 from ...domain.errors import InvalidTransition, TaskNotFound
-from ...domain.events import AnswerInput, Cancel
+from ...domain.events import Cancel
 from ...domain.limits import Limits
 from ...domain.task import JsonText, Owner, Task, TaskStatus
 from ...store.clients import AsyncTaskStore, TaskView
-from .pre_task_questions import sort_out
+from .answers import check_answers, record_answers, recorded_questions
 from .requests import ToolCall
 
 TASK_STATUS, TASK_RESULT, TASK_ANSWER, TASK_CANCEL = COMPANION_TOOLS
@@ -35,8 +35,8 @@ WAIT_SECONDS = 30.0
 
 _POLL_SECONDS: Final = 10
 
-Wait = Callable[[Task, float], Awaitable[TaskView | None]]
-"""Waits until a task has ended, or asks what nobody is asked meanwhile; None if it has not by then."""
+Wait = Callable[[Task, float], Awaitable[TaskView]]
+"""Waits until a task has ended, or asks what nobody is asked meanwhile; after the seconds, `TimeoutError`."""
 
 Asked = TypeVar("Asked")
 Ask = Callable[[Task, Mapping[str, str]], Asked | None]
@@ -146,43 +146,44 @@ class CompanionTools:
         self, view: TaskView, call: ToolCall, seconds: float, wait: Wait, ask: Ask[Asked]
     ) -> Rendered | TaskView | Asked:
         task = view.task
-        fitting, problems = sort_out(_recorded(task), call.answers if call.state is not None else {})
-        if fitting:
-            await self._record(task, AnswerInput(answers=fitting))
-        latest = await wait(task, seconds) or await self._store.get(task.owner, task.task_id)
+        answers = call.answers if call.state is not None else {}
+        checked = check_answers(recorded_questions(task), answers, self._limits)
+        await record_answers(self._store, task.owner, task.task_id, checked.fitting)
+        try:
+            latest = await wait(task, seconds)
+        except TimeoutError:
+            latest = await self._store.get(task.owner, task.task_id)
         task = latest.task
         if task.status is TaskStatus.COMPLETED:
             return latest
-        if task.status is TaskStatus.INPUT_REQUIRED and (asked := ask(task, problems)) is not None:
+        if task.status is TaskStatus.INPUT_REQUIRED and (asked := ask(task, checked.problems)) is not None:
             return asked
         return _said(handle_text(task), is_error=task.status.is_final)
 
     async def _answer(self, task: Task, answers: Mapping[str, Any]) -> Rendered:
         """All that is answered, or nothing, as for `tasks/update`; except that unknown keys are told."""
-        recorded = _recorded(task)
+        recorded = recorded_questions(task)
         for key in answers:
             if key not in recorded:
                 return _said(f"{key}: no such question is open. {handle_text(task)}", is_error=True)
             if not _for_model(recorded[key]):
                 return _said(f"{key}: a human must answer: {_message(recorded[key])}", is_error=True)
         given = {key: _as_answer(answer) for key, answer in answers.items()}
-        fitting, problems = sort_out(recorded, given)
-        if problems:
-            told = "; ".join(f"{key}: {problem}" for key, problem in problems.items())
+        checked = check_answers(recorded, given, self._limits)
+        if checked.refused:
+            told = "; ".join(f"{key}: {problem}" for key, problem in checked.problems.items())
             return _said(f"Nothing was recorded, since an answer does not fit: {told}", is_error=True)
-        if fitting:
-            task = await self._record(task, AnswerInput(answers=fitting))
-        return self._reported(task)
+        changed = await record_answers(self._store, task.owner, task.task_id, checked.fitting)
+        return self._reported(changed or await self._latest(task))
 
     async def _cancel(self, task: Task) -> Rendered:
-        return self._reported(await self._record(task, Cancel()))
-
-    async def _record(self, task: Task, event: AnswerInput | Cancel) -> Task:
-        """The task after the event; as it is, if it came too late."""
         try:
-            return await self._store.apply(task.owner, task.task_id, event)
+            return self._reported(await self._store.apply(task.owner, task.task_id, Cancel()))
         except InvalidTransition:
-            return (await self._store.get(task.owner, task.task_id)).task
+            return self._reported(await self._latest(task))
+
+    async def _latest(self, task: Task) -> Task:
+        return (await self._store.get(task.owner, task.task_id)).task
 
     def _reported(self, task: Task) -> Rendered:
         report = TaskReport(
@@ -192,7 +193,7 @@ class CompanionTools:
             message=task.status_message,
             progress=None if task.progress is None else task.progress.current,
             total=None if task.progress is None else task.progress.total,
-            questions=[_open_question(key, asked) for key, asked in _recorded(task).items()],
+            questions=[_open_question(key, asked) for key, asked in recorded_questions(task).items()],
             next=_next(task),
         )
         result = CallToolResult(
@@ -227,7 +228,7 @@ def _state(task: Task) -> str:
         case TaskStatus.WORKING:
             return f"{name} is still running in the background{_progress(task)}."
         case TaskStatus.INPUT_REQUIRED:
-            asked = "; ".join(f"{key}: {_message(q)}" for key, q in _recorded(task).items())
+            asked = "; ".join(f"{key}: {_message(q)}" for key, q in recorded_questions(task).items())
             return f"{name} waits for an answer to {asked}."
         case TaskStatus.COMPLETED:
             return f"{name} has completed."
@@ -247,7 +248,7 @@ def _next(task: Task) -> str:
                 "stops it."
             )
         case TaskStatus.INPUT_REQUIRED:
-            keys = [key for key, asked in _recorded(task).items() if _for_model(asked)]
+            keys = [key for key, asked in recorded_questions(task).items() if _for_model(asked)]
             told = f"Answer {', '.join(keys)} with {TASK_ANSWER}. " if keys else ""
             rest = len(keys) < len(task.inputs)
             human = "A human must answer" + (" the rest" if keys else "")
@@ -268,10 +269,6 @@ def _progress(task: Task) -> str:
     total = "" if task.progress.total is None else f" of {task.progress.total:g}"
     message = f", {task.progress.message}" if task.progress.message else ""
     return f", at {task.progress.current:g}{total}{message}"
-
-
-def _recorded(task: Task) -> dict[str, dict[str, Any]]:
-    return {key: json.loads(asked.request) for key, asked in task.inputs.items()}
 
 
 def _for_model(recorded: Mapping[str, Any]) -> bool:

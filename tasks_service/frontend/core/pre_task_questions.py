@@ -16,15 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ...domain.errors import AnswerRefused, LimitExceeded, NotJson
-from ...domain.limits import Limits, check_size, truncate
+from ...domain.limits import Limits, check_size
 from ...domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
-from ...durable.questions import Question, check_answer, question_digest
+from ...durable.questions import Question, question_digest
+from .answers import asked_again, check_answers
 from .request_state import TOOL_CALL, Binding, RequestStates, binding_of, refused
 from .requests import CapabilityRequired, InputRequired
-
-PROBLEM_BYTES = 512
-"""Longest reason for which a question is asked again."""
 
 _PURPOSE = "preflight"
 
@@ -84,11 +81,10 @@ class _Declared:
 
 @dataclass(slots=True)
 class _Rounds:
-    """What the rounds so far have brought: answers by key, and why others were refused."""
+    """The answers of the rounds so far, by key."""
 
     conversation: str
     answers: dict[str, JournalEntry] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
 
 
 class PreTaskQuestions:
@@ -127,14 +123,14 @@ class PreTaskQuestions:
         binding = binding_of(owner, asking.name, call.arguments, request=self._request)
         rounds = self._opened(binding, call, declared)
         questions = {key: asked.recorded for key, asked in declared.items() if key not in rounds.answers}
-        fitting, rounds.problems = sort_out(questions, call.answers)
-        for key, answer in fitting.items():
+        checked = check_answers(questions, call.answers, self._limits)
+        for key, answer in checked.fitting.items():
             rounds.answers[key] = _entry(key, declared[key].digest, answer)
         answers = "".join(entry.value for entry in rounds.answers.values())
         check_size("answers", answers, self._limits.answers_bytes)
         if missing := [key for key in declared if key not in rounds.answers]:
             questions = {
-                key: asked_again(declared[key].recorded, rounds.problems.get(key)) for key in missing
+                key: asked_again(declared[key].recorded, checked.problems.get(key)) for key in missing
             }
             return InputRequired(questions=questions, state=self._sealed(binding, rounds))
         journal = tuple(rounds.answers[key] for key in declared)
@@ -169,38 +165,6 @@ class PreTaskQuestions:
 
 def _declared(question: Question) -> _Declared:
     return _Declared(question.recorded(), question_digest(question))
-
-
-def sort_out(
-    questions: Mapping[str, Mapping[str, Any]], answers: Mapping[str, Any]
-) -> tuple[dict[str, JsonText], dict[str, str]]:
-    """Tell answers that fit from those that do not.
-
-    Args:
-        questions: What is asked, by key, as questions are recorded.
-        answers: By key, as they came; those to no question are ignored.
-
-    Returns:
-        The answers that fit, as they are recorded; and why the others do not.
-    """
-    fitting, problems = {}, {}
-    for key, recorded in questions.items():
-        if key in answers:
-            try:
-                fitting[key] = check_answer(key, recorded, answers[key])
-            except AnswerRefused as error:
-                problems[key] = f"{error.path}: {error.problem}" if error.path else error.problem
-            except (LimitExceeded, NotJson) as error:
-                problems[key] = str(error)
-    return fitting, problems
-
-
-def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str, Any]:
-    """The question, with what was wrong with the last answer to it, where the question has a text."""
-    if not problem or "message" not in recorded:
-        return recorded
-    refused = f"The last answer was refused: {truncate(problem, PROBLEM_BYTES)}"
-    return {**recorded, "message": f"{recorded['message']}\n\n{refused}"}
 
 
 def _entry(key: str, digest: str, value: JsonText) -> JournalEntry:

@@ -32,12 +32,10 @@ from mcp_types.jsonrpc import INVALID_PARAMS
 
 from ...authoring.tool import Rendered, ToolRegistry
 from ...domain.errors import (
-    ExecutionForgotten,
     InvalidArguments,
     InvalidTransition,
     QuotaExceeded,
     StoreUnavailable,
-    TaskNotFound,
     TasksServiceError,
 )
 from ...domain.events import Cancel, Create
@@ -51,7 +49,6 @@ from ..core.executions import Executions
 from ..core.library import LibraryHandlers, add_methods
 from ..core.reports import Reporting, Threshold
 from ..core.requests import (
-    CallTooLong,
     CapabilityRequired,
     InputRequired,
     InvalidRequest,
@@ -59,6 +56,7 @@ from ..core.requests import (
     QuestionWithoutHandle,
     ToolCall,
 )
+from ..core.waiting_calls import Departure, WaitingCall
 from ..transport.outgoing import Outgoing
 from . import wire
 from .questions_on_stream import QuestionsOnStream
@@ -79,8 +77,7 @@ class SessionRequest:
         session: The session that it was sent in.
         outgoing: Goes to its client before the answer.
         can_be_asked: Whether requests reach the client that way.
-        cancelled: Whether the client has cancelled it; otherwise, what ends it is a lost connection.
-        gone: Whether the client has gone for good, and its session with it.
+        departure: What it means for a call of a tool if the request is cancelled.
         reconnects_as: The request's id, if the client can come back for the answer on another stream.
         resume_point: Where an earlier stream ended that this one goes on with.
     """
@@ -88,8 +85,7 @@ class SessionRequest:
     session: Session
     outgoing: Outgoing
     can_be_asked: bool
-    cancelled: bool = False
-    gone: bool = False
+    departure: Departure = Departure.LOST
     reconnects_as: str | int | None = None
     resume_point: ResumePoint | None = None
 
@@ -108,10 +104,9 @@ def build_handshake_server(
     tools: ToolRegistry,
     executions: Executions,
     library: LibraryHandlers,
-    companions: CompanionTools | None,
+    companion_tools: CompanionTools | None,
     services: SessionServices,
     secret: bytes,
-    wait_limit: float,
 ) -> Server[dict[str, Any]]:
     """The server that answers the revisions before 2026-07-28.
 
@@ -122,15 +117,14 @@ def build_handshake_server(
         tools: Listed as they are now.
         executions: Make the record of a call.
         library: What the methods do that are not about tools.
-        companions: The tools with which models follow tasks, if they are listed.
+        companion_tools: The tools with which models follow tasks, if they are listed.
         services: What waiting for a task needs.
         secret: The deployment's; cursors are sealed under a key made from it.
-        wait_limit: Seconds that a call without a task may wait.
     """
     server: Server[dict[str, Any]] = Server(name, version=version, instructions=instructions)
     # As in `server`: tracing that nobody collects costs a fifth of a poll.
     server.middleware.clear()
-    calls = _Calls(tools, executions, companions, services, wait_limit)
+    calls = _Calls(tools, executions, companion_tools, services)
     tasks = _Tasks(wire.Results(tools), executions, services, _Cursors(secret))
     add = server.add_request_handler
     add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(calls.list_tools))
@@ -158,17 +152,11 @@ class _Calls:
         self,
         tools: ToolRegistry,
         executions: Executions,
-        companions: CompanionTools | None,
+        companion_tools: CompanionTools | None,
         services: SessionServices,
-        wait_limit: float,
     ) -> None:
-        self._tools, self._executions, self._services, self._wait_limit = (
-            tools,
-            executions,
-            services,
-            wait_limit,
-        )
-        self._companions = companions
+        self._tools, self._executions, self._services = tools, executions, services
+        self._companion_tools = companion_tools
         self._results = wire.Results(tools)
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
@@ -180,9 +168,9 @@ class _Calls:
         request = _request(context)
         call, token = self._call(request, context, params), wire_common.progress_token(context.params)
         try:
-            if self._companions is not None and call.tool in self._companions.tools:
+            if self._companion_tools is not None and call.tool in self._companion_tools.tools:
                 wait = partial(self._wait, request, token)
-                outcome = await self._companions.call(
+                outcome = await self._companion_tools.call(
                     request.session.owner, call, wait=wait, ask=_on_the_stream
                 )
             else:
@@ -202,16 +190,9 @@ class _Calls:
             raise RuntimeError("the transport did not say which call goes on")
         policy = replace(_policy(request, resume_point.progress_token), resumed=True)
         self._prime(request, resume_point.task_id, resume_point.progress_token)
-        try:
-            async with asyncio.timeout(self._wait_limit):
-                view = await TaskStream(self._services, resume_point.task_id, policy).run()
-        except TimeoutError:
-            await self._executions.abandon(request.session.owner, resume_point.task_id, may_reconnect=True)
-            raise CallTooLong(self._wait_limit) from None
-        except asyncio.CancelledError:
-            if request.cancelled:
-                await self._executions.abandon(request.session.owner, resume_point.task_id)
-            raise
+        waiting = WaitingCall(request.session.owner, resume_point.task_id, True, policy.reporting)
+        run = TaskStream(self._services, resume_point.task_id, policy).run()
+        view = await self._services.waiting_calls.hold(waiting, run, departure=lambda: request.departure)
         return self._results.call(view)
 
     def _prime(
@@ -267,51 +248,39 @@ class _Calls:
     async def _to_the_end(
         self, request: SessionRequest, call: ToolCall, event: Create, token: str | int | None
     ) -> TaskView | Rendered:
-        """Wait for the execution; only a client that cancels ends it."""
-        may_reconnect = call.idempotency_key is not None
+        """Wait for the execution; a client that only loses its stream does not end it."""
         tool = self._tools.find(call.tool)
         give_up_after = self._executions.hands_over_after(tool, call)
         may_poll_later = tool.release_client and request.reconnects_as is not None
         policy = replace(_policy(request, token), may_poll_later=may_poll_later)
-        task: Task | None = None
+        may_reconnect = call.idempotency_key is not None
+        waiting = WaitingCall(event.owner, event.task_id, may_reconnect, policy.reporting)
+
+        async def run() -> TaskView | Rendered:
+            task = waiting.found((await self._services.store.create(event)).task)
+            if may_poll_later:
+                self._prime(request, task.task_id, token)
+            view = await TaskStream(self._services, task.task_id, policy).run(give_up_after)
+            return view if view.task.status.is_final else await self._executions.hand_over(view.task)
+
         try:
-            # Heard before there is a task, so that nothing that its tool says is missed.
-            with self._services.feed.subscribe_reports(event.task_id, policy.reporting):
-                async with asyncio.timeout(self._wait_limit):
-                    task = (await self._services.store.create(event)).task
-                    if may_poll_later:
-                        self._prime(request, task.task_id, token)
-                    view = await TaskStream(self._services, task.task_id, policy).run(give_up_after)
-                    return view if view.task.status.is_final else await self._executions.hand_over(view.task)
+            return await self._services.waiting_calls.hold(
+                waiting,
+                run(),
+                departure=lambda: request.departure,
+                too_late=None if give_up_after is None else self._executions.hand_over,
+            )
         except PollLater as leave:
             self._prime(request, leave.task_id, token, leave.retry_ms)
-            raise
-        except TaskNotFound:
-            raise ExecutionForgotten from None
-        except TimeoutError:
-            if task is not None and give_up_after is not None:
-                return await self._executions.hand_over(task)
-            task_id = event.task_id if task is None else task.task_id
-            await self._executions.abandon(event.owner, task_id, may_reconnect=may_reconnect)
-            raise CallTooLong(self._wait_limit) from None
-        except asyncio.CancelledError:
-            # Under its key a call may have found an execution, or a task whose handle somebody has.
-            if (request.cancelled or request.gone) and (task is None or not task.visible):
-                task_id = event.task_id if task is None else task.task_id
-                may_reconnect = may_reconnect and not request.cancelled
-                await self._executions.abandon(event.owner, task_id, may_reconnect=may_reconnect)
             raise
 
     async def _wait(
         self, request: SessionRequest, token: str | int | None, task: Task, seconds: float
-    ) -> TaskView | None:
+    ) -> TaskView:
         """Wait for a task on behalf of a model; its client is asked meanwhile, and may take longer."""
         task_stream = TaskStream(self._services, task.task_id, _policy(request, token))
-        try:
-            async with asyncio.timeout(self._wait_limit):
-                return await task_stream.run(seconds)
-        except TimeoutError:
-            return None
+        async with asyncio.timeout(self._services.waiting_calls.wait_limit):
+            return await task_stream.run(seconds)
 
 
 class _Tasks:

@@ -12,16 +12,14 @@ import json
 import logging
 from typing import Any
 
-import pydantic_core
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 
-from ...domain.errors import AnswerRefused, InvalidTransition, LimitExceeded, NotJson, TaskNotFound
-from ...domain.events import AnswerInput
+from ...domain.errors import LimitExceeded, NotJson, TaskNotFound
 from ...domain.limits import Limits, to_json
 from ...domain.task import JsonText, Owner
-from ...durable.questions import check_answer
 from ...store.clients import AsyncTaskStore
 from ...store.sessions import SessionStore
+from ..core.answers import check_answers, record_answers, recorded_questions
 from ..transport.jsonrpc import Response
 
 logger = logging.getLogger(__name__)
@@ -86,29 +84,17 @@ class QuestionRequests:
 
     async def _answer(self, owner: Owner, task_id: str, key: str, answer: Any, request_id: str) -> None:
         try:
-            view = await self._store.get(owner, task_id, hidden=True)
+            questions = recorded_questions((await self._store.get(owner, task_id, hidden=True)).task)
+            if key not in questions:
+                return
+            checked = check_answers({key: questions[key]}, {key: answer}, self._limits)
+            for problem in checked.problems.values():
+                await self._sessions.refuse(task_id, key, problem)
+            if checked.fitting:
+                await self._sessions.attribute(task_id, key, request_id)
+                await record_answers(self._store, owner, task_id, checked.fitting, hidden=True)
         except TaskNotFound:
-            return
-        question = view.task.inputs.get(key)
-        if question is None:
-            return
-        try:
-            to_json("answer", answer, maximum=self._limits.answers_bytes, depth=self._limits.depth)
-            checked = check_answer(key, pydantic_core.from_json(question.request), answer)
-        except AnswerRefused as error:
-            problem = f"{error.path}: {error.problem}" if error.path else error.problem
-            await self._sessions.refuse(task_id, key, problem)
-        except (LimitExceeded, NotJson) as error:
-            await self._sessions.refuse(task_id, key, str(error))
-        else:
-            await self._sessions.attribute(task_id, key, request_id)
-            await self._record(owner, task_id, AnswerInput(answers={key: checked}))
-
-    async def _record(self, owner: Owner, task_id: str, event: AnswerInput) -> None:
-        try:
-            await self._store.apply(owner, task_id, event, hidden=True)
-        except (InvalidTransition, TaskNotFound):
-            logger.debug("an answer to what is not asked any more was dropped")
+            logger.debug("an answer to a task that is gone was dropped")
 
     def _asked(self, owner: Owner, identity: Any) -> tuple[str, str, str] | None:
         """Who asks, by kind and name, and the key, as a request id of ours says; None if it is another's."""

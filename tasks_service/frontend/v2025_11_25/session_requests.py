@@ -25,6 +25,7 @@ from ...store.sessions import Session, calls_name
 from ..core import wire_common
 from ..core.change_feed import HEAL_SECONDS
 from ..core.requests import Caller
+from ..core.waiting_calls import Departure
 from ..transport.jsonrpc import Request, error_message
 from ..transport.outgoing import Outgoing, wait_for_disconnect
 from ..transport.responding import Answer, respond, stream
@@ -187,12 +188,12 @@ class SessionRequests:
             while not work.done():
                 await waiter.changed(HEAL_SECONDS)
                 try:
-                    session_request.cancelled = await self._services.sessions.is_cancelled(session_id, name)
+                    if await self._services.sessions.is_cancelled(session_id, name):
+                        session_request.departure = Departure.CANCELLED
+                        work.cancel()
+                        return
                 except StoreUnavailable as error:
                     logger.warning("Whether a request was cancelled is not known for now: %s", error)
-                if session_request.cancelled:
-                    work.cancel()
-                    return
 
     def _end_early(self, work: asyncio.Task[Any], caller: Caller) -> None:
         """End work when the service stops, and when the proof of who asked for it runs out."""

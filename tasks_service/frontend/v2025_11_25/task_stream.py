@@ -6,33 +6,31 @@ differ in what they report and how soon they ask, see `StreamPolicy`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import math
 import time
 from dataclasses import dataclass
 from functools import partial
 
 import pydantic_core
 
-from ...domain.errors import InvalidTransition, StoreUnavailable
-from ...domain.events import CallerReturned
+from ...domain.errors import StoreUnavailable
 from ...domain.task import InputRequest, Phase, Task, TaskStatus, new_token
 from ...store.clients import AsyncTaskStore, TaskView
 from ...store.sessions import ASK_LOCK_SECONDS, REPORTS_SECONDS, Session, SessionStore
-from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Waiter
-from ..core.pre_task_questions import asked_again
+from ..core.answers import asked_again
+from ..core.change_feed import HEAL_SECONDS, ChangeFeed
 from ..core.reports import Reporting, Threshold
 from ..core.requests import digest
+from ..core.task_watch import watch_task
+from ..core.waiting_calls import WaitingCalls
 from ..transport.outgoing import Outgoing
 from . import wire
 from .question_requests import QuestionRequests
 from .resumption import SHORTEST_ABSENCE_MS, PollLater, ResumePoints
 
 logger = logging.getLogger(__name__)
-
-RETRY_SECONDS = 1.0
-"""Pause before a task is read again that could not be."""
 
 MOST_REFUSALS = 8
 """How often one stream asks the same again; a client that cannot answer would be asked for ever."""
@@ -69,13 +67,23 @@ class StreamPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionServices:
-    """What attending needs of the front end."""
+    """What sessions need of the front end.
+
+    Attributes:
+        store: Where tasks are.
+        sessions: Where sessions are.
+        questions: Makes the requests that ask questions, and records the answers.
+        feed: Says when something has changed.
+        resume_points: Make the ids of events that a stream can go on from.
+        waiting_calls: Lets calls wait.
+    """
 
     store: AsyncTaskStore
     sessions: SessionStore
     questions: QuestionRequests
     feed: ChangeFeed
     resume_points: ResumePoints
+    waiting_calls: WaitingCalls
 
 
 class TaskStream:
@@ -98,74 +106,58 @@ class TaskStream:
         self._refusals: dict[str, int] = {}
 
     async def run(self, give_up_after: float | None = None) -> TaskView:
-        """Attend to the task until it has ended; how it did.
+        """Attend to the task until it has ended.
 
         Args:
             give_up_after: Seconds to wait, not counting time spent asking the client. Also give up on a
                 question that the client cannot be asked. None: wait for the end.
 
         Returns:
-            The task at its end, or as it is when it is enough.
-
-        A store that does not answer for a while is waited for.
+            The task at its end, or with the question that the client cannot be asked.
 
         Raises:
+            TimeoutError: It has not ended in time.
             TaskNotFound: Unknown, foreign or expired.
             PollLater: The task sleeps, and the client need not wait.
         """
-        with self._services.feed.watch(self._task_id) as waiter:
-            try:
-                with self._services.feed.subscribe_reports(self._task_id, self._policy.reporting):
-                    return await self._until_enough(waiter, give_up_after)
-            finally:
-                await self._leave()
-
-    async def _until_enough(self, waiter: Waiter, give_up_after: float | None) -> TaskView:
-        enough = math.inf if give_up_after is None else time.monotonic() + give_up_after
-        while True:
-            view = await self._view()
-            if view is not None:
-                await self._stay(view.task)
-                if not view.task.status.is_final:
-                    await self._share_reports()
-                if view.task.status is not TaskStatus.WORKING:
-                    await self._services.feed.catch_up(view.task)
-                self._report(view.task)
-                if view.task.status.is_final:
-                    await self._withdraw("The task has ended.")
-                    return view
-                self._let_go(view.task)
-                await self._ask(view.task)
-                if give_up_after is not None and self._asked:
-                    enough = time.monotonic() + give_up_after
-                if time.monotonic() >= enough or (give_up_after is not None and self._is_stuck(view.task)):
-                    return view
-            left = enough - time.monotonic()
-            await waiter.changed(min(self._pause(view), left if left > 0 else math.inf))
-
-    async def _view(self) -> TaskView | None:
-        hidden = not self._policy.names_task
+        policy, services = self._policy, self._services
         try:
-            return await self._services.store.get(self._policy.session.owner, self._task_id, hidden=hidden)
-        except StoreUnavailable as error:
-            logger.warning("A stream cannot read its task for now: %s", error)
+            async with asyncio.timeout(give_up_after) as limit:
+                return await watch_task(
+                    services.store,
+                    services.feed,
+                    policy.session.owner,
+                    self._task_id,
+                    partial(self._look, limit, give_up_after),
+                    reporting=policy.reporting,
+                    hidden=not policy.names_task,
+                )
+        finally:
+            await self._leave()
+
+    async def _look(self, limit: asyncio.Timeout, give_up_after: float | None, task: Task) -> float | None:
+        """Report and ask; see `task_watch.Look`."""
+        if not task.status.is_final:
+            await self._share_reports()
+        self._report(task)
+        if task.status.is_final:
+            await self._withdraw("The task has ended.")
             return None
+        self._let_go(task)
+        await self._ask(task)
+        if give_up_after is not None:
+            if self._is_stuck(task):
+                return None
+            if self._asked:
+                limit.reschedule(None)
+            elif limit.when() is None:
+                limit.reschedule(asyncio.get_running_loop().time() + give_up_after)
+        return self._pause(task)
 
     def _is_stuck(self, task: Task) -> bool:
         """Whether the task asks, and nothing of it can be asked here."""
         kinds = [pydantic_core.from_json(question.request)["kind"] for question in task.inputs.values()]
         return bool(kinds) and not set(kinds) & set(self._askable)
-
-    async def _stay(self, task: Task) -> None:
-        """Say that somebody waits, if another caller of the same execution has left."""
-        if not task.return_by_ms or task.status.is_final:
-            return
-        try:
-            await self._services.store.apply(task.owner, task.task_id, CallerReturned(), hidden=True)
-        except InvalidTransition:
-            return
-        except StoreUnavailable as error:
-            logger.warning("A waiting call cannot write to its task for now: %s", error)
 
     def _let_go(self, task: Task) -> None:
         sleep_ms = task.due_ms - task.updated_ms if task.phase is Phase.PENDING else 0
@@ -280,13 +272,11 @@ class TaskStream:
             except StoreUnavailable as error:
                 logger.warning("A question is asked elsewhere only in a while: %s", error)
 
-    def _pause(self, view: TaskView | None) -> float:
+    def _pause(self, task: Task) -> float:
         """Seconds until something is to be looked at again, woken or not."""
-        if view is None:
-            return RETRY_SECONDS
-        if view.task.inputs and self._askable:
+        if task.inputs and self._askable:
             now, leave = time.monotonic(), self._policy.leave_to_others
-            waits = [self._opened[key] + leave - now for key in view.task.inputs]
+            waits = [self._opened[key] + leave - now for key in task.inputs]
             return min([ASK_LOCK_SECONDS / 3, *(wait for wait in waits if wait > 0)])
         return HEAL_SECONDS
 
