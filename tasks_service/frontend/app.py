@@ -34,6 +34,7 @@ from .core.change_feed import ChangeFeed
 from .core.store import FrontEndStore
 from .readiness import Readiness
 from .router import EraRouter
+from .timings import DEFAULT_TIMINGS, Timings
 from .v2026_07_28.subscriptions import Listeners
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def create_app(
     outbox: Outbox,
     library: Library | None = None,
     store: FrontEndStore | None = None,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> FrontEnd:
     """The front end; does no work and opens nothing until the server that runs it starts it.
 
@@ -63,6 +65,7 @@ def create_app(
         outbox: Makes the message of a task that is created.
         library: What is offered beside the tools, as registered when it starts; None: nothing.
         store: Instead of the one that `settings.redis_url` names; it is the caller's to close.
+        timings: How long to wait for what.
 
     Returns:
         An ASGI application. Its start raises `ConfigurationError` for a set-up that cannot work.
@@ -76,6 +79,7 @@ def create_app(
         outbox=outbox,
         library=library or Library(),
         store=store,
+        timings=timings,
     )
 
 
@@ -120,11 +124,12 @@ class FrontEnd:
         outbox: Outbox,
         library: Library,
         store: FrontEndStore | None,
+        timings: Timings,
     ) -> None:
         self._offer = Offer(
             name=name, version=version, instructions=instructions, tools=tools, library=library
         )
-        self._settings, self._outbox, self._given = settings, outbox, store
+        self._settings, self._outbox, self._given, self._timings = settings, outbox, store, timings
         self._endpoint: ASGIApp = _not_started
         self._router: EraRouter | None = None
         self._listeners: Listeners | None = None
@@ -156,7 +161,7 @@ class FrontEnd:
             ConfigurationError: There is no Redis to keep tasks in, or no secret.
         """
         async with self._opened_store() as store:
-            feed = ChangeFeed(store)
+            feed = ChangeFeed(store, self._timings)
             secret = load_secret(self._settings.secret, self._settings.data_dir)
             servers = build_servers(self._offer, self._settings, store=store, feed=feed, secret=secret)
             following = asyncio.create_task(feed.run(), name="change feed")

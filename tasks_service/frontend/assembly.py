@@ -94,7 +94,7 @@ def build_servers(
         feed: Tells of changes in the store.
         secret: The deployment's secret.
     """
-    limits, states = settings.limits, RequestStates(secret)
+    limits, states = settings.limits, RequestStates(secret, feed.timings.answer)
     companion_tools = None
     if settings.companion_tools:
         companion_tools = CompanionTools(
@@ -172,8 +172,15 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
         ConfigurationError: Others than this machine could reach the service, and it knows no keys.
     """
     authenticator, guard, limits = Authenticator(settings), AddressGuard(settings), settings.limits
-    admission = Admission(tools=servers.tools, authenticator=authenticator, guard=guard, limits=limits)
-    modern = RequestEndpoint(server=servers.modern, admission=admission)
+    timings = servers.services.timings
+    admission = Admission(
+        tools=servers.tools,
+        authenticator=authenticator,
+        guard=guard,
+        limits=limits,
+        body_seconds=timings.body,
+    )
+    modern = RequestEndpoint(server=servers.modern, admission=admission, deferral=timings.deferral)
     legacy = SessionEndpoint(
         server=servers.handshake,
         services=servers.services,

@@ -56,21 +56,6 @@ logger = logging.getLogger(__name__)
 MOST_REQUESTS: Final = 1_000
 """Requests of the client that are served at a time; of more, the newest are refused."""
 
-LINGER_SECONDS: Final = 0.5
-"""How long what was asked before the end of input may still be answered."""
-
-END_SECONDS: Final = 1.2
-"""How long the calls of a client that has gone may take to be cancelled."""
-
-FLUSH_SECONDS: Final = 0.2
-"""How long the last messages may take to be read."""
-
-RETRY_SECONDS: Final = 0.1
-"""Between two attempts to reach a store that is not there yet."""
-
-REOPEN_SECONDS: Final = 1.0
-"""Before the session's own stream is taken up again, after the store has not answered."""
-
 _KIND: Final = "stdio"
 """The SDK's name for this transport."""
 
@@ -96,6 +81,7 @@ class StdioFront:
 
     def __init__(self, servers: Servers, pipe: Pipe, *, limits: Limits, store_timeout: float) -> None:
         self._servers, self._pipe, self._limits = servers, pipe, limits
+        self._timings = servers.services.timings
         self._gate = _Gate(servers, store_timeout)
         self._modern = False
         self._session: Session | None = None
@@ -111,10 +97,10 @@ class StdioFront:
         try:
             await asyncio.wait({reading, *events}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
-                await asyncio.wait({reading}, timeout=LINGER_SECONDS)
+                await asyncio.wait({reading}, timeout=self._timings.linger)
                 works = {served.work for served in self._served.values() if not served.listens}
                 if works:
-                    await asyncio.wait(works, timeout=LINGER_SECONDS)
+                    await asyncio.wait(works, timeout=self._timings.linger)
         finally:
             await self._end(reading, *events)
         if reading.done() and not reading.cancelled():
@@ -140,9 +126,9 @@ class StdioFront:
                 served.work.cancel()
         works = {served.work for served in self._served.values()}
         if works:
-            await asyncio.wait(works, timeout=END_SECONDS)
+            await asyncio.wait(works, timeout=self._timings.end)
         try:
-            async with asyncio.timeout(FLUSH_SECONDS):
+            async with asyncio.timeout(self._timings.flush):
                 if self._answers:
                     await asyncio.wait(self._answers)
                 await self._pipe.flush()
@@ -323,7 +309,7 @@ class StdioFront:
                     stream.cancel()
             except StoreUnavailable as error:
                 logger.warning("The session's own messages wait for the store: %s", error)
-            await asyncio.sleep(REOPEN_SECONDS)
+            await asyncio.sleep(self._timings.retry)
 
     async def _answered(self, session: Session, response: Response) -> None:
         """Record the client's answer to a question; it is sent once, so an outage is waited for."""
@@ -332,7 +318,7 @@ class StdioFront:
                 await self._servers.services.questions.receive(session.owner, response)
             except StoreUnavailable as error:
                 logger.warning("An answer waits for the store: %s", error)
-                await asyncio.sleep(REOPEN_SECONDS)
+                await asyncio.sleep(self._timings.retry)
             else:
                 return
 
@@ -368,7 +354,7 @@ class _Gate:
             except StoreUnavailable:
                 if clock() >= until:
                     return
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(self._feed.timings.ping)
             else:
                 await self._feed.begun()
                 return

@@ -23,6 +23,7 @@ from tasks_service.domain.events import Question as OpenQuestion
 from tasks_service.domain.task import Failure, FailureKind, Task, new_token
 from tasks_service.durable.questions import Question, question_digest, question_text
 from tasks_service.frontend.app import create_app
+from tasks_service.frontend.timings import DEFAULT_TIMINGS, Timings
 from tasks_service.frontend.uvicorn_server import DrainingServer
 from tasks_service.settings import Settings
 from tasks_service.store.outbox import NoOutbox, Outbox
@@ -68,6 +69,7 @@ def serving(
     configuration: Settings,
     library: Library | None = None,
     outbox: Outbox | None = None,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> Iterator[int]:
     """Serve the front end on a free port of this machine, in a thread; yields the port."""
     app = create_app(
@@ -78,6 +80,7 @@ def serving(
         settings=configuration,
         outbox=outbox or NoOutbox(),
         library=library,
+        timings=timings,
     )
     config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)
     server = DrainingServer(app, config)

@@ -15,8 +15,7 @@ from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.task import Task
 from tasks_service.durable.questions import Form
-from tasks_service.frontend.core.change_feed import HEAL_SECONDS
-from tasks_service.frontend.transport import responding
+from tasks_service.frontend.timings import Timings
 
 from .support import TASK_METHODS, WITHOUT_TASKS, Reply, WireClient, Worker, asked, serving, settings, until
 
@@ -70,7 +69,7 @@ def test_the_result_arrives_as_soon_as_it_is_there(
     done = time.monotonic()
 
     assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
-    assert time.monotonic() - done < HEAL_SECONDS - 1, "not woken, but found by the slow poll"
+    assert time.monotonic() - done < Timings().heal - 1, "not woken, but found by the slow poll"
 
 
 def test_a_failed_execution_is_an_error_with_the_authors_code(plain: WireClient, busy_worker: Worker) -> None:
@@ -249,13 +248,10 @@ def test_a_hundred_calls_wait_at_once_on_few_connections(
 # --- long waits ---
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers become event streams after a moment."""
-    monkeypatch.setattr(responding, "DEFERRAL_SECONDS", 0.05)
+answers_stream_soon = pytest.mark.parametrize("timings", [Timings(deferral=0.05)])
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_a_long_call_is_kept_alive_and_ends_with_its_result(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
@@ -271,7 +267,7 @@ def test_a_long_call_is_kept_alive_and_ends_with_its_result(
     assert json.loads(event)["result"]["content"][0]["text"] == "Hello, Ada!"
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_a_client_that_takes_no_stream_waits_in_silence(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
@@ -284,7 +280,7 @@ def test_a_client_that_takes_no_stream_waits_in_silence(
     assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_hanging_up_on_a_stream_cancels_the_execution(plain: WireClient, worker: Worker) -> None:
     task_id = hang_up_during_call(plain, worker, "greet", {}, after=0.2)
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.task import EntryKind, JournalEntry
 from tasks_service.durable.questions import Form, Link, question_digest
-from tasks_service.frontend.core import request_state
+from tasks_service.frontend.timings import Timings
 
 from .support import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient, Worker, registry, serving, settings, until
 
@@ -354,10 +354,8 @@ def test_a_state_that_was_changed_is_refused(client: WireClient, worker: Worker,
     assert list(worker.store.task_ids()) == []
 
 
-def test_a_state_is_refused_once_it_has_expired(
-    client: WireClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(request_state, "STATE_SECONDS", 0.05)
+@pytest.mark.parametrize("timings", [Timings(answer=0.05)])
+def test_a_state_is_refused_once_it_has_expired(client: WireClient, worker: Worker) -> None:
     state = first_round(client, "introduce", HELLO)["requestState"]
     time.sleep(0.1)
 

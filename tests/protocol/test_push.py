@@ -102,7 +102,7 @@ def test_watching_leaves_nothing_behind() -> None:
 
 def test_a_name_that_is_woken_as_the_time_runs_out_is_not_lost() -> None:
     async def main() -> frozenset[str]:
-        watcher = Waiter()
+        watcher = Waiter(5.0)
         waiting = asyncio.create_task(watcher.changed(0.0))
         await asyncio.sleep(0)
         watcher.wake("a list")

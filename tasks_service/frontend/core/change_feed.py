@@ -1,7 +1,7 @@
 """Wake-ups: whoever waits for a task hears of its changes, over one subscription per process.
 
 A waiter registers first, then reads, then waits, so that no change falls between. A wake-up may still be
-lost on its way (pub/sub promises nothing), so no wait is longer than `HEAL_SECONDS`: the caller reads again
+lost on its way (pub/sub promises nothing), so no wait is longer than `Timings.heal`: the caller reads again
 and the loss is healed. A new connection wakes everybody, since anything may have happened without it.
 
 What a running tool says (see `domain.reports`) comes the same way, for those tasks alone that somebody
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -22,22 +23,9 @@ from ...domain.reports import Report
 from ...domain.task import Task
 from ...failpoints import failpoint
 from ...store.changes import Change, Reported
+from ..timings import DEFAULT_TIMINGS, Timings
 
 logger = logging.getLogger(__name__)
-
-HEAL_SECONDS = 5.0
-"""Longest wait before a waiter reads again, whether or not it was woken."""
-
-RESTART_SECONDS = 1.0
-"""Pause before a subscription that failed is tried again."""
-
-
-CATCH_UP_SECONDS = 1.0
-"""Longest wait for reports that a read may have overtaken."""
-
-
-BEGIN_SECONDS = 1.0
-"""Longest wait for the first subscription of a process."""
 
 
 class ChangeSource(Protocol):
@@ -55,7 +43,7 @@ class ChangeSource(Protocol):
     def unsubscribe_reports(self, task_id: str) -> None:
         """Let them come no more."""
 
-    async def apply_sweep(self) -> None:
+    async def caught_up(self) -> None:
         """Return when all has come that was published before; at once while there is no subscription."""
 
 
@@ -69,12 +57,16 @@ class Hearer(Protocol):
 class Waiter:
     """One waiter's ear for some names; remembers which were woken, so any number of changes costs the same.
 
+    Args:
+        longest: Seconds that one wait takes at most.
+
     Attributes:
         names: What it hears of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float) -> None:
         self.names: set[str] = set()
+        self._longest = longest
         self._event = asyncio.Event()
         self._woken: set[str] = set()
 
@@ -87,7 +79,7 @@ class Waiter:
         self._woken.add(name)
         self._event.set()
 
-    async def changed(self, timeout: float) -> frozenset[str]:  # noqa: ASYNC109 - the wait is the purpose
+    async def changed(self, timeout: float = math.inf) -> frozenset[str]:  # noqa: ASYNC109 - its purpose
         """Wait until something may have changed since this was last called; at most `timeout` seconds.
 
         Returns:
@@ -95,7 +87,7 @@ class Waiter:
         """
         # What is woken in the moment in which the time is up counts too: nobody says it again.
         with suppress(TimeoutError):
-            async with asyncio.timeout(min(timeout, HEAL_SECONDS)):
+            async with asyncio.timeout(min(timeout, self._longest)):
                 await self._event.wait()
         woken = frozenset(self._woken)
         self._event.clear()
@@ -116,10 +108,14 @@ class ChangeFeed:
 
     Args:
         source: The store whose changes are followed.
+        timings: How long to wait for it.
+
+    Attributes:
+        timings: See the argument.
     """
 
-    def __init__(self, source: ChangeSource) -> None:
-        self._source = source
+    def __init__(self, source: ChangeSource, timings: Timings = DEFAULT_TIMINGS) -> None:
+        self._source, self.timings = source, timings
         self._waiters: dict[str, set[Waiter]] = {}
         self._heard: dict[str, _Heard] = {}
         self._begun = asyncio.Event()
@@ -135,7 +131,7 @@ class ChangeFeed:
         Args:
             names: Ids of tasks, and whatever else is woken by name (see `store.sessions`).
         """
-        waiter = Waiter()
+        waiter = Waiter(self.timings.heal)
         for name in names:
             self.add(waiter, name)
         try:
@@ -192,15 +188,15 @@ class ChangeFeed:
         if heard is None or heard.revision >= task.revision:
             return
         try:
-            async with asyncio.timeout(CATCH_UP_SECONDS):
-                await self._source.apply_sweep()
+            async with asyncio.timeout(self.timings.catch_up):
+                await self._source.caught_up()
         except TimeoutError:
             logger.warning("The change feed is slow: the last reports of a task may be missing")
 
     async def begun(self) -> None:
         """Wait until the source is followed; not for long, since it may be down."""
         try:
-            async with asyncio.timeout(BEGIN_SECONDS):
+            async with asyncio.timeout(self.timings.catch_up):
                 await self._begun.wait()
         except TimeoutError:
             logger.warning("Nothing that happens in the store is heard yet")
@@ -214,8 +210,8 @@ class ChangeFeed:
                     self._spread(change)
                     failpoint("Change", "after")
             except Exception:
-                logger.exception("The change feed broke; it starts again in %s s", RESTART_SECONDS)
-            await asyncio.sleep(RESTART_SECONDS)
+                logger.exception("The change feed broke; it starts again in %s s", self.timings.retry)
+            await asyncio.sleep(self.timings.retry)
 
     def _spread(self, change: Change | Reported | None) -> None:
         if change is None:

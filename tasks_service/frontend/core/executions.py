@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from ...domain.names import new_task_id
 from ...domain.task import JsonText, Owner, Policy, Task, TaskStatus
 from ...store.clients import AsyncTaskStore, TaskView
 from .answers import asked_again, check_answers, record_answers, recorded_questions
-from .change_feed import HEAL_SECONDS, ChangeFeed
+from .change_feed import ChangeFeed
 from .companion_tools import CompanionTools, handle, with_model
 from .pre_task_questions import NOTHING_ASKED, Answered, PreTaskQuestions
 from .reports import Reporting
@@ -40,9 +41,6 @@ from .task_watch import watch_task
 from .waiting_calls import WaitingCall, WaitingCalls
 
 logger = logging.getLogger(__name__)
-
-WRITE_SECONDS = 0.5
-"""Pause after a write that the store did not take, before it may be tried again."""
 
 _EXECUTION = "execution"
 """The purpose of a state that names an execution which asks."""
@@ -362,7 +360,7 @@ class Executions:
             return False
         except StoreUnavailable as error:
             logger.warning("A waiting call cannot write to its task for now: %s", error)
-            await asyncio.sleep(WRITE_SECONDS)
+            await asyncio.sleep(self._feed.timings.retry)
             return False
 
     async def _reveal(self, task: Task) -> Task:
@@ -379,7 +377,7 @@ class Executions:
         async def look(latest: Task) -> float | None:
             if reporting is not None:
                 reporting.advance(latest.progress)
-            return HEAL_SECONDS if latest.status is TaskStatus.WORKING else None
+            return math.inf if latest.status is TaskStatus.WORKING else None
 
         async with asyncio.timeout(seconds):
             return await watch_task(

@@ -18,9 +18,6 @@ from .reports import Reporting
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0
-"""Pause before a task is read again that could not be."""
-
 Look = Callable[[Task], Awaitable[float | None]]
 """Acts on a state of the task; the seconds until it must be looked at again, woken or not; None: enough."""
 
@@ -59,7 +56,7 @@ async def watch_task(
     # Registered before the first read, so that no change falls between.
     with feed.watch(task_id) as waiter, feed.subscribe_reports(task_id, reporting):
         while True:
-            pause: float | None = RETRY_SECONDS
+            pause: float | None = feed.timings.retry
             try:
                 view = await store.get(owner, task_id, hidden=hidden)
             except StoreUnavailable as error:

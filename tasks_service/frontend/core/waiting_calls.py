@@ -19,9 +19,6 @@ from .requests import CallTooLong
 
 logger = logging.getLogger(__name__)
 
-GIVE_UP_SECONDS = 2.0
-"""How long the cancellation of an abandoned execution is tried; it ends by its own deadlines otherwise."""
-
 Ended = TypeVar("Ended")
 
 
@@ -131,7 +128,7 @@ class WaitingCalls:
         leaving = Cancel(reason="The caller went away.", unheld=True)
         stays = call.may_reconnect and not for_good
         try:
-            async with asyncio.timeout(GIVE_UP_SECONDS):
+            async with asyncio.timeout(self._feed.timings.abandon):
                 event = CallerLeft(within_ms=self._reconnect_ms) if stays else leaving
                 await self._store.apply(call.owner, call.task_id, event, hidden=True)
         except (TaskNotFound, InvalidTransition):

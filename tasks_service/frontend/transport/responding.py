@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import pydantic_core
 from starlette.types import Send
@@ -18,9 +18,6 @@ from starlette.types import Send
 from .jsonrpc import rejection_message
 from .outgoing import JSON, PING, Outgoing, begin_stream, end_stream, event, send_part, send_whole
 from .rejection import Rejection
-
-DEFERRAL_SECONDS: Final = 15.0
-"""How long an answer may take before it becomes a stream, and between two signs of life on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +37,7 @@ async def respond(
     outgoing: Outgoing,
     gone: asyncio.Task[None],
     send: Send,
+    deferral: float,
     *,
     may_stream: bool,
     prefers_stream: bool = False,
@@ -51,6 +49,7 @@ async def respond(
         outgoing: What goes to the client before it.
         gone: Done when the client has hung up.
         send: Of the ASGI connection.
+        deferral: See `Timings.deferral`.
         may_stream: Whether the client takes a stream. If not, it gets the answer alone.
         prefers_stream: Whether it would rather have a stream, however short.
     """
@@ -58,7 +57,7 @@ async def respond(
     try:
         await asyncio.wait(
             {work, gone, filled} if may_stream else {work, gone},
-            timeout=DEFERRAL_SECONDS if may_stream else None,
+            timeout=deferral if may_stream else None,
             return_when=asyncio.FIRST_COMPLETED,
         )
     finally:
@@ -67,7 +66,7 @@ async def respond(
         return
     answer = _outcome(work) if work.done() else None
     if answer is None or (outgoing and may_stream) or prefers_stream:
-        await stream(work, outgoing, gone, send)
+        await stream(work, outgoing, gone, send, deferral)
     else:
         await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
 
@@ -78,7 +77,9 @@ async def reject(rejection: Rejection, send: Send) -> None:
     await send_whole(send, rejection.status, body, (JSON, *rejection.headers))
 
 
-async def stream(work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send) -> None:
+async def stream(
+    work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send, deferral: float
+) -> None:
     """Send what goes out, and the answer if there is one, as events; with signs of life in between."""
     await begin_stream(send)
     await send_part(send, outgoing.take_priming() or PING)
@@ -94,7 +95,7 @@ async def stream(work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send:
             return
         filled = asyncio.create_task(outgoing.filled())
         done, _ = await asyncio.wait(
-            {work, gone, filled}, timeout=DEFERRAL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            {work, gone, filled}, timeout=deferral, return_when=asyncio.FIRST_COMPLETED
         )
         filled.cancel()
         if not done:

@@ -109,7 +109,7 @@ class SessionEndpoint:
 
     async def _post(self, scope: Scope, http: HttpRequest) -> None:
         check_accept(http.headers.get("accept", ""))
-        body = await read_body(http.receive, http.headers)
+        body = await read_body(http.receive, http.headers, self._services.timings.body)
         message = parse_message(parse(body, self._limits))
         if MCP_PROTOCOL_VERSION_HEADER not in http.headers and has_envelope(message):
             await self._modern(scope, _replayed(body, http.receive), http.send)

@@ -14,14 +14,10 @@ import pydantic_core
 
 from ...domain.task import new_token
 from ...store.sessions import Session, interview_name
-from ..core.change_feed import HEAL_SECONDS
 from ..core.requests import QuestionWithoutHandle, digest
 from ..transport.outgoing import Outgoing
 from . import wire
 from .task_stream import SessionServices
-
-INTERVIEW_SECONDS = 3600.0
-"""How long a client may take to answer."""
 
 
 class QuestionsOnStream:
@@ -57,7 +53,7 @@ class QuestionsOnStream:
             )
             self._outgoing.put(request)
         try:
-            async with asyncio.timeout(INTERVIEW_SECONDS):
+            async with asyncio.timeout(self._services.timings.answer):
                 return await self._answers(interview, len(questions))
         except TimeoutError:
             raise QuestionWithoutHandle from None
@@ -68,4 +64,4 @@ class QuestionsOnStream:
                 answers = await self._services.sessions.answers(interview)
                 if len(answers) >= number:
                     return {key: pydantic_core.from_json(text) for key, text in answers.items()}
-                await waiter.changed(HEAL_SECONDS)
+                await waiter.changed()

@@ -23,7 +23,6 @@ from ...domain.errors import StoreUnavailable
 from ...domain.task import JsonText
 from ...store.sessions import Session, calls_name
 from ..core import wire_common
-from ..core.change_feed import HEAL_SECONDS
 from ..core.requests import Caller
 from ..core.waiting_calls import Departure
 from ..transport.jsonrpc import Request, error_message
@@ -148,15 +147,17 @@ class SessionRequests:
         streams: bool,
     ) -> None:
         gone = asyncio.create_task(wait_for_disconnect(http.receive))
+        deferral = self._services.timings.deferral
         try:
             if streams:
-                await stream(work, outgoing, gone, http.send)
+                await stream(work, outgoing, gone, http.send, deferral)
             else:
                 await respond(
                     work,
                     outgoing,
                     gone,
                     http.send,
+                    deferral,
                     may_stream=http.may_stream,
                     prefers_stream=http.prefers_stream,
                 )
@@ -186,7 +187,7 @@ class SessionRequests:
         session_id = session_request.session.session_id
         with self._services.feed.watch(calls_name(session_id)) as waiter:
             while not work.done():
-                await waiter.changed(HEAL_SECONDS)
+                await waiter.changed()
                 try:
                     if await self._services.sessions.is_cancelled(session_id, name):
                         session_request.departure = Departure.CANCELLED

@@ -2,7 +2,7 @@
 
 One stream holds a session: the newest. Each message goes to one stream of one session (2025-11-25,
 transports), so a task is reported in the session that made it and nowhere else. A
-question is asked here only if no `tasks/result` has asked it within `GRACE_SECONDS`.
+question is asked here only if no `tasks/result` has asked it within `Timings.result_first`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from ...domain.errors import StoreUnavailable, TaskNotFound
 from ...domain.task import new_token
 from ...store.announcements import Listed, list_name, resource_name
 from ...store.sessions import Session, SessionState, SessionTask, session_name
-from ..core.change_feed import HEAL_SECONDS, Waiter
+from ..core.change_feed import Waiter
 from ..core.reports import Threshold
 from ..transport.outgoing import Outgoing
 from . import wire
 from .task_stream import SessionServices, StreamPolicy, TaskStream, reporting_of
 
 logger = logging.getLogger(__name__)
-
-GRACE_SECONDS = 1.5
-"""How long a question waits for a `tasks/result` to be asked on."""
 
 
 class SessionStream:
@@ -65,7 +62,7 @@ class SessionStream:
                         self._attend(state, resumed=resumed)
                         self._subscribe(state, waiter)
                         resumed = False
-                    for name in await waiter.changed(HEAL_SECONDS):
+                    for name in await waiter.changed():
                         if name in lists:
                             message = wire.list_changed(lists[name])
                             self._outgoing.put(message, instead_of=name)
@@ -104,7 +101,7 @@ class SessionStream:
                 task_id=enlisted.task_id,
             ),
             resumed=resumed,
-            leave_to_others=GRACE_SECONDS,
+            leave_to_others=self._services.timings.result_first,
         )
         try:
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,12 @@ from ...domain.task import InputRequest, Phase, Task, TaskStatus, new_token
 from ...store.clients import AsyncTaskStore, TaskView
 from ...store.sessions import ASK_LOCK_SECONDS, REPORTS_SECONDS, Session, SessionStore
 from ..core.answers import asked_again
-from ..core.change_feed import HEAL_SECONDS, ChangeFeed
+from ..core.change_feed import ChangeFeed
 from ..core.reports import Reporting, Threshold
 from ..core.requests import digest
 from ..core.task_watch import watch_task
 from ..core.waiting_calls import WaitingCalls
+from ..timings import Timings
 from ..transport.outgoing import Outgoing
 from . import wire
 from .question_requests import QuestionRequests
@@ -84,6 +86,11 @@ class SessionServices:
     feed: ChangeFeed
     resume_points: ResumePoints
     waiting_calls: WaitingCalls
+
+    @property
+    def timings(self) -> Timings:
+        """How long to wait for what."""
+        return self.feed.timings
 
 
 class TaskStream:
@@ -278,7 +285,7 @@ class TaskStream:
             now, leave = time.monotonic(), self._policy.leave_to_others
             waits = [self._opened[key] + leave - now for key in task.inputs]
             return min([ASK_LOCK_SECONDS / 3, *(wait for wait in waits if wait > 0)])
-        return HEAL_SECONDS
+        return math.inf
 
 
 def reporting_of(

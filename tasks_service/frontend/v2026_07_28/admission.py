@@ -66,15 +66,20 @@ class Admission:
         authenticator: Says who calls.
         guard: Says from where one may call.
         limits: How deep a message may be.
+        body_seconds: How long a client may take to send a body.
     """
 
     def __init__(
-        self, *, tools: ToolRegistry, authenticator: Authenticator, guard: AddressGuard, limits: Limits
+        self,
+        *,
+        tools: ToolRegistry,
+        authenticator: Authenticator,
+        guard: AddressGuard,
+        limits: Limits,
+        body_seconds: float,
     ) -> None:
-        self._authenticator = authenticator
-        self._guard = guard
-        self._limits = limits
-        self._tools = tools
+        self._tools, self._authenticator, self._guard = tools, authenticator, guard
+        self._limits, self._body_seconds = limits, body_seconds
 
     async def admit(self, scope: Scope, receive: Receive) -> Admitted | None:
         """Check a request; each step trusts those before it (docs/protocol.md, "order of checks").
@@ -93,7 +98,7 @@ class Admission:
             raise Rejection(405, INVALID_REQUEST, "Use POST", headers=((b"allow", b"POST"),))
         caller = self._authenticator.authenticate(headers)
         check_accept(headers.get("accept", ""))
-        message = parse_message(parse(await read_body(receive, headers), self._limits))
+        message = parse_message(parse(await read_body(receive, headers, self._body_seconds), self._limits))
         if isinstance(message, Notification):
             return None
         if isinstance(message, Response):

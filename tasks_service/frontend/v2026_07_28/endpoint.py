@@ -50,11 +50,11 @@ class RequestEndpoint:
     Args:
         server: Answers requests.
         admission: Says which are let in.
+        deferral: See `Timings.deferral`.
     """
 
-    def __init__(self, *, server: Server[dict[str, Any]], admission: Admission) -> None:
-        self._server = server
-        self._admission = admission
+    def __init__(self, *, server: Server[dict[str, Any]], admission: Admission, deferral: float) -> None:
+        self._server, self._admission, self._deferral = server, admission, deferral
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -85,7 +85,7 @@ class RequestEndpoint:
         work = asyncio.create_task(self._serve(call, outgoing))
         gone = asyncio.create_task(wait_for_disconnect(receive))
         try:
-            await respond(work, outgoing, gone, send, may_stream=call.may_stream)
+            await respond(work, outgoing, gone, send, self._deferral, may_stream=call.may_stream)
         finally:
             gone.cancel()
             work.cancel()

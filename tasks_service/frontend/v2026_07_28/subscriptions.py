@@ -23,7 +23,7 @@ from ...domain.errors import QuotaExceeded, StoreUnavailable, TaskNotFound, Unkn
 from ...domain.task import Owner
 from ...store.announcements import Listed, list_name, resource_name
 from ...store.clients import AsyncTaskStore, TaskView
-from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Waiter
+from ..core.change_feed import ChangeFeed, Waiter
 from ..core.requests import RequestScope, Wanted
 from . import wire
 
@@ -47,12 +47,16 @@ class Listeners:
         feed: Says when they change.
         results: Says how they look.
         library: What else clients may hear of: only of what there is.
+
+    Attributes:
+        heal_seconds: After how many seconds a stream reads its tasks again, woken or not.
     """
 
     def __init__(
         self, *, store: AsyncTaskStore, feed: ChangeFeed, results: wire.Results, library: Library
     ) -> None:
         self._store, self._feed, self._results, self._library = store, feed, results, library
+        self.heal_seconds = feed.timings.heal
         self._open: Counter[Owner] = Counter()
         self._end = asyncio.Event()
 
@@ -161,6 +165,7 @@ class _Stream:
     ) -> None:
         self._listeners, self._subscription, self._waiter = listeners, subscription, waiter
         self._owner, self._outgoing = scope.caller.owner, scope.outgoing
+        self._heal = listeners.heal_seconds
         self._told: dict[str, tuple[int, str, int]] = {}
         self._open: set[str] = set()
 
@@ -172,7 +177,7 @@ class _Stream:
         self._open = set(found)
         lists = {list_name(listed): listed for listed in met.lists}
         resources = {resource_name(uri): uri for uri in met.resources}
-        due, heal_at = dict.fromkeys(found), time.monotonic() + HEAL_SECONDS
+        due, heal_at = dict.fromkeys(found), time.monotonic() + self._heal
         while True:
             woken = await self._waiter.changed(0.0 if due else heal_at - time.monotonic())
             for name in woken:
@@ -185,7 +190,7 @@ class _Stream:
             due |= dict.fromkeys(woken & self._open)
             if time.monotonic() >= heal_at:
                 due |= dict.fromkeys(self._open)
-                heal_at = time.monotonic() + HEAL_SECONDS
+                heal_at = time.monotonic() + self._heal
             if due:
                 await self._outgoing.emptied()
                 await self._look_at(next(iter(due)))

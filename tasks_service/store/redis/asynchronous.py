@@ -196,9 +196,9 @@ class AsyncRedisTaskStore:
         """Let them come no more."""
         self._subscription.unsubscribe_reports(task_id)
 
-    async def apply_sweep(self) -> None:
+    async def caught_up(self) -> None:
         """Return when all has come that was published before; at once while there is no subscription."""
-        await self._subscription.apply_sweep()
+        await self._subscription.caught_up()
 
     async def check(self) -> list[Finding]:
         """What is wrong with the servers, with this client, and with what its user may do as a front end.

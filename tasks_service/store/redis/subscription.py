@@ -56,7 +56,7 @@ class Subscription:
         self._wanted.discard(self._layout.reports(task_id))
         self._altered.set()
 
-    async def apply_sweep(self) -> None:
+    async def caught_up(self) -> None:
         """Return when all has come that was published before; at once while there is no connection."""
         if not self._connected:
             return
