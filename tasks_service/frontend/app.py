@@ -70,17 +70,10 @@ def create_app(
     Returns:
         An ASGI application. Its start raises `ConfigurationError` for a set-up that cannot work.
     """
-    return FrontEnd(
-        name=name,
-        version=version,
-        instructions=instructions,
-        tools=tools,
-        settings=settings,
-        outbox=outbox,
-        library=library or Library(),
-        store=store,
-        timings=timings,
+    offer = Offer(
+        name=name, version=version, instructions=instructions, tools=tools, library=library or Library()
     )
+    return FrontEnd(offer, settings, outbox, store, timings)
 
 
 def check_settings(settings: Settings) -> None:
@@ -115,21 +108,14 @@ class FrontEnd:
 
     def __init__(
         self,
-        *,
-        name: str,
-        version: str,
-        instructions: str | None,
-        tools: ToolRegistry,
+        offer: Offer,
         settings: Settings,
         outbox: Outbox,
-        library: Library,
         store: FrontEndStore | None,
         timings: Timings,
     ) -> None:
-        self._offer = Offer(
-            name=name, version=version, instructions=instructions, tools=tools, library=library
-        )
-        self._settings, self._outbox, self._given, self._timings = settings, outbox, store, timings
+        self._offer, self._timings = offer, timings
+        self._settings, self._outbox, self._given = settings, outbox, store
         self._endpoint: ASGIApp = _not_started
         self._router: EraRouter | None = None
         self._listeners: Listeners | None = None
@@ -199,12 +185,8 @@ class FrontEnd:
             try:
                 yield
             finally:
-                self._endpoint, self._router, self._listeners, self._readiness = (
-                    _not_started,
-                    None,
-                    None,
-                    None,
-                )
+                self._endpoint = _not_started
+                self._router = self._listeners = self._readiness = None
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)

@@ -43,7 +43,7 @@ from .transport.jsonrpc import (
 from .transport.outgoing import Outgoing
 from .transport.pipe import Pipe
 from .transport.rejection import Rejection
-from .transport.sdk_kernel import kernel_context, run_request
+from .transport.sdk_kernel import run_request
 from .v2025_11_25 import wire
 from .v2025_11_25.initialize import initialize
 from .v2025_11_25.methods import SessionRequest
@@ -211,9 +211,8 @@ class StdioFront:
             )
         if self._session is not None:
             raise _refused("initialize: this connection is initialized already", request)
-        context = kernel_context(request, None, kind=_KIND)
         self._session, message = await initialize(
-            self._servers.handshake, request, context, self._servers.local
+            self._servers.handshake, request, self._servers.local, kind=_KIND
         )
         await self._pipe.send(message)
 
@@ -229,8 +228,9 @@ class StdioFront:
             run_request,
             self._servers.handshake,
             replace(request, method=method),
-            kernel_context(request, session_request, kind=_KIND),
             Connection.from_envelope(session.version, None, None),
+            session_request,
+            kind=_KIND,
         )
         self._serve(name, request.id, method, run, session_request.outgoing, session_request)
 
@@ -238,8 +238,7 @@ class StdioFront:
         connection = connection_of(request)
         self._modern = True
         scope = RequestScope(caller=self._servers.local, outgoing=Outgoing(), may_stream=True)
-        context = kernel_context(request, scope, kind=_KIND)
-        run = partial(run_request, self._servers.modern, request, context, connection)
+        run = partial(run_request, self._servers.modern, request, connection, scope, kind=_KIND)
         self._serve(name, request.id, request.method, run, scope.outgoing, None)
 
     # --- what goes out ---

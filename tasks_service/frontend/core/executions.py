@@ -20,12 +20,12 @@ from ...domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import CallerLeft, Cancel, ClientEvent, Create, MakeVisible
 from ...domain.limits import Limits, to_json
 from ...domain.names import new_task_id
-from ...domain.task import JsonText, Owner, Policy, Task, TaskStatus
+from ...domain.task import Owner, Policy, Task, TaskStatus
 from ...store.clients import AsyncTaskStore, TaskView
 from .answers import asked_again, check_answers, record_answers, recorded_questions
 from .change_feed import ChangeFeed
 from .companion_tools import CompanionTools, handle, with_model
-from .pre_task_questions import NOTHING_ASKED, Answered, PreTaskQuestions
+from .pre_task_questions import NOTHING_ASKED, PreTaskQuestions
 from .reports import Reporting
 from .request_state import RequestStates, binding_of, refused
 from .requests import (
@@ -175,7 +175,23 @@ class Executions:
         asked = self._preflight.next_round(owner, tool, call) if tool.ask else NOTHING_ASKED
         if isinstance(asked, InputRequired):
             return asked
-        return self._creation(owner, tool, call, arguments, asked, visible=visible)
+        name = call.idempotency_key or asked.conversation
+        told = self.hands_over_after(tool, call) is not None
+        return Create(
+            task_id=new_task_id(owner, self._shards),
+            owner=owner,
+            tool=tool.name,
+            queue=tool.queue,
+            arguments=arguments,
+            policy=_kept(tool.policy, call.ttl_ms),
+            era=call.era,
+            capabilities=with_model(call.capabilities) if told else call.capabilities,
+            trace=call.trace,
+            visible=visible,
+            idempotency=digest(name) if name else "",
+            request_digest=request_digest(call.tool, call.arguments) if name else "",
+            journal=asked.journal,
+        )
 
     async def get(self, owner: Owner, task_id: str) -> TaskView:
         """Read a task: one read, no write.
@@ -222,35 +238,6 @@ class Executions:
             await self._store.apply(owner, task_id, Cancel())
         except InvalidTransition:
             logger.debug("the cancellation of a task that has ended was acknowledged")
-
-    def _creation(
-        self,
-        owner: Owner,
-        tool: Tool,
-        call: ToolCall,
-        arguments: JsonText,
-        asked: Answered,
-        *,
-        visible: bool,
-    ) -> Create:
-        name = call.idempotency_key or asked.conversation
-        told = self.hands_over_after(tool, call) is not None
-        capabilities = with_model(call.capabilities) if told else call.capabilities
-        return Create(
-            task_id=new_task_id(owner, self._shards),
-            owner=owner,
-            tool=tool.name,
-            queue=tool.queue,
-            arguments=arguments,
-            policy=_kept(tool.policy, call.ttl_ms),
-            era=call.era,
-            capabilities=capabilities,
-            trace=call.trace,
-            visible=visible,
-            idempotency=digest(name) if name else "",
-            request_digest=request_digest(call.tool, call.arguments) if name else "",
-            journal=asked.journal,
-        )
 
     async def record(self, event: Create) -> Task:
         """Record a call as a task whose handle is given out at once, or find it under its idempotency key.
@@ -310,7 +297,7 @@ class Executions:
         self, waiting: WaitingCall, task: Task, call: ToolCall, tool: Tool, problems: Mapping[str, str]
     ) -> TaskView | InputRequired | Rendered:
         handed_after = self.hands_over_after(tool, call)
-        async with asyncio.timeout(handed_after):
+        async with asyncio.timeout(handed_after or self._waiting_calls.wait_limit):
             while True:
                 view = await self._until_news(task, None, reporting=waiting.reporting)
                 if view.task.status.is_final:

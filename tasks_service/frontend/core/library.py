@@ -315,15 +315,15 @@ def add_methods(
     """
 
     async def list_resources(_: Any, params: PaginatedRequestParams) -> ListResourcesResult:
-        _require_first_page("resources", params)
+        wire_common.require_first_page("resources", params)
         return handlers.resources()
 
     async def list_templates(_: Any, params: PaginatedRequestParams) -> ListResourceTemplatesResult:
-        _require_first_page("templates", params)
+        wire_common.require_first_page("templates", params)
         return handlers.templates()
 
     async def list_prompts(_: Any, params: PaginatedRequestParams) -> ListPromptsResult:
-        _require_first_page("prompts", params)
+        wire_common.require_first_page("prompts", params)
         return handlers.prompts()
 
     async def read(context: Any, params: ReadResourceRequestParams) -> ReadResourceResult:
@@ -342,8 +342,3 @@ def add_methods(
         add(wire_common.PROMPTS_GET, GetPromptRequestParams, refusing(get_prompt))
     if len(library.completions):
         add(wire_common.COMPLETE, CompleteRequestParams, refusing(complete))
-
-
-def _require_first_page(what: str, params: PaginatedRequestParams) -> None:
-    if params.cursor is not None:
-        raise InvalidRequest(f"cursor: all {what} are on the first page, no other was offered")

@@ -88,9 +88,9 @@ class WaitingCalls:
 
         Args:
             call: Who waits for what.
-            work: Begins the execution, or finds it, and waits; raises `TimeoutError` if it has waited enough.
+            work: Begins or finds the execution, and waits; raises `TimeoutError` if that takes too long.
             departure: Why the call leaves, if it is cancelled.
-            too_late: What it is answered with after `wait_limit`; None if the execution is to be abandoned.
+            too_late: What it is answered with then; None if the execution is to be abandoned.
 
         Raises:
             CallTooLong: It has waited enough, and there is nothing to answer it with.
@@ -99,8 +99,7 @@ class WaitingCalls:
         try:
             # Before there is a task, so that nothing that its tool says is missed.
             with self._feed.subscribe_reports(call.task_id, call.reporting):
-                async with asyncio.timeout(self.wait_limit):
-                    return await work
+                return await work
         except TimeoutError:
             if too_late is not None and call.task is not None:
                 return await too_late(call.task)

@@ -21,15 +21,8 @@ from .jsonrpc import Request, error_message, result_message
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class KernelContext:
-    """What the SDK's kernel must know of the transport; nothing travels back but the answer."""
-
-    transport: TransportContext
-    request_id: str | int
-    message_metadata: ServerMessageMetadata
-    can_send_request: bool = False
-    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
+class NoChannel:
+    """Stands in for the SDK's way back to a client: nothing travels back but the answer."""
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -48,30 +41,25 @@ class KernelContext:
         logger.debug("dropped progress: the answer is all that is sent")
 
 
-def kernel_context(
-    request: Request, scope: object, *, kind: str, headers: Mapping[str, str] | None = None
-) -> KernelContext:
-    """The context of a request.
+@dataclass(slots=True)
+class KernelContext(NoChannel):
+    """What the SDK's kernel must know of the transport."""
 
-    Args:
-        request: What is to be run.
-        scope: What the methods find as `context.request`.
-        kind: The SDK's name for the transport.
-        headers: Of the HTTP request, by name in lower case.
-    """
-    return KernelContext(
-        transport=TransportContext(kind=kind, can_send_request=False, headers=headers),
-        request_id=request.id,
-        message_metadata=ServerMessageMetadata(request_context=scope),
-    )
+    transport: TransportContext
+    request_id: str | int
+    message_metadata: ServerMessageMetadata
+    can_send_request: bool = False
+    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
 
 
 async def run_request(
     server: Server[dict[str, Any]],
     request: Request,
-    context: KernelContext,
     connection: Connection,
+    scope: object,
     *,
+    kind: str,
+    headers: Mapping[str, str] | None = None,
     passing: type[Exception] | tuple[()] = (),
 ) -> dict[str, Any]:
     """Run a request; the response to it, whatever it comes to.
@@ -79,10 +67,14 @@ async def run_request(
     Args:
         server: Has the methods.
         request: What is to be run.
-        context: Of the request.
         connection: The client's version and capabilities.
+        scope: What the methods find as `context.request`.
+        kind: The SDK's name for the transport.
+        headers: Of the HTTP request, by name in lower case.
         passing: What a method may raise that is no answer; it reaches the caller.
     """
+    transport = TransportContext(kind=kind, can_send_request=False, headers=headers)
+    context = KernelContext(transport, request.id, ServerMessageMetadata(request_context=scope))
     try:
         result = await serve_one(
             server, context, request.method, request.params, connection=connection, lifespan_state={}

@@ -28,7 +28,6 @@ from ..transport.jsonrpc import Notification, Request, Response, has_envelope, p
 from ..transport.outgoing import JSON, send_whole
 from ..transport.rejection import Disconnected, Rejection
 from ..transport.responding import reject
-from ..transport.sdk_kernel import kernel_context
 from . import wire
 from .initialize import initialize
 from .session_requests import HttpRequest, SessionRequests
@@ -130,8 +129,7 @@ class SessionEndpoint:
                 await send_whole(http.send, 202, b"")
 
     async def _initialize(self, http: HttpRequest, request: Request) -> None:
-        context = kernel_context(request, None, kind="streamable-http", headers=http.headers)
-        session, message = await initialize(self._server, request, context, http.caller)
+        session, message = await initialize(self._server, request, http.caller, kind="streamable-http")
         headers = [JSON]
         if session is not None:
             await self._services.sessions.create(session)

@@ -11,7 +11,7 @@ from mcp.server.lowlevel import Server
 from ...store.sessions import Session
 from ..core.requests import Caller
 from ..transport.jsonrpc import Request
-from ..transport.sdk_kernel import KernelContext, run_request
+from ..transport.sdk_kernel import NoChannel, run_request
 from . import wire
 
 SESSION_BYTES: Final = 24
@@ -19,15 +19,15 @@ SESSION_BYTES: Final = 24
 
 
 async def initialize(
-    server: Server[dict[str, Any]], request: Request, context: KernelContext, caller: Caller
+    server: Server[dict[str, Any]], request: Request, caller: Caller, *, kind: str
 ) -> tuple[Session | None, dict[str, Any]]:
-    """Answer an `initialize`.
+    """Answer an `initialize`; `kind` is the SDK's name for the transport.
 
     Returns:
         The session that it begins, which nobody keeps yet, and the response. No session if it was refused.
     """
-    connection = Connection.for_loop(context)
-    message = await run_request(server, request, context, connection)
+    connection = Connection.for_loop(NoChannel())
+    message = await run_request(server, request, connection, None, kind=kind)
     if "error" in message:
         return None, message
     session = Session(

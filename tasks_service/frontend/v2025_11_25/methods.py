@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import partial
 from typing import Any, TypeVar
 
 from mcp.server.context import ServerRequestContext
@@ -36,7 +36,6 @@ from ...domain.errors import (
     InvalidTransition,
     QuotaExceeded,
     StoreUnavailable,
-    TasksServiceError,
 )
 from ...domain.events import Cancel, Create
 from ...domain.reports import LogLevel
@@ -92,8 +91,10 @@ class SessionRequest:
 
 Context = ServerRequestContext[dict[str, Any], SessionRequest]
 Result = dict[str, Any]
-Params = TypeVar("Params", bound=RequestParams)
-Handler = Callable[[Context, Params], Awaitable[Result | GetPromptResult]]
+Call = TypeVar("Call", ToolCall, PromptCall)
+Made = TypeVar("Made")
+
+_refusing = wire_common.refusing(wire.refusal)
 
 
 def build_handshake_server(
@@ -160,8 +161,7 @@ class _Calls:
         self._results = wire.Results(tools)
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
-        if params.cursor is not None:
-            raise InvalidRequest("cursor: all tools are on the first page, no other was offered")
+        wire_common.require_first_page("tools", params)
         return self._results.listing(_request(context).session.version)
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
@@ -191,7 +191,7 @@ class _Calls:
         policy = replace(_policy(request, resume_point.progress_token), resumed=True)
         self._prime(request, resume_point.task_id, resume_point.progress_token)
         waiting = WaitingCall(request.session.owner, resume_point.task_id, True, policy.reporting)
-        run = TaskStream(self._services, resume_point.task_id, policy).run()
+        run = self._stream(resume_point.task_id, policy, None)
         view = await self._services.waiting_calls.hold(waiting, run, departure=lambda: request.departure)
         return self._results.call(view)
 
@@ -235,15 +235,11 @@ class _Calls:
 
     async def _creation(self, request: SessionRequest, call: ToolCall, *, visible: bool) -> Create:
         """The event that records a call, once the client has answered what is asked before."""
-        on_stream = QuestionsOnStream(self._services, request.session, request.outgoing)
-        for _ in range(MOST_REFUSALS):
-            event = self._executions.creation(request.session.owner, call, visible=visible)
-            if not isinstance(event, InputRequired):
-                return event
-            if not request.can_be_asked:
-                break
-            call = replace(call, answers=await on_stream.ask(event.questions), state=event.state)
-        raise QuestionWithoutHandle
+
+        async def create(call: ToolCall) -> Create | InputRequired:
+            return self._executions.creation(request.session.owner, call, visible=visible)
+
+        return await _ask_first(self._services, request, call, create)
 
     async def _to_the_end(
         self, request: SessionRequest, call: ToolCall, event: Create, token: str | int | None
@@ -260,7 +256,7 @@ class _Calls:
             task = waiting.found((await self._services.store.create(event)).task)
             if may_poll_later:
                 self._prime(request, task.task_id, token)
-            view = await TaskStream(self._services, task.task_id, policy).run(give_up_after)
+            view = await self._stream(task.task_id, policy, give_up_after)
             return view if view.task.status.is_final else await self._executions.hand_over(view.task)
 
         try:
@@ -278,9 +274,12 @@ class _Calls:
         self, request: SessionRequest, token: str | int | None, task: Task, seconds: float
     ) -> TaskView:
         """Wait for a task on behalf of a model; its client is asked meanwhile, and may take longer."""
-        task_stream = TaskStream(self._services, task.task_id, _policy(request, token))
+        return await self._stream(task.task_id, _policy(request, token), seconds)
+
+    async def _stream(self, task_id: str, policy: StreamPolicy, give_up_after: float | None) -> TaskView:
+        """See `TaskStream.run`; also `TimeoutError` for a call that has waited as long as it may."""
         async with asyncio.timeout(self._services.waiting_calls.wait_limit):
-            return await task_stream.run(seconds)
+            return await TaskStream(self._services, task_id, policy).run(give_up_after)
 
 
 class _Tasks:
@@ -358,15 +357,7 @@ class _Prompts:
         call = PromptCall(
             prompt=params.name, arguments=params.arguments or {}, capabilities=session.capabilities
         )
-        on_stream = QuestionsOnStream(self._services, session, request.outgoing)
-        for _ in range(MOST_REFUSALS):
-            outcome = await self._library.prompt(session.owner, call)
-            if not isinstance(outcome, InputRequired):
-                return outcome
-            if not request.can_be_asked:
-                break
-            call = replace(call, answers=await on_stream.ask(outcome.questions), state=outcome.state)
-        raise QuestionWithoutHandle
+        return await _ask_first(self._services, request, call, partial(self._library.prompt, session.owner))
 
 
 class _Subscriptions:
@@ -416,6 +407,24 @@ def _on_the_stream(_: Task, __: Mapping[str, str]) -> None:
     """Clients of these revisions are asked while a call waits, not by its result."""
 
 
+async def _ask_first(
+    services: SessionServices,
+    request: SessionRequest,
+    call: Call,
+    attempt: Callable[[Call], Awaitable[Made | InputRequired]],
+) -> Made:
+    """Attempt a call until the client has answered all that is asked before it."""
+    on_stream = QuestionsOnStream(services, request.session, request.outgoing)
+    for _ in range(MOST_REFUSALS):
+        made = await attempt(call)
+        if not isinstance(made, InputRequired):
+            return made
+        if not request.can_be_asked:
+            break
+        call = replace(call, answers=await on_stream.ask(made.questions), state=made.state)
+    raise QuestionWithoutHandle
+
+
 def _policy(request: SessionRequest, token: str | int | None) -> StreamPolicy:
     """Who hears of a task on the stream of a call that does not name it."""
     reporting = None
@@ -439,16 +448,3 @@ def _request(context: Context) -> SessionRequest:
 
 def _owner(context: Context) -> Owner:
     return _request(context).session.owner
-
-
-def _refusing(handler: Handler[Params]) -> Handler[Params]:
-    """Let a handler's refusals reach the caller as errors of the protocol."""
-
-    @wraps(handler)
-    async def handle(context: Context, params: Params) -> Result | GetPromptResult:
-        try:
-            return await handler(context, params)
-        except TasksServiceError as error:
-            raise wire.refusal(error) from error
-
-    return handle

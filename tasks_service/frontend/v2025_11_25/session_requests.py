@@ -25,10 +25,11 @@ from ...store.sessions import Session, calls_name
 from ..core import wire_common
 from ..core.requests import Caller
 from ..core.waiting_calls import Departure
+from ..transport.http_headers import takes_stream
 from ..transport.jsonrpc import Request, error_message
 from ..transport.outgoing import Outgoing, wait_for_disconnect
 from ..transport.responding import Answer, respond, stream
-from ..transport.sdk_kernel import kernel_context, run_request
+from ..transport.sdk_kernel import run_request
 from . import wire
 from .methods import SessionRequest
 from .resumption import PollLater, ResumePoint
@@ -72,8 +73,7 @@ class HttpRequest:
     @property
     def may_stream(self) -> bool:
         """Whether the client takes a stream of events for an answer."""
-        accept = self.headers.get("accept", "")
-        return "text/event-stream" in accept or "*/*" in accept
+        return takes_stream(self.headers)
 
     @property
     def prefers_stream(self) -> bool:
@@ -173,12 +173,19 @@ class SessionRequests:
         """Run a request; no answer for a client that is to come back for it."""
         if not request.method:
             return Answer(error_message(request.id, _METHOD_NOT_FOUND))
-        context = kernel_context(request, session_request, kind="streamable-http", headers=http.headers)
-        connection = Connection.from_envelope(session_request.session.version, None, None)
         try:
-            return Answer(await run_request(self._server, request, context, connection, passing=PollLater))
+            message = await run_request(
+                self._server,
+                request,
+                Connection.from_envelope(session_request.session.version, None, None),
+                session_request,
+                kind="streamable-http",
+                headers=http.headers,
+                passing=PollLater,
+            )
         except PollLater:
             return None
+        return Answer(message)
 
     async def _watch_for_cancel(
         self, session_request: SessionRequest, name: JsonText, work: asyncio.Task[Any]

@@ -30,7 +30,7 @@ from ..access.api_keys import Authenticator
 from ..core import wire_common
 from ..core.requests import Caller
 from ..transport.body import parse, read_body
-from ..transport.http_headers import check_accept, headers_of
+from ..transport.http_headers import check_accept, headers_of, takes_stream
 from ..transport.jsonrpc import Notification, Request, Response, parse_message
 from ..transport.rejection import Rejection
 from . import wire
@@ -55,7 +55,7 @@ class Admitted:
     @property
     def may_stream(self) -> bool:
         """Whether the client takes an event stream for an answer."""
-        return "text/event-stream" in (accept := self.headers.get("accept", "")) or "*/*" in accept
+        return takes_stream(self.headers)
 
 
 class Admission:

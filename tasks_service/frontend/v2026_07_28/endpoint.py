@@ -26,7 +26,7 @@ from ..core.requests import RequestScope
 from ..transport.outgoing import JSON, Outgoing, send_whole, wait_for_disconnect
 from ..transport.rejection import Disconnected, Rejection
 from ..transport.responding import Answer, reject, respond
-from ..transport.sdk_kernel import kernel_context, run_request
+from ..transport.sdk_kernel import run_request
 from . import wire
 from .admission import Admission, Admitted
 
@@ -93,7 +93,8 @@ class RequestEndpoint:
 
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
         scope = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
-        context = kernel_context(call.request, scope, kind="streamable-http", headers=call.headers)
-        message = await run_request(self._server, call.request, context, call.connection)
+        message = await run_request(
+            self._server, call.request, call.connection, scope, kind="streamable-http", headers=call.headers
+        )
         status = ERROR_CODE_HTTP_STATUS.get(message["error"]["code"], 200) if "error" in message else 200
         return Answer(message, status)

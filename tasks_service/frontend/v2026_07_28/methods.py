@@ -6,9 +6,8 @@ two stand the wire modules: this file is where a method meets its parser, its ha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial, wraps
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
@@ -25,21 +24,21 @@ from mcp_types import (
 )
 
 from ...authoring.tool import Rendered, ToolRegistry
-from ...domain.errors import InvalidArguments, TasksServiceError
+from ...domain.errors import InvalidArguments
 from ...domain.task import Owner, Task
 from ...extension import TASKS_EXTENSION
 from ..core import wire_common
 from ..core.executions import Executions
 from ..core.library import LibraryHandlers, add_methods
 from ..core.reports import Reporting, Threshold
-from ..core.requests import InputRequired, InvalidRequest, RequestScope
+from ..core.requests import InputRequired, RequestScope
 from . import wire
 from .subscriptions import Listeners
 
 Context = ServerRequestContext[dict[str, Any], RequestScope]
 Result = dict[str, Any]
-Params = TypeVar("Params", bound=RequestParams)
-Handler = Callable[[Context, Params], Awaitable[Result | GetPromptResult]]
+
+_refusing = wire_common.refusing(wire.refusal)
 
 _HINT = CacheHint(ttl_ms=wire.LIST_TTL_MS, scope="public")
 
@@ -109,8 +108,7 @@ class _Methods:
         self._results = results
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
-        if params.cursor is not None:
-            raise InvalidRequest("cursor: all tools are on the first page, no other was offered")
+        wire_common.require_first_page("tools", params)
         return self._results.listing()
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
@@ -179,16 +177,3 @@ def _reporting(context: Context) -> Reporting | None:
         message=wire_common.log_notification,
         threshold=Threshold(level),
     )
-
-
-def _refusing(handler: Handler[Params]) -> Handler[Params]:
-    """Let a handler's refusals reach the caller as errors of the protocol."""
-
-    @wraps(handler)
-    async def handle(context: Context, params: Params) -> Result | GetPromptResult:
-        try:
-            return await handler(context, params)
-        except TasksServiceError as error:
-            raise wire.refusal(error) from error
-
-    return handle
