@@ -293,8 +293,6 @@ def _read(prompt: Prompt, asked: Answered) -> dict[str, Any]:
 
 # --- methods -----------------------------------------------------------------------------------------
 
-Refusing = Callable[[Callable[[Any, Any], Awaitable[Any]]], Callable[[Any, Any], Awaitable[Any]]]
-
 
 def add_methods(
     server: Server[dict[str, Any]],
@@ -302,7 +300,7 @@ def add_methods(
     *,
     owner: Callable[[Any], Owner],
     get_prompt: Callable[[Any, GetPromptRequestParams], Awaitable[Any]],
-    refusing: Refusing,
+    refusing: wire_common.Refusing,
 ) -> None:
     """Serve what the library has; the server advertises what it serves, and does not know the rest.
 
@@ -314,17 +312,12 @@ def add_methods(
         refusing: Makes errors of the protocol of refusals.
     """
 
-    async def list_resources(_: Any, params: PaginatedRequestParams) -> ListResourcesResult:
-        wire_common.require_first_page("resources", params)
-        return handlers.resources()
+    def listing(what: str, page: Callable[[], Any]) -> wire_common.Method:
+        async def list_page(_: Any, params: PaginatedRequestParams) -> Any:
+            wire_common.require_first_page(what, params)
+            return page()
 
-    async def list_templates(_: Any, params: PaginatedRequestParams) -> ListResourceTemplatesResult:
-        wire_common.require_first_page("templates", params)
-        return handlers.templates()
-
-    async def list_prompts(_: Any, params: PaginatedRequestParams) -> ListPromptsResult:
-        wire_common.require_first_page("prompts", params)
-        return handlers.prompts()
+        return refusing(list_page)
 
     async def read(context: Any, params: ReadResourceRequestParams) -> ReadResourceResult:
         return await handlers.read(owner(context), params.uri)
@@ -334,11 +327,11 @@ def add_methods(
 
     add, library = server.add_request_handler, handlers.library
     if len(library.resources):
-        add(wire_common.RESOURCES_LIST, PaginatedRequestParams, refusing(list_resources))
-        add(wire_common.TEMPLATES_LIST, PaginatedRequestParams, refusing(list_templates))
+        add(wire_common.RESOURCES_LIST, PaginatedRequestParams, listing("resources", handlers.resources))
+        add(wire_common.TEMPLATES_LIST, PaginatedRequestParams, listing("templates", handlers.templates))
         add(wire_common.RESOURCES_READ, ReadResourceRequestParams, refusing(read))
     if len(library.prompts):
-        add(wire_common.PROMPTS_LIST, PaginatedRequestParams, refusing(list_prompts))
+        add(wire_common.PROMPTS_LIST, PaginatedRequestParams, listing("prompts", handlers.prompts))
         add(wire_common.PROMPTS_GET, GetPromptRequestParams, refusing(get_prompt))
     if len(library.completions):
         add(wire_common.COMPLETE, CompleteRequestParams, refusing(complete))

@@ -220,12 +220,16 @@ def tool_error(text: str) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": truncate(text, PROBLEMS_BYTES)}], "isError": True}
 
 
-def refusing(
-    refusal: Callable[[TasksServiceError], MCPError],
-) -> Callable[[Callable[[Any, Any], Awaitable[Any]]], Callable[[Any, Any], Awaitable[Any]]]:
+Method = Callable[[Any, Any], Awaitable[Any]]
+"""Answers a request, by its context and its params."""
+
+Refusing = Callable[[Method], Method]
+
+
+def refusing(refusal: Callable[[TasksServiceError], MCPError]) -> Refusing:
     """Let the refusals of methods reach callers as errors of the protocol: as `refusal` writes them."""
 
-    def decorate(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    def decorate(method: Method) -> Method:
         @wraps(method)
         async def run(context: Any, params: Any) -> Any:
             try:

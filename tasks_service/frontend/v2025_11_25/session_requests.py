@@ -27,8 +27,8 @@ from ..core.requests import Caller
 from ..core.waiting_calls import Departure
 from ..transport.http_headers import takes_stream
 from ..transport.jsonrpc import Request, error_message
-from ..transport.outgoing import Outgoing, wait_for_disconnect
-from ..transport.responding import Answer, respond, stream
+from ..transport.outgoing import Outgoing
+from ..transport.responding import Answer, Work, respond
 from ..transport.sdk_kernel import run_request
 from . import wire
 from .methods import SessionRequest
@@ -128,44 +128,35 @@ class SessionRequests:
         watch = (
             None if name is None else asyncio.create_task(self._watch_for_cancel(session_request, name, work))
         )
-        await self._send(http, session_request.outgoing, work, watch, streams=resume_point is not None)
+        try:
+            await self._respond(
+                http, session_request.outgoing, work, streams_at_once=resume_point is not None
+            )
+        finally:
+            if watch is not None:
+                watch.cancel()
+                await asyncio.wait({watch})
 
     async def stream_session(self, http: HttpRequest, session: Session) -> None:
         """Send what becomes of a session's tasks, until the session, the service or the client ends it."""
         outgoing = Outgoing()
         work = asyncio.create_task(_run_stream(SessionStream(self._services, session, outgoing)))
         self._end_early(work, http.caller)
-        await self._send(http, outgoing, work, None, streams=True)
+        await self._respond(http, outgoing, work, streams_at_once=True)
 
-    async def _send(
-        self,
-        http: HttpRequest,
-        outgoing: Outgoing,
-        work: asyncio.Task[Answer | None],
-        watch: asyncio.Task[None] | None,
-        *,
-        streams: bool,
+    async def _respond(
+        self, http: HttpRequest, outgoing: Outgoing, work: Work, *, streams_at_once: bool
     ) -> None:
-        gone = asyncio.create_task(wait_for_disconnect(http.receive))
-        deferral = self._services.timings.deferral
-        try:
-            if streams:
-                await stream(work, outgoing, gone, http.send, deferral)
-            else:
-                await respond(
-                    work,
-                    outgoing,
-                    gone,
-                    http.send,
-                    deferral,
-                    may_stream=http.may_stream,
-                    prefers_stream=http.prefers_stream,
-                )
-        finally:
-            started = {task for task in (gone, work, watch) if task is not None}
-            for task in started:
-                task.cancel()
-            await asyncio.wait(started)
+        await respond(
+            work,
+            outgoing,
+            http.receive,
+            http.send,
+            self._services.timings.deferral,
+            may_stream=http.may_stream,
+            prefers_stream=http.prefers_stream,
+            streams_at_once=streams_at_once,
+        )
 
     async def _run(
         self, http: HttpRequest, request: Request, session_request: SessionRequest

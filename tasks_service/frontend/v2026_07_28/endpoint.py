@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..core import wire_common
 from ..core.requests import RequestScope
-from ..transport.outgoing import JSON, Outgoing, send_whole, wait_for_disconnect
+from ..transport.outgoing import JSON, Outgoing, send_whole
 from ..transport.rejection import Disconnected, Rejection
 from ..transport.responding import Answer, reject, respond
 from ..transport.sdk_kernel import run_request
@@ -74,22 +74,12 @@ class RequestEndpoint:
             message = "Accept: expected text/event-stream, on which the notifications come"
             await reject(Rejection(406, INVALID_REQUEST, message, request_id=call.request.id), send)
         elif call.request.method in _WATCHED:
-            await self._watched(call, receive, send)
+            outgoing = Outgoing()
+            work = asyncio.create_task(self._serve(call, outgoing))
+            await respond(work, outgoing, receive, send, self._deferral, may_stream=call.may_stream)
         else:
             answer = await self._serve(call, Outgoing())
             await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
-
-    async def _watched(self, call: Admitted, receive: Receive, send: Send) -> None:
-        """Answer, unless the client hangs up first: then the service is cancelled."""
-        outgoing = Outgoing()
-        work = asyncio.create_task(self._serve(call, outgoing))
-        gone = asyncio.create_task(wait_for_disconnect(receive))
-        try:
-            await respond(work, outgoing, gone, send, self._deferral, may_stream=call.may_stream)
-        finally:
-            gone.cancel()
-            work.cancel()
-            await asyncio.wait({work, gone})
 
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
         scope = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
