@@ -35,7 +35,7 @@ from .core.store import FrontEndStore
 from .readiness import Readiness
 from .router import EraRouter
 from .timings import DEFAULT_TIMINGS, Timings
-from .v2026_07_28.subscriptions import Listeners
+from .v2026_07_28.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def create_app(
     store: FrontEndStore | None = None,
     timings: Timings = DEFAULT_TIMINGS,
 ) -> FrontEnd:
-    """The front end; does no work and opens nothing until the server that runs it starts it.
+    """Make the front end; nothing is opened until the server that runs it starts it.
 
     Args:
         name: What clients see as the server's name.
@@ -118,7 +118,7 @@ class FrontEnd:
         self._settings, self._outbox, self._given = settings, outbox, store
         self._endpoint: ASGIApp = _not_started
         self._router: EraRouter | None = None
-        self._listeners: Listeners | None = None
+        self._subscriptions: Subscriptions | None = None
         self._readiness: Readiness | None = None
         self._site = Starlette(
             routes=[Route("/healthz", self._alive), Route("/readyz", self._ready)],
@@ -136,12 +136,12 @@ class FrontEnd:
         """End the streams that would keep a server from stopping; to be called when it begins to."""
         if self._router is not None:
             self._router.drain()
-        if self._listeners is not None:
-            self._listeners.end()
+        if self._subscriptions is not None:
+            self._subscriptions.end()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Servers]:
-        """What answers requests, whatever the transport; the store need not answer yet.
+        """Make what answers requests, whatever the transport; the store need not answer yet.
 
         Raises:
             ConfigurationError: There is no Redis to keep tasks in, or no secret.
@@ -180,19 +180,19 @@ class FrontEnd:
             await servers.readiness.refuse_unworkable()
             await servers.services.feed.begun()
             self._endpoint = self._router = build_router(servers, self._settings)
-            self._listeners = servers.listeners
+            self._subscriptions = servers.subscriptions
             self._readiness = servers.readiness
             try:
                 yield
             finally:
                 self._endpoint = _not_started
-                self._router = self._listeners = self._readiness = None
+                self._router = self._subscriptions = self._readiness = None
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
 
     async def _alive(self, _: Request) -> Response:
-        """The process runs; says nothing of what it depends on."""
+        """Say that the process runs, and nothing of what it depends on."""
         return JSONResponse({"status": "alive"})
 
     async def _ready(self, _: Request) -> Response:

@@ -1,4 +1,4 @@
-"""How a front end is put together: from what is offered and a store to the servers that answer."""
+"""The assembly of a front end: from what is offered and a store to the servers that answer."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from .v2026_07_28 import wire
 from .v2026_07_28.admission import Admission
 from .v2026_07_28.endpoint import RequestEndpoint
 from .v2026_07_28.methods import build_server
-from .v2026_07_28.subscriptions import Listeners
+from .v2026_07_28.subscriptions import Subscriptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a service offers to its clients.
+    """The tools and the library that a service offers to its clients.
 
     Attributes:
         name: What clients see as the server's name.
@@ -57,7 +57,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """What answers requests, whatever the transport.
+    """The parts that answer requests, whatever the transport.
 
     Attributes:
         tools: What is listed.
@@ -65,7 +65,7 @@ class Servers:
         handshake: Answers the revisions before it.
         services: What sessions need.
         store: Where everything is recorded.
-        listeners: Tell clients of 2026-07-28 of changes.
+        subscriptions: Tell clients of 2026-07-28 of changes.
         library: Runs the functions of resources, prompts and completions; to be closed at the end.
         readiness: Whether the store can be used.
         local: Who calls where only the local user can.
@@ -76,7 +76,7 @@ class Servers:
     handshake: Server[dict[str, Any]]
     services: SessionServices
     store: FrontEndStore
-    listeners: Listeners
+    subscriptions: Subscriptions
     library: LibraryHandlers
     readiness: Readiness
     local: Caller
@@ -103,7 +103,7 @@ def build_servers(
     listed = offer.tools if companion_tools is None else companion_tools.listed()
     library = LibraryHandlers(
         offer.library,
-        preflight=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
+        pre_task_questions=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
         limits=limits,
     )
     waiting_calls = WaitingCalls(
@@ -113,7 +113,7 @@ def build_servers(
         tools=offer.tools,
         store=store,
         feed=feed,
-        preflight=PreTaskQuestions(states, limits=limits),
+        pre_task_questions=PreTaskQuestions(states, limits=limits),
         states=states,
         limits=limits,
         shards=settings.shards,
@@ -121,7 +121,9 @@ def build_servers(
         handle_after=min(settings.handle_after, settings.wait_limit),
         waiting_calls=waiting_calls,
     )
-    listeners = Listeners(store=store, feed=feed, results=wire.Results(offer.tools), library=offer.library)
+    subscriptions = Subscriptions(
+        store=store, feed=feed, results=wire.Results(offer.tools), library=offer.library
+    )
     services = SessionServices(
         store=store,
         sessions=store.sessions,
@@ -139,7 +141,7 @@ def build_servers(
             tools=listed,
             executions=executions,
             library=library,
-            listeners=listeners,
+            subscriptions=subscriptions,
         ),
         handshake=build_handshake_server(
             name=offer.name,
@@ -154,7 +156,7 @@ def build_servers(
         ),
         services=services,
         store=store,
-        listeners=listeners,
+        subscriptions=subscriptions,
         library=library,
         readiness=Readiness(store),
         local=Caller(owner=owner_of(LOCAL_USER, secret)),

@@ -118,7 +118,7 @@ class StdioFront:
     async def _end(self, *others: asyncio.Task[Any]) -> None:
         for task in others:
             task.cancel()
-        self._servers.listeners.end()
+        self._servers.subscriptions.end()
         for served in self._served.values():
             if served.session_request is not None:
                 served.session_request.departure = Departure.GONE

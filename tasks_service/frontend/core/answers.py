@@ -35,12 +35,12 @@ class CheckedAnswers:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Why the others do not fit, by key, for whoever reads the question again."""
+        """The reasons why the others do not fit, by key, as the client is told when it is asked again."""
         return {key: _problem(error) for key, error in self.refused.items()}
 
 
 def recorded_questions(task: Task) -> dict[str, dict[str, Any]]:
-    """What a task asks, by key, as questions are recorded."""
+    """The questions of a task, by key, as they are recorded."""
     return {key: json.loads(asked.request) for key, asked in task.inputs.items()}
 
 

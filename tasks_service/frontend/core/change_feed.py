@@ -1,12 +1,12 @@
-"""Wake-ups: whoever waits for a task hears of its changes, over one subscription per process.
+"""The change feed: wakes whoever waits for a task when it changes, over one subscription per process.
 
 A waiter registers first, then reads, then waits, so that no change falls between. A wake-up may still be
 lost on its way (pub/sub promises nothing), so no wait is longer than `Timings.heal`: the caller reads again
 and the loss is healed. A new connection wakes everybody, since anything may have happened without it.
 
-What a running tool says (see `domain.reports`) comes the same way, for those tasks alone that somebody
-hears. It is handed on at once and kept nowhere: who hears it must not wait (see `streams.Outgoing`, which
-bounds what waits for a slow reader).
+The reports of a running tool (see `domain.reports`) come the same way, for tasks that somebody follows. They
+are handed on at once and kept nowhere: a hearer must not wait (see `transport.outgoing`, which bounds what
+waits for a slow reader).
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ logger = logging.getLogger(__name__)
 
 
 class ChangeSource(Protocol):
-    """Where changes come from: a store."""
+    """A store that tells of changes."""
 
     def changes(self) -> AsyncIterator[Change | Reported | None]:
-        """Changes as they are committed; None when the subscription was made (again).
+        """Yield changes as they are committed; None when the subscription was made (again).
 
         Reports of the tasks that are heard come among them, in their order.
         """
 
     def subscribe_reports(self, task_id: str) -> None:
-        """Let the reports of a task come from now on."""
+        """Begin to yield the reports of a task."""
 
     def unsubscribe_reports(self, task_id: str) -> None:
-        """Let them come no more."""
+        """Stop the reports of a task."""
 
     async def caught_up(self) -> None:
-        """Return when all has come that was published before; at once while there is no subscription."""
+        """Return when everything published before has come; at once while there is no subscription."""
 
 
 class Hearer(Protocol):
-    """Takes what a tool says."""
+    """A receiver of what a tool reports."""
 
     def report(self, report: Report) -> None:
         """Take a report; must not wait."""
 
 
 class Waiter:
-    """One waiter's ear for some names; remembers which were woken, so any number of changes costs the same.
+    """A waiter for changes of some names; it remembers which were woken, not how often.
 
     Args:
         longest: Seconds that one wait takes at most.
@@ -71,7 +71,7 @@ class Waiter:
         self._woken: set[str] = set()
 
     def wake(self, name: str = "") -> None:
-        """Let the next, or the present, `changed` return at once.
+        """Make the present or next `changed` return at once.
 
         Args:
             name: What has changed; may be none of the names that are watched, to wake the waiter alone.
@@ -96,7 +96,7 @@ class Waiter:
 
 
 class _Heard:
-    """Those who hear a task, and up to which of its changes they have heard all."""
+    """The hearers of one task, and the latest change whose reports they have all been given."""
 
     def __init__(self) -> None:
         self.hearers: Counter[Hearer] = Counter()
@@ -121,12 +121,12 @@ class ChangeFeed:
         self._begun = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many tasks are watched."""
+        """The number of tasks that are watched."""
         return len(self._waiters)
 
     @contextmanager
     def watch(self, *names: str) -> Iterator[Waiter]:
-        """Hear of changes while the context is open; read what is watched only after it has opened.
+        """Watch names for changes while the context is open; read what is watched only after it has opened.
 
         Args:
             names: Ids of tasks, and whatever else is woken by name (see `store.sessions`).
@@ -141,12 +141,12 @@ class ChangeFeed:
                 self.discard(waiter, name)
 
     def add(self, waiter: Waiter, name: str) -> None:
-        """Let a waiter hear of one name more."""
+        """Watch one more name."""
         self._waiters.setdefault(name, set()).add(waiter)
         waiter.names.add(name)
 
     def discard(self, waiter: Waiter, name: str) -> None:
-        """Let a waiter hear of a name no more."""
+        """Stop to watch a name."""
         waiters = self._waiters.get(name, set())
         waiters.discard(waiter)
         waiter.names.discard(name)
@@ -155,10 +155,10 @@ class ChangeFeed:
 
     @contextmanager
     def subscribe_reports(self, task_id: str, hearer: Hearer | None) -> Iterator[None]:
-        """Be told what a task's tool says, as it says it, while the context is open.
+        """Give a task's reports to a hearer, as they come, while the context is open.
 
-        It is told before the waiters of a change that came later are woken. One that hears a task twice is
-        told once. None hears nothing.
+        Reports are given before a change that came later wakes anybody. A hearer that is subscribed twice is
+        told once. No hearer: nothing is subscribed.
         """
         if hearer is None:
             yield
@@ -179,7 +179,7 @@ class ChangeFeed:
                 self._source.unsubscribe_reports(task_id)
 
     async def catch_up(self, task: Task) -> None:
-        """Return when those who hear a task have been told all that was said before it came to this state.
+        """Return when the hearers of a task have been given all reports from before it came to this state.
 
         A read may overtake what was published before it. Where the change itself has come there is nothing
         to wait for.

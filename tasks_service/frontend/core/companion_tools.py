@@ -1,4 +1,4 @@
-"""Tools with which a model follows, without tasks in its client, what a call of its began.
+"""Tools with which a model follows a task that its call began, where its client knows no tasks.
 
 A call that takes long is answered, for a client that knows no tasks, with a text that names the task and says
 what to call next (`handle_text`). What is called then are these four. They run here, in the front end: they
@@ -80,7 +80,7 @@ class _Answers(_Task):
 
 
 class CompanionTools:
-    """The four tools, and what they do.
+    """The four tools.
 
     Args:
         tools: The service's own; their results are shown.
@@ -161,7 +161,7 @@ class CompanionTools:
         return _said(handle_text(task), is_error=task.status.is_final)
 
     async def _answer(self, task: Task, answers: Mapping[str, Any]) -> Rendered:
-        """All that is answered, or nothing, as for `tasks/update`; except that unknown keys are told."""
+        """Record all answers or none, as `tasks/update` does; but refuse unknown keys."""
         recorded = recorded_questions(task)
         for key in answers:
             if key not in recorded:
@@ -204,7 +204,7 @@ class CompanionTools:
 
 
 def handle(task: Task, tool: Tool) -> Rendered:
-    """What a client that knows no tasks gets in place of the result of a call that takes long.
+    """The answer to a call that takes long, for a client that knows no tasks.
 
     Of a tool with an output schema it is an error: clients validate what is not (docs/protocol.md, "handles
     for clients without tasks").
@@ -213,12 +213,12 @@ def handle(task: Task, tool: Tool) -> Rendered:
 
 
 def handle_text(task: Task) -> str:
-    """What goes on with a task, which id it has, and what to do next."""
+    """A text that says how a task is, its id, and what to do next."""
     return f"{_state(task)} {_next(task)}"
 
 
 def with_model(capabilities: JsonText) -> JsonText:
-    """What can be asked of a client whose model may answer what an author lets models answer."""
+    """Add to a client's capabilities that its model may answer what authors let models answer."""
     return JsonText(json.dumps([*json.loads(capabilities or "[]"), "model"]))
 
 

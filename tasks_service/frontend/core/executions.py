@@ -1,4 +1,4 @@
-"""What `tools/call` and `tasks/*` do: domain in, domain out, whatever the revision and the transport.
+"""The work of `tools/call` and `tasks/*`: domain in, domain out, whatever the revision and the transport.
 
 Every call of a tool is a durable execution underneath. Whether the caller sees a task or waits for the
 result is decided here; how either looks is the wire modules' business.
@@ -47,13 +47,13 @@ _EXECUTION = "execution"
 
 
 class Executions:
-    """The service's answers to its callers.
+    """Records calls of tools as executions, waits for them, and answers for their tasks.
 
     Args:
         tools: What can be called.
         store: Where executions are recorded.
         feed: Says when they change.
-        preflight: Asks what tools want to know before anything is recorded.
+        pre_task_questions: Asks what tools want to know before anything is recorded.
         states: Seals what clients bring back with the answers to an execution's questions.
         limits: What is allowed.
         shards: Of the store; new task ids are spread over them.
@@ -68,7 +68,7 @@ class Executions:
         tools: ToolRegistry,
         store: AsyncTaskStore,
         feed: ChangeFeed,
-        preflight: PreTaskQuestions,
+        pre_task_questions: PreTaskQuestions,
         states: RequestStates,
         limits: Limits,
         shards: int,
@@ -79,7 +79,7 @@ class Executions:
         self._tools = tools
         self._store = store
         self._feed = feed
-        self._preflight = preflight
+        self._pre_task_questions = pre_task_questions
         self._states = states
         self._limits = limits
         self._shards = shards
@@ -145,7 +145,7 @@ class Executions:
         return await self._waiting_calls.hold(waiting, begun, too_late=too_late)
 
     def hands_over_after(self, tool: Tool, call: ToolCall) -> float | None:
-        """Seconds after which a call is answered with a text that names its task.
+        """The seconds after which a call is answered with a text that names its task.
 
         None if it is not: it takes a handle, its tool forbids one, or the tools to go on with are not listed.
         """
@@ -153,11 +153,11 @@ class Executions:
         return self._handle_after if possible and self._companion_tools is not None else None
 
     async def hand_over(self, task: Task) -> Rendered:
-        """The text that names a task, which is visible from now on."""
+        """Make a task visible, and write the text that names it."""
         return handle(await self._reveal(task), self._tools.find(task.tool))
 
     def creation(self, owner: Owner, call: ToolCall, *, visible: bool) -> Create | InputRequired:
-        """The event that records a call, once nothing is asked any more before there is a task.
+        """Make the event that records a call, or ask what is still to be asked before there is a task.
 
         Args:
             owner: Who calls.
@@ -170,9 +170,9 @@ class Executions:
         """
         tool = self._tools.find(call.tool)
         if tool.ask:
-            self._preflight.require(tool, call.capabilities)
+            self._pre_task_questions.require(tool, call.capabilities)
         arguments = tool.check_arguments(call.arguments, self._limits)
-        asked = self._preflight.next_round(owner, tool, call) if tool.ask else NOTHING_ASKED
+        asked = self._pre_task_questions.next_round(owner, tool, call) if tool.ask else NOTHING_ASKED
         if isinstance(asked, InputRequired):
             return asked
         name = call.idempotency_key or asked.conversation
@@ -203,10 +203,9 @@ class Executions:
         return await self._store.get(owner, task_id)
 
     async def answer(self, owner: Owner, task_id: str, answers: Mapping[str, Any]) -> None:
-        """Answer a task's questions: all that is known, or nothing (docs/protocol.md, "answers").
+        """Answer a task's questions: all answers are recorded, or none (docs/protocol.md, "answers").
 
-        Unknown and answered keys are ignored; a task that asks nothing has only such. Answers that arrive at
-        the same time do no harm: `decide` ignores what has been answered since the questions were read.
+        Keys of no open question are ignored.
 
         Args:
             owner: Whose task it is.
@@ -252,7 +251,7 @@ class Executions:
         return await self._reveal(created.task)
 
     async def _within_grace(self, waiting: WaitingCall, event: Create, seconds: float) -> Task | TaskView:
-        """A plain result if it is there within the grace; a handle otherwise, and for a question."""
+        """Wait for a plain result as long as the grace; a question, or a longer wait, gives a handle."""
         task = waiting.found((await self._store.create(event)).task)
         if task.visible:
             return task
@@ -266,7 +265,7 @@ class Executions:
         return await self._to_the_end(waiting, task, call, tool, {})
 
     def _continued(self, owner: Owner, call: ToolCall) -> str | None:
-        """The execution that a call goes on with; None if it begins one, or is still asked before.
+        """Find the execution that a call goes on with; None if it begins one, or is still asked before.
 
         Raises:
             StateRefused: The state that came with the call is not this call's, or too old.
@@ -314,7 +313,7 @@ class Executions:
     def _asked(
         self, owner: Owner, call: ToolCall, task: Task, problems: Mapping[str, str]
     ) -> InputRequired | None:
-        """What a caller without a handle is asked, to call again with the answers; None if it cannot be."""
+        """Ask a caller without a handle, who calls again with the answers; None if it cannot be asked."""
         if _missing(call, task):
             return None
         binding = binding_of(owner, call.tool, call.arguments)
@@ -326,7 +325,7 @@ class Executions:
         return InputRequired(questions=questions, state=state)
 
     async def _unaskable(self, waiting: WaitingCall, call: ToolCall, task: Task) -> CapabilityRequired:
-        """Nobody waits any more; with a state or a key the caller may come back, able to be asked."""
+        """Leave the execution; with a state or a key the caller may come back, able to be asked."""
         waiting.may_reconnect = waiting.may_reconnect or call.state is not None
         await self._waiting_calls.leave(waiting)
         return CapabilityRequired(task.tool, _missing(call, task))
@@ -340,7 +339,7 @@ class Executions:
         return await companion_tools.call(owner, call, wait=wait, ask=partial(self._asked, owner, call))
 
     async def _possibly(self, change: Awaitable[Task | None]) -> bool:
-        """Whether a task has changed; it may be too late, or the store does not answer."""
+        """Try to change a task; False if it is too late, or the store does not answer."""
         try:
             return await change is not None
         except (TaskNotFound, InvalidTransition):
@@ -359,7 +358,7 @@ class Executions:
     async def _until_news(
         self, task: Task, seconds: float | None, *, reporting: Reporting | None
     ) -> TaskView:
-        """Wait until a task has ended, or asks; `TimeoutError` if it has not in time."""
+        """Wait until a task ends or asks; `TimeoutError` after so many seconds."""
 
         async def look(latest: Task) -> float | None:
             if reporting is not None:
@@ -373,12 +372,12 @@ class Executions:
 
 
 def _kept(policy: Policy, ttl_ms: int | None) -> Policy:
-    """The policy with what the client wants of it: up to the longest life of a task."""
+    """The policy with the client's own ttl, up to the longest life of a task."""
     return policy if ttl_ms is None else replace(policy, ttl_ms=min(ttl_ms, policy.max_lifetime_ms))
 
 
 def _missing(call: ToolCall, task: Task) -> list[str]:
-    """What the client would have to declare to be asked what a task asks."""
+    """The capabilities that a client lacks to be asked what a task asks."""
     askable = json.loads(call.capabilities or "[]")
     kinds = dict.fromkeys(recorded["kind"] for recorded in recorded_questions(task).values())
     return [kind for kind in kinds if kind not in askable]

@@ -1,4 +1,4 @@
-"""What a tool wants to know before its task exists, and a prompt before it is written.
+"""Questions of a tool before its task exists, and of a prompt before it is written.
 
 The questions that an author declared with `ask=` are put to the client in rounds: a call without all answers
 is answered with what is still asked, and the client makes the call again, with answers. Nothing is recorded
@@ -31,7 +31,7 @@ class Asking(Protocol):
 
     @property
     def name(self) -> str:
-        """Of its kind, the only one of that name."""
+        """The name; of its kind, there is one of that name."""
 
     @property
     def ask(self) -> Mapping[str, Question]:
@@ -39,24 +39,24 @@ class Asking(Protocol):
 
 
 class Round(Protocol):
-    """A call of it, with what has come of earlier rounds: see `ToolCall`."""
+    """A call of a tool or prompt, with what earlier rounds brought: see `ToolCall`."""
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """Of the call."""
+        """The arguments of the call."""
 
     @property
     def answers(self) -> Mapping[str, Any]:
-        """To what was asked."""
+        """The answers to what was asked."""
 
     @property
     def state(self) -> str | None:
-        """What came with the questions."""
+        """The state that came with the questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """All that was asked is answered.
+    """The outcome when all that was asked is answered.
 
     Attributes:
         journal: The answers, in the order in which the author declared the questions.

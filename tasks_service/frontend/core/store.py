@@ -1,4 +1,4 @@
-"""What a front end needs of its store."""
+"""The protocol of the store that a front end needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .change_feed import ChangeSource
 
 
 class FrontEndStore(AsyncTaskStore, ChangeSource, Protocol):
-    """What a front end needs of its store beyond the tasks."""
+    """A store of tasks, with what a front end needs beyond them."""
 
     @property
     def sessions(self) -> SessionStore:
@@ -22,10 +22,10 @@ class FrontEndStore(AsyncTaskStore, ChangeSource, Protocol):
 
     @property
     def memory(self) -> Memory | None:
-        """How full it is, as of the last ping or check; None if it has no limit."""
+        """The memory in use, as of the last ping or check; None if it has no limit."""
 
     async def check(self) -> list[Finding]:
-        """What is wrong with the store's set-up; raises `StoreUnavailable` if it does not answer."""
+        """List what is wrong with the store's set-up; raises `StoreUnavailable` if it does not answer."""
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -1,6 +1,6 @@
 """The methods of the revisions that begin with a handshake, on the SDK's own server.
 
-Like `server` for 2026-07-28: where a method meets its parser, its handler and its renderer.
+This file is where a method meets its parser, its action and its renderer.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ PAGE_TASKS = 50
 
 @dataclass(slots=True, kw_only=True)
 class SessionRequest:
-    """One request, as the transport hands it to the methods.
+    """A request in a session, as the transport hands it to the methods.
 
     Attributes:
         session: The session that it was sent in.
@@ -234,7 +234,7 @@ class _Calls:
         return call
 
     async def _creation(self, request: SessionRequest, call: ToolCall, *, visible: bool) -> Create:
-        """The event that records a call, once the client has answered what is asked before."""
+        """Make the event that records a call, once the client has answered what is asked before."""
 
         async def create(call: ToolCall) -> Create | InputRequired:
             return self._executions.creation(request.session.owner, call, visible=visible)
@@ -313,7 +313,7 @@ class _Tasks:
         return self._results.outcome(view)
 
     async def _reporting(self, request: SessionRequest, task_id: str) -> Reporting | None:
-        """What takes the reports of a task of this session; those of others are not reported here."""
+        """Make what takes the reports of a task of this session; those of others are not reported here."""
         if not request.can_be_asked:
             return None
         try:
@@ -351,7 +351,7 @@ class _Prompts:
         self._library, self._services = library, services
 
     async def get(self, context: Context, params: GetPromptRequestParams) -> GetPromptResult:
-        """The messages, once the client has answered what is asked before."""
+        """Write the messages, once the client has answered what is asked before."""
         request = _request(context)
         session = request.session
         call = PromptCall(
@@ -426,7 +426,7 @@ async def _ask_first(
 
 
 def _policy(request: SessionRequest, token: str | int | None) -> StreamPolicy:
-    """Who hears of a task on the stream of a call that does not name it."""
+    """The policy for the stream of a call, which does not name its task."""
     reporting = None
     if request.can_be_asked:
         threshold = Threshold(request.session.log_level)

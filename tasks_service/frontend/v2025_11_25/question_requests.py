@@ -1,8 +1,8 @@
-"""Questions to clients of revisions with sessions: who may ask, and what becomes of the answer.
+"""Questions of tasks as requests to clients, and the responses as answers.
 
 A question of a task is a request that the server sends. The id of that request is sealed: it names owner,
 task and question, so that whichever front end receives the answer can record it, and nobody can forge one.
-One stream asks a question at a time; a stream that dies loses the floor, and another asks.
+One stream asks a question at a time; when it dies, another asks.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class QuestionRequests:
             await self._answer(owner, name, key, response.answer, str(response.id))
 
     async def _leave(self, interview: str, key: str, answer: Any) -> None:
-        """Whoever asks checks the answer, and asks again; what cannot even be kept fits no question."""
+        """Leave an answer for the call that checks it; one that cannot be kept is left as null."""
         try:
             text = to_json("answer", answer, maximum=self._limits.answers_bytes, depth=self._limits.depth)
         except (LimitExceeded, NotJson):

@@ -1,4 +1,4 @@
-"""What a tool asks before its task exists, asked on the stream of the call that is to make the task.
+"""Questions before there is a task, asked on the stream of the call that is to make it.
 
 Nothing is recorded meanwhile. The answers may arrive at any front end; they are left in the store for the one
 that holds the stream. If that one dies, the client makes the call again and is asked again.

@@ -1,4 +1,4 @@
-"""A session's own stream (HTTP GET): what becomes of its tasks, for as long as it is open.
+"""A session's own stream (HTTP GET), on which its tasks are reported for as long as it is open.
 
 One stream holds a session: the newest. Each message goes to one stream of one session (2025-11-25,
 transports), so a task is reported in the session that made it and nowhere else. A
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class SessionStream:
-    """The tasks of a session, reported on its stream.
+    """Reports the tasks of a session on its stream.
 
     Args:
         services: What attending to tasks needs.

@@ -1,4 +1,4 @@
-"""Attending a task on behalf of one stream: what the stream's client hears of it, and is asked.
+"""One task on one stream: the client is told of it, and asked what it asks.
 
 Three kinds of stream do so: that of a plain call, that of a blocked `tasks/result`, and a session's own. They
 differ in what they report and how soon they ask, see `StreamPolicy`.
@@ -40,7 +40,7 @@ MOST_REFUSALS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPolicy:
-    """Who hears of a task.
+    """What a stream reports of a task, and whether it asks.
 
     Attributes:
         session: Whose stream it is.
@@ -94,7 +94,7 @@ class SessionServices:
 
 
 class TaskStream:
-    """One task, attended to for one policy.
+    """Reports a task on a stream, and asks its questions there.
 
     Args:
         services: What attending needs.
@@ -113,7 +113,7 @@ class TaskStream:
         self._refusals: dict[str, int] = {}
 
     async def run(self, give_up_after: float | None = None) -> TaskView:
-        """Attend to the task until it has ended.
+        """Report and ask until the task has ended.
 
         Args:
             give_up_after: Seconds to wait, not counting time spent asking the client. Also give up on a
@@ -188,7 +188,7 @@ class TaskStream:
             self._policy.reporting.advance(task.progress, silently=told)
 
     async def _share_reports(self) -> None:
-        """Of the streams of a session on which a task could be reported, let one do so.
+        """Let one of the streams of a session report the task.
 
         Each message goes to one stream (2025-11-25, transports). In the moment of a change-over both may.
         """
@@ -219,7 +219,7 @@ class TaskStream:
         """Ask what is open and nobody else asks."""
         now = time.monotonic()
         for key in [key for key in self._asked if key not in task.inputs]:
-            await self._settle(key, self._asked.pop(key), "The question was answered elsewhere.")
+            await self._cancel_question(key, self._asked.pop(key), "The question was answered elsewhere.")
         for key, question in task.inputs.items():
             opened = self._opened.setdefault(key, now)
             if now - opened >= self._policy.leave_to_others:
@@ -251,8 +251,8 @@ class TaskStream:
         )
         self._policy.outgoing.put(request)
 
-    async def _settle(self, key: str, asked: str, reason: str) -> None:
-        """A question is not open any more: say so, unless it was the client's own response that closed it."""
+    async def _cancel_question(self, key: str, asked: str, reason: str) -> None:
+        """Cancel a question that is not open any more, unless the client's own response closed it."""
         try:
             by = await self._services.sessions.attribution(self._task_id, key)
         except StoreUnavailable:
@@ -261,9 +261,9 @@ class TaskStream:
             self._policy.outgoing.put(wire.cancelled_notification(asked, reason))
 
     async def _withdraw(self, reason: str) -> None:
-        """Say that nobody waits for answers any more."""
+        """Cancel all questions that were asked here."""
         for key, asked in self._asked.items():
-            await self._settle(key, asked, reason)
+            await self._cancel_question(key, asked, reason)
         self._asked.clear()
 
     async def _leave(self) -> None:
@@ -280,7 +280,7 @@ class TaskStream:
                 logger.warning("A question is asked elsewhere only in a while: %s", error)
 
     def _pause(self, task: Task) -> float:
-        """Seconds until something is to be looked at again, woken or not."""
+        """The seconds until the task must be looked at again, woken or not."""
         if task.inputs and self._askable:
             now, leave = time.monotonic(), self._policy.leave_to_others
             waits = [self._opened[key] + leave - now for key in task.inputs]
@@ -291,7 +291,7 @@ class TaskStream:
 def reporting_of(
     outgoing: Outgoing, *, token: str | int | None, threshold: Threshold, task_id: str | None
 ) -> Reporting:
-    """What takes the reports of a tool for a session's stream.
+    """Make what takes the reports of a tool for a session's stream.
 
     Args:
         outgoing: The stream.

@@ -96,7 +96,7 @@ def has_polling(version: str) -> bool:
 
 
 def client_capabilities(params: Mapping[str, Any] | None, version: str) -> JsonText:
-    """What the client of an `initialize` can be asked, in the service's own words.
+    """The kinds of questions that the client of an `initialize` can be asked, in the service's own words.
 
     An elicitation without a mode means forms (2025-11-25, client/elicitation, capabilities).
     """
@@ -114,14 +114,14 @@ def client_capabilities(params: Mapping[str, Any] | None, version: str) -> JsonT
 
 
 def announce_changes(capabilities: dict[str, Any]) -> None:
-    """Say in the capabilities of a handshake that changes of every list that there is are told."""
+    """Add to the capabilities of a handshake that changes of every list are told."""
     for listed in Listed:
         if listed in capabilities:
             capabilities[listed]["listChanged"] = True
 
 
 def served_method(method: str, params: Mapping[str, Any] | None, version: str) -> str:
-    """Under which name a request is served; text that names no method for one that may not be sent."""
+    """The name under which a request is served; empty for one that may not be sent."""
     if (
         method == common.TOOLS_CALL
         and has_tasks(version)
@@ -139,7 +139,7 @@ def requested_version(params: Mapping[str, Any] | None) -> str:
 
 
 def log_level(method: str, params: Mapping[str, Any] | None) -> LogLevel | None:
-    """From which level on a request wants log messages to be sent; None if that is not what it wants."""
+    """The level from which on a request wants log messages to be sent; None if it is about something else."""
     level = (params or common.EMPTY).get("level")
     return LogLevel(level) if method == SET_LEVEL and level in list(LogLevel) else None
 
@@ -157,7 +157,7 @@ def tool_call(
     version: str,
     capabilities: JsonText,
 ) -> ToolCall:
-    """A `tools/call` request as handlers take it.
+    """A `tools/call` request in the service's own words.
 
     Raises:
         InvalidRequest: The ttl is no positive number, or the idempotency key no text of a sensible length.
@@ -218,7 +218,7 @@ def _ttl(task: Any) -> int | None:
 
 
 class Results:
-    """Turns what handlers return into results.
+    """Renders results.
 
     Structured results that are not objects go as they are recorded: wrapped.
 

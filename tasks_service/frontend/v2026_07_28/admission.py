@@ -1,4 +1,4 @@
-"""Which requests are let in: the checks of revision 2026-07-28 that come before any method is run.
+"""The checks of revision 2026-07-28 that come before any method is run.
 
 Address, authentication, size, strict JSON, one JSON-RPC request, headers that agree with the body, a version
 that is spoken. The ladder of header checks is the SDK's own (`classify_inbound_request`).

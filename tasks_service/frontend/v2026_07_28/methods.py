@@ -1,7 +1,7 @@
-"""The SDK's server: which method is answered by which handler.
+"""The methods of revision 2026-07-28, on the SDK's own server.
 
-The official SDK validates the shape of requests, picks the handler and shapes what it returns. Between the
-two stand the wire modules: this file is where a method meets its parser, its handler and its renderer.
+The official SDK validates the shape of requests, picks the method and shapes what it returns. This file is
+where a method meets its parser, its action and its renderer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..core.library import LibraryHandlers, add_methods
 from ..core.reports import Reporting, Threshold
 from ..core.requests import InputRequired, RequestScope
 from . import wire
-from .subscriptions import Listeners
+from .subscriptions import Subscriptions
 
 Context = ServerRequestContext[dict[str, Any], RequestScope]
 Result = dict[str, Any]
@@ -51,9 +51,9 @@ def build_server(
     tools: ToolRegistry,
     executions: Executions,
     library: LibraryHandlers,
-    listeners: Listeners,
+    subscriptions: Subscriptions,
 ) -> Server[dict[str, Any]]:
-    """The server that answers every revision that this service speaks.
+    """Make the server that answers 2026-07-28.
 
     Args:
         name: What clients see as the server's name.
@@ -62,7 +62,7 @@ def build_server(
         tools: Listed as they are now.
         executions: What the methods do.
         library: What those do that are not about tools.
-        listeners: Tell clients of changes.
+        subscriptions: Tell clients of changes.
     """
     server = _LoggingServer(
         name,
@@ -78,7 +78,7 @@ def build_server(
     # The SDK traces every request by default, which costs a fifth of a poll even without an exporter.
     server.middleware.clear()
     server.extensions[TASKS_EXTENSION] = {}
-    methods = _Methods(executions, library, listeners, wire.Results(tools))
+    methods = _Methods(executions, library, subscriptions, wire.Results(tools))
     server.add_request_handler(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
     server.add_request_handler(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
     server.add_request_handler(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
@@ -93,7 +93,7 @@ class _LoggingServer(Server[dict[str, Any]]):
     """Declares logging too: this revision has no method for it that the SDK could tell it by."""
 
     def get_capabilities(self, *args: Any, **kwargs: Any) -> ServerCapabilities:
-        """What `server/discover` declares."""
+        """The capabilities that `server/discover` declares."""
         capabilities = super().get_capabilities(*args, **kwargs)
         return capabilities.model_copy(update={"logging": LoggingCapability()})
 
@@ -102,9 +102,13 @@ class _Methods:
     """One method each: parse, act, render."""
 
     def __init__(
-        self, executions: Executions, library: LibraryHandlers, listeners: Listeners, results: wire.Results
+        self,
+        executions: Executions,
+        library: LibraryHandlers,
+        subscriptions: Subscriptions,
+        results: wire.Results,
     ) -> None:
-        self._executions, self._library, self._listeners = executions, library, listeners
+        self._executions, self._library, self._subscriptions = executions, library, subscriptions
         self._results = results
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
@@ -146,7 +150,7 @@ class _Methods:
         if context.request is None or context.request_id is None:
             raise RuntimeError("the transport did not say who calls, or under which id")
         wanted = wire.listen(params.notifications, context.params)
-        await self._listeners.listen(context.request, wanted, context.request_id)
+        await self._subscriptions.listen(context.request, wanted, context.request_id)
         return wire.listen_result(context.request_id)
 
     async def cancel_task(self, context: Context, params: RequestParams) -> Result:
@@ -166,7 +170,7 @@ def _owner(context: Context) -> Owner:
 
 
 def _reporting(context: Context) -> Reporting | None:
-    """What takes the reports of the tool that a request calls; None if it wants none, or takes no stream."""
+    """Make what takes the reports of a called tool; None if the client wants none, or takes no stream."""
     token, level = wire_common.progress_token(context.params), wire.log_level(context.params)
     scope = _scope(context)
     if not scope.may_stream or (token is None and level is None):

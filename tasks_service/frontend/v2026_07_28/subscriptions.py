@@ -1,4 +1,4 @@
-"""What clients of 2026-07-28 are told without asking: `subscriptions/listen`.
+"""Streams of `subscriptions/listen`, on which clients of 2026-07-28 are told of changes.
 
 A stream says first what of the client's wishes will be met, then how each task is now, then what changes. A
 change is read from the record, so that a frame says what `tasks/get` would say; a wake-up that was lost is
@@ -39,8 +39,8 @@ READS: Final = 8
 """Tasks of one stream that are read at the same time."""
 
 
-class Listeners:
-    """All streams of a process.
+class Subscriptions:
+    """The streams of a process.
 
     Args:
         store: Where tasks are.
@@ -61,7 +61,7 @@ class Listeners:
         self._end = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return self._open.total()
 
     def end(self) -> None:
@@ -116,7 +116,7 @@ class Listeners:
                 raise QuotaExceeded(what, maximum=maximum, actual=actual + 1, unit="streams")
 
     def met(self, wanted: Wanted, found: Iterable[str]) -> Wanted:
-        """What of the wishes is met: of tasks, those of the caller that there are."""
+        """The wishes that are met: of tasks, those of the caller that exist."""
         lists = {Listed.TOOLS: True, Listed.PROMPTS: len(self._library.prompts) > 0}
         lists[Listed.RESOURCES] = len(self._library.resources) > 0
         return replace(
@@ -134,7 +134,7 @@ class Listeners:
         return True
 
     async def read(self, owner: Owner, task_ids: Iterable[str]) -> dict[str, TaskView]:
-        """The tasks that there are.
+        """Read those of the tasks that exist.
 
         Raises:
             StoreUnavailable: No answer in time.
@@ -158,21 +158,21 @@ class Listeners:
 
 
 class _Stream:
-    """One stream."""
+    """A stream of one client."""
 
     def __init__(
-        self, listeners: Listeners, scope: RequestScope, subscription: str | int, waiter: Waiter
+        self, subscriptions: Subscriptions, scope: RequestScope, subscription: str | int, waiter: Waiter
     ) -> None:
-        self._listeners, self._subscription, self._waiter = listeners, subscription, waiter
+        self._subscriptions, self._subscription, self._waiter = subscriptions, subscription, waiter
         self._owner, self._outgoing = scope.caller.owner, scope.outgoing
-        self._heal = listeners.heal_seconds
+        self._heal = subscriptions.heal_seconds
         self._told: dict[str, tuple[int, str, int]] = {}
         self._open: set[str] = set()
 
     async def run(self, wanted: Wanted) -> None:
-        """Tell, for ever."""
-        found = list(await self._listeners.read(self._owner, wanted.task_ids or ()))
-        met = self._listeners.met(wanted, found)
+        """Tell of changes until cancelled."""
+        found = list(await self._subscriptions.read(self._owner, wanted.task_ids or ()))
+        met = self._subscriptions.met(wanted, found)
         self._outgoing.put(wire.acknowledged(met, self._subscription))
         self._open = set(found)
         lists = {list_name(listed): listed for listed in met.lists}
@@ -198,7 +198,7 @@ class _Stream:
 
     async def _look_at(self, task_id: str) -> None:
         try:
-            view = (await self._listeners.read(self._owner, [task_id])).get(task_id)
+            view = (await self._subscriptions.read(self._owner, [task_id])).get(task_id)
         except StoreUnavailable as error:
             logger.warning("A subscription cannot read a task for now: %s", error)
             return
@@ -211,7 +211,7 @@ class _Stream:
         state = (view.task.revision, view.task.status.value, view.task.updated_ms)
         if self._told.get(task_id) != state:
             self._told[task_id] = state
-            self._outgoing.put(self._listeners.frame(view, self._subscription))
+            self._outgoing.put(self._subscriptions.frame(view, self._subscription))
 
 
 def _names(wanted: Wanted) -> list[str]:

@@ -1,6 +1,6 @@
 """Revision 2026-07-28 on the wire, with the tasks extension (SEP-2663, `io.modelcontextprotocol/tasks`).
 
-From requests to what handlers take, from what handlers return to results, from refusals to error codes.
+Requests are parsed, results rendered, refusals turned into error codes.
 Every name that this revision uses in a message is here and nowhere else. Results are plain dicts: the SDK's
 typed models drop fields that are null and required.
 """
@@ -88,7 +88,7 @@ def require_tasks(params: Mapping[str, Any] | None) -> None:
 
 
 def routing_name(method: str, params: Any) -> str | None:
-    """What `Mcp-Name` must repeat on a `tasks/*` request (SEP-2663, routing headers); None elsewhere."""
+    """The text that `Mcp-Name` must repeat on `tasks/*` (SEP-2663, routing headers); None elsewhere."""
     if method not in TASK_METHODS or not isinstance(params, Mapping):
         return None
     value = params.get("taskId")
@@ -96,7 +96,7 @@ def routing_name(method: str, params: Any) -> str | None:
 
 
 def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> ToolCall:
-    """A `tools/call` request as handlers take it.
+    """A `tools/call` request in the service's own words.
 
     Raises:
         InvalidRequest: The idempotency key is not text of a sensible length, or what should answer an
@@ -119,7 +119,7 @@ def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[st
 def prompt_call(
     name: str, arguments: Mapping[str, str] | None, params: Mapping[str, Any] | None
 ) -> PromptCall:
-    """A `prompts/get` request as handlers take it.
+    """A `prompts/get` request in the service's own words.
 
     Raises:
         InvalidRequest: What should answer an `InputRequiredResult` has the wrong shape.
@@ -134,7 +134,7 @@ def prompt_call(
 
 
 def listen(filters: SubscriptionFilter, params: Mapping[str, Any] | None) -> Wanted:
-    """What a `subscriptions/listen` request wants to be told.
+    """The changes that a `subscriptions/listen` request wants to be told of.
 
     Raises:
         InvalidRequest: `taskIds` is no list of texts.
@@ -172,7 +172,7 @@ def answers(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def log_level(params: Mapping[str, Any] | None) -> LogLevel | None:
-    """From which level on a request wants log messages; None if it wants none.
+    """The level from which on a request wants log messages; None if it wants none.
 
     Raises:
         InvalidRequest: There is no such level (2026-07-28, logging: servers SHOULD refuse it).
@@ -202,7 +202,7 @@ def _state(params: Mapping[str, Any] | None) -> str | None:
 
 
 def _askable(capabilities: Any) -> JsonText:
-    """What the client can be asked, in the service's own words; an elicitation without a mode means forms.
+    """The kinds of questions that a client can be asked; an elicitation without a mode means forms.
 
     Source: 2026-07-28, client/elicitation, capabilities.
     """
@@ -222,7 +222,7 @@ def _askable(capabilities: Any) -> JsonText:
 
 
 class Results:
-    """Turns what handlers return into results.
+    """Renders results.
 
     Structured results that are not objects were wrapped for older revisions; this one shows them as they are
     (docs/protocol.md, "structured results"). Those that may be null stay wrapped: the SDK's serializer drops
