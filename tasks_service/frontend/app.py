@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,8 +29,9 @@ from ..settings import Settings
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
 from .access.api_keys import require_auth_if_public
-from .assembly import Offer, Servers, build_router, build_servers
+from .assembly import Servers, build_router, build_servers
 from .core.change_feed import ChangeFeed
+from .core.offer import Offer
 from .core.store import FrontEndStore
 from .readiness import Readiness
 from .router import EraRouter
@@ -189,7 +190,7 @@ class FrontEnd:
                 self._router = self._subscriptions = self._readiness = None
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
-        return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
+        return _open(self._settings, self._outbox) if self._given is None else nullcontext(self._given)
 
     async def _alive(self, _: Request) -> Response:
         """Say that the process runs, and nothing of what it depends on."""
@@ -220,11 +221,6 @@ async def _open(settings: Settings, outbox: Outbox) -> AsyncIterator[FrontEndSto
         yield store
     finally:
         await store.aclose()
-
-
-@asynccontextmanager
-async def _borrow(store: FrontEndStore) -> AsyncIterator[FrontEndStore]:
-    yield store
 
 
 def _path(scope: Scope) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mcp.server.lowlevel import Server
 
-from ..authoring.library import Library
 from ..authoring.tool import ToolRegistry
 from ..settings import Settings
 from .access.address_guard import AddressGuard
@@ -17,6 +16,7 @@ from .core.change_feed import ChangeFeed
 from .core.companion_tools import CompanionTools
 from .core.executions import Executions
 from .core.library import LibraryHandlers
+from .core.offer import Offer
 from .core.pre_task_questions import PreTaskQuestions
 from .core.request_state import RequestStates
 from .core.requests import Caller
@@ -34,25 +34,6 @@ from .v2026_07_28.admission import Admission
 from .v2026_07_28.endpoint import RequestEndpoint
 from .v2026_07_28.methods import build_server
 from .v2026_07_28.subscriptions import Subscriptions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """The tools and the library that a service offers to its clients.
-
-    Attributes:
-        name: What clients see as the server's name.
-        version: What clients see as the server's version.
-        instructions: For the model: what the tools are good for.
-        tools: What can be called.
-        library: Resources, prompts and completions.
-    """
-
-    name: str
-    version: str
-    instructions: str | None
-    tools: ToolRegistry
-    library: Library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,19 +116,13 @@ def build_servers(
     return Servers(
         tools=listed,
         modern=build_server(
-            name=offer.name,
-            version=offer.version,
-            instructions=offer.instructions,
-            tools=listed,
+            replace(offer, tools=listed),
             executions=executions,
             library=library,
             subscriptions=subscriptions,
         ),
         handshake=build_handshake_server(
-            name=offer.name,
-            version=offer.version,
-            instructions=offer.instructions,
-            tools=listed,
+            replace(offer, tools=listed),
             executions=executions,
             library=library,
             companion_tools=companion_tools,

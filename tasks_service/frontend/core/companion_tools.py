@@ -307,6 +307,8 @@ def _definitions(longest_wait: float) -> ToolRegistry:
     )
     waiting = create_model("Waiting", __base__=_Task, wait_seconds=(float, seconds))
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+    answers = reads.model_copy(update={"read_only_hint": False, "destructive_hint": False})
+    cancels = reads.model_copy(update={"read_only_hint": False, "destructive_hint": True})
     registry = ToolRegistry()
     for name, title, description, arguments, hints in (
         (
@@ -332,9 +334,7 @@ def _definitions(longest_wait: float) -> ToolRegistry:
             "Answer questions of a task on behalf of the user. Only questions that task_status shows as "
             "answered by 'model' can be answered; answer only what you know. All answers are taken, or none.",
             _Answers,
-            ToolAnnotations(
-                read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-            ),
+            answers,
         ),
         (
             TASK_CANCEL,
@@ -342,9 +342,7 @@ def _definitions(longest_wait: float) -> ToolRegistry:
             "Stop a tool call that runs in the background as a task. What it has done stays done; its result "
             "is lost. A task that has ended stays as it is.",
             _Task,
-            ToolAnnotations(
-                read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
-            ),
+            cancels,
         ),
     ):
         registry.add(

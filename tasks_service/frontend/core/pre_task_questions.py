@@ -14,44 +14,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from ...authoring.prompt import Prompt
+from ...authoring.tool import Tool
 from ...domain.limits import Limits, check_size
 from ...domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
 from ...durable.questions import Question, question_digest
 from .answers import asked_again, check_answers
 from .request_state import TOOL_CALL, Binding, RequestStates, binding_of, refused
-from .requests import CapabilityRequired, InputRequired
+from .requests import CapabilityRequired, InputRequired, PromptCall, ToolCall
 
 _PURPOSE = "preflight"
 
 
-class Asking(Protocol):
-    """A tool or a prompt: what declares questions."""
+Asking = Tool | Prompt
+"""Declares questions."""
 
-    @property
-    def name(self) -> str:
-        """The name; of its kind, there is one of that name."""
-
-    @property
-    def ask(self) -> Mapping[str, Question]:
-        """The questions, by name."""
-
-
-class Round(Protocol):
-    """A call of a tool or prompt, with what earlier rounds brought: see `ToolCall`."""
-
-    @property
-    def arguments(self) -> Mapping[str, Any]:
-        """The arguments of the call."""
-
-    @property
-    def answers(self) -> Mapping[str, Any]:
-        """The answers to what was asked."""
-
-    @property
-    def state(self) -> str | None:
-        """The state that came with the questions."""
+Round = ToolCall | PromptCall
+"""A call of a tool or prompt, with what earlier rounds brought."""
 
 
 @dataclass(frozen=True, slots=True)

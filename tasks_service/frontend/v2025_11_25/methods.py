@@ -46,6 +46,7 @@ from ..core import wire_common
 from ..core.companion_tools import CompanionTools
 from ..core.executions import Executions
 from ..core.library import LibraryHandlers, add_methods
+from ..core.offer import Offer
 from ..core.reports import Reporting, Threshold
 from ..core.requests import (
     CapabilityRequired,
@@ -98,35 +99,31 @@ _refusing = wire_common.refusing(wire.refusal)
 
 
 def build_handshake_server(
+    offer: Offer,
     *,
-    name: str,
-    version: str,
-    instructions: str | None,
-    tools: ToolRegistry,
     executions: Executions,
     library: LibraryHandlers,
     companion_tools: CompanionTools | None,
     services: SessionServices,
     secret: bytes,
 ) -> Server[dict[str, Any]]:
-    """The server that answers the revisions before 2026-07-28.
+    """Make the server that answers the revisions before 2026-07-28.
 
     Args:
-        name: What clients see as the server's name.
-        version: And as its version.
-        instructions: For the model.
-        tools: Listed as they are now.
-        executions: Make the record of a call.
-        library: What the methods do that are not about tools.
+        offer: Its tools are listed as they are now.
+        executions: Makes the record of a call.
+        library: Does the work of the methods that are not about tools.
         companion_tools: The tools with which models follow tasks, if they are listed.
         services: What waiting for a task needs.
         secret: The deployment's; cursors are sealed under a key made from it.
     """
-    server: Server[dict[str, Any]] = Server(name, version=version, instructions=instructions)
-    # As in `server`: tracing that nobody collects costs a fifth of a poll.
+    server: Server[dict[str, Any]] = Server(
+        offer.name, version=offer.version, instructions=offer.instructions
+    )
+    # As in `v2026_07_28.methods`: tracing that nobody collects costs a fifth of a poll.
     server.middleware.clear()
-    calls = _Calls(tools, executions, companion_tools, services)
-    tasks = _Tasks(wire.Results(tools), executions, services, _Cursors(secret))
+    calls = _Calls(offer.tools, executions, companion_tools, services)
+    tasks = _Tasks(wire.Results(offer.tools), executions, services, _Cursors(secret))
     add = server.add_request_handler
     add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(calls.list_tools))
     add(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(calls.call_tool))
@@ -136,12 +133,11 @@ def build_handshake_server(
     add(wire.TASKS_RESULT, RequestParams, _refusing(tasks.result))
     add(wire.TASKS_LIST, PaginatedRequestParams, _refusing(tasks.list))
     add(wire.TASKS_CANCEL, RequestParams, _refusing(tasks.cancel))
-    get_prompt = _Prompts(library, services).get
-    add_methods(server, library, owner=_owner, get_prompt=get_prompt, refusing=_refusing)
+    methods = _Library(library, services)
+    add_methods(server, library, owner=_owner, get_prompt=methods.get_prompt, refusing=_refusing)
     if len(library.library.resources):
-        subscriptions = _Subscriptions(library, services)
-        add(wire.RESOURCES_SUBSCRIBE, SubscribeRequestParams, _refusing(subscriptions.subscribe))
-        add(wire.RESOURCES_UNSUBSCRIBE, UnsubscribeRequestParams, _refusing(subscriptions.unsubscribe))
+        add(wire.RESOURCES_SUBSCRIBE, SubscribeRequestParams, _refusing(methods.subscribe))
+        add(wire.RESOURCES_UNSUBSCRIBE, UnsubscribeRequestParams, _refusing(methods.unsubscribe))
     add(wire.SET_LEVEL, SetLevelRequestParams, _refusing(calls.set_level))
     return server
 
@@ -344,29 +340,21 @@ class _Tasks:
         return self._results.task(task)
 
 
-class _Prompts:
-    """`prompts/get`."""
+class _Library:
+    """`prompts/get`, `resources/subscribe` and `resources/unsubscribe`."""
 
     def __init__(self, library: LibraryHandlers, services: SessionServices) -> None:
         self._library, self._services = library, services
 
-    async def get(self, context: Context, params: GetPromptRequestParams) -> GetPromptResult:
+    async def get_prompt(self, context: Context, params: GetPromptRequestParams) -> GetPromptResult:
         """Write the messages, once the client has answered what is asked before."""
-        request = _request(context)
+        request, arguments = _request(context), params.arguments or {}
         session = request.session
-        call = PromptCall(
-            prompt=params.name, arguments=params.arguments or {}, capabilities=session.capabilities
-        )
+        call = PromptCall(prompt=params.name, arguments=arguments, capabilities=session.capabilities)
         return await _ask_first(self._services, request, call, partial(self._library.prompt, session.owner))
 
-
-class _Subscriptions:
-    """`resources/subscribe` and `resources/unsubscribe`: changes are told on the session's stream."""
-
-    def __init__(self, library: LibraryHandlers, services: SessionServices) -> None:
-        self._library, self._services = library, services
-
     async def subscribe(self, context: Context, params: SubscribeRequestParams) -> Result:
+        """Let changes of a resource be told on the session's stream."""
         self._library.library.resources.find(params.uri)
         session_id = _request(context).session.session_id
         if not await self._services.sessions.subscribe(session_id, params.uri):

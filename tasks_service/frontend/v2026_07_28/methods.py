@@ -23,13 +23,14 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
 )
 
-from ...authoring.tool import Rendered, ToolRegistry
+from ...authoring.tool import Rendered
 from ...domain.errors import InvalidArguments
 from ...domain.task import Owner, Task
 from ...extension import TASKS_EXTENSION
 from ..core import wire_common
 from ..core.executions import Executions
 from ..core.library import LibraryHandlers, add_methods
+from ..core.offer import Offer
 from ..core.reports import Reporting, Threshold
 from ..core.requests import InputRequired, RequestScope
 from . import wire
@@ -44,30 +45,20 @@ _HINT = CacheHint(ttl_ms=wire.LIST_TTL_MS, scope="public")
 
 
 def build_server(
-    *,
-    name: str,
-    version: str,
-    instructions: str | None,
-    tools: ToolRegistry,
-    executions: Executions,
-    library: LibraryHandlers,
-    subscriptions: Subscriptions,
+    offer: Offer, *, executions: Executions, library: LibraryHandlers, subscriptions: Subscriptions
 ) -> Server[dict[str, Any]]:
     """Make the server that answers 2026-07-28.
 
     Args:
-        name: What clients see as the server's name.
-        version: And as its version.
-        instructions: For the model.
-        tools: Listed as they are now.
-        executions: What the methods do.
-        library: What those do that are not about tools.
-        subscriptions: Tell clients of changes.
+        offer: Its tools are listed as they are now.
+        executions: Does the work of the methods.
+        library: Does the work of those that are not about tools.
+        subscriptions: Tells clients of changes.
     """
     server = _LoggingServer(
-        name,
-        version=version,
-        instructions=instructions,
+        offer.name,
+        version=offer.version,
+        instructions=offer.instructions,
         cache_hints={
             wire.DISCOVER: _HINT,
             wire_common.RESOURCES_LIST: _HINT,
@@ -78,13 +69,14 @@ def build_server(
     # The SDK traces every request by default, which costs a fifth of a poll even without an exporter.
     server.middleware.clear()
     server.extensions[TASKS_EXTENSION] = {}
-    methods = _Methods(executions, library, subscriptions, wire.Results(tools))
-    server.add_request_handler(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
-    server.add_request_handler(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
-    server.add_request_handler(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
-    server.add_request_handler(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))
-    server.add_request_handler(wire.TASKS_CANCEL, RequestParams, _refusing(methods.cancel_task))
-    server.add_request_handler(wire.LISTEN, SubscriptionsListenRequestParams, _refusing(methods.listen))
+    methods = _Methods(executions, library, subscriptions, wire.Results(offer.tools))
+    add = server.add_request_handler
+    add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
+    add(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
+    add(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
+    add(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))
+    add(wire.TASKS_CANCEL, RequestParams, _refusing(methods.cancel_task))
+    add(wire.LISTEN, SubscriptionsListenRequestParams, _refusing(methods.listen))
     add_methods(server, library, owner=_owner, get_prompt=methods.get_prompt, refusing=_refusing)
     return server
 
