@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks_service.frontend.core import request_state
+from tasks_service.frontend.timings import Timings
 from tests.kit.servers import RedisServer
 from tests.kit.serving import serving, settings
 from tests.kit.stored import ids_of
@@ -37,12 +37,20 @@ def plain_client(port: int) -> WireClient:
 
 
 @pytest.fixture
-def ports(operator: Client, module_redis: RedisServer, tmp_path: Path) -> Iterator[list[int]]:
+def timings() -> Timings:
+    """How long front ends wait."""
+    return Timings()
+
+
+@pytest.fixture
+def ports(
+    operator: Client, module_redis: RedisServer, tmp_path: Path, timings: Timings
+) -> Iterator[list[int]]:
     """Two front ends."""
     configuration = settings(module_redis.url, tmp_path)
     with (
-        serving(service.tools, configuration, outbox=operator.outbox) as first,
-        serving(service.tools, configuration, outbox=operator.outbox) as second,
+        serving(service.tools, configuration, outbox=operator.outbox, timings=timings) as first,
+        serving(service.tools, configuration, outbox=operator.outbox, timings=timings) as second,
     ):
         yield [first, second]
 
@@ -86,10 +94,10 @@ def test_a_tool_that_asks_twice_is_answered_in_two_rounds(ports: list[int]) -> N
     assert "question#2" in result["content"][1]["text"]
 
 
+@pytest.mark.parametrize("timings", [Timings(answer=1.0)])
 def test_an_execution_whose_caller_never_comes_back_is_cancelled_by_the_sweep(
-    ports: list[int], operator: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ports: list[int], operator: Client, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(request_state, "STATE_SECONDS", 1.0)
     before = set(ids_of(operator.store))
     with plain_client(ports[0]) as client:
         asked = call(client, "publish", {"path": str(tmp_path / "notes")})

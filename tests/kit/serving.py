@@ -14,6 +14,7 @@ import uvicorn
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool
 from tasks_service.frontend.app import create_app
+from tasks_service.frontend.timings import DEFAULT_TIMINGS, Timings
 from tasks_service.frontend.uvicorn_server import DrainingServer
 from tasks_service.settings import Settings
 from tasks_service.store.outbox import NoOutbox, Outbox
@@ -41,6 +42,7 @@ def serving(
     configuration: Settings,
     library: Library | None = None,
     outbox: Outbox | None = None,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> Iterator[int]:
     """Serve the front end on a free port of this machine, in a thread; yields the port."""
     app = create_app(
@@ -51,6 +53,7 @@ def serving(
         settings=configuration,
         outbox=outbox or NoOutbox(),
         library=library,
+        timings=timings,
     )
     config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)
     server = DrainingServer(app, config)

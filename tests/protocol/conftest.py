@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.errors import ProtocolError
+from tasks_service.frontend.timings import Timings
 from tests.kit.hand_worker import Worker
 from tests.kit.servers import RedisServer
 from tests.kit.serving import registry, serving, settings
@@ -111,9 +112,17 @@ def library() -> Library:
 
 
 @pytest.fixture
-def port(redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path) -> Iterator[int]:
+def timings() -> Timings:
+    """How long front ends wait; `@pytest.mark.parametrize("timings", ...)` says otherwise."""
+    return Timings()
+
+
+@pytest.fixture
+def port(
+    redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path, timings: Timings
+) -> Iterator[int]:
     """The port of a front end in single-user mode."""
-    with serving(tools, settings(redis_url, tmp_path), library) as port:
+    with serving(tools, settings(redis_url, tmp_path), library, timings=timings) as port:
         yield port
 
 
@@ -147,10 +156,15 @@ def busy_worker(worker: Worker) -> Worker:
 
 
 @pytest.fixture
-def ports(redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path) -> Iterator[list[int]]:
+def ports(
+    redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path, timings: Timings
+) -> Iterator[list[int]]:
     """Two front ends that share nothing but Redis and the secret."""
     configuration = settings(redis_url, tmp_path)
-    with serving(tools, configuration, library) as first, serving(tools, configuration, library) as second:
+    with (
+        serving(tools, configuration, library, timings=timings) as first,
+        serving(tools, configuration, library, timings=timings) as second,
+    ):
         yield [first, second]
 
 

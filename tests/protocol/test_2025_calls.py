@@ -12,7 +12,7 @@ import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.task import Failure, FailureKind, Progress
-from tasks_service.frontend.transport import responding
+from tasks_service.frontend.timings import Timings
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import serving, settings
 from tests.kit.sessions import SessionClient, Stream, is_answer, is_request
@@ -133,10 +133,8 @@ def hidden_or_ended(worker: Worker) -> str:
     return next(iter(ids_of(worker.store)))
 
 
-def test_a_long_call_is_kept_alive(
-    session: SessionClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(responding, "DEFERRAL_SECONDS", 0.05)
+@pytest.mark.parametrize("timings", [Timings(deferral=0.05)])
+def test_a_long_call_is_kept_alive(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", GREET)
     task_id = worker.recorded()
     time.sleep(0.3)

@@ -13,7 +13,7 @@ import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.limits import MIB
-from tasks_service.frontend.transport import body as ingress
+from tasks_service.frontend.timings import Timings
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import serving, settings
 from tests.kit.sessions import SessionClient
@@ -114,11 +114,11 @@ def test_the_limit_holds_for_bodies_of_undeclared_length(client: WireClient) -> 
     assert reply.status == 413
 
 
+@pytest.mark.parametrize("timings", [Timings(body=0.5)])
 @pytest.mark.parametrize("version", ["2026-07-28", "2025-11-25"])
 def test_half_a_request_is_refused_in_time_and_disturbs_nobody(
-    client: WireClient, port: int, version: str, monkeypatch: pytest.MonkeyPatch
+    client: WireClient, port: int, version: str
 ) -> None:
-    monkeypatch.setattr(ingress, "BODY_SECONDS", 0.5)
     head = (
         f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
         f"accept: application/json, text/event-stream\r\nmcp-protocol-version: {version}\r\n"

@@ -19,6 +19,7 @@ from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Progress
 from tasks_service.durable.questions import Form
+from tasks_service.frontend.timings import Timings
 from tasks_service.frontend.v2026_07_28 import subscriptions as listening
 from tasks_service.store.announcements import Listed, list_name, resource_name
 from tasks_service.store.redis import AsyncRedisTaskStore
@@ -140,10 +141,10 @@ def test_progress_is_never_told(client: WireClient, listen: Listen, worker: Work
     assert (message["method"], message["params"]["status"]) == ("notifications/tasks", "cancelled")
 
 
+@pytest.mark.parametrize("timings", [Timings(heal=1.0)])
 def test_a_change_whose_wake_up_was_lost_is_told_a_little_later(
     client: WireClient, listen: Listen, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "HEAL_SECONDS", 1.0)
     task_id, busy = client.task("greet", {"name": "Ada"}), client.task("greet", {"name": "Ada"})
     changes = AsyncRedisTaskStore.changes
 

@@ -23,7 +23,7 @@ from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.events import Cancel, DeadlinePassed
 from tasks_service.domain.names import task_hash
 from tasks_service.durable.questions import Form, Question, Roots, Sampling
-from tasks_service.frontend.core import request_state
+from tasks_service.frontend.timings import Timings
 from tasks_service.store.maintenance import Due
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import registry, serving, settings
@@ -428,10 +428,10 @@ def test_a_client_that_was_asked_is_waited_for_as_long_as_its_state_is_good(
     reply.result(60)
 
 
+@pytest.mark.parametrize("timings", [Timings(answer=0.2)])
 def test_a_state_that_has_lapsed_is_refused_and_its_execution_is_cancelled_for_good(
-    client: WireClient, worker: Worker, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    client: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
-    monkeypatch.setattr(request_state, "STATE_SECONDS", 0.2)
     task_id, round_one = first_round(client, worker, pool)
     time.sleep(0.3)
 

@@ -14,8 +14,7 @@ from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.task import Task
 from tasks_service.durable.questions import Form
-from tasks_service.frontend.core import change_feed as push
-from tasks_service.frontend.transport import responding
+from tasks_service.frontend.timings import Timings
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import serving, settings
 from tests.kit.stored import ids_of
@@ -50,10 +49,10 @@ def test_structured_results_match_the_listed_schema(
     assert plain.call(tool, arguments).result["structuredContent"] == structured
 
 
+@pytest.mark.parametrize("timings", [Timings(heal=600.0)])  # the slow poll would come too late
 def test_the_result_arrives_as_soon_as_it_is_there(
-    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
-    monkeypatch.setattr(push, "HEAL_SECONDS", 600.0)  # it must be woken: the slow poll comes too late
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
     task_id = worker.recorded()
     with pytest.raises(TimeoutError):
@@ -240,13 +239,10 @@ def test_a_hundred_calls_wait_at_once_on_few_connections(
 # --- long waits ---
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers become event streams after a moment."""
-    monkeypatch.setattr(responding, "DEFERRAL_SECONDS", 0.05)
+answers_stream_soon = pytest.mark.parametrize("timings", [Timings(deferral=0.05)])
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_a_long_call_is_kept_alive_and_ends_with_its_result(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
@@ -262,7 +258,7 @@ def test_a_long_call_is_kept_alive_and_ends_with_its_result(
     assert json.loads(event)["result"]["content"][0]["text"] == "Hello, Ada!"
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_a_client_that_takes_no_stream_waits_in_silence(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
@@ -275,7 +271,7 @@ def test_a_client_that_takes_no_stream_waits_in_silence(
     assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_hanging_up_on_a_stream_cancels_the_execution(plain: WireClient, worker: Worker) -> None:
     task_id = hang_up_during_call(plain, worker, "greet", {}, after=0.2)
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.task import EntryKind, JournalEntry
 from tasks_service.durable.questions import Form, Link, question_digest
-from tasks_service.frontend.core import request_state
+from tasks_service.frontend.timings import Timings
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import registry, serving, settings
 from tests.kit.stored import ids_of
@@ -357,10 +357,8 @@ def test_a_state_that_was_changed_is_refused(client: WireClient, worker: Worker,
     assert list(ids_of(worker.store)) == []
 
 
-def test_a_state_is_refused_once_it_has_expired(
-    client: WireClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(request_state, "STATE_SECONDS", 0.05)
+@pytest.mark.parametrize("timings", [Timings(answer=0.05)])
+def test_a_state_is_refused_once_it_has_expired(client: WireClient, worker: Worker) -> None:
     state = first_round(client, "introduce", HELLO)["requestState"]
     time.sleep(0.1)
 

@@ -14,7 +14,7 @@ from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.events import CallerLeft, DeadlinePassed
 from tasks_service.domain.names import task_hash
 from tasks_service.durable.questions import Form
-from tasks_service.frontend.core import change_feed as push
+from tasks_service.frontend.timings import Timings
 from tasks_service.store.maintenance import Due
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import serving, settings
@@ -121,13 +121,10 @@ def test_a_caller_with_a_key_that_does_not_come_back_is_given_up(
         assert worker.task(task_id).status == "cancelled"
 
 
+@pytest.mark.parametrize("timings", [Timings(heal=0.1)])
 def test_a_caller_that_leaves_does_not_take_another_with_it(
-    callers: Callable[[], WireClient],
-    worker: Worker,
-    pool: ThreadPoolExecutor,
-    monkeypatch: pytest.MonkeyPatch,
+    callers: Callable[[], WireClient], worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
-    monkeypatch.setattr(push, "HEAL_SECONDS", 0.1)
     staying = greet(callers(), pool, KEY)
     task_id = worker.recorded()
 

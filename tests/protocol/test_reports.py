@@ -15,7 +15,7 @@ import pytest
 
 from tasks_service import AsyncTaskContext, RetryPolicy, TaskContext
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
-from tasks_service.frontend.core.change_feed import HEAL_SECONDS
+from tasks_service.frontend.timings import Timings
 from tests.kit.proxy import CuttingProxy, Verdict
 from tests.kit.servers import RedisServer
 from tests.kit.serving import registry, serving, settings
@@ -280,7 +280,7 @@ def test_progress_and_log_messages_of_a_task_come_at_once_on_the_sessions_stream
 
     assert told == {"level": "info", "data": "half-way", "_meta": {RELATED: {"taskId": task_id}}}
     assert grown == {"progressToken": "p", "progress": 2, "_meta": {RELATED: {"taskId": task_id}}}
-    assert took < HEAL_SECONDS / 2
+    assert took < Timings().heal / 2
 
 
 def test_progress_never_shrinks_and_never_comes_after_the_end(
