@@ -171,7 +171,8 @@ class Release:
         self.processes = [
             Process(tree, "serve", ["tasks_service", "serve", "--app", "upgrade_app:service"], **env)
         ]
-        self.add_worker("tasks", concurrency=6)
+        # More than the releases of a chain, each of which leaves a task that holds a thread until the end.
+        self.add_worker("tasks", concurrency=12)
 
     def add_worker(self, queue: str, concurrency: int = 1) -> None:
         """Start a worker for a queue."""
