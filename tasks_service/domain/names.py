@@ -1,4 +1,4 @@
-"""Names of tasks: their ids, and the short hash that logs, Celery and Flower show."""
+"""Names of tasks: their ids, and the short hashes that logs, Celery and Flower show."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from secrets import token_urlsafe
 from .task import Owner
 
 HASH_BYTES = 9
-"""Bytes of the hash that names a task wherever operators look (Celery, Flower, logs)."""
+"""Bytes of the hash that names a task in logs, Celery and Flower."""
 
 
 def task_hash(task_id: str) -> str:
-    """A short name of a task for logs, Celery and Flower; its id itself is a secret of its owner."""
+    """A short name of a task for logs, Celery and Flower; the id itself is its owner's secret."""
     return blake2b(task_id.encode(), digest_size=HASH_BYTES).hexdigest()
 
 
 SHARD_DIGITS = 2
-"""A task id begins with the number of its shard, in this many hex digits."""
+"""Hex digits of the shard's number, with which a task id begins."""
 
 
 TASK_ID_BYTES = 18
@@ -25,7 +25,7 @@ TASK_ID_BYTES = 18
 
 
 def shard_of_owner(owner: Owner, shards: int) -> int:
-    """The shard that all tasks of an owner are kept in, so that one write can touch them together."""
+    """The shard that holds all tasks of an owner, so that one transaction can change them together."""
     return int.from_bytes(blake2b(owner.encode(), digest_size=4).digest()) % shards
 
 

@@ -32,7 +32,7 @@ def test_a_task_whose_process_is_killed_runs_again_at_once(start_worker: StartWo
     task = client.call("die_once")
     assert result_of(client, task) == 2
     # Not the lease ran out, but the parent handed it back.
-    wait_until(lambda: "Release by its worker's parent" in worker.logs(), explain=worker.logs)
+    wait_until(lambda: "Release by the worker's main process" in worker.logs(), explain=worker.logs)
 
 
 def test_a_task_that_kills_every_process_fails_after_its_attempts(

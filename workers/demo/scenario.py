@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks_service.cli.progress import ProgressBar
-from tasks_service.cli.results import save, shown
+from tasks_service.cli.results import readable_text, save
 from tasks_service.client.messages import DetailedTask, NewTask, TaskState
 from tasks_service.client.service_client import Asked, ServiceClient, connect
 from tasks_service.domain.errors import TasksServiceError
@@ -40,7 +40,7 @@ ANSWER = {"publish": True, "title": "The world's airports", "format": "markdown"
 #: How the question is called, and what the journal holds at the end.
 APPROVAL = "approval"
 JOURNAL = ("step profile", "answer approval", "timer delay", "step write")
-#: Lines of the report that are shown.
+#: Lines of the report that are readable_text.
 SHOWN_LINES = 8
 
 
@@ -102,7 +102,7 @@ class DemoScenario:
         self._title(1, "profile_csv", f"every column of {DATASET}, a public dataset of the world's airports")
         result = await self._call(client, "profile_csv", {"path": DATASET})
         profile = result.structured_content or {}
-        (self._output / "airports-profile.json").write_text(shown(result) + "\n")
+        (self._output / "airports-profile.json").write_text(readable_text(result) + "\n")
         with find_dataset().open(newline="", encoding="utf-8") as file:
             rows = sum(1 for _ in csv.reader(file)) - 1
         _claim(profile.get("rows") == rows, f"the profile counts {profile.get('rows')} rows, not {rows}")
@@ -185,7 +185,7 @@ class DemoScenario:
         _claim(not state.input_requests, "the answered question is still open")
         result = await self._follow(client, state)
         published = result.structured_content or {}
-        _claim(published.get("published") is True, f"the report was not published: {shown(result)}")
+        _claim(published.get("published") is True, f"the report was not published: {readable_text(result)}")
         report = self._service.report(published["file"])
         _claim(report == published["report"], "the file is not the report of the result")
         _claim(report.startswith(f"# {ANSWER['title']}"), "the report has another title")
@@ -212,7 +212,7 @@ class DemoScenario:
         start = time.monotonic()
         with ProgressBar(tool, self._console) as bar:
             result = await client.call(tool, arguments, bar.watch)
-        _claim(not result.is_error, f"{tool} failed: {shown(result)}")
+        _claim(not result.is_error, f"{tool} failed: {readable_text(result)}")
         self._console.print(f"The result came after {time.monotonic() - start:.1f} s.")
         return result
 
@@ -222,7 +222,7 @@ class DemoScenario:
     async def _begin(self, client: ServiceClient, tool: str, arguments: Mapping[str, Any]) -> NewTask:
         task = await client.start(tool, arguments)
         if not isinstance(task, NewTask):
-            raise ClaimBroken(f"The call was answered at once, not with a task: {shown(task)}")
+            raise ClaimBroken(f"The call was answered at once, not with a task: {readable_text(task)}")
         self._console.print(f"The call became the task {task.task_id}.")
         return task
 

@@ -82,10 +82,10 @@ class DemoService:
         Raises:
             TasksServiceError: They do not come up; the log says why.
         """
-        give_up = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + READY_SECONDS
         while not (self.stack.is_ready() and len(self.app.control.ping(timeout=0.5)) > len(WORKERS)):
-            self.stack.processes.refuse_dead()
-            if time.monotonic() > give_up:
+            self.stack.processes.require_running()
+            if time.monotonic() > deadline:
                 raise TasksServiceError(f"The service is not up after {READY_SECONDS:.0f} s.")
             time.sleep(0.1)
 
