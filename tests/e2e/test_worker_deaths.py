@@ -63,7 +63,7 @@ def test_sigterm_drains_and_then_hands_the_task_to_another_worker(
     assert (ended.claims, ended.attempts) == (2, 1)  # a graceful hand-back does not count as an attempt
 
 
-def test_sigterm_ends_a_deaf_tool_too(start_worker: StartWorker, client: Client) -> None:
+def test_sigterm_ends_an_unresponsive_tool_too(start_worker: StartWorker, client: Client) -> None:
     worker = start_worker(pool="prefork", concurrency=1)
     task = client.call("unresponsive", seconds=60)
     client.running(task)
