@@ -1,4 +1,4 @@
-"""Child processes that never outlive whoever started them.
+"""Child processes that never outlive the process that started them.
 
 A `ManagedProcess` runs under a small wrapper process (this file, run as a script: standard library only, no
 site packages). The wrapper holds the read end of a pipe. Each byte in it is a signal to pass on; its end

@@ -1,1 +1,1 @@
-"""What `profile_csv` is made of: reading rows, looking at columns, and sketches of bounded size."""
+"""The parts of `profile_csv`: the reading of rows, the profiles of columns, and sketches of bounded size."""

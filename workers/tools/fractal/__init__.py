@@ -1,1 +1,1 @@
-"""What `render_fractal` is made of: the iteration, and its colours."""
+"""The parts of `render_fractal`: the iteration, and its colours."""
