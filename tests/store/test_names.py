@@ -14,7 +14,7 @@ from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Phase, new_token
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.factories import ALICE, creation
-from tests.support import RedisServer
+from tests.kit.servers import RedisServer
 
 
 @pytest.fixture
