@@ -19,6 +19,7 @@ from ..authoring.tool import Tool
 from ..domain.errors import (
     AttemptEnded,
     AttemptTimedOut,
+    CorruptRecord,
     InvalidTransition,
     LimitExceeded,
     Parked,
@@ -133,6 +134,8 @@ class Executor:
             logger.debug("The message for task %s is dropped: %s", task_hash(reference), refusal)
         except StoreUnavailable as error:
             logger.warning("Task %s could not be claimed, it stays pending: %s", task_hash(reference), error)
+        except CorruptRecord as error:
+            logger.warning("The message for task %s is dropped: %s", task_hash(reference), error)
         return None
 
     def _attempt(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> None:
