@@ -9,6 +9,8 @@ from mcp.server.lowlevel import Server
 
 from ..authoring.library import Library
 from ..authoring.tool import ToolRegistry
+from ..crypto.keys import DeploymentKeys
+from ..crypto.sealing import Sealer
 from ..settings import Settings
 from .access.address_guard import AddressGuard
 from .access.api_keys import Authenticator
@@ -67,6 +69,7 @@ class Servers:
         listeners: Tell clients of 2026-07-28 of changes.
         library: Runs the functions of resources, prompts and completions; to be closed at the end.
         readiness: Whether the store can be used.
+        keys: The deployment's; they tell owners apart.
         local: Who calls where only the local user can.
     """
 
@@ -78,11 +81,12 @@ class Servers:
     listeners: Listeners
     library: LibraryHandlers
     readiness: Readiness
+    keys: DeploymentKeys
     local: Caller
 
 
 def build_servers(
-    offer: Offer, settings: Settings, *, store: FrontEndStore, feed: ChangeFeed, secret: bytes
+    offer: Offer, settings: Settings, *, store: FrontEndStore, feed: ChangeFeed, keys: DeploymentKeys
 ) -> Servers:
     """Put together what answers requests; opens nothing.
 
@@ -91,9 +95,9 @@ def build_servers(
         settings: Configuration.
         store: Where everything is recorded.
         feed: Tells of changes in the store.
-        secret: The deployment's secret.
+        keys: The deployment's; they seal what travels with clients.
     """
-    limits, states = settings.limits, RequestStates(secret)
+    limits, states = settings.limits, RequestStates(keys.sealing)
     companions = None
     if settings.companion_tools:
         companions = CompanionTools(offer.tools, store, limits=limits, longest_wait=settings.handle_after)
@@ -120,9 +124,9 @@ def build_servers(
     desk = SessionServices(
         store=store,
         sessions=store.sessions,
-        questions=QuestionRequests(store, store.sessions, secret, limits=limits),
+        questions=QuestionRequests(store, store.sessions, keys.sealing, limits=limits),
         feed=feed,
-        bookmarks=ResumePoints(secret),
+        bookmarks=ResumePoints(keys.sealing),
     )
     return Servers(
         tools=listed,
@@ -144,7 +148,7 @@ def build_servers(
             library=library,
             companions=companions,
             desk=desk,
-            secret=secret,
+            cursors=Sealer(keys.sealing, "cursor"),
             wait_limit=settings.wait_limit,
         ),
         desk=desk,
@@ -152,7 +156,8 @@ def build_servers(
         listeners=listeners,
         library=library,
         readiness=Readiness(store),
-        local=Caller(owner=owner_of(LOCAL_USER, secret)),
+        keys=keys,
+        local=Caller(owner=owner_of(LOCAL_USER, keys.owner_secret)),
     )
 
 
@@ -166,7 +171,8 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
     Raises:
         ConfigurationError: Others than this machine could reach the service, and it knows no keys.
     """
-    authenticator, guard, limits = Authenticator(settings), AddressGuard(settings), settings.limits
+    authenticator = Authenticator(settings, servers.keys.owner_secret)
+    guard, limits = AddressGuard(settings), settings.limits
     admission = Admission(tools=servers.tools, authenticator=authenticator, guard=guard, limits=limits)
     modern = RequestEndpoint(server=servers.modern, admission=admission)
     legacy = SessionEndpoint(

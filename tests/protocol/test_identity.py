@@ -123,7 +123,7 @@ def test_a_secret_is_made_once_for_this_user_only(tmp_path: Path) -> None:
 
 def test_processes_that_start_together_agree_on_the_secret(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4) as pool:
-        secrets = set(pool.map(load_secret, [settings(None, tmp_path / "data")] * 16))
+        secrets = set(pool.map(load_secret, [None] * 16, [tmp_path / "data"] * 16))
 
     assert len(secrets) == 1
     assert [path.name for path in (tmp_path / "data").iterdir()] == [SECRET_FILE]

@@ -2,7 +2,7 @@
 
 An owner is a keyed hash of issuer, subject and client id, each length-prefixed, so that no two principals
 share one and nobody without the secret can tell which principal it was. All processes of a deployment must
-use one secret: a front end that does not finds none of the tasks that the others made.
+use one owner secret: a front end that does not finds none of the tasks that the others made.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
+from ...crypto.keys import derive_key
 from ...domain.task import Owner
 
 
@@ -38,15 +39,10 @@ def owner_of(principal: Principal, secret: bytes) -> Owner:
 
     Args:
         principal: Who calls.
-        secret: The deployment's secret, see `load_secret`.
+        secret: See `DeploymentKeys.owner_secret`.
     """
-    digest = hashlib.blake2b(digest_size=16, key=_key(secret), person=b"tasks-owner")
+    digest = hashlib.blake2b(digest_size=16, key=derive_key(secret, "owner"))
     for part in (principal.issuer, principal.subject, principal.client_id):
         encoded = part.encode()
         digest.update(len(encoded).to_bytes(4, "big") + encoded)
     return Owner(base64.b32encode(digest.digest()).decode().rstrip("=").lower())
-
-
-def _key(secret: bytes) -> bytes:
-    """A key of the length that blake2b takes, from a secret of any length."""
-    return hashlib.blake2b(secret, digest_size=32).digest()

@@ -7,15 +7,14 @@ One stream asks a question at a time; a stream that dies loses the floor, and an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import pydantic_core
-from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 
+from ...crypto.keys import KeyRing
+from ...crypto.sealing import SealBroken, Sealer
 from ...domain.errors import AnswerRefused, InvalidTransition, LimitExceeded, NotJson, TaskNotFound
 from ...domain.events import AnswerInput
 from ...domain.limits import Limits, to_json
@@ -35,24 +34,23 @@ class QuestionRequests:
     Args:
         store: Where tasks are.
         sessions: Where it is said that a question is to be asked again.
-        secret: The deployment's; ids are sealed under a key made from it.
+        ring: The deployment's keys, for the ids.
         limits: How large answers may be.
     """
 
     def __init__(
-        self, store: AsyncTaskStore, sessions: SessionStore, secret: bytes, *, limits: Limits
+        self, store: AsyncTaskStore, sessions: SessionStore, ring: KeyRing, *, limits: Limits
     ) -> None:
-        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-question").digest()
-        self._codec = AESGCMRequestStateCodec([key])
+        self._sealer = Sealer(ring, "question")
         self._store, self._sessions, self._limits = store, sessions, limits
 
     def request_id(self, owner: Owner, task_id: str, key: str) -> str:
         """A new id for a request that asks a question."""
-        return self._codec.seal(json.dumps([owner, _TASK, task_id, key]).encode())
+        return self._sealer.seal([_TASK, task_id, key], owner)
 
     def interview_id(self, owner: Owner, interview: str, key: str) -> str:
         """A new id for a request that asks a question before there is a task."""
-        return self._codec.seal(json.dumps([owner, _INTERVIEW, interview, key]).encode())
+        return self._sealer.seal([_INTERVIEW, interview, key], owner)
 
     async def receive(self, owner: Owner, response: Mapping[str, Any]) -> None:
         """Record a client's JSON-RPC response as the answer that it is.
@@ -116,8 +114,8 @@ class QuestionRequests:
         if not isinstance(identity, str):
             return None
         try:
-            whose, kind, name, key = json.loads(self._codec.unseal(identity))
-        except InvalidRequestState as error:
+            kind, name, key = self._sealer.open(identity, owner)
+        except SealBroken as error:
             logger.debug("a response that nobody asked for was dropped: %s", error)
             return None
-        return (kind, name, key) if whose == owner else None
+        return kind, name, key
