@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .task import NO_TEXT, Failure, InputRequest, JournalEntry, JsonText, Owner, Policy, Progress, new_token
+from .task import (
+    ClientCapability,
+    Failure,
+    InputRequest,
+    JournalEntry,
+    JsonText,
+    Owner,
+    Policy,
+    Progress,
+    new_token,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +78,7 @@ class Create(Event):
     arguments: JsonText
     policy: Policy = field(default_factory=Policy)
     era: str = ""
-    capabilities: JsonText = NO_TEXT
+    capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
     visible: bool = True
     idempotency: str = ""
@@ -176,7 +186,7 @@ class Question:
     """A question as the tool asks it.
 
     Attributes:
-        request: What is asked, as JSON text.
+        request: What is asked, as JSON text: see `questions`.
         open_ms: How long it stays open; None for as long as the policy says.
         default: The answer that silence gives; None: silence fails the task.
         digest: See `InputRequest.digest`.

@@ -20,8 +20,9 @@ from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool
 from tasks_service.domain.errors import InvalidTransition, ProtocolError, TaskNotFound
 from tasks_service.domain.events import Checkpoint, Claim, CompleteWithResult, FailWithError, RequestInput
 from tasks_service.domain.events import Question as OpenQuestion
+from tasks_service.domain.questions import encode
 from tasks_service.domain.task import Failure, FailureKind, Task, new_token
-from tasks_service.durable.questions import Question, question_digest, question_text
+from tasks_service.durable.questions import Question, question_digest
 from tasks_service.frontend.app import create_app
 from tasks_service.frontend.uvicorn_server import DrainingServer
 from tasks_service.settings import Settings
@@ -59,7 +60,7 @@ def settings(redis_url: str | None, data_dir: Path, **changes: Any) -> Settings:
 
 def asked(question: Question) -> OpenQuestion:
     """A question as a worker commits it."""
-    return OpenQuestion(request=question_text(question), digest=question_digest(question))
+    return OpenQuestion(request=encode(question.recorded()), digest=question_digest(question))
 
 
 @contextmanager

@@ -458,7 +458,7 @@ def test_a_question_for_models_to_a_client_that_cannot_be_asked_gives_the_handle
 ) -> None:
     reply = pool.submit(plain.call, "chat", {"name": "Ada"})
     task_id = recorded(worker)
-    assert json.loads(task_of(worker, task_id).capabilities) == ["model"]
+    assert task_of(worker, task_id).capabilities == {"model"}
     ask(worker, task_id, colour=FOR_MODELS)
 
     text = text_of(reply.result(60).result)

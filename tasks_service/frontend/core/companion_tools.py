@@ -11,7 +11,6 @@ clients without tasks").
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, TypeVar
 
@@ -23,7 +22,8 @@ from ...authoring.tool import COMPANION_TOOLS, Rendered, TaskSupport, Tool, Tool
 from ...domain.errors import InvalidTransition, TaskNotFound
 from ...domain.events import AnswerInput, Cancel
 from ...domain.limits import Limits
-from ...domain.task import JsonText, Owner, Task, TaskStatus
+from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, headline, open_questions
+from ...domain.task import Owner, Task, TaskStatus
 from ...store.clients import AsyncTaskStore, TaskView
 from .pre_task_questions import sort_out
 from .requests import ToolCall
@@ -146,7 +146,7 @@ class CompanionTools:
         self, view: TaskView, call: ToolCall, seconds: float, wait: Wait, ask: Ask[Asked]
     ) -> Rendered | TaskView | Asked:
         task = view.task
-        fitting, problems = sort_out(_recorded(task), call.answers if call.state is not None else {})
+        fitting, problems = sort_out(open_questions(task), call.answers if call.state is not None else {})
         if fitting:
             await self._record(task, AnswerInput(answers=fitting))
         latest = await wait(task, seconds) or await self._store.get(task.owner, task.task_id)
@@ -159,14 +159,14 @@ class CompanionTools:
 
     async def _answer(self, task: Task, answers: Mapping[str, Any]) -> Rendered:
         """All that is answered, or nothing, as for `tasks/update`; except that unknown keys are told."""
-        recorded = _recorded(task)
+        questions = open_questions(task)
         for key in answers:
-            if key not in recorded:
+            if key not in questions:
                 return _said(f"{key}: no such question is open. {handle_text(task)}", is_error=True)
-            if not _for_model(recorded[key]):
-                return _said(f"{key}: a human must answer: {_message(recorded[key])}", is_error=True)
+            if not _for_model(questions[key]):
+                return _said(f"{key}: a human must answer: {_message(questions[key])}", is_error=True)
         given = {key: _as_answer(answer) for key, answer in answers.items()}
-        fitting, problems = sort_out(recorded, given)
+        fitting, problems = sort_out(questions, given)
         if problems:
             told = "; ".join(f"{key}: {problem}" for key, problem in problems.items())
             return _said(f"Nothing was recorded, since an answer does not fit: {told}", is_error=True)
@@ -192,7 +192,7 @@ class CompanionTools:
             message=task.status_message,
             progress=None if task.progress is None else task.progress.current,
             total=None if task.progress is None else task.progress.total,
-            questions=[_open_question(key, asked) for key, asked in _recorded(task).items()],
+            questions=[_open_question(key, asked) for key, asked in open_questions(task).items()],
             next=_next(task),
         )
         result = CallToolResult(
@@ -216,18 +216,13 @@ def handle_text(task: Task) -> str:
     return f"{_state(task)} {_next(task)}"
 
 
-def with_model(capabilities: JsonText) -> JsonText:
-    """What can be asked of a client whose model may answer what an author lets models answer."""
-    return JsonText(json.dumps([*json.loads(capabilities or "[]"), "model"]))
-
-
 def _state(task: Task) -> str:
     name = f"The tool '{task.tool}' (task_id \"{task.task_id}\")"
     match task.status:
         case TaskStatus.WORKING:
             return f"{name} is still running in the background{_progress(task)}."
         case TaskStatus.INPUT_REQUIRED:
-            asked = "; ".join(f"{key}: {_message(q)}" for key, q in _recorded(task).items())
+            asked = "; ".join(f"{key}: {_message(q)}" for key, q in open_questions(task).items())
             return f"{name} waits for an answer to {asked}."
         case TaskStatus.COMPLETED:
             return f"{name} has completed."
@@ -247,7 +242,7 @@ def _next(task: Task) -> str:
                 "stops it."
             )
         case TaskStatus.INPUT_REQUIRED:
-            keys = [key for key, asked in _recorded(task).items() if _for_model(asked)]
+            keys = [key for key, asked in open_questions(task).items() if _for_model(asked)]
             told = f"Answer {', '.join(keys)} with {TASK_ANSWER}. " if keys else ""
             rest = len(keys) < len(task.inputs)
             human = "A human must answer" + (" the rest" if keys else "")
@@ -270,25 +265,21 @@ def _progress(task: Task) -> str:
     return f", at {task.progress.current:g}{total}{message}"
 
 
-def _recorded(task: Task) -> dict[str, dict[str, Any]]:
-    return {key: json.loads(asked.request) for key, asked in task.inputs.items()}
+def _for_model(question: RecordedQuestion) -> bool:
+    return isinstance(question, FormQuestion) and question.model_may_answer
 
 
-def _for_model(recorded: Mapping[str, Any]) -> bool:
-    return recorded.get("model_may_answer") is True
+def _message(question: RecordedQuestion) -> str:
+    link = f" ({question.url})" if isinstance(question, LinkQuestion) else ""
+    return headline(question) + link
 
 
-def _message(recorded: Mapping[str, Any]) -> str:
-    message = str(recorded.get("message") or "The tool asks its client.")
-    return f"{message} ({recorded['url']})" if "url" in recorded else message
-
-
-def _open_question(key: str, recorded: Mapping[str, Any]) -> OpenQuestion:
+def _open_question(key: str, question: RecordedQuestion) -> OpenQuestion:
     return OpenQuestion(
         key=key,
-        message=_message(recorded),
-        answered_by="model" if _for_model(recorded) else "human",
-        answer_schema=recorded.get("schema"),
+        message=_message(question),
+        answered_by="model" if _for_model(question) else "human",
+        answer_schema=dict(question.schema) if isinstance(question, FormQuestion) else None,
     )
 
 

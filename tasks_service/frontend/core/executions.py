@@ -7,7 +7,6 @@ result is decided here; how either looks is the wire modules' business.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +18,12 @@ from ...domain.errors import ExecutionForgotten, InvalidTransition, StoreUnavail
 from ...domain.events import AnswerInput, CallerLeft, CallerReturned, Cancel, ClientEvent, Create, MakeVisible
 from ...domain.limits import Limits, to_json
 from ...domain.names import new_task_id
-from ...domain.task import SECOND, JsonText, Owner, Policy, Task, TaskStatus
+from ...domain.questions import open_questions
+from ...domain.task import SECOND, ClientCapability, JsonText, Owner, Policy, Task, TaskStatus
 from ...durable.questions import check_answer
 from ...store.clients import AsyncTaskStore, TaskView
 from .change_feed import ChangeFeed
-from .companion_tools import CompanionTools, handle, with_model
+from .companion_tools import CompanionTools, handle
 from .pre_task_questions import NOTHING_ASKED, Answered, PreTaskQuestions, asked_again, sort_out
 from .reports import Reporting
 from .request_state import RequestStates, binding_of, refused
@@ -233,14 +233,12 @@ class Handlers:
             StoreUnavailable: No answer in time.
         """
         view = await self._store.get(owner, task_id)
-        known = {key: answers[key] for key in view.task.inputs if key in answers}
+        questions = open_questions(view.task)
+        known = {key: answers[key] for key in questions if key in answers}
         if not known:
             return
         to_json("answers", known, maximum=self._limits.answers_bytes, depth=self._limits.depth)
-        checked = {
-            key: check_answer(key, json.loads(view.task.inputs[key].request), answer)
-            for key, answer in known.items()
-        }
+        checked = {key: check_answer(key, questions[key], answer) for key, answer in known.items()}
         try:
             await self._store.apply(owner, task_id, AnswerInput(answers=checked))
         except InvalidTransition:
@@ -270,7 +268,7 @@ class Handlers:
     ) -> Create:
         name = call.idempotency_key or asked.conversation
         told = self.hands_over_after(tool, call) is not None
-        capabilities = with_model(call.capabilities) if told else call.capabilities
+        capabilities = call.capabilities | {ClientCapability.MODEL} if told else call.capabilities
         return Create(
             task_id=new_task_id(owner, self._shards),
             owner=owner,
@@ -347,8 +345,7 @@ class Handlers:
             task = waiting.found((await self._store.get(waiting.owner, waiting.task_id, hidden=True)).task)
         except TaskNotFound:
             raise refused("its execution is gone") from None
-        recorded = {key: json.loads(asked.request) for key, asked in task.inputs.items()}
-        fitting, problems = sort_out(recorded, call.answers)
+        fitting, problems = sort_out(open_questions(task), call.answers)
         if fitting:
             await self._possibly(task, AnswerInput(answers=fitting))
         if handle:
@@ -385,8 +382,7 @@ class Handlers:
             return None
         binding = binding_of(owner, call.tool, call.arguments)
         questions = {
-            key: asked_again(json.loads(asked.request), problems.get(key))
-            for key, asked in task.inputs.items()
+            key: asked_again(question, problems.get(key)) for key, question in open_questions(task).items()
         }
         state = self._states.seal(binding, _EXECUTION, {"task": task.task_id})
         return InputRequired(questions=questions, state=state)
@@ -476,11 +472,10 @@ def _kept(policy: Policy, ttl_ms: int | None) -> Policy:
     return policy if ttl_ms is None else replace(policy, ttl_ms=min(ttl_ms, policy.max_lifetime_ms))
 
 
-def _missing(call: ToolCall, task: Task) -> list[str]:
+def _missing(call: ToolCall, task: Task) -> list[ClientCapability]:
     """What the client would have to declare to be asked what a task asks."""
-    askable = json.loads(call.capabilities or "[]")
-    kinds = dict.fromkeys(json.loads(asked.request)["kind"] for asked in task.inputs.values())
-    return [kind for kind in kinds if kind not in askable]
+    kinds = dict.fromkeys(question.kind for question in open_questions(task).values())
+    return [kind for kind in kinds if kind not in call.capabilities]
 
 
 def _ended(view: TaskView) -> TaskView:

@@ -11,14 +11,14 @@ first one's answers (docs/protocol.md, "questions before the task"; 2026-07-28, 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ...domain.errors import AnswerRefused, LimitExceeded, NotJson
 from ...domain.limits import Limits, check_size, truncate
-from ...domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
+from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion
+from ...domain.task import ClientCapability, EntryKind, JournalEntry, JsonText, Owner, new_token
 from ...durable.questions import Question, check_answer, question_digest
 from .request_state import TOOL_CALL, Binding, RequestStates, binding_of, refused
 from .requests import CapabilityRequired, InputRequired
@@ -78,7 +78,7 @@ NOTHING_ASKED = Answered()
 class _Declared:
     """A declared question, as it is asked and as its answer is recorded."""
 
-    recorded: Mapping[str, Any]
+    question: RecordedQuestion
     digest: str
 
 
@@ -105,15 +105,14 @@ class PreTaskQuestions:
         self._limits, self._request = limits, request
         self._declared: dict[str, dict[str, _Declared]] = {}
 
-    def require(self, asking: Asking, capabilities: JsonText) -> None:
+    def require(self, asking: Asking, capabilities: Collection[ClientCapability]) -> None:
         """Refuse a client that cannot be asked what a tool or prompt asks.
 
         Raises:
             CapabilityRequired: It names all that is missing.
         """
-        declared = json.loads(capabilities or "[]")
         needs = {question.needs: None for question in asking.ask.values()}
-        if missing := [need for need in needs if need not in declared]:
+        if missing := [need for need in needs if need not in capabilities]:
             raise CapabilityRequired(asking.name, missing)
 
     def next_round(self, owner: Owner, asking: Asking, call: Round) -> Answered | InputRequired:
@@ -126,7 +125,7 @@ class PreTaskQuestions:
         declared = self._questions(asking)
         binding = binding_of(owner, asking.name, call.arguments, request=self._request)
         rounds = self._opened(binding, call, declared)
-        questions = {key: asked.recorded for key, asked in declared.items() if key not in rounds.answers}
+        questions = {key: asked.question for key, asked in declared.items() if key not in rounds.answers}
         fitting, rounds.problems = sort_out(questions, call.answers)
         for key, answer in fitting.items():
             rounds.answers[key] = _entry(key, declared[key].digest, answer)
@@ -134,7 +133,7 @@ class PreTaskQuestions:
         check_size("answers", answers, self._limits.answers_bytes)
         if missing := [key for key in declared if key not in rounds.answers]:
             questions = {
-                key: asked_again(declared[key].recorded, rounds.problems.get(key)) for key in missing
+                key: asked_again(declared[key].question, rounds.problems.get(key)) for key in missing
             }
             return InputRequired(questions=questions, state=self._sealed(binding, rounds))
         journal = tuple(rounds.answers[key] for key in declared)
@@ -172,22 +171,22 @@ def _declared(question: Question) -> _Declared:
 
 
 def sort_out(
-    questions: Mapping[str, Mapping[str, Any]], answers: Mapping[str, Any]
+    questions: Mapping[str, RecordedQuestion], answers: Mapping[str, Any]
 ) -> tuple[dict[str, JsonText], dict[str, str]]:
     """Tell answers that fit from those that do not.
 
     Args:
-        questions: What is asked, by key, as questions are recorded.
+        questions: What is asked, by key.
         answers: By key, as they came; those to no question are ignored.
 
     Returns:
         The answers that fit, as they are recorded; and why the others do not.
     """
     fitting, problems = {}, {}
-    for key, recorded in questions.items():
+    for key, question in questions.items():
         if key in answers:
             try:
-                fitting[key] = check_answer(key, recorded, answers[key])
+                fitting[key] = check_answer(key, question, answers[key])
             except AnswerRefused as error:
                 problems[key] = f"{error.path}: {error.problem}" if error.path else error.problem
             except (LimitExceeded, NotJson) as error:
@@ -195,12 +194,12 @@ def sort_out(
     return fitting, problems
 
 
-def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str, Any]:
+def asked_again(question: RecordedQuestion, problem: str | None) -> RecordedQuestion:
     """The question, with what was wrong with the last answer to it, where the question has a text."""
-    if not problem or "message" not in recorded:
-        return recorded
+    if not problem or not isinstance(question, FormQuestion | LinkQuestion):
+        return question
     refused = f"The last answer was refused: {truncate(problem, PROBLEM_BYTES)}"
-    return {**recorded, "message": f"{recorded['message']}\n\n{refused}"}
+    return replace(question, message=f"{question.message}\n\n{refused}")
 
 
 def _entry(key: str, digest: str, value: JsonText) -> JournalEntry:

@@ -11,13 +11,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import pydantic_core
-
 from ...crypto.keys import KeyRing
 from ...crypto.sealing import SealBroken, Sealer
 from ...domain.errors import AnswerRefused, InvalidTransition, LimitExceeded, NotJson, TaskNotFound
 from ...domain.events import AnswerInput
 from ...domain.limits import Limits, to_json
+from ...domain.questions import open_questions
 from ...domain.task import JsonText, Owner
 from ...durable.questions import check_answer
 from ...store.clients import AsyncTaskStore
@@ -88,12 +87,12 @@ class QuestionRequests:
             view = await self._store.get(owner, task_id, hidden=True)
         except TaskNotFound:
             return
-        question = view.task.inputs.get(key)
+        question = open_questions(view.task).get(key)
         if question is None:
             return
         try:
             to_json("answer", answer, maximum=self._limits.answers_bytes, depth=self._limits.depth)
-            checked = check_answer(key, pydantic_core.from_json(question.request), answer)
+            checked = check_answer(key, question, answer)
         except AnswerRefused as error:
             problem = f"{error.path}: {error.problem}" if error.path else error.problem
             await self._sessions.refuse(task_id, key, problem)

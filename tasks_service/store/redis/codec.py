@@ -26,6 +26,7 @@ from ...domain.decide import IdempotencyRecord
 from ...domain.errors import CorruptRecord
 from ...domain.reports import LogLevel, LogMessage, Report
 from ...domain.task import (
+    ClientCapability,
     EntryKind,
     Failure,
     FailureKind,
@@ -70,7 +71,6 @@ _PLAIN = (
     "return_by_ms",
     "slot",
     "era",
-    "capabilities",
     "trace",
     "is_error",
     "journal_length",
@@ -105,6 +105,8 @@ def _state(task: Task) -> str:
         state["lease"] = astuple(task.lease)
     if task.progress is not None:
         state["progress"] = astuple(task.progress)
+    if task.capabilities:
+        state["capabilities"] = sorted(task.capabilities)
     if task.used_keys:
         state["used_keys"] = task.used_keys
     return _dumps(state)
@@ -154,6 +156,8 @@ def _decode(
     known["owner"] = Owner(known["owner"])
     if "slot" in known:
         known["slot"] = Slot(known["slot"])
+    if "capabilities" in known:
+        known["capabilities"] = ClientCapability.of(known["capabilities"])
     if "lease" in known:
         lease_id, until_ms, worker = known["lease"]
         known["lease"] = Lease(lease_id=lease_id, until_ms=until_ms, worker=worker)

@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...domain.reports import LogLevel
-from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
+from ...domain.task import DAY, HOUR, MINUTE, ClientCapability, JsonText, Owner
 from ...failpoints import failpoint
 from ..sessions import (
     ASK_LOCK_SECONDS,
@@ -258,7 +258,7 @@ class RedisSessions:
 
 
 def _row(session: Session) -> JsonText:
-    fields = [session.owner, session.version, session.capabilities, session.log_level]
+    fields = [session.owner, session.version, sorted(session.capabilities), session.log_level]
     return JsonText(json.dumps(fields))
 
 
@@ -268,6 +268,6 @@ def _session(session_id: str, row: str) -> Session:
         session_id=session_id,
         owner=owner,
         version=version,
-        capabilities=capabilities,
+        capabilities=ClientCapability.of(capabilities),
         log_level=LogLevel(level),
     )
