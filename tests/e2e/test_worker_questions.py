@@ -351,7 +351,7 @@ def test_eight_racing_answers_give_one_resumption(
     worker: CeleryTestWorker, asker: Asker, tmp_path: Path
 ) -> None:
     task = asker.call("publish", path=str(tmp_path / "notes"))
-    runs = asker.asked(task, "question").run
+    runs = asker.asked(task, "question").claims
 
     def answer(number: int) -> bool:
         try:
