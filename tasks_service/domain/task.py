@@ -21,6 +21,12 @@ JsonText = NewType("JsonText", str)
 
 NO_TEXT = JsonText("")
 
+Unknown = tuple[tuple[str, JsonText], ...]
+"""What a newer release has stored in an object and this one has no name for: stored names and JSON values.
+
+It belongs to its object: no rule looks at it, and it is written back with the object as it was read.
+"""
+
 SECOND = 1_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -150,6 +156,7 @@ class Failure:
     message: str
     code: int | None = None
     data: JsonText | None = None
+    unknown: Unknown = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +184,7 @@ class Policy:
     lease_ms: int = 10 * SECOND
     max_attempts: int = 3
     poll_interval_ms: int = SECOND
+    unknown: Unknown = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +200,7 @@ class Lease:
     lease_id: str
     until_ms: int
     worker: str
+    unknown: Unknown = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +210,7 @@ class Progress:
     current: float
     total: float | None = None
     message: str | None = None
+    unknown: Unknown = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +228,7 @@ class InputRequest:
     deadline_ms: int
     default: JsonText | None = None
     digest: str = ""
+    unknown: Unknown = ()
 
 
 class EntryKind(StrEnum):
@@ -312,6 +323,7 @@ class Task:
     journal_length: int = 0
     journal_bytes: int = 0
     idempotency: str = ""
+    unknown: Unknown = ()
 
     @property
     def phase(self) -> Phase:

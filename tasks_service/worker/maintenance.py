@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from ..broker.dispatcher import Dispatcher
 from ..domain.errors import CorruptRecord, InvalidTransition, StoreFull, StoreUnavailable, TaskNotFound
 from ..domain.events import DeadlinePassed, Expire, GrantSlot, Reap, Redispatch, SweepEvent
-from ..domain.names import task_hash
 from ..domain.task import SECOND, Policy
 from ..failpoints import failpoint
 from ..store.maintenance import Due, TaskStoreMaintenance
@@ -129,10 +128,10 @@ class Sweeper:
         except StoreFull:
             return None
         problems, until = 0, time.monotonic() + AUDIT_BUDGET
-        for task_id in self._store.task_ids():
-            found = self._problems(task_id) and self._problems(task_id)  # twice: tasks move meanwhile
+        for name in self._store.task_names():
+            found = self._problems(name) and self._problems(name)  # twice: tasks move meanwhile
             for problem in found:
-                logger.warning("Audit: task %s: %s", task_hash(task_id), problem)
+                logger.warning("Audit: task %s: %s", name, problem)
             problems += len(found)
             if time.monotonic() > until:
                 break
@@ -176,20 +175,20 @@ class Sweeper:
             if len(due) < BATCH or not moved or time.monotonic() > until:
                 return settled
 
-    def _settle_all(self, task_ids: Iterable[str], event: Callable[[], SweepEvent]) -> int:
-        return sum(self._settle(task_id, event()) for task_id in task_ids)
+    def _settle_all(self, names: Iterable[str], event: Callable[[], SweepEvent]) -> int:
+        return sum(self._settle(name, event()) for name in names)
 
-    def _settle(self, task_id: str, event: SweepEvent) -> bool:
+    def _settle(self, name: str, event: SweepEvent) -> bool:
         try:
-            self._store.apply_sweep(task_id, event)
+            self._store.apply_sweep(name, event)
         except (TaskNotFound, InvalidTransition) as refusal:
-            logger.debug("Task %s: %s", task_hash(task_id), refusal)
+            logger.debug("Task %s: %s", name, refusal)
             return False
         except CorruptRecord as error:
-            logger.warning("Task %s is left alone: %s", task_hash(task_id), error)
+            logger.warning("Task %s is left alone: %s", name, error)
             return False
         if isinstance(event, Reap | DeadlinePassed):
-            logger.info("Task %s: %s", task_hash(task_id), type(event).__name__.lower())
+            logger.info("Task %s: %s", name, type(event).__name__.lower())
         return True
 
     def _redispatch(self, queue: str) -> int:
@@ -207,17 +206,17 @@ class Sweeper:
             logger.info("%d messages for queue %r seem lost and were sent again", sent, queue)
         return sent
 
-    def _lost(self, task_ids: list[str], now_ms: int, sweeps: int) -> Iterable[tuple[str, None]]:
-        if not task_ids:
+    def _lost(self, names: list[str], now_ms: int, sweeps: int) -> Iterable[tuple[str, None]]:
+        if not names:
             return []
-        not_before = self._store.mark_suspected(task_ids, not_before_ms=now_ms + sweeps * self._interval_ms)
-        pairs = zip(task_ids, not_before, strict=True)
-        return [(task_id, None) for task_id, at_ms in pairs if at_ms <= now_ms]
+        not_before = self._store.mark_suspected(names, not_before_ms=now_ms + sweeps * self._interval_ms)
+        pairs = zip(names, not_before, strict=True)
+        return [(name, None) for name, at_ms in pairs if at_ms <= now_ms]
 
-    def _problems(self, task_id: str) -> list[str]:
+    def _problems(self, name: str) -> list[str]:
         try:
-            problems = self._store.index_problems(task_id)
-            task, now_ms = self._store.inspect(task_id).task, self._store.now_ms()
+            problems = self._store.index_problems(name)
+            task, now_ms = self._store.inspect(name).task, self._store.now_ms()
         except TaskNotFound:
             return []
         except CorruptRecord as error:

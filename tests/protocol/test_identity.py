@@ -14,8 +14,8 @@ from tasks_service.crypto.secret import SECRET_FILE, load_secret
 from tasks_service.domain.errors import ConfigurationError
 from tasks_service.frontend.access.owner import LOCAL_USER, Principal, owner_of
 from tasks_service.frontend.app import check_settings
-
-from .support import WireClient, serving, settings
+from tests.kit.serving import serving, settings
+from tests.kit.wire import WireClient
 
 ALICE, BOB = "0123456789abcdef", "fedcba9876543210"
 KEYS = f"alice:{ALICE},bob:{BOB}"

@@ -10,7 +10,8 @@ import pytest
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.durable.questions import Form
 
-from .support import WITH_TASKS, WireClient, registry, serving, settings
+from ..kit.serving import registry, serving, settings
+from ..kit.wire import WITH_TASKS, WireClient
 
 OLD, NEW = "the-secret-of-the-beginning", "the-secret-of-next-year"
 CAPABILITIES: dict[str, Any] = {**WITH_TASKS, "elicitation": {}}

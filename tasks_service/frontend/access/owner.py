@@ -1,4 +1,4 @@
-"""Whose task it is: from a principal to the opaque `Owner` that keys and logs may hold.
+"""The way from a principal to the opaque `Owner` that keys and logs may hold.
 
 An owner is a keyed hash of issuer, subject and client id, each length-prefixed, so that no two principals
 share one and nobody without the secret can tell which principal it was. All processes of a deployment must
@@ -11,13 +11,12 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from ...crypto.keys import derive_key
 from ...domain.task import Owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who calls, as those who authenticated the call name it.
+    """A caller, as whoever authenticated the call names it.
 
     Attributes:
         issuer: Who vouches: "local", "api-key", or an authorization server.
@@ -41,8 +40,16 @@ def owner_of(principal: Principal, secret: bytes) -> Owner:
         principal: Who calls.
         secret: See `DeploymentKeys.owner_secret`.
     """
-    digest = hashlib.blake2b(digest_size=16, key=derive_key(secret, "owner"))
+    digest = hashlib.blake2b(digest_size=16, key=_key(secret), person=b"tasks-owner")
     for part in (principal.issuer, principal.subject, principal.client_id):
         encoded = part.encode()
         digest.update(len(encoded).to_bytes(4, "big") + encoded)
     return Owner(base64.b32encode(digest.digest()).decode().rstrip("=").lower())
+
+
+def _key(secret: bytes) -> bytes:
+    """A key of the length that blake2b takes, from a secret of any length.
+
+    Not `derive_key`: tasks are stored under their owners, so that these stay what they were.
+    """
+    return hashlib.blake2b(secret, digest_size=32).digest()

@@ -20,9 +20,6 @@ from .requests import StateRefused, request_digest
 
 logger = logging.getLogger(__name__)
 
-STATE_SECONDS = 3600.0
-"""Seconds that a client may take to answer a round."""
-
 TOOL_CALL: Final = "call of a tool"
 """The kind of request that states are made for; others bring a word of their own."""
 
@@ -65,19 +62,20 @@ class RequestStates:
 
     Args:
         ring: The deployment's.
+        life_seconds: How long a state is good: how long a client may take to answer a round.
     """
 
-    def __init__(self, ring: KeyRing) -> None:
-        self._sealer = Sealer(ring, "request state")
+    def __init__(self, ring: KeyRing, life_seconds: float) -> None:
+        self._sealer, self._life_seconds = Sealer(ring, "request state"), life_seconds
 
     @property
     def life_ms(self) -> int:
         """How long a state is good."""
-        return round(STATE_SECONDS * SECOND)
+        return round(self._life_seconds * SECOND)
 
     def seal(self, binding: Binding, purpose: str, content: Mapping[str, Any]) -> str:
-        """A new state, good from now on for `STATE_SECONDS`."""
-        return self._sealer.seal([purpose, content], *binding, seconds=STATE_SECONDS)
+        """A new state, good from now on for `life_seconds`."""
+        return self._sealer.seal([purpose, content], *binding, seconds=self._life_seconds)
 
     def open(self, binding: Binding, state: str) -> Opened:
         """What a state says that came with a request.

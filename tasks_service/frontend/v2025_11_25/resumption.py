@@ -1,4 +1,4 @@
-"""Streams that their client is let go from, and comes back to (2025-11-25, transports, "resumability").
+"""Streams that a client leaves, and comes back to later (2025-11-25, transports, "resumability").
 
 Only calls of tools that say `release_client` have such streams (docs/protocol-2025-11-25.md, "sessions").
 The client gets the id of an event, and with it may ask any front end for the rest. The id is sealed: it says
@@ -26,7 +26,7 @@ SHORTEST_ABSENCE_MS: Final = 1000
 
 
 class PollLater(Exception):
-    """The client is to come back for the answer.
+    """Tells the transport to end the stream: the client is to come back for the answer.
 
     Args:
         task_id: The execution that it waits for.
@@ -40,7 +40,7 @@ class PollLater(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumePoint:
-    """Where in a session a stream goes on.
+    """The point from which a stream goes on in a session.
 
     Attributes:
         task_id: The execution that is waited for.
@@ -54,7 +54,7 @@ class ResumePoint:
 
 
 class ResumePoints:
-    """ResumePoints as ids of events: each is another, and good for its session alone.
+    """Writes resume points as ids of events, each good for its session alone.
 
     Args:
         ring: The deployment's.
@@ -63,13 +63,13 @@ class ResumePoints:
     def __init__(self, ring: KeyRing) -> None:
         self._sealer = Sealer(ring, "resume point")
 
-    def event_id(self, session: Session, bookmark: ResumePoint) -> str:
+    def event_id(self, session: Session, resume_point: ResumePoint) -> str:
         """A new id for an event of a stream of the session."""
-        content = [bookmark.task_id, bookmark.request_id, bookmark.progress_token]
+        content = [resume_point.task_id, resume_point.request_id, resume_point.progress_token]
         return self._sealer.seal(content, session.session_id)
 
     def open(self, session: Session, event_id: str) -> ResumePoint | None:
-        """What an id of an event of the session says; None if it was not sent there."""
+        """Read the id of an event; None if it was not sent in this session."""
         try:
             task_id, request_id, token = self._sealer.open(event_id, session.session_id)
         except SealBroken as error:
