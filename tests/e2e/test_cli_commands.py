@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Phase
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.factories import creation
@@ -131,7 +132,7 @@ def test_list_and_inspect_show_a_task_and_its_history(service: RunningUp) -> Non
 
     listed, shown = service.run("list"), service.run("inspect", task_id)
 
-    assert task_id in listed.stdout
+    assert task_hash(task_id) in listed.stdout
     assert "people.csv" in shown.stdout
     history = json.loads(service.run("inspect", "--json", task_id).stdout)["log"]
     assert [entry["target"] for entry in history] == ["pending", "running", "completed"]

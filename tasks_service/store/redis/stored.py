@@ -112,7 +112,8 @@ class Shape(Generic[T]):
         self._required = frozenset(field.stored for field in self.fields if field.default is REQUIRED)
         self._defaults = {field.name: field.default for field in self.fields if field.default is not REQUIRED}
         self._written = [(field.stored, field.default, field.write) for field in self.fields]
-        self._values = attrgetter(*(field.name for field in self.fields))
+        # With one name more, since a getter of a single one returns no tuple.
+        self._values = attrgetter(*(field.name for field in self.fields), "__class__")
 
     def read(self, stored: Mapping[str, Any]) -> T:
         """The object of what is stored.
@@ -136,7 +137,7 @@ class Shape(Generic[T]):
     def write(self, value: T) -> Stored:
         """What is to be stored of an object."""
         stored = {}
-        for (name, default, write), part in zip(self._written, self._values(value), strict=True):
+        for (name, default, write), part in zip(self._written, self._values(value), strict=False):
             if part != default:
                 stored[name] = part if write is None else write(part)
         if self._keeps:
