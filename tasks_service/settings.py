@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import (
     AwareDatetime,
@@ -69,8 +69,12 @@ class Settings(BaseSettings):
         shards: The number of shards that tasks are spread over; on a cluster 16 by default. It may never
             change on a used store, which stores the number and refuses another.
         data_dir: The directory of the private redis-server and of the secret.
-        secret: The key of the hashes under which owners are stored. Unset: one is created in `data_dir`, mode
-            0600.
+        secret: The secret under which what travels with clients is sealed. Unset: one is created in
+            `data_dir`, mode 0600.
+        accepted_secrets: More secrets whose seals are accepted, comma-separated: while `secret` is changed,
+            the previous one and the next.
+        owner_secret: The key of the hashes under which owners are stored; may never change while tasks
+            matter. Unset: `secret`, which then may not change either.
         host: The address that HTTP is served on.
         port: The port that HTTP is served on.
         api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until`
@@ -100,6 +104,8 @@ class Settings(BaseSettings):
     shards: int = Field(default=1, ge=1, le=256)
     data_dir: Path = Path(".tasks-service")
     secret: SecretStr | None = None
+    accepted_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    owner_secret: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
     api_keys: Annotated[dict[str, ApiKey], NoDecode] = Field(default_factory=dict)
@@ -175,10 +181,20 @@ class Settings(BaseSettings):
             slots[found[1] or OTHER_QUEUES] = int(found[2])
         return slots
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "accepted_secrets", mode="before")
     @classmethod
-    def _parse_hosts(cls, value: object) -> object:
+    def _parse_list(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _keep_owners(self) -> Self:
+        if self.accepted_secrets and self.owner_secret is None:
+            raise ValueError(
+                "TASKS_ACCEPTED_SECRETS: TASKS_SECRET is being changed, but owners of tasks are stored under "
+                "it, and nobody would find their tasks. Set TASKS_OWNER_SECRET to the secret that the "
+                "deployment began with, and leave it so"
+            )
+        return self
 
     @cached_property
     def limits(self) -> Limits:

@@ -1,1 +1,1 @@
-"""The secret of a deployment, and what is derived from it."""
+"""The secret of a deployment, and what is made with it: keys, and sealed texts."""

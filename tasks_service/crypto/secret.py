@@ -36,10 +36,23 @@ def load_secret(configured: SecretStr | None, data_dir: Path) -> bytes:
     """
     if configured is None:
         return _secret_in(data_dir)
+    return check_secret("TASKS_SECRET", configured)
+
+
+def check_secret(variable: str, configured: SecretStr) -> bytes:
+    """A secret that is configured, as bytes.
+
+    Args:
+        variable: Where it is from, for the error.
+        configured: The secret.
+
+    Raises:
+        ConfigurationError: It is too short.
+    """
     secret = configured.get_secret_value()
     if len(secret) < SECRET_CHARACTERS:
         raise ConfigurationError(
-            f"TASKS_SECRET has {len(secret)} characters; use at least {SECRET_CHARACTERS}, "
+            f"{variable}: a secret has {len(secret)} characters; use at least {SECRET_CHARACTERS}, "
             "for example the output of: openssl rand -hex 32"
         )
     return secret.encode()

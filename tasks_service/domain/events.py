@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .task import NO_TEXT, Failure, InputRequest, JournalEntry, JsonText, Owner, Policy, Progress, new_token
+from .task import (
+    ClientCapability,
+    Failure,
+    InputRequest,
+    JournalEntry,
+    JsonText,
+    Owner,
+    Policy,
+    Progress,
+    new_token,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +78,7 @@ class Create(Event):
     arguments: JsonText
     policy: Policy = field(default_factory=Policy)
     era: str = ""
-    capabilities: JsonText = NO_TEXT
+    capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
     visible: bool = True
     idempotency: str = ""
@@ -177,7 +187,7 @@ class Question:
     """A question as the tool asks it.
 
     Attributes:
-        request: The question, as JSON text.
+        request: The question, as JSON text: see `questions`.
         open_ms: How long it stays open; None: as long as the policy says.
         default: The answer if none comes in time; None: the task fails.
         digest: See `InputRequest.digest`.

@@ -8,7 +8,7 @@ the domain measures and keeps them, and leaves their meaning to those who wrote 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, NewType
@@ -83,6 +83,25 @@ class ConcurrencyKey(NamedTuple):
 
     owner: Owner
     queue: str
+
+
+class ClientCapability(StrEnum):
+    """What a client can be asked; wire modules know how it declares that."""
+
+    FORM = "form"
+    """Some values, of its user."""
+    URL = "url"
+    """To send its user to a page."""
+    SAMPLING = "sampling"
+    """A completion by its model."""
+    ROOTS = "roots"
+    MODEL = "model"
+    """What an author lets models answer: its model is told of the companion tools."""
+
+    @classmethod
+    def of(cls, names: Collection[str]) -> frozenset[ClientCapability]:
+        """Those of a list of names; what only another version knows is passed over."""
+        return frozenset(capability for capability in cls if capability in names)
 
 
 class Slot(StrEnum):
@@ -199,7 +218,7 @@ class InputRequest:
     """A question that is open.
 
     Attributes:
-        request: What the client is asked, as JSON text; its meaning belongs to the wire modules.
+        request: What the client is asked, as JSON text: see `questions`.
         deadline_ms: When it stops being answerable.
         default: The answer that silence gives, if the author named one.
         digest: Goes with the answer into the journal, so that a changed question is noticed.
@@ -268,7 +287,7 @@ class Task:
         visible: Whether its handle was ever given out.
         return_by_ms: When it is cancelled unless its caller has come back; 0 while nobody has left.
         slot: Whether it has a slot or waits for one; None while it needs none, or where there is no limit.
-        capabilities: What the creating call declared it can be asked, as JSON text.
+        capabilities: What the client of the creating call can be asked.
     """
 
     task_id: str
@@ -293,7 +312,7 @@ class Task:
     return_by_ms: int = 0
     slot: Slot | None = None
     era: str = ""
-    capabilities: JsonText = NO_TEXT
+    capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
     progress: Progress | None = None
     failure: Failure | None = None

@@ -27,7 +27,8 @@ from pydantic import BaseModel
 
 from ..domain.errors import ClientCannot
 from ..domain.events import Question as DomainQuestion
-from ..domain.task import EntryKind, JournalEntry, JsonText
+from ..domain.questions import encode
+from ..domain.task import ClientCapability, EntryKind, JournalEntry, JsonText
 from .attempt import Attempt
 from .journal import Call
 from .log_messages import TOOL_LOGGERS, Level, log_message, write_log
@@ -41,7 +42,6 @@ from .questions import (
     Sampling,
     default_text,
     question_digest,
-    question_text,
 )
 from .retry import RetryPolicy
 from .steps import inside_step, refuse_inside_step, step_call, step_entry, step_value
@@ -118,7 +118,7 @@ class _Context:
             ClientCannot: A question needs a capability that the client did not declare.
         """
         refuse_inside_step("ask")
-        declared = json.loads(self._attempt.task.capabilities or "[]")
+        declared = self._attempt.task.capabilities
         for question in questions.values():
             if question.needs not in declared and not _for_model(question, declared):
                 raise ClientCannot(question.needs)
@@ -630,7 +630,7 @@ def _domain_questions(
     for call, (name, question) in zip(calls, questions.items(), strict=True):
         default = defaults.get(name)
         asked[call.name] = DomainQuestion(
-            request=question_text(question),
+            request=encode(question.recorded()),
             open_ms=open_ms,
             default=None if default is None else default_text(name, question, default),
             digest=call.digest,
@@ -650,9 +650,9 @@ def _finite(current: float, total: float | None) -> tuple[float, float | None]:
     return current, total
 
 
-def _for_model(question: Question, declared: Sequence[str]) -> bool:
+def _for_model(question: Question, declared: frozenset[ClientCapability]) -> bool:
     """Whether the client's model may answer, even if nobody else can be asked."""
-    return isinstance(question, Form) and question.model_may_answer and "model" in declared
+    return isinstance(question, Form) and question.model_may_answer and ClientCapability.MODEL in declared
 
 
 def _length_of(items: Iterable[Any], total: float | None) -> float | None:

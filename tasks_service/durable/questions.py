@@ -1,9 +1,8 @@
 """The questions that a tool can ask its client, and the checking and reading of answers.
 
-Questions are recorded in a form of our own; the wire modules translate it for each protocol revision. A
-form's schema is lowered to what MCP clients can render (see `forms`). What the lowering drops (patterns,
-exclusive bounds) is kept as `check`, so that the front end refuses an answer that does not fit and the
-question stays open.
+A form's schema is lowered to what MCP clients can render (see `forms`). What the lowering drops (patterns,
+exclusive bounds) is kept as `FormQuestion.check`, so that the front end refuses an answer that does not fit
+and the question stays open.
 """
 
 from __future__ import annotations
@@ -19,7 +18,14 @@ from pydantic import BaseModel, ValidationError
 
 from ..domain.errors import AnswerRefused, ClientError, ConfigurationError
 from ..domain.limits import DEFAULT_LIMITS, to_json
-from ..domain.task import JsonText
+from ..domain.questions import (
+    FormQuestion,
+    LinkQuestion,
+    RecordedQuestion,
+    RootsQuestion,
+    SamplingQuestion,
+)
+from ..domain.task import ClientCapability, JsonText
 from .forms import lower, problem_of, without_wording
 
 
@@ -41,10 +47,10 @@ class Question(Protocol):
     """A question of any kind."""
 
     @property
-    def needs(self) -> str:
-        """The capability that the client must have declared: `form`, `url`, `sampling` or `roots`."""
+    def needs(self) -> ClientCapability:
+        """The capability that the client must have declared."""
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> RecordedQuestion:
         """Return the question as it is recorded."""
 
     def read(self, answer: Any) -> Any:
@@ -68,9 +74,9 @@ class Form:
     schema: type[BaseModel] | Mapping[str, Any]
     model_may_answer: bool = False
 
-    needs = "form"
+    needs = ClientCapability.FORM
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> FormQuestion:
         """See `Question.recorded`.
 
         Raises:
@@ -78,10 +84,12 @@ class Form:
         """
         full = self.schema if isinstance(self.schema, Mapping) else self.schema.model_json_schema()
         lowered = lower(full)
-        record = {"kind": "form", "message": self.message, "schema": lowered}
-        if lowered != full:
-            record["check"] = dict(full)
-        return {**record, "model_may_answer": True} if self.model_may_answer else record
+        return FormQuestion(
+            message=self.message,
+            schema=lowered,
+            check=None if lowered == full else dict(full),
+            model_may_answer=self.model_may_answer,
+        )
 
     def read(self, answer: Any) -> Any:
         """See `Question.read`: the model, the plain values, `Declined` or `Cancelled`."""
@@ -110,11 +118,11 @@ class Link:
     message: str
     url: str
 
-    needs = "url"
+    needs = ClientCapability.URL
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> LinkQuestion:
         """See `Question.recorded`."""
-        return {"kind": "url", "message": self.message, "url": self.url}
+        return LinkQuestion(message=self.message, url=self.url)
 
     def read(self, answer: Any) -> Literal[True] | Declined | Cancelled:
         """See `Question.read`; True if the person agreed to go there."""
@@ -133,15 +141,14 @@ class Sampling:
     max_tokens: int
     system_prompt: str | None = None
 
-    needs = "sampling"
+    needs = ClientCapability.SAMPLING
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> SamplingQuestion:
         """See `Question.recorded`."""
-        messages = [
-            message.model_dump(mode="json", by_alias=True, exclude_none=True) for message in self.messages
-        ]
-        record = {"kind": "sampling", "messages": messages, "max_tokens": self.max_tokens}
-        return record if self.system_prompt is None else {**record, "system_prompt": self.system_prompt}
+        messages = [_plain(message) for message in self.messages]
+        return SamplingQuestion(
+            messages=messages, max_tokens=self.max_tokens, system_prompt=self.system_prompt
+        )
 
     def read(self, answer: Any) -> CreateMessageResult:
         """See `Question.read`."""
@@ -156,11 +163,11 @@ class Sampling:
 class Roots:
     """The client's roots (deprecated in 2026-07-28)."""
 
-    needs = "roots"
+    needs = ClientCapability.ROOTS
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> RootsQuestion:
         """See `Question.recorded`."""
-        return {"kind": "roots"}
+        return RootsQuestion()
 
     def read(self, answer: Any) -> list[Root]:
         """See `Question.read`."""
@@ -191,11 +198,6 @@ def declared_questions(what: str, ask: Mapping[str, Form | Link]) -> dict[str, Q
     return dict(ask)
 
 
-def question_text(question: Question) -> JsonText:
-    """The JSON text of a question, as it is recorded."""
-    return to_json("question", question.recorded(), maximum=DEFAULT_LIMITS.variables_bytes)
-
-
 def default_text(name: str, question: Question, value: Any) -> JsonText:
     """The JSON text of the answer that a question gets if none comes in time.
 
@@ -214,24 +216,20 @@ def default_text(name: str, question: Question, value: Any) -> JsonText:
         raise ConfigurationError(f"The default of question {name!r} cannot be its answer: {error}") from error
 
 
-def headline(recorded: str) -> str:
-    """The message of a recorded question, for the task's status."""
-    return str(json.loads(recorded).get("message") or "The tool asks its client.")
-
-
 def question_digest(question: Question) -> str:
     """A digest of a question's kind and schema without wording; an earlier answer fits if it is equal."""
-    record = question.recorded()
-    essence = [record["kind"], without_wording(record.get("check", record.get("schema", {})))]
+    recorded = question.recorded()
+    schema = recorded.answer_schema if isinstance(recorded, FormQuestion) else {}
+    essence = [recorded.kind, without_wording(schema)]
     return blake2b(json.dumps(essence, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def check_answer(key: str, recorded: Mapping[str, Any], answer: Any) -> JsonText:
+def check_answer(key: str, question: RecordedQuestion, answer: Any) -> JsonText:
     """Check a client's answer against its question, and return it as it is recorded.
 
     Args:
         key: The question's key, for the error.
-        recorded: The question, as it was recorded.
+        question: The question, as it was recorded.
         answer: The answer, as parsed JSON.
 
     Raises:
@@ -242,13 +240,13 @@ def check_answer(key: str, recorded: Mapping[str, Any], answer: Any) -> JsonText
     if "error" in answer:
         _check_model(key, _ErrorAnswer, answer)
         return _recordable(answer)
-    kind = recorded["kind"]
-    if kind in ("form", "url"):
-        _check_action(key, recorded, answer)
-    elif kind == "sampling":
-        _check_model(key, CreateMessageResult, answer)
-    else:
-        _check_model(key, ListRootsResult, answer)
+    match question:
+        case FormQuestion() | LinkQuestion():
+            _check_action(key, question, answer)
+        case SamplingQuestion():
+            _check_model(key, CreateMessageResult, answer)
+        case RootsQuestion():
+            _check_model(key, ListRootsResult, answer)
     return _recordable(answer)
 
 
@@ -256,16 +254,16 @@ def _recordable(answer: Mapping[str, Any]) -> JsonText:
     return to_json("answer", dict(answer), maximum=DEFAULT_LIMITS.answers_bytes)
 
 
-def _check_action(key: str, recorded: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+def _check_action(key: str, question: FormQuestion | LinkQuestion, answer: Mapping[str, Any]) -> None:
     action = answer.get("action")
     if action not in ("accept", "decline", "cancel"):
         raise AnswerRefused(key, "action", "expected accept, decline or cancel")
-    if action != "accept" or recorded["kind"] == "url":
+    if action != "accept" or isinstance(question, LinkQuestion):
         return
     content = answer.get("content")
     if not isinstance(content, Mapping):
         raise AnswerRefused(key, "content", "expected an object")
-    if (problem := problem_of(recorded.get("check", recorded["schema"]), content)) is not None:
+    if (problem := problem_of(question.answer_schema, content)) is not None:
         path, sentence = problem
         raise AnswerRefused(key, f"content.{path}" if path else "content", sentence)
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..authoring.library import Library
 from ..authoring.tool import ToolRegistry
-from ..crypto.secret import load_secret
+from ..crypto.keys import load_keys
 from ..domain.errors import ConfigurationError
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
@@ -149,8 +149,11 @@ class FrontEnd:
         """
         async with self._opened_store() as store:
             feed = ChangeFeed(store, self._timings)
-            secret = load_secret(self._settings.secret, self._settings.data_dir)
-            servers = build_servers(self._offer, self._settings, store=store, feed=feed, secret=secret)
+            settings = self._settings
+            keys = load_keys(
+                settings.secret, settings.accepted_secrets, settings.owner_secret, settings.data_dir
+            )
+            servers = build_servers(self._offer, settings, store=store, feed=feed, keys=keys)
             following = asyncio.create_task(feed.run(), name="change feed")
             try:
                 yield servers

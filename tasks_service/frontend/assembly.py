@@ -8,6 +8,8 @@ from typing import Any
 from mcp.server.lowlevel import Server
 
 from ..authoring.tool import ToolRegistry
+from ..crypto.keys import DeploymentKeys
+from ..crypto.sealing import Sealer
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
@@ -49,6 +51,7 @@ class Servers:
         subscriptions: Tell clients of 2026-07-28 of changes.
         library: Runs the functions of resources, prompts and completions; to be closed at the end.
         readiness: Whether the store can be used.
+        keys: The deployment's; they tell owners apart.
         local: Who calls where only the local user can.
     """
 
@@ -60,11 +63,12 @@ class Servers:
     subscriptions: Subscriptions
     library: LibraryHandlers
     readiness: Readiness
+    keys: DeploymentKeys
     local: Caller
 
 
 def build_servers(
-    offer: Offer, settings: Settings, *, store: FrontEndStore, feed: ChangeFeed, secret: bytes
+    offer: Offer, settings: Settings, *, store: FrontEndStore, feed: ChangeFeed, keys: DeploymentKeys
 ) -> Servers:
     """Put together what answers requests; opens nothing.
 
@@ -73,9 +77,9 @@ def build_servers(
         settings: Configuration.
         store: Where everything is recorded.
         feed: Tells of changes in the store.
-        secret: The deployment's secret.
+        keys: The deployment's; they seal what travels with clients.
     """
-    limits, states = settings.limits, RequestStates(secret, feed.timings.answer)
+    limits, states = settings.limits, RequestStates(keys.sealing, feed.timings.answer)
     companion_tools = None
     if settings.companion_tools:
         companion_tools = CompanionTools(
@@ -108,9 +112,9 @@ def build_servers(
     services = SessionServices(
         store=store,
         sessions=store.sessions,
-        questions=QuestionRequests(store, store.sessions, secret, limits=limits),
+        questions=QuestionRequests(store, store.sessions, keys.sealing, limits=limits),
         feed=feed,
-        resume_points=ResumePoints(secret),
+        resume_points=ResumePoints(keys.sealing),
         waiting_calls=waiting_calls,
     )
     return Servers(
@@ -127,14 +131,15 @@ def build_servers(
             library=library,
             companion_tools=companion_tools,
             services=services,
-            secret=secret,
+            cursors=Sealer(keys.sealing, "cursor"),
         ),
         services=services,
         store=store,
         subscriptions=subscriptions,
         library=library,
         readiness=Readiness(store),
-        local=Caller(owner=owner_of(LOCAL_USER, secret)),
+        keys=keys,
+        local=Caller(owner=owner_of(LOCAL_USER, keys.owner_secret)),
     )
 
 
@@ -148,8 +153,8 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
     Raises:
         ConfigurationError: Others than this machine could reach the service, and it knows no keys.
     """
-    authenticator, guard, limits = Authenticator(settings), AddressGuard(settings), settings.limits
-    timings = servers.services.timings
+    authenticator = Authenticator(settings, servers.keys.owner_secret)
+    guard, limits, timings = AddressGuard(settings), settings.limits, servers.services.timings
     admission = Admission(
         tools=servers.tools,
         authenticator=authenticator,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..domain.reports import LogLevel
-from ..domain.task import NO_TEXT, JsonText, Owner, Unknown
+from ..domain.task import ClientCapability, JsonText, Owner, Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +25,14 @@ class Session:
         session_id: Names it; 192 random bits.
         owner: Whose it is; to everybody else there is no such session.
         version: The protocol revision.
-        capabilities: What the client can be asked, as `Task.capabilities`.
+        capabilities: What the client can be asked.
         log_level: From which level on it is sent log messages.
     """
 
     session_id: str
     owner: Owner
     version: str
-    capabilities: JsonText = NO_TEXT
+    capabilities: frozenset[ClientCapability] = frozenset()
     log_level: LogLevel = LogLevel.INFO
     unknown: Unknown = ()
 

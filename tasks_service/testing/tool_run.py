@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..authoring.tool import Tool
 from ..domain.events import AnswerInput, Cancel, Create
 from ..domain.limits import DEFAULT_LIMITS
 from ..domain.names import new_task_id
+from ..domain.questions import parse
 from ..domain.task import (
+    ClientCapability,
     Failure,
     InputRequest,
     JournalEntry,
-    JsonText,
     Owner,
     Phase,
     TaskRecord,
@@ -35,7 +36,7 @@ from ..worker.shutdown import ShutdownDeadline
 
 OWNER = Owner("tester")
 
-ALL_CAPABILITIES = ("form", "url", "sampling", "roots")
+ALL_CAPABILITIES = frozenset(ClientCapability) - {ClientCapability.MODEL}
 
 
 class ToolRun:
@@ -62,7 +63,7 @@ class ToolRun:
         tool: str,
         arguments: Mapping[str, Any] | None = None,
         *,
-        client_can: Sequence[str] = ALL_CAPABILITIES,
+        client_can: Collection[str] = ALL_CAPABILITIES,
     ) -> None:
         self._tool: Tool = service.tools.find(tool)
         self._now_ms = time.time_ns() // 1_000_000
@@ -77,7 +78,7 @@ class ToolRun:
                 queue=self._tool.queue,
                 arguments=self._tool.check_arguments(arguments or {}),
                 policy=self._tool.policy,
-                capabilities=JsonText(json.dumps(list(client_can))),
+                capabilities=frozenset(map(ClientCapability, client_can)),
             )
         )
         self._go_on()
@@ -134,8 +135,7 @@ class ToolRun:
             KeyError: No such question is open.
             AnswerRefused: The answer does not match the question's schema.
         """
-        asked = json.loads(self.questions[key].request)
-        checked = check_answer(key, asked, answer)
+        checked = check_answer(key, parse(self.questions[key].request), answer)
         self._store.apply(OWNER, self._task_id, AnswerInput(answers={key: checked}))
         self._go_on()
 

@@ -32,10 +32,11 @@ from ..domain.events import Checkpoint, RequestInput, Sleep, WorkerEvent
 from ..domain.events import Question as Asked
 from ..domain.limits import Limits, to_json
 from ..domain.names import task_hash
+from ..domain.questions import headline, parse
 from ..domain.reports import LogMessage, Report
 from ..domain.task import JournalEntry, Phase, Progress, Task
 from ..durable.journal import Journal
-from ..durable.questions import Question, headline, question_digest
+from ..durable.questions import Question, question_digest
 from ..store.redis.backoff import full_jitter
 from ..store.workers import WorkerStore
 from .report_publisher import ReportPublisher, ReportQueue
@@ -199,7 +200,7 @@ class RunningAttempt:
 
     def park(self, questions: Mapping[str, Asked]) -> NoReturn:
         """See `Attempt.park`."""
-        message = next((headline(asked.request) for asked in questions.values()), None)
+        message = next((headline(parse(asked.request)) for asked in questions.values()), None)
         self._end_with(RequestInput(lease_id=self.lease_id, inputs=questions, message=message))
 
     def suspend(self, delay_ms: int, timer: JournalEntry | None) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import (
     DAY,
     HOUR,
+    ClientCapability,
     EntryKind,
     FailureKind,
     JournalEntry,
@@ -39,13 +40,16 @@ APP = "tests.e2e.asking_app"
 YES = '{"action":"accept","content":{"publish":true,"title":"News"}}'
 
 
+ANYTHING = frozenset(ClientCapability) - {ClientCapability.MODEL}
+
+
 class Asker(Client):
     """A client that can be asked anything."""
 
     def call(self, tool_name: str, **arguments: Any) -> Task:
-        return self.call_as('["form","url","sampling","roots"]', tool_name, **arguments)
+        return self.call_as(ANYTHING, tool_name, **arguments)
 
-    def call_as(self, capabilities: str, tool_name: str, **arguments: Any) -> Task:
+    def call_as(self, capabilities: Collection[ClientCapability], tool_name: str, **arguments: Any) -> Task:
         tool = self.service.tools[tool_name]
         event = Create(
             task_id=new_task_id(OWNER),
@@ -54,7 +58,7 @@ class Asker(Client):
             queue=tool.queue,
             arguments=tool.check_arguments(arguments),
             policy=tool.policy,
-            capabilities=JsonText(capabilities),
+            capabilities=frozenset(capabilities),
         )
         return self.store.create(event).task
 
@@ -155,7 +159,7 @@ def test_silence_takes_the_default(worker: CeleryTestWorker, asker: Asker) -> No
 def test_a_client_that_cannot_be_asked_fails_the_task_with_what_is_missing(
     worker: CeleryTestWorker, asker: Asker, tmp_path: Path
 ) -> None:
-    task = asker.call_as('["sampling"]', "publish", path=str(tmp_path / "notes"))
+    task = asker.call_as([ClientCapability.SAMPLING], "publish", path=str(tmp_path / "notes"))
     failure = asker.ended(task).task.failure
     assert failure is not None
     assert (failure.kind, failure.data) == (FailureKind.CLIENT_CANNOT, '{"needs": "form"}')
@@ -269,7 +273,7 @@ def test_answers_from_before_the_task_reach_the_tool(worker: CeleryTestWorker, a
         queue=tool.queue,
         arguments=JsonText("{}"),
         policy=tool.policy,
-        capabilities=JsonText('["form"]'),
+        capabilities=frozenset({ClientCapability.FORM}),
         journal=(entry,),
     )
     task = asker.store.create(event).task

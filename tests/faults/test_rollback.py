@@ -30,6 +30,7 @@ from tasks_service.domain.events import (
 )
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.task import (
+    ClientCapability,
     EntryKind,
     Failure,
     FailureKind,
@@ -60,7 +61,7 @@ def store(server: ForgetfulServer) -> Iterator[RedisTaskStore]:
 
 
 def created(store: RedisTaskStore) -> str:
-    return store.create(creation(capabilities=JsonText('["form"]'))).task.task_id
+    return store.create(creation(capabilities=frozenset({ClientCapability.FORM}))).task.task_id
 
 
 def claimed(store: RedisTaskStore, task_id: str) -> Task:

@@ -11,8 +11,9 @@ from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.errors import InvalidTransition, ProtocolError, TaskNotFound
 from tasks_service.domain.events import Checkpoint, Claim, CompleteWithResult, FailWithError, RequestInput
 from tasks_service.domain.events import Question as OpenQuestion
+from tasks_service.domain.questions import encode
 from tasks_service.domain.task import Failure, FailureKind, Task, new_token
-from tasks_service.durable.questions import Question, question_digest, question_text
+from tasks_service.durable.questions import Question, question_digest
 from tasks_service.store.redis import RedisTaskStore
 
 from .waiting import wait_until
@@ -20,7 +21,7 @@ from .waiting import wait_until
 
 def asked(question: Question) -> OpenQuestion:
     """A question as a worker commits it."""
-    return OpenQuestion(request=question_text(question), digest=question_digest(question))
+    return OpenQuestion(request=encode(question.recorded()), digest=question_digest(question))
 
 
 class Worker:

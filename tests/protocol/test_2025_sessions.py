@@ -203,5 +203,5 @@ def test_capabilities_of_the_handshake_are_recorded_with_each_task(
     task = worker.store.inspect(session.task("greet", {"name": "Ada"})).task
 
     assert session.capabilities == EVERYTHING
-    assert task.capabilities == '["form","url","sampling","roots"]'
+    assert task.capabilities == {"form", "url", "sampling", "roots"}
     assert task.era == "2025-11-25"

@@ -441,7 +441,7 @@ def test_a_question_for_models_to_a_client_that_cannot_be_asked_gives_the_handle
 ) -> None:
     reply = pool.submit(plain.call, "chat", {"name": "Ada"})
     task_id = worker.recorded()
-    assert json.loads(worker.task(task_id).capabilities) == ["model"]
+    assert worker.task(task_id).capabilities == {"model"}
     ask(worker, task_id, colour=FOR_MODELS)
 
     text = text_of(reply.result(60).result)

@@ -87,16 +87,16 @@ def test_sampling_and_roots_are_shown_as_the_requests_that_they_are(
 @pytest.mark.parametrize(
     ("declared", "recorded"),
     [
-        ({}, ""),
-        ({"elicitation": {}}, '["form"]'),
-        ({"elicitation": {"form": {}}}, '["form"]'),
-        ({"elicitation": {"url": {}}}, '["url"]'),
-        ({"elicitation": {"url": {}, "form": {}}, "roots": {}}, '["form","url","roots"]'),
-        ({"sampling": {"tools": {}}}, '["sampling"]'),
+        ({}, set()),
+        ({"elicitation": {}}, {"form"}),
+        ({"elicitation": {"form": {}}}, {"form"}),
+        ({"elicitation": {"url": {}}}, {"url"}),
+        ({"elicitation": {"url": {}, "form": {}}, "roots": {}}, {"form", "url", "roots"}),
+        ({"sampling": {"tools": {}}}, {"sampling"}),
     ],
 )
 def test_what_a_client_can_be_asked_is_recorded_in_our_own_words(
-    client: WireClient, worker: Worker, declared: dict[str, Any], recorded: str
+    client: WireClient, worker: Worker, declared: dict[str, Any], recorded: set[str]
 ) -> None:
     client.capabilities = {**WITH_TASKS, **declared}
 

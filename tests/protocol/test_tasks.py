@@ -163,7 +163,7 @@ def test_era_and_what_the_client_can_be_asked_are_recorded(client: WireClient, w
 
     task = worker.store.inspect(task_id).task
     assert task.era == "2026-07-28"
-    assert task.capabilities == '["form","sampling"]'
+    assert task.capabilities == {"form", "sampling"}
 
 
 def test_an_idempotency_key_finds_the_same_task_again(client: WireClient) -> None:

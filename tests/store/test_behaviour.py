@@ -42,6 +42,7 @@ from tasks_service.domain.task import (
     HOUR,
     MINUTE,
     SECOND,
+    ClientCapability,
     EntryKind,
     Failure,
     FailureKind,
@@ -70,7 +71,7 @@ def assert_consistent(face: Face) -> None:
 
 
 def test_a_created_task_is_read_back_by_its_owner(face: Face) -> None:
-    task = face.create(capabilities=JsonText('{"roots":{}}'), era="2026-07-28", trace="00-1")
+    task = face.create(capabilities=frozenset(ClientCapability), era="2026-07-28", trace="00-1")
     assert face.store.get(ALICE, task.task_id).task == task
     assert task.phase is Phase.PENDING
     assert_consistent(face)

@@ -18,7 +18,7 @@ from tasks_service.domain.errors import LeaseLost, StoreFull, StoreUnavailable
 from tasks_service.domain.events import Cancel, Checkpoint, Claim, CompleteWithResult, Create, Expire
 from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.reports import LogLevel
-from tasks_service.domain.task import JsonText, Owner, Phase, new_token
+from tasks_service.domain.task import ClientCapability, JsonText, Owner, Phase, new_token
 from tasks_service.store.findings import Finding, Severity
 from tasks_service.store.maintenance import Due, SweepMark
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, Role
@@ -223,7 +223,7 @@ def test_sessions_work_wherever_their_keys_are(cluster: ClusterServers) -> None:
                 session_id=f"session-{number:016}",
                 owner=ALICE,
                 version="2025-11-25",
-                capabilities=JsonText("{}"),
+                capabilities=frozenset({ClientCapability.FORM}),
                 log_level=LogLevel.INFO,
             )
             sessions = store.sessions

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +12,17 @@ from tasks_service import AsyncTaskContext
 from tasks_service.domain.events import AnswerInput, Claim, Create, Release
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.names import new_task_id
-from tasks_service.domain.task import EntryKind, JournalEntry, JsonText, Owner, Phase, Task, new_token
+from tasks_service.domain.questions import open_questions
+from tasks_service.domain.task import (
+    ClientCapability,
+    EntryKind,
+    JournalEntry,
+    JsonText,
+    Owner,
+    Phase,
+    Task,
+    new_token,
+)
 from tasks_service.durable.journal import Journal
 from tasks_service.durable.questions import Question, check_answer, question_digest
 from tasks_service.store.memory import MemoryTaskStore
@@ -34,7 +43,7 @@ class Life:
     def __init__(
         self,
         *,
-        capabilities: JsonText = JsonText('["form"]'),  # noqa: B008 - a text under another name
+        capabilities: Collection[ClientCapability] = (ClientCapability.FORM,),
         ask: Mapping[str, Question] | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> None:
@@ -48,7 +57,7 @@ class Life:
                 tool="tool",
                 queue="tasks",
                 arguments=JsonText("{}"),
-                capabilities=capabilities,
+                capabilities=frozenset(capabilities),
                 journal=tuple(
                     _given(name, question, (given or {})[name]) for name, question in (ask or {}).items()
                 ),
@@ -72,7 +81,7 @@ class Life:
     def answer(self, answers: Mapping[str, Any]) -> None:
         """The client answers; `asked` names what can be answered."""
         checked = {
-            name: check_answer(name, json.loads(self.task.inputs[name].request), answer)
+            name: check_answer(name, open_questions(self.task)[name], answer)
             for name, answer in answers.items()
         }
         self.store.apply(OWNER, self.task_id, AnswerInput(answers=checked))

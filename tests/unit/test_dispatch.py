@@ -17,7 +17,7 @@ from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.broker.message import celery_id
 from tasks_service.domain.errors import ConfigurationError
 from tasks_service.domain.names import task_hash
-from tasks_service.domain.task import JsonText, Owner, Policy, Task, TaskStatus
+from tasks_service.domain.task import ClientCapability, Owner, Policy, Task, TaskStatus
 
 URL = "redis://127.0.0.1:6379/0"
 
@@ -37,7 +37,7 @@ def a_task(**changes: Any) -> Task:
         "deadline_ms": 9,
         "expires_ms": 9,
         "dispatched_ms": 7,
-        "capabilities": JsonText('{"hidden": 1}'),
+        "capabilities": frozenset(ClientCapability),
     }
     return Task(**{**known, **changes})
 
@@ -56,7 +56,7 @@ def test_a_message_holds_the_tasks_reference_and_nothing_else(dispatcher: Dispat
         {"task": task_hash("00secretsecretsecret"), "claims": 2, "dispatched_ms": 7},
     )
     assert message["headers"]["task"] == "draw"
-    assert b"hidden" not in push.payload
+    assert b"sampling" not in push.payload
     assert b"ann" not in push.payload
 
 

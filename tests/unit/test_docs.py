@@ -22,6 +22,8 @@ NOT_LITERAL = {
     "redis_url",
     "broker_url",
     "secret",
+    "accepted_secrets",
+    "owner_secret",
     "api_keys",
     "allowed_hosts",
     "tools_root",

@@ -15,7 +15,7 @@ import pytest
 from tasks_service import AsyncTaskContext, ClientCannot, ConfigurationError, Form, TaskContext, TaskService
 from tasks_service.domain.errors import HistoryMismatch, Parked
 from tasks_service.domain.limits import DEFAULT_LIMITS
-from tasks_service.domain.task import JsonText, Phase
+from tasks_service.domain.task import ClientCapability, Phase
 from tasks_service.durable.context import running_in
 from tests.unit.replay import Life, until_parked
 
@@ -66,19 +66,19 @@ def test_a_person_who_gives_no_answer(trips: Mapping[str, Any], life: Life, acti
 
 
 def test_a_model_may_answer_only_what_the_author_says(trips: Mapping[str, Any]) -> None:
-    life = Life(capabilities=JsonText('["model"]'))
+    life = Life(capabilities=[ClientCapability.MODEL])
     assert run(life, trips["paint"], "left") is None
     life.accept("question", seat="window")
     assert run(life, trips["paint"], "left") == "Painted behind the window seat."
     with pytest.raises(ClientCannot):
-        run(Life(capabilities=JsonText('["model"]')), trips["reserve"], "AB1")
+        run(Life(capabilities=[ClientCapability.MODEL]), trips["reserve"], "AB1")
     with pytest.raises(ClientCannot):
-        run(Life(capabilities=JsonText("[]")), trips["paint"], "left")
+        run(Life(capabilities=[]), trips["paint"], "left")
 
 
 def test_a_client_that_cannot_be_asked(trips: Mapping[str, Any]) -> None:
     with pytest.raises(ClientCannot):
-        run(Life(capabilities=JsonText("")), trips["reserve"], "AB1")
+        run(Life(capabilities=[]), trips["reserve"], "AB1")
 
 
 def test_deadlines_and_defaults(trips: Mapping[str, Any], life: Life) -> None:
@@ -97,7 +97,7 @@ def test_several_questions_at_once(trips: Mapping[str, Any], life: Life) -> None
 
 
 def test_a_page_instead_of_a_form(trips: Mapping[str, Any]) -> None:
-    life = Life(capabilities=JsonText('["url"]'))
+    life = Life(capabilities=[ClientCapability.URL])
     run(life, trips["pay"], "B7")
     life.answer({"link": {"action": "accept"}})
     assert run(life, trips["pay"], "B7") == "The person has gone to pay."
@@ -165,7 +165,7 @@ def test_a_celery_task_that_exists_already(trips: Mapping[str, Any], life: Life)
 
 
 def test_the_clients_model_and_roots(trips: Mapping[str, Any]) -> None:
-    life = Life(capabilities=JsonText('["sampling","roots"]'))
+    life = Life(capabilities=[ClientCapability.SAMPLING, ClientCapability.ROOTS])
     run(life, trips["slogan"], "Rome")
     said = {"role": "assistant", "content": {"type": "text", "text": "Come!"}, "model": "some-model"}
     life.answer({"sample": said})

@@ -15,15 +15,16 @@ from pydantic.networks import AnyUrl
 
 from tasks_service import Cancelled, ClientError, ConfigurationError, Declined, Form, Link, Roots, Sampling
 from tasks_service.domain.errors import AnswerRefused, LimitExceeded
+from tasks_service.domain.questions import encode, headline, parse
 from tasks_service.durable.forms import lower
 from tasks_service.durable.questions import (
     Question,
     check_answer,
     default_text,
-    headline,
     question_digest,
-    question_text,
 )
+
+HI = SamplingMessage(role="user", content=TextContent(type="text", text="Hi"))
 
 
 class Colour(Enum):
@@ -62,6 +63,12 @@ def shown(kind: Any) -> dict[str, Any]:
     model: type[BaseModel] = type("Asked", (BaseModel,), {"__annotations__": {"x": kind}})
     asked: dict[str, Any] = lower(model.model_json_schema())["properties"]["x"]
     return asked
+
+
+def written(question: Question) -> dict[str, Any]:
+    """What the record has of a question."""
+    record: dict[str, Any] = json.loads(encode(question.recorded()))
+    return record
 
 
 def accepted(question: Question, answer: Any) -> Any:
@@ -185,44 +192,64 @@ def test_a_model_behind_a_reference_is_not_an_empty_form() -> None:
 
 
 def test_a_question_is_recorded_in_our_own_words() -> None:
-    assert json.loads(question_text(Link("Pay", "https://example.org/pay"))) == {
+    assert written(Link("Pay", "https://example.org/pay")) == {
         "kind": "url",
         "message": "Pay",
         "url": "https://example.org/pay",
     }
-    assert Roots().recorded() == {"kind": "roots"}
-    message = SamplingMessage(role="user", content=TextContent(type="text", text="Hi"))
-    assert Sampling([message], 10, "Be kind").recorded() == {
+    assert written(Roots()) == {"kind": "roots"}
+    assert written(Sampling([HI], 10)) == {
         "kind": "sampling",
         "messages": [{"role": "user", "content": {"type": "text", "text": "Hi"}}],
         "max_tokens": 10,
-        "system_prompt": "Be kind",
     }
+    assert written(Sampling([HI], 10, "Be kind"))["system_prompt"] == "Be kind"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Form("?", Point),
+        Form("?", Everything, model_may_answer=True),
+        Link("Pay", "https://a.example"),
+        Sampling([HI], 10, "Be kind"),
+        Roots(),
+    ],
+    ids=repr,
+)
+def test_a_recorded_question_reads_back_as_it_was(question: Question) -> None:
+    assert parse(encode(question.recorded())) == question.recorded()
+    assert question.recorded().kind == question.needs
+
+
+def test_what_a_newer_version_adds_to_a_question_is_passed_over() -> None:
+    text = json.dumps({**written(Form("?", Point)), "theme": "dark"})
+    assert parse(text) == Form("?", Point).recorded()
 
 
 def test_a_schema_that_lost_nothing_is_recorded_once() -> None:
     plain = {"type": "object", "properties": {"a": {"type": "string"}}}
-    assert "check" not in Form("?", plain).recorded()
-    assert "check" in Form("?", Everything).recorded()
+    assert "check" not in written(Form("?", plain))
+    assert "check" in written(Form("?", Everything))
 
 
 def test_that_a_model_may_answer_is_recorded_and_does_not_make_it_another_question() -> None:
     schema = {"type": "object", "properties": {"word": {"type": "string"}}}
     for_humans, for_models = Form("Word?", schema), Form("Word?", schema, model_may_answer=True)
 
-    assert "model_may_answer" not in for_humans.recorded()
-    assert for_models.recorded() == {**for_humans.recorded(), "model_may_answer": True}
+    assert "model_may_answer" not in written(for_humans)
+    assert written(for_models) == {**written(for_humans), "model_may_answer": True}
     assert question_digest(for_models) == question_digest(for_humans)
 
 
 def test_the_tasks_status_says_what_is_asked() -> None:
-    assert headline(question_text(Form("Publish it?", Point))) == "Publish it?"
-    assert headline(question_text(Roots()))
+    assert headline(Form("Publish it?", Point).recorded()) == "Publish it?"
+    assert headline(Roots().recorded())
 
 
 def test_a_question_that_is_too_large_is_refused() -> None:
     with pytest.raises(LimitExceeded):
-        question_text(Form("?" * 70_000, Point))
+        encode(Form("?" * 70_000, Point).recorded())
 
 
 # --- which changes matter -----------------------------------------------------------------------------

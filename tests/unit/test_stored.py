@@ -9,7 +9,7 @@ import pytest
 
 from tasks_service.domain.errors import CorruptRecord, RecordTooNew
 from tasks_service.domain.names import task_hash
-from tasks_service.domain.task import Lease, Owner, Policy, Progress, Task, TaskStatus
+from tasks_service.domain.task import ClientCapability, Lease, Owner, Policy, Progress, Task, TaskStatus
 from tasks_service.store.redis import codec, schema
 from tasks_service.store.redis.stored import REQUIRED, Document, Field, Shape, Step, Stored, Versions, Words
 
@@ -48,6 +48,16 @@ def with_unknown(fields: dict[str, str]) -> dict[str, str]:
     for where in (state, *(state[name] for name in IN_OBJECTS)):
         where["newer"] = {"list": [1, "é"]}
     return {**fields, "state": json.dumps(state)}
+
+
+def test_capabilities_are_the_text_of_a_list_and_what_only_a_newer_release_knows_is_passed_over() -> None:
+    able = replace(TASK, capabilities=frozenset({ClientCapability.URL, ClientCapability.FORM}))
+    fields = stored(able)
+    assert json.loads(fields["state"])["capabilities"] == '["form","url"]'
+    assert read(fields) == able
+    newer = json.loads(fields["state"]) | {"capabilities": '["form", "smell", "url"]'}
+    assert read({**fields, "state": json.dumps(newer)}) == able
+    assert "capabilities" not in json.loads(stored(TASK)["state"])
 
 
 def test_what_is_unknown_survives_a_rewrite_with_the_object_that_it_belongs_to() -> None:

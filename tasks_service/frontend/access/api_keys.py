@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mcp_types.jsonrpc import INVALID_REQUEST
 
-from ...crypto.secret import load_secret
 from ...domain.errors import ConfigurationError
 from ...settings import Settings
 from ..core.requests import Caller
@@ -41,27 +41,27 @@ class Authenticator:
 
     Args:
         settings: Its `api_keys`, and where it listens.
+        owner_secret: See `DeploymentKeys.owner_secret`.
 
     Raises:
-        ConfigurationError: Others than this machine could reach the service, and it knows no keys; or the
-            secret cannot be had.
+        ConfigurationError: Others than this machine could reach the service, and it knows no keys.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, owner_secret: bytes) -> None:
         require_auth_if_public(settings)
-        secret = load_secret(settings.secret, settings.data_dir)
-        self._pepper = hashlib.blake2b(secret, digest_size=32, person=b"tasks-api-key").digest()
+        # Digests are compared within this process only.
+        self._pepper = secrets.token_bytes()
         self._keys = [
             _Key(
                 self._digest(api_key.key.get_secret_value().encode()),
                 Caller(
-                    owner=owner_of(Principal(issuer=API_KEY_ISSUER, subject=name), secret),
+                    owner=owner_of(Principal(issuer=API_KEY_ISSUER, subject=name), owner_secret),
                     expires_at=None if api_key.until is None else api_key.until.timestamp(),
                 ),
             )
             for name, api_key in settings.api_keys.items()
         ]
-        self._local = None if self._keys else Caller(owner=owner_of(LOCAL_USER, secret))
+        self._local = None if self._keys else Caller(owner=owner_of(LOCAL_USER, owner_secret))
 
     def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Find the caller of a request by its headers.

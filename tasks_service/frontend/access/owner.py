@@ -2,7 +2,7 @@
 
 An owner is a keyed hash of issuer, subject and client id, each length-prefixed, so that no two principals
 share one and nobody without the secret can tell which principal it was. All processes of a deployment must
-use one secret: a front end that does not finds none of the tasks that the others made.
+use one owner secret: a front end that does not finds none of the tasks that the others made.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def owner_of(principal: Principal, secret: bytes) -> Owner:
 
     Args:
         principal: Who calls.
-        secret: The deployment's secret, see `load_secret`.
+        secret: See `DeploymentKeys.owner_secret`.
     """
     digest = hashlib.blake2b(digest_size=16, key=_key(secret), person=b"tasks-owner")
     for part in (principal.issuer, principal.subject, principal.client_id):
@@ -48,5 +48,8 @@ def owner_of(principal: Principal, secret: bytes) -> Owner:
 
 
 def _key(secret: bytes) -> bytes:
-    """A key of the length that blake2b takes, from a secret of any length."""
+    """A key of the length that blake2b takes, from a secret of any length.
+
+    Not `derive_key`: tasks are stored under their owners, so that these stay what they were.
+    """
     return hashlib.blake2b(secret, digest_size=32).digest()

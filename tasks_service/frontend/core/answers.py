@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...domain.errors import AnswerRefused, InvalidTransition, LimitExceeded, NotJson
 from ...domain.events import AnswerInput
 from ...domain.limits import Limits, to_json, truncate
+from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion
 from ...domain.task import JsonText, Owner, Task
 from ...durable.questions import check_answer
 from ...store.clients import AsyncTaskStore
@@ -39,18 +39,13 @@ class CheckedAnswers:
         return {key: _problem(error) for key, error in self.refused.items()}
 
 
-def recorded_questions(task: Task) -> dict[str, dict[str, Any]]:
-    """The questions of a task, by key, as they are recorded."""
-    return {key: json.loads(asked.request) for key, asked in task.inputs.items()}
-
-
 def check_answers(
-    questions: Mapping[str, Mapping[str, Any]], answers: Mapping[str, Any], limits: Limits
+    questions: Mapping[str, RecordedQuestion], answers: Mapping[str, Any], limits: Limits
 ) -> CheckedAnswers:
     """Tell answers that fit from those that do not.
 
     Args:
-        questions: What is asked, by key, as questions are recorded.
+        questions: What is asked, by key.
         answers: By key, as they came; those to no question are ignored.
         limits: How large and how deep one answer may be.
     """
@@ -64,12 +59,12 @@ def check_answers(
     return checked
 
 
-def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str, Any]:
+def asked_again(question: RecordedQuestion, problem: str | None) -> RecordedQuestion:
     """The question, with what was wrong with the last answer to it, where the question has a text."""
-    if not problem or "message" not in recorded:
-        return recorded
+    if not problem or not isinstance(question, FormQuestion | LinkQuestion):
+        return question
     refused = f"The last answer was refused: {truncate(problem, PROBLEM_BYTES)}"
-    return {**recorded, "message": f"{recorded['message']}\n\n{refused}"}
+    return replace(question, message=f"{question.message}\n\n{refused}")
 
 
 async def record_answers(

@@ -11,7 +11,6 @@ clients without tasks").
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, TypeVar
 
@@ -23,9 +22,10 @@ from ...authoring.tool import COMPANION_TOOLS, Rendered, TaskSupport, Tool, Tool
 from ...domain.errors import InvalidTransition, TaskNotFound
 from ...domain.events import Cancel
 from ...domain.limits import Limits
-from ...domain.task import JsonText, Owner, Task, TaskStatus
+from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, headline, open_questions
+from ...domain.task import Owner, Task, TaskStatus
 from ...store.clients import AsyncTaskStore, TaskView
-from .answers import check_answers, record_answers, recorded_questions
+from .answers import check_answers, record_answers
 from .requests import ToolCall
 
 TASK_STATUS, TASK_RESULT, TASK_ANSWER, TASK_CANCEL = COMPANION_TOOLS
@@ -147,7 +147,7 @@ class CompanionTools:
     ) -> Rendered | TaskView | Asked:
         task = view.task
         answers = call.answers if call.state is not None else {}
-        checked = check_answers(recorded_questions(task), answers, self._limits)
+        checked = check_answers(open_questions(task), answers, self._limits)
         await record_answers(self._store, task.owner, task.task_id, checked.fitting)
         try:
             latest = await wait(task, seconds)
@@ -162,14 +162,14 @@ class CompanionTools:
 
     async def _answer(self, task: Task, answers: Mapping[str, Any]) -> Rendered:
         """Record all answers or none, as `tasks/update` does; but refuse unknown keys."""
-        recorded = recorded_questions(task)
+        questions = open_questions(task)
         for key in answers:
-            if key not in recorded:
+            if key not in questions:
                 return _said(f"{key}: no such question is open. {handle_text(task)}", is_error=True)
-            if not _for_model(recorded[key]):
-                return _said(f"{key}: a human must answer: {_message(recorded[key])}", is_error=True)
+            if not _for_model(questions[key]):
+                return _said(f"{key}: a human must answer: {_message(questions[key])}", is_error=True)
         given = {key: _as_answer(answer) for key, answer in answers.items()}
-        checked = check_answers(recorded, given, self._limits)
+        checked = check_answers(questions, given, self._limits)
         if checked.refused:
             told = "; ".join(f"{key}: {problem}" for key, problem in checked.problems.items())
             return _said(f"Nothing was recorded, since an answer does not fit: {told}", is_error=True)
@@ -193,7 +193,7 @@ class CompanionTools:
             message=task.status_message,
             progress=None if task.progress is None else task.progress.current,
             total=None if task.progress is None else task.progress.total,
-            questions=[_open_question(key, asked) for key, asked in recorded_questions(task).items()],
+            questions=[_open_question(key, asked) for key, asked in open_questions(task).items()],
             next=_next(task),
         )
         result = CallToolResult(
@@ -217,18 +217,13 @@ def handle_text(task: Task) -> str:
     return f"{_state(task)} {_next(task)}"
 
 
-def with_model(capabilities: JsonText) -> JsonText:
-    """Add to a client's capabilities that its model may answer what authors let models answer."""
-    return JsonText(json.dumps([*json.loads(capabilities or "[]"), "model"]))
-
-
 def _state(task: Task) -> str:
     name = f"The tool '{task.tool}' (task_id \"{task.task_id}\")"
     match task.status:
         case TaskStatus.WORKING:
             return f"{name} is still running in the background{_progress(task)}."
         case TaskStatus.INPUT_REQUIRED:
-            asked = "; ".join(f"{key}: {_message(q)}" for key, q in recorded_questions(task).items())
+            asked = "; ".join(f"{key}: {_message(q)}" for key, q in open_questions(task).items())
             return f"{name} waits for an answer to {asked}."
         case TaskStatus.COMPLETED:
             return f"{name} has completed."
@@ -248,7 +243,7 @@ def _next(task: Task) -> str:
                 "stops it."
             )
         case TaskStatus.INPUT_REQUIRED:
-            keys = [key for key, asked in recorded_questions(task).items() if _for_model(asked)]
+            keys = [key for key, asked in open_questions(task).items() if _for_model(asked)]
             told = f"Answer {', '.join(keys)} with {TASK_ANSWER}. " if keys else ""
             rest = len(keys) < len(task.inputs)
             human = "A human must answer" + (" the rest" if keys else "")
@@ -271,21 +266,21 @@ def _progress(task: Task) -> str:
     return f", at {task.progress.current:g}{total}{message}"
 
 
-def _for_model(recorded: Mapping[str, Any]) -> bool:
-    return recorded.get("model_may_answer") is True
+def _for_model(question: RecordedQuestion) -> bool:
+    return isinstance(question, FormQuestion) and question.model_may_answer
 
 
-def _message(recorded: Mapping[str, Any]) -> str:
-    message = str(recorded.get("message") or "The tool asks its client.")
-    return f"{message} ({recorded['url']})" if "url" in recorded else message
+def _message(question: RecordedQuestion) -> str:
+    link = f" ({question.url})" if isinstance(question, LinkQuestion) else ""
+    return headline(question) + link
 
 
-def _open_question(key: str, recorded: Mapping[str, Any]) -> OpenQuestion:
+def _open_question(key: str, question: RecordedQuestion) -> OpenQuestion:
     return OpenQuestion(
         key=key,
-        message=_message(recorded),
-        answered_by="model" if _for_model(recorded) else "human",
-        answer_schema=recorded.get("schema"),
+        message=_message(question),
+        answered_by="model" if _for_model(question) else "human",
+        answer_schema=dict(question.schema) if isinstance(question, FormQuestion) else None,
     )
 
 

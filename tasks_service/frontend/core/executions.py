@@ -7,7 +7,6 @@ result is decided here; how either looks is the wire modules' business.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 from collections.abc import Awaitable, Mapping
@@ -20,11 +19,12 @@ from ...domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import CallerLeft, Cancel, ClientEvent, Create, MakeVisible
 from ...domain.limits import Limits, to_json
 from ...domain.names import new_task_id
-from ...domain.task import Owner, Policy, Task, TaskStatus
+from ...domain.questions import open_questions
+from ...domain.task import ClientCapability, Owner, Policy, Task, TaskStatus
 from ...store.clients import AsyncTaskStore, TaskView
-from .answers import asked_again, check_answers, record_answers, recorded_questions
+from .answers import asked_again, check_answers, record_answers
 from .change_feed import ChangeFeed
-from .companion_tools import CompanionTools, handle, with_model
+from .companion_tools import CompanionTools, handle
 from .pre_task_questions import NOTHING_ASKED, PreTaskQuestions
 from .reports import Reporting
 from .request_state import RequestStates, binding_of, refused
@@ -177,6 +177,7 @@ class Executions:
             return asked
         name = call.idempotency_key or asked.conversation
         told = self.hands_over_after(tool, call) is not None
+        capabilities = call.capabilities | {ClientCapability.MODEL} if told else call.capabilities
         return Create(
             task_id=new_task_id(owner, self._shards),
             owner=owner,
@@ -185,7 +186,7 @@ class Executions:
             arguments=arguments,
             policy=_kept(tool.policy, call.ttl_ms),
             era=call.era,
-            capabilities=with_model(call.capabilities) if told else call.capabilities,
+            capabilities=capabilities,
             trace=call.trace,
             visible=visible,
             idempotency=digest(name) if name else "",
@@ -221,7 +222,7 @@ class Executions:
         view = await self._store.get(owner, task_id)
         known = {key: answers[key] for key in view.task.inputs if key in answers}
         to_json("answers", known, maximum=self._limits.answers_bytes, depth=self._limits.depth)
-        checked = check_answers(recorded_questions(view.task), known, self._limits)
+        checked = check_answers(open_questions(view.task), known, self._limits)
         for error in checked.refused.values():
             raise error
         await record_answers(self._store, owner, task_id, checked.fitting)
@@ -284,7 +285,7 @@ class Executions:
             task = waiting.found((await self._store.get(waiting.owner, waiting.task_id, hidden=True)).task)
         except TaskNotFound:
             raise refused("its execution is gone") from None
-        checked = check_answers(recorded_questions(task), call.answers, self._limits)
+        checked = check_answers(open_questions(task), call.answers, self._limits)
         await self._possibly(
             record_answers(self._store, task.owner, task.task_id, checked.fitting, hidden=True)
         )
@@ -318,8 +319,7 @@ class Executions:
             return None
         binding = binding_of(owner, call.tool, call.arguments)
         questions = {
-            key: asked_again(recorded, problems.get(key))
-            for key, recorded in recorded_questions(task).items()
+            key: asked_again(question, problems.get(key)) for key, question in open_questions(task).items()
         }
         state = self._states.seal(binding, _EXECUTION, {"task": task.task_id})
         return InputRequired(questions=questions, state=state)
@@ -376,11 +376,10 @@ def _kept(policy: Policy, ttl_ms: int | None) -> Policy:
     return policy if ttl_ms is None else replace(policy, ttl_ms=min(ttl_ms, policy.max_lifetime_ms))
 
 
-def _missing(call: ToolCall, task: Task) -> list[str]:
-    """The capabilities that a client lacks to be asked what a task asks."""
-    askable = json.loads(call.capabilities or "[]")
-    kinds = dict.fromkeys(recorded["kind"] for recorded in recorded_questions(task).values())
-    return [kind for kind in kinds if kind not in askable]
+def _missing(call: ToolCall, task: Task) -> list[ClientCapability]:
+    """What the client would have to declare to be asked what a task asks."""
+    kinds = dict.fromkeys(question.kind for question in open_questions(task).values())
+    return [kind for kind in kinds if kind not in call.capabilities]
 
 
 def _ended(view: TaskView) -> TaskView:

@@ -11,15 +11,14 @@ first one's answers (docs/protocol.md, "questions before the task"; 2026-07-28, 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...authoring.prompt import Prompt
 from ...authoring.tool import Tool
 from ...domain.limits import Limits, check_size
-from ...domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
+from ...domain.questions import RecordedQuestion
+from ...domain.task import ClientCapability, EntryKind, JournalEntry, JsonText, Owner, new_token
 from ...durable.questions import Question, question_digest
 from .answers import asked_again, check_answers
 from .request_state import TOOL_CALL, Binding, RequestStates, binding_of, refused
@@ -56,7 +55,7 @@ NOTHING_ASKED = Answered()
 class _Declared:
     """A declared question, as it is asked and as its answer is recorded."""
 
-    recorded: Mapping[str, Any]
+    question: RecordedQuestion
     digest: str
 
 
@@ -82,15 +81,14 @@ class PreTaskQuestions:
         self._limits, self._request = limits, request
         self._declared: dict[str, dict[str, _Declared]] = {}
 
-    def require(self, asking: Asking, capabilities: JsonText) -> None:
+    def require(self, asking: Asking, capabilities: Collection[ClientCapability]) -> None:
         """Refuse a client that cannot be asked what a tool or prompt asks.
 
         Raises:
             CapabilityRequired: It names all that is missing.
         """
-        declared = json.loads(capabilities or "[]")
         needs = {question.needs: None for question in asking.ask.values()}
-        if missing := [need for need in needs if need not in declared]:
+        if missing := [need for need in needs if need not in capabilities]:
             raise CapabilityRequired(asking.name, missing)
 
     def next_round(self, owner: Owner, asking: Asking, call: Round) -> Answered | InputRequired:
@@ -103,7 +101,7 @@ class PreTaskQuestions:
         declared = self._questions(asking)
         binding = binding_of(owner, asking.name, call.arguments, request=self._request)
         rounds = self._opened(binding, call, declared)
-        questions = {key: asked.recorded for key, asked in declared.items() if key not in rounds.answers}
+        questions = {key: asked.question for key, asked in declared.items() if key not in rounds.answers}
         checked = check_answers(questions, call.answers, self._limits)
         for key, answer in checked.fitting.items():
             rounds.answers[key] = _entry(key, declared[key].digest, answer)
@@ -111,7 +109,7 @@ class PreTaskQuestions:
         check_size("answers", answers, self._limits.answers_bytes)
         if missing := [key for key in declared if key not in rounds.answers]:
             questions = {
-                key: asked_again(declared[key].recorded, checked.problems.get(key)) for key in missing
+                key: asked_again(declared[key].question, checked.problems.get(key)) for key in missing
             }
             return InputRequired(questions=questions, state=self._sealed(binding, rounds))
         journal = tuple(rounds.answers[key] for key in declared)

@@ -9,16 +9,12 @@ MUST verify it).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
-
+from ...crypto.keys import KeyRing
+from ...crypto.sealing import SealBroken, Sealer
 from ...domain.task import SECOND, Owner
 from .requests import StateRefused, request_digest
 
@@ -28,8 +24,7 @@ TOOL_CALL: Final = "call of a tool"
 """The kind of request that states are made for; others bring a word of their own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """For what a state is good.
 
     Attributes:
@@ -50,8 +45,7 @@ def binding_of(owner: Owner, name: str, arguments: Mapping[str, Any], *, request
     return Binding(owner, request, name, request_digest(name, arguments))
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """What a state says.
 
     Attributes:
@@ -67,14 +61,12 @@ class RequestStates:
     """Seals states and opens them.
 
     Args:
-        secret: The deployment's; states are sealed under a key made from it.
+        ring: The deployment's.
         life_seconds: How long a state is good: how long a client may take to answer a round.
     """
 
-    def __init__(self, secret: bytes, life_seconds: float) -> None:
-        self._life_seconds = life_seconds
-        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-preflight").digest()
-        self._codec = AESGCMRequestStateCodec([key])
+    def __init__(self, ring: KeyRing, life_seconds: float) -> None:
+        self._sealer, self._life_seconds = Sealer(ring, "request state"), life_seconds
 
     @property
     def life_ms(self) -> int:
@@ -83,13 +75,7 @@ class RequestStates:
 
     def seal(self, binding: Binding, purpose: str, content: Mapping[str, Any]) -> str:
         """A new state, good from now on for `life_seconds`."""
-        state = {
-            "binding": _fields(binding),
-            "until": time.time() + self._life_seconds,
-            "purpose": purpose,
-            "content": content,
-        }
-        return self._codec.seal(json.dumps(state, separators=(",", ":")).encode())
+        return self._sealer.seal([purpose, content], *binding, seconds=self._life_seconds)
 
     def open(self, binding: Binding, state: str) -> Opened:
         """What a state says that came with a request.
@@ -98,21 +84,12 @@ class RequestStates:
             StateRefused: It was changed, has expired, or is not of this caller and request.
         """
         try:
-            sealed = json.loads(self._codec.unseal(state))
-        except InvalidRequestState as error:
+            return Opened(*self._sealer.open(state, *binding))
+        except SealBroken as error:
             raise refused(str(error)) from error
-        if sealed["binding"] != _fields(binding):
-            raise refused("it was made for another caller or call")
-        if time.time() >= sealed["until"]:
-            raise refused("it has expired")
-        return Opened(sealed["purpose"], sealed["content"])
 
 
 def refused(reason: str) -> StateRefused:
     """One answer for every reason, so that a forger learns nothing; the log has the reason."""
     logger.warning("A requestState was refused: %s", reason)
     return StateRefused()
-
-
-def _fields(binding: Binding) -> list[str]:
-    return [binding.owner, binding.request, binding.name, binding.digest]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...domain.errors import TasksServiceError
-from ...domain.task import NO_TEXT, JsonText, Owner
+from ...domain.questions import RecordedQuestion
+from ...domain.task import ClientCapability, Owner
 from ...store.announcements import Listed
 from ..transport.outgoing import Outgoing
 
@@ -40,7 +41,7 @@ class ToolCall:
         arguments: As they came; nothing is checked yet.
         era: The protocol revision of the call.
         takes_handle: Whether the client can be answered with a task instead of a result.
-        capabilities: What the client declared it can be asked, as JSON text: see `Task.capabilities`.
+        capabilities: What the client can be asked.
         trace: W3C trace parent of the call, or empty.
         idempotency_key: The client's own name for this call, or None.
         answers: To the questions that an earlier round of this call was answered with, by key, as they came.
@@ -52,7 +53,7 @@ class ToolCall:
     arguments: Mapping[str, Any]
     era: str
     takes_handle: bool
-    capabilities: JsonText = NO_TEXT
+    capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
     idempotency_key: str | None = None
     answers: Mapping[str, Any] = field(default_factory=dict)
@@ -67,14 +68,14 @@ class PromptCall:
     Attributes:
         prompt: The name that was asked for.
         arguments: As they came; nothing is checked yet.
-        capabilities: What the client declared it can be asked: see `ToolCall.capabilities`.
+        capabilities: What the client can be asked.
         answers: See `ToolCall.answers`.
         state: See `ToolCall.state`.
     """
 
     prompt: str
     arguments: Mapping[str, str]
-    capabilities: JsonText = NO_TEXT
+    capabilities: frozenset[ClientCapability] = frozenset()
     answers: Mapping[str, Any] = field(default_factory=dict)
     state: str | None = None
 
@@ -94,11 +95,11 @@ class InputRequired:
     """The answer to a call that needs answers: before anything is recorded, or before its execution goes on.
 
     Attributes:
-        questions: What is still asked, by key, as questions are recorded (see `questions.Question`).
+        questions: What is still asked, by key.
         state: To be sent back with the answers; sealed, so that nobody can read or change it.
     """
 
-    questions: Mapping[str, Mapping[str, Any]]
+    questions: Mapping[str, RecordedQuestion]
     state: str
 
 
@@ -134,10 +135,10 @@ class CapabilityRequired(TasksServiceError):
 
     Attributes:
         name: Of the tool or prompt.
-        needs: All that it asks for and the client lacks: `form`, `url`, `sampling`, `roots`.
+        needs: All that it asks for and the client lacks.
     """
 
-    def __init__(self, name: str, needs: Sequence[str]) -> None:
+    def __init__(self, name: str, needs: Sequence[ClientCapability]) -> None:
         super().__init__(
             f"'{name}' asks its client, which did not declare that it can be asked for this: "
             f"{', '.join(needs)}"

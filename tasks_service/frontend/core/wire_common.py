@@ -32,8 +32,9 @@ from ...domain.errors import (
     UnknownTool,
 )
 from ...domain.limits import KIB, truncate
+from ...domain.questions import SamplingQuestion
 from ...domain.reports import LogMessage
-from ...domain.task import Progress
+from ...domain.task import ClientCapability, Progress
 from ...extension import IDEMPOTENCY_META
 from .requests import (
     CallCancelled,
@@ -112,6 +113,33 @@ def idempotency_key(meta: Mapping[str, Any]) -> str | None:
     if not isinstance(value, str) or not 0 < len(value.encode()) <= KEY_BYTES:
         raise InvalidRequest(f"_meta.{IDEMPOTENCY_META}: expected text of 1 to {KEY_BYTES} bytes")
     return value
+
+
+def askable(capabilities: Any, *, links: bool = True) -> frozenset[ClientCapability]:
+    """What a client can be asked that declares these capabilities, whatever their shape.
+
+    An elicitation without a mode means forms (2025-11-25 and 2026-07-28, client/elicitation, capabilities).
+
+    Args:
+        capabilities: As the client declares them.
+        links: Whether the revision can send a person to a page.
+    """
+    declared = capabilities if isinstance(capabilities, Mapping) else EMPTY
+    modes = declared.get("elicitation")
+    by_link = links and isinstance(modes, Mapping) and "url" in modes
+    able = {
+        ClientCapability.FORM: isinstance(modes, Mapping) and ("form" in modes or not by_link),
+        ClientCapability.URL: by_link,
+        ClientCapability.SAMPLING: isinstance(declared.get("sampling"), Mapping),
+        ClientCapability.ROOTS: isinstance(declared.get("roots"), Mapping),
+    }
+    return frozenset(capability for capability, is_able in able.items() if is_able)
+
+
+def sampling_params(question: SamplingQuestion) -> dict[str, Any]:
+    """The parameters of a `sampling/createMessage`."""
+    params = {"messages": question.messages, "maxTokens": question.max_tokens}
+    return params if question.system_prompt is None else {**params, "systemPrompt": question.system_prompt}
 
 
 def progress_fields(progress: Progress) -> dict[str, Any]:

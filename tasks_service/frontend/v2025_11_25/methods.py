@@ -6,8 +6,6 @@ This file is where a method meets its parser, its action and its renderer.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +14,6 @@ from typing import Any, TypeVar
 
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CallToolRequestParams,
@@ -31,6 +28,7 @@ from mcp_types import (
 from mcp_types.jsonrpc import INVALID_PARAMS
 
 from ...authoring.tool import Rendered, ToolRegistry
+from ...crypto.sealing import SealBroken, Sealer
 from ...domain.errors import (
     InvalidArguments,
     InvalidTransition,
@@ -105,7 +103,7 @@ def build_handshake_server(
     library: LibraryHandlers,
     companion_tools: CompanionTools | None,
     services: SessionServices,
-    secret: bytes,
+    cursors: Sealer,
 ) -> Server[dict[str, Any]]:
     """Make the server that answers the revisions before 2026-07-28.
 
@@ -115,7 +113,7 @@ def build_handshake_server(
         library: Does the work of the methods that are not about tools.
         companion_tools: The tools with which models follow tasks, if they are listed.
         services: What waiting for a task needs.
-        secret: The deployment's; cursors are sealed under a key made from it.
+        cursors: Seals positions in lists of tasks.
     """
     server: Server[dict[str, Any]] = Server(
         offer.name, version=offer.version, instructions=offer.instructions
@@ -123,7 +121,7 @@ def build_handshake_server(
     # As in `v2026_07_28.methods`: tracing that nobody collects costs a fifth of a poll.
     server.middleware.clear()
     calls = _Calls(offer.tools, executions, companion_tools, services)
-    tasks = _Tasks(wire.Results(offer.tools), executions, services, _Cursors(secret))
+    tasks = _Tasks(wire.Results(offer.tools), executions, services, cursors)
     add = server.add_request_handler
     add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(calls.list_tools))
     add(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(calls.call_tool))
@@ -282,7 +280,7 @@ class _Tasks:
     """`tasks/*`."""
 
     def __init__(
-        self, results: wire.Results, executions: Executions, services: SessionServices, cursors: _Cursors
+        self, results: wire.Results, executions: Executions, services: SessionServices, cursors: Sealer
     ) -> None:
         self._results, self._executions, self._services, self._cursors = (
             results,
@@ -324,10 +322,16 @@ class _Tasks:
 
     async def list(self, context: Context, params: PaginatedRequestParams) -> Result:
         owner = _owner(context)
-        after = None if params.cursor is None else self._cursors.opened(owner, params.cursor)
+        after = None if params.cursor is None else self._position(owner, params.cursor)
         page = await self._services.store.page(owner, after=after, limit=PAGE_TASKS)
-        cursor = None if page.last is None else self._cursors.sealed(owner, page.last)
+        cursor = None if page.last is None else self._cursors.seal(page.last, owner)
         return self._results.page(page.tasks, cursor)
+
+    def _position(self, owner: Owner, cursor: str) -> str:
+        try:
+            return str(self._cursors.open(cursor, owner))
+        except SealBroken:
+            raise InvalidRequest("cursor: expected one that tasks/list has returned to this caller") from None
 
     async def cancel(self, context: Context, params: RequestParams) -> Result:
         try:
@@ -369,26 +373,6 @@ class _Library:
     async def unsubscribe(self, context: Context, params: UnsubscribeRequestParams) -> Result:
         await self._services.sessions.unsubscribe(_request(context).session.session_id, params.uri)
         return {}
-
-
-class _Cursors:
-    """Positions in an owner's list of tasks, which nobody else can use and nobody can read or change."""
-
-    def __init__(self, secret: bytes) -> None:
-        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-cursor").digest()
-        self._codec = AESGCMRequestStateCodec([key])
-
-    def sealed(self, owner: Owner, position: str) -> str:
-        return self._codec.seal(json.dumps([owner, position]).encode())
-
-    def opened(self, owner: Owner, cursor: str) -> str:
-        try:
-            whose, position = json.loads(self._codec.unseal(cursor))
-        except InvalidRequestState:
-            whose, position = None, ""
-        if whose != owner:
-            raise InvalidRequest("cursor: expected one that tasks/list has returned to this caller")
-        return str(position)
 
 
 def _on_the_stream(_: Task, __: Mapping[str, str]) -> None:

@@ -7,19 +7,18 @@ One stream asks a question at a time; when it dies, another asks.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from typing import Any
 
-from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
-
+from ...crypto.keys import KeyRing
+from ...crypto.sealing import SealBroken, Sealer
 from ...domain.errors import LimitExceeded, NotJson, TaskNotFound
 from ...domain.limits import Limits, to_json
+from ...domain.questions import open_questions
 from ...domain.task import JsonText, Owner
 from ...store.clients import AsyncTaskStore
 from ...store.sessions import SessionStore
-from ..core.answers import check_answers, record_answers, recorded_questions
+from ..core.answers import check_answers, record_answers
 from ..transport.jsonrpc import Response
 
 logger = logging.getLogger(__name__)
@@ -33,24 +32,23 @@ class QuestionRequests:
     Args:
         store: Where tasks are.
         sessions: Where it is said that a question is to be asked again.
-        secret: The deployment's; ids are sealed under a key made from it.
+        ring: The deployment's keys, for the ids.
         limits: How large answers may be.
     """
 
     def __init__(
-        self, store: AsyncTaskStore, sessions: SessionStore, secret: bytes, *, limits: Limits
+        self, store: AsyncTaskStore, sessions: SessionStore, ring: KeyRing, *, limits: Limits
     ) -> None:
-        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-question").digest()
-        self._codec = AESGCMRequestStateCodec([key])
+        self._sealer = Sealer(ring, "question")
         self._store, self._sessions, self._limits = store, sessions, limits
 
     def request_id(self, owner: Owner, task_id: str, key: str) -> str:
         """A new id for a request that asks a question."""
-        return self._codec.seal(json.dumps([owner, _TASK, task_id, key]).encode())
+        return self._sealer.seal([_TASK, task_id, key], owner)
 
     def interview_id(self, owner: Owner, interview: str, key: str) -> str:
         """A new id for a request that asks a question before there is a task."""
-        return self._codec.seal(json.dumps([owner, _INTERVIEW, interview, key]).encode())
+        return self._sealer.seal([_INTERVIEW, interview, key], owner)
 
     async def receive(self, owner: Owner, response: Response) -> None:
         """Record a client's JSON-RPC response as the answer that it is.
@@ -84,7 +82,7 @@ class QuestionRequests:
 
     async def _answer(self, owner: Owner, task_id: str, key: str, answer: Any, request_id: str) -> None:
         try:
-            questions = recorded_questions((await self._store.get(owner, task_id, hidden=True)).task)
+            questions = open_questions((await self._store.get(owner, task_id, hidden=True)).task)
             if key not in questions:
                 return
             checked = check_answers({key: questions[key]}, {key: answer}, self._limits)
@@ -101,8 +99,8 @@ class QuestionRequests:
         if not isinstance(identity, str):
             return None
         try:
-            whose, kind, name, key = json.loads(self._codec.unseal(identity))
-        except InvalidRequestState as error:
+            kind, name, key = self._sealer.open(identity, owner)
+        except SealBroken as error:
             logger.debug("a response that nobody asked for was dropped: %s", error)
             return None
-        return (kind, name, key) if whose == owner else None
+        return kind, name, key

@@ -12,6 +12,7 @@ from typing import Any
 
 import pydantic_core
 
+from ...domain.questions import RecordedQuestion
 from ...domain.task import new_token
 from ...store.sessions import Session, interview_name
 from ..core.requests import QuestionWithoutHandle, digest
@@ -32,20 +33,20 @@ class QuestionsOnStream:
     def __init__(self, services: SessionServices, session: Session, outgoing: Outgoing) -> None:
         self._services, self._session, self._outgoing = services, session, outgoing
 
-    async def ask(self, questions: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    async def ask(self, questions: Mapping[str, RecordedQuestion]) -> Mapping[str, Any]:
         """Ask, and wait for all answers; they are as the client sent them, unchecked.
 
         Args:
-            questions: By key, as they are recorded.
+            questions: By key.
 
         Raises:
             QuestionWithoutHandle: The client did not answer in time.
             StoreUnavailable: The answers cannot be read.
         """
         interview = new_token()
-        for key, recorded in questions.items():
+        for key, question in questions.items():
             request = wire.input_request(
-                recorded,
+                question,
                 request_id=self._services.questions.interview_id(self._session.owner, interview, key),
                 version=self._session.version,
                 task_id=None,

@@ -8,14 +8,12 @@ before is not sent again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from typing import Final
 
-from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
-
+from ...crypto.keys import KeyRing
+from ...crypto.sealing import SealBroken, Sealer
 from ...store.sessions import Session
 
 logger = logging.getLogger(__name__)
@@ -59,30 +57,22 @@ class ResumePoints:
     """Writes resume points as ids of events, each good for its session alone.
 
     Args:
-        secret: The deployment's; ids are sealed under a key made from it.
+        ring: The deployment's.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-bookmark").digest()
-        self._codec = AESGCMRequestStateCodec([key])
+    def __init__(self, ring: KeyRing) -> None:
+        self._sealer = Sealer(ring, "resume point")
 
     def event_id(self, session: Session, resume_point: ResumePoint) -> str:
         """A new id for an event of a stream of the session."""
-        content = [
-            session.session_id,
-            resume_point.task_id,
-            resume_point.request_id,
-            resume_point.progress_token,
-        ]
-        return self._codec.seal(json.dumps(content).encode())
+        content = [resume_point.task_id, resume_point.request_id, resume_point.progress_token]
+        return self._sealer.seal(content, session.session_id)
 
     def open(self, session: Session, event_id: str) -> ResumePoint | None:
         """Read the id of an event; None if it was not sent in this session."""
         try:
-            session_id, task_id, request_id, token = json.loads(self._codec.unseal(event_id))
-        except InvalidRequestState as error:
+            task_id, request_id, token = self._sealer.open(event_id, session.session_id)
+        except SealBroken as error:
             logger.debug("an event's id that is not ours: %s", error)
-            return None
-        if session_id != session.session_id:
             return None
         return ResumePoint(task_id=task_id, request_id=request_id, progress_token=token)

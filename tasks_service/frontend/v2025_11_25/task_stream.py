@@ -7,17 +7,15 @@ differ in what they report and how soon they ask, see `StreamPolicy`.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import time
 from dataclasses import dataclass
 from functools import partial
 
-import pydantic_core
-
 from ...domain.errors import StoreUnavailable
-from ...domain.task import InputRequest, Phase, Task, TaskStatus, new_token
+from ...domain.questions import RecordedQuestion, open_questions
+from ...domain.task import Phase, Task, TaskStatus, new_token
 from ...store.clients import AsyncTaskStore, TaskView
 from ...store.sessions import ASK_LOCK_SECONDS, REPORTS_SECONDS, Session, SessionStore
 from ..core.answers import asked_again
@@ -105,7 +103,7 @@ class TaskStream:
     def __init__(self, services: SessionServices, task_id: str, policy: StreamPolicy) -> None:
         self._services, self._task_id, self._policy = services, task_id, policy
         self._name = new_token()
-        self._askable = json.loads(policy.session.capabilities or "[]") if policy.can_be_asked else []
+        self._askable = policy.session.capabilities if policy.can_be_asked else frozenset()
         self._reports_due = float("-inf")
         self._reported: tuple[TaskStatus, str | None] | None = None
         self._opened: dict[str, float] = {}
@@ -163,8 +161,8 @@ class TaskStream:
 
     def _is_stuck(self, task: Task) -> bool:
         """Whether the task asks, and nothing of it can be asked here."""
-        kinds = [pydantic_core.from_json(question.request)["kind"] for question in task.inputs.values()]
-        return bool(kinds) and not set(kinds) & set(self._askable)
+        kinds = {question.kind for question in open_questions(task).values()}
+        return bool(kinds) and kinds.isdisjoint(self._askable)
 
     def _let_go(self, task: Task) -> None:
         sleep_ms = task.due_ms - task.updated_ms if task.phase is Phase.PENDING else 0
@@ -220,14 +218,13 @@ class TaskStream:
         now = time.monotonic()
         for key in [key for key in self._asked if key not in task.inputs]:
             await self._cancel_question(key, self._asked.pop(key), "The question was answered elsewhere.")
-        for key, question in task.inputs.items():
+        for key, question in open_questions(task).items():
             opened = self._opened.setdefault(key, now)
             if now - opened >= self._policy.leave_to_others:
                 await self._ask_one(task, key, question)
 
-    async def _ask_one(self, task: Task, key: str, question: InputRequest) -> None:
-        recorded = pydantic_core.from_json(question.request)
-        if recorded["kind"] not in self._askable or self._refusals.get(key, 0) > MOST_REFUSALS:
+    async def _ask_one(self, task: Task, key: str, question: RecordedQuestion) -> None:
+        if question.kind not in self._askable or self._refusals.get(key, 0) > MOST_REFUSALS:
             return
         try:
             floor = await self._services.sessions.take_floor(self._task_id, key, self._name)
@@ -243,7 +240,7 @@ class TaskStream:
         self._refusals[key] = self._refusals.get(key, 0) + bool(floor.problem)
         self._asked[key] = self._services.questions.request_id(task.owner, self._task_id, key)
         request = wire.input_request(
-            asked_again(recorded, floor.problem),
+            asked_again(question, floor.problem),
             request_id=self._asked[key],
             version=self._policy.session.version,
             task_id=self._related,

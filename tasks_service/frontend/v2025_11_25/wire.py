@@ -15,10 +15,11 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from ...authoring.tool import Rendered, TaskSupport, Tool, ToolRegistry
+from ...domain import questions
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel, LogMessage
-from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
+from ...domain.task import ClientCapability, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.announcements import Listed
 from ...store.clients import TaskView
 from ..core import wire_common as common
@@ -95,22 +96,9 @@ def has_polling(version: str) -> bool:
     return version == VERSION
 
 
-def client_capabilities(params: Mapping[str, Any] | None, version: str) -> JsonText:
-    """The kinds of questions that the client of an `initialize` can be asked, in the service's own words.
-
-    An elicitation without a mode means forms (2025-11-25, client/elicitation, capabilities).
-    """
-    declared = (params or common.EMPTY).get("capabilities")
-    if not isinstance(declared, Mapping):
-        return NO_TEXT
-    askable = []
-    modes = declared.get("elicitation")
-    if isinstance(modes, Mapping):
-        links = version == VERSION and "url" in modes
-        forms = ["form"] if "form" in modes or not links else []
-        askable += forms + (["url"] if links else [])
-    askable += [kind for kind in ("sampling", "roots") if isinstance(declared.get(kind), Mapping)]
-    return to_json("client capabilities", askable, maximum=KIB) if askable else NO_TEXT
+def client_capabilities(params: Mapping[str, Any] | None, version: str) -> frozenset[ClientCapability]:
+    """The kinds of questions that the client of an `initialize` can be asked."""
+    return common.askable((params or common.EMPTY).get("capabilities"), links=version == VERSION)
 
 
 def announce_changes(capabilities: dict[str, Any]) -> None:
@@ -155,7 +143,7 @@ def tool_call(
     params: Mapping[str, Any] | None,
     *,
     version: str,
-    capabilities: JsonText,
+    capabilities: frozenset[ClientCapability],
 ) -> ToolCall:
     """A `tools/call` request in the service's own words.
 
@@ -341,38 +329,35 @@ def cancelled_notification(request_id: str | int, reason: str) -> dict[str, Any]
 
 
 def input_request(
-    recorded: Mapping[str, Any], *, request_id: str, version: str, task_id: str | None, link_id: str
+    question: questions.RecordedQuestion, *, request_id: str, version: str, task_id: str | None, link_id: str
 ) -> dict[str, Any]:
-    """A recorded question as the request that asks it.
+    """A question as the request that asks it.
 
     Args:
-        recorded: See `questions`.
+        question: What is asked.
         request_id: The request's own id.
         version: The revision of the session that is asked.
         task_id: The task that asks, if the client knows it.
         link_id: Names a page that the person is sent to (2025-11-25, elicitation, URL mode).
     """
-    match recorded["kind"]:
-        case "form":
-            method, params = "elicitation/create", _form(recorded, version)
-        case "url":
+    params: dict[str, Any]
+    match question:
+        case questions.FormQuestion():
+            method, params = "elicitation/create", _form(question, version)
+        case questions.LinkQuestion(message=message, url=url):
             method = "elicitation/create"
-            params = {"mode": "url", "message": recorded["message"], "url": recorded["url"]}
-            params["elicitationId"] = link_id
-        case "sampling":
-            method = "sampling/createMessage"
-            params = {"messages": recorded["messages"], "maxTokens": recorded["max_tokens"]}
-            if "system_prompt" in recorded:
-                params["systemPrompt"] = recorded["system_prompt"]
-        case _:
+            params = {"mode": "url", "message": message, "url": url, "elicitationId": link_id}
+        case questions.SamplingQuestion():
+            method, params = "sampling/createMessage", common.sampling_params(question)
+        case questions.RootsQuestion():
             method, params = "roots/list", {}
     params.update(_related(task_id))
     request: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
     return {**request, "params": params} if params else request
 
 
-def _form(recorded: Mapping[str, Any], version: str) -> dict[str, Any]:
-    params = {"message": recorded["message"], "requestedSchema": recorded["schema"]}
+def _form(question: questions.FormQuestion, version: str) -> dict[str, Any]:
+    params = {"message": question.message, "requestedSchema": question.schema}
     # Before 2025-11-25 there was one mode, without a name.
     return {"mode": "form", **params} if version == VERSION else params
 

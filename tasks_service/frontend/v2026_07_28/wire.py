@@ -18,10 +18,10 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, ErrorDat
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...authoring.tool import Rendered, Tool, ToolRegistry
+from ...domain import questions
 from ...domain.errors import InvalidArguments, LimitExceeded, TasksServiceError, UnknownResource
-from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel
-from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Task, TaskStatus
+from ...domain.task import ClientCapability, Failure, FailureKind, Task, TaskStatus
 from ...extension import TASK_META, TASKS_EXTENSION
 from ...store.announcements import Listed
 from ...store.clients import TaskView
@@ -54,13 +54,13 @@ TASK_METHODS: Final = frozenset({TASKS_GET, TASKS_UPDATE, TASKS_CANCEL})
 LIST_TTL_MS: Final = 60_000
 """How long a client may keep the lists and `server/discover`; they change only with a deployment."""
 
-CAPABILITY_OF_NEED: Final[Mapping[str, Mapping[str, Any]]] = {
-    "form": {"elicitation": {"form": {}}},
-    "url": {"elicitation": {"url": {}}},
-    "sampling": {"sampling": {}},
-    "roots": {"roots": {}},
+CAPABILITY_OF_NEED: Final[Mapping[ClientCapability, Mapping[str, Any]]] = {
+    ClientCapability.FORM: {"elicitation": {"form": {}}},
+    ClientCapability.URL: {"elicitation": {"url": {}}},
+    ClientCapability.SAMPLING: {"sampling": {}},
+    ClientCapability.ROOTS: {"roots": {}},
 }
-"""What a client declares so that it can be asked, by the service's own name for the kind of question."""
+"""What a client declares so that it can be asked."""
 
 
 # --- requests ----------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[st
         arguments=arguments if arguments is not None else {},
         era=VERSION,
         takes_handle=declares_tasks(capabilities),
-        capabilities=_askable(capabilities),
+        capabilities=common.askable(capabilities),
         trace=common.trace_parent(meta),
         idempotency_key=common.idempotency_key(meta),
         answers=_responses(params) if "inputResponses" in (params or common.EMPTY) else common.EMPTY,
@@ -127,7 +127,7 @@ def prompt_call(
     return PromptCall(
         prompt=name,
         arguments=arguments if arguments is not None else {},
-        capabilities=_askable(client_capabilities(params)),
+        capabilities=common.askable(client_capabilities(params)),
         answers=_responses(params) if "inputResponses" in (params or common.EMPTY) else common.EMPTY,
         state=_state(params),
     )
@@ -201,23 +201,6 @@ def _state(params: Mapping[str, Any] | None) -> str | None:
     return state
 
 
-def _askable(capabilities: Any) -> JsonText:
-    """The kinds of questions that a client can be asked; an elicitation without a mode means forms.
-
-    Source: 2026-07-28, client/elicitation, capabilities.
-    """
-    if not isinstance(capabilities, Mapping):
-        return NO_TEXT
-    elicitation = capabilities.get("elicitation")
-    modes = elicitation if isinstance(elicitation, Mapping) else None
-    askable = [
-        *(["form"] if modes is not None and ("form" in modes or "url" not in modes) else []),
-        *(["url"] if modes is not None and "url" in modes else []),
-        *(kind for kind in ("sampling", "roots") if isinstance(capabilities.get(kind), Mapping)),
-    ]
-    return to_json("client capabilities", askable, maximum=KIB) if askable else NO_TEXT
-
-
 # --- results -----------------------------------------------------------------------------------------
 
 
@@ -263,8 +246,7 @@ class Results:
             fields["error"] = _error_of(task).model_dump(exclude_none=True)
         elif task.status is TaskStatus.INPUT_REQUIRED:
             fields["inputRequests"] = {
-                key: _input_request(pydantic_core.from_json(asked.request))
-                for key, asked in task.inputs.items()
+                key: _input_request(question) for key, question in questions.open_questions(task).items()
             }
         return {"resultType": "complete", **fields}
 
@@ -303,25 +285,18 @@ class Results:
         return {"resultType": "complete", **common.tool_error(str(error))}
 
 
-def _input_request(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded question as the request that asks it (2026-07-28, `InputRequest`)."""
-    match recorded["kind"]:
-        case "form":
-            params = {
-                "mode": "form",
-                "message": recorded["message"],
-                "requestedSchema": recorded["schema"],
-            }
+def _input_request(question: questions.RecordedQuestion) -> dict[str, Any]:
+    """A question as the request that asks it (2026-07-28, `InputRequest`)."""
+    match question:
+        case questions.FormQuestion(message=message, schema=schema):
+            params = {"mode": "form", "message": message, "requestedSchema": schema}
             return {"method": "elicitation/create", "params": params}
-        case "url":
-            params = {"mode": "url", "message": recorded["message"], "url": recorded["url"]}
+        case questions.LinkQuestion(message=message, url=url):
+            params = {"mode": "url", "message": message, "url": url}
             return {"method": "elicitation/create", "params": params}
-        case "sampling":
-            params = {"messages": recorded["messages"], "maxTokens": recorded["max_tokens"]}
-            if "system_prompt" in recorded:
-                params["systemPrompt"] = recorded["system_prompt"]
-            return {"method": "sampling/createMessage", "params": params}
-        case _:
+        case questions.SamplingQuestion():
+            return {"method": "sampling/createMessage", "params": common.sampling_params(question)}
+        case questions.RootsQuestion():
             return {"method": "roots/list"}
 
 
@@ -442,11 +417,11 @@ def _error_of(task: Task) -> ErrorData:
         code = failure.code
     data = None if failure.data is None else pydantic_core.from_json(failure.data)
     if failure.kind is FailureKind.CLIENT_CANNOT and data is not None:
-        data = _required(data["needs"])
+        data = _required(ClientCapability(data["needs"]))
     return MCPError(code, failure.message, data).error
 
 
-def _required(*needs: str) -> dict[str, Any]:
+def _required(*needs: ClientCapability) -> dict[str, Any]:
     """The data of a -32021: what the client would have to declare, all of it together."""
     required: dict[str, dict[str, Any]] = {}
     for need in needs:

@@ -16,6 +16,7 @@ from ...domain.task import (
     DAY,
     HOUR,
     SECOND,
+    ClientCapability,
     EntryKind,
     Failure,
     FailureKind,
@@ -55,6 +56,16 @@ PHASES = Words(
         "completed": Phase.COMPLETED,
         "failed": Phase.FAILED,
         "cancelled": Phase.CANCELLED,
+    }
+)
+
+CAPABILITIES = Words(
+    {
+        "form": ClientCapability.FORM,
+        "url": ClientCapability.URL,
+        "sampling": ClientCapability.SAMPLING,
+        "roots": ClientCapability.ROOTS,
+        "model": ClientCapability.MODEL,
     }
 )
 
@@ -153,7 +164,7 @@ TASK = Shape(
         Field("return_by", "return_by_ms", 0),
         SLOTS.field("slot", "slot", None),
         Field("era", "era", ""),
-        Field("capabilities", "capabilities", ""),
+        CAPABILITIES.set_field("capabilities", "capabilities"),
         Field("trace", "trace", ""),
         PROGRESS.field("progress", "progress", None),
         FAILURE.field("failure", "failure", None),
@@ -212,7 +223,7 @@ SESSION = Document(
             Field("id", "session_id"),
             Field("owner", "owner"),
             Field("version", "version"),
-            Field("capabilities", "capabilities", ""),
+            CAPABILITIES.set_field("capabilities", "capabilities"),
             LOG_LEVELS.field("level", "log_level", LogLevel.INFO),
         ],
         keeps=True,

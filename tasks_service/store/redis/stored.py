@@ -81,6 +81,20 @@ class Words(Generic[E]):
         """A field that holds a member."""
         return Field(stored, name, default, self.read, self.write)
 
+    def set_field(self, stored: str, name: str) -> Field:
+        """A field that holds a set of members, as the text of a JSON list; not stored while it is empty.
+
+        Words that only a newer release knows are passed over, and not written back.
+        """
+        return Field(stored, name, frozenset(), self._read_set, self._write_set)
+
+    def _read_set(self, text: str) -> frozenset[E]:
+        words = json.loads(text)
+        return frozenset(self._members[word] for word in words if word in self._members)
+
+    def _write_set(self, members: Iterable[E]) -> str:
+        return dumps(sorted(map(self.write, members)))
+
 
 class Shape(Generic[T]):
     """The stored names of one kind of object.

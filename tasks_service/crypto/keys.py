@@ -1,0 +1,75 @@
+"""The keys of a deployment: derived from its secrets, one for each purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from .secret import check_secret, load_secret
+
+KEY_BYTES = 32
+"""Length of a key: what AES-256 takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The secrets that seal and open, so that a secret can be replaced while what it sealed is in use.
+
+    Attributes:
+        secrets: The first one seals, all of them open.
+    """
+
+    secrets: tuple[bytes, ...]
+
+    def keys(self, purpose: str) -> list[bytes]:
+        """The keys for a purpose, in the order of the secrets."""
+        return [derive_key(secret, purpose) for secret in self.secrets]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentKeys:
+    """What every front end of a deployment must share.
+
+    Attributes:
+        sealing: Seals what travels with clients; may be changed, see `KeyRing`.
+        owner_secret: Keys the hash that owners are stored under; may not change while tasks matter.
+    """
+
+    sealing: KeyRing
+    owner_secret: bytes
+
+
+def load_keys(
+    secret: SecretStr | None, accepted: Sequence[SecretStr], owner_secret: SecretStr | None, data_dir: Path
+) -> DeploymentKeys:
+    """The keys of this deployment.
+
+    Args:
+        secret: `TASKS_SECRET`, see `load_secret`.
+        accepted: `TASKS_ACCEPTED_SECRETS`: open what they have sealed.
+        owner_secret: `TASKS_OWNER_SECRET`; None: the same as `TASKS_SECRET`.
+        data_dir: `TASKS_DATA_DIR`.
+
+    Raises:
+        ConfigurationError: A secret is too short, unreadable, or readable by others than its owner.
+    """
+    first = load_secret(secret, data_dir)
+    others = [check_secret("TASKS_ACCEPTED_SECRETS", other) for other in accepted]
+    return DeploymentKeys(
+        sealing=KeyRing((first, *others)),
+        owner_secret=first if owner_secret is None else check_secret("TASKS_OWNER_SECRET", owner_secret),
+    )
+
+
+def derive_key(secret: bytes, purpose: str) -> bytes:
+    """A key for one purpose; it tells neither the secret nor the key for another purpose.
+
+    Args:
+        secret: Of any length.
+        purpose: What the key is for; each use needs a name of its own.
+    """
+    return blake2b(purpose.encode(), key=blake2b(secret).digest(), digest_size=KEY_BYTES).digest()
