@@ -11,7 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .task import NO_TEXT, Failure, InputRequest, JournalEntry, JsonText, Owner, Policy, Progress, new_token
+from .task import (
+    MINUTE,
+    NO_TEXT,
+    Failure,
+    InputRequest,
+    JournalEntry,
+    JsonText,
+    Owner,
+    Policy,
+    Progress,
+    new_token,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +67,9 @@ class Create(Event):
 
     Attributes:
         idempotency: Hash of the owner's idempotency key, or empty.
+        reconnect_ms: How long after its end it is kept while nobody has its handle.
+        resumable_ms: For how long the `requestState` that led to this call is good, so that its repetition
+            must find the same task; 0 if there was none.
         request_digest: Hash of the request, to tell a repetition from a clash of keys.
         journal: Answers given before the task existed.
     """
@@ -71,6 +85,8 @@ class Create(Event):
     capabilities: JsonText = NO_TEXT
     trace: str = ""
     visible: bool = True
+    reconnect_ms: int = 10 * MINUTE
+    resumable_ms: int = 0
     idempotency: str = ""
     request_digest: str = ""
     journal: tuple[JournalEntry, ...] = ()
@@ -111,6 +127,7 @@ class CallerLeft(ClientEvent):
 
     Attributes:
         within_ms: How long that may take; then the task is cancelled. A later `CallerLeft` sets a new time.
+            For as long the task is kept, even if it ends meanwhile.
     """
 
     within_ms: int

@@ -36,7 +36,8 @@ class Limits:
         open_inputs: Questions of one task that are open at once.
         depth: Nesting of any JSON that is stored.
         live_per_owner: Tasks of one owner that are not final.
-        tasks_total: Tasks of a shard, final ones included; may overshoot by the creates in flight.
+        tasks_per_shard: Tasks that are stored in the shard of their owner, ended ones included until they are
+            removed; may overshoot by the creates in flight.
         log_entries: Lines kept of a task's transition log.
         running_per_owner: Queue, or `OTHER_QUEUES`, to how many tasks of one owner may run from it at a time;
             further ones wait for their turn, and are not refused.
@@ -52,7 +53,7 @@ class Limits:
     open_inputs: int = 64
     depth: int = 64
     live_per_owner: int = 10_000
-    tasks_total: int = 2_000_000
+    tasks_per_shard: int = 2_000_000
     log_entries: int = 64
     running_per_owner: Mapping[str, int] = field(default_factory=dict)
 

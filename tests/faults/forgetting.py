@@ -52,7 +52,7 @@ class ForgetfulServer(RedisServer):
     def forget_since(self, position: int) -> None:
         """Kill it and start it again without what it has written since; a transaction in the middle goes."""
         self.kill()
-        self.cut(position)
+        self.truncate(position)
         self.start()
 
     def forget_back_to(self, second: int) -> None:

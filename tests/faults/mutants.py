@@ -101,9 +101,9 @@ MUTANTS: dict[str, Mutant] = {
         '        commands.append(("UNLINK", shard.task',
     ),
     "records never end": Mutant(
-        OPERATIONS,
-        "if before is None or before.expires_ms != after.expires_ms:",
-        "if before is not None and before.expires_ms != after.expires_ms:",
+        LAYOUT,
+        "if before is not None and last_ms(before) == last_ms(after):",
+        "if before is None or last_ms(before) == last_ms(after):",
     ),
     "a slot is never granted": Mutant(OPERATIONS, "free = seen.free", "free = 0", by="concurrency limits"),
     "a slot is granted without a message": Mutant(

@@ -60,7 +60,7 @@ SMALL = Limits(
     journal_entries=EDGE,
     open_inputs=EDGE,
     live_per_owner=EDGE,
-    tasks_total=2 * EDGE,
+    tasks_per_shard=2 * EDGE,
 )
 
 

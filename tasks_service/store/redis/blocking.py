@@ -293,6 +293,18 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.mark_sweep`."""
         return self.run(self._operations.mark_sweep(self._servers, lease_ms=lease_ms))
 
+    def has_due_suspects(self) -> bool:
+        """See `TaskStoreMaintenance.has_due_suspects`."""
+        return self.run(self._operations.has_due_suspects())
+
+    def mark_beat(self, kind: str) -> None:
+        """See `TaskStoreMaintenance.mark_beat`."""
+        self.run(self._operations.mark_beat(kind))
+
+    def beat_ages_ms(self) -> dict[str, int]:
+        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        return self.run(self._operations.beat_ages_ms())
+
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         return self.run(self._operations.last_sweep_ms())
@@ -303,12 +315,24 @@ class RedisTaskStore:
 
     def task_ids(self) -> Iterator[str]:
         """See `TaskStoreMaintenance.task_ids`."""
+        queues = self.queues()
         for shard in self._layout.shards:
-            cursor, ids = self.run(self._operations.scan(shard, "0"))
+            names = (Due.OVERDUE, Due.LEASES, Due.TIMERS)
+            live: set[str] = set()
+            # One that is missing from the first index, and alive, may be in the others.
+            for key in (*(shard.index(name.value) for name in names), *map(shard.pending, queues)):
+                found = set(self._members(key)) - live
+                live |= found
+                yield from found
+            # Those that have ended come last: who ends meanwhile is not missed.
+            yield from self._members(shard.index(Due.EXPIRED.value))
+
+    def _members(self, key: str) -> Iterator[str]:
+        cursor, ids = self.run(self._operations.scan(key, "0"))
+        yield from ids
+        while cursor != "0":
+            cursor, ids = self.run(self._operations.scan(key, cursor))
             yield from ids
-            while cursor != "0":
-                cursor, ids = self.run(self._operations.scan(shard, cursor))
-                yield from ids
 
     def index_problems(self, task_id: str) -> list[str]:
         """See `TaskStoreMaintenance.index_problems`."""

@@ -68,6 +68,8 @@ _PLAIN = (
     "redispatches",
     "visible",
     "return_by_ms",
+    "resumable_until_ms",
+    "reconnect_ms",
     "slot",
     "era",
     "capabilities",
@@ -251,7 +253,7 @@ def decode_sweep(text: str) -> SweepRecord:
 
 def encode_remembered(remembered: IdempotencyRecord) -> str:
     """What an idempotency key stands for, as its value."""
-    return f"{remembered.task_id}|{remembered.request_digest}|{remembered.until_ms}"
+    return f"{remembered.task_id}|{remembered.request_digest}"
 
 
 def decode_remembered(text: str | None) -> IdempotencyRecord | None:
@@ -262,11 +264,10 @@ def decode_remembered(text: str | None) -> IdempotencyRecord | None:
     """
     if text is None:
         return None
-    task_id, _, rest = text.partition("|")
-    digest, _, until_ms = rest.rpartition("|")
-    if not until_ms.isdecimal():
+    task_id, bar, digest = text.partition("|")
+    if not (task_id and bar):
         raise CorruptRecord(task_id, f"its idempotency key holds {text!r}")
-    return IdempotencyRecord(task_id=task_id, request_digest=digest, until_ms=int(until_ms))
+    return IdempotencyRecord(task_id=task_id, request_digest=digest)
 
 
 def encode_reports(reports: Sequence[Report]) -> str:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from ...domain.decide import (
     Applied,
+    IdempotencyRecord,
     Refused,
     Replayed,
     StoreCounts,
     decide,
     effective,
-    idempotency_record,
     redispatch_backoff_ms,
 )
 from ...domain.errors import (
@@ -60,13 +60,13 @@ from ..workers import Claimed
 from . import codec
 from .health import run_id
 from .layout import (
-    BACKSTOP_MS,
     OWNER_KEYS_MS,
     Command,
     Layout,
     Shard,
     concurrency_key_name,
     index_commands,
+    lifetime_commands,
     parse_concurrency_key,
     problems,
     sorted_index_entries,
@@ -201,24 +201,37 @@ class Operations:
         keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
         slots = SlotReads(shard, self.limits, ConcurrencyKey(event.owner, event.queue))
         watched = [shard.task(event.task_id), *keyed, *slots.watched()]
-        reads = [
+        counted: list[Command] = [
             *_state_reads(shard, event.task_id),
             ("SCARD", live),
             ("ZCARD", shard.index("expired")),
+            ("ZCARD", shard.index("overdue")),
             *(("GET", key) for key in keyed),
             *slots.commands(),
         ]
+        reads = list(counted)
+        named = ""
 
         def judge(replies: list[Reply]) -> Write | None:
-            now_ms, task, log, (owner_live, total, *rest) = self._stored(event.task_id, replies)
+            nonlocal named
+            now_ms, task, log, rest = self._stored(event.task_id, replies[: len(counted)])
+            owner_live, final, not_final, *rest = rest
             found, held = rest[: len(keyed)], rest[len(keyed) :]
+            existing = codec.decode_remembered(found[0]) if found else None
+            if existing is not None and existing.task_id != named:
+                # Whether the key still holds is for its task to say, in the same transaction.
+                named = existing.task_id
+                watched.append(shard.task(named))
+                reads[:] = [*counted, ("HMGET", shard.task(named), *codec.STATE_FIELDS)]
+                return None
             if owner_live + QUOTA_HEADROOM >= self.limits.live_per_owner and live not in watched:
                 watched.append(live)
                 return None
             counts = StoreCounts(
                 owner_live=owner_live,
-                total=total,
-                existing=codec.decode_remembered(found[0]) if found else None,
+                stored=final + not_final,
+                existing=existing,
+                existing_task=codec.decode(named, replies[-1]) if existing else None,
                 slots_until_ms=slots.until_ms(held),
             )
             decision = decide(task, event, now_ms, log=log, limits=self.limits, counts=counts)
@@ -229,10 +242,10 @@ class Operations:
             if self._headroom is not None:
                 self._headroom.check_create(shard, size(event.arguments))
             sends = is_sent(decision, event, now_ms)
-            commands = self.writes(shard, None, decision, now_ms, sends=sends)
+            record = IdempotencyRecord(task_id=event.task_id, request_digest=event.request_digest)
+            commands: list[Command] = [("SET", key, codec.encode_remembered(record)) for key in keyed]
+            commands += self.writes(shard, None, decision, now_ms, sends=sends)
             commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (shard.owner(event.owner), live)]
-            value = codec.encode_remembered(idempotency_record(decision.task, event.request_digest))
-            commands += [("SET", key, value, "PX", decision.task.ttl_ms) for key in keyed]
             return Write(commands, decision)
 
         decision: Applied | Replayed = yield from transact(
@@ -515,6 +528,26 @@ class Operations:
         yield from once([("SET", self.layout.swept, codec.encode_sweep(after))], self.deadline)
         return mark
 
+    def has_due_suspects(self) -> Program[bool]:
+        """See `TaskStoreMaintenance.has_due_suspects`."""
+        now_ms = yield from self.now_ms()
+        keys = [shard.index("suspects") for shard in self.layout.shards]
+        return any((yield from once([("ZCOUNT", key, "-inf", now_ms) for key in keys], self.deadline)))
+
+    def mark_beat(self, kind: str) -> Program[None]:
+        """See `TaskStoreMaintenance.mark_beat`."""
+        now_ms = yield from self.now_ms()
+        yield from once([("HSET", self.layout.home.index("beat"), kind, now_ms)], self.deadline)
+
+    def beat_ages_ms(self) -> Program[dict[str, int]]:
+        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        reads: list[Command] = [("HGETALL", self.layout.home.index("beat"))]
+        (flat,) = yield from once(reads, self.deadline)
+        # Asked alone, as when it was marked: on a cluster the time is then that of the same server.
+        now_ms = yield from self.now_ms()
+        marks = zip(flat[::2], flat[1::2], strict=True)
+        return {kind: max(now_ms - int(at_ms), 0) for kind, at_ms in marks}
+
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
@@ -541,9 +574,9 @@ class Operations:
             log=tuple(codec.decode_line(line) for line in lines),
         )
 
-    def scan(self, shard: Shard, cursor: str) -> Program[tuple[str, list[str]]]:
-        """One step of walking through a shard's tasks: the next cursor ("0" at the end) and some ids."""
-        reads: list[Command] = [("ZSCAN", shard.index("expired"), cursor, "COUNT", 500)]
+    def scan(self, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
+        """One step of walking through an index: the next cursor ("0" at the end) and some ids."""
+        reads: list[Command] = [("ZSCAN", key, cursor, "COUNT", 500)]
         ((following, flat),) = yield from once(reads, self.deadline)
         return following, flat[::2]
 
@@ -569,7 +602,7 @@ class Operations:
     def counts(self) -> Program[Counts]:
         """See `TaskStoreMaintenance.counts`."""
         queues = yield from self.queues()
-        total = running = live = pending = waiting = 0
+        final = running = live = pending = waiting = 0
         keys = yield from self._concurrency_keys()
         for shard in self.layout.shards:
             turns = [shard.waiting(key) for where, key in keys if where is shard]
@@ -577,9 +610,10 @@ class Operations:
             reads: list[Command] = [("ZCARD", key) for key in (*turns, *names, *map(shard.pending, queues))]
             counted = yield from once(reads, self.deadline)
             waiting, counted = waiting + sum(counted[: len(turns)]), counted[len(turns) :]
-            total, running, live = total + counted[0], running + counted[1], live + counted[2]
+            final, running, live = final + counted[0], running + counted[1], live + counted[2]
             pending += sum(counted[3:])
-        return Counts(total=total, pending=pending + waiting, waiting=waiting, running=running, live=live)
+        pending += waiting
+        return Counts(total=final + live, pending=pending, waiting=waiting, running=running, live=live)
 
     # --- what transitions share --------------------------------------------------------------------------
 
@@ -700,8 +734,7 @@ class Operations:
             ]
         if after.revision >= self.limits.log_entries:
             commands.append(("LTRIM", log, -self.limits.log_entries, -1))
-        if before is None or before.expires_ms != after.expires_ms:
-            commands += [("PEXPIREAT", name, after.expires_ms + BACKSTOP_MS) for name in (key, log)]
+        commands += lifetime_commands(shard, before, after)
         if sends:
             commands += [("LPUSH", push.key, push.payload) for push in self.outbox.pushes(after, now_ms)]
         return commands
@@ -710,10 +743,11 @@ class Operations:
         """What removes a task, in an order that a sweep can take up again wherever it was broken off.
 
         A full Redis takes these commands one by one only. The index that leads a sweep to the task goes last,
-        the record, which says where else the task is, just before it. What its idempotency key stands for is
-        left alone: it may be another task by now, and whatever it is, ends by itself.
+        the record, which says where else the task is, just before it. Its idempotency key has ended with it,
+        or stands for another task by now.
         """
-        last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task.task_id)
+        leading = Due.EXPIRED if task.status.is_final else Due.OVERDUE
+        last: Command = ("ZREM", shard.index(leading.value), task.task_id)
         commands = [command for command in index_commands(shard, task, None) if command != last]
         commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
         return [*commands, last]
