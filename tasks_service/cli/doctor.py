@@ -18,6 +18,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError
 from rich.console import Console
 
 from ..addresses.encryption import is_open
+from ..broker.app import MAINTENANCE_QUEUE
 from ..domain.errors import StoreForbidden, StoreUnavailable
 from ..local.ports import http_status, http_url
 from ..local.stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
@@ -25,6 +26,7 @@ from ..service import TaskService
 from ..settings import Settings
 from ..store.findings import Finding, Severity
 from ..store.redis import RedisTaskStore, Role, refused_work
+from ..worker.maintenance.schedule import CELERY_TASKS, LATE_MS, left_to_workers
 from .application import app_option, json_option, load_connected_service, open_store
 
 #: Seconds that workers have to answer, and the broker to take a connection.
@@ -74,6 +76,10 @@ class Examination:
     def workers(self) -> set[str]:
         """The workers that answer."""
         return {name for name in self.nodes() if not name.startswith(BEAT_NAME)}
+
+    def beat_answers(self) -> bool:
+        """Whether a beat answers, which only one with `--enable-remote-control` does."""
+        return any(name.startswith(BEAT_NAME) for name in self.nodes())
 
 
 Check = Callable[[Examination], Iterable[Finding]]
@@ -190,6 +196,11 @@ def check_queues(patient: Examination) -> Iterator[Finding]:
             f"No worker takes the queue {queue!r}, so these tools never run: {', '.join(wanted[queue])}.",
             f"Run: {_worker_command(patient)} -Q {queue}",
         )
+    if MAINTENANCE_QUEUE not in taken:
+        yield _warning(
+            f"No worker takes the queue {MAINTENANCE_QUEUE!r}: all do by themselves what beat asks for.",
+            f"Run: {_worker_command(patient)} -Q {MAINTENANCE_QUEUE}",
+        )
 
 
 def check_fairness(patient: Examination) -> Iterator[Finding]:
@@ -206,24 +217,41 @@ def check_fairness(patient: Examination) -> Iterator[Finding]:
 
 
 def check_sweeps(patient: Examination) -> Iterator[Finding]:
-    """Lost tasks are found again: workers and beat look for them."""
+    """Tasks of lost workers are found again: every worker looks for them, and so does beat."""
     age_ms = patient.store.last_sweep_ms()
     late = patient.settings.sweep_interval * LATE_SWEEPS
     if age_ms is None or age_ms / 1000 > late:
         when = "never" if age_ms is None else f"last {age_ms / 1000:.0f} s ago"
         yield _error(
             f"Lost and overdue tasks are not looked for: a sweep ran {when}.",
-            f"Run a worker ({_worker_command(patient)}) or beat; each of them sweeps.",
+            f"Run a worker: {_worker_command(patient)}",
         )
 
 
 def check_beat(patient: Examination) -> Iterator[Finding]:
-    """It runs; the workers sweep too, so that its absence is no disaster."""
-    if not any(name.startswith(BEAT_NAME) for name in patient.nodes()):
+    """What it asks for is done, as the store says; workers do it otherwise, so that nothing is lost."""
+    scheduled = {entry["task"] for entry in (patient.app.conf.beat_schedule or {}).values()}
+    if missing := sorted(set(CELERY_TASKS.values()) - scheduled):
         yield _warning(
-            "Beat does not answer. Workers sweep too; but while all of them are away, nobody does, "
-            "and your own periodic tasks do not run.",
-            "Run: celery -A ... beat --enable-remote-control",
+            f"The app's beat_schedule lacks {', '.join(missing)}; the workers do that by themselves.",
+            "Add: app.conf.beat_schedule.update(tasks_service.BEAT_SCHEDULE)",
+        )
+    ages_ms = patient.store.beat_ages_ms()
+    seen_ms = min(ages_ms.values(), default=None)
+    if seen_ms is None and patient.beat_answers():
+        return  # it has just been started
+    if seen_ms is None or seen_ms > LATE_MS:
+        done = "ever done" if seen_ms is None else f"done for {seen_ms / 1000:.0f} s"
+        yield _warning(
+            f"Beat is away: nothing that it asks for was {done}. The workers do it by themselves, but your "
+            "own periodic tasks do not run.",
+            f"Run: {_celery_command(patient)} beat",
+        )
+        return
+    for kind in sorted(left_to_workers(ages_ms) & ages_ms.keys()):
+        yield _warning(
+            f"{kind} was last done for beat {ages_ms[kind] / 1000:.0f} s ago; the workers do it meanwhile.",
+            f"See the log of the worker that takes the queue {MAINTENANCE_QUEUE!r}.",
         )
 
 
@@ -280,7 +308,11 @@ CHECKS: Mapping[str, Check] = {
 
 
 def _worker_command(patient: Examination) -> str:
-    return f"celery -A {patient.app.main or '...'} worker"
+    return f"{_celery_command(patient)} worker"
+
+
+def _celery_command(patient: Examination) -> str:
+    return f"celery -A {patient.app.main or '...'}"
 
 
 def _outer_address() -> str | None:

@@ -34,6 +34,7 @@ from ...domain.events import (
     ClientEvent,
     Create,
     Event,
+    Expire,
     GrantSlot,
     Redispatch,
     SweepEvent,
@@ -629,21 +630,30 @@ class Operations:
         key = shard.task(task_id)
         slots = SlotReads(shard, self.limits, concurrency_key)
         reads = [*_state_reads(shard, task_id), *slots.commands()]
+        outliving: list[str] = []
 
         def judge(replies: list[Reply]) -> Write | None:
             stored = self._stored(task_id, replies)
+            if not outliving and isinstance(event, Expire):
+                outliving.extend(_outliving_key(shard, stored.task))
+                if outliving:
+                    reads.append(("GET", outliving[0]))
+                    return None
             if slots.lacks(stored.task, event):
                 reads[:] = [*_state_reads(shard, task_id), *slots.commands()]
                 return None
-            counts = StoreCounts(slots_until_ms=slots.until_ms(stored.rest))
+            held = stored.rest[: len(slots.commands())]
+            counts = StoreCounts(slots_until_ms=slots.until_ms(held))
             judged = self._judge(shard, task_id, stored, event, seen(stored.task), counts)
+            if outliving and str(stored.rest[-1]).startswith(f"{task_id}|"):
+                judged.commands.insert(0, ("UNLINK", outliving[0]))
             if self._headroom is not None and isinstance(event, AnswerInput) and judged.commands:
                 self._headroom.check_answer(shard)
             return self._write(judged)
 
         written: _Written = yield from transact(
             task_id,
-            lambda: [key, *slots.watched()],
+            lambda: [key, *slots.watched(), *outliving],
             reads,
             judge,
             event=type(event).__name__,
@@ -770,6 +780,16 @@ def _record_writes(key: str, before: Task | None, applied: Applied, after: Task)
     if emptied := [name for name, text in new.items() if not text and old.get(name)]:
         commands.append(("HDEL", key, *emptied))
     return commands
+
+
+def _outliving_key(shard: Shard, task: Task | None) -> list[str]:
+    """The idempotency key that would outlive a task which is removed before its end was written down.
+
+    Any other ends by itself with its task.
+    """
+    if task is None or task.status.is_final or not task.idempotency:
+        return []
+    return [shard.idempotency(task.owner, task.idempotency)]
 
 
 def _overtaking(shard: Shard, task: Task | None, event: Claim) -> list[Command]:
