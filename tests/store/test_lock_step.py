@@ -188,7 +188,7 @@ class LockStep(RuleBasedStateMachine):
     @rule(task=tasks, keys=st.sets(KEYS), value=TEXTS)
     def answer(self, task: tuple[Owner, str], keys: set[str], value: JsonText) -> None:
         self.both(
-            "act", task[0], task[1], AnswerInput(answers=dict.fromkeys(sorted(keys), value)), hidden=True
+            "apply", task[0], task[1], AnswerInput(answers=dict.fromkeys(sorted(keys), value)), hidden=True
         )
 
     @rule(lease=leases, delay=DELAYS)
@@ -218,19 +218,19 @@ class LockStep(RuleBasedStateMachine):
 
     @rule(task=tasks, asker=st.sampled_from(OWNERS))
     def cancel(self, task: tuple[Owner, str], asker: Owner) -> None:
-        self.both("act", asker, task[1], Cancel())
+        self.both("apply", asker, task[1], Cancel())
 
     @rule(task=tasks, window=st.sampled_from([1, 8_000, 90_000]))
     def leave(self, task: tuple[Owner, str], window: int) -> None:
-        self.both("act", task[0], task[1], CallerLeft(within_ms=window), hidden=True)
+        self.both("apply", task[0], task[1], CallerLeft(within_ms=window), hidden=True)
 
     @rule(task=tasks, kind=st.sampled_from([CallerReturned, MakeVisible]))
     def come_back(self, task: tuple[Owner, str], kind: type[ClientEvent]) -> None:
-        self.both("act", task[0], task[1], kind(), hidden=True)
+        self.both("apply", task[0], task[1], kind(), hidden=True)
 
     @rule(task=tasks, kind=st.sampled_from([Reap, DeadlinePassed, Expire, Redispatch, GrantSlot]))
     def apply_sweep(self, task: tuple[Owner, str], kind: type[SweepEvent]) -> None:
-        self.both("settle", task[1], kind())
+        self.both("apply_sweep", task[1], kind())
 
     @rule()
     def sweep(self) -> None:
@@ -242,9 +242,9 @@ class LockStep(RuleBasedStateMachine):
         }
         for index, kind in events.items():
             for task_id in sorted(self.both("due", index, limit=100)):
-                self.both("settle", task_id, kind())
-        for task_id in self.both("turns", limit=100):
-            self.both("settle", task_id, GrantSlot())
+                self.both("apply_sweep", task_id, kind())
+        for task_id in self.both("waiting_for_slots", limit=100):
+            self.both("apply_sweep", task_id, GrantSlot())
 
     @rule(owner=st.sampled_from(OWNERS), limit=st.integers(1, 5))
     def list_everything(self, owner: Owner, limit: int) -> None:

@@ -325,7 +325,9 @@ class RedisTaskStore:
                 live |= found
                 yield from found
             # Those that have ended come last: who ends meanwhile is not missed.
-            yield from self._members(shard.index(Due.EXPIRED.value))
+            yield from (
+                task_id for task_id in self._members(shard.index(Due.EXPIRED.value)) if task_id not in live
+            )
 
     def _members(self, key: str) -> Iterator[str]:
         cursor, ids = self.run(self._operations.scan(key, "0"))
