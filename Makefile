@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest faults faults-long clients up bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long upgrade-test clients up bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,14 @@ diagram: $(STAMP) ## The state diagram in the docs is the one of the code
 pytest: $(STAMP) ## The test suite: real Redis, real workers, real MCP clients
 	pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
+# Every Redis that is promised; each as TASKS_TEST_REDIS names it (see tests/kit/chosen.py).
+SERVERS ?= redis-7.0 valkey
+
+test-redis: $(STAMP) ## What meets Redis, on each Redis that is promised; SERVERS="valkey /path/to/redis-server"
+	@for server in $(SERVERS); do echo "*** $$server"; \
+	TASKS_TEST_REDIS=$$server pytest tests/store tests/e2e tests/faults \
+	--numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder || exit 1; done
+
 clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs npm; up to ten minutes)
 	TASKS_TEST_CLIENTS=required pytest tests/clients -m clients
 
@@ -70,6 +78,9 @@ faults: $(STAMP) ## Every fault that we can name, in earnest (ten minutes at mos
 
 faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 	TASKS_TEST_TASKS=20000 TASKS_TEST_FAULTS=200 pytest tests/faults/test_chaos.py -m faults -s
+
+upgrade-test: $(STAMP) ## Neighbouring releases on one store, forward and back (needs the git history; some minutes)
+	TASKS_TEST_UPGRADE_CALLS=100 pytest tests/upgrade -m "upgrade or not upgrade"
 
 up: $(STAMP) ## The whole service from the Procfile, Flower included, until Ctrl-C
 	tasks-service up --procfile Procfile

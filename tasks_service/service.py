@@ -339,7 +339,7 @@ def _support(options: ToolOptions) -> TaskSupport:
 
 
 def _policy(options: ToolOptions) -> Policy:
-    durations = {
+    durations: dict[str, Any] = {
         f"{option}_ms": _milliseconds(option, options[option])
         for option in ("ttl", "retention", "queue_timeout", "timeout", "poll_interval", "lease")
         if option in options

@@ -8,14 +8,21 @@ from typing import Any
 
 import pytest
 
-from . import report
-from .faults.audit import audit, keys_without_end, told
-from .support import RedisServer
+from tests.kit import report
+from tests.kit.audit import audit, keys_without_end, told
+from tests.kit.servers import RedisServer
+
+from .kit.chosen import choose_server, chosen_server
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let what tests start be interrupted, also where a shell has started this run to ignore that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    choose_server(config)
+
+
+def pytest_report_header() -> str:
+    return f"redis: {chosen_server()}"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -119,7 +119,7 @@ class Tool:
         return text
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Slot recorded arguments into keyword arguments of the function, validated and converted.
+        """Bind recorded arguments to keyword arguments of the function, validated and converted.
 
         Raises:
             InvalidArguments: They do not match the schema.

@@ -1,6 +1,6 @@
 """The Celery message of a task, built by Celery's own code.
 
-A message is a hint. It holds the task's reference and nothing else; it may be lost, doubled or late, and the
+A message is a hint. It holds the task's name and nothing secret; it may be lost, doubled or late, and the
 record decides what it is worth. Where the broker is the store's Redis, `MessageBuilder` collects the payload
 instead of sending it, so that record and message are written in one MULTI.
 """
@@ -68,7 +68,11 @@ def key_prefix(app: Celery) -> str:
 def send_message(app: Celery, producer: Any, task: Task, to: Queue, declare: list[Queue]) -> None:
     """Publish a task's reference to a queue, by way of the default exchange."""
     messages, name = app.amqp, celery_id(task)
-    reference = {"task_id": task.task_id, "claims": task.claims, "dispatched_ms": task.dispatched_ms}
+    reference = {
+        "task": task_hash(task.task_id),
+        "claims": task.claims,
+        "dispatched_ms": task.dispatched_ms,
+    }
     message = messages.create_task_message(
         name,
         task.tool,

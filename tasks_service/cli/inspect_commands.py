@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from ..domain.decide import effective
 from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ..domain.events import Cancel
+from ..domain.names import task_hash
 from ..domain.task import Phase, Slot, Task, TaskRecord, new_token
 from ..settings import Settings
 from ..store.maintenance import TaskStoreMaintenance
@@ -32,18 +33,19 @@ DEFAULT_ROWS = 50
 @click.option("--tool", help="Only tasks of this tool.")
 @click.option("--limit", default=DEFAULT_ROWS, show_default=True, type=click.IntRange(min=1), help="Rows.")
 @json_option
-def list_tasks(phase: str | None, tool: str | None, limit: int, as_json: bool) -> None:
-    """List tasks of all owners, newest first."""
+@click.argument("task", nargs=-1)
+def list_tasks(task: tuple[str, ...], phase: str | None, tool: str | None, limit: int, as_json: bool) -> None:
+    """List tasks of all owners, newest first; or only those that are named (see `inspect`)."""
     with open_store(Settings()) as store:
         now_ms = store.now_ms()
         tasks = [
-            task
-            for task in _all_tasks(store, now_ms)
-            if phase in (None, task.phase.value) and tool in (None, task.tool)
+            found
+            for found in _tasks(store, task or store.task_names(), now_ms)
+            if phase in (None, found.phase.value) and tool in (None, found.tool)
         ]
-    tasks.sort(key=lambda task: task.created_ms, reverse=True)
+    tasks.sort(key=lambda found: found.created_ms, reverse=True)
     if as_json:
-        click.echo(json.dumps([_brief(task) for task in tasks[:limit]]))
+        click.echo(json.dumps(list(map(_brief, tasks[:limit]))))
         return
     _print_table(tasks[:limit], now_ms)
     if len(tasks) > limit:
@@ -51,13 +53,16 @@ def list_tasks(phase: str | None, tool: str | None, limit: int, as_json: bool) -
 
 
 @click.command()
-@click.argument("task_id")
+@click.argument("task")
 @json_option
-def inspect(task_id: str, as_json: bool) -> None:
-    """Show everything that is stored of a task, with its history."""
+def inspect(task: str, as_json: bool) -> None:
+    """Show everything that is stored of a task, with its history.
+
+    TASK is its name, as logs, errors and Flower show it, with or without the `.<claim>` behind it; or its id.
+    """
     with open_store(Settings()) as store:
-        record = store.inspect(task_id)
-        problems = store.index_problems(task_id)
+        record = store.inspect(task)
+        problems = store.index_problems(task)
     if as_json:
         click.echo(pydantic_core.to_json({**dataclasses.asdict(record), "index_problems": problems}).decode())
         return
@@ -65,22 +70,22 @@ def inspect(task_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("task_id")
-def cancel(task_id: str) -> None:
-    """Cancel a task, whoever owns it."""
+@click.argument("task")
+def cancel(task: str) -> None:
+    """Cancel a task, whoever owns it. TASK is its name or its id (see `inspect`)."""
     with open_store(Settings()) as store:
-        owner = store.inspect(task_id).task.owner
+        found = store.inspect(task).task
         try:
-            store.apply(owner, task_id, Cancel(token=new_token()), hidden=True)
+            store.apply(found.owner, found.task_id, Cancel(token=new_token()), hidden=True)
         except InvalidTransition as error:
-            raise click.ClickException(f"Task {task_id} is {error.current} already.") from None
-    click.echo(f"Task {task_id} is cancelled.")
+            raise click.ClickException(f"Task {task} is {error.current} already.") from None
+    click.echo(f"Task {task} is cancelled.")
 
 
-def _all_tasks(store: TaskStoreMaintenance, now_ms: int) -> Iterator[Task]:
-    for task_id in dict.fromkeys(store.task_ids()):
+def _tasks(store: TaskStoreMaintenance, references: Iterable[str], now_ms: int) -> Iterator[Task]:
+    for name in dict.fromkeys(map(task_hash, references)):
         try:
-            task = effective(store.inspect(task_id).task, now_ms)
+            task = effective(store.inspect(name).task, now_ms)
         except TaskNotFound:
             continue
         except CorruptRecord as error:
@@ -102,12 +107,13 @@ def _print_table(tasks: list[Task], now_ms: int) -> None:
             where = "waits for a slot"
         said = " ".join(filter(None, (where, task.status_message)))
         age = _age(now_ms - task.created_ms)
-        table.add_row(task.task_id, task.tool, phase, age, str(task.attempts), said)
+        table.add_row(task_hash(task.task_id), task.tool, phase, age, str(task.attempts), said)
     Console().print(table)
 
 
 def _brief(task: Task) -> dict[str, Any]:
     return {
+        "task": task_hash(task.task_id),
         "task_id": task.task_id,
         "owner": task.owner,
         "tool": task.tool,
@@ -125,6 +131,7 @@ def _brief(task: Task) -> dict[str, Any]:
 def _print_record(record: TaskRecord, problems: list[str]) -> None:
     console, task = Console(), record.task
     fields = Table("field", "value", show_header=False)
+    fields.add_row("task", task_hash(task.task_id))
     for field in dataclasses.fields(task):
         value = getattr(task, field.name)
         if value not in (None, "", 0, {}, ()):

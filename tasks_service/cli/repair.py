@@ -35,7 +35,7 @@ def repair(dry_run: bool, quarantine: bool, as_json: bool) -> None:
             if as_json:
                 click.echo(json.dumps(dataclasses.asdict(found)))
             else:
-                click.echo(f"{'fixed' if found.fixed else 'found '}  {found.task_id or '-'}  {found.what}")
+                click.echo(f"{'fixed' if found.fixed else 'found '}  {found.task or '-'}  {found.what}")
     if not as_json:
         click.echo(f"{fixed} fixed, {left} left." if fixed or left else "Nothing is wrong.", err=True)
     if left:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .names import task_hash
+
 
 class TasksServiceError(Exception):
     """Everything that this service raises on purpose."""
@@ -256,8 +258,23 @@ class CorruptRecord(TasksServiceError):
     """A stored record cannot be read: written by another version of the service, or damaged."""
 
     def __init__(self, task_id: str, reason: str) -> None:
-        super().__init__(f"The record of task {task_id} cannot be read: {reason}")
+        super().__init__(f"The record of task {task_hash(task_id)} cannot be read: {reason}")
         self.task_id, self.reason = task_id, reason
+
+
+class RecordTooNew(CorruptRecord):
+    """What is stored was written by a newer release, in a schema version that this one cannot read.
+
+    Nothing is wrong with it, so nothing may be done to it. See docs/upgrading.md.
+    """
+
+    def __init__(self, task_id: str, version: int, newest: int) -> None:
+        super().__init__(
+            task_id,
+            f"it has schema version {version}, and this release reads versions up to {newest}: "
+            "roll out the newer release everywhere (docs/upgrading.md)",
+        )
+        self.version, self.newest = version, newest
 
 
 class ToolError(Exception):

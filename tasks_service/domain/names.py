@@ -1,27 +1,49 @@
-"""Names of tasks: their ids, and the short hash that logs, Celery and Flower show."""
+"""How tasks are called: by ids, which are secrets of their owners, and by short names that all may see."""
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from secrets import token_urlsafe
 
 from .task import Owner
 
 HASH_BYTES = 9
-"""Bytes of the hash that names a task wherever operators look (Celery, Flower, logs)."""
-
-
-def task_hash(task_id: str) -> str:
-    """A short name of a task for logs, Celery and Flower; its id itself is a secret of its owner."""
-    return blake2b(task_id.encode(), digest_size=HASH_BYTES).hexdigest()
-
+"""Bytes of the hash in a task's name."""
 
 SHARD_DIGITS = 2
-"""A task id begins with the number of its shard, in this many hex digits."""
-
+"""A task's id and its name begin with the number of its shard, in this many hex digits."""
 
 TASK_ID_BYTES = 18
 """Random bytes in a task id: 144 bits."""
+
+_NAME = re.compile(rf"[0-9a-f]{{{SHARD_DIGITS + 2 * HASH_BYTES}}}")
+_SHARD = re.compile(rf"[0-9a-f]{{{SHARD_DIGITS}}}")
+
+
+def task_hash(reference: str) -> str:
+    """The short name of a task: its shard, then a hash of its id, in lower-case hex.
+
+    Keys, index entries, messages, logs and Flower show it. It leads to the record, and tells nobody the id.
+
+    Args:
+        reference: The task's id, or its name, which stays what it is; a name may carry the `.<claim>` with
+            which Celery shows it. Any other text is an id that no task has, and gets the name of none.
+    """
+    if is_name(reference):
+        return _bare(reference)
+    shard = reference[:SHARD_DIGITS]
+    digest = blake2b(reference.encode(errors="replace"), digest_size=HASH_BYTES).hexdigest()
+    return (shard if _SHARD.fullmatch(shard) else "0" * SHARD_DIGITS) + digest
+
+
+def is_name(reference: str) -> bool:
+    """Whether a reference is a task's name, with or without the `.<claim>` behind it, and not an id."""
+    return _NAME.fullmatch(_bare(reference)) is not None
+
+
+def _bare(reference: str) -> str:
+    return reference.partition(".")[0]
 
 
 def shard_of_owner(owner: Owner, shards: int) -> int:

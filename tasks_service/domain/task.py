@@ -21,6 +21,12 @@ JsonText = NewType("JsonText", str)
 
 NO_TEXT = JsonText("")
 
+Unknown = tuple[tuple[str, JsonText], ...]
+"""What a newer release has stored in an object and this one has no name for: stored names and JSON values.
+
+It belongs to its object: no rule looks at it, and it is written back with the object as it was read.
+"""
+
 SECOND = 1_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -131,6 +137,7 @@ class Failure:
     message: str
     code: int | None = None
     data: JsonText | None = None
+    unknown: Unknown = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +165,7 @@ class Policy:
     lease_ms: int = 10 * SECOND
     max_attempts: int = 3
     poll_interval_ms: int = SECOND
+    unknown: Unknown = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +181,7 @@ class Lease:
     lease_id: str
     until_ms: int
     worker: str
+    unknown: Unknown = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +191,7 @@ class Progress:
     current: float
     total: float | None = None
     message: str | None = None
+    unknown: Unknown = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +209,7 @@ class InputRequest:
     deadline_ms: int
     default: JsonText | None = None
     digest: str = ""
+    unknown: Unknown = ()
 
 
 class EntryKind(StrEnum):
@@ -301,6 +312,7 @@ class Task:
     journal_length: int = 0
     journal_bytes: int = 0
     idempotency: str = ""
+    unknown: Unknown = ()
 
     @property
     def phase(self) -> Phase:

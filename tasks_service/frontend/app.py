@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,15 +26,17 @@ from ..authoring.tool import ToolRegistry
 from ..crypto.secret import load_secret
 from ..domain.errors import ConfigurationError
 from ..settings import Settings
+from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
 from .access.api_keys import require_auth_if_public
-from .assembly import Offer, Servers, build_router, build_servers
+from .assembly import Servers, build_router, build_servers
 from .core.change_feed import ChangeFeed
-from .core.store import FrontEndStore
+from .core.offer import Offer
 from .readiness import Readiness
 from .router import EraRouter
-from .v2026_07_28.subscriptions import Listeners
+from .timings import DEFAULT_TIMINGS, Timings
+from .v2026_07_28.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,9 @@ def create_app(
     outbox: Outbox,
     library: Library | None = None,
     store: FrontEndStore | None = None,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> FrontEnd:
-    """The front end; does no work and opens nothing until the server that runs it starts it.
+    """Make the front end; nothing is opened until the server that runs it starts it.
 
     Args:
         name: What clients see as the server's name.
@@ -63,20 +66,15 @@ def create_app(
         outbox: Makes the message of a task that is created.
         library: What is offered beside the tools, as registered when it starts; None: nothing.
         store: Instead of the one that `settings.redis_url` names; it is the caller's to close.
+        timings: How long to wait for what.
 
     Returns:
         An ASGI application. Its start raises `ConfigurationError` for a set-up that cannot work.
     """
-    return FrontEnd(
-        name=name,
-        version=version,
-        instructions=instructions,
-        tools=tools,
-        settings=settings,
-        outbox=outbox,
-        library=library or Library(),
-        store=store,
+    offer = Offer(
+        name=name, version=version, instructions=instructions, tools=tools, library=library or Library()
     )
+    return FrontEnd(offer, settings, outbox, store, timings)
 
 
 def check_settings(settings: Settings) -> None:
@@ -111,23 +109,17 @@ class FrontEnd:
 
     def __init__(
         self,
-        *,
-        name: str,
-        version: str,
-        instructions: str | None,
-        tools: ToolRegistry,
+        offer: Offer,
         settings: Settings,
         outbox: Outbox,
-        library: Library,
         store: FrontEndStore | None,
+        timings: Timings,
     ) -> None:
-        self._offer = Offer(
-            name=name, version=version, instructions=instructions, tools=tools, library=library
-        )
+        self._offer, self._timings = offer, timings
         self._settings, self._outbox, self._given = settings, outbox, store
         self._endpoint: ASGIApp = _not_started
         self._router: EraRouter | None = None
-        self._listeners: Listeners | None = None
+        self._subscriptions: Subscriptions | None = None
         self._readiness: Readiness | None = None
         self._site = Starlette(
             routes=[Route("/healthz", self._alive), Route("/readyz", self._ready)],
@@ -145,18 +137,18 @@ class FrontEnd:
         """End the streams that would keep a server from stopping; to be called when it begins to."""
         if self._router is not None:
             self._router.drain()
-        if self._listeners is not None:
-            self._listeners.end()
+        if self._subscriptions is not None:
+            self._subscriptions.end()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Servers]:
-        """What answers requests, whatever the transport; the store need not answer yet.
+        """Make what answers requests, whatever the transport; the store need not answer yet.
 
         Raises:
             ConfigurationError: There is no Redis to keep tasks in, or no secret.
         """
         async with self._opened_store() as store:
-            feed = ChangeFeed(store)
+            feed = ChangeFeed(store, self._timings)
             secret = load_secret(self._settings.secret, self._settings.data_dir)
             servers = build_servers(self._offer, self._settings, store=store, feed=feed, secret=secret)
             following = asyncio.create_task(feed.run(), name="change feed")
@@ -187,25 +179,21 @@ class FrontEnd:
             check_settings(self._settings)
         async with self.opened() as servers:
             await servers.readiness.refuse_unworkable()
-            await servers.desk.feed.begun()
+            await servers.services.feed.begun()
             self._endpoint = self._router = build_router(servers, self._settings)
-            self._listeners = servers.listeners
+            self._subscriptions = servers.subscriptions
             self._readiness = servers.readiness
             try:
                 yield
             finally:
-                self._endpoint, self._router, self._listeners, self._readiness = (
-                    _not_started,
-                    None,
-                    None,
-                    None,
-                )
+                self._endpoint = _not_started
+                self._router = self._subscriptions = self._readiness = None
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
-        return _open(self._settings, self._outbox) if self._given is None else _borrow(self._given)
+        return _open(self._settings, self._outbox) if self._given is None else nullcontext(self._given)
 
     async def _alive(self, _: Request) -> Response:
-        """The process runs; says nothing of what it depends on."""
+        """Say that the process runs, and nothing of what it depends on."""
         return JSONResponse({"status": "alive"})
 
     async def _ready(self, _: Request) -> Response:
@@ -233,11 +221,6 @@ async def _open(settings: Settings, outbox: Outbox) -> AsyncIterator[FrontEndSto
         yield store
     finally:
         await store.aclose()
-
-
-@asynccontextmanager
-async def _borrow(store: FrontEndStore) -> AsyncIterator[FrontEndStore]:
-    yield store
 
 
 def _path(scope: Scope) -> str:

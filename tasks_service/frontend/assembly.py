@@ -1,26 +1,27 @@
-"""How a front end is put together: from what is offered and a store to the servers that answer."""
+"""The assembly of a front end: from what is offered and a store to the servers that answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mcp.server.lowlevel import Server
 
-from ..authoring.library import Library
 from ..authoring.tool import ToolRegistry
 from ..settings import Settings
+from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
 from .access.api_keys import Authenticator
 from .access.owner import LOCAL_USER, owner_of
 from .core.change_feed import ChangeFeed
 from .core.companion_tools import CompanionTools
-from .core.executions import Handlers
+from .core.executions import Executions
 from .core.library import LibraryHandlers
+from .core.offer import Offer
 from .core.pre_task_questions import PreTaskQuestions
 from .core.request_state import RequestStates
 from .core.requests import Caller
-from .core.store import FrontEndStore
+from .core.waiting_calls import WaitingCalls
 from .readiness import Readiness
 from .router import EraRouter
 from .v2025_11_25.endpoint import SessionEndpoint
@@ -32,39 +33,20 @@ from .v2026_07_28 import wire
 from .v2026_07_28.admission import Admission
 from .v2026_07_28.endpoint import RequestEndpoint
 from .v2026_07_28.methods import build_server
-from .v2026_07_28.subscriptions import Listeners
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """What a service offers to its clients.
-
-    Attributes:
-        name: What clients see as the server's name.
-        version: What clients see as the server's version.
-        instructions: For the model: what the tools are good for.
-        tools: What can be called.
-        library: Resources, prompts and completions.
-    """
-
-    name: str
-    version: str
-    instructions: str | None
-    tools: ToolRegistry
-    library: Library
+from .v2026_07_28.subscriptions import Subscriptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """What answers requests, whatever the transport.
+    """The parts that answer requests, whatever the transport.
 
     Attributes:
         tools: What is listed.
         modern: Answers 2026-07-28.
         handshake: Answers the revisions before it.
-        desk: What sessions need.
+        services: What sessions need.
         store: Where everything is recorded.
-        listeners: Tell clients of 2026-07-28 of changes.
+        subscriptions: Tell clients of 2026-07-28 of changes.
         library: Runs the functions of resources, prompts and completions; to be closed at the end.
         readiness: Whether the store can be used.
         local: Who calls where only the local user can.
@@ -73,9 +55,9 @@ class Servers:
     tools: ToolRegistry
     modern: Server[dict[str, Any]]
     handshake: Server[dict[str, Any]]
-    desk: SessionServices
+    services: SessionServices
     store: FrontEndStore
-    listeners: Listeners
+    subscriptions: Subscriptions
     library: LibraryHandlers
     readiness: Readiness
     local: Caller
@@ -93,63 +75,63 @@ def build_servers(
         feed: Tells of changes in the store.
         secret: The deployment's secret.
     """
-    limits, states = settings.limits, RequestStates(secret)
-    companions = None
+    limits, states = settings.limits, RequestStates(secret, feed.timings.answer)
+    companion_tools = None
     if settings.companion_tools:
-        companions = CompanionTools(offer.tools, store, limits=limits, longest_wait=settings.handle_after)
-    listed = offer.tools if companions is None else companions.listed()
+        companion_tools = CompanionTools(
+            offer.tools, store, limits=limits, longest_wait=settings.handle_after
+        )
+    listed = offer.tools if companion_tools is None else companion_tools.listed()
     library = LibraryHandlers(
         offer.library,
-        preflight=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
+        pre_task_questions=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
         limits=limits,
     )
-    handlers = Handlers(
+    waiting_calls = WaitingCalls(
+        store, feed, wait_limit=settings.wait_limit, reconnect_window=settings.reconnect_window
+    )
+    executions = Executions(
         tools=offer.tools,
         store=store,
         feed=feed,
-        preflight=PreTaskQuestions(states, limits=limits),
+        pre_task_questions=PreTaskQuestions(states, limits=limits),
         states=states,
         limits=limits,
         shards=settings.shards,
-        wait_limit=settings.wait_limit,
-        companions=companions,
-        handle_after=settings.handle_after,
-        reconnect_window=settings.reconnect_window,
+        companion_tools=companion_tools,
+        handle_after=min(settings.handle_after, settings.wait_limit),
+        waiting_calls=waiting_calls,
     )
-    listeners = Listeners(store=store, feed=feed, results=wire.Results(offer.tools), library=offer.library)
-    desk = SessionServices(
+    subscriptions = Subscriptions(
+        store=store, feed=feed, results=wire.Results(offer.tools), library=offer.library
+    )
+    services = SessionServices(
         store=store,
         sessions=store.sessions,
         questions=QuestionRequests(store, store.sessions, secret, limits=limits),
         feed=feed,
-        bookmarks=ResumePoints(secret),
+        resume_points=ResumePoints(secret),
+        waiting_calls=waiting_calls,
     )
     return Servers(
         tools=listed,
         modern=build_server(
-            name=offer.name,
-            version=offer.version,
-            instructions=offer.instructions,
-            tools=listed,
-            handlers=handlers,
+            replace(offer, tools=listed),
+            executions=executions,
             library=library,
-            listeners=listeners,
+            subscriptions=subscriptions,
         ),
         handshake=build_handshake_server(
-            name=offer.name,
-            version=offer.version,
-            instructions=offer.instructions,
-            tools=listed,
-            handlers=handlers,
+            replace(offer, tools=listed),
+            executions=executions,
             library=library,
-            companions=companions,
-            desk=desk,
+            companion_tools=companion_tools,
+            services=services,
             secret=secret,
-            wait_limit=settings.wait_limit,
         ),
-        desk=desk,
+        services=services,
         store=store,
-        listeners=listeners,
+        subscriptions=subscriptions,
         library=library,
         readiness=Readiness(store),
         local=Caller(owner=owner_of(LOCAL_USER, secret)),
@@ -167,11 +149,18 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
         ConfigurationError: Others than this machine could reach the service, and it knows no keys.
     """
     authenticator, guard, limits = Authenticator(settings), AddressGuard(settings), settings.limits
-    admission = Admission(tools=servers.tools, authenticator=authenticator, guard=guard, limits=limits)
-    modern = RequestEndpoint(server=servers.modern, admission=admission)
+    timings = servers.services.timings
+    admission = Admission(
+        tools=servers.tools,
+        authenticator=authenticator,
+        guard=guard,
+        limits=limits,
+        body_seconds=timings.body,
+    )
+    modern = RequestEndpoint(server=servers.modern, admission=admission, deferral=timings.deferral)
     legacy = SessionEndpoint(
         server=servers.handshake,
-        desk=servers.desk,
+        services=servers.services,
         authenticator=authenticator,
         guard=guard,
         limits=limits,

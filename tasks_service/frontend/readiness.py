@@ -6,8 +6,8 @@ import logging
 
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..store.findings import errors_among
+from ..store.front_ends import FrontEndStore
 from ..store.redis import refused_work
-from .core.store import FrontEndStore
 
 logger = logging.getLogger(__name__)
 

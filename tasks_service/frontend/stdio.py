@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from mcp.server.connection import Connection
-from mcp.server.runner import modern_error_data, serve_one
-from mcp.shared.inbound import InboundLadderRejection, InboundModernRoute, classify_inbound_request
-from mcp.shared.message import ServerMessageMetadata
-from mcp.shared.transport_context import TransportContext
-from mcp_types import ErrorData
 from mcp_types.jsonrpc import INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
@@ -33,47 +29,43 @@ from ..store.sessions import Session
 from .app import FrontEnd
 from .assembly import Servers
 from .core.requests import RequestScope
+from .core.waiting_calls import Departure
 from .transport.body import BODY_BYTES, parse
-from .transport.jsonrpc import error_message, has_envelope, request_id
+from .transport.jsonrpc import (
+    Notification,
+    Request,
+    Response,
+    has_envelope,
+    parse_message,
+    rejection_message,
+    result_message,
+)
 from .transport.outgoing import Outgoing
 from .transport.pipe import Pipe
 from .transport.rejection import Rejection
-from .transport.sdk_kernel import Exchange
+from .transport.sdk_kernel import run_request
 from .v2025_11_25 import wire
 from .v2025_11_25.initialize import initialize
 from .v2025_11_25.methods import SessionRequest
 from .v2025_11_25.session_stream import SessionStream
 from .v2026_07_28 import wire as later
+from .v2026_07_28.admission import connection_of
 
 logger = logging.getLogger(__name__)
 
 MOST_REQUESTS: Final = 1_000
 """Requests of the client that are served at a time; of more, the newest are refused."""
 
-LINGER_SECONDS: Final = 0.5
-"""How long what was asked before the end of input may still be answered."""
-
-END_SECONDS: Final = 1.2
-"""How long the calls of a client that has gone may take to be cancelled."""
-
-FLUSH_SECONDS: Final = 0.2
-"""How long the last messages may take to be read."""
-
-RETRY_SECONDS: Final = 0.1
-"""Between two attempts to reach a store that is not there yet."""
-
-REOPEN_SECONDS: Final = 1.0
-"""Before the session's own stream is taken up again, after the store has not answered."""
-
-_LOCAL: Final = TransportContext(kind="stdio", can_send_request=False)
+_KIND: Final = "stdio"
+"""The SDK's name for this transport."""
 
 
 @dataclass(slots=True)
-class _Call:
+class _Served:
     """A request that is being served."""
 
     work: asyncio.Task[dict[str, Any]]
-    visit: SessionRequest | None
+    session_request: SessionRequest | None
     listens: bool
 
 
@@ -89,11 +81,12 @@ class StdioFront:
 
     def __init__(self, servers: Servers, pipe: Pipe, *, limits: Limits, store_timeout: float) -> None:
         self._servers, self._pipe, self._limits = servers, pipe, limits
+        self._timings = servers.services.timings
         self._gate = _Gate(servers, store_timeout)
         self._modern = False
         self._session: Session | None = None
-        self._follows = False
-        self._calls: dict[JsonText, _Call] = {}
+        self._has_stream = False
+        self._served: dict[JsonText, _Served] = {}
         self._answers: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -104,10 +97,10 @@ class StdioFront:
         try:
             await asyncio.wait({reading, *events}, return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
-                await asyncio.wait({reading}, timeout=LINGER_SECONDS)
-                works = {call.work for call in self._calls.values() if not call.listens}
+                await asyncio.wait({reading}, timeout=self._timings.linger)
+                works = {served.work for served in self._served.values() if not served.listens}
                 if works:
-                    await asyncio.wait(works, timeout=LINGER_SECONDS)
+                    await asyncio.wait(works, timeout=self._timings.linger)
         finally:
             await self._end(reading, *events)
         if reading.done() and not reading.cancelled():
@@ -125,22 +118,22 @@ class StdioFront:
     async def _end(self, *others: asyncio.Task[Any]) -> None:
         for task in others:
             task.cancel()
-        self._servers.listeners.end()
-        for call in self._calls.values():
-            if call.visit is not None:
-                call.visit.gone = True
-            if not call.listens:
-                call.work.cancel()
-        works = {call.work for call in self._calls.values()}
+        self._servers.subscriptions.end()
+        for served in self._served.values():
+            if served.session_request is not None:
+                served.session_request.departure = Departure.GONE
+            if not served.listens:
+                served.work.cancel()
+        works = {served.work for served in self._served.values()}
         if works:
-            await asyncio.wait(works, timeout=END_SECONDS)
+            await asyncio.wait(works, timeout=self._timings.end)
         try:
-            async with asyncio.timeout(FLUSH_SECONDS):
+            async with asyncio.timeout(self._timings.flush):
                 if self._answers:
                     await asyncio.wait(self._answers)
                 await self._pipe.flush()
                 if self._session is not None:
-                    await self._servers.desk.sessions.remove(self._session.session_id)
+                    await self._servers.services.sessions.remove(self._session.session_id)
         except (TimeoutError, StoreUnavailable):
             logger.debug("the session's row stays until it has been silent for long enough")
         for task in self._tasks:
@@ -154,72 +147,57 @@ class StdioFront:
             try:
                 await self._take(line)
             except Rejection as rejection:
-                error = ErrorData(code=rejection.code, message=rejection.message, data=rejection.data)
-                await self._pipe.send(error_message(rejection.request_id, error))
+                await self._pipe.send(rejection_message(rejection))
 
     async def _take(self, line: bytes | None) -> None:
         if line is None:
             raise Rejection(413, INVALID_REQUEST, f"The message is longer than {BODY_BYTES} bytes")
         if not line.strip():
             return
-        decoded = parse(line, self._limits)
-        match decoded:
-            case {"jsonrpc": "2.0", "id": str() | int() as identity, "method": str() as method} if (
-                not isinstance(identity, bool)
-            ):
-                await self._request(identity, method, decoded)
-            case {"jsonrpc": "2.0", "method": str() as method} if "id" not in decoded:
-                self._notification(method, decoded.get("params"))
-            case {"jsonrpc": "2.0", "id": _, "result": _} | {"jsonrpc": "2.0", "id": _, "error": _}:
-                if self._session is not None:
-                    self._spawn(self._answered(self._session, decoded))
-            case _:
-                raise Rejection(
-                    400,
-                    INVALID_REQUEST,
-                    "A line must be a single JSON-RPC 2.0 request, notification or response object",
-                    request_id=request_id(decoded),
-                )
+        message = parse_message(parse(line, self._limits))
+        match message:
+            case Request():
+                await self._request(message)
+            case Notification():
+                self._notification(message)
+            case Response() if self._session is not None:
+                self._spawn(self._answered(self._session, message))
 
-    def _notification(self, method: str, params: Any) -> None:
-        if method == wire.CANCELLED:
-            name = wire.cancelled_request(params)
-            call = None if name is None else self._calls.get(name)
-            if call is not None:
-                if call.visit is not None:
-                    call.visit.cancelled = True
-                call.work.cancel()
-        elif method == wire.INITIALIZED and self._session is not None and not self._follows:
-            self._follows = True
-            self._spawn(self._follow(self._session))
+    def _notification(self, notification: Notification) -> None:
+        name = wire.cancelled_request(notification.method, notification.params)
+        served = None if name is None else self._served.get(name)
+        if served is not None:
+            if served.session_request is not None:
+                served.session_request.departure = Departure.CANCELLED
+            served.work.cancel()
+        elif notification.method == wire.INITIALIZED and self._session is not None and not self._has_stream:
+            self._has_stream = True
+            self._spawn(self._stream_session(self._session))
 
-    async def _request(self, identity: str | int, method: str, decoded: Mapping[str, Any]) -> None:
-        params = decoded.get("params")
-        if params is not None and not isinstance(params, Mapping):
-            raise _refused("params: expected an object", identity)
-        name = wire.request_name(identity)
+    async def _request(self, request: Request) -> None:
+        name = wire.request_name(request.id)
         if name is None:
-            raise _refused(f"id: longer than {wire.REQUEST_ID_BYTES} bytes", identity)
-        if name in self._calls:
-            raise _refused("id: a request of this id is being served; each needs its own", identity)
+            raise _refused(f"id: longer than {wire.REQUEST_ID_BYTES} bytes", request)
+        if name in self._served:
+            raise _refused("id: a request of this id is being served; each needs its own", request)
         if len(self._tasks) >= MOST_REQUESTS:
-            raise _refused(f"{MOST_REQUESTS} requests are being served; wait for their answers", identity)
-        if method == wire.INITIALIZE:
-            await self._initialize(identity, params)
+            raise _refused(f"{MOST_REQUESTS} requests are being served; wait for their answers", request)
+        if request.method == wire.INITIALIZE:
+            await self._initialize(request)
         elif self._session is not None:
-            if has_envelope(decoded):
+            if has_envelope(request):
                 raise _refused(
-                    "This connection began with initialize: expected no revision in _meta", identity
+                    "This connection began with initialize: expected no revision in _meta", request
                 )
-            self._serve_handshake(self._session, name, identity, method, params)
-        elif self._modern or has_envelope(decoded):
-            self._serve_modern(name, identity, method, params, decoded)
-        elif method == wire.PING:
-            await self._pipe.send(_result(identity, {}))
+            self._serve_in_session(self._session, name, request)
+        elif self._modern or has_envelope(request):
+            self._serve_modern(name, request)
+        elif request.method == wire.PING:
+            await self._pipe.send(result_message(request.id, {}))
         else:
-            raise _refused("Begin with initialize, or name the protocol's revision in _meta", identity)
+            raise _refused("Begin with initialize, or name the protocol's revision in _meta", request)
 
-    async def _initialize(self, identity: str | int, params: Mapping[str, Any] | None) -> None:
+    async def _initialize(self, request: Request) -> None:
         if self._modern:
             raise Rejection(
                 400,
@@ -227,104 +205,79 @@ class StdioFront:
                 "This connection has begun without initialize, in a revision that has none",
                 data={
                     "supported": list(MODERN_PROTOCOL_VERSIONS),
-                    "requested": wire.requested_version(params),
+                    "requested": wire.requested_version(request.params),
                 },
-                request_id=identity,
+                request_id=request.id,
             )
         if self._session is not None:
-            raise _refused("initialize: this connection is initialized already", identity)
-        exchange = Exchange(_LOCAL, identity, ServerMessageMetadata())
-        try:
-            session, result = await initialize(self._servers.handshake, exchange, params, self._servers.local)
-        except Exception as error:
-            await self._pipe.send(error_message(identity, modern_error_data(error)))
-            return
-        self._session = session
-        await self._pipe.send(_result(identity, result))
+            raise _refused("initialize: this connection is initialized already", request)
+        self._session, message = await initialize(
+            self._servers.handshake, request, self._servers.local, kind=_KIND
+        )
+        await self._pipe.send(message)
 
-    def _serve_handshake(
-        self,
-        session: Session,
-        name: JsonText,
-        identity: str | int,
-        method: str,
-        params: Mapping[str, Any] | None,
-    ) -> None:
-        visit = SessionRequest(session=session, outgoing=Outgoing(), can_be_asked=True)
-        served = wire.served_method(method, params, session.version)
-        if not served:
-            raise Rejection(404, METHOD_NOT_FOUND, "Method not found", request_id=identity)
-        exchange = Exchange(_LOCAL, identity, ServerMessageMetadata(request_context=visit))
-
-        async def serve() -> dict[str, Any]:
-            await self._gate.passed(served)
-            connection = Connection.from_envelope(session.version, None, None)
-            return await serve_one(
-                self._servers.handshake, exchange, served, params, connection=connection, lifespan_state={}
-            )
-
-        level = wire.log_level(method, params)
+    def _serve_in_session(self, session: Session, name: JsonText, request: Request) -> None:
+        method = wire.served_method(request.method, request.params, session.version)
+        if not method:
+            raise Rejection(404, METHOD_NOT_FOUND, "Method not found", request_id=request.id)
+        level = wire.log_level(request.method, request.params)
         if level is not None:
             self._session = replace(session, log_level=level)
-        self._converse(name, identity, served, serve, visit.outgoing, visit)
+        session_request = SessionRequest(session=session, outgoing=Outgoing(), can_be_asked=True)
+        run = partial(
+            run_request,
+            self._servers.handshake,
+            replace(request, method=method),
+            Connection.from_envelope(session.version, None, None),
+            session_request,
+            kind=_KIND,
+        )
+        self._serve(name, request.id, method, run, session_request.outgoing, session_request)
 
-    def _serve_modern(
-        self,
-        name: JsonText,
-        identity: str | int,
-        method: str,
-        params: Mapping[str, Any] | None,
-        decoded: Mapping[str, Any],
-    ) -> None:
-        route = _route(decoded, identity)
+    def _serve_modern(self, name: JsonText, request: Request) -> None:
+        connection = connection_of(request)
         self._modern = True
-        inquiry = RequestScope(caller=self._servers.local, outgoing=Outgoing(), may_stream=True)
-        exchange = Exchange(_LOCAL, identity, ServerMessageMetadata(request_context=inquiry))
-
-        async def serve() -> dict[str, Any]:
-            await self._gate.passed(method)
-            connection = Connection.from_envelope(
-                route.protocol_version, route.client_info, route.client_capabilities
-            )
-            return await serve_one(
-                self._servers.modern, exchange, method, params, connection=connection, lifespan_state={}
-            )
-
-        self._converse(name, identity, method, serve, inquiry.outgoing, None)
+        scope = RequestScope(caller=self._servers.local, outgoing=Outgoing(), may_stream=True)
+        run = partial(run_request, self._servers.modern, request, connection, scope, kind=_KIND)
+        self._serve(name, request.id, request.method, run, scope.outgoing, None)
 
     # --- what goes out ---
 
-    def _converse(
+    def _serve(
         self,
         name: JsonText,
-        identity: str | int,
+        id_: str | int,
         method: str,
-        serve: Callable[[], Awaitable[dict[str, Any]]],
+        run: Callable[[], Awaitable[dict[str, Any]]],
         outgoing: Outgoing,
-        visit: SessionRequest | None,
+        session_request: SessionRequest | None,
     ) -> None:
         """Serve a request beside the others; a cancelled one gets no answer."""
-        listens = self._modern and method == later.LISTEN
-        call = _Call(asyncio.create_task(_answer(identity, serve)), visit, listens)
-        self._calls[name] = call
 
-        async def converse() -> None:
+        async def work() -> dict[str, Any]:
+            await self._gate.passed(method)
+            return await run()
+
+        listens = self._modern and method == later.LISTEN
+        served = self._served[name] = _Served(asyncio.create_task(work()), session_request, listens)
+
+        async def answer() -> None:
             try:
-                await self._pass_on(outgoing, call.work)
+                await self._pass_on(outgoing, served.work)
             finally:
-                del self._calls[name]
-            if call.work.cancelled():
+                del self._served[name]
+            if served.work.cancelled():
                 return
-            answer = call.work.result()
-            await self._pipe.send(answer)
-            if listens and "result" in answer:
+            message = served.work.result()
+            await self._pipe.send(message)
+            if listens and "result" in message:
                 # 2026-07-28, basic/patterns/subscriptions: on stdio the server says so this way too.
-                over = wire.cancelled_notification(identity, "The server has ended the subscription.")
+                over = wire.cancelled_notification(id_, "The server has ended the subscription.")
                 await self._pipe.send(over)
 
-        conversation = self._spawn(converse())
-        self._answers.add(conversation)
-        conversation.add_done_callback(self._answers.discard)
+        answering = self._spawn(answer())
+        self._answers.add(answering)
+        answering.add_done_callback(self._answers.discard)
 
     async def _pass_on(self, outgoing: Outgoing, work: asyncio.Task[Any]) -> None:
         """Send what goes out until the work is done; what a slow reader does not take waits in `outgoing`."""
@@ -339,32 +292,32 @@ class StdioFront:
             await asyncio.wait({work, filled}, return_when=asyncio.FIRST_COMPLETED)
             filled.cancel()
 
-    async def _follow(self, session: Session) -> None:
-        """The session's own stream, for as long as the process lives."""
-        outgoing, desk = Outgoing(), self._servers.desk
+    async def _stream_session(self, session: Session) -> None:
+        """Keep up the session's own stream for as long as the process lives."""
+        outgoing, services = Outgoing(), self._servers.services
         while True:
             await self._gate.reached()
             try:
                 session = self._session or session
-                await desk.sessions.create(session)
-                following = asyncio.create_task(SessionStream(desk, session, outgoing).run())
+                await services.sessions.create(session)
+                stream = asyncio.create_task(SessionStream(services, session, outgoing).run())
                 try:
-                    await self._pass_on(outgoing, following)
-                    await following
+                    await self._pass_on(outgoing, stream)
+                    await stream
                 finally:
-                    following.cancel()
+                    stream.cancel()
             except StoreUnavailable as error:
                 logger.warning("The session's own messages wait for the store: %s", error)
-            await asyncio.sleep(REOPEN_SECONDS)
+            await asyncio.sleep(self._timings.retry)
 
-    async def _answered(self, session: Session, response: Mapping[str, Any]) -> None:
+    async def _answered(self, session: Session, response: Response) -> None:
         """Record the client's answer to a question; it is sent once, so an outage is waited for."""
         while True:
             try:
-                await self._servers.desk.questions.receive(session.owner, response)
+                await self._servers.services.questions.receive(session.owner, response)
             except StoreUnavailable as error:
                 logger.warning("An answer waits for the store: %s", error)
-                await asyncio.sleep(REOPEN_SECONDS)
+                await asyncio.sleep(self._timings.retry)
             else:
                 return
 
@@ -384,7 +337,7 @@ class _Gate:
     """Lets requests through once the store answers, so that one may be sent while it only starts."""
 
     def __init__(self, servers: Servers, store_timeout: float) -> None:
-        self._store, self._feed, self._store_timeout = servers.store, servers.desk.feed, store_timeout
+        self._store, self._feed, self._store_timeout = servers.store, servers.services.feed, store_timeout
 
     async def passed(self, method: str) -> None:
         if self._store_timeout and (wire.needs_store(method) or method == later.LISTEN):
@@ -400,7 +353,7 @@ class _Gate:
             except StoreUnavailable:
                 if clock() >= until:
                     return
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(self._feed.timings.ping)
             else:
                 await self._feed.begun()
                 return
@@ -428,23 +381,5 @@ async def opened(
         )
 
 
-async def _answer(identity: str | int, serve: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    try:
-        return _result(identity, await serve())
-    except Exception as error:
-        return error_message(identity, modern_error_data(error))
-
-
-def _route(decoded: Mapping[str, Any], identity: str | int) -> InboundModernRoute:
-    verdict = classify_inbound_request(decoded)
-    if isinstance(verdict, InboundLadderRejection):
-        raise Rejection(400, verdict.code, verdict.message, data=verdict.data, request_id=identity)
-    return verdict
-
-
-def _result(identity: str | int, result: Mapping[str, Any]) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": identity, "result": result}
-
-
-def _refused(message: str, identity: str | int) -> Rejection:
-    return Rejection(400, INVALID_REQUEST, message, request_id=identity)
+def _refused(message: str, request: Request) -> Rejection:
+    return Rejection(400, INVALID_REQUEST, message, request_id=request.id)

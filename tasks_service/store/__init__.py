@@ -1,1 +1,5 @@
-"""Where tasks are kept: the protocols in `base`, an in-memory store, and Redis."""
+"""Where tasks are kept.
+
+What a store promises, by role: `clients`, `front_ends`, `workers`, `maintenance`, and `sessions`. Two stores
+keep these promises: `memory`, and `redis`.
+"""

@@ -1,7 +1,7 @@
-"""What is announced to every front end beside the changes of tasks: that a list or a resource is another now.
+"""The names under which every front end is told that a list or a resource has changed.
 
-Announcements travel as wake-ups do: by name, on the channel of changes, and are kept nowhere. One that gets
-lost is not made up for: clients may read again whenever they like.
+Announcements go over the channel of changes and are not stored. One that is lost is not repeated: clients may
+read again whenever they like.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Listed(StrEnum):
-    """What clients keep lists of."""
+    """The lists that clients keep."""
 
     TOOLS = "tools"
     PROMPTS = "prompts"
@@ -19,10 +19,10 @@ class Listed(StrEnum):
 
 
 def list_name(listed: Listed) -> str:
-    """What is woken when a list has changed."""
+    """The name to wake when a list has changed."""
     return f"list:{listed}"
 
 
 def resource_name(uri: str) -> str:
-    """What is woken when a resource has changed; of the same length for every URI."""
+    """The name to wake when a resource has changed; of the same length for every URI."""
     return f"resource:{hashlib.blake2b(uri.encode(errors='replace'), digest_size=16).hexdigest()}"

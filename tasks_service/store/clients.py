@@ -1,26 +1,19 @@
-"""What a store promises.
+"""What clients need of a store: front ends, commands, and whoever starts tasks from Python.
 
-`TaskStore` is what callers need: clients of a front end (every such method takes the `Owner`, so that
-forgetting whose task it is cannot be written) and workers (every such event carries the lease id).
-`AsyncTaskStore` is the same with `await`. `TaskStoreMaintenance` is what sweeps and operators need; no
-owner's request ever reaches it.
+Every method takes the `Owner`, so that forgetting whose task it is cannot be written.
 
-Every method is one atomic step: it reads the record and the store's clock, asks `decide`, and writes all
-that `decide` says or nothing. A refusal is raised as the error that `decide` named and is never retried; an
-outage is `StoreUnavailable`, after the store's deadline.
+Every method of a store, here and in `workers` and `maintenance`, is one atomic step: it reads the record and
+the store's clock, asks `decide`, and writes all that `decide` says or nothing. A refusal is raised as the
+error that `decide` named and is never retried; an outage is `StoreUnavailable`, after the store's deadline.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..domain.events import Claim, ClientEvent, Create, WorkerEvent
+from ..domain.events import ClientEvent, Create
 from ..domain.task import JsonText, Owner, Task
-from .workers import Claimed
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +40,8 @@ class Page:
     last: str | None = None
 
 
-class TaskStore(Protocol):
-    """Tasks for those who own them and those who run them, blocking."""
+class ClientStore(Protocol):
+    """Tasks for those who own them, blocking."""
 
     def create(self, event: Create) -> Created:
         """Record a task.
@@ -57,7 +50,7 @@ class TaskStore(Protocol):
             LimitExceeded: Arguments too large.
             QuotaExceeded: The owner or the store has too many tasks.
             IdempotencyConflict: The key was used with another request.
-            StoreUnavailable: No answer in time; the task may exist, and the same event settles it.
+            StoreUnavailable: No answer in time; the task may exist: create it with the same event again.
         """
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
@@ -66,7 +59,7 @@ class TaskStore(Protocol):
         Args:
             owner: Whose task it must be.
             task_id: Any text; a malformed id is an unknown one.
-            hidden: Also find a task whose handle was never given out.
+            hidden: Also find a task whose handle was never given to a client.
 
         Raises:
             TaskNotFound: Unknown, foreign, hidden or expired.
@@ -85,45 +78,18 @@ class TaskStore(Protocol):
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """List an owner's visible tasks, newest first, after the position that an earlier page ended with."""
 
-    def claim(self, task_id: str, event: Claim) -> Claimed:
-        """Take a pending task.
-
-        Raises:
-            TaskNotFound: It is gone.
-            InvalidTransition: It is not to be had: running, final or not due; or its attempts are used up,
-                in which case it is now failed and `current` says so; or its owner has no slot free, in which
-                case it now waits for one.
-            StoreUnavailable: No answer in time; the message may be dropped, pending remains.
-        """
-
-    def commit(self, task_id: str, event: WorkerEvent) -> Task:
-        """Apply an event of the lease's holder.
-
-        Raises:
-            LeaseLost: The task is another's, or over; `current` says which.
-            LimitExceeded: What is to be written is too large; nothing was written, the lease stands.
-            InvalidTransition: Refused for another reason.
-            StoreUnavailable: No answer in time; the same event may be committed again.
-        """
-
 
 class AsyncTaskStore(Protocol):
-    """`TaskStore` for an event loop; the same promises, method for method."""
+    """`ClientStore` for an event loop; the same promises, method for method."""
 
     async def create(self, event: Create) -> Created:
-        """See `TaskStore.create`."""
+        """See `ClientStore.create`."""
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
-        """See `TaskStore.get`."""
+        """See `ClientStore.get`."""
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.apply`."""
+        """See `ClientStore.apply`."""
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
-        """See `TaskStore.page`."""
-
-    async def claim(self, task_id: str, event: Claim) -> Claimed:
-        """See `TaskStore.claim`."""
-
-    async def commit(self, task_id: str, event: WorkerEvent) -> Task:
-        """See `TaskStore.commit`."""
+        """See `ClientStore.page`."""

@@ -1,4 +1,4 @@
-"""What is known of a store's set-up and health."""
+"""Findings about a store's set-up and health."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """How much of a store's memory is used, where it has a limit.
+    """Memory use of a store that has a limit.
 
     Attributes:
         used: Bytes that count against the limit.
@@ -24,7 +24,7 @@ class Memory:
 
     @property
     def percent(self) -> int:
-        """How much of it is used."""
+        """The used part of the limit."""
         return self.used * 100 // self.maximum
 
 
@@ -53,7 +53,7 @@ class Finding:
 
 
 def errors_among(found: Iterable[Finding]) -> list[str]:
-    """What keeps a process from its work, in sentences for whoever started it; warnings are logged."""
+    """The errors among findings, as sentences for whoever started the process; warnings are logged."""
     errors = []
     for finding in found:
         if finding.severity is Severity.ERROR:

@@ -21,15 +21,15 @@ class Due(StrEnum):
     LEASES = "leases"
     """Past their lease."""
     TIMERS = "timers"
-    """Come due after a sleep or a retry's delay; no message was ever made for them: `Redispatch` makes it."""
+    """Due now, after a sleep or a retry's delay. They have no message yet: `Redispatch` makes it."""
 
 
 class SweepMark(NamedTuple):
     """What a sweep learns when it is marked.
 
     Attributes:
-        may_reap: Whether leases that have run out tell of lost workers by now.
-        alarm: Why they do not from now on; empty while nothing is new.
+        may_reap: Whether a lease that has run out now means that its worker is lost.
+        alarm: Why it does not, from now on; empty if nothing new was met.
     """
 
     may_reap: bool
@@ -42,7 +42,7 @@ class SweepRecord(NamedTuple):
     Attributes:
         at_ms: When it was marked.
         server: Which run of which server it met.
-        reap_from_ms: From when on leases that have run out tell of lost workers.
+        reap_from_ms: From when on a lease that has run out means that its worker is lost.
     """
 
     at_ms: int
@@ -62,92 +62,77 @@ class SweepRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """How many tasks a store holds, by what is to be done about them.
-
-    Attributes:
-        total: All of them.
-        pending: Neither ended, running nor parked.
-        waiting: Those of the pending ones that wait for their turn.
-        running: Leased.
-        live: Not ended.
-    """
-
-    total: int
-    pending: int
-    waiting: int
-    running: int
-    live: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """Something wrong with what is stored, and whether it has been fixed.
 
     Attributes:
-        task_id: Which task; empty for a key that no task can be held to account for.
+        task: The name of the task; empty for a key that belongs to no task.
         what: What was found.
-        fixed: Whether it is well now; False in a dry run, and for what only a person can decide.
+        fixed: Whether it is fixed; False in a dry run, and for what only a person can decide.
     """
 
-    task_id: str
+    task: str
     what: str
     fixed: bool
 
 
 class TaskStoreMaintenance(Protocol):
-    """Tasks for sweeps and operators, across owners, blocking."""
+    """Tasks for sweeps and operators, across owners, blocking.
+
+    They find tasks by their names, which tell nobody an id. A reference is a name, with or without the
+    `.<claim>` behind it that Celery shows, or an id.
+    """
 
     def now_ms(self) -> int:
         """The store's clock."""
 
     def due(self, index: Due, *, limit: int) -> list[str]:
-        """Ids of the tasks that an index says are due by now, oldest first, over all shards."""
+        """Names of the tasks that are due by now according to an index, oldest first, over all shards."""
 
-    def apply_sweep(self, task_id: str, event: SweepEvent) -> Task | None:
-        """Write down what time has decided; None if the task is gone afterwards.
+    def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
+        """Write what has become of a task with time; None if the task is gone afterwards.
 
         Raises:
             TaskNotFound: It is gone already; any index entry that named it is removed.
-            InvalidTransition: It is not so (any more).
+            InvalidTransition: It is not due, or not any more.
         """
 
     def queues(self) -> list[str]:
-        """The queues that pending tasks wait in."""
+        """The queues that a pending task was ever in."""
 
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
-        """Ids of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
+        """Names of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
-        """Ids of the tasks to be granted a slot: under each concurrency key, those that wait longest.
+        """Names of the tasks to be granted a slot: under each concurrency key, those that wait longest.
 
         A few more than there are slots, in case some cannot take one; a `GrantSlot` too many is refused.
         """
 
     def overtaken_ms(self, queue: str) -> int:
-        """The newest `dispatched_ms` that a claim from this queue has carried; 0 before the first.
+        """The newest `dispatched_ms` of all claims from this queue; 0 before the first.
 
         A claim that has found no slot free counts: its message was taken all the same. One that lies ahead of
         the store's clock, which was put back by a failover, is forgotten: it would make every task that waits
         look overtaken.
         """
 
-    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
-        """Remember that messages seem lost; answer, for each, when it may be sent again.
+    def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> list[int]:
+        """Note that messages seem lost; for each, the time from which it may be sent again.
 
-        The first call for a task sets `not_before_ms`; later ones answer what was set, until the task leaves
-        pending. A `Redispatch` moves it on by the backoff.
+        The first call for a task sets this time to `not_before_ms`. Later calls return what was set, until
+        the task leaves pending. A `Redispatch` moves the time on by the backoff.
         """
 
     def try_lock(self, name: str, *, for_ms: int) -> bool:
-        """Take a short lock that ends by itself; False if another process holds it."""
+        """Take a lock that ends by itself after `for_ms`; False if another process holds it."""
 
     def mark_sweep(self, *, lease_ms: int) -> SweepMark:
-        """Note that a sweep is under way, and which run of the server it meets.
+        """Note that a sweep has begun, and which run of which server it has met.
 
-        Nothing may be reaped for one lease after a server was met that is another than before, or after a
-        gap so long that the lease of a living worker, renewed at a third of it, may have run out: workers
-        get the time to renew.
+        Nothing may be reaped for the length of one lease in two cases: the server is another than before, or
+        there was no sweep for so long that a living worker may have missed renewing its lease, which it does
+        at a third of it. Workers get the time to renew.
 
         Args:
             lease_ms: How long a lease is.
@@ -165,33 +150,31 @@ class TaskStoreMaintenance(Protocol):
     def last_sweep_ms(self) -> int | None:
         """How many ms ago the last sweep began; None if none ever did."""
 
-    def inspect(self, task_id: str) -> TaskRecord:
+    def inspect(self, reference: str) -> TaskRecord:
         """Everything stored of one task, as it is stored (not its effective state).
 
         Raises:
             TaskNotFound: There is no such record.
-            CorruptRecord: There is one that cannot be read.
+            CorruptRecord: There is one that cannot be read; `RecordTooNew` if a newer release has written it.
         """
 
-    def task_ids(self) -> Iterator[str]:
-        """Every stored task's id, in no order; may miss or repeat tasks that come or go meanwhile."""
+    def task_names(self) -> Iterator[str]:
+        """Every stored task's name, in no order; may miss or repeat tasks that come or go meanwhile."""
 
-    def index_problems(self, task_id: str) -> list[str]:
+    def index_problems(self, reference: str) -> list[str]:
         """Where the indexes disagree with the record of a task; empty when all is well."""
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
-        """Walk through everything that is stored, and fix what is wrong; each finding as it is met.
+        """Check everything that is stored, and fix what is wrong; yields each finding as it is met.
 
-        Safe at any time, beside any traffic: each task is one atomic step, and a sound one is left alone.
+        Safe at any time, under any traffic: each task is one atomic step, and a sound task is not written.
 
         Args:
-            dry_run: Only tell.
+            dry_run: Report only.
             quarantine: Move records aside that cannot be read at all.
         """
 
-    def counts(self) -> Counts:
-        """How many tasks there are."""
-
 
 MOST_GRANTED = 8
-"""Tasks that wait in a key, and are looked at when a slot is free; what they leave free is for the sweep."""
+"""How many tasks that wait under a concurrency key are tried at once when a slot is free. The sweep fills the
+slots that these tasks leave free."""

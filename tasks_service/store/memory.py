@@ -1,7 +1,7 @@
-"""Tasks in memory: for unit tests and for one process; bounded, with the same limits and the same rules.
+"""Tasks in memory: for tests and for a single process, with the same limits and the same rules.
 
-It is the plainest possible reading of what a store promises, and so also the model that the Redis store is
-compared with. Nothing survives the process.
+It does what a store promises in the plainest way, so the Redis store is tested against it. Nothing survives
+the process.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ from ..domain.indexes import (
     refusal_reason,
 )
 from ..domain.limits import DEFAULT_LIMITS, Limits
+from ..domain.names import is_name, task_hash
 from ..domain.task import NO_TEXT, ConcurrencyKey, Owner, Phase, Slot, Task, TaskRecord
+from .changes import Reported
 from .clients import Created, Page, TaskView
-from .maintenance import MOST_GRANTED, Counts, Due, Repair, SweepMark, SweepRecord
+from .maintenance import MOST_GRANTED, Due, Repair, SweepMark, SweepRecord
 from .outbox import NoOutbox, Outbox
 from .workers import Claimed
 
@@ -46,11 +48,11 @@ def _wall_clock_ms() -> int:
 
 
 class MemoryTaskStore:
-    """`TaskStore` and `TaskStoreMaintenance` in memory, thread-safe.
+    """`ClientStore`, `WorkerStore` and `TaskStoreMaintenance` in memory, thread-safe.
 
     Args:
         limits: What is allowed.
-        outbox: Told of every task that becomes pending; its pushes have nowhere to go and are not asked for.
+        outbox: Told of every task that becomes pending; not asked for pushes, which would have nowhere to go.
         clock: Milliseconds since the epoch; tests inject their own.
     """
 
@@ -74,15 +76,15 @@ class MemoryTaskStore:
         self._swept: SweepRecord | None = None
         self._beat: dict[str, int] = {}
 
-    # --- TaskStore -------------------------------------------------------------------------------------
+    # --- ClientStore -------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Created:
-        """See `TaskStore.create`."""
+        """See `ClientStore.create`."""
         with self._lock:
-            now_ms, record = self._clock(), self._records.get(event.task_id)
+            now_ms, record = self._clock(), self._records.get(task_hash(event.task_id))
             key = (event.owner, event.idempotency)
             existing = self._idempotency.get(key) if event.idempotency else None
-            there = self._records.get(existing.task_id) if existing else None
+            there = self._records.get(task_hash(existing.task_id)) if existing else None
             counts = StoreCounts(
                 owner_live=sum(self._is_live(task) for task in self._tasks(event.owner)),
                 stored=len(self._records),
@@ -103,53 +105,59 @@ class MemoryTaskStore:
             if isinstance(decision, Replayed):
                 found = self._effective(decision.task_id)
                 return Created(task=found, replayed=True)
-            task = self._standing(self._write(event.task_id, None, decision, event))
+            task = self._standing(self._write(task_hash(event.task_id), None, decision, event))
             if event.idempotency:
                 digest = event.request_digest
                 self._idempotency[key] = IdempotencyRecord(task_id=task.task_id, request_digest=digest)
             return Created(task=task)
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
-        """See `TaskStore.get`."""
+        """See `ClientStore.get`."""
         with self._lock:
             task = self._effective(task_id)
-            if task.owner != owner or not (task.visible or hidden):
+            if task.task_id != task_id or task.owner != owner or not (task.visible or hidden):
                 raise TaskNotFound(task_id)
-            return TaskView(task=task, result=self._records[task_id].result)
+            return TaskView(task=task, result=self._records[task_hash(task_id)].result)
 
     def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
-        """See `TaskStore.apply`."""
+        """See `ClientStore.apply`."""
         with self._lock:
             self.get(owner, task_id, hidden=hidden)
             return self._standing(self._apply(task_id, event))
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
-        """See `TaskStore.page`."""
+        """See `ClientStore.page`."""
         with self._lock:
             found = [task for task in self._tasks(owner) if self._seen(task) is not None]
-            found.sort(key=lambda task: (task.created_ms, task.task_id), reverse=True)
+            found.sort(key=_by_creation, reverse=True)
             if after is not None:
-                created_ms, _, task_id = after.partition(":")
-                found = [t for t in found if (t.created_ms, t.task_id) < (int(created_ms), task_id)]
+                created_ms, _, name = after.partition(":")
+                found = [task for task in found if _by_creation(task) < (int(created_ms), name)]
             tasks = tuple(task for task in map(self._seen, found[:limit]) if task is not None)
             more = len(found) > limit
-            return Page(tasks=tasks, last=f"{tasks[-1].created_ms}:{tasks[-1].task_id}" if more else None)
+            return Page(tasks=tasks, last="{}:{}".format(*_by_creation(tasks[-1])) if more else None)
 
-    def claim(self, task_id: str, event: Claim) -> Claimed:
-        """See `TaskStore.claim`."""
+    # --- WorkerStore -----------------------------------------------------------------------------------
+
+    def claim(self, reference: str, event: Claim) -> Claimed:
+        """See `WorkerStore.claim`."""
         with self._lock:
-            task = self._standing(self._apply(task_id, event))
+            task = self._standing(self._apply(reference, event))
             if task.phase is Phase.RUNNING or task.slot is Slot.WAITING:
                 self._overtaken[task.queue] = max(self._overtaken.get(task.queue, 0), event.dispatched_ms)
             if task.lease is None or task.lease.lease_id != event.lease_id:
-                raise InvalidTransition(task_id, task.phase, "Claim", refusal_reason(task))
-            record = self._records[task_id]
+                raise InvalidTransition(reference, task.phase, "Claim", refusal_reason(task))
+            record = self._records[task_hash(reference)]
             return Claimed(task=task, arguments=record.arguments, journal=record.journal)
 
-    def commit(self, task_id: str, event: WorkerEvent) -> Task:
-        """See `TaskStore.commit`."""
+    def commit(self, reference: str, event: WorkerEvent) -> Task:
+        """See `WorkerStore.commit`."""
         with self._lock:
-            return self._standing(self._apply(task_id, event))
+            return self._standing(self._apply(reference, event))
+
+    def report(self, reported: Sequence[Reported]) -> list[int]:
+        """See `WorkerStore.report`: nobody listens to a store in memory."""
+        return [0] * len(reported)
 
     # --- TaskStoreMaintenance ----------------------------------------------------------------------------
 
@@ -161,16 +169,16 @@ class MemoryTaskStore:
         """See `TaskStoreMaintenance.due`."""
         with self._lock:
             now_ms = self._clock()
-            moments = ((_moment(index, r.task), r.task.task_id) for r in self._records.values())
-            return [task_id for at_ms, task_id in sorted(m for m in moments if 0 <= m[0] <= now_ms)][:limit]
+            moments = ((_moment(index, record.task), name) for name, record in self._records.items())
+            return [name for at_ms, name in sorted(m for m in moments if 0 <= m[0] <= now_ms)][:limit]
 
-    def apply_sweep(self, task_id: str, event: SweepEvent) -> Task | None:
+    def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
         """See `TaskStoreMaintenance.apply_sweep`."""
         with self._lock:
-            applied = self._apply(task_id, event)
+            applied = self._apply(reference, event)
             if isinstance(event, Redispatch) and applied is not None:
                 backoff_ms = redispatch_backoff_ms(applied.redispatches)
-                self._suspects[task_id] = self._clock() + backoff_ms
+                self._suspects[task_hash(reference)] = self._clock() + backoff_ms
             return applied
 
     def queues(self) -> list[str]:
@@ -181,20 +189,20 @@ class MemoryTaskStore:
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
         """See `TaskStoreMaintenance.pending`."""
         with self._lock:
-            tasks = [record.task for record in self._records.values()]
+            tasks = [(name, record.task) for name, record in self._records.items()]
             found = [
-                (task.dispatched_ms, task.task_id)
-                for task in tasks
+                (task.dispatched_ms, name)
+                for name, task in tasks
                 if task.queue == queue and awaits_worker(task) and not awaits_first_message(task)
             ]
-            return [task_id for at_ms, task_id in sorted(found) if at_ms <= until_ms][:limit]
+            return [name for at_ms, name in sorted(found) if at_ms <= until_ms][:limit]
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
         """See `TaskStoreMaintenance.waiting_for_slots`."""
         with self._lock:
             waiting = [r.task for r in self._records.values() if r.task.slot is Slot.WAITING]
             keys = sorted({task.concurrency_key for task in waiting})
-            return [task_id for key in keys for task_id in self._turns(key, limit)][:limit]
+            return [name for key in keys for name in self._next_in_line(key, limit)][:limit]
 
     def overtaken_ms(self, queue: str) -> int:
         """See `TaskStoreMaintenance.overtaken_ms`."""
@@ -203,10 +211,10 @@ class MemoryTaskStore:
                 del self._overtaken[queue]
             return self._overtaken.get(queue, 0)
 
-    def mark_suspected(self, task_ids: Sequence[str], *, not_before_ms: int) -> list[int]:
+    def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> list[int]:
         """See `TaskStoreMaintenance.mark_suspected`."""
         with self._lock:
-            return [self._suspects.setdefault(task_id, not_before_ms) for task_id in task_ids]
+            return [self._suspects.setdefault(name, not_before_ms) for name in map(task_hash, references)]
 
     def try_lock(self, name: str, *, for_ms: int) -> bool:
         """See `TaskStoreMaintenance.try_lock`."""
@@ -245,38 +253,24 @@ class MemoryTaskStore:
         with self._lock:
             return None if self._swept is None else self._clock() - self._swept.at_ms
 
-    def inspect(self, task_id: str) -> TaskRecord:
+    def inspect(self, reference: str) -> TaskRecord:
         """See `TaskStoreMaintenance.inspect`."""
         with self._lock:
-            if (record := self._records.get(task_id)) is None:
-                raise TaskNotFound(task_id)
-            return record
+            return self._found(reference)
 
-    def task_ids(self) -> Iterator[str]:
-        """See `TaskStoreMaintenance.task_ids`."""
+    def task_names(self) -> Iterator[str]:
+        """See `TaskStoreMaintenance.task_names`."""
         with self._lock:
             return iter(list(self._records))
 
-    def index_problems(self, task_id: str) -> list[str]:
+    def index_problems(self, reference: str) -> list[str]:
         """See `TaskStoreMaintenance.index_problems`: there are no indexes here that could disagree."""
-        self.inspect(task_id)
+        self.inspect(reference)
         return []
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
-        """See `TaskStoreMaintenance.repair`: no index could disagree here, and no hand reaches a record."""
+        """See `TaskStoreMaintenance.repair`: nothing here can disagree."""
         return iter(())
-
-    def counts(self) -> Counts:
-        """See `TaskStoreMaintenance.counts`."""
-        with self._lock:
-            phases = [record.task.phase for record in self._records.values()]
-            return Counts(
-                total=len(phases),
-                pending=phases.count(Phase.PENDING),
-                waiting=sum(record.task.slot is Slot.WAITING for record in self._records.values()),
-                running=phases.count(Phase.RUNNING),
-                live=sum(phase in (Phase.PENDING, Phase.RUNNING, Phase.PARKED) for phase in phases),
-            )
 
     # --- what they share ---------------------------------------------------------------------------------
 
@@ -289,16 +283,20 @@ class MemoryTaskStore:
     def _seen(self, task: Task) -> Task | None:
         return effective(task, self._clock()) if task.visible else None
 
+    def _found(self, reference: str) -> TaskRecord:
+        record = self._records.get(task_hash(reference))
+        if record is None or not (is_name(reference) or record.task.task_id == reference):
+            raise TaskNotFound(reference)
+        return record
+
     def _effective(self, task_id: str) -> Task:
-        record = self._records.get(task_id)
-        task = None if record is None else effective(record.task, self._clock())
+        task = effective(self._found(task_id).task, self._clock())
         if task is None:
             raise TaskNotFound(task_id)
         return task
 
-    def _apply(self, task_id: str, event: Event) -> Task | None:
-        if (record := self._records.get(task_id)) is None:
-            raise TaskNotFound(task_id)
+    def _apply(self, reference: str, event: Event) -> Task | None:
+        record = self._found(reference)
         decision = decide(
             record.task,
             event,
@@ -308,25 +306,25 @@ class MemoryTaskStore:
             counts=StoreCounts(slots_until_ms=self._slots_until_ms(record.task.concurrency_key)),
         )
         if isinstance(decision, Refused):
-            raise TaskNotFound(task_id) if isinstance(decision.error, TaskNotFound) else decision.error
+            raise TaskNotFound(reference) if isinstance(decision.error, TaskNotFound) else decision.error
         if isinstance(decision, Replayed):
             return decision.task
-        return self._write(task_id, record, decision, event)
+        return self._write(task_hash(reference), record, decision, event)
 
-    def _write(self, task_id: str, record: TaskRecord | None, applied: Applied, event: Event) -> Task | None:
+    def _write(self, name: str, record: TaskRecord | None, applied: Applied, event: Event) -> Task | None:
         if (task := applied.task) is None:
-            self._remove(task_id)
+            self._remove(name)
             return None
-        self._records[task_id] = after = _folded(record, applied, task, self._limits.log_entries)
+        self._records[name] = after = _folded(record, applied, task, self._limits.log_entries)
         before = None if record is None else record.task
         if before is None or awaits_worker(before) is not awaits_worker(task):
-            self._suspects.pop(task_id, None)
+            self._suspects.pop(name, None)
         if after.task.phase is Phase.PENDING:
             self._queues.add(task.queue)
         if is_sent(applied, event, self._clock()):
             self._outbox.committed(task)
         if frees_slot(before, task) and self._limits.concurrency_limit(task.queue) is not None:
-            self._give_turns(task.concurrency_key)
+            self._grant_slots(task.concurrency_key)
         return task
 
     def _slots_until_ms(self, key: ConcurrencyKey) -> int:
@@ -339,33 +337,39 @@ class MemoryTaskStore:
     def _slot_holders(self, key: ConcurrencyKey) -> list[Task]:
         return [task for task in self._tasks(key.owner) if task.concurrency_key == key and holds_slot(task)]
 
-    def _turns(self, key: ConcurrencyKey, limit: int) -> list[str]:
-        """Who waits longest in a key, if it has a slot free."""
+    def _next_in_line(self, key: ConcurrencyKey, limit: int) -> list[str]:
+        """The tasks that wait longest under a concurrency key, if it has a slot free."""
         slots, now_ms = self._limits.concurrency_limit(key.queue), self._clock()
         free = (
             limit if slots is None else slots - sum(next_due_ms(t) > now_ms for t in self._slot_holders(key))
         )
         waiting = [t for t in self._tasks(key.owner) if t.concurrency_key == key and t.slot is Slot.WAITING]
-        waiting.sort(key=lambda task: (task.created_ms, task.task_id))
-        return [task.task_id for task in waiting][: min(free + MOST_GRANTED, limit)] if free > 0 else []
+        waiting.sort(key=_by_creation)
+        most = min(free + MOST_GRANTED, limit) if free > 0 else 0
+        return [task_hash(task.task_id) for task in waiting[:most]]
 
-    def _give_turns(self, key: ConcurrencyKey) -> None:
-        for task_id in self._turns(key, MOST_GRANTED):
+    def _grant_slots(self, key: ConcurrencyKey) -> None:
+        for name in self._next_in_line(key, MOST_GRANTED):
             with suppress(InvalidTransition, TaskNotFound):
-                self._apply(task_id, GrantSlot())
+                self._apply(name, GrantSlot())
 
-    def _remove(self, task_id: str) -> None:
-        task = self._records.pop(task_id).task
+    def _remove(self, name: str) -> None:
+        task = self._records.pop(name).task
         key = (task.owner, task.idempotency)
-        if key in self._idempotency and self._idempotency[key].task_id == task_id:
+        if key in self._idempotency and self._idempotency[key].task_id == task.task_id:
             del self._idempotency[key]
-        self._suspects.pop(task_id, None)
+        self._suspects.pop(name, None)
 
     @staticmethod
     def _standing(task: Task | None) -> Task:
         if task is None:
             raise AssertionError("only expiry removes a task")
         return task
+
+
+def _by_creation(task: Task) -> tuple[int, str]:
+    """The order of a listing, and of those who wait for a slot."""
+    return task.created_ms, task_hash(task.task_id)
 
 
 def _folded(record: TaskRecord | None, applied: Applied, task: Task, log_entries: int) -> TaskRecord:

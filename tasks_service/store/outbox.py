@@ -16,21 +16,21 @@ class Push(NamedTuple):
 
 
 class Outbox(Protocol):
-    """Turns a pending task into a broker message; `dispatch` implements it."""
+    """Makes the broker message of a pending task; `broker.dispatcher` implements it."""
 
     @property
     def messages(self) -> str | None:
-        """What is in front of the keys that `pushes` names; None if the broker is elsewhere."""
+        """The prefix of the keys that `pushes` names; None if the broker is not this Redis."""
 
     def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
-        """Messages to be written in the same transaction as the task; empty if the broker is elsewhere."""
+        """Messages to write in the same transaction as the task; empty if the broker is not this Redis."""
 
     def committed(self, task: Task) -> None:
-        """The task is stored and pending, due now: publish, if `pushes` did not. Returns at once."""
+        """The task is stored, pending and due now: publish it, unless `pushes` has. Returns at once."""
 
 
 class NoOutbox:
-    """An outbox that sends nothing: the task waits for a sweep, or for a test."""
+    """An outbox that sends nothing. Tasks wait for a sweep that has another one."""
 
     messages = None
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..domain.reports import LogLevel
-from ..domain.task import NO_TEXT, JsonText, Owner
+from ..domain.task import NO_TEXT, JsonText, Owner, Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,7 @@ class Session:
     version: str
     capabilities: JsonText = NO_TEXT
     log_level: LogLevel = LogLevel.INFO
+    unknown: Unknown = ()
 
 
 class SessionTask(NamedTuple):

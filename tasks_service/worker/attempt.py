@@ -36,8 +36,8 @@ from ..domain.reports import LogMessage, Report
 from ..domain.task import JournalEntry, Phase, Progress, Task
 from ..durable.journal import Journal
 from ..durable.questions import Question, headline, question_digest
-from ..store.clients import TaskStore
 from ..store.redis.backoff import full_jitter
+from ..store.workers import WorkerStore
 from .publishing import Publisher, ReportQueue
 
 PROGRESS_INTERVAL = 1.0
@@ -80,7 +80,7 @@ class RunningAttempt:
         task: Task,
         *,
         lease_id: str,
-        store: TaskStore,
+        store: WorkerStore,
         limits: Limits,
         started: float,
         journal: Journal | None = None,
@@ -293,7 +293,7 @@ class RunningAttempt:
 
         Raises:
             StoreUnavailable: It did not answer for as long as it makes sense to try.
-            LeaseLost, LimitExceeded, InvalidTransition, TaskNotFound: See `TaskStore.commit`.
+            LeaseLost, LimitExceeded, InvalidTransition, TaskNotFound: See `WorkerStore.commit`.
         """
         return self._commit(replace(event, journal_length=len(self._journal)))
 

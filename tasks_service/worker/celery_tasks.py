@@ -12,7 +12,6 @@ from typing import Any
 from celery import Celery, Task
 
 from ..authoring.tool import Tool
-from ..domain.names import task_hash
 from ..domain.task import new_token
 from .engine import Engine
 from .exposed import original_task, run_exposed
@@ -68,7 +67,7 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
         soft_time_limit=timeout,
         time_limit=timeout + HARD_LIMIT_AFTER,
     )
-    def run_tool(self: ToolTask, task_id: str, dispatched_ms: int, **_: Any) -> None:
+    def run_tool(self: ToolTask, task: str, dispatched_ms: int, **_: Any) -> None:
         request = self.request
 
         def exposed(attempt: Any, arguments: dict[str, Any]) -> Any:
@@ -77,11 +76,11 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
 
         ended = engine.executor.run(
             tool,
-            task_id,
+            task,
             lease_id=request.get(LEASE_HEADER) or new_token(),
             worker=f"{request.hostname}/{os.getpid()}",
             dispatched_ms=dispatched_ms,
             body=exposed if tool.celery_name is not None else None,
         )
         if ended is not None and (ended.failure is not None or ended.is_error):
-            raise ToolFailed(f"the record of task {task_hash(task_id)} says why") from None
+            raise ToolFailed(f"the record of task {task} says why") from None

@@ -43,7 +43,7 @@ class Engine:
         self.stop = ShutdownDeadline()
         self._lock = threading.Lock()
         self._executor: Executor | None = None
-        self._obituaries: ChildLossReporter | None = None
+        self._child_losses: ChildLossReporter | None = None
         self._beat_work: BeatWork | None = None
         self._announcer: RedisTaskStore | None = None
         os.register_at_fork(after_in_child=self._forget)
@@ -67,19 +67,19 @@ class Engine:
             return self._executor
 
     @property
-    def obituaries(self) -> ChildLossReporter:
-        """Speaks for dead children, in the main process."""
+    def child_losses(self) -> ChildLossReporter:
+        """Reports lost pool children to the store (main process only)."""
         with self._lock:
-            if self._obituaries is None:
-                self._obituaries = ChildLossReporter(self.store(pool=1))
-            return self._obituaries
+            if self._child_losses is None:
+                self._child_losses = ChildLossReporter(self.store(pool=1))
+            return self._child_losses
 
     def flush_child_losses(self) -> None:
-        """Write what is still to be written about dead children."""
+        """Write what is still to be written about lost pool children."""
         with self._lock:
-            obituaries, self._obituaries = self._obituaries, None
-        if obituaries is not None:
-            obituaries.close()
+            child_losses, self._child_losses = self._child_losses, None
+        if child_losses is not None:
+            child_losses.close()
 
     def sweeper(self) -> Sweeper:
         """What a worker process does by itself, with a store of its own."""
@@ -149,4 +149,4 @@ class Engine:
     def _forget(self) -> None:
         """Threads and connections do not survive a fork; whatever a child needs it makes itself."""
         self._lock = threading.Lock()
-        self._executor = self._obituaries = self._beat_work = self._announcer = None
+        self._executor = self._child_losses = self._beat_work = self._announcer = None

@@ -34,10 +34,10 @@ from ..durable.context import AsyncTaskContext, TaskContext, current_context, ru
 from ..durable.journal import Journal
 from ..failpoints import failpoint
 from ..store.maintenance import TaskStoreMaintenance
-from ..store.workers import Claimed
+from ..store.workers import Claimed, WorkerStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
-from .lease_keeper import LeaseKeeper, LeaseStore
+from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
 from .outcome import event_of_error, event_of_value, result_too_large, timed_out
 from .publishing import Publisher
@@ -48,11 +48,8 @@ Body = Callable[[RunningAttempt, dict[str, Any]], Any]
 """How a tool's body is called: with its attempt and its bound arguments."""
 
 
-class WorkerStore(LeaseStore, TaskStoreMaintenance, Protocol):
-    """Everything that a worker process needs of a store."""
-
-    def close(self) -> None:
-        """Close all connections."""
+class ExecutorStore(WorkerStore, TaskStoreMaintenance, Protocol):
+    """What the executor needs: a worker's events, and a sweep's for what has run into its deadline."""
 
 
 class Executor:
@@ -69,7 +66,7 @@ class Executor:
 
     def __init__(
         self,
-        store: WorkerStore,
+        store: ExecutorStore,
         keeper: LeaseKeeper,
         interrupter: Interrupter,
         loop: AsyncLoop,
@@ -82,18 +79,18 @@ class Executor:
     def run(
         self,
         tool: Tool,
-        task_id: str,
+        reference: str,
         *,
         lease_id: str,
         worker: str,
         dispatched_ms: int,
         body: Body | None = None,
     ) -> Task | None:
-        """Claim a task and run it to an outcome; returns silently if it is not to be had.
+        """Claim a task and run it to an outcome; returns silently if it cannot be claimed.
 
         Args:
             tool: What runs.
-            task_id: From the message.
+            reference: The name or the id of the task, from the message.
             lease_id: Drawn for this delivery.
             worker: The worker's name, for people.
             dispatched_ms: From the message: when it was made.
@@ -109,7 +106,7 @@ class Executor:
         try:
             started = time.monotonic()
             claim = Claim(lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms)
-            claimed = self._claim(task_id, claim)
+            claimed = self._claim(reference, claim)
             if claimed is None:
                 return None
             attempt = RunningAttempt(
@@ -128,18 +125,18 @@ class Executor:
         finally:
             self._interrupter.disengage()
 
-    def _claim(self, task_id: str, claim: Claim) -> Claimed | None:
+    def _claim(self, reference: str, claim: Claim) -> Claimed | None:
         """The task, or None: the message was a duplicate, or came early, or will be sent again."""
         try:
-            return self._store.claim(task_id, claim)
+            return self._store.claim(reference, claim)
         except (TaskNotFound, InvalidTransition) as refusal:
-            logger.debug("The message for task %s is dropped: %s", task_hash(task_id), refusal)
+            logger.debug("The message for task %s is dropped: %s", task_hash(reference), refusal)
         except StoreUnavailable as error:
-            logger.warning("Task %s could not be claimed, it stays pending: %s", task_hash(task_id), error)
+            logger.warning("Task %s could not be claimed, it stays pending: %s", task_hash(reference), error)
         return None
 
     def _attempt(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> None:
-        self._keeper.try_lock(attempt)
+        self._keeper.keep(attempt)
         try:
             try:
                 value = self._call(tool, claimed, attempt, body)

@@ -3,7 +3,7 @@
 Celery's own soft time limit sends SIGUSR1 to a child, whose handler raises in the main thread, wherever it
 is. Here the handler raises only while a tool's body runs there; everything of ours around the body (claims,
 commits) is never broken into. Only a prefork child runs tools in its main thread in a process of its own, so
-only there it works: with threads and solo a unresponsive tool keeps its slot until it returns.
+only there it works: with threads and solo an unresponsive tool keeps its slot until it returns.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from ..domain.errors import AttemptTimedOut
 from .attempt import RunningAttempt
 
-QUEUE_TIMEOUT = 0.7
-"""Seconds that a flagged tool has to notice by itself."""
+STOP_GRACE = 0.7
+"""Seconds that a tool that was told to stop has to notice by itself."""
 
 AGAIN = 10.0
 """Seconds before a tool that runs on is interrupted once more."""
@@ -71,7 +71,7 @@ class Interrupter:
         if attempt is not self._body or attempt.flagged_at is None or attempt.is_shielded:
             return
         now = time.monotonic()
-        if now < max(attempt.flagged_at + QUEUE_TIMEOUT, self._next):
+        if now < max(attempt.flagged_at + STOP_GRACE, self._next):
             return
         self._next = now + AGAIN
         main = threading.main_thread().ident

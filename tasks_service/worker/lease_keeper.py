@@ -27,7 +27,7 @@ from ..domain.events import Renew
 from ..domain.names import task_hash
 from ..failpoints import failpoint
 from ..store.changes import Change
-from ..store.clients import TaskStore
+from ..store.workers import WorkerStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
 from .shutdown import ShutdownDeadline
@@ -50,7 +50,7 @@ LINGER = 5.0
 """Seconds that ticking and listening go on after the last attempt."""
 
 
-class LeaseStore(TaskStore, Protocol):
+class LeaseStore(WorkerStore, Protocol):
     """What the keeper needs of a store."""
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
@@ -85,11 +85,11 @@ class LeaseKeeper:
         self._listener: threading.Thread | None = None
         self._idle_since = float("-inf")
 
-    def try_lock(self, attempt: RunningAttempt) -> None:
+    def keep(self, attempt: RunningAttempt) -> None:
         """Keep an attempt's lease from now on."""
         with self._changed:
             lease = _Lease(attempt)
-            self._leases[attempt.lease_id] = self._by_task[attempt.task.task_id] = lease
+            self._leases[attempt.lease_id] = self._by_task[_name(attempt)] = lease
             if self._thread is None:
                 self._thread = _start(self._run, "tasks-service-keeper")
             if self._asleep:
@@ -99,7 +99,7 @@ class LeaseKeeper:
         """The attempt is over."""
         with self._changed:
             self._leases.pop(attempt.lease_id, None)
-            self._by_task.pop(attempt.task.task_id, None)
+            self._by_task.pop(_name(attempt), None)
             self._idle_since = time.monotonic()
 
     def wake(self) -> None:
@@ -175,7 +175,7 @@ class LeaseKeeper:
                     subscribed = True
                     continue
                 failpoint("Change", "before")
-                lease = self._by_task.get(change.task_id)
+                lease = self._by_task.get(change.name)
                 if lease is not None and change.revision > lease.attempt.task.revision:
                     self._renew_now(lease)
                 failpoint("Change", "after")

@@ -16,14 +16,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
+from ..domain.names import task_hash
 from ..domain.reports import LogMessage, Report, truncate_report
 from ..domain.task import Progress
 from ..failpoints import failpoint
 from ..store.changes import Reported
+from ..store.workers import WorkerStore
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +49,6 @@ LONGEST_SILENCE: Final = 1.0
 
 FLUSH_SECONDS: Final = 1.0
 """How long the end of an attempt waits, at most, for a report that is just being published."""
-
-
-class ReportStore(Protocol):
-    """What publishing needs of a store."""
-
-    def report(self, reported: Sequence[Reported]) -> list[int]:
-        """Publish once; for each, how many listen. Raises `StoreUnavailable`."""
 
 
 class ReportQueue:
@@ -126,7 +121,7 @@ class ReportQueue:
             reports = tuple(self._brief(self._oldest()) for _ in range(number))
             self._tokens -= number
             self._leaving = bool(reports)
-        return Reported(self._task_id, reports) if reports else None
+        return Reported(task_hash(self._task_id), reports) if reports else None
 
     def heard(self, reported: Reported, listeners: int) -> None:
         """Say how many have heard what was taken.
@@ -187,7 +182,7 @@ class Publisher:
         store: With a short deadline and a connection of its own.
     """
 
-    def __init__(self, store: ReportStore) -> None:
+    def __init__(self, store: WorkerStore) -> None:
         self._store = store
         self._sending = threading.Lock()
         self._changed = threading.Condition()

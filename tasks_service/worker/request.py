@@ -21,10 +21,9 @@ from celery.worker.strategy import default
 
 from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import FailWithError, Release, WorkerEvent
-from ..domain.names import task_hash
 from ..domain.task import Failure, FailureKind, new_token
 from ..failpoints import failpoint
-from ..store.clients import TaskStore
+from ..store.workers import WorkerStore
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class ToolRequest(Request):  # type: ignore[misc]
 
     def _tell(self, event: WorkerEvent) -> None:
         failpoint("Obituary", "before")
-        self.task.engine.obituaries.put(self.kwargs["task_id"], event)
+        self.task.engine.child_losses.put(self.kwargs["task"], event)
         failpoint("Obituary", "after")
 
 
@@ -107,21 +106,21 @@ def _is_reference(kwargs: Any) -> bool:
     """Whether a message's arguments are those that `dispatch` sends."""
     if not isinstance(kwargs, dict):
         return False
-    return isinstance(kwargs.get("task_id"), str) and isinstance(kwargs.get("dispatched_ms"), int)
+    return isinstance(kwargs.get("task"), str) and isinstance(kwargs.get("dispatched_ms"), int)
 
 
 class ChildLossReporter:
     """Commits events about dead children, in a thread of the main process."""
 
-    def __init__(self, store: TaskStore) -> None:
+    def __init__(self, store: WorkerStore) -> None:
         self._store = store
         self._waiting: queue.Queue[tuple[str, WorkerEvent] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="tasks-service-obituaries", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="tasks-service-child_losses", daemon=True)
         self._thread.start()
 
-    def put(self, task_id: str, event: WorkerEvent) -> None:
+    def put(self, name: str, event: WorkerEvent) -> None:
         """Commit an event soon; returns at once."""
-        self._waiting.put((task_id, event))
+        self._waiting.put((name, event))
 
     def close(self) -> None:
         """Write what waits, for a few seconds at most."""
@@ -130,12 +129,12 @@ class ChildLossReporter:
 
     def _run(self) -> None:
         while (said := self._waiting.get()) is not None:
-            task_id, event = said
+            name, event = said
             try:
-                self._store.commit(task_id, event)
+                self._store.commit(name, event)
             except (InvalidTransition, TaskNotFound) as refusal:
-                logger.debug("Task %s needs nothing: %s", task_hash(task_id), refusal)
+                logger.debug("Task %s needs nothing: %s", name, refusal)
             except StoreUnavailable as error:
-                logger.warning("Task %s is left to the sweep: %s", task_hash(task_id), error)
+                logger.warning("Task %s is left to the sweep: %s", name, error)
             else:
-                logger.info("Task %s: %s by its worker's parent", task_hash(task_id), type(event).__name__)
+                logger.info("Task %s: %s by its worker's parent", name, type(event).__name__)

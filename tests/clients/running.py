@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from ..protocol.balancer import balancing
-from ..support import RedisServer, free_port
+from tests.kit.balancer import balancing
+from tests.kit.servers import RedisServer, free_port
 
 MODULE = "tests.clients.service"
 REPOSITORY = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 RUN_SECONDS = 400
-QUEUE_TIMEOUT = {"calm": 0, "dying": 90}
+PATIENCE = {"calm": 0, "dying": 90}
 """For how many seconds a program tries again what broke: not at all while nothing may break."""
 
 KILLS = 2
@@ -124,7 +124,7 @@ CLIENTS = {
 Acts = dict[str, dict[str, Any]]
 TRIALS = [
     pytest.param(name, weather, act, id=f"{name}-{weather}-{act}")
-    for weather in QUEUE_TIMEOUT
+    for weather in PATIENCE
     for name, client in CLIENTS.items()
     for act in client.acts
     if weather == "calm" or act not in client.only_calm
@@ -144,7 +144,7 @@ def seen(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Ca
     @cache
     def run(name: str, weather: str) -> Acts:
         arguments = CLIENTS[name].after(tmp_path_factory.mktemp("home"))
-        command = [*CLIENTS[name].command(), deployment.url, str(QUEUE_TIMEOUT[weather]), *arguments]
+        command = [*CLIENTS[name].command(), deployment.url, str(PATIENCE[weather]), *arguments]
         if weather == "calm":
             return _go(command)
         with deployment.dying():

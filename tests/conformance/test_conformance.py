@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.protocol.support import WITH_TASKS, WireClient, until
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS, WireClient
 
 from .run import run
 from .serve import serving
@@ -63,12 +64,12 @@ def text_of(client: WireClient, task_id: str) -> str:
         task = client.get(task_id)
         return task if task["status"] == "completed" else None
 
-    return str(until("the task ends", ended, 60)["result"]["content"][0]["text"])
+    return str(wait_until(ended, "the task ends", seconds=60)["result"]["content"][0]["text"])
 
 
 def answer(client: WireClient, task_id: str, key: str, content: Any) -> None:
     """Answer one question of a task, once it asks it."""
-    until("it asks", lambda: key in client.get(task_id).get("inputRequests", {}), 60)
+    wait_until(lambda: key in client.get(task_id).get("inputRequests", {}), "it asks", seconds=60)
     client.update(task_id, {key: content})
 
 

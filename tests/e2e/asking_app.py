@@ -34,7 +34,7 @@ DIE_AFTER_ASKING = "TESTS_DIE_AFTER_ASKING"
 
 
 def _die_after_asking(marker: Path) -> None:
-    end = RunningAttempt.end
+    end = RunningAttempt.request_stop
 
     def dying(attempt: RunningAttempt, kind: type[AttemptEnded]) -> None:
         if kind is Parked and not marker.exists():
@@ -42,7 +42,7 @@ def _die_after_asking(marker: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         end(attempt, kind)
 
-    RunningAttempt.end = dying  # type: ignore[method-assign]
+    RunningAttempt.request_stop = dying  # type: ignore[method-assign]
 
 
 if DIE_AFTER_ASKING in os.environ:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from pytest_celery import CeleryTestWorker, CeleryWorkerCluster
 
-from tests.support import RedisServer
-
-from .harness import Client, client_of, worker_node
-from .worker_app import service
+from tests.kit.servers import RedisServer
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of, worker_node
 
 StartWorker = Callable[..., CeleryTestWorker]
 

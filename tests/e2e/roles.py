@@ -12,9 +12,9 @@ from urllib.request import urlopen
 
 import redis
 
-from tests.support import RedisServer, free_port
-
-from .harness import ProcessContainer, wait_until
+from tests.kit.servers import RedisServer, free_port
+from tests.kit.waiting import wait_until
+from tests.kit.workers import ProcessContainer
 
 REPOSITORY = Path(__file__).parents[2]
 ROLES = ("web", "worker", "beat", "flower", "operator")
@@ -125,5 +125,5 @@ def operate(server: GuardedRedis, *arguments: str, **env: str) -> subprocess.Com
 def ready(process: FrontEnd | Flower, path: str) -> None:
     """Wait until it answers."""
     url = f"http://127.0.0.1:{process.port}{path}"
-    wait_until(lambda: answers(url) or process.status == "exited", 90, process.logs)
+    wait_until(lambda: answers(url) or process.status == "exited", process.logs, seconds=90)
     assert process.status == "running", process.logs()

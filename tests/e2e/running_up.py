@@ -7,15 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tasks_service.domain.task import Phase, Task
 from tasks_service.local.redis_server import find_running
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import free_port
+from tests.kit.servers import free_port
+from tests.kit.stored import ids_of
+from tests.kit.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 FOREIGN = ("TASKS_", "FLOWER_")
@@ -52,7 +52,7 @@ class RunningUp:
             self.process = subprocess.Popen(
                 self.command("up"), cwd=REPOSITORY, env=self.env, stdout=log, stderr=log
             )
-        assert eventually(lambda: self.text().count("ready: ") == 2 or self.ended, 120), self.text()
+        wait_until(lambda: self.text().count("ready: ") == 2 or self.ended, self.text)
         assert not self.ended, self.text()
         return self
 
@@ -68,7 +68,7 @@ class RunningUp:
         """Send it a signal; returns its exit status once it has ended."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(120)
+        return self.process.wait(300)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "tasks_service", *arguments]
@@ -81,7 +81,7 @@ class RunningUp:
             env={**self.env, **settings},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 
@@ -107,7 +107,7 @@ class RunningUp:
         assert url is not None
         store = RedisTaskStore(url)
         try:
-            tasks = [store.inspect(task_id).task for task_id in store.task_ids()]
+            tasks = [store.inspect(task_id).task for task_id in ids_of(store)]
         finally:
             store.close()
         return [task for task in tasks if not phases or task.phase in phases]
@@ -127,13 +127,3 @@ def environment_of(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    """Whether a condition becomes true within some seconds."""
-    give_up = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.05)
-    return True

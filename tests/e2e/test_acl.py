@@ -14,12 +14,13 @@ from redis.exceptions import NoPermissionError
 
 from tasks_service.domain.errors import StoreForbidden, TaskNotFound
 from tasks_service.domain.events import Cancel
-from tasks_service.domain.names import new_task_id
+from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.store.redis import RedisTaskStore, Role
-from tests.protocol.sessions import SessionClient, is_request
-from tests.protocol.support import WITH_TASKS, WireClient, until
+from tests.kit.sessions import SessionClient, is_request
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS, WireClient
+from tests.kit.workers import OWNER
 
-from .harness import OWNER, wait_until
 from .roles import APP, ROLES, Flower, FrontEnd, GuardedRedis, Process, command, operate, ready, users
 
 WORKER = [
@@ -77,7 +78,7 @@ def _nothing_is_denied(request: pytest.FixtureRequest, redis: GuardedRedis) -> I
 
 
 def completed(client: WireClient, task_id: str) -> Any:
-    return until("it completes", lambda: client.get(task_id)["status"] == "completed", 60)
+    return wait_until(lambda: client.get(task_id)["status"] == "completed", "it completes", seconds=60)
 
 
 def test_a_task_sleeps_asks_and_completes_and_a_dead_child_is_replaced(
@@ -86,10 +87,10 @@ def test_a_task_sleeps_asks_and_completes_and_a_dead_child_is_replaced(
     with WireClient(service.web.port, capabilities={**WITH_TASKS, "elicitation": {}}) as client:
         asked = client.task("ask_twice")
         for _ in range(2):
-            questions = until("it asks", lambda: client.get(asked).get("inputRequests"), 60)
+            questions = wait_until(lambda: client.get(asked).get("inputRequests"), "it asks", seconds=60)
             answer = {"action": "accept", "content": {"word": "yes"}}
             client.update(asked, dict.fromkeys(questions, answer)).result  # noqa: B018
-            until("it goes on", lambda q=questions: client.get(asked).get("inputRequests") != q)
+            wait_until(lambda q=questions: client.get(asked).get("inputRequests") != q, "it goes on")
         completed(client, asked)
         completed(client, client.task("nap", {"path": str(tmp_path / "nap"), "seconds": 0.2}))
         dying = {"path": str(tmp_path / "steps"), "marker": str(tmp_path / "died")}
@@ -119,7 +120,7 @@ def test_a_sweep_sends_a_lost_message_again(service: Service, tmp_path: Path) ->
             # The first message is handed to the worker, which waits for one; the others stay in the queue.
             arguments = {"path": str(tmp_path / "nap"), "seconds": 0}
             tasks = [client.task("nap", arguments) for _ in range(3)]
-            until("there is a message", lambda: admin.delete("ts:mq:tasks"))
+            wait_until(lambda: admin.delete("ts:mq:tasks"), "there is a message")
         finally:
             service.worker.kill("SIGCONT")
         for task_id in tasks:
@@ -130,7 +131,7 @@ def test_an_operator_lists_inspects_cancels_repairs_and_examines(service: Servic
     with WireClient(service.web.port) as client:
         task_id = client.task("busy", {"seconds": 60})
     with service.redis.client() as admin:
-        until("it runs", lambda: admin.zscore(f"{TASKS}:leases", task_id))
+        wait_until(lambda: admin.zscore(f"{TASKS}:leases", task_hash(task_id)), "it runs")
         listed = json.loads(operate(service.redis, "list", "--json", "--phase", "running").stdout)
         assert [task["task_id"] for task in listed] == [task_id]
         assert operate(service.redis, "cancel", task_id).returncode == 0
@@ -140,7 +141,7 @@ def test_an_operator_lists_inspects_cancels_repairs_and_examines(service: Servic
         assert task_id in operate(service.redis, "inspect", "--json", task_id).stdout
         admin.zrem(f"{TASKS}:expired", task_id)
         assert "1 fixed, 0 left" in operate(service.redis, "repair").stderr
-        admin.hset(f"{TASKS}:t:{task_id}", "status", "no such status")
+        admin.hset(f"{TASKS}:t:{task_hash(task_id)}", "status", "no such status")
         assert ", 0 left" in operate(service.redis, "repair", "--quarantine").stderr
         assert "Nothing is wrong" in operate(service.redis, "repair").stderr
     done = operate(service.redis, "doctor", TASKS_PORT=str(service.web.port))
@@ -152,9 +153,9 @@ def test_an_operator_who_cancels_gives_the_turn_to_the_next(service: Service) ->
     with WireClient(service.web.port) as client:
         first, second, waiting = (client.task("busy", {"seconds": 60}) for _ in range(3))
         with service.redis.client() as admin:
-            until("two run", lambda: admin.zcard(f"{TASKS}:leases") == 2)
+            wait_until(lambda: admin.zcard(f"{TASKS}:leases") == 2, "two run")
             assert operate(service.redis, "cancel", first, **CAPPED).returncode == 0
-            until("the third runs", lambda: admin.zscore(f"{TASKS}:leases", waiting))
+            wait_until(lambda: admin.zscore(f"{TASKS}:leases", task_hash(waiting)), "the third runs")
         for task_id in (second, waiting):
             client.request("tasks/cancel", {"taskId": task_id}).result  # noqa: B018
 
@@ -162,12 +163,12 @@ def test_an_operator_who_cancels_gives_the_turn_to_the_next(service: Service) ->
 def test_flower_hears_the_workers_events_and_asks_them(service: Service, tmp_path: Path) -> None:
     with WireClient(service.web.port) as client:
         completed(client, client.task("nap", {"path": str(tmp_path / "nap"), "seconds": 0}))
-    wait_until(lambda: '"nap"' in service.flower.shows("/api/tasks"), explain=service.flower.logs)
+    wait_until(lambda: '"nap"' in service.flower.shows("/api/tasks"), service.flower.logs)
     assert "active_queues" in service.flower.shows("/api/workers?refresh=1")
 
 
 def test_beat_asks_for_sweeps_that_workers_make(service: Service) -> None:
-    wait_until(lambda: "tasks_service.reap_stale_tasks" in service.worker.logs(), explain=service.beat.logs)
+    wait_until(lambda: "tasks_service.reap_stale_tasks" in service.worker.logs(), service.beat.logs)
 
 
 EVERYBODY = ROLES
@@ -260,7 +261,7 @@ def test_a_front_end_whose_user_lacks_something_says_what_and_does_not_start(
     lacking("web", *rules)
     web = FrontEnd(redis.url_of("web"), tmp_path)
     try:
-        wait_until(lambda: web.status == "exited", explain=web.logs)
+        wait_until(lambda: web.status == "exited", web.logs)
         assert f"The Redis user 'web' of this front end {sentence}" in web.logs()
     finally:
         web.teardown()
@@ -280,7 +281,7 @@ def test_a_worker_whose_user_lacks_something_says_what_and_does_not_start(
     lacking("worker", *rules)
     worker = Process(redis.url_of("worker"), "worker", WORKER)
     try:
-        wait_until(lambda: worker.status == "exited", explain=worker.logs)
+        wait_until(lambda: worker.status == "exited", worker.logs)
         assert f"The Redis user 'worker' of this worker {sentence}" in worker.logs()
     finally:
         worker.teardown()
@@ -317,12 +318,13 @@ def test_a_client_without_a_login_is_told_so(redis: GuardedRedis) -> None:
 def test_the_file_does_not_name_to_an_older_redis_what_it_does_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = tmp_path / "redis-server"
-    older.write_text("#!/bin/sh\necho Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n")
-    older.chmod(0o755)
-    assert "client|setinfo" in users()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert "client|setinfo" not in users()
+    server, named = tmp_path / "redis-server", {}
+    for version in ("7.0.15", "7.2.0"):
+        server.write_text(f"#!/bin/sh\necho Redis server v={version} sha=00000000:0 malloc=libc bits=64\n")
+        server.chmod(0o755)
+        named[version] = "client|setinfo" in users()
+    assert named == {"7.0.15": False, "7.2.0": True}
 
 
 def test_the_file_serves_another_prefix_and_database(tmp_path: Path) -> None:

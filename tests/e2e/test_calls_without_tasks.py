@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
-from tasks_service.frontend.core import request_state
-from tests.protocol.support import WireClient, serving, settings
-from tests.support import RedisServer
+from tasks_service.frontend.timings import Timings
+from tests.kit.servers import RedisServer
+from tests.kit.serving import serving, settings
+from tests.kit.stored import ids_of
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
+from tests.kit.workers import Client, client_of
 
 from .asking_app import service
 from .conftest import StartWorker
-from .harness import Client, client_of, wait_until
 
 CAN_BE_ASKED: dict[str, Any] = {"elicitation": {"form": {}}}
 YES = {"action": "accept", "content": {"publish": True, "title": "News"}}
@@ -34,12 +37,20 @@ def plain_client(port: int) -> WireClient:
 
 
 @pytest.fixture
-def ports(operator: Client, module_redis: RedisServer, tmp_path: Path) -> Iterator[list[int]]:
+def timings() -> Timings:
+    """How long front ends wait."""
+    return Timings()
+
+
+@pytest.fixture
+def ports(
+    operator: Client, module_redis: RedisServer, tmp_path: Path, timings: Timings
+) -> Iterator[list[int]]:
     """Two front ends."""
     configuration = settings(module_redis.url, tmp_path)
     with (
-        serving(service.tools, configuration, outbox=operator.outbox) as first,
-        serving(service.tools, configuration, outbox=operator.outbox) as second,
+        serving(service.tools, configuration, outbox=operator.outbox, timings=timings) as first,
+        serving(service.tools, configuration, outbox=operator.outbox, timings=timings) as second,
     ):
         yield [first, second]
 
@@ -83,14 +94,14 @@ def test_a_tool_that_asks_twice_is_answered_in_two_rounds(ports: list[int]) -> N
     assert "question#2" in result["content"][1]["text"]
 
 
+@pytest.mark.parametrize("timings", [Timings(answer=1.0)])
 def test_an_execution_whose_caller_never_comes_back_is_cancelled_by_the_sweep(
-    ports: list[int], operator: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ports: list[int], operator: Client, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(request_state, "STATE_SECONDS", 1.0)
-    before = set(operator.store.task_ids())
+    before = set(ids_of(operator.store))
     with plain_client(ports[0]) as client:
         asked = call(client, "publish", {"path": str(tmp_path / "notes")})
-        (task_id,) = set(operator.store.task_ids()) - before
+        (task_id,) = set(ids_of(operator.store)) - before
 
         wait_until(lambda: operator.store.inspect(task_id).task.status == "cancelled")
 

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 import pytest
 
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Phase
 from tasks_service.store.redis import RedisTaskStore
-from tests.store.conftest import creation
+from tests.kit.factories import creation
+from tests.kit.waiting import wait_until
 
-from .running_up import RunningUp, eventually
+from .running_up import RunningUp
 
 LONG_PICTURE = '{"width": 1024, "height": 1024, "max_iterations": 20000}'
 
@@ -31,14 +33,14 @@ def long_call(service: RunningUp) -> Iterator[tuple[subprocess.Popen[str], str]]
     """A call whose tool is running, and the id of its task."""
     call = service.begin("call", "render_fractal", LONG_PICTURE)
     try:
-        assert eventually(lambda: bool(service.tasks(Phase.RUNNING)))
-        (task,) = service.tasks(Phase.RUNNING)
+        (task,) = wait_until(lambda: service.tasks(Phase.RUNNING), service.text)
         yield call, task.task_id
     finally:
         call.kill()
         call.communicate()
         for left in service.tasks(Phase.RUNNING):
             service.run("cancel", left.task_id)
+        wait_until(lambda: not service.tasks(Phase.RUNNING), service.text)
 
 
 def test_call_prints_the_structured_result(service: RunningUp) -> None:
@@ -105,7 +107,7 @@ def test_ctrl_c_cancels_the_task(service: RunningUp, long_call: tuple[subprocess
     call, task_id = long_call
 
     call.send_signal(signal.SIGINT)
-    _, errors = call.communicate(timeout=120)
+    _, errors = call.communicate(timeout=300)
 
     assert call.returncode == 130, errors
     assert json.loads(service.run("inspect", "--json", task_id).stdout)["task"]["status"] == "cancelled"
@@ -117,7 +119,7 @@ def test_cancel_ends_the_task_of_another(
     call, task_id = long_call
 
     done = service.run("cancel", task_id)
-    _, errors = call.communicate(timeout=120)
+    _, errors = call.communicate(timeout=300)
 
     assert done.returncode == 0, done.stderr
     assert call.returncode == 1
@@ -130,7 +132,7 @@ def test_list_and_inspect_show_a_task_and_its_history(service: RunningUp) -> Non
 
     listed, shown = service.run("list"), service.run("inspect", task_id)
 
-    assert task_id in listed.stdout
+    assert task_hash(task_id) in listed.stdout
     assert "people.csv" in shown.stdout
     history = json.loads(service.run("inspect", "--json", task_id).stdout)["log"]
     assert [entry["target"] for entry in history] == ["pending", "running", "completed"]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tasks_service.local.procfile import DEFAULT_PROCFILE, parse_procfile
+from tests.kit.waiting import wait_until
 
-from .running_up import REPOSITORY, RunningUp, eventually
+from .running_up import REPOSITORY, RunningUp
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_nothing_survives_when_up_itself_is_killed(service: RunningUp) -> None:
 
     service.stop(signal.SIGKILL)
 
-    assert eventually(lambda: not service.processes()), service.processes()
+    wait_until(lambda: not service.processes(), lambda: str(service.processes()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -53,7 +54,7 @@ def test_a_worker_that_dies_is_started_again(service: RunningUp) -> None:
 
     os.kill(worker, signal.SIGKILL)
 
-    assert eventually(lambda: "starting it again" in service.text())
+    wait_until(lambda: "starting it again" in service.text())
     assert service.run("call", "profile_csv", "--arg", "path=people.csv").returncode == 0
 
 

@@ -27,8 +27,8 @@ from tasks_service.worker.maintenance.schedule import (
     left_to_workers,
 )
 from tasks_service.worker.maintenance.thread import Sweeper, Swept
-
-from ..store.conftest import ALICE, Clock, creation
+from tests.kit.factories import ALICE, Clock, creation
+from tests.kit.store_adapter import counts
 
 INTERVAL_MS = 100
 KINDS = (EXPIRE, REAP, RESEND, AUDIT)
@@ -178,7 +178,7 @@ def test_beat_removes_what_ended_by_a_deadline_and_expired_before_anybody_wrote_
     shard.create()
     shard.clock.pass_ms(25 * HOUR)
     assert shard.beat.reap() == 1
-    assert shard.store.counts().total == 0
+    assert counts(shard.store).total == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

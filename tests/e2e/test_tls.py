@@ -13,11 +13,12 @@ import pytest
 
 from tasks_service.domain.errors import StoreUnavailable
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.protocol.support import WITH_TASKS, WireClient, until
-from tests.support import RedisServer
-from tests.support_tls import Authority, TlsProxy
+from tests.kit.servers import RedisServer
+from tests.kit.tls import Authority, TlsProxy
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS, WireClient
+from tests.kit.workers import worker_node
 
-from .harness import wait_until, worker_node
 from .roles import FrontEnd, command, ready
 
 DEADLINE = 1.5
@@ -47,20 +48,20 @@ def url(proxy: TlsProxy, ca: Authority) -> str:
 
 def test_a_front_end_and_a_worker_do_their_work_over_tls(url: str, tmp_path: Path) -> None:
     worker = worker_node(url, name="tls")
-    web = FrontEnd(url, tmp_path, "tests.e2e.worker_app")
+    web = FrontEnd(url, tmp_path, "tests.kit.worker_app")
     try:
         assert worker.ready(), worker.logs()
         ready(web, "/readyz")
         with WireClient(web.port, capabilities=WITH_TASKS) as client:
             done = client.task("add", {"x": 1, "y": 2})
-            until("it completes", lambda: client.get(done)["status"] == "completed", 60)
+            wait_until(lambda: client.get(done)["status"] == "completed", "it completes", seconds=60)
             # That it has ended reaches the worker over the subscription.
             endless = client.task("loop", {})
-            until("it runs", lambda: "pid" in client.get(endless).get("statusMessage", ""), 60)
+            wait_until(lambda: "pid" in client.get(endless).get("statusMessage", ""), "it runs", seconds=60)
             client.request("tasks/cancel", {"taskId": endless}).result  # noqa: B018
-        wait_until(lambda: "ended early: The client cancelled" in worker.logs(), explain=worker.logs)
+        wait_until(lambda: "ended early: The client cancelled" in worker.logs(), worker.logs)
         assert "insecure" not in worker.logs() + web.logs()
-        doctor = command("doctor", TASKS_REDIS_URL=url, TASKS_APP="tests.e2e.worker_app:service")
+        doctor = command("doctor", TASKS_REDIS_URL=url, TASKS_APP="tests.kit.worker_app:service")
         assert "ok       broker" in doctor.stdout, doctor.stdout + doctor.stderr
         assert "ok       workers" in doctor.stdout
     finally:
@@ -146,7 +147,7 @@ def test_what_cannot_be_trusted_is_refused_in_time_with_a_sentence_that_helps(
     finally:
         if of_its_own is not None:
             of_its_own.close()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_doctor_says_why_redis_cannot_be_trusted(proxy: TlsProxy) -> None:
@@ -160,7 +161,7 @@ def test_a_worker_does_not_send_messages_to_a_broker_that_it_cannot_trust(
 ) -> None:
     worker = worker_node(module_redis.url, name="wary", TASKS_BROKER_URL=f"rediss://127.0.0.1:{proxy.port}/0")
     try:
-        wait_until(lambda: "certificate verify failed" in worker.logs(), explain=worker.logs)
+        wait_until(lambda: "certificate verify failed" in worker.logs(), worker.logs)
         assert " ready." not in worker.logs()
     finally:
         worker.teardown()

@@ -10,10 +10,10 @@ from pytest_celery import CeleryTestWorker
 
 from tasks_service.broker.transport import KeptClientConnection
 from tasks_service.domain.task import Phase, TaskStatus
-from tests.support import RedisServer
-
-from .harness import Client, client_of, wait_until, worker_node
-from .worker_app import service
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of, worker_node
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import pytest
 from pytest_celery import CeleryTestWorker, CeleryWorkerCluster
 
 from tasks_service.domain.task import FailureKind, Phase, Task, TaskStatus
-from tests.support import RedisServer
-
-from .harness import Client, client_of, wait_until, worker_node
-from .worker_app import service
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of, worker_node
 
 StartWorker = Callable[..., CeleryTestWorker]
 
@@ -32,7 +32,7 @@ def test_a_task_whose_process_is_killed_runs_again_at_once(start_worker: StartWo
     task = client.call("die_once")
     assert result_of(client, task) == 2
     # Not the lease ran out, but the parent handed it back.
-    wait_until(lambda: "Release by its worker's parent" in worker.logs(), explain=worker.logs)
+    wait_until(lambda: "Release by its worker's parent" in worker.logs(), worker.logs)
 
 
 def test_a_task_that_kills_every_process_fails_after_its_attempts(
@@ -54,8 +54,8 @@ def test_sigterm_drains_and_then_hands_the_task_to_another_worker(
     task = client.call("loop", seconds=60, again=0.1)
     client.running(task)
     first.kill("SIGTERM")
-    wait_until(lambda: first.container.status == "exited", explain=first.logs)
-    wait_until(lambda: "was handed back" in first.logs(), explain=first.logs)
+    wait_until(lambda: first.container.status == "exited", first.logs)
+    wait_until(lambda: "was handed back" in first.logs(), first.logs)
     assert client.view(task).task.phase is Phase.PENDING
     start_worker(concurrency=1)
     assert result_of(client, task) == "ran to its end"
@@ -68,7 +68,7 @@ def test_sigterm_ends_a_deaf_tool_too(start_worker: StartWorker, client: Client)
     task = client.call("unresponsive", seconds=60)
     client.running(task)
     worker.kill("SIGTERM")
-    wait_until(lambda: worker.container.status == "exited", explain=worker.logs)
+    wait_until(lambda: worker.container.status == "exited", worker.logs)
     assert client.view(task).task.phase is Phase.PENDING
     client.cancel(task)
 
@@ -88,8 +88,8 @@ def test_a_cold_shutdown_hands_the_task_back_too(
     task = client.call("loop", seconds=60)
     client.running(task)
     worker.kill(sent)
-    wait_until(lambda: worker.container.status == "exited", explain=worker.logs)
-    wait_until(lambda: client.view(task).task.phase is Phase.PENDING, explain=worker.logs)
+    wait_until(lambda: worker.container.status == "exited", worker.logs)
+    wait_until(lambda: client.view(task).task.phase is Phase.PENDING, worker.logs)
     client.cancel(task)
 
 
@@ -100,7 +100,7 @@ def test_a_worker_takes_nothing_new_once_it_stops(start_worker: StartWorker, cli
     worker.kill("SIGTERM")
     wait_until(lambda: "Warm shutdown" in worker.logs())
     late = client.call("add", x=1, y=1)
-    wait_until(lambda: worker.container.status == "exited", explain=worker.logs)
+    wait_until(lambda: worker.container.status == "exited", worker.logs)
     assert client.view(late).task.phase is Phase.PENDING
     start_worker(concurrency=1)
     assert result_of(client, late) == 2
@@ -158,7 +158,7 @@ class TestWithDefaultSettings:
             assert named is not None
             killed_ms = client.store.now_ms()
             os.killpg(int(cluster[int(named[1]) - 1].container.id), signal.SIGKILL)
-            wait_until(lambda: client.view(task).task.claims == 2, explain=cluster[0].logs)
+            wait_until(lambda: client.view(task).task.claims == 2, cluster[0].logs)
             taken = next(line for line in client.record(task).log if line.source is Phase.RUNNING)
             assert taken.at_ms - killed_ms < 15_000
             again = client.running(task).lease

@@ -9,10 +9,10 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import Phase, TaskStatus
-from tests.support import RedisServer
-
-from .harness import Client, client_of, wait_until, worker_node
-from .worker_app import service
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of, worker_node
 
 PLENTY = 256 * 1024 * 1024
 
@@ -49,8 +49,8 @@ def test_a_running_task_whose_outcome_meets_a_full_redis_completes_once_there_is
     with small_redis.client() as redis:
         redis.config_set("maxmemory", 1024)
         told.touch()
-        wait_until(lambda: "is tried again" in worker.logs(), explain=worker.logs)
-        wait_until(lambda: "expired tasks were removed" in worker.logs(), explain=worker.logs)
+        wait_until(lambda: "is tried again" in worker.logs(), worker.logs)
+        wait_until(lambda: "expired tasks were removed" in worker.logs(), worker.logs)
         assert client.view(task).task.phase is Phase.RUNNING
         redis.config_set("maxmemory", PLENTY)
 

@@ -10,9 +10,9 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import FailureKind, TaskStatus
-from tests.support import RedisServer
-
-from .harness import Client, wait_until
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.workers import Client
 
 StartWorker = Callable[..., CeleryTestWorker]
 
@@ -24,26 +24,26 @@ def test_a_deaf_tool_is_interrupted_when_its_task_is_cancelled(
     task = client.call("unresponsive")
     client.running(task)
     client.cancel(task)
-    wait_until(lambda: "ended early: The client cancelled" in worker.logs(), 30, worker.logs)
-    assert client.run("add", timeout=30, x=1, y=1).task.status is TaskStatus.COMPLETED
+    wait_until(lambda: "ended early: The client cancelled" in worker.logs(), worker.logs)
+    assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
 
 
 def test_a_deaf_tool_is_interrupted_when_its_time_is_up(start_worker: StartWorker, client: Client) -> None:
     start_worker(pool="prefork", concurrency=1)
-    failure = client.run("slow_and_deaf", timeout=30).task.failure
+    failure = client.run("slow_and_deaf").task.failure
     assert failure is not None
     assert failure.kind is FailureKind.TIMEOUT
-    assert client.run("add", timeout=30, x=1, y=1).task.status is TaskStatus.COMPLETED
+    assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
 
 
 def test_async_tools_run_at_once_on_a_threads_pool(start_worker: StartWorker, client: Client) -> None:
     start_worker(pool="threads", concurrency=40)
     client.run("wait_async", seconds=0)
     begun = time.monotonic()
-    tasks = [client.call("wait_async", seconds=1) for _ in range(40)]
+    tasks = [client.call("wait_async", seconds=3) for _ in range(40)]
     ended = [client.ended(task) for task in tasks]
     assert {view.task.status for view in ended} == {TaskStatus.COMPLETED}
-    assert time.monotonic() - begun < 30  # one after the other they take 40
+    assert time.monotonic() - begun < 60  # one after the other they take 120
 
 
 def test_the_tools_of_a_prefork_worker_run_in_processes_of_their_own(
@@ -65,7 +65,7 @@ def test_a_tool_whose_task_the_store_no_longer_knows_ends_and_writes_nothing(
     client.running(task)
     with module_redis.client() as redis:
         redis.flushdb()
-    wait_until(lambda: "ended early: The task went to another" in worker.logs(), 30, worker.logs)
+    wait_until(lambda: "ended early: The task went to another" in worker.logs(), worker.logs)
     with module_redis.client() as redis:
         assert list(redis.scan_iter("ts:{*}:[tl]:*")) == []
-    assert client.run("add", timeout=30, x=1, y=1).task.status is TaskStatus.COMPLETED
+    assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from tasks_service.domain.events import Create
 from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.task import FailureKind, JsonText, Phase, TaskStatus
 from tasks_service.store.clients import TaskView
-from tests.support import RedisServer, quickest
-
-from .harness import OWNER, Client, wait_until, worker_node
-from .worker_app import SECRET
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import quickest, wait_until
+from tests.kit.worker_app import SECRET
+from tests.kit.workers import OWNER, Client, worker_node
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
@@ -134,15 +135,15 @@ def test_a_cancellation_reaches_a_running_tool_within_a_second(
         before = worker.logs().count("ended early: The client cancelled")
         task = client.call("loop")
         client.running(task)
+        began = time.monotonic()
         client.cancel(task)
-        seconds = wait_until(
-            lambda: worker.logs().count("ended early: The client cancelled") > before, explain=worker.logs
-        )
+        wait_until(lambda: worker.logs().count("ended early: The client cancelled") > before, worker.logs)
+        seconds = time.monotonic() - began
         # On a solo worker, and where all slots but one are taken, only an ended tool lets the next one run.
         assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
         return seconds
 
-    assert quickest(seconds_to_reach_it, 1.5) < 1.5
+    assert quickest(seconds_to_reach_it, 1.0) < 1.0
 
 
 def test_a_cancellation_reaches_an_async_tool(worker: CeleryTestWorker, client: Client) -> None:
@@ -150,7 +151,7 @@ def test_a_cancellation_reaches_an_async_tool(worker: CeleryTestWorker, client: 
     task = client.call("wait_async", seconds=60)
     client.running(task)
     client.cancel(task)
-    wait_until(lambda: worker.logs().count("ended early") > before, explain=worker.logs)
+    wait_until(lambda: worker.logs().count("ended early") > before, worker.logs)
 
 
 def test_a_message_that_comes_twice_runs_the_tool_once(

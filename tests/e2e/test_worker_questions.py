@@ -28,11 +28,12 @@ from tasks_service.domain.task import (
 )
 from tasks_service.durable.questions import question_digest
 from tasks_service.store.clients import TaskView
-from tests.support import RedisServer
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.workers import OWNER, Client, client_of, worker_node
 
 from .asking_app import DIE_AFTER_ASKING, service
 from .conftest import StartWorker
-from .harness import OWNER, Client, client_of, wait_until, worker_node
 
 APP = "tests.e2e.asking_app"
 YES = '{"action":"accept","content":{"publish":true,"title":"News"}}'
@@ -59,9 +60,7 @@ class Asker(Client):
 
     def asked(self, task: Task, *keys: str) -> Task:
         """Wait until exactly these questions are open."""
-        wait_until(
-            lambda: set(self.view(task).task.inputs) == set(keys), explain=lambda: repr(self.view(task))
-        )
+        wait_until(lambda: set(self.view(task).task.inputs) == set(keys), lambda: repr(self.view(task)))
         return self.view(task).task
 
     def answer(self, task: Task, **answers: str) -> Task:
@@ -347,7 +346,7 @@ def test_eight_racing_answers_give_one_resumption(
     worker: CeleryTestWorker, asker: Asker, tmp_path: Path
 ) -> None:
     task = asker.call("publish", path=str(tmp_path / "notes"))
-    runs = asker.asked(task, "question").run
+    runs = asker.asked(task, "question").claims
 
     def answer(number: int) -> bool:
         try:

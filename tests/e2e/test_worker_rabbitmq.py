@@ -12,11 +12,11 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import Phase, TaskStatus
-from tests.support import RedisServer
-from tests.support_rabbitmq import RabbitServer, require_rabbitmq
-
-from .harness import Client, client_of, wait_until, worker_node
-from .worker_app import service
+from tests.kit.rabbitmq import RabbitServer, require_rabbitmq
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of, worker_node
 
 BACKLOG = 2_000
 
@@ -84,7 +84,7 @@ def test_workers_answer_remote_control(broker: RabbitServer, worker: CeleryTestW
         "-m",
         "celery",
         "-A",
-        "tests.e2e.worker_app",
+        "tests.kit.worker_app",
         "inspect",
         "ping",
         "--timeout",
@@ -106,7 +106,7 @@ def test_a_backlog_is_no_flood(
     already = length() or 0
     for _ in range(BACKLOG):
         client.call("far_away")
-    wait_until(lambda: length() == already + BACKLOG, explain=lambda: f"{length()} messages")
+    wait_until(lambda: length() == already + BACKLOG, lambda: f"{length()} messages")
     sweeps: set[str] = set()
     with module_redis.client() as admin:
         wait_until(lambda: sweeps.add(admin.get("ts:swept")) or len(sweeps) > 10)

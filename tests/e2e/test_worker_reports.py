@@ -9,14 +9,13 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.events import Create
-from tasks_service.domain.names import new_task_id
+from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.reports import LogLevel, LogMessage, Report
 from tasks_service.domain.task import JsonText, Progress
 from tasks_service.store.changes import Change, Reported
 from tasks_service.store.redis import AsyncRedisTaskStore
-from tests.support import RedisServer
-
-from .harness import OWNER, Client, worker_node
+from tests.kit.servers import RedisServer
+from tests.kit.workers import OWNER, Client, worker_node
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
@@ -50,9 +49,7 @@ async def heard_until_the_end(client: Client, url: str, tool_name: str) -> tuple
             async for message in changes:
                 if isinstance(message, Reported):
                     reports.extend(message.reports)
-                elif (
-                    isinstance(message, Change) and message.task_id == event.task_id and message.revision == 2
-                ):
+                elif isinstance(message, Change) and message == (task_hash(event.task_id), 2):
                     break
         try:
             async with asyncio.timeout(0.5):

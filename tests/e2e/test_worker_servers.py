@@ -10,12 +10,12 @@ from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import TaskStatus
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-from tests.support_proxy import Verdict
-from tests.support_servers import ClusterServers, SentinelGroup
-
-from .harness import Client, client_of, wait_until, worker_node
-from .worker_app import service
+from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.proxy import Verdict
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of, worker_node
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def test_a_worker_outlives_an_outage_of_redis_in_the_middle_of_a_tool() -> None:
             with client_of(service, server.url) as client:
                 task = client.running(client.call("wait_async", seconds=3))
                 server.kill()
-                wait_until(lambda: "Connection to broker lost" in worker.logs(), explain=worker.logs)
+                wait_until(lambda: "Connection to broker lost" in worker.logs(), worker.logs)
                 server.start()
                 assert client.ended(task).task.status is TaskStatus.COMPLETED
                 assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED, worker.logs()
@@ -65,7 +65,7 @@ def test_a_worker_does_not_start_on_a_store_that_it_would_lose_tasks_of(
             store.check()
         worker = worker_node(server.url, name="misled", **env)
         try:
-            wait_until(lambda: worker.container.status == "exited", explain=worker.logs)
+            wait_until(lambda: worker.container.status == "exited", worker.logs)
             assert sentence in worker.logs()
         finally:
             worker.teardown()

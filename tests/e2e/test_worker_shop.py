@@ -13,9 +13,8 @@ from pytest_celery import CeleryTestWorker
 
 from tasks_service import ConfigurationError, TaskService
 from tasks_service.domain.task import FailureKind, TaskStatus
-from tests.support import RedisServer
-
-from .harness import Client, client_of, worker_node
+from tests.kit.servers import RedisServer
+from tests.kit.workers import Client, client_of, worker_node
 
 SHOW_SETTINGS = """
 import json, sys, {module}
@@ -147,5 +146,5 @@ def test_a_tool_cannot_take_the_name_of_a_celery_task() -> None:
 
 def test_importing_a_service_needs_no_redis() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
-    code = "import tests.e2e.worker_app as a; assert a.service.tools['add'].queue == 'tasks'"
+    code = "import tests.kit.worker_app as a; assert a.service.tools['add'].queue == 'tasks'"
     subprocess.run([sys.executable, "-c", code], check=True, env=env)

@@ -13,10 +13,11 @@ from pytest_celery import CeleryTestWorker
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.task import Owner, Phase, Slot, Task, TaskStatus
 from tasks_service.failpoints import TAKEN
-from tests.support import RedisServer
-
-from .harness import Client, client_of, wait_until
-from .worker_app import service
+from tests.kit.servers import RedisServer
+from tests.kit.store_adapter import counts
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of
 
 StartWorker = Callable[..., CeleryTestWorker]
 
@@ -125,7 +126,7 @@ def test_a_turn_is_given_though_whoever_was_to_give_it_is_killed(
 ) -> None:
     points, runs = tmp_path / "points", tmp_path / "runs"
     points.mkdir()
-    (points / "Call.before.member").write_text("kill")
+    (points / "GrantSlot.before.member").write_text("kill")
     start_worker(concurrency=SEATS + 1, TASKS_FAILPOINTS=str(points), **CAP)
 
     tasks = [client.call_of(BUSY, "count_runs", path=str(runs)) for _ in range(6)]
@@ -133,4 +134,4 @@ def test_a_turn_is_given_though_whoever_was_to_give_it_is_killed(
     assert all_completed(client, tasks)
     assert len(list((points / TAKEN).iterdir())) == 1
     assert len(runs.read_text().splitlines()) == len(tasks)
-    wait_until(lambda: client.store.counts().waiting == 0)
+    wait_until(lambda: counts(client.store).waiting == 0)

@@ -17,10 +17,10 @@ from tasks_service.domain.task import JsonText, Phase, Policy, Task, TaskStatus,
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.maintenance.thread import Sweeper, Swept
-from tests.faults.forgetting import ForgetfulServer
-from tests.support_proxy import CuttingProxy, Verdict
-
-from .harness import OWNER
+from tests.kit.forgetting import ForgetfulServer
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.store_adapter import counts
+from tests.kit.workers import OWNER
 
 INTERVAL = 0.05
 QUICK = Policy(lease_ms=150, ttl_ms=1, retention_ms=1)
@@ -296,7 +296,7 @@ def test_what_has_expired_is_removed(shard: Shard) -> None:
     shard.store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=JsonText("{}")))
     shard.pass_ms(250)
     assert sum(swept.expired for swept in shard.sweep(1)) == 1
-    assert shard.store.counts().total == 0
+    assert counts(shard.store).total == 0
     with pytest.raises(TaskNotFound):
         shard.store.inspect(task.task_id)
 

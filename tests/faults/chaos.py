@@ -13,9 +13,11 @@ from pathlib import Path
 
 import redis
 
-from .audit import Violation
-from .crowd import QUEUE_TIMEOUT, Caller, Client, Progress, Story, judge
-from .served import Process, ServiceUnderFault, send_signal, service_under_fault, until
+from tests.kit.audit import Violation
+from tests.kit.waiting import wait_until
+
+from .crowd import PATIENCE, Caller, Client, Progress, Story, judge
+from .served import Process, ServiceUnderFault, send_signal, service_under_fault
 
 KINDS = (
     *("quick", "stepped", "asking", "retrying", "silent", "sleeping") * 4,
@@ -139,13 +141,13 @@ def finish(
     """Heal, apply the tail rule, wait until nothing waits, end everything at once, and judge what is left."""
     service.wait_until_ready()
     for client in clients:
-        client.join(2 * QUEUE_TIMEOUT)
+        client.join(2 * PATIENCE)
     for client in clients:
         client.review()
         client.tail()
         client.wait_for_disconnect()
     if not any(client.complaints for client in clients):  # else there may be tasks that nobody ends
-        until("nothing waits and nothing runs", service.settled, QUEUE_TIMEOUT)
+        wait_until(service.settled, "nothing waits and nothing runs", seconds=PATIENCE)
     service.kill()  # an audit reads key by key: what a sweep removes meanwhile would look torn
     return Campaign(
         violations=judge(service, clients),

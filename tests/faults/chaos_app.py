@@ -133,7 +133,7 @@ def graceful(number: int) -> dict[str, Any]:
     return {"number": number}
 
 
-@service.tool(**KEPT, ttl=RETAINED, retention=RETAINED, patience=BRIEF_PATIENCE, timeout=BRIEF_TIMEOUT)
+@service.tool(**KEPT, ttl=RETAINED, retention=RETAINED, queue_timeout=BRIEF_PATIENCE, timeout=BRIEF_TIMEOUT)
 def truncate_report(number: int) -> dict[str, Any]:
     """End at once, and be forgotten soon."""
     return {"number": number}

@@ -1,8 +1,13 @@
-"""The order of the campaigns."""
+"""The order of the campaigns, and servers for single tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.kit.forgetting import ForgetfulServer
+from tests.kit.servers import RedisServer
 
 LONGEST = (
     "test_kills",
@@ -25,3 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _place(module: str) -> int:
     return LONGEST.index(module) if module in LONGEST else len(LONGEST)
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    """A real redis-server for a module."""
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server() -> Iterator[ForgetfulServer]:
+    """A real redis-server that can be made to forget."""
+    server = ForgetfulServer()
+    yield server
+    server.close()

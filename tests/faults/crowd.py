@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.task import EntryKind, FailureKind, TaskRecord, TaskStatus
 from tasks_service.store.redis import RedisTaskStore
-from tests.protocol.sessions import Message, SessionClient, Stream, is_answer
-from tests.protocol.support import WITH_TASKS, Reply, WireClient
+from tests.kit.audit import Violation, audit
+from tests.kit.sessions import Message, SessionClient, Stream, is_answer
+from tests.kit.wire import WITH_TASKS, Reply, WireClient
 
-from .audit import Violation, audit
 from .chaos_app import BRIEF, NOT_YET, reported
 from .served import BROKER_KEYS, ServiceUnderFault
 
@@ -39,7 +39,7 @@ NOT_FOUND = b"task not found"
 
 CAPABILITIES = {**WITH_TASKS, "elicitation": {"form": {}}}
 
-QUEUE_TIMEOUT = 120.0
+PATIENCE = 120.0
 """Seconds without any progress after which a client says that its tasks are stuck."""
 
 BATCH = 24
@@ -194,7 +194,7 @@ class Caller:
 
     def _again(self, what: str, attempt: Callable[[], Any]) -> Any:
         """Try until there is an answer: `attempt` returns it, or None, or breaks."""
-        end = time.monotonic() + QUEUE_TIMEOUT
+        end = time.monotonic() + PATIENCE
         while True:
             with suppress(*BROKEN):
                 began = time.monotonic()
@@ -204,7 +204,7 @@ class Caller:
             self.wait_for_disconnect()
             self.repeated += 1
             if time.monotonic() > end:
-                raise AssertionError(f"I16 {what}: no answer within {QUEUE_TIMEOUT} s")
+                raise AssertionError(f"I16 {what}: no answer within {PATIENCE} s")
             time.sleep(self._random.uniform(0.02, 0.2))
 
     def wait_for_disconnect(self) -> None:
@@ -295,7 +295,7 @@ class Client(Caller):
             self.complaints.append(f"client {self._seed}, looking back: {error!r}")
 
     def _follow(self, stories: list[Story]) -> None:
-        end = time.monotonic() + QUEUE_TIMEOUT
+        end = time.monotonic() + PATIENCE
         while open_ := [story for story in stories if not story.end]:
             for story in open_:
                 self._look(story)

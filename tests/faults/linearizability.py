@@ -42,11 +42,11 @@ from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import Failure, FailureKind, JsonText, Owner, Phase, Policy, new_token
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-from tests.support_proxy import CuttingProxy, Verdict
-
-from .audit import Violation, audit, told
-from .history import Asked, ClientLog, Outcome
+from tests.kit.audit import Violation, audit, told
+from tests.kit.history import Asked, ClientLog, Outcome
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer
+from tests.kit.stored import ids_of
 
 POLICY = Policy(lease_ms=20, max_attempts=2)
 LIMITS = Limits(log_entries=4_096)
@@ -266,7 +266,7 @@ def crowding(url: str, limits: Limits, slots: int) -> list[Violation]:
     """Owners of whom more ran at a time than may, and those who wait beside an empty slot after a sweep."""
     store = RedisTaskStore(url, limits=limits)
     steps: dict[Owner, list[tuple[int, int]]] = defaultdict(list)
-    for record in map(store.inspect, store.task_ids()):
+    for record in map(store.inspect, ids_of(store)):
         for line, after in pairwise([*record.log, None]):
             if line is not None and line.target is Phase.RUNNING:
                 steps[record.task.owner] += [(line.at_ms, +1), (after.at_ms if after else FOREVER_MS, -1)]

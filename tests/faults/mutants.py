@@ -20,11 +20,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path("tasks_service")
 DECIDE = "domain/decide.py"
 TRANSACTION = "store/redis/transaction.py"
-OPERATIONS = "store/redis/operations.py"
+TRANSITIONS = "store/redis/transitions.py"
+RECORDS = "store/redis/records.py"
 INDEXES = "domain/indexes.py"
 SLOTS = "store/redis/slots.py"
 LAYOUT = "store/redis/layout.py"
-BLOCKING = "store/redis/blocking.py"
+DRIVERS = "store/redis/drivers.py"
 SERVERS = "store/redis/servers.py"
 
 
@@ -43,7 +44,7 @@ class Mutant:
 
 
 MUTANTS: dict[str, Mutant] = {
-    "no WATCH": Mutant(TRANSACTION, '("WATCH", *watch())', '("PING",)'),
+    "no WATCH": Mutant(TRANSACTION, '("WATCH", *transition.watch())', '("PING",)'),
     "a lost race counts as won": Mutant(
         TRANSACTION, "lost_race = not failure and replies[-1] is None", "lost_race = False"
     ),
@@ -62,7 +63,7 @@ MUTANTS: dict[str, Mutant] = {
         '                replies = yield RoundTrip([("MULTI",), write.commands[0], ("EXEC",)], follows=True)',
     ),
     "an EXEC opens a connection of its own": Mutant(
-        BLOCKING,
+        DRIVERS,
         "if connection is None or not connection.is_connected:",
         "if connection is None:",
         by="cluster",
@@ -83,7 +84,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "attempts without end": Mutant(DECIDE, "policy.max_attempts", "policy.max_attempts + 99"),
     "the message is lost": Mutant(
-        OPERATIONS, "        if sends:\n            commands +=", "        if False:\n            commands +="
+        RECORDS, "        if sends and applied.task is not None:", "        if False:"
     ),
     "question keys are forgotten": Mutant(
         DECIDE, "used_keys=(*task.used_keys, *inputs)", "used_keys=tuple(inputs)"
@@ -95,17 +96,17 @@ MUTANTS: dict[str, Mutant] = {
         DECIDE, "return Applied(task=replace(task, return_by_ms=0))", "return Applied(task=task)"
     ),
     "a key goes with the first of its tasks": Mutant(
-        OPERATIONS,
-        '        commands.append(("UNLINK", shard.task',
-        '        commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))\n'
-        '        commands.append(("UNLINK", shard.task',
+        RECORDS,
+        '    commands.append(("UNLINK", shard.task',
+        '    commands.append(("DEL", shard.idempotency(task.owner, task.idempotency)))\n'
+        '    commands.append(("UNLINK", shard.task',
     ),
     "records never end": Mutant(
         LAYOUT,
-        "if before is not None and last_ms(before) == last_ms(after):",
-        "if before is None or last_ms(before) == last_ms(after):",
+        "if before is not None and _ends(shard, before) == _ends(shard, after):",
+        "if before is None or _ends(shard, before) == _ends(shard, after):",
     ),
-    "a slot is never granted": Mutant(OPERATIONS, "free = seen.free", "free = 0", by="concurrency limits"),
+    "a slot is never granted": Mutant(TRANSITIONS, "free = seen.free", "free = 0", by="concurrency limits"),
     "a slot is granted without a message": Mutant(
         INDEXES,
         "isinstance(event, Redispatch | GrantSlot)",

@@ -11,9 +11,8 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from typing import Any
 import redis
 
 from tasks_service.failpoints import VARIABLE
-from tests.protocol.support import WireClient
-from tests.support import RedisServer, free_port
+from tests.kit.servers import RedisServer, free_port
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
 
 from .warm import ROOT, WarmParent
 
@@ -186,7 +186,7 @@ class ServiceUnderFault:
 
     def wait_until_ready(self) -> None:
         """Return when everything is up."""
-        until("the service is up", self._ready, 120)
+        wait_until(self._ready, "the service is up")
 
     def _ready(self) -> bool:
         if not all(worker.alive and worker.said(" ready.") for worker in self.workers):
@@ -231,14 +231,6 @@ def service_under_fault(directory: Path, **options: Any) -> Iterator[ServiceUnde
         yield service
     finally:
         service.close()
-
-
-def until(what: str, reached: Callable[[], bool], seconds: float) -> None:
-    """Wait for something to come true."""
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, f"waited {seconds} s in vain until {what}"
-        time.sleep(0.05)
 
 
 def send_signal(pid: int, number: int) -> None:

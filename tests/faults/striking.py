@@ -66,12 +66,13 @@ class Armoury:
         for place in self.armed:
             self._file(place).unlink(missing_ok=True)
 
+    def is_fresh(self, place: Place) -> bool:
+        """Whether an armed point may well be reached soon."""
+        return time.monotonic() - self.armed[place] < UNREACHED_SECONDS
+
     def fresh(self, kind: Kind) -> int:
-        """How many points are armed that may well be reached soon."""
-        now = time.monotonic()
-        return sum(
-            place.kind is kind and now - since < UNREACHED_SECONDS for place, since in self.armed.items()
-        )
+        """How many such points there are."""
+        return sum(place.kind is kind and self.is_fresh(place) for place in self.armed)
 
     def struck(self) -> Iterator[Strike]:
         """What has happened since this was last asked."""
@@ -140,7 +141,8 @@ class Striker:
 
     def _rearm(self, armoury: Armoury) -> None:
         kinds = self._kinds(armoury)
-        armed = Counter(place for one in self._armouries for place in one.armed)
+        # One that is not reached soon in this process may be in another.
+        armed = Counter(place for one in self._armouries for place in one.armed if one.is_fresh(place))
         open_ = [
             place
             for place, number in self.missing.items()

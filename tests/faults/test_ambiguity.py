@@ -42,13 +42,13 @@ from tasks_service.domain.task import (
     TaskRecord,
     new_token,
 )
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.support import RedisServer
-from tests.support_proxy import CuttingProxy, Verdict
-from tests.support_servers import ClusterServers, SentinelGroup
-
-from ..store.conftest import ALICE, RESULT, creation
-from .audit import audit, told
+from tasks_service.store.redis import RedisTaskStore
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, RESULT, creation
+from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer
+from tests.kit.store_adapter import AsyncWorkerStore
 
 LEASE = "the lease"
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)
@@ -121,7 +121,7 @@ def blocking(url: str, task_id: str, event: Event) -> None:
 
 def on_a_loop(url: str, task_id: str, event: Event) -> None:
     async def call() -> None:
-        store = AsyncRedisTaskStore(url, shards=1, deadline=0.5)
+        store = AsyncWorkerStore(url, shards=1, deadline=0.5)
         try:
             for _ in range(3):
                 try:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .audit import told
+from tests.kit.audit import told
+
 from .chaos import chaos
 
 pytestmark = pytest.mark.faults

@@ -19,10 +19,11 @@ import pytest
 
 from tasks_service.domain.task import Phase, TaskStatus
 from tasks_service.store.redis import RedisTaskStore
-from tests.protocol.support import WireClient, until
+from tests.kit.audit import audit, told
+from tests.kit.servers import RedisServer, free_port
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
 
-from ..support import RedisServer, free_port
-from .audit import audit, told
 from .clocks import SKEW, WrongClock, library
 from .served import Process
 
@@ -85,7 +86,7 @@ def skewed(tmp_path: Path) -> Iterator[Skewed]:
         processes[name] = Process(name, [*commands[kind], *named], env, tmp_path)
     service = Skewed(redis, clocks, processes, ports)
     try:
-        until("the service is up", lambda: _ready(service), 120)
+        wait_until(lambda: _ready(service), "the service is up", seconds=120)
         yield service
     finally:
         for process in processes.values():
@@ -135,7 +136,7 @@ def test_wrong_clocks_end_no_task_early_and_take_no_lease(
             return all(over)
 
         started, turns = time.monotonic(), [1.5 + 1.5 * n for n in range(STEPS)] + [float("inf")]
-        until("all tasks are over", all_over, 120)
+        wait_until(all_over, "all tasks are over", seconds=120)
         ended_ms = time.time() * 1000
         ends = [client.get(one) for one in ids for client in clients]
 

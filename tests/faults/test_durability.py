@@ -15,11 +15,10 @@ from tasks_service.domain.errors import StoreUnavailable, TaskNotFound
 from tasks_service.domain.events import Claim, CompleteWithResult, Create, Release, WorkerEvent
 from tasks_service.domain.task import JsonText, TaskRecord, new_token
 from tasks_service.store.redis import RedisTaskStore
-
-from ..store.conftest import creation
-from .audit import audit, told
-from .forgetting import ForgetfulServer
-from .history import Asked, ClientLog, Outcome
+from tests.kit.audit import audit, told
+from tests.kit.factories import creation
+from tests.kit.forgetting import ForgetfulServer
+from tests.kit.history import Asked, ClientLog, Outcome
 
 pytestmark = pytest.mark.faults
 

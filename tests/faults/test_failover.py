@@ -21,12 +21,12 @@ from tasks_service.domain.events import Claim, CompleteWithResult
 from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import Owner, Phase, TaskStatus, new_token
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.support_servers import ClusterServers, SentinelGroup, eventually
-
-from ..e2e.harness import client_of, worker_node
-from ..e2e.worker_app import service
-from ..store.conftest import RESULT, creation
-from .audit import audit, told
+from tests.kit.audit import audit, told
+from tests.kit.factories import RESULT, creation
+from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import client_of, worker_node
 
 LOSS_SECONDS = 1.0
 """How long before the kill something may have been acknowledged that is lost: much, for a busy machine."""
@@ -131,13 +131,13 @@ def play(url: str, shards: int, fault: Callable[[], float]) -> str:
     for thread in threads:
         thread.start()
     try:
-        eventually(lambda: all(story.ended > 50 for story in stories), "all write")
+        wait_until(lambda: all(story.ended > 50 for story in stories), "all write")
         killed = fault()
         ends = [story.ended for story in stories]
-        eventually(
+        wait_until(
             lambda: all(story.ended > end + 50 for story, end in zip(stories, ends, strict=True)),
             "all go on after the fault",
-            queue_timeout=120,
+            seconds=120,
         )
     finally:
         enough.set()

@@ -7,32 +7,35 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from redis.exceptions import ExecAbortError, OutOfMemoryError
 
 from tasks_service.authoring.tool import build_tool
 from tasks_service.broker.dispatcher import Dispatcher
-from tasks_service.domain.errors import StoreFull, TaskNotFound
+from tasks_service.domain.errors import StoreFull, StoreUnavailable, TaskNotFound
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Expire
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import DAY, JsonText, Phase, Policy, Task, new_token
 from tasks_service.durable.questions import Form
 from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.maintenance import Due
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, blocking
-from tasks_service.store.redis.memory_guard import LOOK_SECONDS
-from tasks_service.store.redis.transaction import RoundTrip
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+from tasks_service.store.redis.timings import DEFAULT_TIMINGS
 from tasks_service.worker.maintenance.thread import Sweeper
-
-from ..protocol.sessions import SessionClient, is_request
-from ..protocol.support import WireClient, Worker, asked, registry, serving, settings, until
-from ..store.conftest import ALICE, BOB, Clock, creation
-from ..support import RedisServer
-from .audit import audit, told
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, BOB, Clock, creation
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.proxy import Answer, CuttingProxy, Torn, Verdict, commands
+from tests.kit.servers import RedisServer
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient, is_request
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
 
 MIB = 1024 * 1024
 PLENTY = 256 * MIB
@@ -124,7 +127,7 @@ def test_creates_are_refused_before_redis_is_full_and_what_was_accepted_complete
             accepted.append(reply["result"]["taskId"])
         return "new tasks are refused" in readiness(client)
 
-    until("readiness tells", tells_of_it)
+    wait_until(tells_of_it, "readiness tells")
     refused.append(client.call("echo", {"value": []}).error)
 
     assert len(accepted) > 10
@@ -140,7 +143,7 @@ def test_creates_are_refused_before_redis_is_full_and_what_was_accepted_complete
 
     small_redis.allow(PLENTY)
 
-    until("tasks are accepted again", lambda: "error" not in client.call("echo", {"value": []}).json)
+    wait_until(lambda: "error" not in client.call("echo", {"value": []}).json, "tasks are accepted again")
     assert readiness(client) == "ok"
     assert not (found := audit(small_redis.url)), told(found)
 
@@ -154,12 +157,12 @@ def test_answers_are_refused_later_than_creates_and_a_cancellation_is_not(
     answers = {"who": {"action": "accept", "content": {"name": "Ada"}}}
 
     small_redis.be_used(85)
-    until("readiness tells", lambda: "new tasks are refused" in readiness(client))
+    wait_until(lambda: "new tasks are refused" in readiness(client), "readiness tells")
     assert client.call("echo", {"value": []}).error["data"]["limit"] == FULL
     assert "result" in client.update(first, answers).json
 
     small_redis.be_used(95)
-    until("readiness tells", lambda: "new tasks and answers are refused" in readiness(client))
+    wait_until(lambda: "new tasks and answers are refused" in readiness(client), "readiness tells")
     refused = client.update(second, answers)
     assert refused.error["code"] == -32603
     assert (refused.error["data"]["limit"], refused.error["data"]["maximum"]) == (FULL, 90)
@@ -168,7 +171,7 @@ def test_answers_are_refused_later_than_creates_and_a_cancellation_is_not(
     assert "result" in client.request("tasks/cancel", {"taskId": other}).json
 
     small_redis.allow(0)
-    until("answers are accepted again", lambda: "result" in client.update(second, answers).json)
+    wait_until(lambda: "result" in client.update(second, answers).json, "answers are accepted again")
     assert client.get(second)["status"] == "working"
 
 
@@ -199,7 +202,7 @@ def test_what_was_created_under_a_key_is_found_again_when_nothing_new_is_taken(
         try:
             created = await store.create(event)
             small_redis.be_used(85)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(DEFAULT_TIMINGS.memory)
             with pytest.raises(StoreFull):
                 await store.create(creation())
             again = await store.create(creation(idempotency="k", request_digest="d"))
@@ -239,15 +242,15 @@ def test_a_sessions_answer_is_refused_with_503_and_its_polls_are_answered_at_the
         answer = {"action": "accept", "content": {"name": "Ada"}}
 
         small_redis.be_used(95)
-        until("readiness tells", lambda: "new tasks and answers are refused" in readiness(client))
+        wait_until(lambda: "new tasks and answers are refused" in readiness(client), "readiness tells")
         refused = session.respond(question, answer)
         assert (refused.status, refused.error["data"]["limit"]) == (503, FULL)
         small_redis.be_full()
         assert session.get(task_id)["status"] == "input_required"
 
         small_redis.allow(PLENTY)
-        until("answers are accepted again", lambda: session.respond(question, answer).status == 202)
-        until("the task goes on", lambda: session.get(task_id)["status"] == "working")
+        wait_until(lambda: session.respond(question, answer).status == 202, "answers are accepted again")
+        wait_until(lambda: session.get(task_id)["status"] == "working", "the task goes on")
         stream.close()
 
 
@@ -258,12 +261,14 @@ class Shard:
         self.server, self.clock = server, Clock()
         service = TaskService("Full", settings=Settings(_env_file=None, redis_url=server.url))
         self.outbox = Dispatcher(service.celery, redis_url=server.url)
-        self.store = RedisTaskStore(server.url, clock=self.clock)
+        self.proxy = CuttingProxy(server.port)
+        self.store = RedisTaskStore(self.proxy.url, clock=self.clock)
         self.sweeper = Sweeper(self.store, self.outbox, interval=0.001)
 
     def close(self) -> None:
         self.outbox.close()
         self.store.close()
+        self.proxy.close()
 
     def expired(self, count: int) -> list[Task]:
         """Tasks of every phase, each of 32 KiB, whose time is over."""
@@ -300,35 +305,34 @@ def shard(small_redis: SmallRedis) -> Iterator[Shard]:
     shard.close()
 
 
-def refused(exchange: RoundTrip) -> list[Any]:
+def as_redis_refuses(packet: bytes) -> Verdict | Answer:
     """What Redis says at its limit to a transaction, whatever is in it.
 
     Valkey, which may be the server here, takes one that only frees memory.
     """
-    out = OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
-    aborted = ExecAbortError("Transaction discarded because of previous errors.")
-    return ["OK", *[out] * (len(exchange.commands) - 2), aborted]
+    sent = commands(packet)
+    if b"MULTI" not in sent[0]:
+        return Verdict.PASS
+    out = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+    aborted = b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+    return Answer(b"+OK\r\n" + out * (len(sent) - 2) + aborted)
 
 
 @pytest.mark.parametrize("refuses_transactions", [False, True], ids=["as-the-server", "as-redis"])
 def test_at_the_limit_a_sweep_frees_what_has_expired_and_leaves_the_rest(
-    shard: Shard, monkeypatch: pytest.MonkeyPatch, refuses_transactions: bool
+    shard: Shard, refuses_transactions: bool
 ) -> None:
-    real = blocking._exchange
-
-    def exchange(connection: Any, exchange: RoundTrip) -> list[Any]:
-        return refused(exchange) if exchange.commands[0] == ("MULTI",) else real(connection, exchange)
-
     expired = shard.expired(60)
     kept = shard.store.create(creation(BOB, policy=Policy())).task
     shard.server.be_full()
     with pytest.raises(StoreFull):
         shard.store.create(creation(BOB))
 
-    with monkeypatch.context() as patch:
-        if refuses_transactions:
-            patch.setattr(blocking, "_exchange", exchange)
-        swept = shard.sweeper.sweep()
+    judge = shard.proxy.judge
+    if refuses_transactions:
+        shard.proxy.judge = as_redis_refuses
+    swept = shard.sweeper.sweep()
+    shard.proxy.judge = judge
 
     assert swept is not None
     assert swept.expired == len(expired)
@@ -344,7 +348,7 @@ def test_a_full_redis_gets_its_memory_back_and_serves_again_at_once(
     shard: Shard, measured: Callable[[str, str], None]
 ) -> None:
     shard.expired(3)
-    until("what a server needs once is there", shard.sweeper.sweep)
+    wait_until(shard.sweeper.sweep, "what a server needs once is there")
     empty = shard.server.data()
     expired = shard.expired(EXPIRED)
     laden = shard.server.data()
@@ -354,7 +358,7 @@ def test_a_full_redis_gets_its_memory_back_and_serves_again_at_once(
         shard.store.create(creation(BOB))
 
     began = time.monotonic()
-    until("all are removed", lambda: shard.sweeper.sweep() and all(map(shard.is_gone, expired)))
+    wait_until(lambda: shard.sweeper.sweep() and all(map(shard.is_gone, expired)), "all are removed")
     freed = (laden - shard.server.data()) / (laden - empty)
     lease_id = new_token()
     served = shard.store.create(creation(BOB)).task
@@ -385,41 +389,39 @@ def test_at_the_limit_a_task_that_has_not_expired_stays(shard: Shard) -> None:
     assert not (found := audit(shard.server.url)), told(found)
 
 
-class Killed(BaseException):
-    """The sweeping process dies."""
-
-
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["pending", "running", "completed"])
-def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(
-    shard: Shard, kind: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, cut = blocking._exchange, 0
+def test_a_sweep_that_dies_anywhere_in_a_removal_is_completed_by_the_next(shard: Shard, kind: int) -> None:
+    passes, cut, dead = shard.proxy.judge, 0, False
 
-    def exchange(connection: Any, exchange: RoundTrip) -> list[Any]:
-        if exchange.commands[0] == ("MULTI",):
-            return refused(exchange)
-        if not any(command[0] == "UNLINK" for command in exchange.commands):
-            return real(connection, exchange)
-        if cut == len(exchange.commands):
-            return real(connection, exchange)
-        if cut:
-            real(connection, RoundTrip(exchange.commands[:cut]))
-        raise Killed
+    def judge(packet: bytes) -> Verdict | Answer | Torn:
+        """After so many commands of a removal, nothing is heard of the sweeping process any more."""
+        nonlocal dead
+        sent = commands(packet)
+        if dead:
+            return Verdict.CUT_BEFORE
+        if not any(b"UNLINK" in command for command in sent) or b"MULTI" in sent[0]:
+            return as_redis_refuses(packet)
+        if cut == len(sent):
+            return Verdict.PASS
+        dead = True
+        return Torn(b"".join(sent[:cut])) if cut else Verdict.CUT_BEFORE
 
     while True:
         task = shard.expired(3)[kind]
         shard.server.be_full()
-        with monkeypatch.context() as patch:
-            patch.setattr(blocking, "_exchange", exchange)
+        shard.proxy.judge, dead = judge, False
+        with closing(RedisTaskStore(shard.proxy.url, clock=shard.clock, deadline=0.2)) as dying:
             try:
-                shard.store.apply_sweep(task.task_id, Expire())
+                dying.apply_sweep(task.task_id, Expire())
                 break
-            except Killed:
-                cut += 1
+            except StoreUnavailable:
+                cut += dead
+            finally:
+                shard.proxy.judge = passes
         shard.server.allow(PLENTY)
-        until("it is our turn", shard.sweeper.sweep)
+        wait_until(shard.sweeper.sweep, "it is our turn")
         assert shard.is_gone(task)
-        assert task.task_id not in shard.store.due(Due.EXPIRED, limit=100)
+        assert task_hash(task.task_id) not in shard.store.due(Due.EXPIRED, limit=100)
         found = audit(shard.server.url)
         assert not found, f"killed after {cut - 1} commands: {told(found)}"
     assert cut >= 4, "a removal is several commands"

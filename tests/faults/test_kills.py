@@ -11,7 +11,7 @@ from .campaign import KILLS, SERVED, campaign, figures
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_nothing_is_lost_whichever_process_is_killed_at_whichever_point(
     tmp_path: Path, measured: Callable[[str, str], None]
 ) -> None:

@@ -11,7 +11,7 @@ from .campaign import ELSEWHERE, KILLS, campaign, figures
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_nothing_is_lost_when_whoever_sends_a_message_to_a_broker_elsewhere_is_killed(
     tmp_path: Path, measured: Callable[[str, str], None]
 ) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import RedisServer
+from tests.kit.audit import told
+from tests.kit.history import MUST_LOG, Outcome
+from tests.kit.servers import RedisServer
 
-from .audit import told
-from .history import MUST_LOG, Outcome
 from .linearizability import run
 
 OPERATIONS = int(os.environ.get("TASKS_TEST_OPERATIONS", "6000"))

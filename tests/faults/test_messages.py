@@ -21,26 +21,20 @@ from pytest_celery import CeleryTestWorker
 from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Expire
-from tasks_service.domain.names import new_task_id
+from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.task import MINUTE, Task, TaskStatus
 from tasks_service.store.redis import RedisTaskStore
-from tests.e2e.harness import OWNER, Client, client_of, wait_until, worker_node
+from tests.kit.audit import audit, told
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.workers import OWNER, Client, client_of, worker_node
 
-from ..support import RedisServer
-from .audit import audit, told
 from .toxic_app import service
 
 APP = "tests.faults.toxic_app"
 BESIDE = [r"ts:mq:.*"]
 DUPLICATES = int(os.environ.get("TASKS_TEST_DUPLICATES", "20"))
 Measured = Callable[[str, str], None]
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +219,7 @@ def test_a_record_of_another_schema_version_is_not_run_and_holds_up_nobody(
     path = tmp_path / "runs"
     os.kill(worker.container.process.pid, signal.SIGSTOP)
     task = client.call("good", path=str(path))
-    key = f"ts:{{00}}:t:{task.task_id}"
+    key = f"ts:{{00}}:t:{task_hash(task.task_id)}"
     with redis.client() as admin:
         admin.hset(key, "v", "99")
         os.kill(worker.container.process.pid, signal.SIGCONT)

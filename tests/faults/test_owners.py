@@ -19,9 +19,8 @@ from tasks_service.domain.events import Cancel, Expire
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import HOUR, Policy
 from tasks_service.store.redis import RedisTaskStore
-
-from ..store.conftest import ALICE, creation
-from .audit import audit, told
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, creation
 
 CREATORS = 8
 EACH = int(os.environ.get("TASKS_TEST_CREATES", "60"))

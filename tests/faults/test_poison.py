@@ -13,10 +13,10 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import FailureKind, Task, TaskStatus
-from tests.e2e.harness import Client, client_of, worker_node
+from tests.kit.audit import audit, told
+from tests.kit.servers import RedisServer
+from tests.kit.workers import Client, client_of, worker_node
 
-from ..support import RedisServer
-from .audit import audit, told
 from .toxic_app import ATTEMPTS, POISONS, service
 
 NEIGHBOURS = int(os.environ.get("TASKS_TEST_NEIGHBOURS", "100"))
@@ -28,13 +28,6 @@ SAMPLE = ("segfault",)
 """The one of them that every run tries: a parent takes up to five seconds to miss a child."""
 
 Measured = Callable[[str, str], None]
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +71,7 @@ def test_a_pill_fails_after_its_attempts_and_its_neighbours_all_complete_in_time
     ended, beside = goods(client, neighbours)
 
     failed = client.ended(pill).task
-    assert (failed.status, failed.run) == (TaskStatus.FAILED, ATTEMPTS)
+    assert (failed.status, failed.claims) == (TaskStatus.FAILED, ATTEMPTS)
     assert failed.failure is not None
     assert failed.failure.kind is FailureKind.ATTEMPTS
     assert runs(pills) == {pill.task_id: ATTEMPTS}
@@ -98,7 +91,7 @@ def test_whatever_kills_the_process_counts_as_an_attempt(client: Client, tmp_pat
     task = client.call("poison", kind=kind, path=str(tmp_path / "runs"))
     other = client.call("good", path=str(tmp_path / "good"))
     failed = client.ended(task).task
-    assert (failed.status, failed.run) == (TaskStatus.FAILED, ATTEMPTS)
+    assert (failed.status, failed.claims) == (TaskStatus.FAILED, ATTEMPTS)
     assert failed.failure is not None
     assert failed.failure.kind is FailureKind.ATTEMPTS
     assert runs(tmp_path / "runs") == {task.task_id: ATTEMPTS}

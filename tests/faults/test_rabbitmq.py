@@ -14,13 +14,13 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.domain.task import TaskStatus
-from tests.e2e.harness import Client, client_of, wait_until, worker_node
-from tests.e2e.worker_app import service
-from tests.support import RedisServer
-from tests.support_rabbitmq import RabbitServer, require_rabbitmq
-from tests.support_tls import Authority, TlsProxy
-
-from .audit import audit, told
+from tests.kit.audit import audit, told
+from tests.kit.rabbitmq import RabbitServer, require_rabbitmq
+from tests.kit.servers import RedisServer
+from tests.kit.tls import Authority, TlsProxy
+from tests.kit.waiting import wait_until
+from tests.kit.worker_app import service
+from tests.kit.workers import Client, client_of, worker_node
 
 pytestmark = pytest.mark.faults
 
@@ -142,7 +142,7 @@ def test_a_tool_that_outlasts_the_consumer_timeout_runs_once_and_its_worker_goes
         arguments = {"runs": str(tmp_path / "runs"), "told": str(tmp_path / "go")}
         task = client.call("run_until", **arguments)
         client.running(task)
-        wait_until(lambda: "delivery acknowledgement" in worker.logs(), 90, worker.logs)
+        wait_until(lambda: "delivery acknowledgement" in worker.logs(), worker.logs, seconds=90)
         other = client.call("add", x=1, y=2)
         assert client.ended(other, timeout=120).task.status is TaskStatus.COMPLETED
         (tmp_path / "go").touch()

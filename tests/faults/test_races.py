@@ -26,9 +26,8 @@ from tasks_service.domain.events import (
 )
 from tasks_service.domain.task import MINUTE, JsonText, Phase, Policy, Task
 from tasks_service.store.redis import RedisTaskStore
-
-from ..store.conftest import ALICE, RESULT, creation
-from .audit import audit, told
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, RESULT, creation
 
 ROUNDS = int(os.environ.get("TASKS_TEST_RACES", "200"))
 LEASE = "the lease"

@@ -29,6 +29,7 @@ from tasks_service.domain.events import (
     RequestInput,
 )
 from tasks_service.domain.limits import Limits
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import (
     EntryKind,
     Failure,
@@ -43,10 +44,10 @@ from tasks_service.domain.task import (
 )
 from tasks_service.failpoints import VARIABLE
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, BOB, RESULT, creation
+from tests.kit.servers import RedisServer
 
-from ..store.conftest import ALICE, BOB, RESULT, creation
-from .audit import audit, told
 from .points import Kind, places
 
 REPAIRS = int(os.environ.get("TASKS_TEST_REPAIRS", "1"))
@@ -104,49 +105,60 @@ LANE = f"{ALICE}:gpu"
 FAR_MS = 10**13
 
 
+def name(task: Task) -> str:
+    return task_hash(task.task_id)
+
+
 def key(task: Task, kind: str = "t") -> str:
-    return f"{TAG}:{kind}:{task.task_id}"
+    return f"{TAG}:{kind}:{name(task)}"
+
+
+def remembered(task_id: str) -> str:
+    return json.dumps({"task": task_id, "digest": "d"})
 
 
 DAMAGES: dict[str, Damage] = {
     "a record is gone, and its entries are left": lambda c, s: c.delete(key(s.running), key(s.running, "l")),
     "a record is gone, and its log is left": lambda c, s: c.delete(key(s.pending)),
     "all indexes are gone": lambda c, s: c.delete(
-        *(f"{TAG}:{name}" for name in ("expired", "overdue", "leases", "pending:q", "queues"))
+        *(f"{TAG}:{index}" for index in ("expired", "overdue", "leases", "pending:q", "queues"))
     ),
     "the owner's list is gone": lambda c, s: c.delete(f"{TAG}:owner:{ALICE}"),
     "an entry of each index is gone": lambda c, s: [
-        c.zrem(f"{TAG}:{name}", s.running.task_id) for name in ("expired", "overdue", "leases")
+        c.zrem(f"{TAG}:{index}", name(s.running)) for index in ("expired", "overdue", "leases")
     ],
     "the scores are wrong": lambda c, s: [
-        c.zadd(f"{TAG}:{name}", {s.running.task_id: 7}) for name in ("expired", "overdue", "leases")
+        c.zadd(f"{TAG}:{index}", {name(s.running): 7}) for index in ("expired", "overdue", "leases")
     ],
     "a task that is over is in the working lists": lambda c, s: [
-        c.zadd(f"{TAG}:{name}", {s.completed.task_id: 7})
-        for name in ("overdue", "leases", "timers", "pending:q")
+        c.zadd(f"{TAG}:{index}", {name(s.completed): 7})
+        for index in ("overdue", "leases", "timers", "pending:q")
     ],
-    "a task is pending in another queue": lambda c, s: c.zadd(f"{TAG}:pending:other", {s.pending.task_id: 7}),
-    "the quota counts a task that is over": lambda c, s: c.sadd(f"{TAG}:live:{ALICE}", s.failed.task_id),
+    "a task is pending in another queue": lambda c, s: c.zadd(f"{TAG}:pending:other", {name(s.pending): 7}),
+    "the quota counts a task that is over": lambda c, s: c.sadd(f"{TAG}:live:{ALICE}", name(s.failed)),
     "the quota counts a task that is not there": lambda c, s: c.sadd(f"{TAG}:live:{ALICE}", "00nobody"),
-    "the quota misses a task": lambda c, s: c.srem(f"{TAG}:live:{ALICE}", s.running.task_id),
+    "the quota misses a task": lambda c, s: c.srem(f"{TAG}:live:{ALICE}", name(s.running)),
     "another owner's lists have it": lambda c, s: [
-        c.sadd(f"{TAG}:live:{BOB}", s.running.task_id),
-        c.zadd(f"{TAG}:owner:{BOB}", {s.running.task_id: 7}),
+        c.sadd(f"{TAG}:live:{BOB}", name(s.running)),
+        c.zadd(f"{TAG}:owner:{BOB}", {name(s.running): 7}),
         c.expire(f"{TAG}:live:{BOB}", 1000),
         c.expire(f"{TAG}:owner:{BOB}", 1000),
     ],
     "a suspect is not there": lambda c, s: c.zadd(f"{TAG}:suspects", {"00nobody": 7}),
-    "an idempotency key leads nowhere": lambda c, s: c.set(f"{TAG}:idem:{ALICE}:x", "00nobody|d", px=9999),
+    "an idempotency key leads nowhere": lambda c, s: c.set(
+        f"{TAG}:idem:{ALICE}:x", remembered("00nobody"), px=9999
+    ),
+    "an idempotency key holds nonsense": lambda c, s: c.set(f"{TAG}:idem:{ALICE}:x", "00nobody|d", px=9999),
     "an idempotency key leads to a task of another key": lambda c, s: c.set(
-        f"{TAG}:idem:{ALICE}:x", f"{s.pending.task_id}|d", px=9999
+        f"{TAG}:idem:{ALICE}:x", remembered(s.pending.task_id), px=9999
     ),
     "a slot is gone": lambda c, s: c.delete(f"{TAG}:slots:{LANE}"),
     "a slot is a ghost's": lambda c, s: c.zadd(f"{TAG}:slots:{LANE}", {"00nobody": FAR_MS}),
     "a slot is that of a task that is over": lambda c, s: c.zadd(
-        f"{TAG}:slots:{LANE}", {s.completed.task_id: FAR_MS}
+        f"{TAG}:slots:{LANE}", {name(s.completed): FAR_MS}
     ),
     "whoever waits is not called": lambda c, s: c.delete(f"{TAG}:waiting:{LANE}"),
-    "whoever has a slot waits as well": lambda c, s: c.zadd(f"{TAG}:waiting:{LANE}", {s.seated.task_id: 7}),
+    "whoever has a slot waits as well": lambda c, s: c.zadd(f"{TAG}:waiting:{LANE}", {name(s.seated): 7}),
     "no sweep looks where one waits": lambda c, s: c.delete(f"{TAG}:concurrency_keys"),
     "a record never ends": lambda c, s: [c.persist(key(s.running)), c.persist(key(s.running, "l"))],
     "a journal has entries beyond its end": lambda c, s: c.hset(key(s.running), "j:1", "[]"),
@@ -158,7 +170,9 @@ DAMAGES: dict[str, Damage] = {
     "a cancelled task has an error": lambda c, s: c.hset(
         key(s.cancelled), "failure", '{"kind":"author","message":"m","code":1,"data":null}'
     ),
-    "a running task has questions": lambda c, s: c.hset(key(s.running), "inputs", '{"a":["{}",1,null,""]}'),
+    "a running task has questions": lambda c, s: c.hset(
+        key(s.running), "inputs", '{"a":{"request":"{}","deadline":1}}'
+    ),
 }
 
 
@@ -232,7 +246,7 @@ def test_a_record_of_another_schema_version_is_never_moved(damaged: Store, redis
         found = list(damaged.store.repair(quarantine=True))
         assert [repair.fixed for repair in found] == [False]
         assert client.hget(key(damaged.running), "v") == "99"
-        assert client.sismember(f"{TAG}:live:{ALICE}", damaged.running.task_id)
+        assert client.sismember(f"{TAG}:live:{ALICE}", name(damaged.running))
 
 
 @pytest.mark.damages
@@ -275,7 +289,7 @@ def test_a_repair_finds_nothing_in_a_sound_store_under_traffic(damaged: Store) -
         thread.start()
     try:
         found = []
-        while damaged.store.counts().total < 100 and not problems:
+        while len(set(damaged.store.task_names())) < 100 and not problems:
             found += damaged.store.repair()
     finally:
         stop.set()
@@ -314,7 +328,7 @@ def test_the_command_tells_in_a_dry_run_mends_and_then_finds_nothing(
     assert dry.exit_code == 1
     assert {json.loads(line)["fixed"] for line in dry.stdout.splitlines()} == {False}
     fixed = CliRunner().invoke(commands, ["repair"])
-    assert fixed.exit_code == 0 and damaged.completed.task_id in fixed.stdout
+    assert fixed.exit_code == 0 and name(damaged.completed) in fixed.stdout
     again = CliRunner().invoke(commands, ["repair"])
     assert again.exit_code == 0 and again.stdout == "" and "Nothing is wrong" in again.stderr
     with pytest.raises(TasksServiceError):
@@ -341,8 +355,8 @@ def test_a_repair_that_is_killed_has_mended_a_task_or_left_it_and_another_mends_
         assert killed.returncode == -9
         fixed = [task for task in broken if damaged.phase(task) is Phase.FAILED]
         assert len(fixed) == point.endswith("after")
-        assert {repair.task_id for repair in damaged.store.repair()} == {
-            task.task_id for task in broken if task not in fixed
+        assert {repair.task for repair in damaged.store.repair()} == {
+            name(task) for task in broken if task not in fixed
         }
         left = audit(damaged.url)
         assert left == [], told(left)

@@ -42,20 +42,12 @@ from tasks_service.domain.task import (
 from tasks_service.durable.journal import Journal
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.attempt import RunningAttempt
-
-from ..store.conftest import ALICE, creation
-from .audit import audit, told
-from .forgetting import ForgetfulServer, check_append_only_file
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, creation
+from tests.kit.forgetting import ForgetfulServer, check_append_only_file
 
 DONE = JsonText('{"content":[]}')
 WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
-
-
-@pytest.fixture
-def server() -> Iterator[ForgetfulServer]:
-    server = ForgetfulServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from .audit import Violation, audit, told
+from tests.kit.audit import Violation, audit, told
+from tests.kit.forgetting import ForgetfulServer
+
 from .chaos import finish
 from .crowd import Client, Forgotten, Progress
-from .forgetting import ForgetfulServer
 from .served import BROKER_KEYS, service_under_fault
 
 pytestmark = pytest.mark.faults

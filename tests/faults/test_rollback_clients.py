@@ -19,11 +19,15 @@ import pytest
 from tasks_service.domain.events import CompleteWithResult
 from tasks_service.domain.task import EntryKind, JsonText
 from tasks_service.durable.questions import Form
-
-from ..protocol.sessions import SessionClient, Stream, is_request
-from ..protocol.support import WITHOUT_TASKS, WireClient, Worker, asked, registry, serving, settings, until
-from .audit import audit, told
-from .forgetting import ForgetfulServer
+from tests.kit.audit import audit, told
+from tests.kit.forgetting import ForgetfulServer
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient, Stream, is_request
+from tests.kit.store_adapter import counts
+from tests.kit.stored import ids_of
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 KEY = "io.github.tasks-service/idempotency-key"
 ACCEPTED = {"action": "accept", "content": {"name": "Ada"}}
@@ -37,13 +41,6 @@ def greet(name: str) -> str:
 
 TOOLS = registry(greet)
 ADA = {"name": "Ada"}
-
-
-@pytest.fixture
-def server() -> Iterator[ForgetfulServer]:
-    server = ForgetfulServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture
@@ -141,7 +138,7 @@ def test_a_call_whose_execution_was_forgotten_is_told_to_call_again(
     position = server.position()
     with WireClient(port, capabilities=WITHOUT_TASKS) as plain, ThreadPoolExecutor(1) as pool:
         reply = pool.submit(plain.call, "greet", ADA)
-        until("the call is recorded", worker.pending)
+        wait_until(worker.pending, "the call is recorded")
         server.forget_since(position)
 
         error = reply.result(60).error
@@ -158,7 +155,7 @@ def test_a_call_in_a_session_whose_execution_was_forgotten_is_told_to_call_again
         session.initialize()
         position = server.position()
         stream = session.open("tools/call", {"name": "greet", "arguments": ADA})
-        until("the call is recorded", worker.pending)
+        wait_until(worker.pending, "the call is recorded")
         server.forget_since(position)
 
         answer = stream.find(lambda message: "error" in message)
@@ -195,12 +192,12 @@ def loading(server: ForgetfulServer) -> Iterator[None]:
     with server.client() as redis:
         # While it reads a base it answers, with an error; while it reads what was written since, seldom.
         redis.bgrewriteaof()
-        until("there is a base", lambda: not redis.info("persistence")["aof_rewrite_in_progress"])
+        wait_until(lambda: not redis.info("persistence")["aof_rewrite_in_progress"], "there is a base")
         server.kill()
         server.options, quick = (*server.options, *slowly), server.options
         starting = threading.Thread(target=server.start)
         starting.start()
-        until("it loads", lambda: _loads(redis))
+        wait_until(lambda: _loads(redis), "it loads")
         yield
         assert _loads(redis), "it was too quick"
     starting.join(60)
@@ -221,7 +218,7 @@ def test_what_redis_does_not_take_for_now_is_refused_to_be_tried_again_and_nothi
     worker.ask(answered, question("Your name?"))
     for _ in range(60):
         client.task("greet", ADA)
-    before = {task_id: worker.store.inspect(task_id) for task_id in worker.store.task_ids()}
+    before = {task_id: worker.store.inspect(task_id) for task_id in ids_of(worker.store)}
 
     with state(server):
         refused = [
@@ -234,7 +231,7 @@ def test_what_redis_does_not_take_for_now_is_refused_to_be_tried_again_and_nothi
         assert reply.error["code"] == -32603
         assert "does not answer; try again" in reply.error["message"]
         assert reply.error["data"]["retryAfterMs"] > 0
-    assert {task_id: worker.store.inspect(task_id) for task_id in worker.store.task_ids()} == before
+    assert {task_id: worker.store.inspect(task_id) for task_id in ids_of(worker.store)} == before
     created = client.task("greet", ADA, meta={KEY: "mine"})
     assert client.task("greet", ADA, meta={KEY: "mine"}) == created
     assert "result" in client.update(answered, {"who": ACCEPTED}).json
@@ -300,10 +297,8 @@ def test_a_redis_that_stands_still_or_cuts_everybody_off_doubles_nothing(
     thread.join(60)
 
     assert 500 not in statuses
-    stored = {
-        record.task.idempotency: record for record in map(worker.store.inspect, worker.store.task_ids())
-    }
-    assert len(stored) == len(made) == len(list(worker.store.task_ids()))
+    stored = {record.task.idempotency: record for record in map(worker.store.inspect, ids_of(worker.store))}
+    assert len(stored) == len(made) == len(list(ids_of(worker.store)))
     for key, task_ids in made.items():
         assert task_ids == {client.task("greet", ADA, meta={KEY: key})}
-    until("all have ended", lambda: worker.store.counts().live == 0)
+    wait_until(lambda: counts(worker.store).live == 0, "all have ended")

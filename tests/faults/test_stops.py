@@ -11,7 +11,7 @@ from .campaign import SERVED, campaign, figures
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_process_that_is_stopped_at_any_point_for_longer_than_its_lease_writes_nothing_stale(
     tmp_path: Path, measured: Callable[[str, str], None]
 ) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +25,13 @@ from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.maintenance.thread import Sweeper, Swept
-from tests.e2e.harness import client_of, wait_until, worker_node
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, Clock, creation
+from tests.kit.servers import RedisServer
+from tests.kit.store_adapter import counts
+from tests.kit.waiting import wait_until
+from tests.kit.workers import client_of, worker_node
 
-from ..store.conftest import ALICE, Clock, creation
-from ..support import RedisServer
-from .audit import audit, told
 from .served import Process
 from .toxic_app import service
 
@@ -38,6 +41,9 @@ EACH = int(os.environ.get("TASKS_TEST_SWEPT", "60"))
 EXPIRED = int(os.environ.get("TASKS_TEST_EXPIRED", "1000"))
 TRIPS_OF_A_REMOVAL = 12
 """What removing a task may cost, in bare round trips: twice what it does on a quiet machine."""
+
+INTERVAL = 0.5
+"""Seconds between two sweeps, for a sweeper that dies."""
 
 QUEUE = "ts:mq:tasks"
 BESIDE = (r"ts:mq:.*",)
@@ -180,7 +186,7 @@ def test_a_backlog_of_expired_tasks_is_removed_in_a_sweep(
             removed, sweeps = removed + swept.expired, sweeps + 1
     each = (time.perf_counter() - began) / EXPIRED
 
-    assert shard.store.counts().total == 0
+    assert counts(shard.store).total == 0
     assert each < TRIPS_OF_A_REMOVAL * trip
     measured(
         "R16",
@@ -222,15 +228,22 @@ def _swept(shard: Shard) -> Swept:
     return swept
 
 
+class Deadly(RedisTaskStore):
+    """A store that kills whoever looks for what is due."""
+
+    def due(self, *_: Any, **__: Any) -> list[str]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it lives")
+
+
 def sweep_and_die(url: str) -> None:
     """Begin to sweep, and die with the lock."""
-    store = RedisTaskStore(url)
-    assert store.try_lock("sweep", for_ms=500)
-    os.kill(os.getpid(), signal.SIGKILL)
+    shard = Shard(url, kind=Deadly)
+    Sweeper(shard.store, shard.outbox, interval=INTERVAL).sweep()
 
 
 def test_a_sweeper_that_dies_with_the_lock_holds_up_the_others_for_one_interval_at_most(
-    shard: Shard, redis_url: str
+    shard: Shard, redis_url: str, redis_server: RedisServer
 ) -> None:
     task = shard.expiring()
     shard.clock.pass_ms(MINUTE)
@@ -238,7 +251,10 @@ def test_a_sweeper_that_dies_with_the_lock_holds_up_the_others_for_one_interval_
     dying.start()
     dying.join(60)
     assert dying.exitcode == -signal.SIGKILL
-    wait_until(lambda: shard.sweeper.sweep() is not None)
+    with redis_server.client() as client:
+        assert client.pttl("ts:lock:sweep") <= INTERVAL * 1000
+        wait_until(lambda: not client.exists("ts:lock:sweep"), "its time is over")
+    assert shard.sweeper.sweep() is not None
     with pytest.raises(TaskNotFound):
         shard.store.inspect(task.task_id)
 
@@ -252,7 +268,7 @@ def test_two_beats_at_once_cause_no_run_too_many(tmp_path: Path, measured: Measu
     beats = [Process(f"beat-{n}", [sys.executable, *command], env, tmp_path) for n in range(2)]
     try:
         assert node.ready(), node.logs()
-        wait_until(lambda: node.logs().count("tasks_service.reap_stale_tasks[") > 10, explain=node.logs)
+        wait_until(lambda: node.logs().count("tasks_service.reap_stale_tasks[") > 10, node.logs)
         path = str(tmp_path / "effects")
         with client_of(service, server.url) as client:
             naps = [client.call("nap", path=path) for _ in range(8)]

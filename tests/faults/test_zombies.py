@@ -20,11 +20,12 @@ from tasks_service.domain.errors import InvalidTransition
 from tasks_service.domain.events import Claim, CompleteWithResult, Reap
 from tasks_service.domain.task import Phase, Policy, Task, TaskStatus, new_token
 from tasks_service.store.redis import RedisTaskStore
-from tests.e2e.harness import client_of, wait_until, worker_node
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, RESULT, creation
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.workers import client_of, worker_node
 
-from ..store.conftest import ALICE, RESULT, creation
-from ..support import RedisServer
-from .audit import audit, told
 from .toxic_app import service
 from .zombie import haunt, writes
 
@@ -162,12 +163,12 @@ def test_a_tool_in_a_stopped_child_learns_from_its_context_that_the_task_is_anot
                 task = client.call("haunted", diary=str(diary), gate=str(gate))
                 first = wait_until_written(diary, 1)[0]
                 os.kill(first["pid"], signal.SIGSTOP)
-                wait_until(lambda task=task: client.view(task).task.claims == 2, explain=node.logs)  # type: ignore[misc]
+                wait_until(lambda task=task: client.view(task).task.claims == 2, node.logs)  # type: ignore[misc]
                 gate.touch()
                 view = client.ended(task)
                 os.kill(first["pid"], signal.SIGCONT)
                 woken = time.monotonic()
-                wait_until(lambda diary=diary: "learned" in diary.read_text(), explain=node.logs)  # type: ignore[misc]
+                wait_until(lambda diary=diary: "learned" in diary.read_text(), node.logs)  # type: ignore[misc]
 
                 told_ = wait_until_written(diary, 3)[-1]
                 assert told_["pid"] == first["pid"]
@@ -193,7 +194,7 @@ def test_a_tool_that_lets_no_other_thread_run_loses_its_lease_and_its_result(tmp
         assert node.ready(), node.logs()
         with client_of(service, server.url) as client:
             view = client.run("deafening", path=str(path))
-            wait_until(lambda: path.read_text().count("\n") == 2, explain=node.logs)
+            wait_until(lambda: path.read_text().count("\n") == 2, node.logs)
             later = client.run("good", path=str(tmp_path / "good"))
             assert client.view(view.task) == view
         assert json.loads(view.result or "")["structuredContent"]["result"] == 2

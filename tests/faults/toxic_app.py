@@ -136,15 +136,18 @@ def haunted(diary: str, gate: str, ctx: TaskContext) -> int:
     return ctx.claims
 
 
-@service.tool(**BRIEF, lease=timedelta(seconds=2))
+@service.tool(**BRIEF)
 def long(path: str, ctx: TaskContext, seconds: float = 5.0) -> int:
-    """Last longer than a lease, and look at the context."""
+    """Last for some renewals of the lease, and look at the context."""
     write_line(path, task=ctx.task_id, run=ctx.claims)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         ctx.check()
         time.sleep(0.02)
     return ctx.claims
+
+
+service.tool(name="soon_missed", **BRIEF, lease=timedelta(seconds=2))(long)
 
 
 @service.tool(lease=timedelta(seconds=1), max_attempts=ATTEMPTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,12 @@ from pydantic import BaseModel, Field
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.errors import ProtocolError
-
-from .sessions import SessionClient
-from .support import WITHOUT_TASKS, WireClient, Worker, registry, serving, settings
+from tasks_service.frontend.timings import Timings
+from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 
 class Report(BaseModel):
@@ -108,9 +112,17 @@ def library() -> Library:
 
 
 @pytest.fixture
-def port(redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path) -> Iterator[int]:
+def timings() -> Timings:
+    """How long front ends wait; `@pytest.mark.parametrize("timings", ...)` says otherwise."""
+    return Timings()
+
+
+@pytest.fixture
+def port(
+    redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path, timings: Timings
+) -> Iterator[int]:
     """The port of a front end in single-user mode."""
-    with serving(tools, settings(redis_url, tmp_path), library) as port:
+    with serving(tools, settings(redis_url, tmp_path), library, timings=timings) as port:
         yield port
 
 
@@ -144,10 +156,15 @@ def busy_worker(worker: Worker) -> Worker:
 
 
 @pytest.fixture
-def ports(redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path) -> Iterator[list[int]]:
+def ports(
+    redis_url: str, tools: ToolRegistry, library: Library, tmp_path: Path, timings: Timings
+) -> Iterator[list[int]]:
     """Two front ends that share nothing but Redis and the secret."""
     configuration = settings(redis_url, tmp_path)
-    with serving(tools, configuration, library) as first, serving(tools, configuration, library) as second:
+    with (
+        serving(tools, configuration, library, timings=timings) as first,
+        serving(tools, configuration, library, timings=timings) as second,
+    ):
         yield [first, second]
 
 
@@ -157,3 +174,18 @@ def session(ports: list[int]) -> Iterator[SessionClient]:
     with SessionClient(ports) as client:
         client.initialize()
         yield client
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for requests that wait."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A redis-server that may be killed, and keeps what it has acknowledged."""
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.close()

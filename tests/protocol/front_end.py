@@ -13,9 +13,9 @@ from urllib.request import urlopen
 from tasks_service.frontend.app import create_app
 from tasks_service.frontend.uvicorn_server import run
 from tasks_service.store.outbox import NoOutbox
-
-from ..support import free_port
-from .support import registry, settings, until
+from tests.kit.servers import free_port
+from tests.kit.serving import registry, settings
+from tests.kit.waiting import wait_until
 
 
 class FrontEnd:
@@ -45,13 +45,13 @@ class FrontEnd:
         """SIGTERM; the seconds that it took to end."""
         began = time.monotonic()
         self._process.terminate()
-        assert self._process.wait(60) in (0, -signal.SIGTERM)
+        assert self._process.wait(120) in (0, -signal.SIGTERM)
         return time.monotonic() - began
 
     def restart(self) -> None:
         self.kill()
         self.start()
-        until("it is ready", self.ready)
+        wait_until(self.ready, "it is ready")
 
 
 def greet(name: str) -> str:
@@ -68,7 +68,7 @@ def main(redis_url: str, data_dir: str, port: str) -> None:
         settings=settings(redis_url, Path(data_dir)),
         outbox=NoOutbox(),
     )
-    run(app, port=int(port), log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=10)
+    run(app, port=int(port), log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=60)
 
 
 if __name__ == "__main__":

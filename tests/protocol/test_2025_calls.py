@@ -12,19 +12,15 @@ import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.task import Failure, FailureKind, Progress
-from tasks_service.frontend.transport import responding
-
-from ..support import quickest
-from .sessions import SessionClient, Stream, is_answer, is_request
-from .support import Worker, serving, settings, until
+from tasks_service.frontend.timings import Timings
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import SessionClient, Stream, is_answer, is_request
+from tests.kit.stored import ids_of
+from tests.kit.waiting import quickest, wait_until
 
 KEY = "io.github.tasks-service/idempotency-key"
 GREET: dict[str, Any] = {"name": "greet", "arguments": {"name": "Ada"}}
-
-
-def hidden_task(worker: Worker) -> str:
-    """The execution under a call that waits."""
-    return str(until("the call is recorded", worker.pending)[0])
 
 
 def cancelled(worker: Worker, task_id: str) -> bool:
@@ -50,7 +46,7 @@ def test_bad_arguments_are_a_result_that_names_the_field(session: SessionClient)
 
 def test_progress_of_a_call_goes_before_its_result(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", {**GREET, "_meta": {"progressToken": 7}})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     task, _ = worker.claim(task_id)
     worker.note(task, progress=Progress(current=0.5, message="half"))
 
@@ -65,12 +61,12 @@ def test_a_call_that_its_client_cancels_through_another_front_end_ends(
     session: SessionClient, worker: Worker, identity: Any
 ) -> None:
     stream = session.open("tools/call", GREET, at=0, identity=identity)
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     assert session.notify("notifications/cancelled", {"requestId": identity}, at=1).status == 202
 
     assert stream.rest() == []
-    until("the execution is cancelled", lambda: cancelled(worker, task_id))
+    wait_until(lambda: cancelled(worker, task_id), "the execution is cancelled")
 
 
 @pytest.mark.parametrize("is_task", [False, True])
@@ -82,7 +78,7 @@ def test_a_call_that_found_its_execution_by_key_cancels_it_but_never_a_task(
         session.result("tools/call", {**params, "task": {}})
     else:
         session.open("tools/call", params, identity="first")
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     tries = itertools.count()
 
     def cancelled_again() -> bool:
@@ -97,12 +93,12 @@ def test_a_call_that_found_its_execution_by_key_cancels_it_but_never_a_task(
     if is_task:
         assert not cancelled_again()
     else:
-        until("it is cancelled", cancelled_again)
+        wait_until(cancelled_again, "it is cancelled")
 
 
 def test_hanging_up_cancels_nothing(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", GREET)
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     stream.close()
     time.sleep(0.3)
 
@@ -134,15 +130,13 @@ def test_a_call_that_waits_too_long_ends_and_says_what_to_do(
 
 
 def hidden_or_ended(worker: Worker) -> str:
-    return next(iter(worker.store.task_ids()))
+    return next(iter(ids_of(worker.store)))
 
 
-def test_a_long_call_is_kept_alive(
-    session: SessionClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(responding, "DEFERRAL_SECONDS", 0.05)
+@pytest.mark.parametrize("timings", [Timings(deferral=0.05)])
+def test_a_long_call_is_kept_alive(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", GREET)
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(0.3)
     worker.run(task_id)
 
@@ -160,7 +154,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody(
     unresponsive.connect(("127.0.0.1", ports[0]))
     head = "".join(f"{name}: {value}\r\n" for name, value in session.headers().items())
     unresponsive.sendall(f"GET /mcp HTTP/1.1\r\nhost: localhost\r\n{head}\r\n".encode())
-    until("it is open", lambda: unresponsive.recv(16, socket.MSG_PEEK))
+    wait_until(lambda: unresponsive.recv(16, socket.MSG_PEEK), "it is open")
     failure = Failure(kind=FailureKind.AUTHOR, message="x" * 1000)
     for number in range(400):
         worker.fail(session.task("add", {"left": number}), failure)

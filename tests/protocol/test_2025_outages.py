@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tasks_service.authoring.tool import ToolRegistry
-
-from ..support import RedisServer, quickest
-from .sessions import SessionClient, is_answer, is_request
-from .support import Worker, serving, settings, until
+from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import SessionClient, is_answer, is_request
+from tests.kit.waiting import quickest, wait_until
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A redis-server that may be killed, and keeps what it has acknowledged."""
-    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
-    yield server
-    server.close()
 
 
 def test_without_redis_a_session_is_told_when_to_try_again(
@@ -56,7 +46,7 @@ def test_streams_and_waits_go_on_when_redis_is_back(
         time.sleep(0.5)
         own_redis.start()
         worker = Worker(own_redis.url, tools)
-        until("the session is back", lambda: session.post(PING).status == 200)
+        wait_until(lambda: session.post(PING).status == 200, "the session is back")
 
         worker.run(task_id)
 

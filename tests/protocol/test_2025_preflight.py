@@ -8,9 +8,12 @@ import pytest
 
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.durable.questions import Form, Link
-
-from .sessions import Message, SessionClient, Stream, is_answer, is_request
-from .support import Worker, registry, until
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry
+from tests.kit.sessions import Message, SessionClient, Stream, is_answer, is_request
+from tests.kit.store_adapter import counts
+from tests.kit.stored import ids_of
+from tests.kit.waiting import wait_until
 
 NAME = Form(
     "Your name?", {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -43,14 +46,14 @@ def called(session: SessionClient, tool: str, **more: Any) -> Stream:
 
 
 def answers(worker: Worker) -> list[tuple[str, str]]:
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
     return [(entry.name, entry.value) for entry in worker.store.inspect(task_id).journal]
 
 
 def test_a_plain_call_asks_and_goes_on(session: SessionClient, worker: Worker) -> None:
     stream = called(session, "introduce")
     request = stream.find(elicitation)
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
     session.respond(request["id"], ADA, at=1)
     worker.run_next()
@@ -95,7 +98,7 @@ def test_a_client_that_cannot_be_asked_is_told_so(ports: list[int], worker: Work
     assert plain["isError"] is True
     assert "form" in plain["content"][0]["text"]
     assert task["code"] == -32602
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 def test_cancelling_while_it_asks_leaves_nothing(session: SessionClient, worker: Worker) -> None:
@@ -106,4 +109,4 @@ def test_cancelling_while_it_asks_leaves_nothing(session: SessionClient, worker:
 
     assert stream.rest() == []
     session.respond(request["id"], ADA)
-    assert not until("settled", lambda: [worker.store.counts().total])[0]
+    assert not wait_until(lambda: [counts(worker.store).total], "settled")[0]

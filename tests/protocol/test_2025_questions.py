@@ -13,9 +13,10 @@ from mcp_types import SamplingMessage, TextContent
 
 from tasks_service.domain.events import Question as OpenQuestion
 from tasks_service.durable.questions import Form, Link, Roots, Sampling
-
-from .sessions import RELATED, Message, SessionClient, Stream, is_answer, is_request
-from .support import WireClient, Worker, asked, until
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.sessions import RELATED, Message, SessionClient, Stream, is_answer, is_request
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
 
 NAME = asked(
     Form("Your name?", {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
@@ -56,7 +57,7 @@ def test_a_question_is_asked_on_an_open_result_and_answered_through_another_fron
     assert session.get(task_id)["status"] == "input_required"
     assert session.respond(request["id"], ADA, at=1).status == 202
 
-    until("it goes on", lambda: session.get(task_id)["status"] == "working")
+    wait_until(lambda: session.get(task_id)["status"] == "working", "it goes on")
     worker.run(task_id)
     answer = stream.find(is_answer)
     assert request["params"] == {
@@ -95,7 +96,7 @@ def test_without_an_open_result_the_sessions_stream_asks_after_a_grace(
     assert time.monotonic() - began > 1.2
     assert request["params"]["_meta"] == {RELATED: {"taskId": task_id}}
     session.respond(request["id"], ADA, at=0)
-    until("it goes on", lambda: session.get(task_id)["status"] == "working")
+    wait_until(lambda: session.get(task_id)["status"] == "working", "it goes on")
 
 
 def test_a_question_is_asked_on_one_stream_only(session: SessionClient, worker: Worker) -> None:
@@ -125,7 +126,7 @@ def test_a_stream_that_is_gone_lets_another_ask(session: SessionClient, worker: 
     assert before["id"] != after["id"]
     # Both name the same question: an answer that was on its way is as good.
     session.respond(before["id"], ADA, at=1)
-    until("it goes on", lambda: session.get(task_id)["status"] == "working")
+    wait_until(lambda: session.get(task_id)["status"] == "working", "it goes on")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_an_answer_that_does_not_fit_is_asked_again_with_the_reason(
     assert again["params"]["message"].startswith("Your name?\n\nThe last answer was refused: ")
     assert session.get(task_id)["status"] == "input_required"
     session.respond(again["id"], ADA)
-    until("it goes on", lambda: session.get(task_id)["status"] == "working")
+    wait_until(lambda: session.get(task_id)["status"] == "working", "it goes on")
 
 
 def test_an_error_is_an_answer_for_the_tool(session: SessionClient, worker: Worker) -> None:
@@ -155,7 +156,7 @@ def test_an_error_is_an_answer_for_the_tool(session: SessionClient, worker: Work
 
     session.post({"jsonrpc": "2.0", "id": request["id"], "error": error}, at=1)
 
-    until("it goes on", lambda: session.get(task_id)["status"] == "working")
+    wait_until(lambda: session.get(task_id)["status"] == "working", "it goes on")
     assert journal(worker, task_id) == [
         ("haiku", '{"error":{"code":-1,"message":"User rejected sampling request"}}')
     ]
@@ -185,7 +186,7 @@ def test_all_kinds_of_questions_are_asked_at_once(session: SessionClient, worker
     session.respond(link["id"], {"action": "accept"})
     session.respond(sampling["id"], said, at=1)
     session.respond(by_method["roots/list"]["id"], {"roots": [{"uri": "file:///work"}]})
-    until("it goes on", lambda: session.get(task_id)["status"] == "working")
+    wait_until(lambda: session.get(task_id)["status"] == "working", "it goes on")
     assert {name for name, _ in journal(worker, task_id)} == {"page", "haiku", "roots"}
 
 
@@ -201,7 +202,7 @@ def test_answers_come_one_by_one_and_the_task_goes_on_with_the_last(
     session.respond(first["id"], ADA, at=0)
 
     assert half == "input_required"
-    until("it goes on", lambda: session.get(task_id)["status"] == "working")
+    wait_until(lambda: session.get(task_id)["status"] == "working", "it goes on")
 
 
 def test_what_a_client_cannot_be_asked_is_not_asked(ports: list[int], worker: Worker) -> None:
@@ -212,7 +213,7 @@ def test_what_a_client_cannot_be_asked_is_not_asked(ports: list[int], worker: Wo
         unresponsive = waiting(silent, task_id)
         request = waiting(able, task_id, at=1).find(elicitation)
         able.respond(request["id"], ADA)
-        until("it goes on", lambda: able.get(task_id)["status"] == "working")
+        wait_until(lambda: able.get(task_id)["status"] == "working", "it goes on")
         worker.run(task_id)
 
         assert not [message for message in unresponsive.rest() if elicitation(message)]
@@ -222,7 +223,7 @@ def test_before_2025_11_25_a_form_has_no_mode(ports: list[int], worker: Worker) 
     with SessionClient(ports, version="2025-06-18", capabilities={"elicitation": {}}) as client:
         client.initialize()
         stream = client.open("tools/call", GREET)
-        task_id = str(until("the call is recorded", worker.pending)[0])
+        task_id = str(wait_until(worker.pending, "the call is recorded")[0])
         worker.ask(task_id, {"name": NAME})
 
         assert set(stream.find(elicitation)["params"]) == {"message", "requestedSchema"}
@@ -231,13 +232,13 @@ def test_before_2025_11_25_a_form_has_no_mode(ports: list[int], worker: Worker) 
 def test_a_plain_call_asks_on_its_own_stream(session: SessionClient, worker: Worker) -> None:
     standing = session.listen(at=1)
     stream = session.open("tools/call", GREET, at=0)
-    task_id = str(until("the call is recorded", worker.pending)[0])
+    task_id = str(wait_until(worker.pending, "the call is recorded")[0])
     worker.ask(task_id, {"name": NAME})
 
     request = stream.find(elicitation)
     session.respond(request["id"], ADA, at=1)
 
-    until("it goes on", worker.pending)
+    wait_until(worker.pending, "it goes on")
     worker.run(task_id)
     answer = stream.find(is_answer)
     assert "_meta" not in request["params"]

@@ -9,9 +9,9 @@ import pytest
 from tasks_service.domain.errors import InvalidTransition
 from tasks_service.domain.events import CompleteWithResult
 from tasks_service.domain.task import JsonText
-
-from .sessions import RELATED, SessionClient, is_request
-from .support import WireClient, Worker
+from tests.kit.hand_worker import Worker
+from tests.kit.sessions import RELATED, SessionClient, is_request
+from tests.kit.wire import WireClient
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

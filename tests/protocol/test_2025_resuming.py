@@ -11,9 +11,11 @@ import pytest
 
 from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.domain.events import Sleep
-
-from .sessions import SessionClient
-from .support import Worker, registry, until
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry
+from tests.kit.sessions import SessionClient
+from tests.kit.stored import ids_of
+from tests.kit.waiting import wait_until
 
 NAP: dict[str, Any] = {"name": "nap", "arguments": {"name": "Ada"}}
 
@@ -63,14 +65,10 @@ def put_to_sleep(worker: Worker, task_id: str, milliseconds: int) -> None:
 
 
 def run_when_awake(worker: Worker) -> None:
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
     due_ms = worker.store.inspect(task_id).task.due_ms
-    until("the time has come", lambda: worker.store.now_ms() >= due_ms)
+    wait_until(lambda: worker.store.now_ms() >= due_ms, "the time has come")
     worker.run(task_id)
-
-
-def pending(worker: Worker) -> str:
-    return str(until("the call is recorded", worker.pending)[0])
 
 
 def let_go(session: SessionClient, worker: Worker, milliseconds: int = 60_000, **call: Any) -> Sent:
@@ -78,7 +76,7 @@ def let_go(session: SessionClient, worker: Worker, milliseconds: int = 60_000, *
     stream = Raw(
         session, "POST", {"jsonrpc": "2.0", "id": "nap", "method": "tools/call", "params": NAP | call}
     )
-    put_to_sleep(worker, pending(worker), milliseconds)
+    put_to_sleep(worker, worker.recorded(), milliseconds)
     sent = events(stream.rest())
     assert [event.data for event in sent] == [""] * len(sent), "no answer, and no other message"
     return sent[-1]
@@ -147,13 +145,13 @@ def test_a_client_that_came_back_is_kept(session: SessionClient, worker: Worker)
 def test_a_call_that_came_back_can_be_cancelled(session: SessionClient, worker: Worker) -> None:
     event = let_go(session, worker, 60_000)
     resumed = come_back(session, event.id, at=1)
-    (task_id,) = worker.store.task_ids()
+    (task_id,) = ids_of(worker.store)
 
     def cancelled() -> bool:
         session.notify("notifications/cancelled", {"requestId": "nap"})
         return str(worker.store.inspect(task_id).task.status) == "cancelled"
 
-    until("the execution is cancelled", cancelled)
+    wait_until(cancelled, "the execution is cancelled")
     assert all(sent.data == "" for sent in events(resumed.rest()))
 
 
@@ -179,7 +177,7 @@ def test_an_id_is_good_for_its_session_alone(
 
 def test_a_short_sleep_lets_nobody_go(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", NAP)
-    put_to_sleep(worker, pending(worker), 300)
+    put_to_sleep(worker, worker.recorded(), 300)
     run_when_awake(worker)
 
     answer = stream.next()
@@ -189,7 +187,7 @@ def test_a_short_sleep_lets_nobody_go(session: SessionClient, worker: Worker) ->
 
 def test_other_tools_keep_their_client(session: SessionClient, worker: Worker) -> None:
     stream = session.open("tools/call", {**NAP, "name": "doze"})
-    put_to_sleep(worker, pending(worker), 1_200)
+    put_to_sleep(worker, worker.recorded(), 1_200)
     run_when_awake(worker)
 
     answer = stream.next()
@@ -201,7 +199,7 @@ def test_clients_of_earlier_revisions_keep_their_connection(ports: list[int], wo
     with SessionClient(ports, version="2025-06-18") as earlier:
         earlier.initialize()
         stream = earlier.open("tools/call", NAP)
-        put_to_sleep(worker, pending(worker), 1_200)
+        put_to_sleep(worker, worker.recorded(), 1_200)
         run_when_awake(worker)
 
         answer = stream.next()

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
-
-from ..support import RedisServer
-from .sessions import EVERYTHING, SessionClient, is_request
-from .support import WireClient, Worker, serving, settings, until
+from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import EVERYTHING, SessionClient, is_request
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
 
 KEYS = {"ada": "a" * 16, "grace": "g" * 16}
 EARLIER = ["2025-06-18", "2025-03-26", "2024-11-05"]
@@ -176,10 +178,10 @@ def test_both_eras_are_served_on_one_address(
     task_id = session.task("greet", {"name": "Ada"})
 
     with WireClient(ports[1]) as modern:
-        until("completed", lambda: modern.get(task_id)["status"] == "completed")
+        wait_until(lambda: modern.get(task_id)["status"] == "completed", "completed")
         later = modern.task("greet", {"name": "Grace"})
 
-    until("completed", lambda: session.get(later)["status"] == "completed")
+    wait_until(lambda: session.get(later)["status"] == "completed", "completed")
     listed = [task["taskId"] for task in session.result("tasks/list")["tasks"]]
     assert listed == [later, task_id]
 

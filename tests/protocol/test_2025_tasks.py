@@ -12,9 +12,11 @@ import pytest
 from tasks_service.authoring.tool import ToolRegistry, error_result
 from tasks_service.domain.events import Cancel, CompleteWithResult
 from tasks_service.domain.task import DAY, Failure, FailureKind, JsonText, Progress
-
-from .sessions import RELATED, SessionClient, is_request
-from .support import WireClient, Worker, serving, settings
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import RELATED, SessionClient, is_request
+from tests.kit.store_adapter import counts
+from tests.kit.wire import WireClient
 
 IMMEDIATE = "io.modelcontextprotocol/model-immediate-response"
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -93,7 +95,7 @@ def test_bad_arguments_of_a_task_are_an_error_that_names_the_field(
 
     assert error["code"] == -32602
     assert "name" in error["message"]
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 def test_an_unknown_tool_is_refused(session: SessionClient) -> None:

@@ -13,10 +13,12 @@ import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.limits import MIB
-from tasks_service.frontend.transport import body as ingress
-
-from .sessions import SessionClient
-from .support import TASK_METHODS, WITHOUT_TASKS, WireClient, Worker, serving, settings
+from tasks_service.frontend.timings import Timings
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import serving, settings
+from tests.kit.sessions import SessionClient
+from tests.kit.store_adapter import counts
+from tests.kit.wire import TASK_METHODS, WITHOUT_TASKS, WireClient
 
 ALICE, BOB = "0123456789abcdef", "fedcba9876543210"
 
@@ -56,7 +58,7 @@ def test_arguments_that_do_not_match_are_a_result_that_names_the_field(
     assert result["isError"] is True
     assert result["resultType"] == "complete"
     assert named in result["content"][0]["text"]
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 @pytest.mark.parametrize("arguments", [[], "text", 3])
@@ -66,7 +68,7 @@ def test_arguments_that_are_no_object_are_refused(
     reply = caller.request("tools/call", {"name": "greet", "arguments": arguments})
 
     assert reply.error["code"] == -32602
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_arguments_that_cannot_be_recorded_are_refused_with_the_limit(
     assert reply.status == 400
     assert reply.error["code"] == code
     assert named in reply.error["message"]
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client: WireClient) -> None:
@@ -112,11 +114,11 @@ def test_the_limit_holds_for_bodies_of_undeclared_length(client: WireClient) -> 
     assert reply.status == 413
 
 
+@pytest.mark.parametrize("timings", [Timings(body=0.5)])
 @pytest.mark.parametrize("version", ["2026-07-28", "2025-11-25"])
 def test_half_a_request_is_refused_in_time_and_disturbs_nobody(
-    client: WireClient, port: int, version: str, monkeypatch: pytest.MonkeyPatch
+    client: WireClient, port: int, version: str
 ) -> None:
-    monkeypatch.setattr(ingress, "BODY_SECONDS", 0.5)
     head = (
         f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
         f"accept: application/json, text/event-stream\r\nmcp-protocol-version: {version}\r\n"
@@ -287,7 +289,7 @@ def test_an_idempotency_key_must_be_a_sensible_text(client: WireClient, worker: 
 
     assert reply.error["code"] == -32602
     assert "idempotency-key" in reply.error["message"]
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 def test_the_quota_is_a_refusal_that_says_when_to_come_back(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,24 +14,15 @@ from jsonschema import Draft202012Validator
 
 from tasks_service import ConfigurationError, TaskService
 from tasks_service.authoring.tool import COMPANION_TOOLS, TaskSupport, ToolRegistry, build_tool
-from tasks_service.domain.task import Failure, FailureKind, Progress, Task
+from tasks_service.domain.task import Failure, FailureKind, Progress
 from tasks_service.durable.questions import Form, Link, Question
 from tasks_service.settings import Settings
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient, is_answer, is_request
+from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient
 
 from .conftest import greet, report
-from .sessions import SessionClient, is_answer, is_request
-from .support import (
-    WITH_TASKS,
-    WITHOUT_TASKS,
-    Reply,
-    WireClient,
-    Worker,
-    asked,
-    registry,
-    serving,
-    settings,
-    until,
-)
 
 WORD: dict[str, Any] = {
     "type": "object",
@@ -91,18 +81,10 @@ def old(port: int) -> Iterator[SessionClient]:
         yield client
 
 
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
-
-
-def recorded(worker: Worker) -> str:
-    return str(until("the call is recorded", worker.pending)[0])
-
-
-def task_of(worker: Worker, task_id: str) -> Task:
-    return worker.store.inspect(task_id).task
+def assert_waits(reply: Future[Any], seconds: float) -> None:
+    """Nothing has been answered after some seconds, and no error either."""
+    with pytest.raises(TimeoutError):
+        reply.result(seconds)
 
 
 def text_of(result: Any) -> str:
@@ -112,7 +94,7 @@ def text_of(result: Any) -> str:
 def begin(client: WireClient, worker: Worker, tool: str = "greet", arguments: Any = None) -> str:
     """A call that is answered with a text; the id of its task."""
     result = client.call(tool, arguments or {"name": "Ada"}).result
-    task_id = recorded(worker)
+    task_id = worker.recorded()
     assert task_id in text_of(result), result
     return task_id
 
@@ -189,7 +171,7 @@ def test_a_call_that_takes_long_is_answered_with_a_text_that_says_what_to_do(
     plain: WireClient, client: WireClient, worker: Worker
 ) -> None:
     result = plain.call("chat", {"name": "Ada"}).result
-    task_id = recorded(worker)
+    task_id = worker.recorded()
 
     assert result["resultType"] == "complete"
     assert "isError" not in result
@@ -202,14 +184,14 @@ def test_in_place_of_a_structured_result_the_text_is_an_error(plain: WireClient,
 
     assert result["isError"] is True
     assert "structuredContent" not in result
-    assert recorded(worker) in text_of(result)
+    assert worker.recorded() in text_of(result)
 
 
 def test_a_session_without_tasks_gets_the_same_text(old: SessionClient, worker: Worker) -> None:
     result = old.result("tools/call", {"name": "report", "arguments": {"title": "T"}})
 
     assert result["isError"] is True
-    assert f'task_result with task_id "{recorded(worker)}"' in text_of(result)
+    assert f'task_result with task_id "{worker.recorded()}"' in text_of(result)
 
 
 def test_so_does_a_session_of_2025_11_25_whose_call_is_no_task(port: int, worker: Worker) -> None:
@@ -217,14 +199,14 @@ def test_so_does_a_session_of_2025_11_25_whose_call_is_no_task(port: int, worker
         client.initialize()
         result = client.result("tools/call", {"name": "chat", "arguments": {"name": "Ada"}})
 
-        task_id = recorded(worker)
+        task_id = worker.recorded()
         assert task_id in text_of(result)
         assert client.get(task_id)["status"] == "working"
 
 
 def test_a_session_that_is_being_asked_something_is_waited_for(old: SessionClient, worker: Worker) -> None:
     stream = old.open("tools/call", {"name": "greet", "arguments": {"name": "Ada"}})
-    task_id = recorded(worker)
+    task_id = worker.recorded()
     ask(worker, task_id, name=FOR_HUMANS)
     request = stream.find(is_request("elicitation/create"))
     with pytest.raises(queue.Empty):
@@ -240,8 +222,8 @@ def test_a_tool_that_forbids_tasks_is_waited_for(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply: Future[Reply] = pool.submit(plain.call, "alone", {"name": "Ada"})
-    task_id = recorded(worker)
-    assert not threading.Event().wait(0.6)
+    task_id = worker.recorded()
+    assert_waits(reply, 0.6)
     worker.run(task_id)
 
     assert text_of(reply.result(60).result) == "Ada, alone"
@@ -255,7 +237,7 @@ def test_a_tool_that_requires_tasks_says_what_it_needs(plain: WireClient, old: S
 def test_the_same_call_again_with_its_key_gets_the_same_task(plain: WireClient, worker: Worker) -> None:
     meta = {"io.github.tasks-service/idempotency-key": "k"}
     first = plain.call("chat", {"name": "Ada"}, meta=meta).result
-    task_id = recorded(worker)
+    task_id = worker.recorded()
 
     assert plain.call("chat", {"name": "Ada"}, meta=meta).result == first
     worker.run(task_id)
@@ -271,8 +253,8 @@ def test_where_they_are_not_listed_calls_wait_and_nobody_is_given_a_handle(
     assert "Unknown tool" in plain.call("task_status", {"task_id": "x"}).error["message"]
 
     reply = pool.submit(plain.call, "chat", {"name": "Ada"})
-    task_id = recorded(worker)
-    assert not threading.Event().wait(0.5)
+    task_id = worker.recorded()
+    assert_waits(reply, 0.5)
     worker.run(task_id)
     assert text_of(reply.result(60).result) == "Hi, Ada"
 
@@ -324,7 +306,7 @@ def test_unknown_foreign_and_hidden_tasks_are_not_told_apart(
         task_id = begin(ada, worker)
         worker.run(task_id)
         hiding = pool.submit(bob.call, "alone", {"name": "Bob"})
-        hidden = recorded(worker)
+        hidden = worker.recorded()
         more = {"answers": {}} if name == "task_answer" else {}
         with WireClient(port, capabilities=WITHOUT_TASKS, key="fedcba9876543210") as also_bob:
             told = [use(also_bob, name, each, **more) for each in (task_id, hidden, "nothing", "")]
@@ -333,7 +315,7 @@ def test_unknown_foreign_and_hidden_tasks_are_not_told_apart(
 
     assert all(each == told[0] for each in told)
     assert told[0]["isError"] is True
-    assert task_of(worker, task_id).status == "completed"
+    assert worker.task(task_id).status == "completed"
 
 
 @pytest.mark.parametrize(
@@ -384,7 +366,8 @@ def test_the_result_is_waited_for(
     here = pool.submit(use, plain, "task_result", task_id, wait_seconds=20)
     arguments = {"task_id": task_id, "wait_seconds": 20}
     there = pool.submit(old.result, "tools/call", {"name": "task_result", "arguments": arguments})
-    assert not threading.Event().wait(0.3)
+    assert_waits(here, 0.3)
+    assert_waits(there, 0.1)
     worker.run(task_id)
 
     assert text_of(here.result(60)) == text_of(there.result(60)) == "Hello, Ada!"
@@ -408,11 +391,11 @@ def test_leaving_a_wait_for_a_result_cancels_nothing(
 ) -> None:
     task_id = begin(plain, worker)
     waiting = pool.submit(use, plain, "task_result", task_id)
-    assert not threading.Event().wait(0.1)
+    assert_waits(waiting, 0.2)
     plain.wait_for_disconnect()
-    waiting.exception(60)
+    assert waiting.exception(60) is not None
 
-    task = task_of(worker, task_id)
+    task = worker.task(task_id)
     assert (task.status, task.return_by_ms) == ("working", 0)
 
 
@@ -452,13 +435,13 @@ def test_a_model_may_decline(plain: WireClient, worker: Worker) -> None:
     assert json.loads(entry.value) == {"action": "decline"}
 
 
-@pytest.mark.parametrize("changes", [{"handle_after": 20.0}])
+@pytest.mark.parametrize("changes", [{"handle_after": 600.0}])
 def test_a_question_for_models_to_a_client_that_cannot_be_asked_gives_the_handle_at_once(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "chat", {"name": "Ada"})
-    task_id = recorded(worker)
-    assert json.loads(task_of(worker, task_id).capabilities) == ["model"]
+    task_id = worker.recorded()
+    assert json.loads(worker.task(task_id).capabilities) == ["model"]
     ask(worker, task_id, colour=FOR_MODELS)
 
     text = text_of(reply.result(60).result)
@@ -484,7 +467,7 @@ def test_asking_for_the_result_asks_the_human_through_the_client(
         "requestState": asks["requestState"],
     }
     reply = pool.submit(plain.request, "tools/call", params)
-    assert recorded(worker) == task_id
+    assert worker.recorded() == task_id
     worker.run(task_id)
     result = reply.result(60).result
 
@@ -503,7 +486,7 @@ def test_in_a_session_the_human_is_asked_on_the_stream_of_the_call(
     stream = old.open("tools/call", {"name": "task_result", "arguments": {"task_id": task_id}})
     request = stream.find(is_request("elicitation/create"))
     old.respond(request["id"], ADA)
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
 
     assert text_of(stream.find(is_answer)["result"]) == "Hello, Ada!"

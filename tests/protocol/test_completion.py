@@ -9,9 +9,8 @@ from mcp_types import Completion
 
 from tasks_service import RequestContext, Settings, TaskService
 from tasks_service.authoring.library import Library
-
-from .sessions import SessionClient
-from .support import Reply, WireClient
+from tests.kit.sessions import SessionClient
+from tests.kit.wire import Reply, WireClient
 
 FRAMES = {"kitchen": ["1", "2", "3"], "hall": ["1"]}
 

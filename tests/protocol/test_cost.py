@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..support import RedisServer
-from .support import WireClient, Worker
+from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer
+from tests.kit.wire import WireClient
 
 WRITES = {
     "hset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .support import WireClient
+from tests.kit.wire import WireClient
 
 
 def test_discovery_names_the_server_its_version_and_the_extension(client: WireClient) -> None:

@@ -11,9 +11,11 @@ from mcp.client.client import Client
 
 from tasks_service import Header
 from tasks_service.authoring.tool import ToolRegistry, build_tool
-
-from .sessions import SessionClient
-from .support import Reply, WireClient, Worker, registry
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry
+from tests.kit.sessions import SessionClient
+from tests.kit.stored import ids_of
+from tests.kit.wire import Reply, WireClient
 
 SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -110,7 +112,7 @@ def test_a_call_whose_headers_say_something_else_is_refused(
 ) -> None:
     reply = call(client, {"region": "eu"}, **headers)
     assert (reply.status, reply.error["code"]) == (400, -32020)
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
 def test_the_sdks_client_sends_the_headers(port: int, busy_worker: Worker) -> None:
@@ -151,4 +153,4 @@ def test_the_model_is_told_what_does_not_fit(
     result = plain.call("contact", arguments).result
     assert result["isError"] is True
     assert said in result["content"][0]["text"]
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []

@@ -14,8 +14,8 @@ from tasks_service.crypto.secret import SECRET_FILE, load_secret
 from tasks_service.domain.errors import ConfigurationError
 from tasks_service.frontend.access.owner import LOCAL_USER, Principal, owner_of
 from tasks_service.frontend.app import check_settings
-
-from .support import WireClient, serving, settings
+from tests.kit.serving import serving, settings
+from tests.kit.wire import WireClient
 
 ALICE, BOB = "0123456789abcdef", "fedcba9876543210"
 KEYS = f"alice:{ALICE},bob:{BOB}"
@@ -123,7 +123,7 @@ def test_a_secret_is_made_once_for_this_user_only(tmp_path: Path) -> None:
 
 def test_processes_that_start_together_agree_on_the_secret(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4) as pool:
-        secrets = set(pool.map(load_secret, [settings(None, tmp_path / "data")] * 16))
+        secrets = set(pool.map(load_secret, [None] * 16, [tmp_path / "data"] * 16))
 
     assert len(secrets) == 1
     assert [path.name for path in (tmp_path / "data").iterdir()] == [SECRET_FILE]

@@ -23,9 +23,11 @@ from tasks_service import ConfigurationError
 from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.frontend.app import FrontEnd, create_app
 from tasks_service.store.outbox import NoOutbox
-
-from .sessions import VERSION as HANDSHAKE
-from .support import WITHOUT_TASKS, WireClient, Worker, registry, settings, until
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry, settings
+from tests.kit.sessions import VERSION as HANDSHAKE
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 KEY = "0123456789abcdef"
 
@@ -82,7 +84,7 @@ def served(app: ASGIApp, host: str = "127.0.0.1", **options: Any) -> Iterator[in
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     try:
-        until("the server starts", lambda: server.started or not thread.is_alive())
+        wait_until(lambda: server.started or not thread.is_alive(), "the server starts")
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True

@@ -21,25 +21,18 @@ from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, Samplin
 
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.events import Cancel, DeadlinePassed
-from tasks_service.domain.task import Task
+from tasks_service.domain.names import task_hash
 from tasks_service.durable.questions import Form, Question, Roots, Sampling
-from tasks_service.frontend.core import request_state
+from tasks_service.frontend.timings import Timings
 from tasks_service.store.maintenance import Due
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import registry, serving, settings
+from tests.kit.stored import ids_of
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient
 
 from .conftest import greet as plain_greet
 from .front_end import FrontEnd
-from .support import (
-    WITH_TASKS,
-    WITHOUT_TASKS,
-    Reply,
-    WireClient,
-    Worker,
-    asked,
-    registry,
-    serving,
-    settings,
-    until,
-)
 
 EVERYTHING: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
 WORD: dict[str, Any] = {
@@ -103,14 +96,9 @@ def retry(client: WireClient, state: str, answers: Any, tool: str = "greet", **m
     return call(client, tool, inputResponses=answers, requestState=state, **more)
 
 
-def recorded(worker: Worker) -> str:
-    """The execution under a call that waits."""
-    return str(until("the call is recorded", worker.pending)[0])
-
-
 def ask(worker: Worker, **questions: Question) -> str:
     """Let the execution under a call ask; its id."""
-    task_id = recorded(worker)
+    task_id = worker.recorded()
     worker.ask(task_id, {key: asked(question) for key, question in questions.items()})
     return task_id
 
@@ -128,10 +116,6 @@ def required(reply: Future[Reply]) -> dict[str, Any]:
     result: dict[str, Any] = reply.result(60).result
     assert result["resultType"] == "input_required", result
     return result
-
-
-def task_of(worker: Worker, task_id: str) -> Task:
-    return worker.store.inspect(task_id).task
 
 
 def answers_of(worker: Worker, task_id: str) -> dict[str, Any]:
@@ -158,12 +142,12 @@ def test_a_question_is_an_input_required_result_and_the_retry_goes_on_with_the_e
     assert "taskId" not in round_one
 
     reply = pool.submit(retry, client, round_one["requestState"], {"name": ADA})
-    assert recorded(worker) == task_id
+    assert worker.recorded() == task_id
     worker.run(task_id)
 
     assert text_of(reply.result(60).result) == "Hello, Ada!"
     assert answers_of(worker, task_id) == {"name": ADA}
-    assert list(worker.store.task_ids()) == [task_id]
+    assert list(ids_of(worker.store)) == [task_id]
 
 
 def test_another_front_end_takes_the_retry(
@@ -172,7 +156,7 @@ def test_another_front_end_takes_the_retry(
     task_id, round_one = first_round(client, worker, pool)
 
     reply = pool.submit(retry, other, round_one["requestState"], {"name": ADA})
-    assert recorded(worker) == task_id
+    assert worker.recorded() == task_id
     worker.run(task_id)
 
     assert text_of(reply.result(60).result) == "Hello, Ada!"
@@ -190,7 +174,7 @@ def test_a_tool_may_ask_again_and_each_round_has_a_new_state(
     assert round_two["requestState"] != round_one["requestState"]
 
     reply = pool.submit(retry, client, round_two["requestState"], {"colour": BLUE})
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
     assert text_of(reply.result(60).result) == "Hello, Ada!"
     assert answers_of(worker, task_id) == {"name": ADA, "colour": BLUE}
@@ -211,7 +195,7 @@ def test_what_is_missing_or_does_not_fit_is_asked_again_and_the_rest_is_kept(
     assert answers_of(worker, task_id) == {"name": ADA}
 
     reply = pool.submit(retry, client, round_two["requestState"], {"colour": BLUE, "shape": GRACE})
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
     assert text_of(reply.result(60).result) == "Hello, Ada!"
 
@@ -223,7 +207,7 @@ def test_a_tool_that_forbids_tasks_asks_a_client_with_tasks_in_the_same_way(
     task_id, round_one = first_round(client, worker, pool, "alone")
 
     reply = pool.submit(retry, client, round_one["requestState"], {"name": ADA}, "alone")
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
 
     assert text_of(reply.result(60).result) == "Ada, alone"
@@ -234,7 +218,7 @@ def test_questions_before_the_task_come_first_and_those_of_the_execution_after_t
 ) -> None:
     before = call(client, "polite").result
     assert set(before["inputRequests"]) == {"before"}
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
     reply = pool.submit(retry, client, before["requestState"], {"before": ADA}, "polite")
     task_id = ask(worker, colour=COLOUR)
@@ -242,7 +226,7 @@ def test_questions_before_the_task_come_first_and_those_of_the_execution_after_t
     assert set(during["inputRequests"]) == {"colour"}
 
     reply = pool.submit(retry, client, during["requestState"], {"colour": BLUE}, "polite")
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
     assert text_of(reply.result(60).result) == "Ada, politely"
     assert answers_of(worker, task_id) == {"before": ADA, "colour": BLUE}
@@ -261,7 +245,7 @@ def test_sampling_and_roots_are_asked_in_the_same_way(
         "roots": {"roots": [{"uri": "file:///home"}]},
     }
     reply = pool.submit(retry, client, round_one["requestState"], answers)
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
 
     assert text_of(reply.result(60).result) == "Hello, Ada!"
@@ -279,7 +263,7 @@ def test_a_question_that_this_request_does_not_allow_is_refused_and_can_be_asked
     assert reply.error["data"] == {"requiredCapabilities": {"elicitation": {"form": {}}}}
 
     answer = pool.submit(retry, client, round_one["requestState"], {"name": ADA}, "alone")
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
     assert text_of(answer.result(60).result) == "Ada, alone"
 
@@ -294,7 +278,7 @@ def test_a_client_that_takes_tasks_by_now_is_given_the_handle(
 
     assert (result["resultType"], result["taskId"]) == ("task", task_id)
     assert client.get(task_id)["status"] == "working"
-    assert task_of(worker, task_id).return_by_ms == 0
+    assert worker.task(task_id).return_by_ms == 0
 
 
 def test_the_official_client_answers_every_round_by_itself(
@@ -313,7 +297,7 @@ def test_the_official_client_answers_every_round_by_itself(
     result = pool.submit(asyncio.run, greet_it())
     task_id = ask(worker, name=NAME)
     assert ask(worker, colour=COLOUR) == task_id
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
 
     assert result.result(60).content == [TextContent(type="text", text="Hello, Ada!")]
@@ -329,7 +313,7 @@ def test_a_round_that_is_repeated_finds_the_same_end(
     task_id, round_one = first_round(client, worker, pool)
     state = round_one["requestState"]
     reply = pool.submit(retry, client, state, {"name": ADA})
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
     first = reply.result(60).result
 
@@ -361,12 +345,12 @@ def test_two_retries_that_race_are_one_execution_with_one_answer_and_get_the_sam
         return retry(caller, round_one["requestState"], {"name": answer})
 
     replies = [pool.submit(race, client, ADA), pool.submit(race, other, GRACE)]
-    recorded(worker)
+    worker.recorded()
     worker.run(task_id)
 
     assert [text_of(reply.result(60).result) for reply in replies] == ["Hello, Ada!"] * 2
     assert len(worker.store.inspect(task_id).journal) == 1
-    assert list(worker.store.task_ids()) == [task_id]
+    assert list(ids_of(worker.store)) == [task_id]
 
 
 # --- the state ---
@@ -419,7 +403,7 @@ def test_a_state_of_an_execution_that_was_cancelled_gets_a_clear_error(
     client: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     task_id, round_one = first_round(client, worker, pool)
-    worker.store.apply(task_of(worker, task_id).owner, task_id, Cancel(), hidden=True)
+    worker.store.apply(worker.task(task_id).owner, task_id, Cancel(), hidden=True)
 
     error = retry(client, round_one["requestState"], {"name": ADA}).error
 
@@ -436,26 +420,26 @@ def test_a_client_that_was_asked_is_waited_for_as_long_as_its_state_is_good(
     task_id, round_one = first_round(client, worker, pool)
     after = worker.store.now_ms()
 
-    assert before + 3_600_000 <= task_of(worker, task_id).return_by_ms <= after + 3_600_000
+    assert before + 3_600_000 <= worker.task(task_id).return_by_ms <= after + 3_600_000
 
     reply = pool.submit(retry, client, round_one["requestState"], {"name": ADA})
-    until("it has come back", lambda: not task_of(worker, task_id).return_by_ms)
+    wait_until(lambda: not worker.task(task_id).return_by_ms, "it has come back")
     worker.run(task_id)
     reply.result(60)
 
 
+@pytest.mark.parametrize("timings", [Timings(answer=0.2)])
 def test_a_state_that_has_lapsed_is_refused_and_its_execution_is_cancelled_for_good(
-    client: WireClient, worker: Worker, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    client: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
-    monkeypatch.setattr(request_state, "STATE_SECONDS", 0.2)
     task_id, round_one = first_round(client, worker, pool)
     time.sleep(0.3)
 
     assert is_refused(retry(client, round_one["requestState"], {"name": ADA}))
-    assert worker.store.due(Due.OVERDUE, limit=9) == [task_id]
+    assert worker.store.due(Due.OVERDUE, limit=9) == [task_hash(task_id)]
     worker.store.apply_sweep(task_id, DeadlinePassed())
 
-    task = task_of(worker, task_id)
+    task = worker.task(task_id)
     assert task.status == "cancelled"
     assert task.status_message == "The caller went away and did not come back."
 
@@ -465,11 +449,11 @@ def test_hanging_up_on_a_retry_cancels_the_execution(
 ) -> None:
     task_id, round_one = first_round(client, worker, pool)
     reply = pool.submit(retry, client, round_one["requestState"], {"name": ADA})
-    recorded(worker)
+    worker.recorded()
 
     client.wait_for_disconnect()
 
-    until("it is cancelled", lambda: task_of(worker, task_id).status == "cancelled")
+    wait_until(lambda: worker.task(task_id).status == "cancelled", "it is cancelled")
     assert reply.exception(60) is not None
 
 
@@ -482,7 +466,7 @@ def test_the_front_end_that_asked_is_killed_and_another_takes_the_retry(
     first, second = FrontEnd(redis_url, tmp_path), FrontEnd(redis_url, tmp_path)
     try:
         for front_end in (first, second):
-            until("it is ready", front_end.ready)
+            wait_until(front_end.ready, "it is ready")
         with (
             WireClient(first.port, capabilities=EVERYTHING) as client,
             WireClient(second.port, capabilities=EVERYTHING) as other,
@@ -491,7 +475,7 @@ def test_the_front_end_that_asked_is_killed_and_another_takes_the_retry(
             first.kill()
 
             reply = pool.submit(retry, other, round_one["requestState"], {"name": ADA})
-            assert recorded(worker) == task_id
+            assert worker.recorded() == task_id
             worker.run(task_id)
 
             assert text_of(reply.result(60).result) == "Hello, Ada!"

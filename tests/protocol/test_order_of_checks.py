@@ -8,7 +8,9 @@ import json
 
 import pytest
 
-from .support import WITHOUT_TASKS, WireClient, Worker
+from tests.kit.hand_worker import Worker
+from tests.kit.store_adapter import counts
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION, INVALID_PARAMS = -32020, -32021, -32022, -32602
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
@@ -58,7 +60,7 @@ def test_an_argument_that_is_mirrored_in_a_header_must_match_it(
     reply = client.request("tools/call", params, mcp_param_message=header)
 
     assert (reply.status, reply.error["code"]) == (400, HEADER_MISMATCH)
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
     assert client.request("tools/call", params, mcp_param_message="hello").result["resultType"] == "task"
 
 
@@ -122,7 +124,7 @@ def test_the_capability_comes_before_the_arguments(plain: WireClient, worker: Wo
     assert reply.error["data"] == {
         "requiredCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}}
     }
-    assert worker.store.counts().total == 0
+    assert counts(worker.store).total == 0
 
 
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
-
-from ..support import RedisServer, free_port, quickest
-from .support import WITHOUT_TASKS, WireClient, Worker, serving, settings, until
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A redis-server that may be killed, and keeps what it has acknowledged."""
-    server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
-    yield server
-    server.close()
+from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer, free_port
+from tests.kit.serving import serving, settings
+from tests.kit.waiting import quickest, wait_until
+from tests.kit.wire import WITHOUT_TASKS, WireClient
 
 
 def is_ready(client: WireClient) -> bool:
@@ -66,7 +59,7 @@ def test_readiness_follows_redis_and_liveness_does_not(
 
         assert (red.status, alive.status) == (503, 200)
         assert "store" in red.json
-        until("it is ready again", lambda: is_ready(client))
+        wait_until(lambda: is_ready(client), "it is ready again")
         assert client.get(task_id)["status"] == "working"
         assert client.task("greet", {"name": "Ada"})
 
@@ -79,7 +72,7 @@ def test_it_starts_without_redis_and_becomes_ready_with_it(tools: ToolRegistry, 
 
         server = RedisServer(port=port_of_redis)
         try:
-            until("it is ready", lambda: is_ready(client))
+            wait_until(lambda: is_ready(client), "it is ready")
             assert client.task("greet", {"name": "Ada"})
         finally:
             server.close()
@@ -111,7 +104,7 @@ def test_a_redis_that_comes_up_with_the_wrong_policy_never_makes_it_ready(
     with serving(tools, settings(url, tmp_path)) as port, WireClient(port) as client:
         server = RedisServer("--maxmemory-policy", "allkeys-lru", port=port_of_redis)
         try:
-            reply = until("it says why", lambda: _names(client, "allkeys-lru"))
+            reply = wait_until(lambda: _names(client, "allkeys-lru"), "it says why")
         finally:
             server.close()
 
@@ -128,7 +121,7 @@ def test_a_waiting_call_survives_an_outage(
     ):
         worker = Worker(own_redis.url, tools)
         reply = pool.submit(client.call, "greet", {"name": "Ada"})
-        task_id = until("the call is recorded", worker.pending)[0]
+        task_id = wait_until(worker.pending, "the call is recorded")[0]
 
         own_redis.kill()
         time.sleep(0.5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,23 +14,14 @@ from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.task import Task
 from tasks_service.durable.questions import Form
-from tasks_service.frontend.core.change_feed import HEAL_SECONDS
-from tasks_service.frontend.transport import responding
-
-from .support import TASK_METHODS, WITHOUT_TASKS, Reply, WireClient, Worker, asked, serving, settings, until
+from tasks_service.frontend.timings import Timings
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.serving import serving, settings
+from tests.kit.stored import ids_of
+from tests.kit.waiting import wait_until
+from tests.kit.wire import TASK_METHODS, WITHOUT_TASKS, Reply, WireClient
 
 SURE = asked(Form("Sure?", {"type": "object", "properties": {}}))
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
-
-
-def hidden_task(worker: Worker) -> str:
-    """The execution under a call that waits."""
-    return str(until("the call is recorded", worker.pending)[0])
 
 
 def test_a_client_without_the_extension_waits_and_gets_the_result(
@@ -59,18 +49,18 @@ def test_structured_results_match_the_listed_schema(
     assert plain.call(tool, arguments).result["structuredContent"] == structured
 
 
+@pytest.mark.parametrize("timings", [Timings(heal=600.0)])  # the slow poll would come too late
 def test_the_result_arrives_as_soon_as_it_is_there(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
-    task_id = hidden_task(worker)
-    time.sleep(0.1)
+    task_id = worker.recorded()
+    with pytest.raises(TimeoutError):
+        reply.result(0.1)
 
     worker.run(task_id)
-    done = time.monotonic()
 
     assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
-    assert time.monotonic() - done < HEAL_SECONDS - 1, "not woken, but found by the slow poll"
 
 
 def test_a_failed_execution_is_an_error_with_the_authors_code(plain: WireClient, busy_worker: Worker) -> None:
@@ -81,7 +71,7 @@ def test_an_execution_without_a_handle_is_invisible_to_every_task_method(
     client: WireClient, plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     params = {"taskId": task_id, "inputResponses": {}}
     errors = [client.request(method, params).error for method in TASK_METHODS]
@@ -96,7 +86,7 @@ def test_a_call_that_an_operator_cancels_is_answered_with_an_error(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     worker.store.apply(worker.store.inspect(task_id).task.owner, task_id, Cancel(), hidden=True)
 
@@ -107,7 +97,7 @@ def test_a_question_ends_a_call_whose_client_cannot_be_asked(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "alone")
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     worker.ask(task_id, {"sure": SURE})
 
@@ -126,7 +116,7 @@ def test_a_call_that_waits_too_long_ends_and_its_execution_is_cancelled(
     ):
         reply = client.call("greet", {"name": "Ada"})
 
-        (task_id,) = worker.store.task_ids()
+        (task_id,) = ids_of(worker.store)
         assert "did not end within 0.2 s" in reply.error["message"]
         assert worker.store.inspect(task_id).task.status == "cancelled"
 
@@ -158,7 +148,7 @@ def test_a_question_within_the_grace_gives_a_task_at_once_without_the_question(
     client: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply: Future[Reply] = pool.submit(client.call, "soon", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
 
     worker.ask(task_id, {"sure": SURE})
 
@@ -172,7 +162,7 @@ def test_grace_is_not_for_clients_without_the_extension(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "late", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(0.7)
 
     worker.run(task_id)
@@ -193,7 +183,7 @@ def hang_up_during_call(
     with socket.create_connection(("127.0.0.1", client.port)) as connection:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         connection.sendall(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
-        task_id = hidden_task(worker)
+        task_id = worker.recorded()
         time.sleep(after)
         return task_id
 
@@ -206,7 +196,7 @@ def test_hanging_up_cancels_the_execution(
 
     task_id = hang_up_during_call(caller, worker, tool, {})
 
-    task = until("cancelled", lambda: _ended(worker, task_id))
+    task = wait_until(lambda: _ended(worker, task_id), "cancelled")
     assert task.status == "cancelled"
     assert task.status_message == "The caller went away."
 
@@ -238,7 +228,7 @@ def test_a_hundred_calls_wait_at_once_on_few_connections(
     with serving(tools, settings(redis_url, tmp_path, pool=4)) as port, ThreadPoolExecutor(100) as pool:
         clients = [WireClient(port, capabilities=WITHOUT_TASKS) for _ in range(100)]
         replies = [pool.submit(c.call, "add", {"left": n}) for n, c in enumerate(clients)]
-        until("all are recorded", lambda: len(worker.pending()) == 100)
+        wait_until(lambda: len(worker.pending()) == 100, "all are recorded")
         worker.start()
 
         assert [reply.result(60).result["structuredContent"] for reply in replies] == list(range(1, 101))
@@ -249,18 +239,15 @@ def test_a_hundred_calls_wait_at_once_on_few_connections(
 # --- long waits ---
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers become event streams after a moment."""
-    monkeypatch.setattr(responding, "DEFERRAL_SECONDS", 0.05)
+answers_stream_soon = pytest.mark.parametrize("timings", [Timings(deferral=0.05)])
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_a_long_call_is_kept_alive_and_ends_with_its_result(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     reply = pool.submit(plain.call, "greet", {"name": "Ada"})
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(1)
     worker.run(task_id)
 
@@ -271,24 +258,24 @@ def test_a_long_call_is_kept_alive_and_ends_with_its_result(
     assert json.loads(event)["result"]["content"][0]["text"] == "Hello, Ada!"
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_a_client_that_takes_no_stream_waits_in_silence(
     plain: WireClient, worker: Worker, pool: ThreadPoolExecutor
 ) -> None:
     params = {"name": "greet", "arguments": {"name": "Ada"}}
     reply = pool.submit(plain.request, "tools/call", params, accept="application/json")
-    task_id = hidden_task(worker)
+    task_id = worker.recorded()
     time.sleep(0.2)
     worker.run(task_id)
 
     assert reply.result(60).result["content"][0]["text"] == "Hello, Ada!"
 
 
-@pytest.mark.usefixtures("impatient")
+@answers_stream_soon
 def test_hanging_up_on_a_stream_cancels_the_execution(plain: WireClient, worker: Worker) -> None:
     task_id = hang_up_during_call(plain, worker, "greet", {}, after=0.2)
 
-    assert until("cancelled", lambda: _ended(worker, task_id)).status == "cancelled"
+    assert wait_until(lambda: _ended(worker, task_id), "cancelled").status == "cancelled"
 
 
 def _ended(worker: Worker, task_id: str) -> Task | None:

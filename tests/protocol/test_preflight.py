@@ -20,9 +20,12 @@ from pydantic import BaseModel, Field
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.task import EntryKind, JournalEntry
 from tasks_service.durable.questions import Form, Link, question_digest
-from tasks_service.frontend.core import request_state
-
-from .support import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient, Worker, registry, serving, settings, until
+from tasks_service.frontend.timings import Timings
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry, serving, settings
+from tests.kit.stored import ids_of
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, Reply, WireClient
 
 ELICITATION: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}}
 
@@ -120,7 +123,7 @@ def test_a_call_without_answers_is_asked_and_nothing_is_recorded(client: WireCli
     assert request["params"]["message"] == "What is your name?"
     assert list(request["params"]["requestedSchema"]["properties"]) == ["name"]
     assert isinstance(asked["requestState"], str)
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
 def test_the_retry_with_answers_gives_a_task_without_questions_or_state(
@@ -221,7 +224,7 @@ def test_what_are_no_answers_is_an_error(client: WireClient, worker: Worker, res
     reply = call(client, "introduce", HELLO, inputResponses=responses, requestState=state)
 
     assert reply.error["code"] == -32602
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
 @pytest.mark.parametrize("action", ["decline", "cancel"])
@@ -329,7 +332,7 @@ def test_a_client_that_cannot_be_asked_is_told_what_is_missing(
     assert reply.status == 400
     assert reply.error["code"] == -32021
     assert reply.error["data"] == {"requiredCapabilities": required}
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
 def test_bad_arguments_are_refused_before_anything_is_asked(client: WireClient) -> None:
@@ -351,13 +354,11 @@ def test_a_state_that_was_changed_is_refused(client: WireClient, worker: Worker,
     state = change.format(first_round(client, "introduce", HELLO)["requestState"])
 
     assert refused(call(client, "introduce", HELLO, inputResponses={"user_name": ADA}, requestState=state))
-    assert list(worker.store.task_ids()) == []
+    assert list(ids_of(worker.store)) == []
 
 
-def test_a_state_is_refused_once_it_has_expired(
-    client: WireClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(request_state, "STATE_SECONDS", 0.05)
+@pytest.mark.parametrize("timings", [Timings(answer=0.05)])
+def test_a_state_is_refused_once_it_has_expired(client: WireClient, worker: Worker) -> None:
     state = first_round(client, "introduce", HELLO)["requestState"]
     time.sleep(0.1)
 
@@ -430,7 +431,7 @@ def test_repeating_the_last_round_finds_the_same_task(client: WireClient, worker
     for each in clients:
         each.close()
 
-    assert list(worker.store.task_ids()) == list(found)
+    assert list(ids_of(worker.store)) == list(found)
 
 
 def test_two_calls_with_the_same_arguments_are_two_tasks(client: WireClient) -> None:
@@ -461,7 +462,7 @@ def test_hanging_up_cancels_the_execution_of_a_plain_call_that_was_asked_first(
     params = {"name": "chat", "arguments": HELLO, "inputResponses": {"user_name": ADA}, "requestState": state}
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(plain.request, "tools/call", params)
-        (task_id,) = until("the call is recorded", worker.pending)
+        (task_id,) = wait_until(worker.pending, "the call is recorded")
         plain.wait_for_disconnect()
-        until("it is cancelled", lambda: worker.store.inspect(task_id).task.status == "cancelled")
+        wait_until(lambda: worker.store.inspect(task_id).task.status == "cancelled", "it is cancelled")
         assert reply.exception(10) is not None

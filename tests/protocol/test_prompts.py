@@ -16,9 +16,9 @@ from pydantic import BaseModel, Field
 from tasks_service import Declined, Form, ProtocolError, RequestContext, Settings, TaskService
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import ToolRegistry, build_tool
-
-from .sessions import SessionClient, is_answer, is_request
-from .support import WITHOUT_TASKS, Reply, WireClient, registry
+from tests.kit.serving import registry
+from tests.kit.sessions import SessionClient, is_answer, is_request
+from tests.kit.wire import WITHOUT_TASKS, Reply, WireClient
 
 ELICITATION: dict[str, Any] = {"elicitation": {"form": {}}}
 elicitation = is_request("elicitation/create")

@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from tasks_service.domain.events import Claim
 from tasks_service.domain.task import Failure, FailureKind, JsonText, new_token
 from tasks_service.durable.questions import Form, Link, Question, Roots, Sampling
-
-from .support import WITH_TASKS, WITHOUT_TASKS, WireClient, Worker, asked
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, WireClient
 
 
 class Name(BaseModel):

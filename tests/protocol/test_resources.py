@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from tasks_service import ProtocolError, RequestContext, ResourceNotFound, Settings, TaskService
 from tasks_service.authoring.library import Library
-
-from .sessions import SessionClient
-from .support import WireClient, until
+from tests.kit.sessions import SessionClient
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
 
 RELEASE = threading.Event()
 """Lets functions go that a test holds up."""
@@ -253,7 +253,7 @@ def test_a_function_that_fails_tells_the_log_and_nobody_else(
     assert reply.error["code"] == -32603
     assert "hunter2" not in reply.body.decode()
     assert "data" not in reply.error
-    until("it is logged", lambda: [entry for entry in caplog.records if entry.exc_info])
+    wait_until(lambda: [entry for entry in caplog.records if entry.exc_info], "it is logged")
 
 
 def test_an_authors_own_error_reaches_the_caller(client: WireClient) -> None:
@@ -298,10 +298,10 @@ def test_a_client_that_hangs_up_ends_the_function(port: int) -> None:
 
     thread = threading.Thread(target=read_on)
     thread.start()
-    until("the function runs", STARTED.is_set)
+    wait_until(STARTED.is_set, "the function runs")
     client.wait_for_disconnect()
     thread.join(10)
-    until("the function is cancelled", CANCELLED.is_set)
+    wait_until(CANCELLED.is_set, "the function is cancelled")
 
 
 def test_the_function_may_know_who_asks(client: WireClient) -> None:
@@ -374,9 +374,9 @@ def test_failures_tell_sessions_nothing_either(session: SessionClient) -> None:
 
 def test_a_session_can_cancel_a_read(session: SessionClient) -> None:
     stream = session.open("resources/read", {"uri": "acme://patient"}, identity="read")
-    until("the function runs", STARTED.is_set)
+    wait_until(STARTED.is_set, "the function runs")
 
     session.notify("notifications/cancelled", {"requestId": "read"}, at=1)
 
-    until("the function is cancelled", CANCELLED.is_set)
+    wait_until(CANCELLED.is_set, "the function is cancelled")
     assert stream.rest() == []

@@ -14,8 +14,7 @@ from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
 from tasks_service.authoring.tool import COMPANION_TOOLS, ToolRegistry
-
-from .support import Worker
+from tests.kit.hand_worker import Worker
 
 TASKS = "io.modelcontextprotocol/tasks"
 

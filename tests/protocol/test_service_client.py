@@ -12,9 +12,10 @@ from mcp_types import CallToolResult
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.client.messages import TaskState
 from tasks_service.client.service_client import connect
-
-from ..support import RedisServer
-from .support import Worker, serving, settings, until
+from tests.kit.hand_worker import Worker
+from tests.kit.servers import RedisServer
+from tests.kit.serving import serving, settings
+from tests.kit.waiting import wait_until
 
 
 def test_a_task_is_followed_through_an_outage_of_the_store(tools: ToolRegistry, tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_a_task_is_followed_through_an_outage_of_the_store(tools: ToolRegistry, 
     with serving(tools, settings(redis.url, tmp_path)) as port, ThreadPoolExecutor(1) as pool:
         worker = Worker(redis.url, tools)
         called = pool.submit(lambda: asyncio.run(call(port)))
-        until("it is followed", lambda: len(seen) > 1)
+        wait_until(lambda: len(seen) > 1, "it is followed")
 
         redis.kill()
         time.sleep(3.0)  # longer than a front end waits for its store

@@ -14,9 +14,12 @@ from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.task import TaskStatus
 from tasks_service.frontend.transport.body import BODY_BYTES
+from tests.kit.hand_worker import Worker
+from tests.kit.pipes import PipeClient, PipedFrontEnd, piped
+from tests.kit.serving import registry, settings
+from tests.kit.waiting import wait_until
+from tests.kit.wire import WITH_TASKS
 
-from .pipes import PipeClient, PipedFrontEnd, piped
-from .support import WITH_TASKS, Worker, registry, settings, until
 from .test_2025_questions import NAME
 from .test_reports import LEVELS, chatter, thirds
 from .tool_runner import ToolRunner
@@ -74,7 +77,7 @@ def test_the_pipe_is_the_sessions_own_stream(pipe: PipeClient, worker: Worker) -
     pipe.send(
         {"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"name": "A"}}}
     )
-    until("the answer is recorded", lambda: status_of(worker, task_id) is TaskStatus.WORKING)
+    wait_until(lambda: status_of(worker, task_id) is TaskStatus.WORKING, "the answer is recorded")
     worker.run(task_id)
 
     ended = pipe.find(lambda message: message.get("params", {}).get("status") == "completed")
@@ -84,12 +87,12 @@ def test_the_pipe_is_the_sessions_own_stream(pipe: PipeClient, worker: Worker) -
 def test_a_waiting_call_is_asked_on_the_pipe(pipe: PipeClient, worker: Worker) -> None:
     pipe.initialize(elicitation={})
     pipe.request(1, "tools/call", **GREET)
-    (task_id,) = until("it is recorded", worker.pending)
+    (task_id,) = wait_until(worker.pending, "it is recorded")
     worker.ask(task_id, {"name": NAME})
 
     question = pipe.find(lambda message: message.get("method") == "elicitation/create")
     pipe.send({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}})
-    until("the answer is recorded", lambda: status_of(worker, task_id) is TaskStatus.WORKING)
+    wait_until(lambda: status_of(worker, task_id) is TaskStatus.WORKING, "the answer is recorded")
     worker.run(task_id)
 
     assert pipe.result(1)["content"][0]["text"] == "Hello, Ada!"
@@ -109,7 +112,7 @@ def test_2026_is_served_without_a_handshake(pipe: PipeClient, busy_worker: Worke
         pipe.modern("poll", "tasks/get", taskId=task_id)
         return bool(pipe.result("poll")["status"] == "completed")
 
-    until("the task has ended", finished)
+    wait_until(finished, "the task has ended")
 
 
 def test_an_era_that_has_begun_refuses_the_other(
@@ -185,7 +188,7 @@ def test_empty_lines_and_carriage_returns_are_no_messages(pipe: PipeClient) -> N
 def test_an_id_that_is_in_use_is_refused_until_it_is_answered(pipe: PipeClient, worker: Worker) -> None:
     pipe.initialize()
     pipe.request(1, "tools/call", **GREET)
-    until("it is recorded", worker.pending)
+    wait_until(worker.pending, "it is recorded")
     pipe.request(1, "tools/list")
     assert "id:" in pipe.error(1)["message"]
     pipe.request("1", "tools/list")
@@ -203,13 +206,13 @@ def test_an_id_that_is_in_use_is_refused_until_it_is_answered(pipe: PipeClient, 
 def test_a_client_cancels_its_call_and_not_another(pipe: PipeClient, worker: Worker) -> None:
     pipe.initialize()
     pipe.request(1, "tools/call", **GREET)
-    (first,) = until("it is recorded", worker.pending)
+    (first,) = wait_until(worker.pending, "it is recorded")
     pipe.request(2, "tools/call", **GREET)
-    until("the other is too", lambda: len(worker.pending()) == 2)
+    wait_until(lambda: len(worker.pending()) == 2, "the other is too")
 
     pipe.notify("notifications/cancelled", requestId=1)
 
-    until("it is cancelled", lambda: status_of(worker, first) is TaskStatus.CANCELLED)
+    wait_until(lambda: status_of(worker, first) is TaskStatus.CANCELLED, "it is cancelled")
     worker.run_next()
     assert pipe.result(2)["content"]
 
@@ -218,9 +221,9 @@ def test_in_2026_a_cancelled_call_is_cancelled_and_gets_no_answer(
     front_end: PipedFrontEnd, pipe: PipeClient, worker: Worker
 ) -> None:
     pipe.modern(1, "tools/call", **GREET)
-    (task_id,) = until("it is recorded", worker.pending)
+    (task_id,) = wait_until(worker.pending, "it is recorded")
     pipe.notify("notifications/cancelled", requestId=1)
-    until("it is cancelled", lambda: status_of(worker, task_id) is TaskStatus.CANCELLED)
+    wait_until(lambda: status_of(worker, task_id) is TaskStatus.CANCELLED, "it is cancelled")
 
     pipe.modern(2, "tools/list")
     assert pipe.result(2)["tools"]
@@ -246,9 +249,9 @@ def test_the_end_of_input_cancels_waiting_calls_and_no_task(
         pipe.capabilities = {}
     (task,) = worker.pending()
     send(1, "tools/call", **GREET)
-    (call,) = until("it is recorded", lambda: set(worker.pending()) - {task})
+    (call,) = wait_until(lambda: set(worker.pending()) - {task}, "it is recorded")
     send(2, "tools/call", **GREET, **with_key)
-    (kept,) = until("it is recorded", lambda: set(worker.pending()) - {task, call})
+    (kept,) = wait_until(lambda: set(worker.pending()) - {task, call}, "it is recorded")
 
     pipe.wait_for_disconnect()
 
@@ -298,7 +301,7 @@ def test_a_client_ends_its_subscription(pipe: PipeClient) -> None:
         pipe.modern(1, "tools/list")
         return "result" in pipe.answer(1)
 
-    until("the id is free again", free)
+    wait_until(free, "the id is free again")
 
 
 def test_reports_come_on_the_pipe_before_the_answer_from_the_level_that_was_set(

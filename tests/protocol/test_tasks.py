@@ -8,8 +8,8 @@ import pytest
 
 from tasks_service.domain.task import Failure, FailureKind, JsonText, Progress
 from tasks_service.durable.questions import Form
-
-from .support import WireClient, Worker, asked
+from tests.kit.hand_worker import Worker, asked
+from tests.kit.wire import WireClient
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 OWN_META = "io.github.tasks-service/task"

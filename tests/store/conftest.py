@@ -5,64 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from tasks_service.domain.events import Claim, ClientEvent, CompleteWithResult, Create, WorkerEvent
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
-from tasks_service.domain.names import new_task_id
-from tasks_service.domain.task import JsonText, Owner, Policy, Task, new_token
-from tasks_service.store.clients import Created, Page, TaskStore, TaskView
+from tasks_service.domain.task import Owner, Policy, Task, new_token
+from tasks_service.store.clients import ClientStore, Created, Page, TaskView
 from tasks_service.store.maintenance import TaskStoreMaintenance
 from tasks_service.store.memory import MemoryTaskStore
-from tasks_service.store.outbox import Push
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tasks_service.store.workers import Claimed
-
-from ..faults.audit import audit, told
-from ..support_servers import ClusterServers, SentinelGroup
-
-ALICE, BOB = Owner("alice"), Owner("bob")
-RESULT = JsonText('{"content":[]}')
-
-
-class Clock:
-    """A clock that stands still until it is told to go on; far ahead, so that no backstop interferes."""
-
-    def __init__(self) -> None:
-        self.now_ms = 4_000_000_000_000
-
-    def __call__(self, server_ms: int = 0) -> int:
-        return self.now_ms
-
-    def pass_ms(self, duration_ms: int) -> None:
-        self.now_ms += duration_ms
-
-
-class RecordingOutbox:
-    """Pushes the task's id to a list beside the tasks, where that can be; remembers what was committed."""
-
-    messages = None
-    KEY = "messages"
-
-    def __init__(self, *, in_store: bool = True) -> None:
-        self.sent: list[str] = []
-        self._in_store = in_store
-
-    def pushes(self, task: Task, now_ms: int) -> list[Push]:
-        if not self._in_store:
-            return []
-        return [Push(self.KEY, f"{task.task_id} {task.claims} {now_ms}".encode())]
-
-    def committed(self, task: Task) -> None:
-        self.sent.append(task.task_id)
+from tasks_service.store.redis import RedisTaskStore
+from tasks_service.store.workers import Claimed, WorkerStore
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, RESULT, Clock, RecordingOutbox, creation
+from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.store_adapter import AsyncWorkerStore
 
 
 class Awaited:
     """The asyncio face, driven from blocking code on a loop of its own."""
 
-    def __init__(self, store: AsyncRedisTaskStore, runner: asyncio.Runner) -> None:
+    def __init__(self, store: AsyncWorkerStore, runner: asyncio.Runner) -> None:
         self._store, self._runner = store, runner
 
     def create(self, event: Create) -> Created:
@@ -84,11 +48,15 @@ class Awaited:
         return self._runner.run(self._store.commit(task_id, event))
 
 
+class Store(ClientStore, WorkerStore, Protocol):
+    """What clients and workers do."""
+
+
 @dataclass
 class Face:
     """A store as tests use it, and shorthand for what most of them do first."""
 
-    store: TaskStore
+    store: Store
     maintenance: TaskStoreMaintenance
     clock: Clock
     outbox: RecordingOutbox
@@ -107,18 +75,6 @@ class Face:
     def finish(self, owner: Owner = ALICE, **options: Any) -> Task:
         task, lease_id = self.run(owner, **options)
         return self.store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
-
-
-def creation(owner: Owner = ALICE, policy: Policy | None = None, **options: Any) -> Create:
-    values: dict[str, Any] = {
-        "task_id": new_task_id(owner),
-        "owner": owner,
-        "tool": "noop",
-        "queue": "q",
-        "arguments": JsonText('{"x":1}'),
-        "policy": policy or Policy(),
-    }
-    return Create(**(values | options))
 
 
 FaceMaker = Callable[..., Face]
@@ -184,7 +140,7 @@ def make_face(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -
         if not is_asyncio:
             return Face(blocking, blocking, clock, outbox)
         runner = asyncio.Runner()
-        store = AsyncRedisTaskStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
+        store = AsyncWorkerStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
         cleanups.extend([runner.close, lambda: runner.run(store.aclose())])
         return Face(Awaited(store, runner), blocking, clock, outbox)
 

@@ -37,7 +37,7 @@ from tasks_service.domain.events import (
     Sleep,
 )
 from tasks_service.domain.limits import Limits
-from tasks_service.domain.names import new_task_id
+from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.task import (
     HOUR,
     SECOND,
@@ -54,14 +54,17 @@ from tasks_service.domain.task import (
     new_token,
 )
 from tasks_service.store.maintenance import Due
+from tests.kit.factories import ALICE, BOB, RESULT, creation
+from tests.kit.store_adapter import counts
+from tests.kit.stored import ids_of
 
-from .conftest import ALICE, BOB, RESULT, Face, FaceMaker, creation
+from .conftest import Face, FaceMaker
 
 ANSWER = JsonText('{"ok":true}')
 
 
 def assert_consistent(face: Face) -> None:
-    for task_id in face.maintenance.task_ids():
+    for task_id in ids_of(face.maintenance):
         assert face.maintenance.index_problems(task_id) == []
 
 
@@ -118,7 +121,7 @@ def test_a_task_whose_caller_stays_away_is_cancelled_for_every_reader_and_then_f
     assert read.status is TaskStatus.CANCELLED
     with pytest.raises(InvalidTransition):
         face.store.claim(task.task_id, Claim(lease_id="l", worker="w"))
-    assert face.maintenance.due(Due.OVERDUE, limit=10) == [task.task_id]
+    assert face.maintenance.due(Due.OVERDUE, limit=10) == [task_hash(task.task_id)]
     assert face.maintenance.apply_sweep(task.task_id, DeadlinePassed()) == read
     assert_consistent(face)
 
@@ -207,7 +210,7 @@ def test_a_repeated_creation_is_the_same_task(face: Face) -> None:
     first = face.store.create(event)
     again = face.store.create(event)
     assert (again.task.task_id, again.replayed) == (first.task.task_id, True)
-    assert face.maintenance.counts().total == 1
+    assert counts(face.maintenance).total == 1
 
 
 def test_an_idempotency_key_finds_the_task_that_it_made(face: Face) -> None:
@@ -221,7 +224,7 @@ def test_an_idempotency_key_with_another_request_is_refused(face: Face) -> None:
     face.create(idempotency="k", request_digest="d")
     with pytest.raises(IdempotencyConflict):
         face.create(idempotency="k", request_digest="other")
-    assert face.maintenance.counts().total == 1
+    assert counts(face.maintenance).total == 1
 
 
 def test_a_key_that_is_used_again_stays_with_its_new_task_when_the_old_one_goes(face: Face) -> None:
@@ -294,7 +297,7 @@ def test_too_large_arguments_leave_nothing_behind(make_face: FaceMaker) -> None:
     face = make_face(Limits(arguments_bytes=3))
     with pytest.raises(LimitExceeded):
         face.create()
-    assert face.maintenance.counts().total == 0
+    assert counts(face.maintenance).total == 0
 
 
 def test_an_owner_has_no_more_live_tasks_than_the_quota(make_face: FaceMaker) -> None:
@@ -383,7 +386,7 @@ def test_a_task_becomes_due_again_after_its_sleep_and_a_message_goes_out(face: F
     assert face.maintenance.due(Due.TIMERS, limit=10) == []
     assert face.outbox.sent == []
     face.clock.pass_ms(HOUR)
-    assert face.maintenance.due(Due.TIMERS, limit=10) == [task.task_id]
+    assert face.maintenance.due(Due.TIMERS, limit=10) == [task_hash(task.task_id)]
     face.maintenance.apply_sweep(task.task_id, Redispatch())
     assert face.maintenance.due(Due.TIMERS, limit=10) == []
     assert face.outbox.sent == [task.task_id]
@@ -407,7 +410,7 @@ def test_a_retry_waits_and_the_last_one_ends_with_the_tools_own_result(face: Fac
 def test_a_reaped_task_runs_again_until_its_attempts_are_used_up(face: Face) -> None:
     task, _ = face.run(policy=Policy(max_attempts=2))
     face.clock.pass_ms(11 * SECOND)
-    assert face.maintenance.due(Due.LEASES, limit=10) == [task.task_id]
+    assert face.maintenance.due(Due.LEASES, limit=10) == [task_hash(task.task_id)]
     again = face.maintenance.apply_sweep(task.task_id, Reap())
     assert again is not None and again.phase is Phase.PENDING
     face.claim(task)
@@ -424,7 +427,7 @@ def test_a_task_that_nobody_takes_fails_when_its_patience_ends(face: Face) -> No
     read = face.store.get(ALICE, task.task_id).task
     assert read.failure is not None and read.failure.kind is FailureKind.QUEUE_TIMEOUT
     assert face.maintenance.inspect(task.task_id).task.phase is Phase.PENDING
-    assert face.maintenance.due(Due.OVERDUE, limit=10) == [task.task_id]
+    assert face.maintenance.due(Due.OVERDUE, limit=10) == [task_hash(task.task_id)]
     assert face.maintenance.apply_sweep(task.task_id, DeadlinePassed()) == read
     assert face.maintenance.due(Due.OVERDUE, limit=10) == []
     assert_consistent(face)
@@ -436,10 +439,10 @@ def test_an_expired_task_is_not_found_before_and_after_its_sweep(face: Face) -> 
     with pytest.raises(TaskNotFound):
         face.store.get(ALICE, task.task_id)
     assert face.store.page(ALICE).tasks == ()
-    assert face.maintenance.due(Due.EXPIRED, limit=10) == [task.task_id]
+    assert face.maintenance.due(Due.EXPIRED, limit=10) == [task_hash(task.task_id)]
     assert face.maintenance.apply_sweep(task.task_id, Expire()) is None
     assert face.maintenance.due(Due.EXPIRED, limit=10) == []
-    assert face.maintenance.counts().total == 0
+    assert counts(face.maintenance).total == 0
     with pytest.raises(TaskNotFound):
         face.maintenance.apply_sweep(task.task_id, Expire())
     assert face.create(idempotency="k", request_digest="other").task_id != task.task_id
@@ -452,9 +455,9 @@ def test_a_task_that_expired_unswept_stays_in_sight_of_the_sweep(face: Face) -> 
     with pytest.raises(TaskNotFound):
         face.maintenance.apply_sweep(task.task_id, Reap())
     assert face.maintenance.due(Due.EXPIRED, limit=10) == []
-    assert face.maintenance.due(Due.OVERDUE, limit=10) == [task.task_id]
+    assert face.maintenance.due(Due.OVERDUE, limit=10) == [task_hash(task.task_id)]
     assert face.maintenance.apply_sweep(task.task_id, Expire()) is None
-    assert face.maintenance.counts().total == 0
+    assert counts(face.maintenance).total == 0
 
 
 def test_pages_go_from_the_newest_to_the_oldest_without_gap_or_repetition(face: Face) -> None:
@@ -503,7 +506,7 @@ def test_a_listing_goes_on_where_it_was_while_tasks_come_and_go(face: Face) -> N
 def test_a_pending_task_is_found_by_its_queue_until_it_is_claimed(face: Face) -> None:
     task = face.create(queue="gpu")
     assert face.maintenance.queues() == ["gpu"]
-    assert face.maintenance.pending("gpu", until_ms=face.clock(), limit=10) == [task.task_id]
+    assert face.maintenance.pending("gpu", until_ms=face.clock(), limit=10) == [task_hash(task.task_id)]
     assert face.maintenance.pending("gpu", until_ms=face.clock() - 1, limit=10) == []
     face.claim(task, dispatched_ms=face.clock())
     assert face.maintenance.pending("gpu", until_ms=face.clock(), limit=10) == []

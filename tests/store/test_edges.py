@@ -29,6 +29,7 @@ from tasks_service.domain.events import (
     RequestInput,
 )
 from tasks_service.domain.limits import Limits
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import (
     SECOND,
     EntryKind,
@@ -44,10 +45,12 @@ from tasks_service.domain.task import (
     new_token,
 )
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-from tests.support_proxy import CuttingProxy, Verdict
+from tests.kit.factories import ALICE, RESULT, creation
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer
+from tests.kit.stored import ids_of
 
-from .conftest import ALICE, RESULT, Face, FaceMaker, creation
+from .conftest import Face, FaceMaker
 
 EDGE = 40
 SMALL = Limits(
@@ -153,7 +156,7 @@ LIMITED: dict[str, Callable[[Face, int], None]] = {
 
 def records(face: Face) -> list[Any]:
     """Everything that is stored, by what does not depend on chance."""
-    tasks = [face.maintenance.inspect(task_id).task for task_id in face.maintenance.task_ids()]
+    tasks = [face.maintenance.inspect(task_id).task for task_id in ids_of(face.maintenance)]
     return sorted((task.phase, task.revision, task.journal_length, task.journal_bytes) for task in tasks)
 
 
@@ -336,7 +339,7 @@ def test_a_record_that_goes_before_exec_is_not_brought_back_in_part(
     between: Between, write: Callable[[RedisTaskStore, str], Any], how: str
 ) -> None:
     task_id = running(between.store)
-    key = f"ts:{{00}}:t:{task_id}"
+    key = f"ts:{{00}}:t:{task_hash(task_id)}"
     go = {"deleted": lambda: between.admin.delete(key), "expired": lambda: _expire_now(between.admin, key)}
     between.do(go[how])
     with pytest.raises(TaskNotFound):
@@ -351,7 +354,7 @@ def test_a_lifetime_that_is_touched_before_exec_costs_a_second_try_and_nothing_e
     between: Between, write: Callable[[RedisTaskStore, str], Any]
 ) -> None:
     task_id = running(between.store)
-    key = f"ts:{{00}}:t:{task_id}"
+    key = f"ts:{{00}}:t:{task_hash(task_id)}"
     ends_ms = between.admin.pexpiretime(key)
     between.do(lambda: between.admin.pexpireat(key, ends_ms))
     revision = between.store.inspect(task_id).task.revision
@@ -374,7 +377,7 @@ def test_an_index_of_another_type_is_reported_as_damage_and_mended_by_a_repair(
     between.admin.delete(key)
     assert list(store.repair())
     assert list(store.repair(dry_run=True)) == []
-    for task_id in store.task_ids():
+    for task_id in ids_of(store):
         if not store.inspect(task_id).task.status.is_final:
             assert store.apply(ALICE, task_id, Cancel()).phase is Phase.CANCELLED
         assert store.index_problems(task_id) == []

@@ -66,9 +66,9 @@ from tasks_service.domain.task import (
 from tasks_service.store.maintenance import Due
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-
-from .conftest import Clock, creation
+from tests.kit.factories import Clock, creation
+from tests.kit.servers import RedisServer
+from tests.kit.stored import ids_of
 
 POLICY = Policy(
     ttl_ms=60_000,
@@ -263,9 +263,8 @@ class LockStep(RuleBasedStateMachine):
         if not hasattr(self, "redis"):
             return
         type(self).steps += 1
-        ids = sorted(self.memory.task_ids())
-        assert sorted(self.redis.task_ids()) == ids
-        assert self.memory.counts() == self.redis.counts()
+        ids = sorted(ids_of(self.memory))
+        assert sorted(ids_of(self.redis)) == ids
         for task_id in ids:
             record = self.redis.inspect(task_id)
             assert record == self.memory.inspect(task_id)

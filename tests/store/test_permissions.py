@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from tasks_service.store.redis import RedisTaskStore, Role
-from tests.support import RedisServer
+from tests.kit.servers import RedisServer
 
 
 @pytest.fixture

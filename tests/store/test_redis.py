@@ -25,14 +25,17 @@ from tasks_service.domain.events import (
     Release,
 )
 from tasks_service.domain.limits import Limits
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import JsonText, Phase, Task, TaskStatus, new_token
 from tasks_service.store.changes import Change
 from tasks_service.store.findings import Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.support import RedisServer, free_port, quickest
-from tests.support_proxy import CuttingProxy, Verdict
-
-from .conftest import ALICE, RESULT, RecordingOutbox, creation
+from tests.kit.factories import ALICE, RESULT, RecordingOutbox, creation
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer, free_port
+from tests.kit.store_adapter import counts
+from tests.kit.stored import ids_of
+from tests.kit.waiting import quickest
 
 
 @pytest.fixture
@@ -278,7 +281,7 @@ def test_the_quota_of_an_owner_is_exact_among_racing_creators(redis_url: str) ->
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(create, range(120))) == 20
-    assert stores[0].counts().live == 20
+    assert counts(stores[0]).live == 20
     for store in stores:
         store.close()
 
@@ -345,7 +348,7 @@ def test_a_full_redis_refuses_with_a_hint_and_changes_nothing(
             assert store.get(ALICE, task.task_id).task == task
         finally:
             client.config_set("maxmemory", "0")
-    assert store.counts().total == 1
+    assert counts(store).total == 1
     assert store.create(creation()).task.phase is Phase.PENDING
 
 
@@ -355,7 +358,7 @@ def test_a_key_of_the_wrong_type_is_reported_as_damage(
 ) -> None:
     event = creation()
     with redis_server.client() as client:
-        client.set(f"ts:{{00}}:t:{event.task_id}", "not a hash")
+        client.set(f"ts:{{00}}:t:{task_hash(event.task_id)}", "not a hash")
     with pytest.raises(CorruptRecord):
         store.get(ALICE, event.task_id)
     with pytest.raises(CorruptRecord):
@@ -368,7 +371,7 @@ def test_a_record_of_another_schema_version_is_not_guessed_at(
 ) -> None:
     task = store.create(creation()).task
     with redis_server.client() as client:
-        client.hset(f"ts:{{00}}:t:{task.task_id}", "v", "99")
+        client.hset(f"ts:{{00}}:t:{task_hash(task.task_id)}", "v", "99")
     with pytest.raises(CorruptRecord, match="schema version"):
         store.get(ALICE, task.task_id)
 
@@ -378,7 +381,7 @@ def test_a_record_from_before_callers_could_leave_is_read_as_one_that_nobody_lef
 ) -> None:
     task = store.create(creation(visible=False)).task
     with redis_server.client() as client:
-        state = client.hget(f"ts:{{00}}:t:{task.task_id}", "state")
+        state = client.hget(f"ts:{{00}}:t:{task_hash(task.task_id)}", "state")
     assert state is not None
     assert "return_by_ms" not in state
 
@@ -408,7 +411,7 @@ def test_every_logged_transition_is_published(store: RedisTaskStore, redis_url: 
     assert next(changes) is None
     task = run_to_completion(store)
     seen = [change for change in islice(changes, 3) if change is not None]
-    assert seen == [Change(task.task_id, revision) for revision in range(3)]
+    assert seen == [Change(task_hash(task.task_id), revision) for revision in range(3)]
     changes.close()  # type: ignore[attr-defined]
     listener.close()
 
@@ -460,8 +463,8 @@ def test_each_owner_keeps_to_one_shard_and_all_shards_are_swept(redis_url: str) 
         store.create(event)
         assert store.get(owner, event.task_id).task.owner == owner
         assert store.index_problems(event.task_id) == []
-    assert store.counts().total == len(list(store.task_ids())) == 40
-    assert len({task_id[:2] for task_id in store.task_ids()}) > 4
+    assert len(ids_of(store)) == 40
+    assert len({task_id[:2] for task_id in ids_of(store)}) > 4
     store.close()
 
 
@@ -501,7 +504,7 @@ def test_a_connection_that_answers_readonly_is_given_up_for_a_new_one(face: str)
                 demote()
                 store.create(creation())
         with closing(RedisTaskStore(second.url)) as witness:
-            assert witness.counts().total == 1
+            assert counts(witness).total == 1
 
 
 def test_the_librarys_own_retries_are_off(redis_url: str) -> None:

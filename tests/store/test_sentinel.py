@@ -13,14 +13,15 @@ import pytest
 
 from tasks_service.domain.errors import StoreUnavailable
 from tasks_service.domain.events import Cancel, Checkpoint, Claim
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import JsonText, Phase, new_token
 from tasks_service.store.findings import Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.support import RedisServer
-from tests.support_servers import SentinelGroup, eventually, stopped
-
-from ..faults.audit import audit, told
-from .conftest import ALICE, creation
+from tests.kit.audit import audit, told
+from tests.kit.factories import ALICE, creation
+from tests.kit.groups import SentinelGroup, stopped
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +114,10 @@ def test_the_replica_that_took_over_gets_every_write_of_both_faces(
     threads = [threading.Thread(target=write), threading.Thread(target=lambda: asyncio.run(read()))]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(written) > 20 and len(reads) > 20, "both write")
+    wait_until(lambda: len(written) > 20 and len(reads) > 20, "both write")
     group.fail_over()
     writes_then, reads_then = len(written), len(reads)
-    eventually(lambda: len(written) > writes_then + 20 and len(reads) > reads_then + 20, "both go on")
+    wait_until(lambda: len(written) > writes_then + 20 and len(reads) > reads_then + 20, "both go on")
     enough.set()
     for thread in threads:
         thread.join()
@@ -134,7 +135,7 @@ def test_both_subscriptions_follow_the_master(own_group: SentinelGroup, own_stor
                 if enough.is_set():
                     return
                 if change is not None:
-                    heard.append(f"blocking {change.task_id}")
+                    heard.append(f"blocking {change.name}")
 
     async def listen_on_a_loop() -> None:
         listener = AsyncRedisTaskStore(group.url)
@@ -152,7 +153,7 @@ def test_both_subscriptions_follow_the_master(own_group: SentinelGroup, own_stor
     def hears() -> bool:
         task_id = store.create(creation()).task.task_id
         time.sleep(0.1)
-        return {f"blocking {task_id}", f"asyncio {task_id}"} <= set(heard)
+        return {f"blocking {task_hash(task_id)}", f"asyncio {task_hash(task_id)}"} <= set(heard)
 
     enough = threading.Event()
     threads = [
@@ -162,9 +163,9 @@ def test_both_subscriptions_follow_the_master(own_group: SentinelGroup, own_stor
     for thread in threads:
         thread.start()
     try:
-        eventually(hears, "both hear the first master")
+        wait_until(hears, "both hear the first master")
         group.fail_over()
-        eventually(hears, "both hear the second master")
+        wait_until(hears, "both hear the second master")
     finally:
         enough.set()
         store.create(creation())
@@ -229,5 +230,5 @@ def test_sentinels_that_cannot_agree_are_told(own_group: SentinelGroup, own_stor
     assert told_of() == []
     for sentinel in own_group.sentinels[1:]:
         sentinel.close()
-    eventually(told_of, "the sentinel that is left says so")
+    wait_until(told_of, "the sentinel that is left says so")
     assert told_of() == [Severity.WARNING]

@@ -28,6 +28,7 @@ from tasks_service.domain.events import (
     WorkerEvent,
 )
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import (
     DAY,
     MINUTE,
@@ -44,15 +45,18 @@ from tasks_service.domain.task import (
 )
 from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
+from tests.kit.factories import ALICE, BOB, RESULT, RecordingOutbox, creation
+from tests.kit.servers import RedisServer
+from tests.kit.store_adapter import counts
+from tests.kit.stored import ids_of
 
-from .conftest import ALICE, BOB, RESULT, Face, FaceMaker, RecordingOutbox, creation
+from .conftest import Face, FaceMaker
 
 TWO_SLOTS = Limits(running_per_owner={OTHER_QUEUES: 2})
 FAILURE = Failure(kind=FailureKind.AUTHOR, message="no", code=-1)
 ANSWER = JsonText("{}")
 ROUNDS, RACERS = 40, 4
-QUEUE_TIMEOUT = 60.0
+PATIENCE = 60.0
 """Seconds that one of them waits for the others."""
 
 
@@ -81,7 +85,7 @@ def sweep(face: Face) -> None:
 
 
 def assert_consistent(face: Face) -> None:
-    for task_id in face.maintenance.task_ids():
+    for task_id in ids_of(face.maintenance):
         assert face.maintenance.index_problems(task_id) == []
 
 
@@ -89,8 +93,8 @@ def test_only_tasks_with_a_slot_are_sent_and_the_others_wait_their_turn(face: Fa
     tasks = [face.create() for _ in range(4)]
     assert turns(face, *tasks) == [Slot.HELD, Slot.HELD, Slot.WAITING, Slot.WAITING]
     assert face.outbox.sent == [task.task_id for task in tasks[:2]]
-    counts = face.maintenance.counts()
-    assert (counts.pending, counts.waiting, counts.running) == (4, 2, 0)
+    held = counts(face.maintenance)
+    assert (held.pending, held.waiting, held.running) == (4, 2, 0)
     assert_consistent(face)
 
 
@@ -185,7 +189,7 @@ def test_a_task_that_waits_is_never_taken_for_lost(face: Face) -> None:
     tasks = [face.create() for _ in range(3)]
     face.clock.pass_ms(MINUTE)
     assert sorted(face.maintenance.pending("q", until_ms=face.clock.now_ms, limit=10)) == sorted(
-        task.task_id for task in tasks[:2]
+        task_hash(task.task_id) for task in tasks[:2]
     )
     with pytest.raises(InvalidTransition):
         face.maintenance.apply_sweep(tasks[2].task_id, Redispatch())
@@ -197,7 +201,7 @@ def test_a_slot_whose_holder_ran_out_of_time_goes_to_the_next(face: Face) -> Non
     face.create()
     waiting = face.create()
     face.clock.pass_ms(2 * SECOND)
-    assert face.maintenance.waiting_for_slots(limit=10) == [waiting.task_id]
+    assert face.maintenance.waiting_for_slots(limit=10) == [task_hash(waiting.task_id)]
     sweep(face)
     assert turns(face, waiting) == [Slot.HELD]
     assert face.outbox.sent.count(waiting.task_id) == 1
@@ -212,7 +216,7 @@ def test_a_task_whose_turn_does_not_come_in_time_fails_and_leaves_the_queue(face
     read = face.store.get(ALICE, waiting.task_id).task
     assert read.failure is not None and "It got no slot in time" in read.failure.message
     sweep(face)
-    assert face.maintenance.counts().waiting == 0
+    assert counts(face.maintenance).waiting == 0
     assert_consistent(face)
 
 
@@ -252,8 +256,8 @@ def test_a_turn_that_nobody_gave_is_given_by_a_sweep(redis_url: str) -> None:
     (called,) = capped.waiting_for_slots(limit=10)
     capped.apply_sweep(called, GrantSlot())
 
-    assert called == tasks[2].task_id
-    assert outbox.sent[-1] == called
+    assert called == task_hash(tasks[2].task_id)
+    assert outbox.sent[-1] == tasks[2].task_id
     assert capped.waiting_for_slots(limit=10) == []
     capped.close()
     careless.close()
@@ -266,7 +270,7 @@ def test_what_waits_behind_records_that_ended_while_nobody_swept_is_called(
     tasks = [store.create(creation()).task for _ in range(42)]
     with redis_server.client() as client:
         for task in tasks[2:-1]:
-            client.delete(f"ts:{{00}}:t:{task.task_id}", f"ts:{{00}}:l:{task.task_id}")
+            client.delete(f"ts:{{00}}:t:{task_hash(task.task_id)}", f"ts:{{00}}:l:{task_hash(task.task_id)}")
     store.apply(ALICE, tasks[0].task_id, Cancel())
     for _ in range(10):
         for task_id in store.waiting_for_slots(limit=100):
@@ -283,7 +287,7 @@ def test_a_limit_that_was_lifted_lets_a_sweep_call_all_that_wait(redis_url: str)
     free = RedisTaskStore(redis_url)
     for task_id in free.waiting_for_slots(limit=100):
         free.apply_sweep(task_id, GrantSlot())
-    assert free.counts().waiting == 0
+    assert counts(free).waiting == 0
     for task in tasks:
         free.claim(task.task_id, Claim(lease_id=new_token(), worker="w"))
     free.close()
@@ -296,9 +300,7 @@ def test_of_many_that_come_at_once_as_many_take_a_slot_as_there_are(redis_url: s
 
     def race(store: RedisTaskStore) -> list[str]:
         return [
-            store.create(creation(owner)).task.task_id
-            for owner in owners
-            if together.wait(QUEUE_TIMEOUT) >= 0
+            store.create(creation(owner)).task.task_id for owner in owners if together.wait(PATIENCE) >= 0
         ]
 
     with ThreadPoolExecutor(RACERS) as pool:
@@ -320,7 +322,7 @@ def test_of_several_that_end_at_once_each_gives_its_own_slot(redis_url: str) -> 
         return [task.task_id for task in live if task.slot is Slot.HELD]
 
     def cancel(store: RedisTaskStore, task_id: str) -> None:
-        together.wait(QUEUE_TIMEOUT)
+        together.wait(PATIENCE)
         store.apply(ALICE, task_id, Cancel())
 
     with ThreadPoolExecutor(2) as pool:

@@ -13,11 +13,11 @@ from tasks_service.addresses.redis import parse_address
 from tasks_service.domain.errors import StoreUnavailable
 from tasks_service.domain.names import new_task_id
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.support import RedisServer
-from tests.support_servers import ClusterServers, SentinelGroup, eventually
-from tests.support_tls import Authority, TlsProxy
-
-from .conftest import ALICE, creation
+from tests.kit.factories import ALICE, creation
+from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.servers import RedisServer
+from tests.kit.tls import Authority, TlsProxy
+from tests.kit.waiting import wait_until
 
 DEADLINE = 2.0
 """Seconds that a store may try that will not succeed."""
@@ -54,7 +54,7 @@ def servers(request: pytest.FixtureRequest, ca: Authority) -> Iterator[Encrypted
                 with server.client() as client:
                     client.config_set("cluster-announce-port", proxy.port)
             ports = {proxy.port for proxy in nodes}
-            eventually(lambda: all(_told(server) == ports for server in cluster.servers), "all are told")
+            wait_until(lambda: all(_told(server) == ports for server in cluster.servers), "all are told")
             yield Encrypted("rediss+cluster", nodes, [])
             return
         behind: list[TlsProxy] = []

@@ -8,6 +8,7 @@ import pytest
 from redis.exceptions import ExecAbortError, MovedError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from tasks_service.domain.errors import CorruptRecord, StoreFull, StoreUnavailable
+from tasks_service.store.redis.layout import Command
 from tasks_service.store.redis.transaction import Backoff, LostConnection, RoundTrip, Write, once, transact
 
 NOT_NOW = [
@@ -20,16 +21,23 @@ NOT_NOW = [
 ]
 
 
+class Setting:
+    """Sets a key, whatever it was."""
+
+    task_id, name, token = "id", "Claim", "t"
+
+    def watch(self) -> list[str]:
+        return ["key"]
+
+    def reads(self) -> list[Command]:
+        return [("GET", "key")]
+
+    def judge(self, replies: list[Any]) -> Write[str]:
+        return Write([("SET", "key", "value")], "done")
+
+
 def transition() -> Any:
-    return transact(
-        "id",
-        lambda: ["key"],
-        [("GET", "key")],
-        lambda replies: Write([("SET", "key", "value")], "done"),
-        event="Claim",
-        token="t",
-        deadline=60,
-    )
+    return transact(Setting(), deadline=60)
 
 
 def at_exec(program: Any) -> RoundTrip:

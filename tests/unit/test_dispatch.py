@@ -51,7 +51,10 @@ def test_a_message_holds_the_tasks_reference_and_nothing_else(dispatcher: Dispat
     (push,) = dispatcher.pushes(a_task(claims=2), 0)
     message = json.loads(push.payload)
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
-    assert (args, kwargs) == ([], {"task_id": "00secretsecretsecret", "claims": 2, "dispatched_ms": 7})
+    assert (args, kwargs) == (
+        [],
+        {"task": task_hash("00secretsecretsecret"), "claims": 2, "dispatched_ms": 7},
+    )
     assert message["headers"]["task"] == "draw"
     assert b"hidden" not in push.payload
     assert b"ann" not in push.payload
@@ -76,7 +79,7 @@ def test_threads_build_messages_at_once(dispatcher: Dispatcher) -> None:
         for _ in range(50):
             (push,) = dispatcher.pushes(a_task(task_id=f"00{number}"), 0)
             body = json.loads(base64.b64decode(json.loads(push.payload)["body"]))
-            assert body[1]["task_id"] == f"00{number}"
+            assert body[1]["task"] == task_hash(f"00{number}")
         built.append("ok")
 
     threads = [threading.Thread(target=build, args=(number,)) for number in range(4)]

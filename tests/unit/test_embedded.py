@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ import redis
 
 from tasks_service.domain.errors import ConfigurationError
 from tasks_service.local.redis_server import EmbeddedRedis, find_running, find_server
+from tests.kit.waiting import wait_until
 
 OWNER = """
 import sys, time
@@ -28,15 +27,6 @@ time.sleep(60)
 
 def client(url: str) -> redis.Redis:
     return redis.Redis.from_url(url, decode_responses=True)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def is_down(url: str) -> bool:
@@ -123,7 +113,7 @@ def test_it_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     owner.kill()
     owner.communicate()
 
-    assert eventually(lambda: is_down(url))
+    wait_until(lambda: is_down(url))
 
 
 def test_a_successor_of_a_killed_owner_finds_the_data(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks_service import AsyncTaskContext, TaskCancelled, ToolError
-from tests.support import quickest
+from tests.kit.waiting import quickest
 from tests.unit.recording import RecordingAttempt
 from workers.tools.checksum_tree import Algorithm, TreeDigest, digest_tree
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks_service import TaskCancelled, TaskContext, ToolError
-from tests.support import quickest
+from tests.kit.waiting import quickest
 from tests.unit.recording import RecordingAttempt
 from workers.tools.csv_profile.report import ColumnProfile, CsvProfile
 from workers.tools.profile_csv import profile

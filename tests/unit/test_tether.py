@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tasks_service.local.child_process import ManagedProcess
+from tests.kit.waiting import wait_until
 
 PARENT = """
 import sys, time
@@ -20,17 +19,8 @@ time.sleep(60)
 """
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def written_pid(path: Path) -> int:
-    assert eventually(lambda: path.exists() and path.read_text().endswith("\n"))
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
     return int(path.read_text())
 
 
@@ -84,7 +74,7 @@ def test_children_of_a_killed_command_go_with_it(tmp_path: Path) -> None:
     command.send(signal.SIGKILL)
 
     assert command.wait(60)
-    assert eventually(lambda: is_gone(child))
+    wait_until(lambda: is_gone(child))
     command.stop(grace=0)
 
 
@@ -97,4 +87,4 @@ def test_a_command_ends_when_its_parent_is_killed_even_if_it_does_not_listen(tmp
     parent.kill()
     parent.wait()
 
-    assert eventually(lambda: is_gone(command))
+    wait_until(lambda: is_gone(command))

@@ -1,1 +1,1 @@
-"""Who may call, and from where."""
+"""The checks of who may call, and from where."""

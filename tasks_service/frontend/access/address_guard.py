@@ -1,4 +1,4 @@
-"""From where one may call: `Host` and `Origin` headers, and connections of a service without API keys."""
+"""The check of `Host` and `Origin` headers, and of connections to a service without API keys."""
 
 from __future__ import annotations
 

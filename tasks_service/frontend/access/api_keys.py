@@ -1,4 +1,4 @@
-"""Who calls: API keys, or the one local user of a service that only this machine can reach.
+"""API keys, or the one local user of a service that only this machine can reach.
 
 A key travels in the `Authorization` header of every request, never in the URL (2026-07-28, basic/
 authorization). Each key's name is an owner of its own. A missing and a wrong key get the same refusal.
@@ -64,7 +64,7 @@ class Authenticator:
         self._local = None if self._keys else Caller(owner=owner_of(LOCAL_USER, secret))
 
     def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Who sends a request.
+        """Find the caller of a request by its headers.
 
         Raises:
             Rejection: 401; nobody that is known here.
@@ -104,7 +104,7 @@ class Authenticator:
 
 
 def require_auth_if_public(settings: Settings) -> None:
-    """Refuse to serve everybody.
+    """Refuse to serve other machines without API keys.
 
     Raises:
         ConfigurationError: The address is not a loopback one and there are no API keys.

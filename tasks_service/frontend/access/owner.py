@@ -1,4 +1,4 @@
-"""Whose task it is: from a principal to the opaque `Owner` that keys and logs may hold.
+"""The way from a principal to the opaque `Owner` that keys and logs may hold.
 
 An owner is a keyed hash of issuer, subject and client id, each length-prefixed, so that no two principals
 share one and nobody without the secret can tell which principal it was. All processes of a deployment must
@@ -16,7 +16,7 @@ from ...domain.task import Owner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who calls, as those who authenticated the call name it.
+    """A caller, as whoever authenticated the call names it.
 
     Attributes:
         issuer: Who vouches: "local", "api-key", or an authorization server.

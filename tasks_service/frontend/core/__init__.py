@@ -1,1 +1,1 @@
-"""What every protocol revision shares: executions, waits, answers, reports."""
+"""The parts that every protocol revision shares: executions, waits, answers, reports."""

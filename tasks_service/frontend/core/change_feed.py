@@ -1,85 +1,59 @@
-"""Wake-ups: whoever waits for a task hears of its changes, over one subscription per process.
+"""The change feed: wakes whoever waits for a task when it changes, over one subscription per process.
 
 A waiter registers first, then reads, then waits, so that no change falls between. A wake-up may still be
-lost on its way (pub/sub promises nothing), so no wait is longer than `HEAL_SECONDS`: the caller reads again
+lost on its way (pub/sub promises nothing), so no wait is longer than `Timings.heal`: the caller reads again
 and the loss is healed. A new connection wakes everybody, since anything may have happened without it.
 
-What a running tool says (see `domain.reports`) comes the same way, for those tasks alone that somebody
-hears. It is handed on at once and kept nowhere: who hears it must not wait (see `streams.Outgoing`, which
-bounds what waits for a slow reader).
+The reports of a running tool (see `domain.reports`) come the same way, for tasks that somebody follows. They
+are handed on at once and kept nowhere: a hearer must not wait (see `transport.outgoing`, which bounds what
+waits for a slow reader).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from ...domain.names import task_hash
 from ...domain.reports import Report
 from ...domain.task import Task
 from ...failpoints import failpoint
-from ...store.changes import Change, Reported
+from ...store.changes import Change, ChangeSource, Reported
+from ..timings import DEFAULT_TIMINGS, Timings
 
 logger = logging.getLogger(__name__)
 
-HEAL_SECONDS = 5.0
-"""Longest wait before a waiter reads again, whether or not it was woken."""
-
-RESTART_SECONDS = 1.0
-"""Pause before a subscription that failed is tried again."""
-
-
-CATCH_UP_SECONDS = 1.0
-"""Longest wait for reports that a read may have overtaken."""
-
-
-BEGIN_SECONDS = 1.0
-"""Longest wait for the first subscription of a process."""
-
-
-class ChangeSource(Protocol):
-    """Where changes come from: a store."""
-
-    def changes(self) -> AsyncIterator[Change | Reported | None]:
-        """Changes as they are committed; None when the subscription was made (again).
-
-        Reports of the tasks that are heard come among them, in their order.
-        """
-
-    def subscribe_reports(self, task_id: str) -> None:
-        """Let the reports of a task come from now on."""
-
-    def unsubscribe_reports(self, task_id: str) -> None:
-        """Let them come no more."""
-
-    async def apply_sweep(self) -> None:
-        """Return when all has come that was published before; at once while there is no subscription."""
-
 
 class Hearer(Protocol):
-    """Takes what a tool says."""
+    """A receiver of what a tool reports."""
 
     def report(self, report: Report) -> None:
         """Take a report; must not wait."""
 
 
 class Waiter:
-    """One waiter's ear for some names; remembers which were woken, so any number of changes costs the same.
+    """A waiter for changes of some names; it remembers which were woken, not how often.
+
+    Args:
+        longest: Seconds that one wait takes at most.
 
     Attributes:
         names: What it hears of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float) -> None:
         self.names: set[str] = set()
+        self._longest = longest
         self._event = asyncio.Event()
         self._woken: set[str] = set()
 
     def wake(self, name: str = "") -> None:
-        """Let the next, or the present, `changed` return at once.
+        """Make the present or next `changed` return at once.
 
         Args:
             name: What has changed; may be none of the names that are watched, to wake the waiter alone.
@@ -87,7 +61,7 @@ class Waiter:
         self._woken.add(name)
         self._event.set()
 
-    async def changed(self, timeout: float) -> frozenset[str]:  # noqa: ASYNC109 - the wait is the purpose
+    async def changed(self, timeout: float = math.inf) -> frozenset[str]:  # noqa: ASYNC109 - its purpose
         """Wait until something may have changed since this was last called; at most `timeout` seconds.
 
         Returns:
@@ -95,7 +69,7 @@ class Waiter:
         """
         # What is woken in the moment in which the time is up counts too: nobody says it again.
         with suppress(TimeoutError):
-            async with asyncio.timeout(min(timeout, HEAL_SECONDS)):
+            async with asyncio.timeout(min(timeout, self._longest)):
                 await self._event.wait()
         woken = frozenset(self._woken)
         self._event.clear()
@@ -104,7 +78,7 @@ class Waiter:
 
 
 class _Heard:
-    """Those who hear a task, and up to which of its changes they have heard all."""
+    """The hearers of one task, and the latest change whose reports they have all been given."""
 
     def __init__(self) -> None:
         self.hearers: Counter[Hearer] = Counter()
@@ -112,64 +86,69 @@ class _Heard:
 
 
 class ChangeFeed:
-    """All watchers of a process, fed by one subscription.
+    """All waiters of a process, fed by one subscription.
 
     Args:
         source: The store whose changes are followed.
+        timings: How long to wait for it.
+
+    Attributes:
+        timings: See the argument.
     """
 
-    def __init__(self, source: ChangeSource) -> None:
-        self._source = source
-        self._watchers: dict[str, set[Waiter]] = {}
+    def __init__(self, source: ChangeSource, timings: Timings = DEFAULT_TIMINGS) -> None:
+        self._source, self.timings = source, timings
+        self._waiters: dict[str, set[Waiter]] = {}
         self._heard: dict[str, _Heard] = {}
         self._begun = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many tasks are watched."""
-        return len(self._watchers)
+        """The number of tasks that are watched."""
+        return len(self._waiters)
 
     @contextmanager
     def watch(self, *names: str) -> Iterator[Waiter]:
-        """Hear of changes while the context is open; read what is watched only after it has opened.
+        """Watch names for changes while the context is open; read what is watched only after it has opened.
 
         Args:
-            names: Ids of tasks, and whatever else is woken by name (see `store.sessions`).
+            names: Names of tasks, and whatever else is woken by name (see `store.sessions`).
         """
-        watcher = Waiter()
+        waiter = Waiter(self.timings.heal)
         for name in names:
-            self.add(watcher, name)
+            self.add(waiter, name)
         try:
-            yield watcher
+            yield waiter
         finally:
-            for name in tuple(watcher.names):
-                self.discard(watcher, name)
+            for name in tuple(waiter.names):
+                self.discard(waiter, name)
 
-    def add(self, watcher: Waiter, name: str) -> None:
-        """Let a watcher hear of one name more."""
-        self._watchers.setdefault(name, set()).add(watcher)
-        watcher.names.add(name)
+    def add(self, waiter: Waiter, name: str) -> None:
+        """Watch one more name."""
+        self._waiters.setdefault(name, set()).add(waiter)
+        waiter.names.add(name)
 
-    def discard(self, watcher: Waiter, name: str) -> None:
-        """Let a watcher hear of a name no more."""
-        watchers = self._watchers.get(name, set())
-        watchers.discard(watcher)
-        watcher.names.discard(name)
-        if not watchers:
-            self._watchers.pop(name, None)
+    def discard(self, waiter: Waiter, name: str) -> None:
+        """Stop to watch a name."""
+        waiters = self._waiters.get(name, set())
+        waiters.discard(waiter)
+        waiter.names.discard(name)
+        if not waiters:
+            self._waiters.pop(name, None)
 
     @contextmanager
     def subscribe_reports(self, task_id: str, hearer: Hearer | None) -> Iterator[None]:
-        """Be told what a task's tool says, as it says it, while the context is open.
+        """Give a task's reports to a hearer, as they come, while the context is open.
 
-        It is told before the watchers of a change that came later are woken. One that hears a task twice is
-        told once. None hears nothing.
+        Reports are given before a change that came later wakes anybody. A hearer that is subscribed twice is
+        told once. No hearer: nothing is subscribed.
         """
         if hearer is None:
             yield
             return
-        heard = self._heard.get(task_id)
+        name = task_hash(task_id)
+        heard = self._heard.get(name)
         if heard is None:
-            heard = self._heard[task_id] = _Heard()
+            heard = self._heard[name] = _Heard()
             self._source.subscribe_reports(task_id)
         heard.hearers[hearer] += 1
         try:
@@ -179,28 +158,28 @@ class ChangeFeed:
             if not heard.hearers[hearer]:
                 del heard.hearers[hearer]
             if not heard.hearers:
-                del self._heard[task_id]
+                del self._heard[name]
                 self._source.unsubscribe_reports(task_id)
 
     async def catch_up(self, task: Task) -> None:
-        """Return when those who hear a task have been told all that was said before it came to this state.
+        """Return when the hearers of a task have been given all reports from before it came to this state.
 
         A read may overtake what was published before it. Where the change itself has come there is nothing
         to wait for.
         """
-        heard = self._heard.get(task.task_id)
+        heard = self._heard.get(task_hash(task.task_id))
         if heard is None or heard.revision >= task.revision:
             return
         try:
-            async with asyncio.timeout(CATCH_UP_SECONDS):
-                await self._source.apply_sweep()
+            async with asyncio.timeout(self.timings.catch_up):
+                await self._source.catch_up()
         except TimeoutError:
             logger.warning("The change feed is slow: the last reports of a task may be missing")
 
     async def begun(self) -> None:
         """Wait until the source is followed; not for long, since it may be down."""
         try:
-            async with asyncio.timeout(BEGIN_SECONDS):
+            async with asyncio.timeout(self.timings.catch_up):
                 await self._begun.wait()
         except TimeoutError:
             logger.warning("Nothing that happens in the store is heard yet")
@@ -214,17 +193,17 @@ class ChangeFeed:
                     self._spread(change)
                     failpoint("Change", "after")
             except Exception:
-                logger.exception("The change feed broke; it starts again in %s s", RESTART_SECONDS)
-            await asyncio.sleep(RESTART_SECONDS)
+                logger.exception("The change feed broke; it starts again in %s s", self.timings.retry)
+            await asyncio.sleep(self.timings.retry)
 
     def _spread(self, change: Change | Reported | None) -> None:
         if change is None:
             self._begun.set()
-            for name, watchers in self._watchers.items():
-                for watcher in watchers:
-                    watcher.wake(name)
+            for name, waiters in self._waiters.items():
+                for waiter in waiters:
+                    waiter.wake(name)
             return
-        heard = self._heard.get(change.task_id)
+        heard = self._heard.get(change.name)
         if isinstance(change, Reported):
             for hearer in () if heard is None else tuple(heard.hearers):
                 for report in change.reports:
@@ -232,5 +211,5 @@ class ChangeFeed:
             return
         if heard is not None:
             heard.revision = max(heard.revision, change.revision)
-        for watcher in self._watchers.get(change.task_id, ()):
-            watcher.wake(change.task_id)
+        for waiter in self._waiters.get(change.name, ()):
+            waiter.wake(change.name)

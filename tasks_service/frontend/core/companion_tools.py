@@ -1,4 +1,4 @@
-"""Tools with which a model follows, without tasks in its client, what a call of its began.
+"""Tools with which a model follows a task that its call began, where its client knows no tasks.
 
 A call that takes long is answered, for a client that knows no tasks, with a text that names the task and says
 what to call next (`handle_text`). What is called then are these four. They run here, in the front end: they
@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ...authoring.tool import COMPANION_TOOLS, Rendered, TaskSupport, Tool, ToolRegistry, rendered
 from ...domain.errors import InvalidTransition, TaskNotFound
-from ...domain.events import AnswerInput, Cancel
+from ...domain.events import Cancel
 from ...domain.limits import Limits
 from ...domain.task import JsonText, Owner, Task, TaskStatus
 from ...store.clients import AsyncTaskStore, TaskView
-from .pre_task_questions import sort_out
+from .answers import check_answers, record_answers, recorded_questions
 from .requests import ToolCall
 
 TASK_STATUS, TASK_RESULT, TASK_ANSWER, TASK_CANCEL = COMPANION_TOOLS
@@ -35,8 +35,8 @@ WAIT_SECONDS = 30.0
 
 _POLL_SECONDS: Final = 10
 
-Wait = Callable[[Task, float], Awaitable[TaskView | None]]
-"""Waits until a task has ended, or asks what nobody is asked meanwhile; None if it has not by then."""
+Wait = Callable[[Task, float], Awaitable[TaskView]]
+"""Waits until a task has ended, or asks what nobody is asked meanwhile; after the seconds, `TimeoutError`."""
 
 Asked = TypeVar("Asked")
 Ask = Callable[[Task, Mapping[str, str]], Asked | None]
@@ -80,7 +80,7 @@ class _Answers(_Task):
 
 
 class CompanionTools:
-    """The four tools, and what they do.
+    """The four tools.
 
     Args:
         tools: The service's own; their results are shown.
@@ -146,43 +146,44 @@ class CompanionTools:
         self, view: TaskView, call: ToolCall, seconds: float, wait: Wait, ask: Ask[Asked]
     ) -> Rendered | TaskView | Asked:
         task = view.task
-        fitting, problems = sort_out(_recorded(task), call.answers if call.state is not None else {})
-        if fitting:
-            await self._record(task, AnswerInput(answers=fitting))
-        latest = await wait(task, seconds) or await self._store.get(task.owner, task.task_id)
+        answers = call.answers if call.state is not None else {}
+        checked = check_answers(recorded_questions(task), answers, self._limits)
+        await record_answers(self._store, task.owner, task.task_id, checked.fitting)
+        try:
+            latest = await wait(task, seconds)
+        except TimeoutError:
+            latest = await self._store.get(task.owner, task.task_id)
         task = latest.task
         if task.status is TaskStatus.COMPLETED:
             return latest
-        if task.status is TaskStatus.INPUT_REQUIRED and (asked := ask(task, problems)) is not None:
+        if task.status is TaskStatus.INPUT_REQUIRED and (asked := ask(task, checked.problems)) is not None:
             return asked
         return _said(handle_text(task), is_error=task.status.is_final)
 
     async def _answer(self, task: Task, answers: Mapping[str, Any]) -> Rendered:
-        """All that is answered, or nothing, as for `tasks/update`; except that unknown keys are told."""
-        recorded = _recorded(task)
+        """Record all answers or none, as `tasks/update` does; but refuse unknown keys."""
+        recorded = recorded_questions(task)
         for key in answers:
             if key not in recorded:
                 return _said(f"{key}: no such question is open. {handle_text(task)}", is_error=True)
             if not _for_model(recorded[key]):
                 return _said(f"{key}: a human must answer: {_message(recorded[key])}", is_error=True)
         given = {key: _as_answer(answer) for key, answer in answers.items()}
-        fitting, problems = sort_out(recorded, given)
-        if problems:
-            told = "; ".join(f"{key}: {problem}" for key, problem in problems.items())
+        checked = check_answers(recorded, given, self._limits)
+        if checked.refused:
+            told = "; ".join(f"{key}: {problem}" for key, problem in checked.problems.items())
             return _said(f"Nothing was recorded, since an answer does not fit: {told}", is_error=True)
-        if fitting:
-            task = await self._record(task, AnswerInput(answers=fitting))
-        return self._reported(task)
+        changed = await record_answers(self._store, task.owner, task.task_id, checked.fitting)
+        return self._reported(changed or await self._latest(task))
 
     async def _cancel(self, task: Task) -> Rendered:
-        return self._reported(await self._record(task, Cancel()))
-
-    async def _record(self, task: Task, event: AnswerInput | Cancel) -> Task:
-        """The task after the event; as it is, if it came too late."""
         try:
-            return await self._store.apply(task.owner, task.task_id, event)
+            return self._reported(await self._store.apply(task.owner, task.task_id, Cancel()))
         except InvalidTransition:
-            return (await self._store.get(task.owner, task.task_id)).task
+            return self._reported(await self._latest(task))
+
+    async def _latest(self, task: Task) -> Task:
+        return (await self._store.get(task.owner, task.task_id)).task
 
     def _reported(self, task: Task) -> Rendered:
         report = TaskReport(
@@ -192,7 +193,7 @@ class CompanionTools:
             message=task.status_message,
             progress=None if task.progress is None else task.progress.current,
             total=None if task.progress is None else task.progress.total,
-            questions=[_open_question(key, asked) for key, asked in _recorded(task).items()],
+            questions=[_open_question(key, asked) for key, asked in recorded_questions(task).items()],
             next=_next(task),
         )
         result = CallToolResult(
@@ -203,7 +204,7 @@ class CompanionTools:
 
 
 def handle(task: Task, tool: Tool) -> Rendered:
-    """What a client that knows no tasks gets in place of the result of a call that takes long.
+    """The answer to a call that takes long, for a client that knows no tasks.
 
     Of a tool with an output schema it is an error: clients validate what is not (docs/protocol.md, "handles
     for clients without tasks").
@@ -212,12 +213,12 @@ def handle(task: Task, tool: Tool) -> Rendered:
 
 
 def handle_text(task: Task) -> str:
-    """What goes on with a task, which id it has, and what to do next."""
+    """A text that says how a task is, its id, and what to do next."""
     return f"{_state(task)} {_next(task)}"
 
 
 def with_model(capabilities: JsonText) -> JsonText:
-    """What can be asked of a client whose model may answer what an author lets models answer."""
+    """Add to a client's capabilities that its model may answer what authors let models answer."""
     return JsonText(json.dumps([*json.loads(capabilities or "[]"), "model"]))
 
 
@@ -227,7 +228,7 @@ def _state(task: Task) -> str:
         case TaskStatus.WORKING:
             return f"{name} is still running in the background{_progress(task)}."
         case TaskStatus.INPUT_REQUIRED:
-            asked = "; ".join(f"{key}: {_message(q)}" for key, q in _recorded(task).items())
+            asked = "; ".join(f"{key}: {_message(q)}" for key, q in recorded_questions(task).items())
             return f"{name} waits for an answer to {asked}."
         case TaskStatus.COMPLETED:
             return f"{name} has completed."
@@ -247,7 +248,7 @@ def _next(task: Task) -> str:
                 "stops it."
             )
         case TaskStatus.INPUT_REQUIRED:
-            keys = [key for key, asked in _recorded(task).items() if _for_model(asked)]
+            keys = [key for key, asked in recorded_questions(task).items() if _for_model(asked)]
             told = f"Answer {', '.join(keys)} with {TASK_ANSWER}. " if keys else ""
             rest = len(keys) < len(task.inputs)
             human = "A human must answer" + (" the rest" if keys else "")
@@ -268,10 +269,6 @@ def _progress(task: Task) -> str:
     total = "" if task.progress.total is None else f" of {task.progress.total:g}"
     message = f", {task.progress.message}" if task.progress.message else ""
     return f", at {task.progress.current:g}{total}{message}"
-
-
-def _recorded(task: Task) -> dict[str, dict[str, Any]]:
-    return {key: json.loads(asked.request) for key, asked in task.inputs.items()}
 
 
 def _for_model(recorded: Mapping[str, Any]) -> bool:
@@ -310,6 +307,8 @@ def _definitions(longest_wait: float) -> ToolRegistry:
     )
     waiting = create_model("Waiting", __base__=_Task, wait_seconds=(float, seconds))
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+    answers = reads.model_copy(update={"read_only_hint": False, "destructive_hint": False})
+    cancels = reads.model_copy(update={"read_only_hint": False, "destructive_hint": True})
     registry = ToolRegistry()
     for name, title, description, arguments, hints in (
         (
@@ -335,9 +334,7 @@ def _definitions(longest_wait: float) -> ToolRegistry:
             "Answer questions of a task on behalf of the user. Only questions that task_status shows as "
             "answered by 'model' can be answered; answer only what you know. All answers are taken, or none.",
             _Answers,
-            ToolAnnotations(
-                read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-            ),
+            answers,
         ),
         (
             TASK_CANCEL,
@@ -345,9 +342,7 @@ def _definitions(longest_wait: float) -> ToolRegistry:
             "Stop a tool call that runs in the background as a task. What it has done stays done; its result "
             "is lost. A task that has ended stays as it is.",
             _Task,
-            ToolAnnotations(
-                read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
-            ),
+            cancels,
         ),
     ):
         registry.add(

@@ -1,4 +1,4 @@
-"""What `resources/*`, `prompts/*` and `completion/complete` do, for every revision.
+"""The work of `resources/*`, `prompts/*` and `completion/complete`, for every revision.
 
 Authors' functions run here, in the front end: async ones on its loop, sync ones in one of a few threads, each
 for as long as it may take. What they raise is logged, and told to nobody. Results are the SDK's own types,
@@ -62,25 +62,25 @@ THREADS: Final = 16
 
 
 class LibraryHandlers:
-    """The service's answers about what it has beside its tools.
+    """Answers requests for resources, prompts and completions.
 
     Args:
         library: What it has; looked at anew for each request.
-        preflight: Asks what prompts declare.
+        pre_task_questions: Asks what prompts declare.
         limits: How large a resource or a prompt may be: as large as a tool's result.
     """
 
-    def __init__(self, library: Library, *, preflight: PreTaskQuestions, limits: Limits) -> None:
+    def __init__(self, library: Library, *, pre_task_questions: PreTaskQuestions, limits: Limits) -> None:
         self.library = library
-        self._preflight, self._limits = preflight, limits
+        self._pre_task_questions, self._limits = pre_task_questions, limits
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="library")
 
     def close(self) -> None:
-        """Take no more; functions that run in threads are not waited for."""
+        """Accept no more work; functions that run in threads are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def resources(self) -> ListResourcesResult:
-        """Resources with a URI of their own."""
+        """List resources with a URI of their own."""
         return ListResourcesResult(
             resources=[
                 ListedResource(
@@ -96,7 +96,7 @@ class LibraryHandlers:
         )
 
     def templates(self) -> ListResourceTemplatesResult:
-        """Templates of resources."""
+        """List templates of resources."""
         return ListResourceTemplatesResult(
             resource_templates=[
                 ListedTemplate(
@@ -134,7 +134,7 @@ class LibraryHandlers:
         return ReadResourceResult(contents=[contents], ttl_ms=resource.cache_ms, cache_scope=scope)
 
     def prompts(self) -> ListPromptsResult:
-        """All prompts."""
+        """List all prompts."""
         return ListPromptsResult(
             prompts=[
                 ListedPrompt(
@@ -166,11 +166,11 @@ class LibraryHandlers:
         """
         prompt = self.library.prompts.find(call.prompt)
         if prompt.ask:
-            self._preflight.require(prompt, call.capabilities)
+            self._pre_task_questions.require(prompt, call.capabilities)
         arguments = prompt.function.bind(prompt.name, call.arguments)
         answers: Mapping[str, Any] = {}
         if prompt.ask:
-            asked = self._preflight.next_round(owner, prompt, call)
+            asked = self._pre_task_questions.next_round(owner, prompt, call)
             if isinstance(asked, InputRequired):
                 return asked
             answers = _read(prompt, asked)
@@ -180,7 +180,7 @@ class LibraryHandlers:
         return self._made(what, lambda: self._messages(prompt, value))
 
     async def complete(self, owner: Owner, params: CompleteRequestParams) -> CompleteResult:
-        """Say what somebody may mean who has typed the beginning of an argument.
+        """Complete an argument of which the beginning was typed.
 
         Raises:
             UnknownPrompt, InvalidRequest, InvalidArguments: There is no such prompt, template or argument.
@@ -240,7 +240,7 @@ class LibraryHandlers:
         return asyncio.get_running_loop().run_in_executor(self._threads, run, call)
 
     def _made(self, what: str, make: Callable[[], T]) -> T:
-        """A result of what a function has returned."""
+        """Make a result of what a function has returned."""
         try:
             return make()
         except LimitExceeded as error:
@@ -293,8 +293,6 @@ def _read(prompt: Prompt, asked: Answered) -> dict[str, Any]:
 
 # --- methods -----------------------------------------------------------------------------------------
 
-Refusing = Callable[[Callable[[Any, Any], Awaitable[Any]]], Callable[[Any, Any], Awaitable[Any]]]
-
 
 def add_methods(
     server: Server[dict[str, Any]],
@@ -302,7 +300,7 @@ def add_methods(
     *,
     owner: Callable[[Any], Owner],
     get_prompt: Callable[[Any, GetPromptRequestParams], Awaitable[Any]],
-    refusing: Refusing,
+    refusing: wire_common.Refusing,
 ) -> None:
     """Serve what the library has; the server advertises what it serves, and does not know the rest.
 
@@ -314,17 +312,12 @@ def add_methods(
         refusing: Makes errors of the protocol of refusals.
     """
 
-    async def list_resources(_: Any, params: PaginatedRequestParams) -> ListResourcesResult:
-        _require_first_page("resources", params)
-        return handlers.resources()
+    def listing(what: str, page: Callable[[], Any]) -> wire_common.Method:
+        async def list_page(_: Any, params: PaginatedRequestParams) -> Any:
+            wire_common.require_first_page(what, params)
+            return page()
 
-    async def list_templates(_: Any, params: PaginatedRequestParams) -> ListResourceTemplatesResult:
-        _require_first_page("templates", params)
-        return handlers.templates()
-
-    async def list_prompts(_: Any, params: PaginatedRequestParams) -> ListPromptsResult:
-        _require_first_page("prompts", params)
-        return handlers.prompts()
+        return refusing(list_page)
 
     async def read(context: Any, params: ReadResourceRequestParams) -> ReadResourceResult:
         return await handlers.read(owner(context), params.uri)
@@ -334,16 +327,11 @@ def add_methods(
 
     add, library = server.add_request_handler, handlers.library
     if len(library.resources):
-        add(wire_common.RESOURCES_LIST, PaginatedRequestParams, refusing(list_resources))
-        add(wire_common.TEMPLATES_LIST, PaginatedRequestParams, refusing(list_templates))
+        add(wire_common.RESOURCES_LIST, PaginatedRequestParams, listing("resources", handlers.resources))
+        add(wire_common.TEMPLATES_LIST, PaginatedRequestParams, listing("templates", handlers.templates))
         add(wire_common.RESOURCES_READ, ReadResourceRequestParams, refusing(read))
     if len(library.prompts):
-        add(wire_common.PROMPTS_LIST, PaginatedRequestParams, refusing(list_prompts))
+        add(wire_common.PROMPTS_LIST, PaginatedRequestParams, listing("prompts", handlers.prompts))
         add(wire_common.PROMPTS_GET, GetPromptRequestParams, refusing(get_prompt))
     if len(library.completions):
         add(wire_common.COMPLETE, CompleteRequestParams, refusing(complete))
-
-
-def _require_first_page(what: str, params: PaginatedRequestParams) -> None:
-    if params.cursor is not None:
-        raise InvalidRequest(f"cursor: all {what} are on the first page, no other was offered")

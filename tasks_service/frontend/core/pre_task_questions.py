@@ -1,4 +1,4 @@
-"""What a tool wants to know before its task exists, and a prompt before it is written.
+"""Questions of a tool before its task exists, and of a prompt before it is written.
 
 The questions that an author declared with `ask=` are put to the client in rounds: a call without all answers
 is answered with what is still asked, and the client makes the call again, with answers. Nothing is recorded
@@ -14,52 +14,30 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from ...domain.errors import AnswerRefused, LimitExceeded, NotJson
-from ...domain.limits import Limits, check_size, truncate
+from ...authoring.prompt import Prompt
+from ...authoring.tool import Tool
+from ...domain.limits import Limits, check_size
 from ...domain.task import EntryKind, JournalEntry, JsonText, Owner, new_token
-from ...durable.questions import Question, check_answer, question_digest
+from ...durable.questions import Question, question_digest
+from .answers import asked_again, check_answers
 from .request_state import TOOL_CALL, Binding, RequestStates, binding_of, refused
-from .requests import CapabilityRequired, InputRequired
-
-PROBLEM_BYTES = 512
-"""Longest reason for which a question is asked again."""
+from .requests import CapabilityRequired, InputRequired, PromptCall, ToolCall
 
 _PURPOSE = "preflight"
 
 
-class Asking(Protocol):
-    """A tool or a prompt: what declares questions."""
+Asking = Tool | Prompt
+"""Declares questions."""
 
-    @property
-    def name(self) -> str:
-        """Of its kind, the only one of that name."""
-
-    @property
-    def ask(self) -> Mapping[str, Question]:
-        """The questions, by name."""
-
-
-class Round(Protocol):
-    """A call of it, with what has come of earlier rounds: see `ToolCall`."""
-
-    @property
-    def arguments(self) -> Mapping[str, Any]:
-        """Of the call."""
-
-    @property
-    def answers(self) -> Mapping[str, Any]:
-        """To what was asked."""
-
-    @property
-    def state(self) -> str | None:
-        """What came with the questions."""
+Round = ToolCall | PromptCall
+"""A call of a tool or prompt, with what earlier rounds brought."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """All that was asked is answered.
+    """The outcome when all that was asked is answered.
 
     Attributes:
         journal: The answers, in the order in which the author declared the questions.
@@ -84,11 +62,10 @@ class _Declared:
 
 @dataclass(slots=True)
 class _Rounds:
-    """What the rounds so far have brought: answers by key, and why others were refused."""
+    """The answers of the rounds so far, by key."""
 
     conversation: str
     answers: dict[str, JournalEntry] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
 
 
 class PreTaskQuestions:
@@ -127,14 +104,14 @@ class PreTaskQuestions:
         binding = binding_of(owner, asking.name, call.arguments, request=self._request)
         rounds = self._opened(binding, call, declared)
         questions = {key: asked.recorded for key, asked in declared.items() if key not in rounds.answers}
-        fitting, rounds.problems = sort_out(questions, call.answers)
-        for key, answer in fitting.items():
+        checked = check_answers(questions, call.answers, self._limits)
+        for key, answer in checked.fitting.items():
             rounds.answers[key] = _entry(key, declared[key].digest, answer)
         answers = "".join(entry.value for entry in rounds.answers.values())
         check_size("answers", answers, self._limits.answers_bytes)
         if missing := [key for key in declared if key not in rounds.answers]:
             questions = {
-                key: asked_again(declared[key].recorded, rounds.problems.get(key)) for key in missing
+                key: asked_again(declared[key].recorded, checked.problems.get(key)) for key in missing
             }
             return InputRequired(questions=questions, state=self._sealed(binding, rounds))
         journal = tuple(rounds.answers[key] for key in declared)
@@ -169,38 +146,6 @@ class PreTaskQuestions:
 
 def _declared(question: Question) -> _Declared:
     return _Declared(question.recorded(), question_digest(question))
-
-
-def sort_out(
-    questions: Mapping[str, Mapping[str, Any]], answers: Mapping[str, Any]
-) -> tuple[dict[str, JsonText], dict[str, str]]:
-    """Tell answers that fit from those that do not.
-
-    Args:
-        questions: What is asked, by key, as questions are recorded.
-        answers: By key, as they came; those to no question are ignored.
-
-    Returns:
-        The answers that fit, as they are recorded; and why the others do not.
-    """
-    fitting, problems = {}, {}
-    for key, recorded in questions.items():
-        if key in answers:
-            try:
-                fitting[key] = check_answer(key, recorded, answers[key])
-            except AnswerRefused as error:
-                problems[key] = f"{error.path}: {error.problem}" if error.path else error.problem
-            except (LimitExceeded, NotJson) as error:
-                problems[key] = str(error)
-    return fitting, problems
-
-
-def asked_again(recorded: Mapping[str, Any], problem: str | None) -> Mapping[str, Any]:
-    """The question, with what was wrong with the last answer to it, where the question has a text."""
-    if not problem or "message" not in recorded:
-        return recorded
-    refused = f"The last answer was refused: {truncate(problem, PROBLEM_BYTES)}"
-    return {**recorded, "message": f"{recorded['message']}\n\n{refused}"}
 
 
 def _entry(key: str, digest: str, value: JsonText) -> JournalEntry:

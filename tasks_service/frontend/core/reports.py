@@ -1,4 +1,4 @@
-"""What a running tool says, as notifications on one stream.
+"""The reports of a running tool, as notifications on one stream.
 
 The rules are the same in every revision that has such notifications (2025-11-25 and 2026-07-28, progress and
 logging): the progress of a token only grows, across attempts of the tool too; a log message is sent if it is
@@ -20,7 +20,7 @@ Message = Mapping[str, Any]
 
 @dataclass(slots=True)
 class Threshold:
-    """How grave a log message must be to be sent; shared by all streams that one client's wish is about.
+    """The severity from which on log messages are sent; shared by the streams that one client set it for.
 
     Attributes:
         level: None sends none.
@@ -30,7 +30,7 @@ class Threshold:
 
 
 class Reporting:
-    """Reports of one task on their way to one stream. Nothing in it waits.
+    """Sends the reports of one task to one stream, throttled as the revisions demand; never waits.
 
     Args:
         outgoing: The stream.

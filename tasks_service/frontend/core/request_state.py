@@ -24,9 +24,6 @@ from .requests import StateRefused, request_digest
 
 logger = logging.getLogger(__name__)
 
-STATE_SECONDS = 3600.0
-"""Seconds that a client may take to answer a round."""
-
 TOOL_CALL: Final = "call of a tool"
 """The kind of request that states are made for; others bring a word of their own."""
 
@@ -71,22 +68,24 @@ class RequestStates:
 
     Args:
         secret: The deployment's; states are sealed under a key made from it.
+        life_seconds: How long a state is good: how long a client may take to answer a round.
     """
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, life_seconds: float) -> None:
+        self._life_seconds = life_seconds
         key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-preflight").digest()
         self._codec = AESGCMRequestStateCodec([key])
 
     @property
     def life_ms(self) -> int:
         """How long a state is good."""
-        return round(STATE_SECONDS * SECOND)
+        return round(self._life_seconds * SECOND)
 
     def seal(self, binding: Binding, purpose: str, content: Mapping[str, Any]) -> str:
-        """A new state, good from now on for `STATE_SECONDS`."""
+        """A new state, good from now on for `life_seconds`."""
         state = {
             "binding": _fields(binding),
-            "until": time.time() + STATE_SECONDS,
+            "until": time.time() + self._life_seconds,
             "purpose": purpose,
             "content": content,
         }

@@ -1,6 +1,6 @@
-"""What a caller asks for and how it can be refused, in no protocol revision's words.
+"""Requests and refusals in the service's own words, which are no protocol revision's.
 
-Wire modules make these from a request, handlers act on them, wire modules turn refusals into error codes.
+Wire modules make these from a request, and turn refusals into error codes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..transport.outgoing import Outgoing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who sent a request, as transports hand it to handlers.
+    """The sender of a request, as transports hand it to methods.
 
     Attributes:
         owner: Whose tasks it is about.
@@ -80,12 +80,12 @@ class PromptCall:
 
 
 def digest(text: str) -> str:
-    """128 bits that stand for a text."""
+    """A hash of a text, of 128 bits."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def request_digest(name: str, arguments: Mapping[str, Any]) -> str:
-    """Equal for two calls that ask for the same: the order of arguments does not matter."""
+    """A hash of a call, whatever the order of its arguments."""
     return digest(json.dumps([name, arguments], sort_keys=True, ensure_ascii=False))
 
 
@@ -104,7 +104,7 @@ class InputRequired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a client wants to be told without asking.
+    """The changes that a client wants to be told of.
 
     Attributes:
         task_ids: Tasks whose changes; None if it named no list of them.
@@ -201,7 +201,7 @@ class QuestionWithoutHandle(TasksServiceError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestScope:
-    """One request, as the transport hands it to the methods.
+    """A request, as the transport hands it to the methods.
 
     Attributes:
         caller: Who sent it.

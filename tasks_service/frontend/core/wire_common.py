@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Any, Final
 
 import pydantic_core
 from mcp.shared.exceptions import MCPError
+from mcp_types import PaginatedRequestParams
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
 
+from ...authoring.tool import Tool
 from ...domain.errors import (
     AnswerRefused,
     ExecutionForgotten,
@@ -43,7 +46,6 @@ from .requests import (
 
 logger = logging.getLogger(__name__)
 
-
 TOOLS_LIST: Final = "tools/list"
 TOOLS_CALL: Final = "tools/call"
 RESOURCES_LIST: Final = "resources/list"
@@ -59,17 +61,13 @@ REQUEST_CANCELLED: Final = -32800
 KEY_BYTES: Final = 128
 """Longest idempotency key."""
 
-
 PROBLEMS_BYTES: Final = 4 * KIB
 """Longest list of argument problems that a caller is shown."""
-
 
 NAME_CHARACTERS: Final = 128
 """Longest tool name that an error repeats."""
 
-
 _TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
 
 EMPTY: Final[Mapping[str, Any]] = {}
 """No fields."""
@@ -198,6 +196,57 @@ def refusal(error: TasksServiceError) -> MCPError:
         case _:
             logger.error("A request failed", exc_info=error)
             return MCPError(INTERNAL_ERROR, "Internal server error")
+
+
+def listed_tool(tool: Tool, output_schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A tool as `tools/list` shows it."""
+    listed: dict[str, Any] = {"name": tool.name, "inputSchema": dict(tool.input_schema)}
+    if tool.title is not None:
+        listed["title"] = tool.title
+    if tool.description:
+        listed["description"] = tool.description
+    if tool.annotations is not None:
+        listed["annotations"] = tool.annotations.model_dump(by_alias=True, exclude_none=True)
+    if output_schema is not None:
+        listed["outputSchema"] = dict(output_schema)
+    return listed
+
+
+def tool_error(text: str) -> dict[str, Any]:
+    """A `CallToolResult` that tells a model what was wrong."""
+    return {"content": [{"type": "text", "text": truncate(text, PROBLEMS_BYTES)}], "isError": True}
+
+
+Method = Callable[[Any, Any], Awaitable[Any]]
+"""Answers a request, by its context and its params."""
+
+Refusing = Callable[[Method], Method]
+
+
+def refusing(refusal: Callable[[TasksServiceError], MCPError]) -> Refusing:
+    """Let the refusals of methods reach callers as errors of the protocol: as `refusal` writes them."""
+
+    def decorate(method: Method) -> Method:
+        @wraps(method)
+        async def run(context: Any, params: Any) -> Any:
+            try:
+                return await method(context, params)
+            except TasksServiceError as error:
+                raise refusal(error) from error
+
+        return run
+
+    return decorate
+
+
+def require_first_page(what: str, params: PaginatedRequestParams) -> None:
+    """Refuse a cursor to a list that has one page.
+
+    Raises:
+        InvalidRequest: There is a cursor.
+    """
+    if params.cursor is not None:
+        raise InvalidRequest(f"cursor: all {what} are on the first page, no other was offered")
 
 
 def resource_missing(error: UnknownResource, code: int) -> MCPError:

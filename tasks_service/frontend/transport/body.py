@@ -23,25 +23,22 @@ from .rejection import Disconnected, Rejection
 BODY_BYTES = 2 * MIB
 """Largest request body: the largest arguments, and room for the rest."""
 
-BODY_SECONDS = 30.0
-"""How long a client may take to send the body of a request."""
-
 ENVELOPE_DEPTH = 4
 """How deep in a message the values are whose own depth is limited."""
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str]) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[str, str], seconds: float) -> bytes:
     """The body of a request, up to `BODY_BYTES`.
 
     Raises:
-        Rejection: 413, as soon as it is known to be larger; 408 if it is not there within `BODY_SECONDS`.
+        Rejection: 413, as soon as it is known to be larger; 408 if it is not there within so many seconds.
         Disconnected: The client went away while it sent.
     """
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             return await _whole_body(receive, headers)
     except TimeoutError:
-        message = f"The request body did not arrive within {BODY_SECONDS:g} s"
+        message = f"The request body did not arrive within {seconds:g} s"
         raise Rejection(408, INVALID_REQUEST, message, headers=((b"connection", b"close"),)) from None
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from mcp_types.jsonrpc import INVALID_REQUEST
 from starlette.types import Scope
 
 from .rejection import Rejection
+
+SESSION_HEADER: Final = "mcp-session-id"
+LAST_EVENT_HEADER: Final = "last-event-id"
 
 
 def headers_of(scope: Scope) -> list[tuple[str, str]]:
@@ -30,7 +34,7 @@ def check_accept(accept: str) -> None:
         raise Rejection(406, INVALID_REQUEST, "Accept: expected application/json and text/event-stream")
 
 
-SESSION_HEADER: Final = "mcp-session-id"
-
-
-LAST_EVENT_HEADER: Final = "last-event-id"
+def takes_stream(headers: Mapping[str, str]) -> bool:
+    """Whether a client takes a stream of events for an answer."""
+    accept = headers.get("accept", "")
+    return "text/event-stream" in accept or "*/*" in accept

@@ -1,29 +1,121 @@
-"""JSON-RPC messages: what they are, and the ones that are made here."""
+"""JSON-RPC 2.0 messages: parsed once from decoded values into types, and the ones that are made here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_types import PROTOCOL_VERSION_META_KEY, ErrorData
+from mcp_types.jsonrpc import INVALID_REQUEST
+
+from .rejection import Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request.
+
+    Attributes:
+        id: Repeated in the answer.
+        method: What is to be done.
+        params: Of the method; None if the message has none.
+    """
+
+    id: str | int
+    method: str
+    params: Mapping[str, Any] | None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The message itself, for the SDK's checks."""
+        return {"jsonrpc": "2.0", "id": self.id, "method": self.method, "params": self.params}
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A notification.
+
+    Attributes:
+        method: What has happened.
+        params: Of the method; None if the message has none.
+    """
+
+    method: str
+    params: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response to a request of ours.
+
+    Attributes:
+        id: The id of that request, as the client sent it back.
+        answer: The result; an error as `{"error": ...}`.
+    """
+
+    id: Any
+    answer: Any
+
+
+Message = Request | Notification | Response
+
+
+def parse_message(decoded: Any) -> Message:
+    """Parse a decoded JSON value as a single JSON-RPC message; there are no batches.
+
+    Raises:
+        Rejection: 400; it is no message, or its params are no object.
+    """
+    match decoded:
+        case {"jsonrpc": "2.0", "id": str() | int() as id_, "method": str() as method} if not isinstance(
+            id_, bool
+        ):
+            return Request(id_, method, _params(decoded))
+        case {"jsonrpc": "2.0", "method": str() as method} if "id" not in decoded:
+            return Notification(method, _params(decoded))
+        case {"jsonrpc": "2.0", "id": id_, "error": error}:
+            return Response(id_, {"error": error})
+        case {"jsonrpc": "2.0", "id": id_, "result": result}:
+            return Response(id_, result)
+    message = "Expected a single JSON-RPC 2.0 request, notification or response object"
+    raise Rejection(400, INVALID_REQUEST, message, request_id=request_id(decoded))
 
 
 def request_id(decoded: Any) -> str | int | None:
-    """The id of a JSON-RPC request, None where there is none that an answer could carry."""
-    value = decoded.get("id") if isinstance(decoded, dict) else None
+    """The id of a decoded request; None if there is none that an answer could carry."""
+    value = decoded.get("id") if isinstance(decoded, Mapping) else None
     return value if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
-def has_envelope(decoded: Any) -> bool:
+def has_envelope(message: Message) -> bool:
     """Whether a message names its revision itself, as those without a handshake do."""
-    params = decoded.get("params") if isinstance(decoded, Mapping) else None
-    meta = params.get("_meta") if isinstance(params, Mapping) else None
+    params = None if isinstance(message, Response) else message.params
+    meta = None if params is None else params.get("_meta")
     return isinstance(meta, Mapping) and PROTOCOL_VERSION_META_KEY in meta
 
 
-def error_message(identity: str | int | None, error: ErrorData) -> dict[str, Any]:
-    """A JSON-RPC error."""
+def result_message(id_: str | int, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A response with a result."""
+    return {"jsonrpc": "2.0", "id": id_, "result": result}
+
+
+def error_message(id_: str | int | None, error: ErrorData) -> dict[str, Any]:
+    """A response with an error."""
     fields: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.data is not None:
         fields["data"] = error.data
-    return {"jsonrpc": "2.0", "id": identity, "error": fields}
+    return {"jsonrpc": "2.0", "id": id_, "error": fields}
+
+
+def rejection_message(rejection: Rejection) -> dict[str, Any]:
+    """The response to a message that was rejected."""
+    error = ErrorData(code=rejection.code, message=rejection.message, data=rejection.data)
+    return error_message(rejection.request_id, error)
+
+
+def _params(decoded: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    params = decoded.get("params")
+    if params is None or isinstance(params, Mapping):
+        return params
+    raise Rejection(400, INVALID_REQUEST, "params: expected an object", request_id=request_id(decoded))

@@ -1,19 +1,12 @@
-"""Requests that get no further."""
+"""Errors that end a message's way before any method sees it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pydantic_core
-from mcp_types import ErrorData
-from starlette.types import Send
-
-from .jsonrpc import error_message
-from .outgoing import JSON, send_whole
-
 
 class Rejection(Exception):
-    """A request that gets no further.
+    """A message that is refused before any method sees it.
 
     Attributes:
         status: The HTTP status.
@@ -21,7 +14,7 @@ class Rejection(Exception):
         message: What was wrong, what was expected.
         data: The error's data.
         request_id: The id of the request, once it is known.
-        headers: To send along.
+        headers: HTTP headers to send along.
     """
 
     def __init__(
@@ -41,10 +34,3 @@ class Rejection(Exception):
 
 class Disconnected(Exception):
     """The client is gone; nothing can be answered."""
-
-
-async def reject(rejection: Rejection, send: Send) -> None:
-    """Answer a request that was not let in."""
-    error = ErrorData(code=rejection.code, message=rejection.message, data=rejection.data)
-    body = pydantic_core.to_json(error_message(rejection.request_id, error))
-    await send_whole(send, rejection.status, body, (JSON, *rejection.headers))

@@ -10,15 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import pydantic_core
-from starlette.types import Send
+from starlette.types import Receive, Send
 
-from .outgoing import JSON, PING, Outgoing, begin_stream, end_stream, event, send_part, send_whole
-
-DEFERRAL_SECONDS: Final = 15.0
-"""How long an answer may take before it becomes a stream, and between two signs of life on it."""
+from .jsonrpc import rejection_message
+from .outgoing import (
+    JSON,
+    PING,
+    Outgoing,
+    begin_stream,
+    end_stream,
+    event,
+    send_part,
+    send_whole,
+    wait_for_disconnect,
+)
+from .rejection import Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,42 +45,53 @@ Work = asyncio.Task[Answer | None]
 async def respond(
     work: Work,
     outgoing: Outgoing,
-    gone: asyncio.Task[None],
+    receive: Receive,
     send: Send,
+    deferral: float,
     *,
     may_stream: bool,
     prefers_stream: bool = False,
+    streams_at_once: bool = False,
 ) -> None:
-    """Answer as soon as it is known how; not at all if the client has gone.
+    """Answer as soon as it is known how; if the client hangs up first, the work is cancelled.
 
     Args:
         work: Makes the answer.
         outgoing: What goes to the client before it.
-        gone: Done when the client has hung up.
+        receive: Of the ASGI connection.
         send: Of the ASGI connection.
+        deferral: See `Timings.deferral`.
         may_stream: Whether the client takes a stream. If not, it gets the answer alone.
         prefers_stream: Whether it would rather have a stream, however short.
+        streams_at_once: Whether it waits for a stream, and for nothing else.
     """
-    filled = asyncio.create_task(outgoing.filled())
+    gone = asyncio.create_task(wait_for_disconnect(receive))
     try:
-        await asyncio.wait(
-            {work, gone, filled} if may_stream else {work, gone},
-            timeout=DEFERRAL_SECONDS if may_stream else None,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        if not streams_at_once:
+            await _first_sign(work, gone, outgoing, deferral if may_stream else None)
+        answer = _outcome(work) if work.done() else None
+        if streams_at_once or answer is None or (outgoing and may_stream) or prefers_stream:
+            await _stream(work, outgoing, gone, send, deferral)
+        elif not gone.done():
+            await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
     finally:
-        filled.cancel()
+        gone.cancel()
+        work.cancel()
+        await asyncio.wait({work, gone})
+
+
+async def reject(rejection: Rejection, send: Send) -> None:
+    """Answer a request that was not let in."""
+    body = pydantic_core.to_json(rejection_message(rejection))
+    await send_whole(send, rejection.status, body, (JSON, *rejection.headers))
+
+
+async def _stream(
+    work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send, deferral: float
+) -> None:
+    """Send what goes out, and the answer if there is one, as events; with signs of life in between."""
     if gone.done():
         return
-    answer = _outcome(work) if work.done() else None
-    if answer is None or (outgoing and may_stream) or prefers_stream:
-        await stream(work, outgoing, gone, send)
-    else:
-        await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
-
-
-async def stream(work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send) -> None:
-    """Send what goes out, and the answer if there is one, as events; with signs of life in between."""
     await begin_stream(send)
     await send_part(send, outgoing.take_priming() or PING)
     while not gone.done():
@@ -84,13 +104,21 @@ async def stream(work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send:
             answer = _outcome(work)
             await end_stream(send, b"" if answer is None else event(answer.message))
             return
-        filled = asyncio.create_task(outgoing.filled())
-        done, _ = await asyncio.wait(
-            {work, gone, filled}, timeout=DEFERRAL_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        filled.cancel()
-        if not done:
+        if not await _first_sign(work, gone, outgoing, deferral):
             await send_part(send, PING)
+
+
+async def _first_sign(
+    work: Work, gone: asyncio.Task[None], outgoing: Outgoing, seconds: float | None
+) -> bool:
+    """Wait for the answer, the client's end, or so many seconds for something to send; whether one came."""
+    filled = asyncio.create_task(outgoing.filled())
+    try:
+        first = {work, gone} if seconds is None else {work, gone, filled}
+        done, _ = await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        filled.cancel()
 
 
 def _outcome(work: Work) -> Answer | None:

@@ -1,4 +1,4 @@
-"""Running one request on the SDK's kernel."""
+"""Requests run on the SDK's kernel, which validates their shape, picks the method and shapes its result."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from mcp.server.connection import Connection
+from mcp.server.lowlevel import Server
+from mcp.server.runner import modern_error_data, serve_one
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 
+from .jsonrpc import Request, error_message, result_message
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Exchange:
-    """What the SDK's kernel must know of the transport; nothing travels back but the answer."""
-
-    transport: TransportContext
-    request_id: str | int
-    message_metadata: ServerMessageMetadata
-    can_send_request: bool = False
-    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
+class NoChannel:
+    """Stands in for the SDK's way back to a client: nothing travels back but the answer."""
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -41,3 +39,48 @@ class Exchange:
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Drop a report of progress."""
         logger.debug("dropped progress: the answer is all that is sent")
+
+
+@dataclass(slots=True)
+class KernelContext(NoChannel):
+    """What the SDK's kernel must know of the transport."""
+
+    transport: TransportContext
+    request_id: str | int
+    message_metadata: ServerMessageMetadata
+    can_send_request: bool = False
+    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
+
+
+async def run_request(
+    server: Server[dict[str, Any]],
+    request: Request,
+    connection: Connection,
+    scope: object,
+    *,
+    kind: str,
+    headers: Mapping[str, str] | None = None,
+    passing: type[Exception] | tuple[()] = (),
+) -> dict[str, Any]:
+    """Run a request; the response to it, whatever it comes to.
+
+    Args:
+        server: Has the methods.
+        request: What is to be run.
+        connection: The client's version and capabilities.
+        scope: What the methods find as `context.request`.
+        kind: The SDK's name for the transport.
+        headers: Of the HTTP request, by name in lower case.
+        passing: What a method may raise that is no answer; it reaches the caller.
+    """
+    transport = TransportContext(kind=kind, can_send_request=False, headers=headers)
+    context = KernelContext(transport, request.id, ServerMessageMetadata(request_context=scope))
+    try:
+        result = await serve_one(
+            server, context, request.method, request.params, connection=connection, lifespan_state={}
+        )
+    except passing:
+        raise
+    except Exception as error:
+        return error_message(request.id, modern_error_data(error))
+    return result_message(request.id, result)

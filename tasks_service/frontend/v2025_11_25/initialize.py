@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from secrets import token_urlsafe
 from typing import Any, Final
 
 from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
-from mcp.server.runner import serve_one
 
 from ...store.sessions import Session
 from ..core.requests import Caller
-from ..transport.sdk_kernel import Exchange
+from ..transport.jsonrpc import Request
+from ..transport.sdk_kernel import NoChannel, run_request
 from . import wire
 
 SESSION_BYTES: Final = 24
@@ -20,24 +19,25 @@ SESSION_BYTES: Final = 24
 
 
 async def initialize(
-    server: Server[dict[str, Any]], exchange: Exchange, params: Mapping[str, Any] | None, caller: Caller
-) -> tuple[Session, dict[str, Any]]:
-    """Answer an `initialize`: the session that it begins, which nobody keeps yet, and the result.
+    server: Server[dict[str, Any]], request: Request, caller: Caller, *, kind: str
+) -> tuple[Session | None, dict[str, Any]]:
+    """Answer an `initialize`; `kind` is the SDK's name for the transport.
 
-    Raises:
-        Exception: What the SDK's kernel raises for a request that it refuses.
+    Returns:
+        The session that it begins, which nobody keeps yet, and the response. No session if it was refused.
     """
-    connection = Connection.for_loop(exchange)
-    result = await serve_one(
-        server, exchange, wire.INITIALIZE, params, connection=connection, lifespan_state={}
-    )
+    connection = Connection.for_loop(NoChannel())
+    message = await run_request(server, request, connection, None, kind=kind)
+    if "error" in message:
+        return None, message
     session = Session(
         session_id=token_urlsafe(SESSION_BYTES),
         owner=caller.owner,
         version=connection.protocol_version,
-        capabilities=wire.client_capabilities(params, connection.protocol_version),
+        capabilities=wire.client_capabilities(request.params, connection.protocol_version),
     )
-    wire.announce_changes(result["capabilities"])
+    capabilities = message["result"]["capabilities"]
+    wire.announce_changes(capabilities)
     if wire.has_tasks(session.version):
-        result["capabilities"]["tasks"] = wire.TASKS_CAPABILITY
-    return session, result
+        capabilities["tasks"] = wire.TASKS_CAPABILITY
+    return session, message

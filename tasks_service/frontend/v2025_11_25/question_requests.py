@@ -1,8 +1,8 @@
-"""Questions to clients of revisions with sessions: who may ask, and what becomes of the answer.
+"""Questions of tasks as requests to clients, and the responses as answers.
 
 A question of a task is a request that the server sends. The id of that request is sealed: it names owner,
 task and question, so that whichever front end receives the answer can record it, and nobody can forge one.
-One stream asks a question at a time; a stream that dies loses the floor, and another asks.
+One stream asks a question at a time; when it dies, another asks.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from typing import Any
 
-import pydantic_core
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 
-from ...domain.errors import AnswerRefused, InvalidTransition, LimitExceeded, NotJson, TaskNotFound
-from ...domain.events import AnswerInput
+from ...domain.errors import LimitExceeded, NotJson, TaskNotFound
 from ...domain.limits import Limits, to_json
 from ...domain.task import JsonText, Owner
-from ...durable.questions import check_answer
 from ...store.clients import AsyncTaskStore
 from ...store.sessions import SessionStore
+from ..core.answers import check_answers, record_answers, recorded_questions
+from ..transport.jsonrpc import Response
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ class QuestionRequests:
         """A new id for a request that asks a question before there is a task."""
         return self._codec.seal(json.dumps([owner, _INTERVIEW, interview, key]).encode())
 
-    async def receive(self, owner: Owner, response: Mapping[str, Any]) -> None:
+    async def receive(self, owner: Owner, response: Response) -> None:
         """Record a client's JSON-RPC response as the answer that it is.
 
         What nobody asked, or what is not asked any more, is dropped. What does not fit is
@@ -62,23 +60,22 @@ class QuestionRequests:
 
         Args:
             owner: Who sent it.
-            response: The whole message.
+            response: What it sent.
 
         Raises:
             StoreUnavailable: It may not have been recorded; the client may send it again.
         """
-        asked = self._asked(owner, response.get("id"))
+        asked = self._asked(owner, response.id)
         if asked is None:
             return
-        answer = {"error": response["error"]} if "error" in response else response.get("result")
         whose, name, key = asked
         if whose == _INTERVIEW:
-            await self._leave(name, key, answer)
+            await self._leave(name, key, response.answer)
         else:
-            await self._answer(owner, name, key, answer, response["id"])
+            await self._answer(owner, name, key, response.answer, str(response.id))
 
     async def _leave(self, interview: str, key: str, answer: Any) -> None:
-        """Whoever asks checks the answer, and asks again; what cannot even be kept fits no question."""
+        """Leave an answer for the call that checks it; one that cannot be kept is left as null."""
         try:
             text = to_json("answer", answer, maximum=self._limits.answers_bytes, depth=self._limits.depth)
         except (LimitExceeded, NotJson):
@@ -87,29 +84,17 @@ class QuestionRequests:
 
     async def _answer(self, owner: Owner, task_id: str, key: str, answer: Any, request_id: str) -> None:
         try:
-            view = await self._store.get(owner, task_id, hidden=True)
+            questions = recorded_questions((await self._store.get(owner, task_id, hidden=True)).task)
+            if key not in questions:
+                return
+            checked = check_answers({key: questions[key]}, {key: answer}, self._limits)
+            for problem in checked.problems.values():
+                await self._sessions.refuse(task_id, key, problem)
+            if checked.fitting:
+                await self._sessions.attribute(task_id, key, request_id)
+                await record_answers(self._store, owner, task_id, checked.fitting, hidden=True)
         except TaskNotFound:
-            return
-        question = view.task.inputs.get(key)
-        if question is None:
-            return
-        try:
-            to_json("answer", answer, maximum=self._limits.answers_bytes, depth=self._limits.depth)
-            checked = check_answer(key, pydantic_core.from_json(question.request), answer)
-        except AnswerRefused as error:
-            problem = f"{error.path}: {error.problem}" if error.path else error.problem
-            await self._sessions.refuse(task_id, key, problem)
-        except (LimitExceeded, NotJson) as error:
-            await self._sessions.refuse(task_id, key, str(error))
-        else:
-            await self._sessions.attribute(task_id, key, request_id)
-            await self._record(owner, task_id, AnswerInput(answers={key: checked}))
-
-    async def _record(self, owner: Owner, task_id: str, event: AnswerInput) -> None:
-        try:
-            await self._store.apply(owner, task_id, event, hidden=True)
-        except (InvalidTransition, TaskNotFound):
-            logger.debug("an answer to what is not asked any more was dropped")
+            logger.debug("an answer to a task that is gone was dropped")
 
     def _asked(self, owner: Owner, identity: Any) -> tuple[str, str, str] | None:
         """Who asks, by kind and name, and the key, as a request id of ours says; None if it is another's."""

@@ -1,4 +1,4 @@
-"""What a tool asks before its task exists, asked on the stream of the call that is to make the task.
+"""Questions before there is a task, asked on the stream of the call that is to make it.
 
 Nothing is recorded meanwhile. The answers may arrive at any front end; they are left in the store for the one
 that holds the stream. If that one dies, the client makes the call again and is asked again.
@@ -14,27 +14,23 @@ import pydantic_core
 
 from ...domain.task import new_token
 from ...store.sessions import Session, interview_name
-from ..core.change_feed import HEAL_SECONDS
 from ..core.requests import QuestionWithoutHandle, digest
 from ..transport.outgoing import Outgoing
 from . import wire
 from .task_stream import SessionServices
-
-INTERVIEW_SECONDS = 3600.0
-"""How long a client may take to answer."""
 
 
 class QuestionsOnStream:
     """The questions of one call, put to one client.
 
     Args:
-        desk: Where answers are left, and who says that they are there.
+        services: Where answers are left, and who says that they are there.
         session: The client's.
         outgoing: The stream of the call.
     """
 
-    def __init__(self, desk: SessionServices, session: Session, outgoing: Outgoing) -> None:
-        self._desk, self._session, self._outgoing = desk, session, outgoing
+    def __init__(self, services: SessionServices, session: Session, outgoing: Outgoing) -> None:
+        self._services, self._session, self._outgoing = services, session, outgoing
 
     async def ask(self, questions: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         """Ask, and wait for all answers; they are as the client sent them, unchecked.
@@ -50,22 +46,22 @@ class QuestionsOnStream:
         for key, recorded in questions.items():
             request = wire.input_request(
                 recorded,
-                request_id=self._desk.questions.interview_id(self._session.owner, interview, key),
+                request_id=self._services.questions.interview_id(self._session.owner, interview, key),
                 version=self._session.version,
                 task_id=None,
                 link_id=digest(f"{interview} {key}"),
             )
             self._outgoing.put(request)
         try:
-            async with asyncio.timeout(INTERVIEW_SECONDS):
+            async with asyncio.timeout(self._services.timings.answer):
                 return await self._answers(interview, len(questions))
         except TimeoutError:
             raise QuestionWithoutHandle from None
 
     async def _answers(self, interview: str, number: int) -> Mapping[str, Any]:
-        with self._desk.feed.watch(interview_name(interview)) as watcher:
+        with self._services.feed.watch(interview_name(interview)) as waiter:
             while True:
-                answers = await self._desk.sessions.answers(interview)
+                answers = await self._services.sessions.answers(interview)
                 if len(answers) >= number:
                     return {key: pydantic_core.from_json(text) for key, text in answers.items()}
-                await watcher.changed(HEAL_SECONDS)
+                await waiter.changed()

@@ -1,4 +1,4 @@
-"""Streams that their client is let go from, and comes back to (2025-11-25, transports, "resumability").
+"""Streams that a client leaves, and comes back to later (2025-11-25, transports, "resumability").
 
 Only calls of tools that say `release_client` have such streams (docs/protocol-2025-11-25.md, "sessions").
 The client gets the id of an event, and with it may ask any front end for the rest. The id is sealed: it says
@@ -28,7 +28,7 @@ SHORTEST_ABSENCE_MS: Final = 1000
 
 
 class PollLater(Exception):
-    """The client is to come back for the answer.
+    """Tells the transport to end the stream: the client is to come back for the answer.
 
     Args:
         task_id: The execution that it waits for.
@@ -42,7 +42,7 @@ class PollLater(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumePoint:
-    """Where in a session a stream goes on.
+    """The point from which a stream goes on in a session.
 
     Attributes:
         task_id: The execution that is waited for.
@@ -56,7 +56,7 @@ class ResumePoint:
 
 
 class ResumePoints:
-    """ResumePoints as ids of events: each is another, and good for its session alone.
+    """Writes resume points as ids of events, each good for its session alone.
 
     Args:
         secret: The deployment's; ids are sealed under a key made from it.
@@ -66,13 +66,18 @@ class ResumePoints:
         key = hashlib.blake2b(secret, digest_size=32, person=b"tasks-bookmark").digest()
         self._codec = AESGCMRequestStateCodec([key])
 
-    def event_id(self, session: Session, bookmark: ResumePoint) -> str:
+    def event_id(self, session: Session, resume_point: ResumePoint) -> str:
         """A new id for an event of a stream of the session."""
-        content = [session.session_id, bookmark.task_id, bookmark.request_id, bookmark.progress_token]
+        content = [
+            session.session_id,
+            resume_point.task_id,
+            resume_point.request_id,
+            resume_point.progress_token,
+        ]
         return self._codec.seal(json.dumps(content).encode())
 
     def open(self, session: Session, event_id: str) -> ResumePoint | None:
-        """What an id of an event of the session says; None if it was not sent there."""
+        """Read the id of an event; None if it was not sent in this session."""
         try:
             session_id, task_id, request_id, token = json.loads(self._codec.unseal(event_id))
         except InvalidRequestState as error:

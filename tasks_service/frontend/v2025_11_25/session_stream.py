@@ -1,8 +1,8 @@
-"""A session's own stream (HTTP GET): what becomes of its tasks, for as long as it is open.
+"""A session's own stream (HTTP GET), on which its tasks are reported for as long as it is open.
 
 One stream holds a session: the newest. Each message goes to one stream of one session (2025-11-25,
 transports), so a task is reported in the session that made it and nowhere else. A
-question is asked here only if no `tasks/result` has asked it within `GRACE_SECONDS`.
+question is asked here only if no `tasks/result` has asked it within `Timings.result_first`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...domain.errors import StoreUnavailable, TaskNotFound
 from ...domain.task import new_token
 from ...store.announcements import Listed, list_name, resource_name
 from ...store.sessions import Session, SessionState, SessionTask, session_name
-from ..core.change_feed import HEAL_SECONDS, Waiter
+from ..core.change_feed import Waiter
 from ..core.reports import Threshold
 from ..transport.outgoing import Outgoing
 from . import wire
@@ -22,21 +22,18 @@ from .task_stream import SessionServices, StreamPolicy, TaskStream, reporting_of
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 1.5
-"""How long a question waits for a `tasks/result` to be asked on."""
-
 
 class SessionStream:
-    """The tasks of a session, reported on its stream.
+    """Reports the tasks of a session on its stream.
 
     Args:
-        desk: What attending to tasks needs.
+        services: What attending to tasks needs.
         session: Whose tasks.
         outgoing: The stream.
     """
 
-    def __init__(self, desk: SessionServices, session: Session, outgoing: Outgoing) -> None:
-        self._desk, self._session, self._outgoing = desk, session, outgoing
+    def __init__(self, services: SessionServices, session: Session, outgoing: Outgoing) -> None:
+        self._services, self._session, self._outgoing = services, session, outgoing
         self._name = new_token()
         self._attended: dict[SessionTask, asyncio.Task[None]] = {}
         self._resources: dict[str, str] = {}
@@ -49,23 +46,23 @@ class SessionStream:
             StoreUnavailable: The session could not be taken; the client may open another stream.
         """
         session_id = self._session.session_id
-        await self._desk.sessions.take_stream(session_id, self._name)
+        await self._services.sessions.take_stream(session_id, self._name)
         resumed = True
         lists = {list_name(listed): listed for listed in Listed}
-        with self._desk.feed.watch(session_name(session_id), *lists) as watcher:
+        with self._services.feed.watch(session_name(session_id), *lists) as waiter:
             try:
                 while True:
                     try:
-                        standing = await self._desk.sessions.standing(session_id)
+                        state = await self._services.sessions.standing(session_id)
                     except StoreUnavailable as error:
                         logger.warning("A session's stream cannot read its session for now: %s", error)
                     else:
-                        if standing is None or standing.stream != self._name:
+                        if state is None or state.stream != self._name:
                             return
-                        self._attend(standing, resumed=resumed)
-                        self._subscribe(standing, watcher)
+                        self._attend(state, resumed=resumed)
+                        self._subscribe(state, waiter)
                         resumed = False
-                    for name in await watcher.changed(HEAL_SECONDS):
+                    for name in await waiter.changed():
                         if name in lists:
                             message = wire.list_changed(lists[name])
                             self._outgoing.put(message, instead_of=name)
@@ -74,22 +71,22 @@ class SessionStream:
             finally:
                 await self._stop()
 
-    def _attend(self, standing: SessionState, *, resumed: bool) -> None:
-        self._threshold.level = standing.log_level
-        for enlisted in standing.tasks:
+    def _attend(self, state: SessionState, *, resumed: bool) -> None:
+        self._threshold.level = state.log_level
+        for enlisted in state.tasks:
             if enlisted not in self._attended:
                 attending = self._follow(enlisted, resumed=resumed)
                 self._attended[enlisted] = asyncio.create_task(attending)
-        listed = set(standing.tasks)
+        listed = set(state.tasks)
         for enlisted in [one for one, task in self._attended.items() if task.done() and one not in listed]:
             del self._attended[enlisted]
 
-    def _subscribe(self, standing: SessionState, watcher: Waiter) -> None:
-        wanted = {resource_name(uri): uri for uri in standing.resources}
+    def _subscribe(self, state: SessionState, waiter: Waiter) -> None:
+        wanted = {resource_name(uri): uri for uri in state.resources}
         for name in self._resources.keys() - wanted.keys():
-            self._desk.feed.discard(watcher, name)
+            self._services.feed.discard(waiter, name)
         for name in wanted.keys() - self._resources.keys():
-            self._desk.feed.add(watcher, name)
+            self._services.feed.add(waiter, name)
         self._resources = wanted
 
     async def _follow(self, enlisted: SessionTask, *, resumed: bool) -> None:
@@ -104,14 +101,14 @@ class SessionStream:
                 task_id=enlisted.task_id,
             ),
             resumed=resumed,
-            leave_to_others=GRACE_SECONDS,
+            leave_to_others=self._services.timings.result_first,
         )
         try:
             try:
-                await TaskStream(self._desk, enlisted.task_id, policy).run()
+                await TaskStream(self._services, enlisted.task_id, policy).run()
             except TaskNotFound:
                 logger.debug("a task of a session is gone")
-            await self._desk.sessions.delist(self._session.session_id, enlisted)
+            await self._services.sessions.delist(self._session.session_id, enlisted)
         except StoreUnavailable as error:
             logger.warning("The end of a task may be reported again: %s", error)
         except Exception:

@@ -1,4 +1,4 @@
-"""Attending a task on behalf of one stream: what the stream's client hears of it, and is asked.
+"""One task on one stream: the client is told of it, and asked what it asks.
 
 Three kinds of stream do so: that of a plain call, that of a blocked `tasks/result`, and a session's own. They
 differ in what they report and how soon they ask, see `StreamPolicy`.
@@ -6,6 +6,7 @@ differ in what they report and how soon they ask, see `StreamPolicy`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -15,15 +16,17 @@ from functools import partial
 
 import pydantic_core
 
-from ...domain.errors import InvalidTransition, StoreUnavailable
-from ...domain.events import CallerReturned
+from ...domain.errors import StoreUnavailable
 from ...domain.task import InputRequest, Phase, Task, TaskStatus, new_token
 from ...store.clients import AsyncTaskStore, TaskView
 from ...store.sessions import ASK_LOCK_SECONDS, REPORTS_SECONDS, Session, SessionStore
-from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Waiter
-from ..core.pre_task_questions import asked_again
+from ..core.answers import asked_again
+from ..core.change_feed import ChangeFeed
 from ..core.reports import Reporting, Threshold
 from ..core.requests import digest
+from ..core.task_watch import watch_task
+from ..core.waiting_calls import WaitingCalls
+from ..timings import Timings
 from ..transport.outgoing import Outgoing
 from . import wire
 from .question_requests import QuestionRequests
@@ -31,16 +34,13 @@ from .resumption import SHORTEST_ABSENCE_MS, PollLater, ResumePoints
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0
-"""Pause before a task is read again that could not be."""
-
 MOST_REFUSALS = 8
 """How often one stream asks the same again; a client that cannot answer would be asked for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPolicy:
-    """Who hears of a task.
+    """What a stream reports of a task, and whether it asks.
 
     Attributes:
         session: Whose stream it is.
@@ -69,26 +69,41 @@ class StreamPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionServices:
-    """What attending needs of the front end."""
+    """What sessions need of the front end.
+
+    Attributes:
+        store: Where tasks are.
+        sessions: Where sessions are.
+        questions: Makes the requests that ask questions, and records the answers.
+        feed: Says when something has changed.
+        resume_points: Make the ids of events that a stream can go on from.
+        waiting_calls: Lets calls wait.
+    """
 
     store: AsyncTaskStore
     sessions: SessionStore
     questions: QuestionRequests
     feed: ChangeFeed
-    bookmarks: ResumePoints
+    resume_points: ResumePoints
+    waiting_calls: WaitingCalls
+
+    @property
+    def timings(self) -> Timings:
+        """How long to wait for what."""
+        return self.feed.timings
 
 
 class TaskStream:
-    """One task, attended to for one policy.
+    """Reports a task on a stream, and asks its questions there.
 
     Args:
-        desk: What attending needs.
+        services: What attending needs.
         task_id: A task of the session's owner.
         policy: Who hears of it.
     """
 
-    def __init__(self, desk: SessionServices, task_id: str, policy: StreamPolicy) -> None:
-        self._desk, self._task_id, self._policy = desk, task_id, policy
+    def __init__(self, services: SessionServices, task_id: str, policy: StreamPolicy) -> None:
+        self._services, self._task_id, self._policy = services, task_id, policy
         self._name = new_token()
         self._askable = json.loads(policy.session.capabilities or "[]") if policy.can_be_asked else []
         self._reports_due = float("-inf")
@@ -98,74 +113,58 @@ class TaskStream:
         self._refusals: dict[str, int] = {}
 
     async def run(self, give_up_after: float | None = None) -> TaskView:
-        """Attend to the task until it has ended; how it did.
+        """Report and ask until the task has ended.
 
         Args:
             give_up_after: Seconds to wait, not counting time spent asking the client. Also give up on a
                 question that the client cannot be asked. None: wait for the end.
 
         Returns:
-            The task at its end, or as it is when it is enough.
-
-        A store that does not answer for a while is waited for.
+            The task at its end, or with the question that the client cannot be asked.
 
         Raises:
+            TimeoutError: It has not ended in time.
             TaskNotFound: Unknown, foreign or expired.
             PollLater: The task sleeps, and the client need not wait.
         """
-        with self._desk.feed.watch(self._task_id) as watcher:
-            try:
-                with self._desk.feed.subscribe_reports(self._task_id, self._policy.reporting):
-                    return await self._until_enough(watcher, give_up_after)
-            finally:
-                await self._leave()
-
-    async def _until_enough(self, watcher: Waiter, give_up_after: float | None) -> TaskView:
-        enough = math.inf if give_up_after is None else time.monotonic() + give_up_after
-        while True:
-            view = await self._view()
-            if view is not None:
-                await self._stay(view.task)
-                if not view.task.status.is_final:
-                    await self._share_reports()
-                if view.task.status is not TaskStatus.WORKING:
-                    await self._desk.feed.catch_up(view.task)
-                self._report(view.task)
-                if view.task.status.is_final:
-                    await self._withdraw("The task has ended.")
-                    return view
-                self._let_go(view.task)
-                await self._ask(view.task)
-                if give_up_after is not None and self._asked:
-                    enough = time.monotonic() + give_up_after
-                if time.monotonic() >= enough or (give_up_after is not None and self._is_stuck(view.task)):
-                    return view
-            left = enough - time.monotonic()
-            await watcher.changed(min(self._pause(view), left if left > 0 else math.inf))
-
-    async def _view(self) -> TaskView | None:
-        hidden = not self._policy.names_task
+        policy, services = self._policy, self._services
         try:
-            return await self._desk.store.get(self._policy.session.owner, self._task_id, hidden=hidden)
-        except StoreUnavailable as error:
-            logger.warning("A stream cannot read its task for now: %s", error)
+            async with asyncio.timeout(give_up_after) as limit:
+                return await watch_task(
+                    services.store,
+                    services.feed,
+                    policy.session.owner,
+                    self._task_id,
+                    partial(self._look, limit, give_up_after),
+                    reporting=policy.reporting,
+                    hidden=not policy.names_task,
+                )
+        finally:
+            await self._leave()
+
+    async def _look(self, limit: asyncio.Timeout, give_up_after: float | None, task: Task) -> float | None:
+        """Report and ask; see `task_watch.Look`."""
+        if not task.status.is_final:
+            await self._share_reports()
+        self._report(task)
+        if task.status.is_final:
+            await self._withdraw("The task has ended.")
             return None
+        self._let_go(task)
+        await self._ask(task)
+        if give_up_after is not None:
+            if self._is_stuck(task):
+                return None
+            if self._asked:
+                limit.reschedule(None)
+            elif limit.when() is None:
+                limit.reschedule(asyncio.get_running_loop().time() + give_up_after)
+        return self._pause(task)
 
     def _is_stuck(self, task: Task) -> bool:
         """Whether the task asks, and nothing of it can be asked here."""
         kinds = [pydantic_core.from_json(question.request)["kind"] for question in task.inputs.values()]
         return bool(kinds) and not set(kinds) & set(self._askable)
-
-    async def _stay(self, task: Task) -> None:
-        """Say that somebody waits, if another caller of the same execution has left."""
-        if not task.return_by_ms or task.status.is_final:
-            return
-        try:
-            await self._desk.store.apply(task.owner, task.task_id, CallerReturned(), hidden=True)
-        except InvalidTransition:
-            return
-        except StoreUnavailable as error:
-            logger.warning("A waiting call cannot write to its task for now: %s", error)
 
     def _let_go(self, task: Task) -> None:
         sleep_ms = task.due_ms - task.updated_ms if task.phase is Phase.PENDING else 0
@@ -189,7 +188,7 @@ class TaskStream:
             self._policy.reporting.advance(task.progress, silently=told)
 
     async def _share_reports(self) -> None:
-        """Of the streams of a session on which a task could be reported, let one do so.
+        """Let one of the streams of a session report the task.
 
         Each message goes to one stream (2025-11-25, transports). In the moment of a change-over both may.
         """
@@ -197,13 +196,13 @@ class TaskStream:
         if self._policy.reporting is None or not self._policy.names_task or now < self._reports_due:
             return
         try:
-            stream = await self._desk.sessions.reports_on(session_id, self._task_id)
+            stream = await self._services.sessions.reports_on(session_id, self._task_id)
             if not self._policy.takes_reports:
                 self._policy.reporting.elsewhere = bool(stream)
                 return
             first = self._reports_due == float("-inf")
             if mine := first or stream in ("", self._name):
-                await self._desk.sessions.take_reports(session_id, self._task_id, self._name)
+                await self._services.sessions.take_reports(session_id, self._task_id, self._name)
         except StoreUnavailable as error:
             logger.warning("Where a task is reported is not known for now: %s", error)
         else:
@@ -220,7 +219,7 @@ class TaskStream:
         """Ask what is open and nobody else asks."""
         now = time.monotonic()
         for key in [key for key in self._asked if key not in task.inputs]:
-            await self._settle(key, self._asked.pop(key), "The question was answered elsewhere.")
+            await self._cancel_question(key, self._asked.pop(key), "The question was answered elsewhere.")
         for key, question in task.inputs.items():
             opened = self._opened.setdefault(key, now)
             if now - opened >= self._policy.leave_to_others:
@@ -231,7 +230,7 @@ class TaskStream:
         if recorded["kind"] not in self._askable or self._refusals.get(key, 0) > MOST_REFUSALS:
             return
         try:
-            floor = await self._desk.sessions.take_floor(self._task_id, key, self._name)
+            floor = await self._services.sessions.take_floor(self._task_id, key, self._name)
         except StoreUnavailable as error:
             logger.warning("A question cannot be asked for now: %s", error)
             return
@@ -242,7 +241,7 @@ class TaskStream:
         if key in self._asked and not floor.problem:
             return
         self._refusals[key] = self._refusals.get(key, 0) + bool(floor.problem)
-        self._asked[key] = self._desk.questions.request_id(task.owner, self._task_id, key)
+        self._asked[key] = self._services.questions.request_id(task.owner, self._task_id, key)
         request = wire.input_request(
             asked_again(recorded, floor.problem),
             request_id=self._asked[key],
@@ -252,49 +251,47 @@ class TaskStream:
         )
         self._policy.outgoing.put(request)
 
-    async def _settle(self, key: str, asked: str, reason: str) -> None:
-        """A question is not open any more: say so, unless it was the client's own response that closed it."""
+    async def _cancel_question(self, key: str, asked: str, reason: str) -> None:
+        """Cancel a question that is not open any more, unless the client's own response closed it."""
         try:
-            by = await self._desk.sessions.attribution(self._task_id, key)
+            by = await self._services.sessions.attribution(self._task_id, key)
         except StoreUnavailable:
             return
         if by != asked:
             self._policy.outgoing.put(wire.cancelled_notification(asked, reason))
 
     async def _withdraw(self, reason: str) -> None:
-        """Say that nobody waits for answers any more."""
+        """Cancel all questions that were asked here."""
         for key, asked in self._asked.items():
-            await self._settle(key, asked, reason)
+            await self._cancel_question(key, asked, reason)
         self._asked.clear()
 
     async def _leave(self) -> None:
         if self._reports_due > float("-inf"):
             try:
                 session_id = self._policy.session.session_id
-                await self._desk.sessions.leave_reports(session_id, self._task_id, self._name)
+                await self._services.sessions.leave_reports(session_id, self._task_id, self._name)
             except StoreUnavailable as error:
                 logger.warning("A task is reported on its session's stream only in a while: %s", error)
         for key in self._asked:
             try:
-                await self._desk.sessions.leave_floor(self._task_id, key, self._name)
+                await self._services.sessions.leave_floor(self._task_id, key, self._name)
             except StoreUnavailable as error:
                 logger.warning("A question is asked elsewhere only in a while: %s", error)
 
-    def _pause(self, view: TaskView | None) -> float:
-        """Seconds until something is to be looked at again, woken or not."""
-        if view is None:
-            return RETRY_SECONDS
-        if view.task.inputs and self._askable:
+    def _pause(self, task: Task) -> float:
+        """The seconds until the task must be looked at again, woken or not."""
+        if task.inputs and self._askable:
             now, leave = time.monotonic(), self._policy.leave_to_others
-            waits = [self._opened[key] + leave - now for key in view.task.inputs]
+            waits = [self._opened[key] + leave - now for key in task.inputs]
             return min([ASK_LOCK_SECONDS / 3, *(wait for wait in waits if wait > 0)])
-        return HEAL_SECONDS
+        return math.inf
 
 
 def reporting_of(
     outgoing: Outgoing, *, token: str | int | None, threshold: Threshold, task_id: str | None
 ) -> Reporting:
-    """What takes the reports of a tool for a session's stream.
+    """Make what takes the reports of a tool for a session's stream.
 
     Args:
         outgoing: The stream.

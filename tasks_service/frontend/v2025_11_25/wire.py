@@ -16,7 +16,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from ...authoring.tool import Rendered, TaskSupport, Tool, ToolRegistry
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
-from ...domain.limits import KIB, to_json, truncate
+from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel, LogMessage
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...store.announcements import Listed
@@ -80,7 +80,6 @@ _STORED: Final = frozenset(
 )
 
 _TOOL_ERROR: Final = "The tool reported an error."
-_EMPTY: Final[Mapping[str, Any]] = {}
 
 
 # --- requests ----------------------------------------------------------------------------------------
@@ -97,11 +96,11 @@ def has_polling(version: str) -> bool:
 
 
 def client_capabilities(params: Mapping[str, Any] | None, version: str) -> JsonText:
-    """What the client of an `initialize` can be asked, in the service's own words.
+    """The kinds of questions that the client of an `initialize` can be asked, in the service's own words.
 
     An elicitation without a mode means forms (2025-11-25, client/elicitation, capabilities).
     """
-    declared = (params or _EMPTY).get("capabilities")
+    declared = (params or common.EMPTY).get("capabilities")
     if not isinstance(declared, Mapping):
         return NO_TEXT
     askable = []
@@ -115,15 +114,19 @@ def client_capabilities(params: Mapping[str, Any] | None, version: str) -> JsonT
 
 
 def announce_changes(capabilities: dict[str, Any]) -> None:
-    """Say in the capabilities of a handshake that changes of every list that there is are told."""
+    """Add to the capabilities of a handshake that changes of every list are told."""
     for listed in Listed:
         if listed in capabilities:
             capabilities[listed]["listChanged"] = True
 
 
 def served_method(method: str, params: Mapping[str, Any] | None, version: str) -> str:
-    """Under which name a request is served; text that names no method for one that may not be sent."""
-    if method == common.TOOLS_CALL and has_tasks(version) and (params or _EMPTY).get("task") is not None:
+    """The name under which a request is served; empty for one that may not be sent."""
+    if (
+        method == common.TOOLS_CALL
+        and has_tasks(version)
+        and (params or common.EMPTY).get("task") is not None
+    ):
         return CREATE_TASK
     if " " in method or (method.startswith("tasks/") and not has_tasks(version)):
         return ""
@@ -132,12 +135,12 @@ def served_method(method: str, params: Mapping[str, Any] | None, version: str) -
 
 def requested_version(params: Mapping[str, Any] | None) -> str:
     """The revision that an `initialize` asks for, as text whatever it is."""
-    return str((params or _EMPTY).get("protocolVersion"))
+    return str((params or common.EMPTY).get("protocolVersion"))
 
 
 def log_level(method: str, params: Mapping[str, Any] | None) -> LogLevel | None:
-    """From which level on a request wants log messages to be sent; None if that is not what it wants."""
-    level = (params or _EMPTY).get("level")
+    """The level from which on a request wants log messages to be sent; None if it is about something else."""
+    level = (params or common.EMPTY).get("level")
     return LogLevel(level) if method == SET_LEVEL and level in list(LogLevel) else None
 
 
@@ -154,12 +157,12 @@ def tool_call(
     version: str,
     capabilities: JsonText,
 ) -> ToolCall:
-    """A `tools/call` request as handlers take it.
+    """A `tools/call` request in the service's own words.
 
     Raises:
         InvalidRequest: The ttl is no positive number, or the idempotency key no text of a sensible length.
     """
-    task = (params or _EMPTY).get("task") if has_tasks(version) else None
+    task = (params or common.EMPTY).get("task") if has_tasks(version) else None
     meta = common.request_meta(params)
     return ToolCall(
         tool=name,
@@ -187,9 +190,9 @@ def require_support(tool: Tool, call: ToolCall) -> None:
         )
 
 
-def cancelled_request(params: Any) -> JsonText | None:
-    """The id of the request that a `notifications/cancelled` names, as `request_name` writes it."""
-    identity = params.get("requestId") if isinstance(params, Mapping) else None
+def cancelled_request(method: str, params: Mapping[str, Any] | None) -> JsonText | None:
+    """The id of the request that a notification cancels, as `request_name` writes it; None if it does not."""
+    identity = (params or common.EMPTY).get("requestId") if method == CANCELLED else None
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         return None
     return request_name(identity)
@@ -215,7 +218,7 @@ def _ttl(task: Any) -> int | None:
 
 
 class Results:
-    """Turns what handlers return into results.
+    """Renders results.
 
     Structured results that are not objects go as they are recorded: wrapped.
 
@@ -224,7 +227,7 @@ class Results:
     """
 
     def __init__(self, tools: ToolRegistry) -> None:
-        self._plain = [_listed(tool) for tool in tools.values()]
+        self._plain = [common.listed_tool(tool, tool.output_schema) for tool in tools.values()]
         self._with_execution = [
             {**listed, "execution": {"taskSupport": tool.support.value}}
             for listed, tool in zip(self._plain, tools.values(), strict=True)
@@ -272,7 +275,7 @@ class Results:
             return result
         failure = task.failure or Failure(kind=FailureKind.RESULT_INVALID, message="The task has no result")
         if failure.kind is FailureKind.CLIENT_CANNOT:
-            return _tool_error(failure.message)
+            return common.tool_error(failure.message)
         data = None if failure.data is None else pydantic_core.from_json(failure.data)
         code = failure.code if failure.kind is FailureKind.AUTHOR else None
         raise MCPError(INTERNAL_ERROR if code is None else code, failure.message, data)
@@ -284,7 +287,7 @@ class Results:
 
     def refused_call(self, error: InvalidArguments | CapabilityRequired) -> dict[str, Any]:
         """A refusal that a model can act on, as a result."""
-        return _tool_error(truncate(str(error), common.PROBLEMS_BYTES))
+        return common.tool_error(str(error))
 
 
 def task_fields(task: Task) -> dict[str, Any]:
@@ -302,23 +305,6 @@ def task_fields(task: Task) -> dict[str, Any]:
     if message is not None:
         fields["statusMessage"] = message
     return fields
-
-
-def _listed(tool: Tool) -> dict[str, Any]:
-    listed: dict[str, Any] = {"name": tool.name, "inputSchema": dict(tool.input_schema)}
-    if tool.title is not None:
-        listed["title"] = tool.title
-    if tool.description:
-        listed["description"] = tool.description
-    if tool.annotations is not None:
-        listed["annotations"] = tool.annotations.model_dump(by_alias=True, exclude_none=True)
-    if tool.output_schema is not None:
-        listed["outputSchema"] = dict(tool.output_schema)
-    return listed
-
-
-def _tool_error(text: str) -> dict[str, Any]:
-    return {"content": [{"type": "text", "text": text}], "isError": True}
 
 
 # --- what the server sends by itself -----------------------------------------------------------------
@@ -340,12 +326,12 @@ def log_notification(message: LogMessage, task_id: str | None) -> dict[str, Any]
 
 
 def list_changed(listed: Listed) -> dict[str, Any]:
-    """A list of tools, prompts or resources is another now."""
+    """A notification that a list has changed."""
     return {"jsonrpc": "2.0", "method": f"notifications/{listed}/list_changed"}
 
 
 def resource_updated(uri: str) -> dict[str, Any]:
-    """A resource that the client has subscribed to is another now."""
+    """A notification that a resource has changed which the client has subscribed to."""
     return common.notification("notifications/resources/updated", {"uri": uri})
 
 

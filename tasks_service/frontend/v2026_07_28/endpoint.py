@@ -16,22 +16,17 @@ import logging
 from typing import Any, Final
 
 import pydantic_core
-from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
-from mcp.server.runner import modern_error_data, serve_one
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
-from mcp.shared.message import ServerMessageMetadata
-from mcp.shared.transport_context import TransportContext
 from mcp_types.jsonrpc import INVALID_REQUEST
 from starlette.types import Receive, Scope, Send
 
 from ..core import wire_common
 from ..core.requests import RequestScope
-from ..transport.jsonrpc import error_message
-from ..transport.outgoing import JSON, Outgoing, send_whole, wait_for_disconnect
-from ..transport.rejection import Disconnected, Rejection, reject
-from ..transport.responding import Answer, respond
-from ..transport.sdk_kernel import Exchange
+from ..transport.outgoing import JSON, Outgoing, send_whole
+from ..transport.rejection import Disconnected, Rejection
+from ..transport.responding import Answer, reject, respond
+from ..transport.sdk_kernel import run_request
 from . import wire
 from .admission import Admission, Admitted
 
@@ -55,11 +50,11 @@ class RequestEndpoint:
     Args:
         server: Answers requests.
         admission: Says which are let in.
+        deferral: See `Timings.deferral`.
     """
 
-    def __init__(self, *, server: Server[dict[str, Any]], admission: Admission) -> None:
-        self._server = server
-        self._admission = admission
+    def __init__(self, *, server: Server[dict[str, Any]], admission: Admission, deferral: float) -> None:
+        self._server, self._admission, self._deferral = server, admission, deferral
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -75,44 +70,21 @@ class RequestEndpoint:
     async def _answer(self, call: Admitted | None, receive: Receive, send: Send) -> None:
         if call is None:
             await send_whole(send, 202, b"")
-        elif call.method == wire.LISTEN and not call.may_stream:
+        elif call.request.method == wire.LISTEN and not call.may_stream:
             message = "Accept: expected text/event-stream, on which the notifications come"
-            await reject(Rejection(406, INVALID_REQUEST, message, request_id=call.id), send)
-        elif call.method in _WATCHED:
-            await self._watched(call, receive, send)
+            await reject(Rejection(406, INVALID_REQUEST, message, request_id=call.request.id), send)
+        elif call.request.method in _WATCHED:
+            outgoing = Outgoing()
+            work = asyncio.create_task(self._serve(call, outgoing))
+            await respond(work, outgoing, receive, send, self._deferral, may_stream=call.may_stream)
         else:
             answer = await self._serve(call, Outgoing())
             await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
 
-    async def _watched(self, call: Admitted, receive: Receive, send: Send) -> None:
-        """Answer, unless the client hangs up first: then the service is cancelled."""
-        outgoing = Outgoing()
-        work = asyncio.create_task(self._serve(call, outgoing))
-        gone = asyncio.create_task(wait_for_disconnect(receive))
-        try:
-            await respond(work, outgoing, gone, send, may_stream=call.may_stream)
-        finally:
-            gone.cancel()
-            work.cancel()
-            await asyncio.wait({work, gone})
-
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
-        """Run a request through the SDK's kernel."""
-        route = call.route
-        inquiry = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
-        exchange = Exchange(
-            transport=TransportContext(kind="streamable-http", can_send_request=False, headers=call.headers),
-            request_id=call.id,
-            message_metadata=ServerMessageMetadata(request_context=inquiry),
+        scope = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
+        message = await run_request(
+            self._server, call.request, call.connection, scope, kind="streamable-http", headers=call.headers
         )
-        try:
-            connection = Connection.from_envelope(
-                route.protocol_version, route.client_info, route.client_capabilities
-            )
-            result = await serve_one(
-                self._server, exchange, call.method, call.params, connection=connection, lifespan_state={}
-            )
-        except Exception as error:
-            data = modern_error_data(error)
-            return Answer(error_message(call.id, data), ERROR_CODE_HTTP_STATUS.get(data.code, 200))
-        return Answer({"jsonrpc": "2.0", "id": call.id, "result": result})
+        status = ERROR_CODE_HTTP_STATUS.get(message["error"]["code"], 200) if "error" in message else 200
+        return Answer(message, status)

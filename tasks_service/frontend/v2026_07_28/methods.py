@@ -1,14 +1,13 @@
-"""The SDK's server: which method is answered by which handler.
+"""The methods of revision 2026-07-28, on the SDK's own server.
 
-The official SDK validates the shape of requests, picks the handler and shapes what it returns. Between the
-two stand the wire modules: this file is where a method meets its parser, its handler and its renderer.
+The official SDK validates the shape of requests, picks the method and shapes what it returns. This file is
+where a method meets its parser, its action and its renderer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial, wraps
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
@@ -24,51 +23,42 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
 )
 
-from ...authoring.tool import Rendered, ToolRegistry
-from ...domain.errors import InvalidArguments, TasksServiceError
+from ...authoring.tool import Rendered
+from ...domain.errors import InvalidArguments
 from ...domain.task import Owner, Task
 from ...extension import TASKS_EXTENSION
 from ..core import wire_common
-from ..core.executions import Handlers
+from ..core.executions import Executions
 from ..core.library import LibraryHandlers, add_methods
+from ..core.offer import Offer
 from ..core.reports import Reporting, Threshold
-from ..core.requests import InputRequired, InvalidRequest, RequestScope
+from ..core.requests import InputRequired, RequestScope
 from . import wire
-from .subscriptions import Listeners
+from .subscriptions import Subscriptions
 
 Context = ServerRequestContext[dict[str, Any], RequestScope]
 Result = dict[str, Any]
-Params = TypeVar("Params", bound=RequestParams)
-Handler = Callable[[Context, Params], Awaitable[Result | GetPromptResult]]
+
+_refusing = wire_common.refusing(wire.refusal)
 
 _HINT = CacheHint(ttl_ms=wire.LIST_TTL_MS, scope="public")
 
 
 def build_server(
-    *,
-    name: str,
-    version: str,
-    instructions: str | None,
-    tools: ToolRegistry,
-    handlers: Handlers,
-    library: LibraryHandlers,
-    listeners: Listeners,
+    offer: Offer, *, executions: Executions, library: LibraryHandlers, subscriptions: Subscriptions
 ) -> Server[dict[str, Any]]:
-    """The server that answers every revision that this service speaks.
+    """Make the server that answers 2026-07-28.
 
     Args:
-        name: What clients see as the server's name.
-        version: And as its version.
-        instructions: For the model.
-        tools: Listed as they are now.
-        handlers: What the methods do.
-        library: What those do that are not about tools.
-        listeners: Tell clients of changes.
+        offer: Its tools are listed as they are now.
+        executions: Does the work of the methods.
+        library: Does the work of those that are not about tools.
+        subscriptions: Tells clients of changes.
     """
     server = _LoggingServer(
-        name,
-        version=version,
-        instructions=instructions,
+        offer.name,
+        version=offer.version,
+        instructions=offer.instructions,
         cache_hints={
             wire.DISCOVER: _HINT,
             wire_common.RESOURCES_LIST: _HINT,
@@ -79,13 +69,14 @@ def build_server(
     # The SDK traces every request by default, which costs a fifth of a poll even without an exporter.
     server.middleware.clear()
     server.extensions[TASKS_EXTENSION] = {}
-    methods = _Methods(handlers, library, listeners, wire.Results(tools))
-    server.add_request_handler(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
-    server.add_request_handler(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
-    server.add_request_handler(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
-    server.add_request_handler(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))
-    server.add_request_handler(wire.TASKS_CANCEL, RequestParams, _refusing(methods.cancel_task))
-    server.add_request_handler(wire.LISTEN, SubscriptionsListenRequestParams, _refusing(methods.listen))
+    methods = _Methods(executions, library, subscriptions, wire.Results(offer.tools))
+    add = server.add_request_handler
+    add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
+    add(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
+    add(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
+    add(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))
+    add(wire.TASKS_CANCEL, RequestParams, _refusing(methods.cancel_task))
+    add(wire.LISTEN, SubscriptionsListenRequestParams, _refusing(methods.listen))
     add_methods(server, library, owner=_owner, get_prompt=methods.get_prompt, refusing=_refusing)
     return server
 
@@ -94,7 +85,7 @@ class _LoggingServer(Server[dict[str, Any]]):
     """Declares logging too: this revision has no method for it that the SDK could tell it by."""
 
     def get_capabilities(self, *args: Any, **kwargs: Any) -> ServerCapabilities:
-        """What `server/discover` declares."""
+        """The capabilities that `server/discover` declares."""
         capabilities = super().get_capabilities(*args, **kwargs)
         return capabilities.model_copy(update={"logging": LoggingCapability()})
 
@@ -103,20 +94,23 @@ class _Methods:
     """One method each: parse, act, render."""
 
     def __init__(
-        self, handlers: Handlers, library: LibraryHandlers, listeners: Listeners, results: wire.Results
+        self,
+        executions: Executions,
+        library: LibraryHandlers,
+        subscriptions: Subscriptions,
+        results: wire.Results,
     ) -> None:
-        self._handlers, self._library, self._listeners = handlers, library, listeners
+        self._executions, self._library, self._subscriptions = executions, library, subscriptions
         self._results = results
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
-        if params.cursor is not None:
-            raise InvalidRequest("cursor: all tools are on the first page, no other was offered")
+        wire_common.require_first_page("tools", params)
         return self._results.listing()
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
         call = wire.tool_call(params.name, params.arguments, context.params)
         try:
-            outcome = await self._handlers.call(_owner(context), call, _reporting(context))
+            outcome = await self._executions.call(_owner(context), call, _reporting(context))
         except InvalidArguments as error:
             return self._results.argument_problems(error)
         if isinstance(outcome, InputRequired):
@@ -135,60 +129,47 @@ class _Methods:
     async def get_task(self, context: Context, params: RequestParams) -> Result:
         wire.require_tasks(context.params)
         return self._results.task(
-            await self._handlers.get(_owner(context), wire_common.task_id(context.params))
+            await self._executions.get(_owner(context), wire_common.task_id(context.params))
         )
 
     async def update_task(self, context: Context, params: RequestParams) -> Result:
         wire.require_tasks(context.params)
         owner, task_id = _owner(context), wire_common.task_id(context.params)
-        await self._handlers.answer(owner, task_id, wire.answers(context.params))
+        await self._executions.answer(owner, task_id, wire.answers(context.params))
         return self._results.acknowledgement()
 
     async def listen(self, context: Context, params: SubscriptionsListenRequestParams) -> Result:
         if context.request is None or context.request_id is None:
             raise RuntimeError("the transport did not say who calls, or under which id")
         wanted = wire.listen(params.notifications, context.params)
-        await self._listeners.listen(context.request, wanted, context.request_id)
+        await self._subscriptions.listen(context.request, wanted, context.request_id)
         return wire.listen_result(context.request_id)
 
     async def cancel_task(self, context: Context, params: RequestParams) -> Result:
         wire.require_tasks(context.params)
-        await self._handlers.cancel(_owner(context), wire_common.task_id(context.params))
+        await self._executions.cancel(_owner(context), wire_common.task_id(context.params))
         return self._results.acknowledgement()
 
 
-def _inquiry(context: Context) -> RequestScope:
+def _scope(context: Context) -> RequestScope:
     if context.request is None:
         raise RuntimeError("the transport did not say who calls")
     return context.request
 
 
 def _owner(context: Context) -> Owner:
-    return _inquiry(context).caller.owner
+    return _scope(context).caller.owner
 
 
 def _reporting(context: Context) -> Reporting | None:
-    """What takes the reports of the tool that a request calls; None if it wants none, or takes no stream."""
+    """Make what takes the reports of a called tool; None if the client wants none, or takes no stream."""
     token, level = wire_common.progress_token(context.params), wire.log_level(context.params)
-    inquiry = _inquiry(context)
-    if not inquiry.may_stream or (token is None and level is None):
+    scope = _scope(context)
+    if not scope.may_stream or (token is None and level is None):
         return None
     return Reporting(
-        inquiry.outgoing,
+        scope.outgoing,
         progress=None if token is None else partial(wire_common.progress_notification, token),
         message=wire_common.log_notification,
         threshold=Threshold(level),
     )
-
-
-def _refusing(handler: Handler[Params]) -> Handler[Params]:
-    """Let a handler's refusals reach the caller as errors of the protocol."""
-
-    @wraps(handler)
-    async def handle(context: Context, params: Params) -> Result | GetPromptResult:
-        try:
-            return await handler(context, params)
-        except TasksServiceError as error:
-            raise wire.refusal(error) from error
-
-    return handle

@@ -1,4 +1,4 @@
-"""What clients of 2026-07-28 are told without asking: `subscriptions/listen`.
+"""Streams of `subscriptions/listen`, on which clients of 2026-07-28 are told of changes.
 
 A stream says first what of the client's wishes will be met, then how each task is now, then what changes. A
 change is read from the record, so that a frame says what `tasks/get` would say; a wake-up that was lost is
@@ -20,10 +20,11 @@ from typing import Any, Final
 
 from ...authoring.library import Library
 from ...domain.errors import QuotaExceeded, StoreUnavailable, TaskNotFound, UnknownResource
+from ...domain.names import task_hash
 from ...domain.task import Owner
 from ...store.announcements import Listed, list_name, resource_name
 from ...store.clients import AsyncTaskStore, TaskView
-from ..core.change_feed import HEAL_SECONDS, ChangeFeed, Waiter
+from ..core.change_feed import ChangeFeed, Waiter
 from ..core.requests import RequestScope, Wanted
 from . import wire
 
@@ -39,38 +40,42 @@ READS: Final = 8
 """Tasks of one stream that are read at the same time."""
 
 
-class Listeners:
-    """All streams of a process.
+class Subscriptions:
+    """The streams of a process.
 
     Args:
         store: Where tasks are.
         feed: Says when they change.
         results: Says how they look.
         library: What else clients may hear of: only of what there is.
+
+    Attributes:
+        heal_seconds: After how many seconds a stream reads its tasks again, woken or not.
     """
 
     def __init__(
         self, *, store: AsyncTaskStore, feed: ChangeFeed, results: wire.Results, library: Library
     ) -> None:
         self._store, self._feed, self._results, self._library = store, feed, results, library
+        self.heal_seconds = feed.timings.heal
         self._open: Counter[Owner] = Counter()
         self._end = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return self._open.total()
 
     def end(self) -> None:
         """End all streams in order, and let no other begin; clients begin again elsewhere."""
         self._end.set()
 
-    async def listen(self, inquiry: RequestScope, wanted: Wanted, subscription: str | int) -> None:
+    async def listen(self, scope: RequestScope, wanted: Wanted, subscription: str | int) -> None:
         """Tell a client what it wants to be told, until the service stops or the client's proof runs out.
 
         A client that has had enough hangs up: then this is cancelled, and nothing else is.
 
         Args:
-            inquiry: Who asks, and its stream.
+            scope: Who asks, and its stream.
             wanted: What it wants to be told.
             subscription: Names the stream, on every message.
 
@@ -78,13 +83,13 @@ class Listeners:
             QuotaExceeded: Too many streams.
             StoreUnavailable: The tasks cannot be read.
         """
-        owner = inquiry.caller.owner
+        owner = scope.caller.owner
         self._admit(owner)
         self._open[owner] += 1
         try:
-            with self._feed.watch(*_names(wanted)) as watcher:
-                stream = _Stream(self, inquiry, subscription, watcher)
-                await self._until_over(stream.run(wanted), inquiry.caller.expires_at)
+            with self._feed.watch(*_names(wanted)) as waiter:
+                stream = _Stream(self, scope, subscription, waiter)
+                await self._until_over(stream.run(wanted), scope.caller.expires_at)
         finally:
             self._open[owner] -= 1
             if not self._open[owner]:
@@ -112,7 +117,7 @@ class Listeners:
                 raise QuotaExceeded(what, maximum=maximum, actual=actual + 1, unit="streams")
 
     def met(self, wanted: Wanted, found: Iterable[str]) -> Wanted:
-        """What of the wishes is met: of tasks, those of the caller that there are."""
+        """The wishes that are met: of tasks, those of the caller that exist."""
         lists = {Listed.TOOLS: True, Listed.PROMPTS: len(self._library.prompts) > 0}
         lists[Listed.RESOURCES] = len(self._library.resources) > 0
         return replace(
@@ -130,7 +135,7 @@ class Listeners:
         return True
 
     async def read(self, owner: Owner, task_ids: Iterable[str]) -> dict[str, TaskView]:
-        """The tasks that there are.
+        """Read those of the tasks that exist.
 
         Raises:
             StoreUnavailable: No answer in time.
@@ -154,27 +159,28 @@ class Listeners:
 
 
 class _Stream:
-    """One stream."""
+    """A stream of one client."""
 
     def __init__(
-        self, listeners: Listeners, inquiry: RequestScope, subscription: str | int, watcher: Waiter
+        self, subscriptions: Subscriptions, scope: RequestScope, subscription: str | int, waiter: Waiter
     ) -> None:
-        self._listeners, self._subscription, self._watcher = listeners, subscription, watcher
-        self._owner, self._outgoing = inquiry.caller.owner, inquiry.outgoing
+        self._subscriptions, self._subscription, self._waiter = subscriptions, subscription, waiter
+        self._owner, self._outgoing = scope.caller.owner, scope.outgoing
+        self._heal = subscriptions.heal_seconds
         self._told: dict[str, tuple[int, str, int]] = {}
-        self._open: set[str] = set()
+        self._open: dict[str, str] = {}  # ids by names
 
     async def run(self, wanted: Wanted) -> None:
-        """Tell, for ever."""
-        found = list(await self._listeners.read(self._owner, wanted.task_ids or ()))
-        met = self._listeners.met(wanted, found)
+        """Tell of changes until cancelled."""
+        found = list(await self._subscriptions.read(self._owner, wanted.task_ids or ()))
+        met = self._subscriptions.met(wanted, found)
         self._outgoing.put(wire.acknowledged(met, self._subscription))
-        self._open = set(found)
+        self._open = {task_hash(task_id): task_id for task_id in found}
         lists = {list_name(listed): listed for listed in met.lists}
         resources = {resource_name(uri): uri for uri in met.resources}
-        due, heal_at = dict.fromkeys(found), time.monotonic() + HEAL_SECONDS
+        due, heal_at = dict.fromkeys(found), time.monotonic() + self._heal
         while True:
-            woken = await self._watcher.changed(0.0 if due else heal_at - time.monotonic())
+            woken = await self._waiter.changed(0.0 if due else heal_at - time.monotonic())
             for name in woken:
                 if name in lists:
                     message = wire.list_changed(lists[name], self._subscription)
@@ -182,10 +188,10 @@ class _Stream:
                 elif name in resources:
                     message = wire.resource_updated(resources[name], self._subscription)
                     self._outgoing.put(message, instead_of=name)
-            due |= dict.fromkeys(woken & self._open)
+            due |= dict.fromkeys(self._open[name] for name in woken & self._open.keys())
             if time.monotonic() >= heal_at:
-                due |= dict.fromkeys(self._open)
-                heal_at = time.monotonic() + HEAL_SECONDS
+                due |= dict.fromkeys(self._open.values())
+                heal_at = time.monotonic() + self._heal
             if due:
                 await self._outgoing.emptied()
                 await self._look_at(next(iter(due)))
@@ -193,12 +199,12 @@ class _Stream:
 
     async def _look_at(self, task_id: str) -> None:
         try:
-            view = (await self._listeners.read(self._owner, [task_id])).get(task_id)
+            view = (await self._subscriptions.read(self._owner, [task_id])).get(task_id)
         except StoreUnavailable as error:
             logger.warning("A subscription cannot read a task for now: %s", error)
             return
         if view is None or view.task.status.is_final:
-            self._open.discard(task_id)
+            self._open.pop(task_hash(task_id), None)
         if view is None:
             return
         # Time changes the status of a task before a sweep writes it down as a revision; and a store that went
@@ -206,12 +212,12 @@ class _Stream:
         state = (view.task.revision, view.task.status.value, view.task.updated_ms)
         if self._told.get(task_id) != state:
             self._told[task_id] = state
-            self._outgoing.put(self._listeners.frame(view, self._subscription))
+            self._outgoing.put(self._subscriptions.frame(view, self._subscription))
 
 
 def _names(wanted: Wanted) -> list[str]:
     return [
-        *(wanted.task_ids or ()),
+        *map(task_hash, wanted.task_ids or ()),
         *map(list_name, wanted.lists),
         *map(resource_name, wanted.resources),
     ]

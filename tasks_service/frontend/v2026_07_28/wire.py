@@ -1,6 +1,6 @@
 """Revision 2026-07-28 on the wire, with the tasks extension (SEP-2663, `io.modelcontextprotocol/tasks`).
 
-From requests to what handlers take, from what handlers return to results, from refusals to error codes.
+Requests are parsed, results rendered, refusals turned into error codes.
 Every name that this revision uses in a message is here and nowhere else. Results are plain dicts: the SDK's
 typed models drop fields that are null and required.
 """
@@ -18,18 +18,14 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, ErrorDat
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...authoring.tool import Rendered, Tool, ToolRegistry
-from ...domain.errors import (
-    InvalidArguments,
-    LimitExceeded,
-    TasksServiceError,
-    UnknownResource,
-)
-from ...domain.limits import KIB, to_json, truncate
+from ...domain.errors import InvalidArguments, LimitExceeded, TasksServiceError, UnknownResource
+from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel
 from ...domain.task import NO_TEXT, Failure, FailureKind, JsonText, Task, TaskStatus
 from ...extension import TASK_META, TASKS_EXTENSION
 from ...store.announcements import Listed
 from ...store.clients import TaskView
+from ..core import wire_common as common
 from ..core.requests import (
     CapabilityRequired,
     HandleRequired,
@@ -39,25 +35,10 @@ from ..core.requests import (
     ToolCall,
     Wanted,
 )
-from ..core.wire_common import (
-    EMPTY,
-    PROBLEMS_BYTES,
-    idempotency_key,
-    notification,
-    progress_fields,
-    request_meta,
-    resource_missing,
-    timestamp,
-    trace_parent,
-)
-from ..core.wire_common import (
-    refusal as common_refusal,
-)
 
 logger = logging.getLogger(__name__)
 
 VERSION: Final = "2026-07-28"
-
 
 TASKS_GET: Final = "tasks/get"
 TASKS_UPDATE: Final = "tasks/update"
@@ -69,7 +50,6 @@ MOST_WATCHED: Final = 100
 """Tasks, and resources, that a `subscriptions/listen` may name; the latest of each fit a stream's buffer."""
 
 TASK_METHODS: Final = frozenset({TASKS_GET, TASKS_UPDATE, TASKS_CANCEL})
-
 
 LIST_TTL_MS: Final = 60_000
 """How long a client may keep the lists and `server/discover`; they change only with a deployment."""
@@ -94,7 +74,7 @@ def declares_tasks(capabilities: Any) -> bool:
 
 def client_capabilities(params: Mapping[str, Any] | None) -> Any:
     """The capabilities that a request declares in its envelope, whatever their shape."""
-    return request_meta(params).get(CLIENT_CAPABILITIES_META_KEY)
+    return common.request_meta(params).get(CLIENT_CAPABILITIES_META_KEY)
 
 
 def require_tasks(params: Mapping[str, Any] | None) -> None:
@@ -108,7 +88,7 @@ def require_tasks(params: Mapping[str, Any] | None) -> None:
 
 
 def routing_name(method: str, params: Any) -> str | None:
-    """What `Mcp-Name` must repeat on a `tasks/*` request (SEP-2663, routing headers); None elsewhere."""
+    """The text that `Mcp-Name` must repeat on `tasks/*` (SEP-2663, routing headers); None elsewhere."""
     if method not in TASK_METHODS or not isinstance(params, Mapping):
         return None
     value = params.get("taskId")
@@ -116,22 +96,22 @@ def routing_name(method: str, params: Any) -> str | None:
 
 
 def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> ToolCall:
-    """A `tools/call` request as handlers take it.
+    """A `tools/call` request in the service's own words.
 
     Raises:
         InvalidRequest: The idempotency key is not text of a sensible length, or what should answer an
             `InputRequiredResult` has the wrong shape.
     """
-    meta, capabilities = request_meta(params), client_capabilities(params)
+    meta, capabilities = common.request_meta(params), client_capabilities(params)
     return ToolCall(
         tool=name,
         arguments=arguments if arguments is not None else {},
         era=VERSION,
         takes_handle=declares_tasks(capabilities),
         capabilities=_askable(capabilities),
-        trace=trace_parent(meta),
-        idempotency_key=idempotency_key(meta),
-        answers=_responses(params) if "inputResponses" in (params or EMPTY) else EMPTY,
+        trace=common.trace_parent(meta),
+        idempotency_key=common.idempotency_key(meta),
+        answers=_responses(params) if "inputResponses" in (params or common.EMPTY) else common.EMPTY,
         state=_state(params),
     )
 
@@ -139,7 +119,7 @@ def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[st
 def prompt_call(
     name: str, arguments: Mapping[str, str] | None, params: Mapping[str, Any] | None
 ) -> PromptCall:
-    """A `prompts/get` request as handlers take it.
+    """A `prompts/get` request in the service's own words.
 
     Raises:
         InvalidRequest: What should answer an `InputRequiredResult` has the wrong shape.
@@ -148,13 +128,13 @@ def prompt_call(
         prompt=name,
         arguments=arguments if arguments is not None else {},
         capabilities=_askable(client_capabilities(params)),
-        answers=_responses(params) if "inputResponses" in (params or EMPTY) else EMPTY,
+        answers=_responses(params) if "inputResponses" in (params or common.EMPTY) else common.EMPTY,
         state=_state(params),
     )
 
 
 def listen(filters: SubscriptionFilter, params: Mapping[str, Any] | None) -> Wanted:
-    """What a `subscriptions/listen` request wants to be told.
+    """The changes that a `subscriptions/listen` request wants to be told of.
 
     Raises:
         InvalidRequest: `taskIds` is no list of texts.
@@ -192,12 +172,12 @@ def answers(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def log_level(params: Mapping[str, Any] | None) -> LogLevel | None:
-    """From which level on a request wants log messages; None if it wants none.
+    """The level from which on a request wants log messages; None if it wants none.
 
     Raises:
         InvalidRequest: There is no such level (2026-07-28, logging: servers SHOULD refuse it).
     """
-    level = request_meta(params).get(LOG_LEVEL_META_KEY)
+    level = common.request_meta(params).get(LOG_LEVEL_META_KEY)
     if level is None:
         return None
     try:
@@ -208,21 +188,21 @@ def log_level(params: Mapping[str, Any] | None) -> LogLevel | None:
 
 
 def _responses(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    responses = (params or EMPTY).get("inputResponses")
+    responses = (params or common.EMPTY).get("inputResponses")
     if not isinstance(responses, Mapping):
         raise InvalidRequest("inputResponses: expected an object of answers by key")
     return responses
 
 
 def _state(params: Mapping[str, Any] | None) -> str | None:
-    state = (params or EMPTY).get("requestState")
+    state = (params or common.EMPTY).get("requestState")
     if state is not None and not isinstance(state, str):
         raise InvalidRequest("requestState: expected the text that the server sent")
     return state
 
 
 def _askable(capabilities: Any) -> JsonText:
-    """What the client can be asked, in the service's own words; an elicitation without a mode means forms.
+    """The kinds of questions that a client can be asked; an elicitation without a mode means forms.
 
     Source: 2026-07-28, client/elicitation, capabilities.
     """
@@ -242,7 +222,7 @@ def _askable(capabilities: Any) -> JsonText:
 
 
 class Results:
-    """Turns what handlers return into results.
+    """Renders results.
 
     Structured results that are not objects were wrapped for older revisions; this one shows them as they are
     (docs/protocol.md, "structured results"). Those that may be null stay wrapped: the SDK's serializer drops
@@ -256,7 +236,10 @@ class Results:
         self._bare_schemas = {
             name: bare for name, tool in tools.items() if (bare := _bare_schema(tool)) is not None
         }
-        self._listing = [self._listed(tool) for tool in tools.values()]
+        self._listing = [
+            common.listed_tool(tool, self._bare_schemas.get(tool.name, tool.output_schema))
+            for tool in tools.values()
+        ]
 
     def listing(self) -> dict[str, Any]:
         """The result of `tools/list`: every tool, in the order of their names, on one page."""
@@ -317,20 +300,7 @@ class Results:
 
     def argument_problems(self, error: InvalidArguments) -> dict[str, Any]:
         """Bad arguments as a result that the model can read and fix (docs/protocol.md)."""
-        text = truncate(str(error), PROBLEMS_BYTES)
-        return {"resultType": "complete", "content": [{"type": "text", "text": text}], "isError": True}
-
-    def _listed(self, tool: Tool) -> dict[str, Any]:
-        listed: dict[str, Any] = {"name": tool.name, "inputSchema": dict(tool.input_schema)}
-        if tool.title is not None:
-            listed["title"] = tool.title
-        if tool.description:
-            listed["description"] = tool.description
-        if tool.annotations is not None:
-            listed["annotations"] = tool.annotations.model_dump(by_alias=True, exclude_none=True)
-        if tool.output_schema is not None:
-            listed["outputSchema"] = self._bare_schemas.get(tool.name, dict(tool.output_schema))
-        return listed
+        return {"resultType": "complete", **common.tool_error(str(error))}
 
 
 def _input_request(recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -359,8 +329,8 @@ def _task_fields(task: Task) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "taskId": task.task_id,
         "status": task.status.value,
-        "createdAt": timestamp(task.created_ms),
-        "lastUpdatedAt": timestamp(task.updated_ms),
+        "createdAt": common.timestamp(task.created_ms),
+        "lastUpdatedAt": common.timestamp(task.updated_ms),
         "ttlMs": task.ttl_ms,
         "pollIntervalMs": task.policy.poll_interval_ms,
     }
@@ -374,7 +344,7 @@ def _task_fields(task: Task) -> dict[str, Any]:
 def _own_meta(task: Task) -> dict[str, Any]:
     own: dict[str, Any] = {}
     if task.progress is not None:
-        own["progress"] = progress_fields(task.progress)
+        own["progress"] = common.progress_fields(task.progress)
     if task.variables:
         own["variables"] = {name: pydantic_core.from_json(text) for name, text in task.variables.items()}
     return own
@@ -424,26 +394,23 @@ def task_notification(task: Mapping[str, Any], subscription: str | int) -> dict[
 
 
 def list_changed(listed: Listed, subscription: str | int) -> dict[str, Any]:
-    """A list of tools, prompts or resources is another now."""
+    """A notification that a list has changed."""
     return _on_stream(f"notifications/{listed}/list_changed", {}, subscription)
 
 
 def resource_updated(uri: str, subscription: str | int) -> dict[str, Any]:
-    """A resource is another now."""
+    """A notification that a resource has changed."""
     return _on_stream("notifications/resources/updated", {"uri": uri}, subscription)
 
 
 def listen_result(subscription: str | int) -> dict[str, Any]:
-    """The server ends a stream of `subscriptions/listen`."""
+    """The result with which a stream of `subscriptions/listen` ends."""
     return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: subscription}}
 
 
 def _on_stream(method: str, params: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
     meta = {**params.get("_meta", {}), SUBSCRIPTION_ID_META_KEY: subscription}
-    return notification(method, {**params, "_meta": meta})
-
-
-# --- what goes out before the answer ----------------------------------------------------------------
+    return common.notification(method, {**params, "_meta": meta})
 
 
 # --- refusals ----------------------------------------------------------------------------------------
@@ -457,9 +424,9 @@ def refusal(error: TasksServiceError) -> MCPError:
         case CapabilityRequired():
             return MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, str(error), _required(*error.needs))
         case UnknownResource():
-            return resource_missing(error, INVALID_PARAMS)
+            return common.resource_missing(error, INVALID_PARAMS)
         case _:
-            return common_refusal(error)
+            return common.refusal(error)
 
 
 def _extension_missing(message: str) -> MCPError:

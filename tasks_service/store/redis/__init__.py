@@ -1,7 +1,8 @@
 """Tasks in Redis.
 
-`layout` names the keys, `codec` writes a record, `transaction` is the one loop, `operations` says what each
-operation reads and writes, and two faces, blocking and asyncio, drive it.
+Start with `transaction`, the one loop that every transition goes through. `layout` names the keys and `codec`
+writes a record. `transitions` says what each event reads and writes, `reads` what clients and operators look
+up, `sweeps` what sweeps look up and note. All are programs; `blocking` and `asynchronous` drive them.
 """
 
 from .asynchronous import AsyncRedisTaskStore

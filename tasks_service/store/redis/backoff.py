@@ -1,4 +1,4 @@
-"""Waiting between two tries."""
+"""The pause between two tries."""
 
 from __future__ import annotations
 

@@ -1,50 +1,34 @@
-"""How a record is written: domain values to hash fields and back, and nothing else.
+"""How a record is spread over the fields of its hash, and how what stands beside it is written.
 
-    v          schema version of the record
-    status     as in `TaskStatus`
+    v          schema version of the record, all fields together
+    status     see `schema.STATUSES`
     rev        revision
-    state      JSON: everything else that a decision depends on
+    state      JSON: everything else that a decision depends on, see `schema.TASK`
     vars       JSON: name to JSON text
-    inputs     JSON: key to [request, deadline, default, digest]
-    failure    JSON: the error of a failed task
+    inputs     JSON: key to an object, see `schema.INPUT_REQUEST`
+    failure    JSON: the error of a failed task, see `schema.FAILURE`
     arguments  JSON text of the call
     result     JSON text of the result
-    j:<n>      JSON: the nth journal entry
+    j:<n>      JSON: the nth journal entry, see `schema.JOURNAL_ENTRY`
 
 The small numbers share one field, because a hash field of its own costs Redis 70 bytes and a poll a lookup
-each; what operators grep for stands alone.
+each; what operators grep for stands alone. A hash field that is not listed here is a newer release's: nothing
+ever writes it or takes it away.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
-from typing import Any
 
 from ...domain.decide import IdempotencyRecord
 from ...domain.errors import CorruptRecord
-from ...domain.reports import LogLevel, LogMessage, Report
-from ...domain.task import (
-    EntryKind,
-    Failure,
-    FailureKind,
-    InputRequest,
-    JournalEntry,
-    JsonText,
-    Lease,
-    LogEntry,
-    Owner,
-    Phase,
-    Policy,
-    Progress,
-    Slot,
-    Task,
-    TaskStatus,
-)
+from ...domain.names import is_name, task_hash
+from ...domain.reports import Report
+from ...domain.task import JournalEntry, LogEntry, Progress, Task
 from ..maintenance import SweepRecord
-
-SCHEMA_VERSION = "1"
+from . import schema
+from .stored import Stored, dumps
 
 STATE_FIELDS = ("v", "status", "rev", "state", "vars", "inputs", "failure")
 """What a transition reads."""
@@ -52,252 +36,148 @@ STATE_FIELDS = ("v", "status", "rev", "state", "vars", "inputs", "failure")
 VIEW_FIELDS = (*STATE_FIELDS, "result")
 """What a poll reads."""
 
-_PLAIN = (
-    "owner",
-    "tool",
-    "queue",
-    "created_ms",
-    "updated_ms",
-    "due_ms",
-    "deadline_ms",
-    "expires_ms",
-    "status_message",
-    "claims",
-    "attempts",
-    "dispatched_ms",
-    "redispatches",
-    "visible",
-    "return_by_ms",
-    "resumable_until_ms",
-    "reconnect_ms",
-    "slot",
-    "era",
-    "capabilities",
-    "trace",
-    "is_error",
-    "journal_length",
-    "journal_bytes",
-    "idempotency",
-)
-_OMITTED = {field.name: field.default for field in fields(Task) if field.name in _PLAIN}
-"""A field that has its default is not written; a field without a default always is."""
+_BESIDE = ("vars", "inputs", "failure")
+"""The parts of a record that have a JSON field of their own, and none while they are empty."""
 
 
 def encode(task: Task) -> dict[str, str]:
-    """The hash fields of a task; an empty text means that the field is not stored."""
-    return {
-        "v": SCHEMA_VERSION,
-        "status": task.status.value,
-        "rev": str(task.revision),
-        "state": _state(task),
-        "vars": _dumps(dict(task.variables)) if task.variables else "",
-        "inputs": _dumps({key: _input(asked) for key, asked in task.inputs.items()}) if task.inputs else "",
-        "failure": _dumps(_failure(task.failure)) if task.failure else "",
-    }
+    """The hash fields of a task, as `STATE_FIELDS`; an empty text means that the field is not stored."""
+    versions = schema.RECORD_VERSIONS
+    stored = versions.lower(schema.TASK.write(task))
+    fields = {"v": str(versions.written), "status": stored.pop("status"), "rev": str(stored.pop("rev"))}
+    beside = {name: dumps(stored.pop(name)) if name in stored else "" for name in _BESIDE}
+    return {**fields, "state": dumps(stored), **beside}
 
 
-def _state(task: Task) -> str:
-    state: dict[str, Any] = {}
-    for name in _PLAIN:
-        value = getattr(task, name)
-        if value != _OMITTED[name]:
-            state[name] = value
-    state["policy"] = astuple(task.policy)
-    if task.lease is not None:
-        state["lease"] = astuple(task.lease)
-    if task.progress is not None:
-        state["progress"] = astuple(task.progress)
-    if task.used_keys:
-        state["used_keys"] = task.used_keys
-    return _dumps(state)
+def decode(reference: str, values: Sequence[str | None]) -> Task | None:
+    """The task of a record read as `STATE_FIELDS`.
 
+    Args:
+        reference: The id or the name that led to the record.
+        values: What was read there.
 
-def _input(asked: InputRequest) -> list[Any]:
-    return [asked.request, asked.deadline_ms, asked.default, asked.digest]
-
-
-def _failure(failure: Failure) -> dict[str, Any]:
-    return {
-        "kind": failure.kind.value,
-        "message": failure.message,
-        "code": failure.code,
-        "data": failure.data,
-    }
-
-
-def decode(task_id: str, values: Sequence[str | None]) -> Task | None:
-    """The task of a record read as `STATE_FIELDS`; None if there is no record.
+    Returns:
+        The task; None if there is no record, or if it is that of another id of the same hash.
 
     Raises:
-        CorruptRecord: It is of another schema version, or damaged.
+        RecordTooNew: A newer release has written it.
+        CorruptRecord: It is damaged.
     """
-    version, status, revision, state, variables, inputs, failure = values
+    version, status, revision, state, *beside = values
     if state is None and status is None:
         return None
-    if version != SCHEMA_VERSION:
-        raise CorruptRecord(task_id, f"schema version {version!r}, this service reads {SCHEMA_VERSION!r}")
     try:
-        return _decode(task_id, status or "", revision or "", state or "", variables, inputs, failure)
-    except (ValueError, TypeError, KeyError) as error:
-        raise CorruptRecord(task_id, f"{type(error).__name__}: {error}") from error
-
-
-def _decode(
-    task_id: str,
-    status: str,
-    revision: str,
-    state: str,
-    variables: str | None,
-    inputs: str | None,
-    failure: str | None,
-) -> Task:
-    known: dict[str, Any] = json.loads(state)
-    known["policy"] = _policy(known["policy"])
-    known["owner"] = Owner(known["owner"])
-    if "slot" in known:
-        known["slot"] = Slot(known["slot"])
-    if "lease" in known:
-        lease_id, until_ms, worker = known["lease"]
-        known["lease"] = Lease(lease_id=lease_id, until_ms=until_ms, worker=worker)
-    if "progress" in known:
-        current, total, message = known["progress"]
-        known["progress"] = Progress(current=current, total=total, message=message)
-    if "used_keys" in known:
-        known["used_keys"] = tuple(known["used_keys"])
-    if variables:
-        known["variables"] = json.loads(variables)
-    if inputs:
-        known["inputs"] = {key: _decode_input(asked) for key, asked in json.loads(inputs).items()}
-    if failure:
-        known["failure"] = _decode_failure(json.loads(failure))
-    return Task(task_id=task_id, status=TaskStatus(status), revision=int(revision), **known)
-
-
-_POLICY_NAMES = tuple(field.name for field in fields(Policy))
-_policies: dict[tuple[int, ...], Policy] = {}
-
-
-def _policy(values: list[int]) -> Policy:
-    """Few policies exist, one per tool; each is made once."""
-    key = tuple(values)
-    if (policy := _policies.get(key)) is None:
-        policy = _policies.setdefault(key, Policy(**dict(zip(_POLICY_NAMES, key, strict=True))))
-    return policy
-
-
-def _decode_input(values: list[Any]) -> InputRequest:
-    request, deadline_ms, default, digest = values
-    return InputRequest(request=request, deadline_ms=deadline_ms, default=default, digest=digest)
-
-
-def _decode_failure(values: dict[str, Any]) -> Failure:
-    return Failure(
-        kind=FailureKind(values["kind"]),
-        message=values["message"],
-        code=values["code"],
-        data=values["data"],
-    )
+        stored: Stored = json.loads(state or "")
+        stored["status"], stored["rev"] = status, int(revision or "")
+        for name, text in zip(_BESIDE, beside, strict=True):
+            if text:
+                stored[name] = json.loads(text)
+        lifted = schema.RECORD_VERSIONS.lift(stored, int(version or ""), reference)
+        task = schema.TASK.read(lifted)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CorruptRecord(reference, f"{type(error).__name__}: {error}") from error
+    if task.task_id == reference:
+        return task
+    if not is_name(reference):
+        return None
+    if (name := task_hash(task.task_id)) != task_hash(reference):
+        raise CorruptRecord(reference, f"it is the record of task {name}")
+    return task
 
 
 def encode_entry(entry: JournalEntry) -> str:
     """A journal entry as its hash field."""
-    return _dumps([entry.kind.value, entry.name, entry.digest, entry.value])
+    return schema.JOURNAL_ENTRY.text(entry)
+
+
+def decode_entry(reference: str, number: int, record: Mapping[str, str]) -> JournalEntry:
+    """The nth journal entry out of the whole hash.
+
+    Raises:
+        RecordTooNew: A newer release has written it.
+        CorruptRecord: It is missing or damaged.
+    """
+    try:
+        return schema.JOURNAL_ENTRY.value(record[f"j:{number}"], reference)
+    except (ValueError, TypeError, LookupError) as error:
+        raise CorruptRecord(reference, f"journal entry {number} is missing or damaged") from error
 
 
 def decode_journal(task: Task, record: Mapping[str, str]) -> tuple[JournalEntry, ...]:
-    """The journal out of the whole hash.
-
-    Raises:
-        CorruptRecord: An entry is missing.
-    """
-    entries = []
-    for number in range(task.journal_length):
-        try:
-            kind, name, digest, value = json.loads(record[f"j:{number}"])
-        except (KeyError, ValueError) as error:
-            raise CorruptRecord(task.task_id, f"journal entry {number} is missing or damaged") from error
-        entries.append(JournalEntry(kind=EntryKind(kind), name=name, digest=digest, value=JsonText(value)))
-    return tuple(entries)
+    """The journal out of the whole hash; raises as `decode_entry` does."""
+    name = task_hash(task.task_id) if task.journal_length else ""
+    return tuple(decode_entry(name, number, record) for number in range(task.journal_length))
 
 
 def encode_line(line: LogEntry) -> str:
     """A line of the transition log."""
-    source = "" if line.source is None else line.source.value
-    actor = line.actor.replace("|", "/")
-    return f"{line.revision}|{source}|{line.target.value}|{line.token}|{actor}|{line.at_ms}"
+    return schema.LOG_ENTRY.text(line)
 
 
-def decode_line(text: str) -> LogEntry:
-    """A line of the transition log, read back."""
-    revision, source, target, token, actor, at_ms = text.split("|")
-    return LogEntry(
-        revision=int(revision),
-        source=Phase(source) if source else None,
-        target=Phase(target),
-        token=token,
-        actor=actor,
-        at_ms=int(at_ms),
-    )
+def decode_log(reference: str, lines: Sequence[str]) -> tuple[LogEntry, ...]:
+    """The transition log, read back.
+
+    Raises:
+        RecordTooNew: A newer release has written to it.
+        CorruptRecord: A line is damaged.
+    """
+    try:
+        return schema.LOG_ENTRY.values(lines, reference)
+    except (ValueError, TypeError, LookupError) as error:
+        raise CorruptRecord(reference, f"its transition log is damaged: {error}") from error
 
 
 def encode_sweep(sweep: SweepRecord) -> str:
     """The last sweep, as the store keeps it."""
-    return "|".join(map(str, sweep))
+    return schema.SWEEP.text(sweep)
 
 
 def decode_sweep(text: str) -> SweepRecord:
     """The last sweep, read back."""
-    at_ms, server, reap_from_ms = text.split("|")
-    return SweepRecord(int(at_ms), server, int(reap_from_ms))
+    return schema.SWEEP.value(text)
 
 
 def encode_remembered(remembered: IdempotencyRecord) -> str:
     """What an idempotency key stands for, as its value."""
-    return f"{remembered.task_id}|{remembered.request_digest}"
+    return schema.IDEMPOTENCY.text(remembered)
 
 
 def decode_remembered(text: str | None) -> IdempotencyRecord | None:
     """The value of an idempotency key, read back; None where there is none.
 
     Raises:
+        RecordTooNew: A newer release has written it.
         CorruptRecord: It was not written by us.
     """
     if text is None:
         return None
-    task_id, bar, digest = text.partition("|")
-    if not (task_id and bar):
-        raise CorruptRecord(task_id, f"its idempotency key holds {text!r}")
-    return IdempotencyRecord(task_id=task_id, request_digest=digest)
+    try:
+        return schema.IDEMPOTENCY.value(text)
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord("", f"an idempotency key holds {text!r}") from error
 
 
 def encode_reports(reports: Sequence[Report]) -> str:
     """Reports as they are published."""
-    return _dumps([_report(report) for report in reports])
+    return dumps([_report(report) for report in reports])
 
 
-def _report(report: Report) -> tuple[Any, ...]:
+def _report(report: Report) -> Stored:
     if isinstance(report, Progress):
-        return (report.current, report.total, report.message)
-    return (report.level.value, report.data, report.logger)
+        return schema.PROGRESS.write(report)
+    return schema.LOG_MESSAGE.write(report)
 
 
 def decode_reports(text: str) -> tuple[Report, ...]:
     """Reports, read back.
 
     Raises:
-        ValueError: Whoever published it was not one of ours.
+        ValueError: Whoever published it was not one of ours, or is a newer release.
     """
-    reports: list[Report] = []
     try:
-        for first, second, third in json.loads(text):
-            if isinstance(first, str):
-                reports.append(LogMessage(LogLevel(first), JsonText(second), third))
-            else:
-                reports.append(Progress(current=first, total=second, message=third))
-    except TypeError as error:
+        return tuple(
+            schema.LOG_MESSAGE.read(stored) if "level" in stored else schema.PROGRESS.read(stored)
+            for stored in json.loads(text)
+        )
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"not a list of reports: {error}") from error
-    return tuple(reports)
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""How connections to Redis are made: the same for both faces."""
+"""How connections to Redis are made: the same for both stores."""
 
 from __future__ import annotations
 
@@ -15,24 +15,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ...addresses.redis import Node
 from ..findings import Finding, Severity
 from .layout import Command
+from .timings import DEFAULT_TIMINGS, Timings
 
 P = TypeVar("P")
 
-SOCKET_SECONDS = 2.0
-"""Longest silence in the middle of an exchange before the connection is given up."""
-
-SENTINEL_SECONDS = 0.5
-"""Longest silence of a sentinel before another one is asked: they all know the same."""
-
-CONNECT_SECONDS = 1.0
-"""Longest wait for a connection to be made."""
-
-RECONNECT_SECONDS = 0.5
-"""Between two attempts to subscribe again, and two looks whether the server is still the right one."""
-
 
 def connection_options(
-    retry: type[Any], url: str = "redis://", silence: float | None = SOCKET_SECONDS
+    retry: type[Any],
+    url: str = "redis://",
+    *,
+    timings: Timings = DEFAULT_TIMINGS,
+    reply: float | None = None,
 ) -> dict[str, Any]:
     """Options of a connection pool.
 
@@ -40,7 +33,8 @@ def connection_options(
         retry: `redis.retry.Retry` or its asyncio twin. The library's own retries are switched off: it
             cannot know whether a write whose reply was lost has been applied. Ours look for its token.
         url: Where Redis is.
-        silence: Longest silence before a connection is given up, in seconds; None: whoever waits bounds it.
+        timings: How long to wait.
+        reply: Give up a connection when a reply takes longer, in seconds; None: the caller sets a limit.
     """
     # redis-py's Unix socket connections do not take what only TCP has.
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
@@ -48,15 +42,15 @@ def connection_options(
         "retry": retry(NoBackoff(), 0),
         "protocol": 2,
         "decode_responses": True,
-        "socket_timeout": silence,
-        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": reply,
+        "socket_connect_timeout": timings.connect,
         "health_check_interval": 0,
         **tcp_only,
     }
 
 
 FAILURES = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
-"""What a lost connection, or one that could not be made, raises; `reason` tells it."""
+"""Errors of a connection that was lost or could not be made; `reason` explains them."""
 
 _ADVICE = (
     ("certificate has expired", "Renew the certificate of Redis."),
@@ -68,10 +62,10 @@ _ADVICE = (
     ("Timeout connecting", "If Redis speaks no TLS on this port, the URL begins with redis://."),
     ("WRONG_VERSION_NUMBER", "If Redis speaks no TLS on this port, the URL begins with redis://."),
 )
-"""By what an encrypted connection fails with: what to do."""
+"""What to do, by a part of the error of an encrypted connection."""
 
 _PLAIN_TO_TLS = ("reset by peer", "closed by server", "Protocol error")
-"""What a plain connection fails with where TLS is spoken, among other places."""
+"""Parts of the errors of a plain connection to a server that speaks TLS, among others."""
 
 
 def reason(error: Exception, url: str) -> str:
@@ -90,7 +84,7 @@ def reason(error: Exception, url: str) -> str:
 
 
 class Pools(Generic[P]):
-    """A pool of connections to each server, made when it is first needed. Thread-safe.
+    """A pool of connections to each server, made when first needed. Thread-safe.
 
     Args:
         make: Makes the pool of a server; None is the single one.

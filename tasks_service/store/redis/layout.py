@@ -3,11 +3,11 @@ r"""Which keys there are, and which of them a task is in.
 Everything of a shard carries its hash tag, so that one transaction touches one slot and the same code runs
 on a single Redis, on Sentinel and on Cluster:
 
-    ts:{00}:t:<task id>         HASH  the record (see `codec`)
-    ts:{00}:l:<task id>         LIST  the transition log, rev|from|to|token|actor|ms, newest last, capped
+    ts:{00}:t:<task>            HASH  the record (see `codec`)
+    ts:{00}:l:<task>            LIST  the transition log, a JSON object for each line, newest last, capped
     ts:{00}:owner:<owner>       ZSET  the owner's tasks, by creation
     ts:{00}:live:<owner>        SET   the owner's tasks that are not final: the quota
-    ts:{00}:idem:<owner>:<hash> STR   task id|request digest, under an idempotency key
+    ts:{00}:idem:<owner>:<hash> STR   what an idempotency key stands for, as JSON
     ts:{00}:expired             ZSET  final tasks, by the moment they go
     ts:{00}:overdue             ZSET  tasks that are not final, by the deadline of their phase
     ts:{00}:leases              ZSET  running tasks, by the end of their lease
@@ -21,10 +21,14 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
     ts:{00}:beat                HASH  kind of work, by when beat last had it done; in the first shard alone
     ts:lock:<name>              STR   short locks of sweeps
-    ts:swept                    STR   the last sweep: at ms|which runs of which servers it met|reap from ms
+    ts:swept                    STR   the last sweep, as JSON
     ts:shards                   STR   how many shards the store was laid out with
-    ts:changes                  pub/sub channel: "<task id> <revision>" for each logged transition
-    ts:reports:<task id>        pub/sub channel: what a running tool says, as JSON (see `codec`)
+    ts:changes                  pub/sub channel: "<task> <revision>" for each logged transition
+    ts:reports:<task>           pub/sub channel: what a running tool says, as JSON (see `codec`)
+
+`<task>` is a task's name, which `names.task_hash` makes of its id; the sets of tasks hold it too. So whoever
+sees a name in a log finds the task, and nobody learns an id from a key. What is stored as JSON has its names
+in `schema`.
 
 Each task is in one of `expired` and `overdue`: together they are all that is stored.
 
@@ -40,7 +44,7 @@ from dataclasses import dataclass
 
 from ...domain.decide import next_due_ms
 from ...domain.indexes import awaits_first_message, awaits_worker, holds_slot
-from ...domain.names import SHARD_DIGITS, shard_of_owner
+from ...domain.names import SHARD_DIGITS, shard_of_owner, task_hash
 from ...domain.task import DAY, MINUTE, ConcurrencyKey, Owner, Phase, Slot, Task
 
 BACKSTOP_MS = 10 * MINUTE
@@ -49,25 +53,22 @@ BACKSTOP_MS = 10 * MINUTE
 OWNER_KEYS_MS = 31 * DAY
 """Life of an owner's index after its last create: no task lives longer (the cap is 30 days)."""
 
-LONGEST_ID = 64
-"""Ids of ours are shorter; a longer text is some unknown id and is cut, so that no key grows with it."""
-
 Command = tuple[str | bytes | int | float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The keys of one shard."""
+    """The keys of one shard. Tasks are named by a reference: their name or their id."""
 
     tag: str
 
-    def task(self, task_id: str) -> str:
+    def task(self, reference: str) -> str:
         """The record."""
-        return f"{self.tag}:t:{_safe(task_id)}"
+        return f"{self.tag}:t:{task_hash(reference)}"
 
-    def log(self, task_id: str) -> str:
+    def log(self, reference: str) -> str:
         """The transition log."""
-        return f"{self.tag}:l:{_safe(task_id)}"
+        return f"{self.tag}:l:{task_hash(reference)}"
 
     def owner(self, owner: Owner) -> str:
         """The owner's tasks."""
@@ -122,21 +123,18 @@ class Layout:
         """A short lock."""
         return f"{self.prefix}:lock:{name}"
 
-    def reports(self, task_id: str) -> str:
+    def reports(self, reference: str) -> str:
         """The channel of what a task's tool says while it runs."""
-        return f"{self._reports}{_safe(task_id)}"
+        return f"{self._reports}{task_hash(reference)}"
 
     def reported_by(self, channel: str) -> str | None:
-        """The task whose channel of reports that is; None for any other channel."""
+        """The name of the task whose channel of reports that is; None for any other channel."""
         return channel.removeprefix(self._reports) if channel.startswith(self._reports) else None
 
-    def shard_of(self, task_id: str) -> Shard:
-        """The shard that an id names; a malformed id names one too, where it will not be found."""
-        try:
-            number = int(task_id[:SHARD_DIGITS], 16)
-        except ValueError:
-            number = 0
-        return self.shards[number] if 0 <= number < len(self.shards) else self.shards[0]
+    def shard_of(self, reference: str) -> Shard:
+        """The shard that an id or a name names; a malformed one names one too, where it will not be found."""
+        number = int(task_hash(reference)[:SHARD_DIGITS], 16)
+        return self.shards[number] if number < len(self.shards) else self.home
 
     def shard_of_owner(self, owner: Owner) -> Shard:
         """The shard that holds everything of an owner."""
@@ -152,10 +150,6 @@ def parse_concurrency_key(name: str) -> ConcurrencyKey:
     """A key, read back; owners have no colon."""
     owner, _, queue = name.partition(":")
     return ConcurrencyKey(Owner(owner), queue)
-
-
-def _safe(task_id: str) -> str:
-    return task_id[:LONGEST_ID].encode(errors="replace").decode()
 
 
 def sorted_index_entries(shard: Shard, task: Task) -> dict[str, int]:
@@ -181,13 +175,14 @@ def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Ite
     task = after or before
     if task is None:
         return
+    name = task_hash(task.task_id)
     old = sorted_index_entries(shard, before) if before else {}
     new = sorted_index_entries(shard, after) if after else {}
     for key, score in new.items():
         if old.get(key) != score:
-            yield ("ZADD", key, score, task.task_id)
+            yield ("ZADD", key, score, name)
     for key in old.keys() - new.keys():
-        yield ("ZREM", key, task.task_id)
+        yield ("ZREM", key, name)
     yield from _place_live(shard, before, after, task)
     if after is not None and after.slot is not None and (before is None or before.slot is not after.slot):
         yield from _enter_lane(shard, after)
@@ -195,23 +190,30 @@ def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Ite
         yield ("SADD", shard.index("queues"), after.queue)
     if before is not None and (after is None or awaits_worker(before) != awaits_worker(after)):
         # On coming to pending as well: a sweep may have suspected it a moment after it had left.
-        yield ("ZREM", shard.index("suspects"), task.task_id)
+        yield ("ZREM", shard.index("suspects"), name)
 
 
 def lifetime_commands(shard: Shard, before: Task | None, after: Task) -> Iterator[Command]:
     """The commands that say until when Redis keeps what is stored of a task, where that has changed."""
-    if before is not None and last_ms(before) == last_ms(after):
+    if before is not None and _ends(shard, before) == _ends(shard, after):
         return
-    for key in (shard.task(after.task_id), shard.log(after.task_id)):
-        yield ("PEXPIREAT", key, last_ms(after) + BACKSTOP_MS)
-    if after.idempotency:
-        key_ends_ms = after.expires_ms or last_ms(after) + BACKSTOP_MS
-        yield ("PEXPIREAT", shard.idempotency(after.owner, after.idempotency), key_ends_ms)
+    for key, end_ms in _ends(shard, after).items():
+        yield ("PEXPIREAT", key, end_ms)
+
+
+def _ends(shard: Shard, task: Task) -> dict[str, int]:
+    """When Redis itself removes what is stored of a task: its idempotency key exactly when it goes."""
+    backstop_ms = last_ms(task) + BACKSTOP_MS
+    ends = {shard.task(task.task_id): backstop_ms, shard.log(task.task_id): backstop_ms}
+    if task.idempotency:
+        key = shard.idempotency(task.owner, task.idempotency)
+        ends[key] = last_ms(task) if task.status.is_final else backstop_ms
+    return ends
 
 
 def last_ms(task: Task) -> int:
     """The moment past which a task is certainly no more: its expiry, or, while it lives, its longest life."""
-    return task.expires_ms or task.created_ms + task.policy.max_lifetime_ms
+    return task.expires_ms if task.status.is_final else task.created_ms + task.policy.max_lifetime_ms
 
 
 def _enter_lane(shard: Shard, task: Task) -> Iterator[Command]:
@@ -226,9 +228,9 @@ def _place_live(shard: Shard, before: Task | None, after: Task | None, task: Tas
     was_live = before is not None and not before.status.is_final
     is_live = after is not None and not after.status.is_final
     if is_live and not was_live:
-        yield ("SADD", shard.live(task.owner), task.task_id)
+        yield ("SADD", shard.live(task.owner), task_hash(task.task_id))
     if was_live and not is_live:
-        yield ("SREM", shard.live(task.owner), task.task_id)
+        yield ("SREM", shard.live(task.owner), task_hash(task.task_id))
 
 
 def problems(shard: Shard, task: Task, found: Mapping[str, int | None], is_live: bool) -> list[str]:

@@ -4,9 +4,9 @@ At its `maxmemory` Redis refuses every transaction. Tasks that were accepted nee
 result, a question. So creates end below that, and answers a little later; only what a front end writes for
 its clients is held back, never a worker.
 
-How full the server is, is asked beside the first exchange of a write, at most once a second. No read asks,
-and no request waits for a round trip more. On a cluster, whose nodes fill up each for itself, it is asked for
-each shard, of the node that has it.
+Memory use is asked for in the first round trip of a create or an answer, at most once a second. No read asks,
+and no request waits for another round trip. On a cluster each node fills up by itself, so the node of each
+shard is asked.
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ from .transaction import LostConnection, Program, RoundTrip, once
 T = TypeVar("T")
 
 CREATES_UNTIL = 80
-"""Percent of `maxmemory` from which on no task is created."""
+"""Percent of `maxmemory` at which creates are refused."""
 
 ANSWERS_UNTIL = 90
-"""Percent of `maxmemory` from which on no answer is recorded."""
-
-LOOK_SECONDS = 1.0
-"""Shortest time between two looks of one process."""
+"""Percent of `maxmemory` at which answers are refused."""
 
 TASK_BYTES = 3 * KIB
-"""What a new task takes beside its arguments: record, log, places in indexes, message."""
+"""What a new task takes beside its arguments: record, log, index entries, message."""
 
 MEMORY: Command = ("INFO", "memory")
 """The command whose reply `parse_memory` reads."""
@@ -43,7 +40,7 @@ MEMORY: Command = ("INFO", "memory")
 
 @dataclass(slots=True)
 class _Look:
-    """What was seen of one server's memory, and what was created there since."""
+    """Memory use of one server when it was last asked, and what was created there since."""
 
     next: float
     created: int = 0
@@ -51,14 +48,18 @@ class _Look:
 
 
 class MemoryGuard:
-    """How much of the servers' memory is left, as well as this process knows.
+    """Refuses work when a server's memory is short, as far as this process knows.
 
     Args:
-        clock: Monotonic, in seconds.
+        interval: Shortest time between two questions to one server, in seconds.
         each_shard: Whether shards may be on different servers.
+        clock: Monotonic, in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, each_shard: bool = False) -> None:
+    def __init__(
+        self, interval: float, *, each_shard: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._interval = interval
         self._clock = clock
         self._begun = clock()
         self._each_shard = each_shard
@@ -66,20 +67,20 @@ class MemoryGuard:
 
     @property
     def memory(self) -> Memory | None:
-        """What the fullest server has that was looked at; None if none has a limit."""
+        """Memory use of the fullest server seen so far; None if none has a limit."""
         return _fullest(look.memory for look in self._looks.values())
 
     def beside(self, program: Program[T], shard: Shard) -> Program[T]:
-        """A program whose first exchange asks for the memory as well, if it is time to.
+        """The same program, whose first round trip also asks for memory use, if it is time to.
 
         Args:
-            program: Begins with an exchange about the shard.
+            program: Begins with a round trip to the shard.
             shard: Whose server is asked.
         """
         look = self._look(shard)
         if self._clock() < look.next:
             return program
-        look.next = self._clock() + LOOK_SECONDS
+        look.next = self._clock() + self._interval
         return self._looking(program, look)
 
     def check_create(self, shard: Shard, arguments_bytes: int) -> None:
@@ -138,7 +139,7 @@ class MemoryGuard:
 
 
 def fullest(servers: Servers, deadline: float) -> Program[Memory | None]:
-    """What the fullest server has; None if none has a limit, or tells.
+    """Memory use of the fullest server; None if none has a limit, or tells.
 
     Args:
         servers: Where they are.
@@ -159,7 +160,7 @@ def _fullest(known: Iterable[Memory | None]) -> Memory | None:
 
 
 def parse_memory(reply: Any) -> Memory | None:
-    """What INFO says of the memory; None if there is no limit, or it may not be asked."""
+    """Memory use from the reply of INFO; None if there is no limit, or the user may not ask."""
     if not isinstance(reply, str):
         return None
     told = dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
@@ -172,7 +173,7 @@ def parse_memory(reply: Any) -> Memory | None:
 
 
 def refused_work(memory: Memory | None) -> str | None:
-    """What front ends refuse at such a level, as a clause; None: nothing."""
+    """What front ends refuse at this memory use, as a clause; None: nothing."""
     if memory is None or memory.percent < CREATES_UNTIL:
         return None
     refused = "new tasks" if memory.percent < ANSWERS_UNTIL else "new tasks and answers"

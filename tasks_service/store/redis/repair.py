@@ -1,11 +1,11 @@
 """Repair: find what an audit finds, and fix it, one task at a time.
 
-Safe while the service runs. A change of a task's place in an index is always part of a write to its record,
-so a transaction that watches the record alone sees every rival: it reads record and places after WATCH, and
-if the task moves before EXEC nothing is written and it looks again. On a sound store it writes nothing.
+Safe while the service runs. An index entry only ever changes together with its task's record, so it is enough
+to watch the record: record and index entries are read after WATCH, and if the task changes before EXEC,
+nothing is written and they are read again. On a sound store nothing is written.
 
 Two walks lead to every key. From each record: does it contradict itself, is it where it must be, does it
-end? From each place that names a task: is there such a task, and does it belong here? The first cannot see
+end? From each key that names a task: is there such a task, and does it belong here? The first cannot see
 an entry whose record is gone, the second cannot see a record that is missing from an index.
 
 What repair never does: guess at a record that it cannot read. One of another schema version may be newer
@@ -14,16 +14,16 @@ software's, and is only reported. A damaged one is reported, and moved aside onl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
 from ...domain.decide import Refused, Replayed, decide, inconsistency
-from ...domain.errors import CorruptRecord
+from ...domain.errors import CorruptRecord, RecordTooNew
 from ...domain.events import RepairRecord
 from ...domain.limits import size
+from ...domain.names import task_hash
 from ...domain.task import DAY, SECOND, Phase, Slot, Task
 from ..maintenance import Repair
 from . import codec
@@ -36,15 +36,15 @@ from .layout import (
     last_ms,
     sorted_index_entries,
 )
-from .operations import Operations
+from .records import Records
 from .transaction import Program, Reply, Write, once, transact
 
 QUARANTINE_MS = 30 * DAY
 """How long a record that was moved aside is kept for people to look at."""
 
 DRIFT_MS = SECOND
-"""How far the end of a key may be from where it belongs: a cluster that hands a slot on sends what is left of
-a key's life, and the time that takes is added."""
+"""How far the end of a key may be from where it belongs. A cluster that moves a slot sends the rest of a
+key's life, and the time that this takes is added."""
 
 WALK = 500
 """Keys or members that one step of a walk asks for."""
@@ -54,8 +54,8 @@ _SORTED = ("expired", "overdue", "leases", "timers", "suspects")
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """The keys of one shard that name tasks, as a walk finds them."""
+class ShardKeys:
+    """Keys of one shard that name tasks, as one step of a walk finds them."""
 
     shard: Shard
     records: tuple[str, ...]
@@ -68,16 +68,16 @@ class Repairs:
     """Builds the programs of a repair.
 
     Args:
-        operations: Of the same store.
+        records: Of the same store.
     """
 
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
-        self._deadline = operations.deadline
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._deadline = records.deadline
 
     # --- walking ---------------------------------------------------------------------------------------
 
-    def keys(self, shard: Shard, cursor: str) -> Program[tuple[str, Places]]:
+    def keys(self, shard: Shard, cursor: str) -> Program[tuple[str, ShardKeys]]:
         """One step through the keys of a shard: the next cursor ("0" at the end), and what was met."""
         pattern = shard.tag.replace("[", "\\[").replace("?", "\\?").replace("*", "\\*") + ":*"
         # A cluster answers SCAN wherever it is asked; EXISTS leads it to the shard's node, and is refused
@@ -93,122 +93,129 @@ class Repairs:
                 names[kind].append(rest)
             elif kind == "idem":
                 names[kind].append(key)
-            elif kind in (*_SORTED, "owner", "live", "pending", "slots", "slot"):
+            elif kind in (*_SORTED, "owner", "live", "pending", "slots", "waiting"):
                 names["sets"].append(key)
-        return following, Places(
+        return following, ShardKeys(
             shard, tuple(names["t"]), tuple(names["l"]), tuple(names["sets"]), tuple(names["idem"])
         )
 
     def members(self, shard: Shard, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
-        """One step through an index: the next cursor, and the ids in it that have no business there."""
+        """One step through an index: the next cursor, and the names in it that have no business there."""
         is_set = key.startswith(f"{shard.tag}:live:")
         command: Command = ("SSCAN" if is_set else "ZSCAN", key, cursor, "COUNT", WALK)
         (reply,) = yield from once([command], self._deadline)
         if isinstance(reply, ResponseError):
             raise CorruptRecord(key, str(reply))
         following, flat = reply
-        ids = flat if is_set else flat[::2]
-        reads: list[Command] = [("HMGET", shard.task(task_id), *codec.STATE_FIELDS) for task_id in ids]
-        records = (yield from once(reads, self._deadline)) if ids else []
-        pairs = zip(ids, records, strict=True)
-        return following, [task_id for task_id, values in pairs if _is_stray(shard, key, task_id, values)]
+        names = flat if is_set else flat[::2]
+        reads: list[Command] = [("HMGET", shard.task(name), *codec.STATE_FIELDS) for name in names]
+        records = (yield from once(reads, self._deadline)) if names else []
+        pairs = zip(names, records, strict=True)
+        return following, [name for name, values in pairs if _is_stray(shard, key, name, values)]
 
-    def without_record(self, shard: Shard, ids: Sequence[str]) -> Program[list[str]]:
+    def without_record(self, shard: Shard, names: Sequence[str]) -> Program[list[str]]:
         """Which of these tasks have no record."""
-        if not ids:
+        if not names:
             return []
-        replies = yield from once([("EXISTS", shard.task(task_id)) for task_id in ids], self._deadline)
-        return [task_id for task_id, exists in zip(ids, replies, strict=True) if not exists]
+        replies = yield from once([("EXISTS", shard.task(name)) for name in names], self._deadline)
+        return [name for name, exists in zip(names, replies, strict=True) if not exists]
 
     def led_to(self, key: str) -> Program[str]:
-        """The task that an idempotency key leads to; empty if it leads nowhere."""
+        """The name of the task that an idempotency key leads to; empty if it leads nowhere."""
         (value,) = yield from once([("GET", key)], self._deadline)
-        return value.partition("|")[0] if isinstance(value, str) else ""
+        return _led_to(value) if isinstance(value, str) else ""
 
     # --- one task --------------------------------------------------------------------------------------
 
     def task(
-        self, task_id: str, found_in: str | None, *, dry_run: bool, quarantine: bool
+        self, name: str, found_in: str | None, *, dry_run: bool, quarantine: bool
     ) -> Program[list[Repair]]:
         """Fix one task.
 
         Args:
-            task_id: Which one; there may be no record of it.
+            name: Which one; there may be no record of it.
             found_in: A key that names it, beyond those that its record says.
-            dry_run: Only say what would be done.
+            dry_run: Report only.
             quarantine: Move it aside if it cannot be read.
         """
         try:
-            return (yield from self._repair(task_id, found_in, dry_run=dry_run))
+            return (yield from self._repair(name, found_in, dry_run=dry_run))
         except CorruptRecord as error:
-            if not quarantine or dry_run or not (yield from self._is_beyond_repair(task_id)):
-                return [Repair(task_id=task_id, what=f"it cannot be read: {error.reason}", fixed=False)]
-            shard = self._operations.layout.shard_of(task_id)
-            yield from self._quarantine(shard, task_id)
-            what = f"it could not be read, and was moved to {_aside(shard, task_id)}: {error.reason}"
-            return [Repair(task_id=task_id, what=what, fixed=True)]
+            is_newer = isinstance(error, RecordTooNew)
+            if is_newer or not quarantine or dry_run or not (yield from self._is_beyond_repair(name)):
+                return [Repair(task=name, what=f"it cannot be read: {error.reason}", fixed=False)]
+            shard = self._records.layout.shard_of(name)
+            yield from self._quarantine(shard, name)
+            what = f"it could not be read, and was moved to {_aside(shard, name)}: {error.reason}"
+            return [Repair(task=name, what=what, fixed=True)]
 
-    def _is_beyond_repair(self, task_id: str) -> Program[bool]:
-        """Whether the record itself is damaged: not an index beside it, and not newer software's record."""
-        shard = self._operations.layout.shard_of(task_id)
-        (values,) = yield from once([("HMGET", shard.task(task_id), *codec.STATE_FIELDS)], self._deadline)
+    def _is_beyond_repair(self, name: str) -> Program[bool]:
+        """Whether the record itself is damaged, and not an index beside it."""
+        shard = self._records.layout.shard_of(name)
+        (values,) = yield from once([("HMGET", shard.task(name), *codec.STATE_FIELDS)], self._deadline)
         if isinstance(values, ResponseError):
             return True
-        if values[0] not in (None, codec.SCHEMA_VERSION):
-            return False
         try:
-            return codec.decode(task_id, values) is None
+            return codec.decode(name, values) is None
         except CorruptRecord:
             return True
 
-    def _repair(self, task_id: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
-        shard = self._operations.layout.shard_of(task_id)
-        key, log = shard.task(task_id), shard.log(task_id)
-        look = _Look(shard, task_id, found_in)
-        reads: list[Command] = []
-        look.extend(reads, None)
-        done: list[Repair] = []
+    def _repair(self, name: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
+        return (yield from transact(_Fix(self._records, name, found_in, dry_run=dry_run), self._deadline))
 
-        def judge(replies: list[Reply]) -> Write | None:
-            time, *rest = replies
-            now_ms = self._operations.time_of(time)
-            flat, last, record_ends, log_ends, *found = rest
-            if isinstance(flat, ResponseError):
-                raise CorruptRecord(task_id, str(flat))
-            record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
-            task = codec.decode(task_id, [record.get(name) for name in codec.STATE_FIELDS])
-            if look.extend(reads, task):
-                return None
-            if task is None and record:
-                raise CorruptRecord(task_id, "it has neither state nor status")
-            commands: list[Command] = []
-            problems: list[str] = []
-            beyond: list[str] = []
-            if task is not None:
-                beyond += _misfit(task, last)
-                task = self._sound(shard, task, record, now_ms, commands, problems)
-                commands += _lifetime(task, {key: record_ends, log: log_ends}, problems)
-                commands += _leftovers(key, task, record, problems)
-            elif last:
-                problems.append(f"{log}: the log of no task")
-                commands.append(("DEL", log))
-            commands += look.moves(task, found, problems)
-            if problems or beyond:
-                # An outcome that nobody told us is found fixed by the next look; it was still our finding.
-                done[:] = [Repair(task_id=task_id, what=what, fixed=not dry_run) for what in problems]
-                done.extend(Repair(task_id=task_id, what=what, fixed=False) for what in beyond)
-            return Write(() if dry_run else commands, None)
+    def _quarantine(self, shard: Shard, name: str) -> Program[None]:
+        yield from transact(_Quarantine(shard, name), self._deadline)
 
-        yield from transact(
-            task_id,
-            lambda: [key, *look.watched],
-            reads,
-            judge,
-            event="Fix",
-            token="",
-            deadline=self._deadline,
-        )
-        return done
+
+class _Fix:
+    """A task that is made sound."""
+
+    name, token = "RepairRecord", ""
+
+    def __init__(self, records: Records, name: str, found_in: str | None, *, dry_run: bool) -> None:
+        self._records, self.task_id, self._dry_run = records, name, dry_run
+        self._shard = records.layout.shard_of(name)
+        self._look = _Look(self._shard, name, found_in)
+        self._done: list[Repair] = []
+
+    def watch(self) -> list[str]:
+        return [self._shard.task(self.task_id), *self._look.watched]
+
+    def reads(self) -> list[Command]:
+        return self._look.reads()
+
+    def judge(self, replies: list[Reply]) -> Write[list[Repair]] | None:
+        shard, name = self._shard, self.task_id
+        key, log = shard.task(name), shard.log(name)
+        time, *rest = replies
+        now_ms = self._records.time_of(time)
+        flat, last, record_ends, log_ends, *found = rest
+        if isinstance(flat, ResponseError):
+            raise CorruptRecord(name, str(flat))
+        record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+        task = codec.decode(name, [record.get(field) for field in codec.STATE_FIELDS])
+        if self._look.extend(task):
+            return None
+        if task is None and record:
+            raise CorruptRecord(name, "it has neither state nor status")
+        commands: list[Command] = []
+        problems: list[str] = []
+        beyond: list[str] = []
+        if task is not None:
+            beyond += _misfit(task, last)
+            task = self._sound(shard, task, record, now_ms, commands, problems)
+            commands += _lifetime(task, {key: record_ends, log: log_ends}, problems)
+            commands += _leftovers(key, task, record, problems)
+        elif last:
+            problems.append(f"{log}: the log of no task")
+            commands.append(("DEL", log))
+        commands += self._look.moves(task, found, problems)
+        if problems or beyond:
+            # An outcome that nobody told us is found fixed by the next look; it was still our finding.
+            fixed = not self._dry_run
+            self._done = [Repair(task=name, what=what, fixed=fixed) for what in problems]
+            self._done += (Repair(task=name, what=what, fixed=False) for what in beyond)
+        return Write(() if self._dry_run else commands, self._done)
 
     def _sound(
         self,
@@ -224,48 +231,51 @@ class Repairs:
         has_result = "result" in record
         event = RepairRecord(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
         if (what := inconsistency(task, event)) is not None:
-            decision = decide(task, event, now_ms, limits=self._operations.limits)
+            decision = decide(task, event, now_ms, limits=self._records.limits)
             # Refused: time has ended it meanwhile, and a sweep writes that down.
             if not isinstance(decision, Refused | Replayed) and decision.task is not None:
                 problems.append(what)
-                commands += self._operations.writes(shard, task, decision, now_ms, sends=False)
+                commands += self._records.writes(shard, task, record, decision, now_ms, sends=False)
                 task = decision.task
         if has_result and task.phase is not Phase.COMPLETED:
             problems.append(f"it is {task.phase}, and has a result that nobody is shown")
             commands.append(("HDEL", shard.task(task.task_id), "result"))
         return task
 
-    def _quarantine(self, shard: Shard, task_id: str) -> Program[None]:
-        key, log, aside = shard.task(task_id), shard.log(task_id), _aside(shard, task_id)
 
-        def judge(replies: list[Reply]) -> Write:
-            (exists,) = replies
-            if not exists:
-                return Write((), None)
-            commands: list[Command] = [
-                ("RENAME", key, aside),
-                ("PEXPIRE", aside, QUARANTINE_MS),
-                ("DEL", log),
-            ]
-            commands += [("ZREM", shard.index(name), task_id) for name in _SORTED]
-            return Write(commands, None)
+class _Quarantine:
+    """A record that is moved aside."""
 
-        yield from transact(
-            task_id,
-            lambda: [key],
-            [("EXISTS", key)],
-            judge,
-            event="Fix",
-            token="",
-            deadline=self._deadline,
-        )
+    name, token = "RepairRecord", ""
+
+    def __init__(self, shard: Shard, name: str) -> None:
+        self._shard, self.task_id = shard, name
+
+    def watch(self) -> list[str]:
+        return [self._shard.task(self.task_id)]
+
+    def reads(self) -> list[Command]:
+        return [("EXISTS", self._shard.task(self.task_id))]
+
+    def judge(self, replies: list[Reply]) -> Write[None]:
+        (exists,) = replies
+        if not exists:
+            return Write((), None)
+        shard, name, aside = self._shard, self.task_id, _aside(self._shard, self.task_id)
+        commands: list[Command] = [
+            ("RENAME", shard.task(name), aside),
+            ("PEXPIRE", aside, QUARANTINE_MS),
+            ("DEL", shard.log(name)),
+        ]
+        commands += [("ZREM", shard.index(index), name) for index in _SORTED]
+        return Write(commands, None)
 
 
 class _Look:
-    """Which places of a task are read in a try, and what is to be done about what was found there."""
+    """The index entries of a task that a try reads, and what to do about those that are wrong."""
 
-    def __init__(self, shard: Shard, task_id: str, found_in: str | None) -> None:
-        self._shard, self._task_id = shard, task_id
+    def __init__(self, shard: Shard, name: str, found_in: str | None) -> None:
+        self._shard, self._name = shard, name
         self._sorted = [shard.index(name) for name in _SORTED]
         self._sets: list[str] = []
         self._idempotency: list[str] = []
@@ -282,35 +292,38 @@ class _Look:
         elif found_in not in self._sorted:
             self._sorted.append(found_in)
 
-    def extend(self, reads: list[Command], task: Task | None) -> bool:
+    def extend(self, task: Task | None) -> bool:
         """Make `reads` complete for a task; whether anything was missing."""
         before = (len(self._sorted), len(self._sets), self._queue)
         if task is not None:
             self._sorted += [
                 key for key in sorted_index_entries(self._shard, task) if key not in self._sorted
             ]
-            for key in self._of_queue_and_lane(task):
+            for key in self._of_queue_and_key(task):
                 if key not in self._sorted:
                     self._sorted.append(key)
             if (live := self._shard.live(task.owner)) not in self._sets:
                 self._sets.append(live)
             self._queue, self._key = task.queue, concurrency_key_name(task.concurrency_key)
-        shard, task_id = self._shard, self._task_id
-        reads[:] = [
+        return before != (len(self._sorted), len(self._sets), self._queue)
+
+    def reads(self) -> list[Command]:
+        """What to read: the record, and all index entries that the task could have."""
+        shard, name = self._shard, self._name
+        return [
             ("TIME",),
-            ("HGETALL", shard.task(task_id)),
-            ("LRANGE", shard.log(task_id), -1, -1),
-            ("PEXPIRETIME", shard.task(task_id)),
-            ("PEXPIRETIME", shard.log(task_id)),
-            *(("ZSCORE", key, task_id) for key in self._sorted),
-            *(("SISMEMBER", key, task_id) for key in self._sets),
+            ("HGETALL", shard.task(name)),
+            ("LRANGE", shard.log(name), -1, -1),
+            ("PEXPIRETIME", shard.task(name)),
+            ("PEXPIRETIME", shard.log(name)),
+            *(("ZSCORE", key, name) for key in self._sorted),
+            *(("SISMEMBER", key, name) for key in self._sets),
             ("SISMEMBER", shard.index("queues"), self._queue),
             ("SISMEMBER", shard.index("concurrency_keys"), self._key),
             *(("GET", key) for key in self._idempotency),
         ]
-        return before != (len(self._sorted), len(self._sets), self._queue)
 
-    def _of_queue_and_lane(self, task: Task) -> tuple[str, ...]:
+    def _of_queue_and_key(self, task: Task) -> tuple[str, ...]:
         shard = self._shard
         return (
             shard.pending(task.queue),
@@ -319,8 +332,8 @@ class _Look:
         )
 
     def moves(self, task: Task | None, found: Sequence[Reply], problems: list[str]) -> Iterator[Command]:
-        """What brings the places into agreement with the record; says what was wrong."""
-        shard, task_id = self._shard, self._task_id
+        """The commands that make the index entries agree with the record; notes what was wrong."""
+        shard, name = self._shard, self._name
         scores, rest = found[: len(self._sorted)], found[len(self._sorted) :]
         members, (knows_queue, knows_key, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]
         expected = {} if task is None else sorted_index_entries(shard, task)
@@ -330,14 +343,14 @@ class _Look:
                 wants = has if task is not None else None
             if has != wants:
                 problems.append(f"{key}: expected {wants}, found {has}")
-                yield ("ZREM", key, task_id) if wants is None else ("ZADD", key, wants, task_id)
+                yield ("ZREM", key, name) if wants is None else ("ZADD", key, wants, name)
                 if task is not None and wants is not None and key in _owned(shard, task):
                     yield ("PEXPIRE", key, OWNER_KEYS_MS)
         lives_in = shard.live(task.owner) if task is not None and not task.status.is_final else None
         for key, is_member in zip(self._sets, members, strict=True):
             if bool(is_member) != (key == lives_in):
                 problems.append(f"{key}: {'counts' if is_member else 'does not count'} it")
-                yield ("SREM" if is_member else "SADD", key, task_id)
+                yield ("SREM" if is_member else "SADD", key, name)
                 if not is_member:
                     yield ("PEXPIRE", key, OWNER_KEYS_MS)
         if task is not None and task.phase is Phase.PENDING and not knows_queue:
@@ -348,9 +361,20 @@ class _Look:
             yield ("SADD", shard.index("concurrency_keys"), self._key)
         for key, value in zip(self._idempotency, leads_to, strict=True):
             owned = task is not None and shard.idempotency(task.owner, task.idempotency) == key
-            if not owned and (value or "").partition("|")[0] == task_id:
+            if not owned and value is not None and _led_to(value) == name:
                 problems.append(f"{key}: leads to no task of that key")
                 yield ("DEL", key)
+
+
+def _led_to(value: str) -> str:
+    """The name of the task in the value of an idempotency key; empty if it is damaged."""
+    try:
+        remembered = codec.decode_remembered(value)
+    except RecordTooNew:
+        raise
+    except CorruptRecord:
+        return ""
+    return "" if remembered is None else task_hash(remembered.task_id)
 
 
 def _owned(shard: Shard, task: Task) -> tuple[str, ...]:
@@ -358,16 +382,16 @@ def _owned(shard: Shard, task: Task) -> tuple[str, ...]:
     return shard.owner(task.owner), shard.slots(task.concurrency_key), shard.waiting(task.concurrency_key)
 
 
-def _aside(shard: Shard, task_id: str) -> str:
-    return f"{shard.tag}:quarantine:{task_id}"
+def _aside(shard: Shard, name: str) -> str:
+    return f"{shard.tag}:quarantine:{name}"
 
 
-def _is_stray(shard: Shard, key: str, task_id: str, values: Reply) -> bool:
+def _is_stray(shard: Shard, key: str, name: str, values: Reply) -> bool:
     """Whether an index names a task that is not there, or that belongs elsewhere."""
     if isinstance(values, ResponseError):
         return False
     try:
-        task = codec.decode(task_id, values)
+        task = codec.decode(name, values)
     except CorruptRecord:
         return False
     if task is None:
@@ -385,8 +409,8 @@ def _misfit(task: Task, last: Sequence[str]) -> Iterator[str]:
         yield "it has no transition log"
         return
     try:
-        line = codec.decode_line(last[0])
-    except ValueError:
+        (line,) = codec.decode_log(task.task_id, last)
+    except CorruptRecord:
         yield "the last line of its transition log cannot be read"
         return
     if (line.revision, line.target) != (task.revision, task.phase):
@@ -399,9 +423,10 @@ def _journal(task: Task, record: Mapping[str, str]) -> tuple[int, int]:
     total = 0
     for number in range(task.journal_length):
         try:
-            _, _, _, value = json.loads(record[f"j:{number}"])
-            total += size(value)
-        except (KeyError, ValueError, TypeError, AttributeError):
+            total += size(codec.decode_entry(task.task_id, number, record).value)
+        except RecordTooNew:
+            raise
+        except (CorruptRecord, AttributeError):
             return number, total
     return task.journal_length, total
 

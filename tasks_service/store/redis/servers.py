@@ -1,11 +1,11 @@
-"""Which server an exchange goes to: the only one, the master that sentinels name, or the owner of a slot.
+"""Which server a round trip goes to: the only one, the master that sentinels name, or the owner of a slot.
 
-A program knows nothing of servers. `routed` gives each of its exchanges an address, and asks where the
-servers are whenever that is in doubt: before the first exchange, after every lost connection, and after every
-answer that means "not here" or "not now". Nothing is followed blindly: such an answer fails the try, and the
-program's own loop, which knows of tokens, tries again where things are then.
+A program knows nothing of servers. `routed` gives each of its round trips an address, and asks where the
+servers are whenever that is in doubt: before the first round trip, after every lost connection, and after
+every answer that means "not here" or "not now". No redirection is followed: such an answer fails the try, and
+the program's own loop, which knows of tokens, tries again.
 
-Only a connection's own exchange goes on with what was watched on it (`Exchange.follows`). An EXEC can
+A round trip that relies on WATCH goes over the connection that watches (`RoundTrip.follows`). An EXEC can
 therefore never reach a server over a connection that has not watched, which is what redis-py's cluster client
 lets happen when it connects again by itself.
 """
@@ -40,11 +40,11 @@ class Servers:
     """One server, at an address that does not change."""
 
     def routed(self, program: Program[T]) -> Program[T]:
-        """The same program, whose exchanges say which server they go to."""
+        """The same program, whose round trips say which server they go to."""
         return program
 
     def doubt(self) -> None:
-        """Ask before the next exchange: whoever was asked last may not be the right one any more."""
+        """Ask again before the next round trip: the server may not be the right one any more."""
 
     def is_current(self, node: Node) -> bool:
         """Whether that server is still one to listen at."""
@@ -92,7 +92,7 @@ class _Guided(Servers):
                     step = program.send([])
                     continue
                 try:
-                    replies = yield from self._exchanged(step)
+                    replies = yield from self._answered(step)
                 except LostConnection as error:
                     self.doubt()
                     step = program.throw(error)
@@ -100,6 +100,9 @@ class _Guided(Servers):
                     step = program.send(replies)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        except StoreUnavailable:
+            self.doubt()
+            raise
 
     def locate(self) -> Program[Sequence[Node | None]]:
         try:
@@ -108,12 +111,12 @@ class _Guided(Servers):
             raise StoreUnavailable(str(error)) from None
         return self._primaries()
 
-    def _exchanged(self, exchange: RoundTrip) -> Program[list[Reply]]:
-        if exchange.node is not None or exchange.follows:
-            return (yield exchange)
+    def _answered(self, round_trip: RoundTrip) -> Program[list[Reply]]:
+        if round_trip.node is not None or round_trip.follows:
+            return (yield round_trip)
         if not self._is_known:
             yield from self._ask()
-        return (yield from self._addressed(exchange))
+        return (yield from self._addressed(round_trip))
 
     def _ask(self) -> Program[None]:
         """Learn where the servers are; each time from another guide, since one may be silent, or behind."""
@@ -139,7 +142,7 @@ class _Guided(Servers):
     def _primaries(self) -> Sequence[Node | None]:
         raise NotImplementedError
 
-    def _addressed(self, exchange: RoundTrip) -> Program[list[Reply]]:
+    def _addressed(self, round_trip: RoundTrip) -> Program[list[Reply]]:
         raise NotImplementedError
 
 
@@ -171,8 +174,8 @@ class Sentinels(_Guided):
         self._master = Node(host, int(port))
         return ""
 
-    def _addressed(self, exchange: RoundTrip) -> Program[list[Reply]]:
-        return (yield exchange._replace(node=self._master))
+    def _addressed(self, round_trip: RoundTrip) -> Program[list[Reply]]:
+        return (yield round_trip._replace(node=self._master))
 
 
 class Cluster(_Guided):
@@ -213,16 +216,16 @@ class Cluster(_Guided):
         self._guides = deque(_shuffled({*met, *self._seeds}))
         return ""
 
-    def _addressed(self, exchange: RoundTrip) -> Program[list[Reply]]:
+    def _addressed(self, round_trip: RoundTrip) -> Program[list[Reply]]:
         """Send it in one packet if one node has all keys, else in one to each node, one after the other."""
-        parts = self._parts(exchange.commands)
+        parts = self._parts(round_trip.commands)
         if len(parts) == 1:
-            return (yield exchange._replace(node=next(iter(parts))))
-        replies: list[Reply] = [None] * len(exchange.commands)
-        for node, places in parts.items():
-            answers = yield RoundTrip([exchange.commands[place] for place in places], node)
-            for place, answer in zip(places, answers, strict=True):
-                replies[place] = answer
+            return (yield round_trip._replace(node=next(iter(parts))))
+        replies: list[Reply] = [None] * len(round_trip.commands)
+        for node, positions in parts.items():
+            answers = yield RoundTrip([round_trip.commands[position] for position in positions], node)
+            for position, answer in zip(positions, answers, strict=True):
+                replies[position] = answer
         return replies
 
     def _parts(self, commands: Sequence[Command]) -> dict[Node, list[int]]:
@@ -230,8 +233,8 @@ class Cluster(_Guided):
         slots = [None if command[0] in KEYLESS else _slot(command[1]) for command in commands]
         first = next((slot for slot in slots if slot is not None), self._home_slot)
         parts: dict[Node, list[int]] = {}
-        for place, slot in enumerate(slots):
-            parts.setdefault(self._owner(first if slot is None else slot), []).append(place)
+        for position, slot in enumerate(slots):
+            parts.setdefault(self._owner(first if slot is None else slot), []).append(position)
         return parts
 
     def _owner(self, slot: int) -> Node:
@@ -253,7 +256,7 @@ def servers_at(address: Address, home: Shard) -> Servers:
 
 
 def _shuffled(nodes: Iterable[Node]) -> list[Node]:
-    """In another order in each process, so that they do not all turn to the same one."""
+    """In another order in each process, so that not all ask the same server."""
     shuffled = list(nodes)
     random.shuffle(shuffled)
     return shuffled

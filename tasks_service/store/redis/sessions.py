@@ -2,7 +2,7 @@
 
     ts:session:{<id>}         STR   the session, as JSON
     ts:session:{<id>}:stream  STR   the stream that holds it
-    ts:session:{<id>}:tasks   ZSET  its tasks to report, as JSON [task id, progress token], by their creation
+    ts:session:{<id>}:tasks   ZSET  its tasks to report, as JSON with their ids, by their creation
     ts:session:{<id>}:reports:<task> STR   the stream that reports a task, where it is not the session's own
     ts:session:{<id>}:ended   SET   ids of requests that the client cancelled, as JSON
     ts:session:{<id>}:uris    SET   resources whose changes it is told
@@ -11,7 +11,8 @@
     ts:floor:{<question>}:by  STR   the request that it was answered through
     ts:interview:<name>       HASH  answers that wait for a call that has no task yet, by key
 
-All of them end by PEXPIRE. Wake-ups go through the channel of the tasks' changes.
+`<task>` is a task's name, `<question>` one and the key of the question. What is stored as JSON has its names
+in `schema`. All of them end by PEXPIRE. Wake-ups go through the channel of the tasks' changes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...domain.names import task_hash
 from ...domain.reports import LogLevel
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
 from ...failpoints import failpoint
@@ -37,6 +39,7 @@ from ..sessions import (
     interview_name,
     session_name,
 )
+from . import schema
 from .layout import Command
 from .transaction import Program, once
 
@@ -74,7 +77,7 @@ class RedisSessions:
 
     async def create(self, session: Session) -> None:
         """See `SessionStore.create`."""
-        await self._do(("SET", self._key(session.session_id), _row(session), "PX", SILENCE_MS))
+        await self._do(("SET", self._key(session.session_id), schema.SESSION.text(session), "PX", SILENCE_MS))
 
     async def find(self, owner: Owner, session_id: str) -> Session | None:
         """See `SessionStore.find`."""
@@ -83,12 +86,12 @@ class RedisSessions:
         (row,) = await self._do(("GETEX", self._key(session_id), "PX", SILENCE_MS))
         if row is None:
             return None
-        session = _session(session_id, row)
+        session = schema.SESSION.value(row)
         return session if session.owner == owner else None
 
     async def set_log_level(self, session: Session, level: LogLevel) -> None:
         """See `SessionStore.set_log_level`. Nothing else in a row ever changes: it is written as a whole."""
-        row = _row(replace(session, log_level=level))
+        row = schema.SESSION.text(replace(session, log_level=level))
         await self._do(
             ("SET", self._key(session.session_id), row, "XX", "PX", SILENCE_MS),
             self._wake(session_name(session.session_id)),
@@ -104,7 +107,7 @@ class RedisSessions:
         """See `SessionStore.enlist`."""
         key = f"{self._key(session_id)}:tasks"
         await self._do(
-            ("ZADD", key, at_ms, json.dumps(enlisted)),
+            ("ZADD", key, at_ms, schema.SESSION_TASK.text(enlisted)),
             ("ZREMRANGEBYRANK", key, 0, -ENLISTED_TASKS - 1),
             ("PEXPIRE", key, SILENCE_MS),
             self._wake(session_name(session_id)),
@@ -112,18 +115,14 @@ class RedisSessions:
 
     async def enlisted(self, session_id: str, task_id: str) -> SessionTask | None:
         """See `SessionStore.enlisted`."""
-        if not _TASK_ID.fullmatch(task_id):
-            return None
-        pattern = f'\\["{task_id}",*'
-        key = f"{self._key(session_id)}:tasks"
-        ((_, found),) = await self._do(("ZSCAN", key, 0, "MATCH", pattern, "COUNT", 8 * ENLISTED_TASKS))
-        return SessionTask(*json.loads(found[0])) if found else None
+        rows = await self._rows(session_id, task_id)
+        return schema.SESSION_TASK.value(rows[0]) if rows else None
 
     async def take_reports(self, session_id: str, task_id: str, stream: str) -> None:
         """See `SessionStore.take_reports`."""
         life = round(REPORTS_SECONDS * 1000)
         key = self._reports(session_id, task_id)
-        await self._do(("SET", key, stream, "PX", life), self._wake(task_id))
+        await self._do(("SET", key, stream, "PX", life), self._wake(task_hash(task_id)))
 
     async def reports_on(self, session_id: str, task_id: str) -> str:
         """See `SessionStore.reports_on`."""
@@ -133,11 +132,21 @@ class RedisSessions:
     async def leave_reports(self, session_id: str, task_id: str, stream: str) -> None:
         """See `SessionStore.leave_reports`."""
         if await self.reports_on(session_id, task_id) == stream:
-            await self._do(("DEL", self._reports(session_id, task_id)), self._wake(task_id))
+            await self._do(("DEL", self._reports(session_id, task_id)), self._wake(task_hash(task_id)))
 
     async def delist(self, session_id: str, enlisted: SessionTask) -> None:
         """See `SessionStore.delist`."""
-        await self._do(("ZREM", f"{self._key(session_id)}:tasks", json.dumps(enlisted)))
+        # As it is stored: another release may have written it in other words.
+        if rows := await self._rows(session_id, enlisted.task_id):
+            await self._do(("ZREM", f"{self._key(session_id)}:tasks", *rows))
+
+    async def _rows(self, session_id: str, task_id: str) -> list[str]:
+        """The rows of a task among those of a session, as they are stored."""
+        if not _TASK_ID.fullmatch(task_id):
+            return []
+        key, pattern = f"{self._key(session_id)}:tasks", f'*"{task_id}"*'
+        ((_, found),) = await self._do(("ZSCAN", key, 0, "MATCH", pattern, "COUNT", 8 * ENLISTED_TASKS))
+        return [row for row in found[::2] if schema.SESSION_TASK.value(row).task_id == task_id]
 
     async def take_stream(self, session_id: str, stream: str) -> None:
         """See `SessionStore.take_stream`."""
@@ -159,8 +168,8 @@ class RedisSessions:
             return None
         return SessionState(
             stream or "",
-            tuple(SessionTask(*json.loads(member)) for member in tasks),
-            _session(session_id, row).log_level,
+            tuple(map(schema.SESSION_TASK.value, tasks)),
+            schema.SESSION.value(row).log_level,
             frozenset(uris),
         )
 
@@ -205,12 +214,12 @@ class RedisSessions:
         floor = self._floor(task_id, key)
         (found,) = await self._do(("GET", floor))
         if found == holder:
-            await self._do(("DEL", floor), self._wake(task_id))
+            await self._do(("DEL", floor), self._wake(task_hash(task_id)))
 
     async def refuse(self, task_id: str, key: str, problem: str) -> None:
         """See `SessionStore.refuse`."""
         refusal = f"{self._floor(task_id, key)}:no"
-        await self._do(("SET", refusal, problem, "PX", SILENCE_MS), self._wake(task_id))
+        await self._do(("SET", refusal, problem, "PX", SILENCE_MS), self._wake(task_hash(task_id)))
 
     async def attribute(self, task_id: str, key: str, request_id: str) -> None:
         """See `SessionStore.attribute`."""
@@ -248,26 +257,10 @@ class RedisSessions:
         return f"{self._prefix}:session:{{{session_id}}}"
 
     def _reports(self, session_id: str, task_id: str) -> str:
-        return f"{self._key(session_id)}:reports:{task_id}"
+        return f"{self._key(session_id)}:reports:{task_hash(task_id)}"
 
     def _interview(self, interview: str) -> str:
         return f"{self._prefix}:interview:{interview}"
 
     def _floor(self, task_id: str, key: str) -> str:
-        return f"{self._prefix}:floor:{{{json.dumps([task_id, key])}}}"
-
-
-def _row(session: Session) -> JsonText:
-    fields = [session.owner, session.version, session.capabilities, session.log_level]
-    return JsonText(json.dumps(fields))
-
-
-def _session(session_id: str, row: str) -> Session:
-    owner, version, capabilities, level = json.loads(row)
-    return Session(
-        session_id=session_id,
-        owner=owner,
-        version=version,
-        capabilities=capabilities,
-        log_level=LogLevel(level),
-    )
+        return f"{self._prefix}:floor:{{{json.dumps([task_hash(task_id), key])}}}"

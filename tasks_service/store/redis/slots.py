@@ -1,9 +1,9 @@
-"""Turns in the Redis store: which slots a decision has to see, and what a write says about who is next.
+"""Concurrency slots in Redis: what a transition reads of them, and who gets the next one.
 
-Slots are watched by whoever takes one, or begins to wait because there is none: so never do more run than
-may, and nobody waits beside an empty slot. What needs no slot, or has one, neither reads nor watches any.
-Those who wait are not watched: whoever gives a slot back asks in the same EXEC who they are, and calls the
-first.
+A transition that takes a slot, or begins to wait because there is none, watches the slots. So never more
+tasks run than may, and no task waits beside a free slot. A task that needs no slot, or has one, neither
+reads nor watches any. The tasks that wait are not watched: the transition that frees a slot asks in the same
+EXEC who they are, and the slot is granted to the first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SlotReads:
         self._key = key if key is not None and limits.concurrency_limit(key.queue) is not None else None
 
     def lacks(self, task: Task | None, event: Event) -> bool:
-        """Whether the decision has to see a slot that was not read; if so, it is read from now on."""
+        """Whether the decision needs slots that were not read; if so, they are read from now on."""
         if task is None or self._limits.concurrency_limit(task.queue) is None:
             return False
         if task.concurrency_key == self._key or not needs_slot(task, event):
@@ -43,11 +43,11 @@ class SlotReads:
         return True
 
     def watched(self) -> list[str]:
-        """The slots, where they are read."""
+        """The keys of the slots that are read."""
         return [] if self._key is None else [self._shard.slots(self._key)]
 
     def commands(self) -> list[Command]:
-        """Read the slot that is the last to be given back of those that could be taken at once."""
+        """Read the Nth-latest slot deadline, where N is the concurrency limit."""
         if self._key is None or (slots := self._limits.concurrency_limit(self._key.queue)) is None:
             return []
         return [("ZREVRANGE", self._shard.slots(self._key), slots - 1, slots - 1, "WITHSCORES")]

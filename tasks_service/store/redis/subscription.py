@@ -1,8 +1,8 @@
-"""What a front end hears of Redis: all changes, and the reports of those tasks that somebody waits for.
+"""A front end's subscription: all changes, and the reports of the tasks that somebody waits for.
 
-Both come over one connection, so that each process has one subscription and hears them in the order in which
-they were published. Reports have a channel for each task, because they are many: a process in which nobody
-waits for a task never sees them, and a worker is told by PUBLISH itself that nobody listens.
+Both come over one connection, so a process gets them in the order in which they were published. Reports are
+many, so each task has a channel for them: a process in which nobody waits for a task never gets them, and
+PUBLISH tells a worker when nobody listens.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from redis.exceptions import RedisError
 
 from ...domain.errors import StoreUnavailable
 from ..changes import Change, Reported
-from .connection import RECONNECT_SECONDS, pack
+from .connection import pack
 from .layout import Command, Layout
-from .operations import parse_change, parse_reported
+from .publications import parse_change, parse_reported
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ class Subscription:
         connect: Opens a connection to a server that is the right one now.
         is_current: Whether the server of the last connection still is.
         layout: Names the channels.
+        reconnect: See `Timings.reconnect`.
     """
 
     def __init__(
@@ -38,41 +39,43 @@ class Subscription:
         connect: Callable[[], Awaitable[Connection]],
         is_current: Callable[[], bool],
         layout: Layout,
+        reconnect: float,
     ) -> None:
         self._connect, self._is_current, self._layout = connect, is_current, layout
+        self._reconnect = reconnect
         self._wanted: set[str] = set()
         self._altered = asyncio.Event()
-        self._settling: deque[asyncio.Future[None]] = deque()
-        self._pinged = 0
+        self._catching_up: deque[asyncio.Future[None]] = deque()
+        self._pings_sent = 0
         self._connected = False
 
     def subscribe_reports(self, task_id: str) -> None:
-        """Let the reports of a task come from now on; the channel is asked for in a moment."""
+        """See `ChangeSource.subscribe_reports`; the channel is asked for in a moment."""
         self._wanted.add(self._layout.reports(task_id))
         self._altered.set()
 
     def unsubscribe_reports(self, task_id: str) -> None:
-        """Let them come no more."""
+        """See `ChangeSource.unsubscribe_reports`."""
         self._wanted.discard(self._layout.reports(task_id))
         self._altered.set()
 
-    async def apply_sweep(self) -> None:
-        """Return when all has come that was published before; at once while there is no connection."""
+    async def catch_up(self) -> None:
+        """See `ChangeSource.catch_up`."""
         if not self._connected:
             return
-        settled = asyncio.get_running_loop().create_future()
-        self._settling.append(settled)
+        caught_up = asyncio.get_running_loop().create_future()
+        self._catching_up.append(caught_up)
         self._altered.set()
-        await settled
+        await caught_up
 
     async def messages(self) -> AsyncIterator[Change | Reported | None]:
-        """See `AsyncRedisTaskStore.changes`."""
+        """See `ChangeSource.changes`."""
         while True:
             try:
                 async for message in self._until_lost():
                     yield message
             except (RedisError, OSError, StoreUnavailable):
-                await asyncio.sleep(RECONNECT_SECONDS)
+                await asyncio.sleep(self._reconnect)
 
     async def _until_lost(self) -> AsyncIterator[Change | Reported | None]:
         """Messages until the connection is lost."""
@@ -91,16 +94,16 @@ class Subscription:
             while True:
                 match await connection.read_response(timeout=None):
                     case ["message", channel, text]:
-                        if (task_id := self._layout.reported_by(channel)) is None:
+                        if (name := self._layout.reported_by(channel)) is None:
                             yield parse_change(text)
-                        elif (reported := parse_reported(task_id, text)) is not None:
+                        elif (reported := parse_reported(name, text)) is not None:
                             yield reported
                     case ["pong", number]:
-                        self._settled(int(number))
+                        self._caught_up(int(number))
         finally:
             self._connected = False
-            self._settled(len(self._settling))
-            self._pinged = 0
+            self._caught_up(len(self._catching_up))
+            self._pings_sent = 0
             for task in beside:
                 task.cancel()
             await connection.disconnect(nowait=True)
@@ -108,17 +111,17 @@ class Subscription:
     async def _leave_when_moved(self, connection: Connection) -> None:
         """Close a connection to a server that has been replaced: it may be silent for ever."""
         while True:
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(self._reconnect)
             if not self._is_current():
                 await connection.disconnect(nowait=True)
                 return
 
-    def _settled(self, number: int) -> None:
+    def _caught_up(self, number: int) -> None:
         for _ in range(number):
-            settled = self._settling.popleft()
-            self._pinged -= 1
-            if not settled.done():
-                settled.set_result(None)
+            caught_up = self._catching_up.popleft()
+            self._pings_sent -= 1
+            if not caught_up.done():
+                caught_up.set_result(None)
 
     async def _choose(self, connection: Connection, chosen: set[str]) -> None:
         """Keep the connection's channels to those that are wanted; all that changes at once is one packet.
@@ -138,9 +141,9 @@ class Subscription:
                     commands.append(("UNSUBSCRIBE", *dropped))
                 chosen |= added
                 chosen -= dropped
-                if unasked := len(self._settling) - self._pinged:
+                if unasked := len(self._catching_up) - self._pings_sent:
                     commands.append(("PING", unasked))
-                    self._pinged += unasked
+                    self._pings_sent += unasked
                 if commands:
                     await _send(connection, commands)
         except (RedisError, OSError) as error:

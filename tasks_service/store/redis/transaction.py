@@ -1,20 +1,47 @@
-"""The one transaction loop: WATCH, read, decide, MULTI, write, EXEC, in two round trips.
+"""The transaction loop: WATCH, read, decide, MULTI, write, EXEC. Read this file first.
 
-The loop is a generator. It yields an `RoundTrip` (commands to send in one packet, on one connection) or a
-`Pause`, and is sent the replies; who drives it, a blocking or an asyncio connection, it cannot tell. So
-retries, deadlines and the settlement of unknown outcomes exist once.
+Theory of operation
+===================
 
-What makes it safe:
+Redis has the tasks; Python has the rules. No rule is a script in Redis: each transition reads a task, lets
+`domain.decide` judge, and writes what that says, under optimistic locking. `transact`, below, is the only
+place where WATCH and MULTI are sent, and every transition goes through it.
 
-- A reply that is lost after EXEC leaves the outcome unknown, and a client library that retries by itself
-  would apply the write twice; so connections have no retries of their own, and every event carries a token.
-  After any failure the record is read again and the token looked up in the transition log, in the same
-  packet, before anything is decided anew.
-- A refused event is raised, never retried: only a lost race (EXEC answered nil) or a lost connection leads
-  back to the top.
-- A connection that failed in the middle is closed by the driver, so that no later caller reads its replies.
-- The second packet `follows`: it goes over the connection that watches, or nowhere. None is opened for it.
-- The first packet begins with UNWATCH, because an operation that was refused leaves its keys watched.
+A claim, as it goes over the wire: two packets, on one connection.
+
+    1   UNWATCH                              an operation that was refused leaves its keys watched
+        WATCH   ts:{00}:t:<task>             a write of anybody else to the record now voids our EXEC
+        TIME                                 the clock that `decide` judges by
+        HGETALL ts:{00}:t:<task>             the record, with arguments and journal
+        LRANGE  ts:{00}:l:<task> 0 -1        the transition log, with the tokens of the last events
+
+        `decide` refuses the claim, which ends it here, or says what it changes
+
+    2   MULTI
+        ZADD    ts:{00}:overtaken ...        which messages this queue's workers have come to
+        HSET    ts:{00}:t:<task> ...         the record: running, with a lease
+        ZADD    ts:{00}:leases ...           the indexes that the task enters, leaves, or moves in
+        ZREM    ts:{00}:pending:<queue> ...
+        RPUSH   ts:{00}:l:<task> ...         a line of the log, with this event's token
+        PUBLISH ts:changes ...               wakes whoever waits for the task
+        EXEC                                 all of it, or nil if the record was written since packet 1
+
+Each event that is applied leaves a line in the task's log, with the event's token. From this follows what to
+do about every outcome:
+
+- EXEC answers with results: the event was applied, once.
+- EXEC answers nil: somebody else was first. Pause for a moment and begin again, with fresh reads.
+- No answer: the connection was lost, and nobody knows whether EXEC ran. Begin again; if it ran, `decide`
+  finds the token in the log and answers what was decided then, so nothing is applied twice. For this reason
+  connections have no retries of their own: a client library cannot look for a token.
+- The judgement refuses: the error is raised. It is never retried.
+
+Packet 2 `follows` packet 1: it goes over the connection that watches, or nowhere. A connection that fails in
+the middle of a packet is closed, so that nobody reads its late replies.
+
+All of this is written as programs: generators that yield a `RoundTrip` (commands for one packet) or a
+`Backoff`, and are sent the replies. They do no I/O, so there is one loop for the blocking and the asyncio
+driver, and a test can drive it by hand.
 """
 
 from __future__ import annotations
@@ -22,7 +49,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from itertools import count
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from redis.exceptions import (
     AskError,
@@ -60,8 +88,8 @@ class RoundTrip(NamedTuple):
     Attributes:
         commands: What is sent.
         node: Where to; None: wherever their keys are.
-        follows: It needs what was watched by the exchange before it, so it goes over the same connection; if
-            that is gone, it is lost without being sent.
+        follows: It needs what was watched by the round trip before it, so it goes over the same connection;
+            if that is gone, it is lost without being sent.
     """
 
     commands: Sequence[Command]
@@ -102,7 +130,7 @@ def once(commands: Sequence[Command], deadline: float, node: Node | None = None)
         StoreForbidden: The user may not do it.
     """
     ends, failure = time.monotonic() + deadline, ""
-    for attempt in range(1_000_000):
+    for attempt in count():
         try:
             replies = yield RoundTrip(commands, node)
             if not (failure := _failure(replies)):
@@ -115,7 +143,7 @@ def once(commands: Sequence[Command], deadline: float, node: Node | None = None)
     raise StoreUnavailable(failure)
 
 
-class Write(NamedTuple):
+class Write(NamedTuple, Generic[T]):
     """What a decision wants written, and what the caller gets when it has been.
 
     Attributes:
@@ -127,32 +155,43 @@ class Write(NamedTuple):
     """
 
     commands: Sequence[Command]
-    outcome: Any
+    outcome: T
     non_transactional: bool = False
-    outcome_from: Callable[[list[Reply]], Any] | None = None
+    outcome_from: Callable[[list[Reply]], T] | None = None
 
 
-def transact(
-    task_id: str,
-    watch: Callable[[], Sequence[str]],
-    reads: Sequence[Command],
-    decide: Callable[[list[Reply]], Write | None],
-    *,
-    event: str,
-    token: str,
-    deadline: float,
-) -> Program[Any]:
+class Transition(Protocol[T]):
+    """One transition, as the loop runs it. `watch` and `reads` are asked anew for each try.
+
+    Attributes:
+        task_id: For errors.
+        name: For failpoints: which event it is.
+        token: The event's write token, for the error that reports an unknown outcome.
+    """
+
+    task_id: str
+    name: str
+    token: str
+
+    def watch(self) -> Sequence[str]:
+        """The keys whose change voids the transaction."""
+
+    def reads(self) -> Sequence[Command]:
+        """What the judgement needs, read after WATCH in the same packet."""
+
+    def judge(self, replies: list[Reply]) -> Write[T] | None:
+        """What to write, judged by the replies to `reads`; raises what is refused.
+
+        Called again, with fresh replies, when a race was lost or an outcome is unknown; so it must look for
+        its token. None: these were not all the keys that matter; `watch` and `reads` name them from now on.
+        """
+
+
+def transact(transition: Transition[T], deadline: float) -> Program[T]:
     """Run one transition to its end.
 
     Args:
-        task_id: For errors.
-        watch: The keys whose change voids the transaction, asked anew for each try.
-        reads: What the decision needs, read after WATCH in the same packet.
-        decide: From the replies to `reads` to what to write; raises what is refused. Called again, with
-            fresh replies, when a race was lost or an outcome is unknown; so it must look for its token.
-            None: it needs other keys watched; `watch` is asked again.
-        event: What is transacted, for failpoints.
-        token: The event's write token, for the error that reports an unknown outcome.
+        transition: What is watched, read, judged and written.
         deadline: Seconds to try.
 
     Returns:
@@ -167,26 +206,26 @@ def transact(
     """
     ends = time.monotonic() + deadline
     lost_race, failure = False, ""
-    for attempt in range(1_000_000):
+    for attempt in count():
         try:
-            replies = yield RoundTrip([("UNWATCH",), ("WATCH", *watch()), *reads])
+            replies = yield RoundTrip([("UNWATCH",), ("WATCH", *transition.watch()), *transition.reads()])
             failure = _failure(replies)
             if not failure:
-                _no_surprises(task_id, replies)
-                if (write := decide(replies[2:])) is None:
+                _no_surprises(transition.task_id, replies)
+                if (write := transition.judge(replies[2:])) is None:
                     continue
                 if not write.commands:
                     return write.outcome
-                failpoint(event, "before")
+                failpoint(transition.name, "before")
                 replies = yield RoundTrip([("MULTI",), *write.commands, ("EXEC",)], follows=True)
                 if write.non_transactional and _is_full(replies):
                     replies = yield RoundTrip(write.commands)
-                failpoint(event, "after")
+                failpoint(transition.name, "after")
                 failure = _failure(replies)
                 lost_race = not failure and replies[-1] is None
                 if not failure and not lost_race:
                     answers = replies[-1] if isinstance(replies[-1], list) else replies
-                    _no_surprises(task_id, answers)
+                    _no_surprises(transition.task_id, answers)
                     return write.outcome if write.outcome_from is None else write.outcome_from(answers)
         except LostConnection as error:
             lost_race, failure = False, str(error)
@@ -194,8 +233,8 @@ def transact(
             break
         yield Backoff(full_jitter(attempt), leave=bool(failure))
     if lost_race:
-        raise Contention("too many writers on one task", token=token)
-    raise StoreUnavailable(failure, token=token)
+        raise Contention("too many writers on one task", token=transition.token)
+    raise StoreUnavailable(failure, token=transition.token)
 
 
 def _failure(replies: Sequence[Reply]) -> str:

@@ -6,7 +6,6 @@ import logging
 import time
 
 from ...domain.errors import CorruptRecord, TaskNotFound
-from ...domain.names import task_hash
 from ...domain.task import SECOND
 from ...store.maintenance import TaskStoreMaintenance
 
@@ -22,20 +21,20 @@ ZOMBIE_MS = 60 * SECOND
 def audit_records(store: TaskStoreMaintenance) -> int:
     """Compare every record with its indexes, and log what is wrong; how many problems that was."""
     problems, until = 0, time.monotonic() + BUDGET
-    for task_id in store.task_ids():
-        found = _problems(store, task_id) and _problems(store, task_id)  # twice: tasks move meanwhile
+    for name in store.task_names():
+        found = _problems(store, name) and _problems(store, name)  # twice: tasks move meanwhile
         for problem in found:
-            logger.warning("Audit: task %s: %s", task_hash(task_id), problem)
+            logger.warning("Audit: task %s: %s", name, problem)
         problems += len(found)
         if time.monotonic() > until:
             break
     return problems
 
 
-def _problems(store: TaskStoreMaintenance, task_id: str) -> list[str]:
+def _problems(store: TaskStoreMaintenance, name: str) -> list[str]:
     try:
-        problems = store.index_problems(task_id)
-        task, now_ms = store.inspect(task_id).task, store.now_ms()
+        problems = store.index_problems(name)
+        task, now_ms = store.inspect(name).task, store.now_ms()
     except TaskNotFound:
         return []
     except CorruptRecord as error:

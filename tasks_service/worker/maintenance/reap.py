@@ -49,14 +49,14 @@ def end_overdue_phases(store: TaskStoreMaintenance) -> int:
     moved, until = 0, time.monotonic() + BUDGET
     while True:
         due = store.due(Due.OVERDUE, limit=BATCH)
-        ended = sum(_end_overdue_phase(store, task_id) for task_id in due)
+        ended = sum(_end_overdue_phase(store, name) for name in due)
         moved += ended
         if len(due) < BATCH or not ended or time.monotonic() > until:
             return moved
 
 
-def _end_overdue_phase(store: TaskStoreMaintenance, task_id: str) -> bool:
-    return settle(store, task_id, DeadlinePassed()) or settle(store, task_id, Expire())
+def _end_overdue_phase(store: TaskStoreMaintenance, name: str) -> bool:
+    return settle(store, name, DeadlinePassed()) or settle(store, name, Expire())
 
 
 def grant_free_slots(store: TaskStoreMaintenance) -> int:

@@ -58,9 +58,9 @@ def _resend(store: TaskStoreMaintenance, dispatcher: Dispatcher, queue: str, int
 
 
 def _lost(
-    store: TaskStoreMaintenance, task_ids: list[str], now_ms: int, wait_ms: int
+    store: TaskStoreMaintenance, names: list[str], now_ms: int, wait_ms: int
 ) -> Iterable[tuple[str, None]]:
-    if not task_ids:
+    if not names:
         return []
-    not_before = store.mark_suspected(task_ids, not_before_ms=now_ms + wait_ms)
-    return [(task_id, None) for task_id, at_ms in zip(task_ids, not_before, strict=True) if at_ms <= now_ms]
+    not_before = store.mark_suspected(names, not_before_ms=now_ms + wait_ms)
+    return [(name, None) for name, at_ms in zip(names, not_before, strict=True) if at_ms <= now_ms]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 
 from ...domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ...domain.events import DeadlinePassed, Reap, SweepEvent
-from ...domain.names import task_hash
 from ...store.maintenance import Due, TaskStoreMaintenance
 
 logger = logging.getLogger(__name__)
@@ -38,12 +37,12 @@ def settle_found(
             return settled
 
 
-def settle_all(store: TaskStoreMaintenance, task_ids: Iterable[str], event: Callable[[], SweepEvent]) -> int:
+def settle_all(store: TaskStoreMaintenance, names: Iterable[str], event: Callable[[], SweepEvent]) -> int:
     """Apply an event to these tasks; how many it moved."""
-    return sum(settle(store, task_id, event()) for task_id in task_ids)
+    return sum(settle(store, name, event()) for name in names)
 
 
-def settle(store: TaskStoreMaintenance, task_id: str, event: SweepEvent) -> bool:
+def settle(store: TaskStoreMaintenance, name: str, event: SweepEvent) -> bool:
     """Apply an event to a task; whether it moved. One that cannot be read is left alone.
 
     Raises:
@@ -51,13 +50,13 @@ def settle(store: TaskStoreMaintenance, task_id: str, event: SweepEvent) -> bool
         StoreFull: Nothing can be written.
     """
     try:
-        store.apply_sweep(task_id, event)
+        store.apply_sweep(name, event)
     except (TaskNotFound, InvalidTransition) as refusal:
-        logger.debug("Task %s: %s", task_hash(task_id), refusal)
+        logger.debug("Task %s: %s", name, refusal)
         return False
     except CorruptRecord as error:
-        logger.warning("Task %s is left alone: %s", task_hash(task_id), error)
+        logger.warning("Task %s is left alone: %s", name, error)
         return False
     if isinstance(event, Reap | DeadlinePassed):
-        logger.info("Task %s: %s", task_hash(task_id), type(event).__name__.lower())
+        logger.info("Task %s: %s", name, type(event).__name__.lower())
     return True

@@ -1,4 +1,4 @@
-"""The Inspector's `mcpdo`, command by command, in one era: `mcpdo.py URL QUEUE_TIMEOUT ERA NODE MCPDO HOME`.
+"""The Inspector's `mcpdo`, command by command, in one era: `mcpdo.py URL PATIENCE ERA NODE MCPDO HOME`.
 
 A connection takes one command at a time, so a second one, which speaks 2025-11-25, finds the task that the
 first one waits for: only that revision lists tasks.
@@ -17,7 +17,7 @@ from typing import Any
 
 COMMAND_SECONDS = 45
 FINAL = ("completed", "failed", "cancelled")
-URL, QUEUE_TIMEOUT, ERA, NODE, MCPDO, HOME = sys.argv[1:]
+URL, PATIENCE, ERA, NODE, MCPDO, HOME = sys.argv[1:]
 
 
 class Failed(Exception):
@@ -148,7 +148,7 @@ ACTS: tuple[Callable[[], Any], ...] = (connect, call, call_as_task, question, po
 
 def main() -> None:
     for act in ACTS:
-        give_up = time.monotonic() + float(QUEUE_TIMEOUT)
+        give_up = time.monotonic() + float(PATIENCE)
         while True:
             try:
                 print(json.dumps({"act": act.__name__, "saw": act()}), flush=True)

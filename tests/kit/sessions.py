@@ -9,9 +9,10 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from .support import Reply
+from .wire import Reply
 
 VERSION = "2025-11-25"
 RELATED = "io.modelcontextprotocol/related-task"
@@ -66,6 +67,14 @@ class Stream:
             if wanted(message):
                 return message
         raise AssertionError("the stream ended without it")
+
+    def arrived(self) -> list[Message]:
+        """What has come so far."""
+        messages = []
+        with suppress(queue.Empty):
+            while (message := self._messages.get_nowait()) is not None:
+                messages.append(message)
+        return messages
 
     def rest(self) -> list[Message]:
         """All messages until the end."""

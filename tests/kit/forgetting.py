@@ -9,16 +9,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import redis
 
 from tasks_service.local.redis_server import find_server
-from tests.support import RedisServer
+
+from .servers import RedisServer
+from .waiting import wait_until
 
 KEPT = ("--appendonly", "yes", "--auto-aof-rewrite-percentage", "0", "--aof-timestamp-enabled", "yes")
 """An append-only file that only grows, and says when."""
@@ -52,7 +50,7 @@ class ForgetfulServer(RedisServer):
     def forget_since(self, position: int) -> None:
         """Kill it and start it again without what it has written since; a transaction in the middle goes."""
         self.kill()
-        self.truncate(position)
+        self.cut(position)
         self.start()
 
     def forget_back_to(self, second: int) -> None:
@@ -61,7 +59,7 @@ class ForgetfulServer(RedisServer):
         check_append_only_file(self.file, "--truncate-to-timestamp", str(second))
         self.start()
 
-    def truncate(self, position: int) -> None:
+    def cut(self, position: int) -> None:
         """Let its file, while it is dead, end at a position, and fix the end as an operator would."""
         with self.file.open("r+b") as file:
             file.truncate(position)
@@ -98,7 +96,7 @@ class ForgetfulServer(RedisServer):
         successor, self._replica = self._replica, None
         self.kill()
         with successor.client() as client:
-            _wait(lambda: client.config_set("port", self.port), "the replica takes the address")
+            wait_until(lambda: client.config_set("port", self.port), "the replica takes the address")
         old, self.directory = self.directory, successor.directory
         self.process, successor.process = successor.process, None
         old.cleanup()
@@ -113,7 +111,7 @@ class ForgetfulServer(RedisServer):
                 found = client.info("replication")
                 return found["master_link_status"] == "up" and found["slave_repl_offset"] >= written
 
-            _wait(has_all, "the replica has everything")
+            wait_until(has_all, "the replica has everything")
 
     def close(self) -> None:
         if self._replica is not None:
@@ -133,15 +131,3 @@ def check_append_only_file(file: Path, *what: str) -> None:
         tool.symlink_to(server)
         done = subprocess.run([tool, *what, file], input="y\n", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _wait(reached: Any, what: str) -> None:
-    give_up = time.monotonic() + 30
-    while time.monotonic() < give_up:
-        try:
-            if reached():
-                return
-        except redis.RedisError:
-            pass
-        time.sleep(0.01)
-    raise RuntimeError(f"waited in vain until {what}")

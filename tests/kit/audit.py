@@ -18,15 +18,20 @@ Run it when nobody writes: it reads key by key, and a task that moves meanwhile 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import redis
+from redis.cluster import ClusterNode
 
+from tasks_service.addresses.redis import Kind, parse_address
 from tasks_service.domain.decide import TRANSITIONS, effective
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
 from tasks_service.domain.events import RepairRecord
@@ -37,7 +42,6 @@ from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.redis.layout import BACKSTOP_MS
 from tasks_service.store.redis.repair import DRIFT_MS
 
-from ..support_clients import client_of
 from .history import ClientLog, check_history
 
 INDEXES = (
@@ -54,12 +58,12 @@ INDEXES = (
 """Shard-wide keys: one of each, without a lifetime, because they hold what lives and nothing else."""
 
 KINDS: Mapping[str, str] = {
-    "record": r"{tag}:t:(?P<id>.+)",
-    "log": r"{tag}:l:(?P<id>.+)",
+    "record": r"{tag}:t:(?P<task>[0-9a-f]{20})",
+    "log": r"{tag}:l:(?P<task>[0-9a-f]{20})",
     "owner": r"{tag}:owner:(?P<owner>.+)",
     "live": r"{tag}:live:(?P<owner>.+)",
     "idempotency": r"{tag}:idem:(?P<owner>.+):(?P<hash>[^:]+)",
-    "quarantine": r"{tag}:quarantine:(?P<id>.+)",
+    "quarantine": r"{tag}:quarantine:(?P<task>[0-9a-f]{20})",
     "pending": r"{tag}:pending:(?P<queue>.+)",
     "slots": r"{tag}:slots:(?P<owner>[^:]+):(?P<queue>.+)",
     "waiting": r"{tag}:waiting:(?P<owner>[^:]+):(?P<queue>.+)",
@@ -86,10 +90,10 @@ EDGES = {
 
 
 class Violation(NamedTuple):
-    """A promise that the store breaks."""
+    """A promise that the store breaks, and the name of the task whose it is."""
 
     invariant: str
-    task_id: str
+    task: str
     what: str
 
 
@@ -131,16 +135,35 @@ def audit(
         with client_of(url) as client:
             seen = _look(client, prefix, beside)
             found = [*_keys(client, seen), *_read(store, seen)]
-            for task_id, record in seen.records.items():
-                found += _record(task_id, record, limits)
-                found += _fields(client, seen, task_id, record)
+            for name, record in seen.records.items():
+                found += _record(name, record, limits)
+                found += _fields(client, seen, name, record)
             found += [*_indexes(seen), *_quota(seen, limits), *_slots(seen)]
             found += _idempotency(client, seen, _latest_ms(client, seen, prefix))
+            records = {record.task.task_id: record for record in seen.records.values()}
     finally:
         store.close()
     if client_log is not None:
-        found += [Violation(*problem) for problem in check_history(client_log, seen.records, limits)]
+        found += [Violation(*problem) for problem in check_history(client_log, records, limits)]
     return found
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[Any]:
+    """A plain client of whatever a store's URL means."""
+    address = parse_address(url)
+    if address.kind is Kind.SINGLE:
+        client: Any = redis.Redis.from_url(url, decode_responses=True)
+    elif address.kind is Kind.CLUSTER:
+        nodes = [ClusterNode(node.host, node.port) for node in address.nodes]
+        client = redis.RedisCluster(startup_nodes=nodes, decode_responses=True)
+    else:
+        hosts = [(node.host, node.port) for node in address.nodes]
+        client = redis.Sentinel(hosts, decode_responses=True).master_for(address.service)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def keys_without_end(url: str, *, prefix: str = "ts") -> list[Violation]:
@@ -197,10 +220,10 @@ def _keys(client: Any, seen: _Seen) -> Iterator[Violation]:
         for key in keys:
             if kind not in WITHOUT_LIFETIME and client.pttl(key) == -1:
                 yield Violation("I15", "", f"{key}: it has no lifetime")
-    records = {match["id"] for match in seen.keys["record"].values()}
+    records = {match["task"] for match in seen.keys["record"].values()}
     for key, match in seen.keys["log"].items():
-        if match["id"] not in records:
-            yield Violation("I10", match["id"], f"{key}: the log of no task")
+        if match["task"] not in records:
+            yield Violation("I10", match["task"], f"{key}: the log of no task")
     for key, members in seen.scores.items():
         if not key.endswith(":overtaken"):
             for member in members.keys() - records:
@@ -216,34 +239,34 @@ def _keys(client: Any, seen: _Seen) -> Iterator[Violation]:
 def _read(store: RedisTaskStore, seen: _Seen) -> Iterator[Violation]:
     for match in seen.keys["record"].values():
         try:
-            seen.records[match["id"]] = store.inspect(match["id"])
+            seen.records[match["task"]] = store.inspect(match["task"])
         except TaskNotFound:
-            yield Violation("I10", match["id"], "a key, and no record in it")
+            yield Violation("I10", match["task"], "a key, and no record in it")
         except (CorruptRecord, ValueError) as error:
-            yield Violation("I3", match["id"], f"it cannot be read: {error}")
+            yield Violation("I3", match["task"], f"it cannot be read: {error}")
 
 
-def _record(task_id: str, record: TaskRecord, limits: Limits) -> Iterator[Violation]:
+def _record(name: str, record: TaskRecord, limits: Limits) -> Iterator[Violation]:
     task = record.task
+    if _name(task.task_id) != name:
+        yield Violation("I10", name, f"its key is not that of {_name(task.task_id)}")
     for what, is_so, must_be in (
         ("a result", record.result is not None, task.status is TaskStatus.COMPLETED),
         ("an error", task.failure is not None, task.status is TaskStatus.FAILED),
         ("open questions", bool(task.inputs), task.status is TaskStatus.INPUT_REQUIRED),
     ):
         if is_so != must_be:
-            yield Violation("I3", task_id, f"{task.status}, and it {'has' if is_so else 'lacks'} {what}")
+            yield Violation("I3", name, f"{task.status}, and it {'has' if is_so else 'lacks'} {what}")
     if task.lease is not None and task.status is not TaskStatus.WORKING:
-        yield Violation("I3", task_id, f"{task.status}, and it is leased")
+        yield Violation("I3", name, f"{task.status}, and it is leased")
     for what in _log(task, record.log, limits):
-        yield Violation("I2", task_id, what)
+        yield Violation("I2", name, what)
     if task.attempts > task.policy.max_attempts or task.claims < task.attempts:
-        yield Violation(
-            "I8", task_id, f"tries {task.attempts} of {task.policy.max_attempts}, run {task.claims}"
-        )
+        yield Violation("I8", name, f"tries {task.attempts} of {task.policy.max_attempts}, run {task.claims}")
     claims = sum(line.target is Phase.RUNNING for line in record.log)
     if record.log and record.log[0].revision == 0 and claims != task.claims:
-        yield Violation("I8", task_id, f"claimed {claims} times, run says {task.claims}")
-    yield from _journal(task_id, record)
+        yield Violation("I8", name, f"claimed {claims} times, run says {task.claims}")
+    yield from _journal(name, record)
 
 
 def _log(task: Task, log: Sequence[LogEntry], limits: Limits) -> Iterator[str]:
@@ -268,31 +291,29 @@ def _log(task: Task, log: Sequence[LogEntry], limits: Limits) -> Iterator[str]:
         yield f"the tokens {twice} are there twice"
 
 
-def _journal(task_id: str, record: TaskRecord) -> Iterator[Violation]:
+def _journal(name: str, record: TaskRecord) -> Iterator[Violation]:
     task = record.task
     if (actual := sum(size(entry.value) for entry in record.journal)) != task.journal_bytes:
-        yield Violation("I3", task_id, f"its journal has {actual} bytes, it says {task.journal_bytes}")
+        yield Violation("I3", name, f"its journal has {actual} bytes, it says {task.journal_bytes}")
     if len(set(task.used_keys)) != len(task.used_keys) or not set(task.inputs) <= set(task.used_keys):
-        yield Violation("I12", task_id, f"question keys {task.used_keys}, open {list(task.inputs)}")
+        yield Violation("I12", name, f"question keys {task.used_keys}, open {list(task.inputs)}")
     answered = Counter(entry.name for entry in record.journal if entry.kind is EntryKind.ANSWER)
     for key in task.used_keys:
         if answered[key] > 1 or (answered[key] and key in task.inputs):
-            yield Violation("I12", task_id, f"{key!r} was answered {answered[key]} times")
+            yield Violation("I12", name, f"{key!r} was answered {answered[key]} times")
 
 
-def _fields(client: Any, seen: _Seen, task_id: str, record: TaskRecord) -> Iterator[Violation]:
+def _fields(client: Any, seen: _Seen, name: str, record: TaskRecord) -> Iterator[Violation]:
     """What only the raw keys show: lifetimes, and journal entries that belong to nobody."""
     for kind in ("record", "log"):
-        for key in (key for key, match in seen.keys[kind].items() if match["id"] == task_id):
+        for key in (key for key, match in seen.keys[kind].items() if match["task"] == name):
             ends_ms = client.pexpiretime(key)
             if abs(ends_ms - _last_ms(record.task) - BACKSTOP_MS) > DRIFT_MS:
-                yield Violation(
-                    "I15", task_id, f"{key} ends at {ends_ms}, the task at {_last_ms(record.task)}"
-                )
+                yield Violation("I15", name, f"{key} ends at {ends_ms}, the task at {_last_ms(record.task)}")
             if kind == "record":
                 entries = {name for name in client.hkeys(key) if name.startswith("j:")}
                 if extra := entries - {f"j:{number}" for number in range(record.task.journal_length)}:
-                    yield Violation("I3", task_id, f"journal entries {extra} beyond its end")
+                    yield Violation("I3", name, f"journal entries {extra} beyond its end")
 
 
 def _last_ms(task: Task) -> int:
@@ -301,6 +322,11 @@ def _last_ms(task: Task) -> int:
 
 
 # --- indexes ----------------------------------------------------------------------------------------------
+
+
+def _name(task_id: str) -> str:
+    """What keys and indexes call a task."""
+    return task_id[:2] + blake2b(task_id.encode(), digest_size=9).hexdigest()
 
 
 def _places(tag: str, task: Task) -> Iterator[tuple[str, int]]:
@@ -328,30 +354,30 @@ def _places(tag: str, task: Task) -> Iterator[tuple[str, int]]:
 
 def _indexes(seen: _Seen) -> Iterator[Violation]:
     expected: dict[str, dict[str, int]] = defaultdict(dict)
-    tags = {match["id"]: key.rpartition(":t:")[0] for key, match in seen.keys["record"].items()}
-    for task_id, record in seen.records.items():
-        for key, score in _places(tags[task_id], record.task):
-            expected[key][task_id] = score
+    tags = {match["task"]: key.rpartition(":t:")[0] for key, match in seen.keys["record"].items()}
+    for name, record in seen.records.items():
+        for key, score in _places(tags[name], record.task):
+            expected[key][name] = score
     for key in expected.keys() | seen.scores.keys():
         if key.endswith((":suspects", ":overtaken")):
             continue  # a suspect may have left pending just before it was suspected: harmless, and bounded
         has, wants = seen.scores.get(key, {}), expected[key]
-        for task_id in (has.keys() | wants.keys()) & seen.records.keys():
-            if has.get(task_id) != wants.get(task_id):
-                what = f"{key}: expected {wants.get(task_id)}, found {has.get(task_id)}"
-                yield Violation("I10", task_id, what)
+        for name in (has.keys() | wants.keys()) & seen.records.keys():
+            if has.get(name) != wants.get(name):
+                what = f"{key}: expected {wants.get(name)}, found {has.get(name)}"
+                yield Violation("I10", name, what)
 
 
 def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
     live: dict[str, set[str]] = defaultdict(set)
-    for task_id, record in seen.records.items():
+    for name, record in seen.records.items():
         if not record.task.status.is_final:
-            live[record.task.owner].add(task_id)
+            live[record.task.owner].add(name)
     for owner in live.keys() | seen.live.keys():
         counted = seen.live.get(owner, set()) & seen.records.keys()
-        for task_id in counted ^ live[owner]:
-            how = "counts it, and it is final" if task_id in counted else "does not count it"
-            yield Violation("I9", task_id, f"the quota of {owner} {how}")
+        for name in counted ^ live[owner]:
+            how = "counts it, and it is final" if name in counted else "does not count it"
+            yield Violation("I9", name, f"the quota of {owner} {how}")
         if len(live[owner]) > limits.live_per_owner:
             yield Violation("I9", "", f"{owner} has {len(live[owner])} of {limits.live_per_owner} live tasks")
 
@@ -360,11 +386,11 @@ def _slots(seen: _Seen) -> Iterator[Violation]:
     """A task that waits is under a key that sweeps look at, and only a task that may have a slot has one."""
     for key in seen.keys["waiting"].keys() - seen.waited_under:
         yield Violation("I10", "", f"{key}: no sweep looks there")
-    for task_id, record in seen.records.items():
+    for name, record in seen.records.items():
         slot, phase = record.task.slot, record.task.phase
         allowed = {Slot.WAITING: (Phase.PENDING,), Slot.HELD: (Phase.PENDING, Phase.RUNNING)}
         if slot is not None and phase not in allowed[slot]:
-            yield Violation("I3", task_id, f"{phase}, and its slot is {slot}")
+            yield Violation("I3", name, f"{phase}, and its slot is {slot}")
 
 
 def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation]:
@@ -372,24 +398,26 @@ def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation
     for key, match in seen.keys["idempotency"].items():
         if (text := client.get(key)) is None:
             continue  # its lifetime has run out since it was listed
-        task_id, bar, _ = text.partition("|")
+        try:
+            named = _name(json.loads(text)["task"])
+        except (ValueError, TypeError, LookupError):
+            yield Violation("I11", "", f"{key}: cannot be read")
+            continue
         ends_ms = client.pexpiretime(key)
-        remembered[match["owner"], match["hash"]] = task_id
-        record = seen.records.get(task_id)
-        if not bar:
-            yield Violation("I11", task_id, f"{key}: cannot be read")
-        elif record is not None and record.task.idempotency != match["hash"]:
-            yield Violation("I11", task_id, f"{key}: leads to a task of another key")
+        remembered[match["owner"], match["hash"]] = named
+        record = seen.records.get(named)
+        if record is not None and record.task.idempotency != match["hash"]:
+            yield Violation("I11", named, f"{key}: leads to a task of another key")
         elif record is not None and abs(ends_ms - _key_ends_ms(record.task)) > DRIFT_MS:
-            yield Violation("I11", task_id, f"{key}: ends at {ends_ms}, not at {_key_ends_ms(record.task)}")
+            yield Violation("I11", named, f"{key}: ends at {ends_ms}, not at {_key_ends_ms(record.task)}")
         elif record is None and ends_ms > latest_ms:
-            yield Violation("I11", task_id, f"{key}: leads to no task")
-    for task_id, record in seen.records.items():
+            yield Violation("I11", named, f"{key}: leads to no task")
+    for name, record in seen.records.items():
         now = effective(record.task, latest_ms + 1_000)
         if record.task.idempotency and now is not None:
             found = remembered.get((record.task.owner, record.task.idempotency))
-            if found != task_id:
-                yield Violation("I11", task_id, f"its key leads to {found or 'no task'}")
+            if found != name:
+                yield Violation("I11", name, f"its key leads to {found or 'no task'}")
 
 
 def _key_ends_ms(task: Task) -> int:
@@ -400,11 +428,11 @@ def _key_ends_ms(task: Task) -> int:
 def _latest_ms(client: Any, seen: _Seen, prefix: str) -> int:
     """The latest moment that the store knows of; tests move its clock ahead of the server's."""
     seconds, microseconds = client.time()
-    swept = (client.get(f"{prefix}:swept") or "0").partition("|")[0]
+    swept = json.loads(client.get(f"{prefix}:swept") or '{"at": 0}')["at"]
     written = (record.log[-1].at_ms for record in seen.records.values() if record.log)
-    return max(seconds * 1000 + microseconds // 1000, int(swept), *written, 0)
+    return max(seconds * 1000 + microseconds // 1000, swept, *written, 0)
 
 
 def told(violations: Iterable[Violation]) -> str:
     """Violations as an assertion shows them."""
-    return "\n".join(f"{found.invariant} {found.task_id} {found.what}" for found in violations)
+    return "\n".join(f"{found.invariant} {found.task} {found.what}" for found in violations)

@@ -6,37 +6,21 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import redis
-from redis.exceptions import RedisError
 
 from tasks_service.local.redis_server import find_server
 
-from .support import RedisServer, free_port
-from .support_proxy import CuttingProxy
+from .proxy import CuttingProxy
+from .servers import RedisServer, free_port
+from .waiting import wait_until
 
 SERVICE = "tasks"
 SLOTS = 16_384
-QUEUE_TIMEOUT = 60.0
-"""Seconds that servers may take to find each other on a busy machine."""
-
-
-def eventually(reached: Callable[[], object], what: str, patience: float = QUEUE_TIMEOUT) -> None:
-    """Wait for something of servers that may not answer yet."""
-    give_up = time.monotonic() + patience
-    while time.monotonic() < give_up:
-        try:
-            if reached():
-                return
-        except RedisError:
-            pass
-        time.sleep(0.02)
-    raise AssertionError(f"not within {patience} s: {what}")
 
 
 class SentinelServer:
@@ -100,7 +84,7 @@ class SentinelGroup:
             ]
             for sentinel in self.sentinels:
                 opened.callback(sentinel.close)
-            eventually(self.is_whole, "three sentinels know each other and the replica")
+            wait_until(self.is_whole, "three sentinels know each other and the replica")
             self._open = opened.pop_all()
 
     @property
@@ -133,10 +117,15 @@ class SentinelGroup:
         return True
 
     def fail_over(self) -> None:
-        """Let the replica take over, as an operator would; returns when every sentinel says so."""
-        before = self.master_port()
-        eventually(lambda: self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE), "a failover begins")
+        """Let the replica take over, as an operator would; returns when every server and sentinel knows.
+
+        Until the old master knows that it is none, it acknowledges writes that are lost when it does.
+        """
+        old, before = self.master, self.master_port()
+        wait_until(lambda: self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE), "a failover begins")
         self.until_replaced(before)
+        with old.client() as client:
+            wait_until(lambda: client.info("replication")["role"] == "slave", "the old master follows")
 
     def kill_master(self) -> RedisServer:
         """SIGKILL; returns the dead server when every sentinel names the other one."""
@@ -149,7 +138,7 @@ class SentinelGroup:
         def replaced() -> bool:
             return all(self._named(sentinel) != before for sentinel in self.sentinels)
 
-        eventually(replaced, "all sentinels name another master")
+        wait_until(replaced, "all sentinels name another master")
 
     def close(self) -> None:
         self._open.close()
@@ -180,7 +169,7 @@ class ClusterServers:
             for _ in range(primaries + followers):
                 self._add_node(opened)
             self._join(primaries)
-            eventually(self.is_whole, "all nodes know all slots")
+            wait_until(self.is_whole, "all nodes know all slots")
             self._follow(primaries)
             self._open = opened.pop_all()
 
@@ -257,10 +246,10 @@ class ClusterServers:
         for place, server in enumerate(self.servers[primaries:]):
             leader = self._id(self.servers[place])
             with server.client() as client:
-                eventually(
+                wait_until(
                     lambda c=client, id_=leader: c.execute_command("CLUSTER REPLICATE", id_), "follows"
                 )
-                eventually(lambda c=client: c.info("replication")["master_link_status"] == "up", "in step")
+                wait_until(lambda c=client: c.info("replication")["master_link_status"] == "up", "in step")
 
     def _id(self, server: RedisServer) -> str:
         with server.client() as client:

@@ -18,7 +18,7 @@ from tasks_service.frontend.stdio import opened
 from tasks_service.settings import Settings
 from tasks_service.store.outbox import NoOutbox
 
-from .support import VERSION, WITHOUT_TASKS
+from .wire import VERSION, WITHOUT_TASKS
 
 Message = dict[str, Any]
 SECONDS = 100.0
@@ -146,7 +146,7 @@ class PipedFrontEnd:
     async def _serve(self) -> None:
         try:
             async with opened(
-                self._app, source=self._source, sink=self._sink, limits=self._limits, queue_timeout=10.0
+                self._app, source=self._source, sink=self._sink, limits=self._limits, store_timeout=10.0
             ) as front:
                 await front.run(asyncio.Event())
         finally:

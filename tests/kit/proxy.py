@@ -6,9 +6,10 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 
-Judge = Callable[[bytes], "Verdict"]
+Judge = Callable[[bytes], "Verdict | Answer | Torn"]
 
 
 class Verdict(Enum):
@@ -23,6 +24,39 @@ class Verdict(Enum):
     """The server never sees it, nor anything after it; the connection stays open and no answer comes."""
     SILENT_AFTER = auto()
     """The server runs it; the connection stays open and no answer ever comes."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The server never sees the packet; the client hears this."""
+
+    reply: bytes
+
+
+@dataclass(frozen=True)
+class Torn:
+    """The server runs a beginning of the packet; the client loses its connection."""
+
+    beginning: bytes
+
+
+def commands(packet: bytes) -> list[bytes]:
+    """The commands of a packet, each as it was sent."""
+    found, at = [], 0
+
+    def number() -> int:
+        nonlocal at
+        end = packet.index(b"\r\n", at)
+        value, at = int(packet[at + 1 : end]), end + 2
+        return value
+
+    while at < len(packet):
+        begin = at
+        for _ in range(number()):
+            length = number()
+            at += length + 2
+        found.append(packet[begin:at])
+    return found
 
 
 class CuttingProxy:
@@ -81,6 +115,11 @@ class CuttingProxy:
             silent = False
             while packet := client.recv(1 << 20):
                 verdict = self.judge(packet)
+                if isinstance(verdict, Answer):
+                    client.sendall(verdict.reply)
+                    continue
+                if isinstance(verdict, Torn):
+                    verdict, packet = Verdict.CUT_AFTER, verdict.beginning
                 if verdict is Verdict.CUT_BEFORE:
                     break
                 silent = silent or verdict in (Verdict.SILENT_BEFORE, Verdict.SILENT_AFTER)

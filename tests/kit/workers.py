@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,10 @@ from tasks_service.domain.task import Owner, Phase, Task, TaskRecord
 from tasks_service.store.clients import TaskView
 from tasks_service.store.redis import RedisTaskStore
 
+from .waiting import PATIENCE, wait_until
+
 READY = " ready."
 OWNER = Owner("tester")
-QUEUE_TIMEOUT = 60.0
-"""Seconds until a test gives up waiting: much, because a busy machine may take ten to start a worker."""
 
 
 class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
@@ -76,7 +75,7 @@ class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
         return self._log.read_text(errors="replace")
 
     def ready(self) -> bool:
-        wait_until(lambda: READY in self.logs() or self.status == "exited", QUEUE_TIMEOUT, self.logs)
+        wait_until(lambda: READY in self.logs() or self.status == "exited", self.logs)
         return self.status == "running"
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
@@ -85,11 +84,11 @@ class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
     def reload(self) -> None:
         """Nothing: the process is asked directly."""
 
-    def restart(self, timeout: float = QUEUE_TIMEOUT) -> None:
+    def restart(self, timeout: float = PATIENCE) -> None:
         self.stop(timeout)
         self.start()
 
-    def stop(self, timeout: float = QUEUE_TIMEOUT) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """SIGTERM, then SIGKILL for the whole process group; the exit status."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -110,7 +109,7 @@ class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
 def worker_node(
     redis_url: str | None,
     *,
-    app: str = "tests.e2e.worker_app",
+    app: str = "tests.kit.worker_app",
     pool: str = "prefork",
     concurrency: int = 2,
     name: str = "worker",
@@ -135,7 +134,7 @@ class Client:
         self.service = service
         self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=broker_url)
         self._shards = parse_address(redis_url).shards
-        self.store = RedisTaskStore(redis_url, limits=limits, outbox=self.outbox)
+        self.store = RedisTaskStore(redis_url, limits=limits, outbox=self.outbox, deadline=PATIENCE)
 
     def call(self, tool_name: str, **arguments: Any) -> Task:
         """Record a call."""
@@ -155,7 +154,7 @@ class Client:
             )
         ).task
 
-    def run(self, tool_name: str, timeout: float = QUEUE_TIMEOUT, **arguments: Any) -> TaskView:
+    def run(self, tool_name: str, timeout: float = PATIENCE, **arguments: Any) -> TaskView:
         """Record a call and wait for its end."""
         return self.ended(self.call(tool_name, **arguments), timeout)
 
@@ -165,13 +164,15 @@ class Client:
     def record(self, task: Task) -> TaskRecord:
         return self.store.inspect(task.task_id)
 
-    def ended(self, task: Task, timeout: float = QUEUE_TIMEOUT) -> TaskView:
-        wait_until(lambda: self.view(task).task.status.is_final, timeout, lambda: repr(self.view(task)))
+    def ended(self, task: Task, timeout: float = PATIENCE) -> TaskView:
+        wait_until(
+            lambda: self.view(task).task.status.is_final, lambda: repr(self.view(task)), seconds=timeout
+        )
         return self.view(task)
 
-    def running(self, task: Task, timeout: float = QUEUE_TIMEOUT) -> Task:
+    def running(self, task: Task, timeout: float = PATIENCE) -> Task:
         """Wait until it runs."""
-        wait_until(lambda: self.view(task).task.phase is Phase.RUNNING, timeout)
+        wait_until(lambda: self.view(task).task.phase is Phase.RUNNING, seconds=timeout)
         return self.view(task).task
 
     def cancel(self, task: Task) -> None:
@@ -191,18 +192,6 @@ def client_of(
         yield client
     finally:
         client.close()
-
-
-def wait_until(
-    reached: Callable[[], bool], timeout: float = QUEUE_TIMEOUT, explain: Callable[[], str] = lambda: ""
-) -> float:
-    """Wait for something to become true; returns the seconds it took."""
-    begun = time.monotonic()
-    while not reached():
-        if time.monotonic() > begun + timeout:
-            raise AssertionError(f"not within {timeout} s\n{explain()}")
-        time.sleep(0.01)
-    return time.monotonic() - begun
 
 
 def _number(name: str | int) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from .support import free_port
+from .servers import free_port
 
 REQUIRED = "TASKS_TEST_RABBITMQ"
 """Set to `required`, it makes a RabbitMQ that cannot be had a failure."""

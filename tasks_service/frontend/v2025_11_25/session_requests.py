@@ -1,0 +1,211 @@
+"""Answering one request in a session: run it, send what comes before its answer, stop when it is cancelled.
+
+A request is answered with JSON if nothing is sent before its answer and it does not take long; otherwise with
+a stream of events. A client that hangs up cancels nothing; `notifications/cancelled` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from mcp.server.connection import Connection
+from mcp.server.lowlevel import Server
+from mcp_types import ErrorData
+from mcp_types.jsonrpc import METHOD_NOT_FOUND
+from starlette.types import Receive, Send
+
+from ...domain.errors import StoreUnavailable
+from ...domain.task import JsonText
+from ...store.sessions import Session, calls_name
+from ..core import wire_common
+from ..core.requests import Caller
+from ..core.waiting_calls import Departure
+from ..transport.http_headers import takes_stream
+from ..transport.jsonrpc import Request, error_message
+from ..transport.outgoing import Outgoing
+from ..transport.responding import Answer, Work, respond
+from ..transport.sdk_kernel import run_request
+from . import wire
+from .methods import SessionRequest
+from .resumption import PollLater, ResumePoint
+from .session_stream import SessionStream
+from .task_stream import SessionServices
+
+logger = logging.getLogger(__name__)
+
+
+_CANCELLABLE: Final = frozenset(
+    {
+        wire_common.TOOLS_CALL,
+        wire.RESUMED_CALL,
+        wire.CREATE_TASK,
+        wire.TASKS_RESULT,
+        wire_common.RESOURCES_READ,
+        wire_common.PROMPTS_GET,
+    }
+)
+"""Methods that may take long."""
+
+_METHOD_NOT_FOUND: Final = ErrorData(code=METHOD_NOT_FOUND, message="Method not found")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """An HTTP request that was let in, and the way back to its client.
+
+    Attributes:
+        caller: Who sent it.
+        headers: By name in lower case.
+        receive: Of the ASGI connection.
+        send: Of the ASGI connection.
+    """
+
+    caller: Caller
+    headers: Mapping[str, str]
+    receive: Receive
+    send: Send
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether the client takes a stream of events for an answer."""
+        return takes_stream(self.headers)
+
+    @property
+    def prefers_stream(self) -> bool:
+        """Whether the client names streams of events before JSON, with no weights that say otherwise."""
+        accept = self.headers.get("accept", "")
+        events, document = accept.find("text/event-stream"), accept.find("application/json")
+        return 0 <= events < document and "q=" not in accept
+
+
+class SessionRequests:
+    """Answers the requests of sessions over HTTP.
+
+    Args:
+        server: Has the methods.
+        services: What waiting for a task needs.
+    """
+
+    def __init__(self, server: Server[dict[str, Any]], services: SessionServices) -> None:
+        self._server, self._services = server, services
+        self._resumable: set[asyncio.Task[Any]] = set()
+
+    def drain(self) -> None:
+        """End what clients can begin again elsewhere: sessions' streams, and waits for results."""
+        for work in tuple(self._resumable):
+            work.cancel()
+
+    async def answer(
+        self, http: HttpRequest, session: Session, request: Request, resume_point: ResumePoint | None = None
+    ) -> None:
+        """Run a request and send its answer.
+
+        Args:
+            http: How it came.
+            session: The session that it was sent in.
+            request: What to run.
+            resume_point: Where an earlier stream of the request has ended that this one goes on with.
+        """
+        method = wire.served_method(request.method, request.params, session.version)
+        session_request = SessionRequest(
+            session=session,
+            outgoing=Outgoing(),
+            can_be_asked=http.may_stream,
+            reconnects_as=request.id if http.may_stream and wire.has_polling(session.version) else None,
+            resume_point=resume_point,
+        )
+        if resume_point is not None:
+            method = wire.RESUMED_CALL
+        work = asyncio.create_task(self._run(http, replace(request, method=method), session_request))
+        if method in (wire.TASKS_RESULT, wire.RESUMED_CALL):
+            self._end_early(work, http.caller)
+        name = wire.request_name(request.id) if method in _CANCELLABLE else None
+        watch = (
+            None if name is None else asyncio.create_task(self._watch_for_cancel(session_request, name, work))
+        )
+        try:
+            await self._respond(
+                http, session_request.outgoing, work, streams_at_once=resume_point is not None
+            )
+        finally:
+            if watch is not None:
+                watch.cancel()
+                await asyncio.wait({watch})
+
+    async def stream_session(self, http: HttpRequest, session: Session) -> None:
+        """Send what becomes of a session's tasks, until the session, the service or the client ends it."""
+        outgoing = Outgoing()
+        work = asyncio.create_task(_run_stream(SessionStream(self._services, session, outgoing)))
+        self._end_early(work, http.caller)
+        await self._respond(http, outgoing, work, streams_at_once=True)
+
+    async def _respond(
+        self, http: HttpRequest, outgoing: Outgoing, work: Work, *, streams_at_once: bool
+    ) -> None:
+        await respond(
+            work,
+            outgoing,
+            http.receive,
+            http.send,
+            self._services.timings.deferral,
+            may_stream=http.may_stream,
+            prefers_stream=http.prefers_stream,
+            streams_at_once=streams_at_once,
+        )
+
+    async def _run(
+        self, http: HttpRequest, request: Request, session_request: SessionRequest
+    ) -> Answer | None:
+        """Run a request; no answer for a client that is to come back for it."""
+        if not request.method:
+            return Answer(error_message(request.id, _METHOD_NOT_FOUND))
+        try:
+            message = await run_request(
+                self._server,
+                request,
+                Connection.from_envelope(session_request.session.version, None, None),
+                session_request,
+                kind="streamable-http",
+                headers=http.headers,
+                passing=PollLater,
+            )
+        except PollLater:
+            return None
+        return Answer(message)
+
+    async def _watch_for_cancel(
+        self, session_request: SessionRequest, name: JsonText, work: asyncio.Task[Any]
+    ) -> None:
+        """Stop the work when its client cancels it, through whichever front end."""
+        session_id = session_request.session.session_id
+        with self._services.feed.watch(calls_name(session_id)) as waiter:
+            while not work.done():
+                await waiter.changed()
+                try:
+                    if await self._services.sessions.is_cancelled(session_id, name):
+                        session_request.departure = Departure.CANCELLED
+                        work.cancel()
+                        return
+                except StoreUnavailable as error:
+                    logger.warning("Whether a request was cancelled is not known for now: %s", error)
+
+    def _end_early(self, work: asyncio.Task[Any], caller: Caller) -> None:
+        """End work when the service stops, and when the proof of who asked for it runs out."""
+        self._resumable.add(work)
+        work.add_done_callback(self._resumable.discard)
+        if caller.expires_at is not None:
+            timer = asyncio.get_running_loop().call_later(caller.expires_at - time.time(), work.cancel)
+            work.add_done_callback(lambda _: timer.cancel())
+
+
+async def _run_stream(session_stream: SessionStream) -> None:
+    """Run a session's stream; it ends without a last message."""
+    try:
+        await session_stream.run()
+    except StoreUnavailable as error:
+        logger.warning("A session's stream ends: %s", error)

@@ -1,0 +1,42 @@
+"""What front ends need of a store, beyond what every client does."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .changes import ChangeSource
+from .clients import AsyncTaskStore
+from .findings import Finding, Memory
+from .sessions import SessionStore
+
+
+class FrontEndStore(AsyncTaskStore, ChangeSource, Protocol):
+    """Tasks and their changes, sessions, and how the store is, for an event loop."""
+
+    @property
+    def sessions(self) -> SessionStore:
+        """Sessions of clients that have them; what they wake comes as changes."""
+
+    async def ping(self) -> None:
+        """Return if the store answers.
+
+        Raises:
+            StoreUnavailable: It does not, in time.
+        """
+
+    @property
+    def memory(self) -> Memory | None:
+        """Memory use of the fullest server, as of the last check, ping, create or answer.
+
+        None if no server has a limit, or tells.
+        """
+
+    async def check(self) -> list[Finding]:
+        """What is wrong with the servers, with this client, and with what its user may do as a front end.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+
+    async def aclose(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,145 @@
+"""What clients and operators read; nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...domain.decide import effective
+from ...domain.errors import CorruptRecord, TaskNotFound
+from ...domain.names import task_hash
+from ...domain.task import JsonText, Owner, Task, TaskRecord
+from ..clients import Page, TaskView
+from ..maintenance import Due
+from . import codec
+from .layout import Command, Shard, problems, sorted_index_entries
+from .programs import StorePrograms
+from .transaction import Program, Reply, once
+
+_SAME_MOMENT = 64
+"""How many tasks of one owner, created in the same millisecond, a page skips before it reads more."""
+
+_STATE = len(codec.STATE_FIELDS)
+
+
+class Reads(StorePrograms):
+    """Builds the programs that read."""
+
+    def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> Program[TaskView]:
+        """See `ClientStore.get`: one round trip."""
+        shard = self.layout.shard_of(task_id)
+        reads: list[Command] = [("TIME",), ("HMGET", shard.task(task_id), *codec.VIEW_FIELDS)]
+        time, values = yield from once(reads, self.deadline)
+        _no_error(task_id, values)
+        task = codec.decode(task_id, values[:_STATE])
+        now = None if task is None else effective(task, self.time_of(time))
+        # A name leads to the record as well, and the hash is no proof of the id.
+        if now is None or now.task_id != task_id or now.owner != owner or not (now.visible or hidden):
+            raise TaskNotFound(task_id)
+        return TaskView(task=now, result=values[_STATE] or None)
+
+    def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Program[Page]:
+        """See `ClientStore.page`: the owner's index, then the records, in a round trip each."""
+        shard = self.layout.shard_of_owner(owner)
+        key = shard.owner(owner)
+        tasks: list[Task] = []
+        position = after
+        while True:
+            names, position = yield from self._members(key, position, limit)
+            if names:
+                tasks += yield from self._visible(shard, owner, names)
+            if position is None or len(tasks) >= limit:
+                break
+        if len(tasks) > limit:
+            tasks = tasks[:limit]
+            position = _position(tasks[-1])
+        return Page(tasks=tuple(tasks), last=position)
+
+    def _members(self, key: str, after: str | None, limit: int) -> Program[tuple[list[str], str | None]]:
+        if after is None:
+            reads: list[Command] = [("ZREVRANGE", key, 0, limit, "WITHSCORES")]
+            (flat,) = yield from once(reads, self.deadline)
+            pairs = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
+        else:
+            pairs = yield from self._members_after(key, after, limit)
+        names = [member for member, _ in pairs[:limit]]
+        more = len(pairs) > limit
+        return names, f"{pairs[limit - 1][1]}:{pairs[limit - 1][0]}" if more else None
+
+    def _members_after(self, key: str, after: str, limit: int) -> Program[list[tuple[str, int]]]:
+        """The members after a position, one more than `limit` if there are so many.
+
+        Those of the position's own millisecond come first, whether before or after it; so when they fill what
+        was read, more is read.
+        """
+        score, _, member = after.partition(":")
+        count = limit + _SAME_MOMENT
+        while True:
+            reads: list[Command] = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, count)]
+            (flat,) = yield from once(reads, self.deadline)
+            found = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
+            pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
+            if len(pairs) > limit or len(found) < count:
+                return pairs
+            count *= 2
+
+    def _visible(self, shard: Shard, owner: Owner, names: Sequence[str]) -> Program[list[Task]]:
+        reads: list[Command] = [("TIME",)]
+        reads += [("HMGET", shard.task(name), *codec.STATE_FIELDS) for name in names]
+        time, *records = yield from once(reads, self.deadline)
+        now_ms = self.time_of(time)
+        found = (codec.decode(name, values) for name, values in zip(names, records, strict=True))
+        current = (effective(task, now_ms) for task in found if task is not None)
+        return [task for task in current if task is not None and task.owner == owner and task.visible]
+
+    def inspect(self, reference: str) -> Program[TaskRecord]:
+        """See `TaskStoreMaintenance.inspect`."""
+        shard = self.layout.shard_of(reference)
+        reads: list[Command] = [("HGETALL", shard.task(reference)), ("LRANGE", shard.log(reference), 0, -1)]
+        flat, lines = yield from once(reads, self.deadline)
+        _no_error(reference, flat)
+        record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+        task = codec.decode(reference, [record.get(name) for name in codec.STATE_FIELDS])
+        if task is None:
+            raise TaskNotFound(reference)
+        result = record.get("result")
+        return TaskRecord(
+            task=task,
+            arguments=JsonText(record.get("arguments", "")),
+            result=None if result is None else JsonText(result),
+            journal=codec.decode_journal(task, record),
+            log=codec.decode_log(reference, lines),
+        )
+
+    def scan(self, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
+        """One step of walking through an index: the next cursor ("0" at the end) and some names."""
+        reads: list[Command] = [("ZSCAN", key, cursor, "COUNT", 500)]
+        ((following, flat),) = yield from once(reads, self.deadline)
+        return following, flat[::2]
+
+    def index_problems(self, reference: str) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.index_problems`."""
+        record = yield from self.inspect(reference)
+        task, shard, name = record.task, self.layout.shard_of(reference), task_hash(reference)
+        indexes = [shard.index(index.value) for index in Due]
+        indexes += [
+            shard.pending(task.queue),
+            shard.slots(task.concurrency_key),
+            shard.waiting(task.concurrency_key),
+        ]
+        keys = sorted({*sorted_index_entries(shard, task), *indexes})
+        reads: list[Command] = [("ZSCORE", key, name) for key in keys]
+        reads.append(("SISMEMBER", shard.live(task.owner), name))
+        *scores, is_live = yield from once(reads, self.deadline)
+        found = {
+            key: None if score is None else int(float(score)) for key, score in zip(keys, scores, strict=True)
+        }
+        return problems(shard, task, found, bool(is_live))
+
+
+def _position(task: Task) -> str:
+    return f"{task.created_ms}:{task_hash(task.task_id)}"
+
+
+def _no_error(task_id: str, reply: Reply) -> None:
+    if isinstance(reply, Exception):
+        raise CorruptRecord(task_id, str(reply))

@@ -1,0 +1,231 @@
+"""What is stored, by name: every stored field of every object, its default, and who must have it.
+
+Rule 1: a stored name is written here and nowhere else. Rule 2: nothing here ever changes its meaning. A field
+may be added, with a default; whatever else is to change goes by a schema version (docs/upgrading.md).
+
+A record is one object, though it is spread over several hash fields (see `codec`). Policies, leases,
+questions and the like are objects within it. Transition log, journal, idempotency keys, sessions, the mark
+of the last sweep and reports are documents of their own.
+"""
+
+from __future__ import annotations
+
+from ...domain.decide import IdempotencyRecord
+from ...domain.reports import LogLevel, LogMessage
+from ...domain.task import (
+    DAY,
+    HOUR,
+    SECOND,
+    EntryKind,
+    Failure,
+    FailureKind,
+    InputRequest,
+    JournalEntry,
+    Lease,
+    LogEntry,
+    Phase,
+    Policy,
+    Progress,
+    Slot,
+    Task,
+    TaskStatus,
+)
+from ..maintenance import SweepRecord
+from ..sessions import Session, SessionTask
+from .stored import Document, Field, Shape, Versions, Words
+
+RECORD_VERSIONS = Versions()
+"""The schema versions of a task's record."""
+
+STATUSES = Words(
+    {
+        "working": TaskStatus.WORKING,
+        "input_required": TaskStatus.INPUT_REQUIRED,
+        "completed": TaskStatus.COMPLETED,
+        "failed": TaskStatus.FAILED,
+        "cancelled": TaskStatus.CANCELLED,
+    }
+)
+
+PHASES = Words(
+    {
+        "pending": Phase.PENDING,
+        "running": Phase.RUNNING,
+        "parked": Phase.PARKED,
+        "completed": Phase.COMPLETED,
+        "failed": Phase.FAILED,
+        "cancelled": Phase.CANCELLED,
+    }
+)
+
+SLOTS = Words({"waiting": Slot.WAITING, "held": Slot.HELD})
+
+FAILURES = Words(
+    {
+        "author": FailureKind.AUTHOR,
+        "queue_timeout": FailureKind.QUEUE_TIMEOUT,
+        "timeout": FailureKind.TIMEOUT,
+        "attempts": FailureKind.ATTEMPTS,
+        "question": FailureKind.QUESTION,
+        "result_limit": FailureKind.RESULT_LIMIT,
+        "result_invalid": FailureKind.RESULT_INVALID,
+        "client_cannot": FailureKind.CLIENT_CANNOT,
+        "history": FailureKind.HISTORY,
+        "damaged": FailureKind.DAMAGED,
+    }
+)
+
+ENTRY_KINDS = Words({"step": EntryKind.STEP, "answer": EntryKind.ANSWER, "timer": EntryKind.TIMER})
+
+LOG_LEVELS = Words({level.value: level for level in LogLevel})
+"""The levels are MCP's, and so are their names."""
+
+POLICY = Shape(
+    Policy,
+    [
+        Field("ttl", "ttl_ms", HOUR),
+        Field("retention", "retention_ms", HOUR),
+        Field("queue", "queue_timeout_ms", DAY),
+        Field("timeout", "timeout_ms", DAY),
+        Field("question", "question_ms", 7 * DAY),
+        Field("life", "max_lifetime_ms", 30 * DAY),
+        Field("lease", "lease_ms", 10 * SECOND),
+        Field("attempts", "max_attempts", 3),
+        Field("poll", "poll_interval_ms", SECOND),
+    ],
+    keeps=True,
+)
+
+LEASE = Shape(
+    Lease, [Field("id", "lease_id"), Field("until", "until_ms"), Field("worker", "worker")], keeps=True
+)
+
+PROGRESS = Shape(
+    Progress,
+    [Field("current", "current"), Field("total", "total", None), Field("message", "message", None)],
+    keeps=True,
+)
+
+INPUT_REQUEST = Shape(
+    InputRequest,
+    [
+        Field("request", "request"),
+        Field("deadline", "deadline_ms"),
+        Field("default", "default", None),
+        Field("digest", "digest", ""),
+    ],
+    keeps=True,
+)
+
+FAILURE = Shape(
+    Failure,
+    [
+        FAILURES.field("kind", "kind"),
+        Field("message", "message"),
+        Field("code", "code", None),
+        Field("data", "data", None),
+    ],
+    keeps=True,
+)
+
+TASK = Shape(
+    Task,
+    [
+        Field("id", "task_id"),
+        Field("owner", "owner"),
+        Field("tool", "tool"),
+        Field("queue", "queue"),
+        POLICY.interned("policy", "policy"),
+        STATUSES.field("status", "status"),
+        Field("rev", "revision"),
+        Field("created", "created_ms"),
+        Field("updated", "updated_ms"),
+        Field("due", "due_ms"),
+        Field("deadline", "deadline_ms"),
+        Field("expires", "expires_ms", 0),
+        Field("message", "status_message", None),
+        Field("claims", "claims", 0),
+        Field("attempts", "attempts", 0),
+        LEASE.field("lease", "lease", None),
+        Field("dispatched", "dispatched_ms", 0),
+        Field("redispatches", "redispatches", 0),
+        Field("visible", "visible", True),
+        Field("return_by", "return_by_ms", 0),
+        Field("resumable_until", "resumable_until_ms", 0),
+        Field("reconnect", "reconnect_ms", 0),
+        SLOTS.field("slot", "slot", None),
+        Field("era", "era", ""),
+        Field("capabilities", "capabilities", ""),
+        Field("trace", "trace", ""),
+        PROGRESS.field("progress", "progress", None),
+        FAILURE.field("failure", "failure", None),
+        Field("is_error", "is_error", False),
+        Field("vars", "variables", {}, None, dict),
+        INPUT_REQUEST.table("inputs", "inputs"),
+        Field("used_keys", "used_keys", (), tuple),
+        Field("entries", "journal_length", 0),
+        Field("entry_bytes", "journal_bytes", 0),
+        Field("idempotency", "idempotency", ""),
+    ],
+    keeps=True,
+)
+
+JOURNAL_ENTRY = Document(
+    Shape(
+        JournalEntry,
+        [
+            ENTRY_KINDS.field("kind", "kind"),
+            Field("name", "name"),
+            Field("digest", "digest"),
+            Field("value", "value"),
+        ],
+    )
+)
+
+LOG_ENTRY = Document(
+    Shape(
+        LogEntry,
+        [
+            Field("rev", "revision"),
+            PHASES.field("from", "source", None),
+            PHASES.field("to", "target"),
+            Field("token", "token"),
+            Field("by", "actor"),
+            Field("at", "at_ms"),
+        ],
+    )
+)
+
+IDEMPOTENCY = Document(
+    Shape(
+        IdempotencyRecord,
+        [Field("task", "task_id"), Field("digest", "request_digest")],
+    )
+)
+
+SWEEP = Document(
+    Shape(SweepRecord, [Field("at", "at_ms"), Field("server", "server"), Field("reap_from", "reap_from_ms")])
+)
+
+SESSION = Document(
+    Shape(
+        Session,
+        [
+            Field("id", "session_id"),
+            Field("owner", "owner"),
+            Field("version", "version"),
+            Field("capabilities", "capabilities", ""),
+            LOG_LEVELS.field("level", "log_level", LogLevel.INFO),
+        ],
+        keeps=True,
+    )
+)
+
+SESSION_TASK = Document(
+    Shape(SessionTask, [Field("task", "task_id"), Field("progress", "progress_token", None)])
+)
+
+LOG_MESSAGE = Shape(
+    LogMessage, [LOG_LEVELS.field("level", "level"), Field("data", "data"), Field("logger", "logger", None)]
+)
+"""A report that is no `PROGRESS`: only it has a level."""

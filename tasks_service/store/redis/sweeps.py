@@ -1,0 +1,172 @@
+"""What sweeps look up and note: what is due, which messages seem lost, who waits for a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...domain.names import task_hash
+from ...domain.task import ConcurrencyKey
+from ..maintenance import MOST_GRANTED, Due, SweepMark, SweepRecord
+from . import codec
+from .health import run_id
+from .layout import Command, Shard, concurrency_key_name, parse_concurrency_key
+from .programs import StorePrograms
+from .servers import Servers
+from .slots import free_slot_reads, free_slots
+from .transaction import Program, Reply, Write, once, transact
+
+
+class Sweeps(StorePrograms):
+    """Builds the programs of sweeps, but for their events, which are transitions."""
+
+    def due(self, index: Due, *, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.due`."""
+        now_ms = yield from self.now_ms()
+        reads: list[Command] = [
+            ("ZRANGEBYSCORE", shard.index(index.value), "-inf", now_ms, "LIMIT", 0, limit)
+            for shard in self.layout.shards
+        ]
+        found = yield from once(reads, self.deadline)
+        return [name for names in found for name in names][:limit]
+
+    def queues(self) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.queues`."""
+        reads: list[Command] = [("SMEMBERS", shard.index("queues")) for shard in self.layout.shards]
+        found = yield from once(reads, self.deadline)
+        return sorted({queue for queues in found for queue in queues})
+
+    def pending(self, queue: str, *, until_ms: int, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.pending`."""
+        reads: list[Command] = [
+            ("ZRANGEBYSCORE", shard.pending(queue), "-inf", until_ms, "LIMIT", 0, limit)
+            for shard in self.layout.shards
+        ]
+        found = yield from once(reads, self.deadline)
+        return [name for names in found for name in names][:limit]
+
+    def waiting_for_slots(self, *, limit: int) -> Program[list[str]]:
+        """See `TaskStoreMaintenance.waiting_for_slots`; empty concurrency keys are forgotten."""
+        now_ms = yield from self.now_ms()
+        keys = yield from self._concurrency_keys()
+        reads: list[Command] = []
+        for shard, key in keys:
+            slots = self.limits.concurrency_limit(key.queue)
+            most = limit if slots is None else min(slots + MOST_GRANTED, limit)
+            reads += free_slot_reads(shard, key, now_ms, most)
+        replies = (yield from once(reads, self.deadline)) if reads else []
+        waiting: list[str] = []
+        for (shard, key), seen in zip(keys, zip(replies[::2], replies[1::2], strict=True), strict=True):
+            found = free_slots(self.limits, key, seen)
+            if not found.waiting:
+                yield from self._forget_concurrency_key(shard, key)
+            elif found.free:
+                waiting += yield from self._existing(shard, key, found.waiting[: found.free + MOST_GRANTED])
+        return waiting[:limit]
+
+    def _existing(self, shard: Shard, key: ConcurrencyKey, waiting: list[str]) -> Program[list[str]]:
+        """Those of them that exist; the others are removed.
+
+        Redis ends the records of a store that nobody sweeps. What is left of such tasks would wait before all
+        others for ever.
+        """
+        found = yield from once([("EXISTS", shard.task(name)) for name in waiting], self.deadline)
+        if gone := [name for name, there in zip(waiting, found, strict=True) if not there]:
+            yield from once([("ZREM", shard.waiting(key), *gone)], self.deadline)
+        return [name for name in waiting if name not in gone]
+
+    def _concurrency_keys(self) -> Program[list[tuple[Shard, ConcurrencyKey]]]:
+        """Where a task waits for a slot, or has waited."""
+        reads: list[Command] = [("SMEMBERS", shard.index("concurrency_keys")) for shard in self.layout.shards]
+        found = yield from once(reads, self.deadline)
+        pairs = zip(self.layout.shards, found, strict=True)
+        return [(shard, parse_concurrency_key(name)) for shard, names in pairs for name in sorted(names)]
+
+    def _forget_concurrency_key(self, shard: Shard, key: ConcurrencyKey) -> Program[None]:
+        """Take a concurrency key out of the index, unless a task has just begun to wait under it."""
+        yield from transact(_ForgetConcurrencyKey(shard, key), self.deadline)
+
+    def overtaken_ms(self, queue: str) -> Program[int]:
+        """See `TaskStoreMaintenance.overtaken_ms`."""
+        now_ms = yield from self.now_ms()
+        keys = [shard.index("overtaken") for shard in self.layout.shards]
+        scores = yield from once([("ZSCORE", key, queue) for key in keys], self.deadline)
+        marks = [0 if score is None else int(float(score)) for score in scores]
+        if ahead := [key for key, mark in zip(keys, marks, strict=True) if mark > now_ms]:
+            yield from once([("ZREM", key, queue) for key in ahead], self.deadline)
+        return max(mark for mark in (0, *marks) if mark <= now_ms)
+
+    def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
+        """See `TaskStoreMaintenance.mark_suspected`."""
+        if not references:
+            return []
+        commands: list[Command] = []
+        for name in map(task_hash, references):
+            key = self.layout.shard_of(name).index("suspects")
+            commands += [("ZADD", key, "NX", not_before_ms, name), ("ZSCORE", key, name)]
+        replies = yield from once(commands, self.deadline)
+        return [int(float(score)) for score in replies[1::2]]
+
+    def try_lock(self, name: str, *, for_ms: int) -> Program[bool]:
+        """See `TaskStoreMaintenance.try_lock`."""
+        (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
+        return reply is not None
+
+    def mark_sweep(self, servers: Servers, *, lease_ms: int) -> Program[SweepMark]:
+        """See `TaskStoreMaintenance.mark_sweep`; fails while one of the servers is away."""
+        met = []
+        for node in (yield from servers.locate()):
+            (info,) = yield from once([("INFO", "server")], self.deadline, node)
+            met.append(run_id(info))
+        now_ms, server = (yield from self.now_ms()), ",".join(sorted(met))
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        before = codec.decode_sweep(text) if text else SweepRecord(now_ms, server, now_ms)
+        mark, after = before.mark(now_ms, server, lease_ms)
+        yield from once([("SET", self.layout.swept, codec.encode_sweep(after))], self.deadline)
+        return mark
+
+    def has_due_suspects(self) -> Program[bool]:
+        """See `TaskStoreMaintenance.has_due_suspects`."""
+        now_ms = yield from self.now_ms()
+        keys = [shard.index("suspects") for shard in self.layout.shards]
+        return any((yield from once([("ZCOUNT", key, "-inf", now_ms) for key in keys], self.deadline)))
+
+    def mark_beat(self, kind: str) -> Program[None]:
+        """See `TaskStoreMaintenance.mark_beat`."""
+        now_ms = yield from self.now_ms()
+        yield from once([("HSET", self.layout.home.index("beat"), kind, now_ms)], self.deadline)
+
+    def beat_ages_ms(self) -> Program[dict[str, int]]:
+        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        reads: list[Command] = [("HGETALL", self.layout.home.index("beat"))]
+        (flat,) = yield from once(reads, self.deadline)
+        # Asked alone, as when it was marked: on a cluster the time is then that of the same server.
+        now_ms = yield from self.now_ms()
+        marks = zip(flat[::2], flat[1::2], strict=True)
+        return {kind: max(now_ms - int(at_ms), 0) for kind, at_ms in marks}
+
+    def last_sweep_ms(self) -> Program[int | None]:
+        """See `TaskStoreMaintenance.last_sweep_ms`."""
+        (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
+        # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
+        now_ms = yield from self.now_ms()
+        return max(now_ms - codec.decode_sweep(text).at_ms, 0) if text else None
+
+
+class _ForgetConcurrencyKey:
+    """A concurrency key that leaves the index, if no task waits under it."""
+
+    name, token = "GrantSlot", ""
+
+    def __init__(self, shard: Shard, key: ConcurrencyKey) -> None:
+        self.task_id = concurrency_key_name(key)
+        self._index, self._waiting = shard.index("concurrency_keys"), shard.waiting(key)
+
+    def watch(self) -> list[str]:
+        return [self._waiting]
+
+    def reads(self) -> list[Command]:
+        return [("EXISTS", self._waiting)]
+
+    def judge(self, replies: list[Reply]) -> Write[None]:
+        (exists,) = replies
+        return Write(() if exists else [("SREM", self._index, self.task_id)], None)

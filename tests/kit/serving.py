@@ -1,0 +1,76 @@
+"""A real front end on a real HTTP server, in a thread."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from tasks_service.authoring.library import Library
+from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool
+from tasks_service.frontend.app import create_app
+from tasks_service.frontend.timings import DEFAULT_TIMINGS, Timings
+from tasks_service.frontend.uvicorn_server import DrainingServer
+from tasks_service.settings import Settings
+from tasks_service.store.outbox import NoOutbox, Outbox
+
+from .waiting import wait_until
+
+
+def registry(*tools: Tool | Callable[..., Any]) -> ToolRegistry:
+    """Tools by their functions, or ready made."""
+    made = ToolRegistry()
+    for tool in tools:
+        made.add(tool if isinstance(tool, Tool) else build_tool(tool))
+    return made
+
+
+def settings(redis_url: str | None, data_dir: Path, **changes: Any) -> Settings:
+    """Settings that no environment of the machine leaks into."""
+    values = {"redis_url": redis_url, "data_dir": data_dir, "host": "127.0.0.1", **changes}
+    return Settings(_env_file=None, **values)
+
+
+@contextmanager
+def serving(
+    tools: ToolRegistry,
+    configuration: Settings,
+    library: Library | None = None,
+    outbox: Outbox | None = None,
+    timings: Timings = DEFAULT_TIMINGS,
+) -> Iterator[int]:
+    """Serve the front end on a free port of this machine, in a thread; yields the port."""
+    app = create_app(
+        name="Test service",
+        version="1.2.3",
+        instructions="Call the tools.",
+        tools=tools,
+        settings=configuration,
+        outbox=outbox or NoOutbox(),
+        library=library,
+        timings=timings,
+    )
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)
+    server = DrainingServer(app, config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started or not thread.is_alive(), "the server starts")
+        assert server.started, "the front end refused to start; its log says why"
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    """A refusal to start ends the thread, as it ends a process."""
+    with suppress(SystemExit):
+        server.run([listener])

@@ -1,0 +1,129 @@
+"""How objects are stored by name: defaults, what is unknown, and versions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tasks_service.domain.errors import CorruptRecord, RecordTooNew
+from tasks_service.domain.names import task_hash
+from tasks_service.domain.task import Lease, Owner, Policy, Progress, Task, TaskStatus
+from tasks_service.store.redis import codec, schema
+from tasks_service.store.redis.stored import REQUIRED, Document, Field, Shape, Step, Stored, Versions, Words
+
+TASK = Task(
+    task_id="00" + "a" * 24,
+    owner=Owner("o"),
+    tool="t",
+    queue="q",
+    policy=Policy(max_attempts=5),
+    status=TaskStatus.WORKING,
+    revision=1,
+    created_ms=1,
+    updated_ms=2,
+    due_ms=3,
+    deadline_ms=4,
+    expires_ms=5,
+    lease=Lease(lease_id="l", until_ms=6, worker="w"),
+    progress=Progress(current=1),
+)
+IN_OBJECTS = ("policy", "lease", "progress")
+
+
+def stored(task: Task) -> dict[str, str]:
+    return codec.encode(task)
+
+
+def read(fields: dict[str, str]) -> Task:
+    task = codec.decode(TASK.task_id, [fields[name] or None for name in codec.STATE_FIELDS])
+    assert task is not None
+    return task
+
+
+def with_unknown(fields: dict[str, str]) -> dict[str, str]:
+    """As a newer release would have written it: a field more in each object."""
+    state = json.loads(fields["state"])
+    for where in (state, *(state[name] for name in IN_OBJECTS)):
+        where["newer"] = {"list": [1, "é"]}
+    return {**fields, "state": json.dumps(state)}
+
+
+def test_what_is_unknown_survives_a_rewrite_with_the_object_that_it_belongs_to() -> None:
+    task = read(with_unknown(stored(TASK)))
+    assert task.lease is not None
+    after = json.loads(stored(replace(task, lease=replace(task.lease, until_ms=9), updated_ms=9))["state"])
+    for where in (after, *(after[name] for name in IN_OBJECTS)):
+        assert where["newer"] == {"list": [1, "é"]}
+
+
+def test_what_is_unknown_goes_with_its_object() -> None:
+    task = read(with_unknown(stored(TASK)))
+    after = json.loads(stored(replace(task, lease=Lease(lease_id="m", until_ms=1, worker="w")))["state"])
+    assert "newer" not in after["lease"]
+
+
+def test_a_missing_field_has_the_default_of_the_schema_and_a_default_is_not_stored() -> None:
+    state = json.loads(stored(TASK)["state"])
+    assert state["policy"] == {"attempts": 5} and "claims" not in state
+    assert read(stored(TASK)) == TASK
+
+
+@pytest.mark.parametrize("name", [field.stored for field in schema.TASK.fields if field.default is REQUIRED])
+def test_a_required_field_is_never_invented(name: str) -> None:
+    fields = stored(TASK)
+    state = json.loads(fields["state"])
+    if name in state:
+        del state[name]
+        fields["state"] = json.dumps(state)
+    else:
+        fields[name] = ""
+    with pytest.raises(CorruptRecord):
+        read(fields)
+
+
+def test_a_newer_version_is_refused_and_told_from_damage() -> None:
+    with pytest.raises(RecordTooNew, match=r"version 9.*up to 1: roll out the newer release .*upgrading\.md"):
+        read({**stored(TASK), "v": "9"})
+
+
+def test_the_id_of_a_record_is_compared_in_full_and_its_name_leads_to_it() -> None:
+    values = [stored(TASK)[name] or None for name in codec.STATE_FIELDS]
+    assert codec.decode(task_hash(TASK.task_id), values) == TASK
+    assert codec.decode("00" + "b" * 24, values) is None
+    with pytest.raises(CorruptRecord, match="it is the record of task"):
+        codec.decode(task_hash("00" + "b" * 24), values)
+
+
+def test_every_member_of_an_enum_needs_a_stored_name() -> None:
+    with pytest.raises(ValueError, match="no stored name"):
+        Words({"working": TaskStatus.WORKING})
+
+
+def _moved(fields: Stored, old: str, new: str) -> Stored:
+    fields[new] = fields.pop(old)
+    return fields
+
+
+RENAMED = Step(lambda old: _moved(old, "from", "to"), lambda new: _moved(new, "to", "from"))
+
+
+class Thing:
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+
+def document(stored_name: str, versions: Versions) -> Document[Thing]:
+    return Document(Shape(Thing, [Field(stored_name, "place")]), versions)
+
+
+def test_a_renamed_field_is_read_in_both_versions_and_written_in_that_of_the_release_before() -> None:
+    first, second = document("from", Versions()), document("to", Versions([RENAMED], written=1))
+    third = document("to", Versions([RENAMED]))
+    assert first.value(second.text(Thing("here"))).place == "here"
+    assert second.value(first.text(Thing("here"))).place == "here"
+    assert second.value(third.text(Thing("here"))).place == "here"
+    assert third.value(second.text(Thing("here"))).place == "here"
+    with pytest.raises(RecordTooNew):
+        first.value(third.text(Thing("here")))
