@@ -1,7 +1,7 @@
 """Run MCP tools as durable tasks on Celery and Redis.
 
-Write a Python function; any MCP client can call it as a durable task; Celery workers run it, Redis holds the
-truth. `TaskService` is where to begin.
+Write a Python function; any MCP client can call it as a durable task; Celery workers run it, and its state is
+in Redis. Begin with `TaskService`.
 """
 
 from .authoring.function import RequestContext

@@ -1,11 +1,11 @@
-"""Names that server and client share: the tasks extension, and our own `_meta` keys."""
+"""Names that server and client share: the tasks extension and our own `_meta` keys."""
 
 from __future__ import annotations
 
 from typing import Final
 
 TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
-"""The extension that clients declare on each request to be given tasks."""
+"""The extension that clients declare, on each request, to get tasks."""
 
 
 TASK_META: Final = "io.github.tasks-service/task"
@@ -13,4 +13,4 @@ TASK_META: Final = "io.github.tasks-service/task"
 
 
 IDEMPOTENCY_META: Final = "io.github.tasks-service/idempotency-key"
-"""A client's own name for a `tools/call`, in its `_meta`: the same name again is the same execution."""
+"""The `_meta` key in which a client names a `tools/call`; the same name again means the same execution."""

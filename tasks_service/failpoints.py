@@ -1,17 +1,16 @@
-"""Named points where a test lets a process die, stop or wait; free when off.
+"""Named points at which a fault-injection test can kill, stop or delay a process.
 
-Off unless `TASKS_FAILPOINTS` names a directory when the process starts: then `failpoint` is a function that
-returns at once. It is a device of this project's own tests (tests/faults), not a setting: never set it where
-tasks are worth something. Which points there are, and which kinds of process reach them, is said in
-tests/faults/points.py.
+Without `TASKS_FAILPOINTS`, `failpoint` does nothing. If the variable is set when the process starts, it names
+a directory. This is for the project's own tests (tests/faults): never set it where tasks matter. The points,
+and the kinds of process that reach them, are listed in tests/faults/points.py.
 
-A file in that directory arms the point of its name; its content says what happens: `kill` (SIGKILL of the own
-process), `stop` (SIGSTOP), or `sleep` and seconds. `Claim.before` strikes any process, `Claim.before.leader`
-only one that leads its process group, as what a supervisor starts does, and `Claim.before.member` only one
-that does not, as the children of a worker's pool. Of all processes that reach the point, the first takes the
-file away, under the file's name and its own process id, and does as it was told; so each arming strikes once,
-and leaves a witness. Points in the transaction loop are called after the event: `Claim.before` is when it has
-been decided, and `Claim.after` when EXEC has answered.
+A file in that directory arms the point of the same name. Its content is the action: `kill` (SIGKILL of the
+process itself), `stop` (SIGSTOP), or `sleep` and seconds. `Claim.before` applies to any process,
+`Claim.before.leader` only to one that leads its process group, as those that a supervisor starts do, and
+`Claim.before.member` only to one that does not, such as a pool child. The first process that reaches the
+point moves the file to the subdirectory `taken`, adds its process id to the name, and takes the action. So
+each file takes effect once, and shows in which process. Points in the transaction loop are named after the
+event: `Claim.before` is passed when it has been decided, `Claim.after` when EXEC has answered.
 """
 
 from __future__ import annotations
@@ -26,31 +25,31 @@ VARIABLE = "TASKS_FAILPOINTS"
 """The environment variable that names the directory of armed points."""
 
 TAKEN = "taken"
-"""The subdirectory that armings are taken to."""
+"""The subdirectory to which files are moved when they take effect."""
 
 logger = logging.getLogger(__name__)
 
 
 def _off(name: str, side: str) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 def _on(name: str, side: str) -> None:
-    # Asked at each call: a process that was forked may have been given a directory of its own.
+    # Read at each call: a forked process may have been given a directory of its own.
     directory = Path(os.environ[VARIABLE])
     role = "leader" if os.getpgrp() == os.getpid() else "member"
     for armed in (f"{name}.{side}", f"{name}.{side}.{role}"):
-        if (directory / armed).exists() and (told := _taken(directory, armed)):
-            _act(told)
+        if (directory / armed).exists() and (instruction := _take(directory, armed)):
+            _act(instruction)
 
 
-def _taken(directory: Path, armed: str) -> list[str]:
-    """What an arming says, if it is this process that has taken it; else nothing."""
+def _take(directory: Path, armed: str) -> list[str]:
+    """Take an armed point's file, and return its words; empty if another process was first."""
     file = directory / armed
     mine = directory / TAKEN / f"{armed}.{os.getpid()}.{time.monotonic_ns()}"
     try:
         mine.parent.mkdir(exist_ok=True)
-        # Opened before it is taken: whoever waits for the witness may remove it at once.
+        # Opened before it is moved: the test that waits for the moved file may remove it at once.
         with file.open(encoding="utf-8") as arming:
             file.rename(mine)
             return arming.read().split()
@@ -71,7 +70,7 @@ def _act(words: list[str]) -> None:
 
 
 if os.environ.get(VARIABLE):
-    logger.warning("Failpoints are on: this process dies whenever %s says so", os.environ[VARIABLE])
+    logger.warning("Failpoints are on: files in %s can kill this process", os.environ[VARIABLE])
 
 failpoint = _on if os.environ.get(VARIABLE) else _off
-"""Pass a point: what is about to be done, or has been, and which of the two (`before`, `after`)."""
+"""Pass a point, given its name, and `before` or `after` for whether the action is still to come or done."""

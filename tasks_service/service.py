@@ -1,4 +1,4 @@
-"""The author's door: a `TaskService` collects what it serves, and hands out the Celery and the ASGI app."""
+"""`TaskService`: collects tools, resources and prompts, and has the Celery app and the ASGI app for them."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 Support = Literal["forbidden", "optional", "required"]
 
 LONGEST = timedelta(days=30)
-"""The longest life of a task, and so the longest of any duration."""
+"""The longest duration of any option: a task lives no longer."""
 
 
 class ToolOptions(TypedDict, total=False):
-    """What an author can say of a tool. Durations are positive and at most 30 days.
+    """The options of a tool. Durations are positive and at most 30 days.
 
     Attributes:
-        name: As clients call it; defaults to the function's name.
+        name: The name by which clients call it; defaults to the function's name.
         title: For people; shown by clients in place of the name.
         description: For the model that chooses among tools; defaults to the docstring.
         annotations: Hints for clients: read-only, destructive, idempotent.
@@ -52,21 +52,22 @@ class ToolOptions(TypedDict, total=False):
             by name, unconverted. Default: from the signature.
         task: Whether a call may (`optional`, the default), must (`required`) or must not (`forbidden`)
             become a task that the client sees.
-        grace: How long an `optional` call is awaited before a task is given out. Default 0: at once.
-        ttl: A task is kept at least this long from its creation. Default 1 hour.
-        retention: And at least this long after its end. Default 1 hour.
+        grace: How long an `optional` call waits for its result before it is answered with a task. Default 0:
+            not at all.
+        ttl: A task is kept at least this long after its creation. Default 1 hour.
+        retention: A task is kept at least this long after its end, too. Default 1 hour.
         queue_timeout: How long it may wait for a worker before it fails. Default 1 day.
-        timeout: How long one attempt may run before it fails. Default 1 day.
-        poll_interval: What clients are asked to wait between two polls. Default 1 second.
-        max_attempts: Attempts, lost workers included, before it fails. Default 3.
-        retry: Which of its exceptions are tried again, and when. Default: none.
-        lease: How long a silent worker is believed. Default 10 seconds; longer for code that holds the
-            interpreter's lock for longer.
-        queue: The Celery queue of its messages. Default `tasks`; for an exposed task, where its own go.
-        ask: Questions that the client answers before the task exists, by name; the tool finds the answers in
+        timeout: How long one attempt may run before the task fails. Default 1 day.
+        poll_interval: How long clients are asked to wait between two polls. Default 1 second.
+        max_attempts: The most attempts, those with lost workers included; then it fails. Default 3.
+        retry: Which of its exceptions are retried, and after which delays. Default: none.
+        lease: How long a worker may be silent before it counts as lost. Default 10 seconds; longer for code
+            that holds the interpreter's lock for longer.
+        queue: The Celery queue of its messages. Default `tasks`; for an exposed task, its own queue.
+        ask: Questions that the client answers before the task exists, by name; the answers are in
             `ctx.answers`. Default: none.
-        release_client: Whether a client of 2025-11-25 that waits for the result of a plain call is let go
-            while the tool sleeps, and told when to come back. Default: no, its connection stays open.
+        release_client: Whether a client of 2025-11-25 that waits for the result of a plain call may
+            disconnect while the tool sleeps, and is told when to come back. Default: no.
     """
 
     name: str | None
@@ -90,17 +91,17 @@ class ToolOptions(TypedDict, total=False):
 
 
 class TaskService:
-    """A set of tools, served over MCP and run by Celery workers, and what goes with them.
+    """A set of tools, served over MCP and run by Celery workers; also resources, prompts and completions.
 
-    Making one needs no Redis and starts nothing: workers and front ends connect when they run.
+    Creating one connects to nothing and starts nothing: workers and front ends connect when they run.
 
     Args:
-        name: What clients see as the server's name.
-        celery: An existing Celery app; its other tasks and its settings stay as they are. None: an app of
-            our own, configured for durable tasks.
+        name: The server's name, for clients.
+        celery: An existing Celery app; its other tasks and its settings are not changed. None: a new app,
+            configured for durable tasks.
         settings: Configuration; read from `TASKS_*` variables if not given.
-        version: What clients see as the server's version.
-        instructions: For the model: what these tools are good for.
+        version: The server's version, for clients.
+        instructions: What these tools are good for, for the model.
 
     Attributes:
         tools: The tools, by name.
@@ -128,12 +129,12 @@ class TaskService:
 
     @property
     def celery(self) -> Celery:
-        """The Celery app: what `celery -A module worker` and `beat` find."""
+        """The Celery app, for `celery -A module worker` and `beat`."""
         return self._celery
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
-        """What turns a recorded task into a Celery message: the outbox of every store of this service."""
+        """The maker of Celery messages: the outbox of every store of this service."""
         return self._engine.dispatcher()
 
     def tool(self, **options: Unpack[ToolOptions]) -> Callable[[F], F]:
@@ -153,11 +154,11 @@ class TaskService:
         return decorate
 
     def expose(self, celery_name: str, **options: Unpack[ToolOptions]) -> None:
-        """Make a tool of a Celery task that exists already, untouched, on this service's Celery app.
+        """Make a tool of an existing Celery task on this service's Celery app, without changing it.
 
-        Its arguments are those of its `run`; its queue is where its own messages go, unless `queue` says
-        otherwise. `update_state` becomes progress and `self.retry` raises its cause, for the tool's `retry`
-        to judge; `replace`, `Ignore` and `Reject` fail the task.
+        Its arguments are those of its `run`; its queue is the Celery task's own, unless `queue` is given.
+        `update_state` becomes progress; `self.retry` raises its cause, to which the tool's `retry` applies;
+        `replace`, `Ignore` and `Reject` fail the task.
 
         Args:
             celery_name: The Celery task's name.
@@ -179,8 +180,8 @@ class TaskService:
     def resource(self, uri: str, **options: Unpack[ResourceOptions]) -> Callable[[F], F]:
         """Make a resource of the decorated function, or a template of resources.
 
-        The function returns text, bytes, a pydantic model or anything that JSON can carry. It runs in the
-        front end (sync functions in one of a few threads), so it should be quick; what is not is a tool.
+        The function returns text, bytes, a pydantic model or any JSON value. It runs in the front end (a sync
+        function in one of a few threads), so it should be quick; slow work belongs in a tool.
 
         Args:
             uri: A URI, or an RFC 6570 template whose variables are the function's parameters.
@@ -190,7 +191,7 @@ class TaskService:
             ConfigurationError: An option, the URI or the function's signature cannot work.
         """
         if not isinstance(uri, str):
-            # Otherwise `@service.resource` without a URI would register nothing, and say nothing.
+            # Otherwise `@service.resource` without a URI would silently register nothing.
             raise ConfigurationError(
                 f"@service.resource: expected a URI, as in resource('acme://scenes'), not {uri!r}"
             )
@@ -202,7 +203,7 @@ class TaskService:
         return decorate
 
     def prompt(self, **options: Unpack[PromptOptions]) -> Callable[[F], F]:
-        """Make a prompt of the decorated function, whose parameters are its arguments.
+        """Make a prompt of the decorated function, whose parameters are the prompt's arguments.
 
         The function returns text, content blocks or messages, alone or in a list. It runs in the front end.
 
@@ -220,11 +221,11 @@ class TaskService:
         return decorate
 
     def completion(self, reference: str, argument: str) -> Callable[[F], F]:
-        """Complete an argument by the decorated function, which takes what was typed and returns texts.
+        """Complete an argument with the decorated function, which takes the typed text and returns texts.
 
         Args:
             reference: The name of a prompt, or a resource template; registered before.
-            argument: Which of its arguments or variables.
+            argument: One of its arguments or variables.
 
         Raises:
             ConfigurationError: There is no such argument, or the function's signature cannot work.
@@ -237,17 +238,17 @@ class TaskService:
         return decorate
 
     def announce(self, changed: Literal["tools", "prompts", "resources"]) -> None:
-        """Tell clients that what there is has changed, so that they read the list again.
+        """Notify clients that a list has changed, so that they read it again.
 
-        To be called in any process of the deployment, a tool on a worker included; in a coroutine, through
-        `asyncio.to_thread`. It reaches the clients that listen now, in every front end, and nobody later.
+        Call it in any process of the deployment, also in a tool; in a coroutine, through `asyncio.to_thread`.
+        It reaches the clients that listen now, on every front end; it is not stored for others.
 
         Args:
-            changed: Which list.
+            changed: The list.
 
         Raises:
-            ConfigurationError: There is no such list, or it is not known where Redis is.
-            StoreUnavailable: Redis did not answer in time; it may have been announced.
+            ConfigurationError: There is no such list, or no Redis is configured.
+            StoreUnavailable: Redis did not answer in time; clients may have been notified.
         """
         try:
             listed = Listed(changed)
@@ -257,7 +258,7 @@ class TaskService:
         self._engine.announce(list_name(listed))
 
     def announce_resource(self, uri: str) -> None:
-        """Tell clients that have subscribed to a resource that it has changed; like `announce`.
+        """Notify clients that have subscribed to a resource that it has changed; otherwise like `announce`.
 
         Args:
             uri: The resource's own URI, not a template.
@@ -265,8 +266,8 @@ class TaskService:
         self._engine.announce(resource_name(uri))
 
     def asgi(self) -> FrontEnd:
-        """The front end, as an ASGI application; to be served, or mounted (see `FrontEnd.lifespan`)."""
-        from .frontend.app import create_app as create_front_end  # a worker needs none of it
+        """The front end, as an ASGI application to serve or to mount (see `FrontEnd.lifespan`)."""
+        from .frontend.app import create_app as create_front_end  # not at the top: workers need none of it
 
         return create_front_end(
             name=self.name,
@@ -299,7 +300,7 @@ class TaskService:
 
 
 def _fields(options: ToolOptions, queue: str) -> dict[str, Any]:
-    """The fields of a `Tool` that options mean; refuses what cannot work."""
+    """Check a tool's options, and convert them to fields of `Tool`."""
     name = options.get("name") or "the tool"
     if unknown := set(options) - set(ToolOptions.__annotations__):
         raise ConfigurationError(f"{name}: there is no option {', '.join(sorted(unknown))}")

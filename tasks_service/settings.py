@@ -1,7 +1,7 @@
-"""Every `TASKS_*` variable, typed, checked and explained, in one place.
+"""The settings: every `TASKS_*` variable of the service, with its type, check and explanation.
 
-Settings come from the environment (or a `.env` file in the working directory) and are frozen. A value that
-cannot work is refused here, at start, with a sentence that says how to fix it.
+They are read from the environment, or from a `.env` file in the working directory, and are frozen. A value
+that cannot work is refused at start, with a message that says how to fix it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
 
 
 class ApiKey(BaseModel):
-    """A key that proves who calls.
+    """An API key.
 
     Attributes:
         key: The secret, of at least 16 characters.
-        until: It is good until then; None: for ever.
+        until: When it expires; None: never.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,37 +58,37 @@ class Settings(BaseSettings):
     """Configuration of every process of the service.
 
     Attributes:
-        redis_url: Where the truth is: `redis://`, `rediss://` or `unix://`; `redis+sentinel://host:port,.../0?
-            service=name` or `redis+cluster://host:port,...` (`rediss+...` with TLS). Unset: a private
-            redis-server is started in `data_dir`.
+        redis_url: The Redis that holds the tasks: `redis://`, `rediss://` or `unix://`;
+            `redis+sentinel://host:port,.../0?service=name` or `redis+cluster://host:port,...` (`rediss+...`
+            with TLS). Unset: a private redis-server is started in `data_dir`.
         broker_url: Celery's broker. Unset: the same Redis, and then record and message are one write. A
             cluster cannot be the broker, so there it must be set.
-        private_network: Says that nobody else can listen between the processes, Redis and the broker, so that
+        private_network: Whether nobody else can listen between the processes, Redis and the broker; then
             `doctor` does not warn of connections that are not encrypted.
-        key_prefix: In front of every key, so that several services can share a Redis.
-        shards: Slots that tasks are spread over; 16 on a cluster unless it is set. It may never change on a
-            used store, which remembers it and refuses another.
-        data_dir: For the private redis-server and the secret.
-        secret: Keys the hash that owners are stored under. Unset: one is made in `data_dir`, mode 0600.
-        host: Address that HTTP is served on.
-        port: Port that HTTP is served on.
-        api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until` is
-            good until then, a moment in UTC like 2027-01-31T12:00:00Z. Required unless `host` is a loopback
-            address.
-        allowed_hosts: Host headers to accept beside the bound address; needed behind a proxy.
-        pool: Redis connections per process, to each server; work waits for one.
+        key_prefix: The prefix of every key, so that several services can share a Redis.
+        shards: The number of shards that tasks are spread over; on a cluster 16 by default. It may never
+            change on a used store, which stores the number and refuses another.
+        data_dir: The directory of the private redis-server and of the secret.
+        secret: The key of the hashes under which owners are stored. Unset: one is created in `data_dir`, mode
+            0600.
+        host: The address that HTTP is served on.
+        port: The port that HTTP is served on.
+        api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until`
+            expires, at a time in UTC like 2027-01-31T12:00:00Z. Required unless `host` is a loopback address.
+        allowed_hosts: Host headers to accept besides the bound address; needed behind a proxy.
+        pool: Redis connections per process and server, at most; operations wait for a free one.
         sweep_interval: Seconds between two sweeps.
-        store_deadline: Seconds that a front end waits for the store before it says so to the client.
+        store_deadline: Seconds that a front end waits for the store before it answers with an error.
         wait_limit: Seconds that a call without a task handle may wait for its result.
         handle_after: Seconds after which such a call of an `optional` tool is answered with a text that names
             the task, if `companion_tools` are listed.
-        companion_tools: Whether tools are listed with which a model follows tasks that its client does not
-            know: `task_status`, `task_result`, `task_answer`, `task_cancel`.
-        reconnect_window: Seconds that a caller which lost its connection may take to come back with its
+        companion_tools: Whether to list tools with which a model follows tasks that its client does not know:
+            `task_status`, `task_result`, `task_answer`, `task_cancel`.
+        reconnect_window: Seconds in which a caller that lost its connection may come back with its
             idempotency key; then its call is cancelled.
-        max_running_per_owner: How many tasks of one owner may run from a queue at a time; others of the owner
-            wait for their turn. A number for every queue, `queue:number` for one, comma-separated. Unset: no
-            limit.
+        max_running_per_owner: How many tasks of one owner may run from a queue at a time; the owner's other
+            tasks wait for a slot. A number for every queue, `queue:number` for one, comma-separated. Unset:
+            no limit.
     """
 
     model_config = SettingsConfigDict(env_prefix="TASKS_", env_file=".env", extra="ignore", frozen=True)
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def limits(self) -> Limits:
-        """The limits that stores and edges share."""
+        """The limits, for stores and front ends."""
         return Limits(
             arguments_bytes=self.max_arguments,
             result_bytes=self.max_result,

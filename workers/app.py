@@ -1,6 +1,6 @@
-"""The service of this deployment: its name, its tools, and what beat does for it.
+"""The service of this deployment: its name, its tools, and its beat schedule.
 
-`celery -A workers.app worker` finds `app`, and `tasks-service serve --app workers.app` finds `service`. The
+`celery -A workers.app worker` uses `app`, and `tasks-service serve --app workers.app` uses `service`. The
 engine is the library `tasks_service`: `worker/` runs the tools, `domain/decide.py` is the state machine, and
 `store/redis/transaction.py` sends WATCH and MULTI.
 """

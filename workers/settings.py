@@ -1,4 +1,4 @@
-"""Settings of the shipped tools; those of the service are in `tasks_service.settings`."""
+"""The settings of the included tools; those of the service are in `tasks_service.settings`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ToolSettings(BaseSettings):
-    """What the shipped tools may touch.
+    """The directories that the included tools may use.
 
     Attributes:
-        tools_root: Directory that the tools may read; nothing outside it is ever opened.
-        reports_dir: Directory that `publish_report` writes into; made if it is missing. Unset: its reports
-            are in its results alone.
+        tools_root: The directory that the tools may read; nothing outside it is ever opened.
+        reports_dir: The directory that `publish_report` writes to, created if it is missing. Unset: reports
+            are only in the tool's results.
     """
 
     model_config = SettingsConfigDict(env_prefix="TASKS_", env_file=".env", extra="ignore", frozen=True)

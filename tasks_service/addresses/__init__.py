@@ -1,1 +1,1 @@
-"""What a URL of Redis or of a broker means, and how its connections are encrypted."""
+"""URLs of Redis and of brokers: parsing them, and the encryption of their connections."""

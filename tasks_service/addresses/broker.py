@@ -1,4 +1,4 @@
-"""What a broker's URL means: which server, and what kombu must be told beside it."""
+"""URLs of brokers: the server that one means, and the transport options that kombu needs for it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ CONNECT_TIMEOUT = 5.0
 
 
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
-"""Schemes of brokers that speak AMQP, RabbitMQ above all."""
+"""Schemes of AMQP brokers, such as RabbitMQ."""
 
 
 REDIS_SCHEMES = frozenset({"redis", "rediss", "sentinel"})
-"""Schemes of Redis, as kombu writes them; the first part, where there are two."""
+"""Schemes of Redis brokers in kombu; of a scheme with a plus sign, the first part."""
 
 
 class Server(NamedTuple):
-    """What makes two URLs mean the same database of the same Redis, as the same user."""
+    """A database of a Redis, and the user; two URLs are equivalent if theirs are equal."""
 
     address: str
     database: int
@@ -36,12 +36,12 @@ class Server(NamedTuple):
 
 
 def redis_server(url: str, *, master_name: str = "", encrypted: bool = False) -> Server | None:
-    """Which Redis a URL means; None if it means none that keeps everything in one place.
+    """The Redis that a URL means; None if it is neither a single server nor a master behind sentinels.
 
     Args:
-        url: As `TASKS_REDIS_URL` has it, or as kombu has it: `redis+socket://`, `sentinel://`.
-        master_name: Which master is meant, by kombu's transport options.
-        encrypted: Whether the app has TLS, where kombu's URL does not say so.
+        url: A URL of `TASKS_REDIS_URL`, or one of kombu's: `redis+socket://`, `sentinel://`.
+        master_name: The master's name in kombu's transport options.
+        encrypted: Whether the app uses TLS, if kombu's URL does not say so.
     """
     parts = split(url)
     if parts.scheme == "sentinel":
@@ -84,12 +84,12 @@ def _kombu_urls(address: Address) -> list[str]:
 
 
 class Broker(NamedTuple):
-    """A broker as Celery is told of it.
+    """A broker in Celery's terms.
 
     Attributes:
-        url: As kombu writes it.
-        options: What kombu's transport must know beside it.
-        ssl: How to encrypt, where the URL does not say so.
+        url: The URL for kombu.
+        options: The options for kombu's transport.
+        ssl: The TLS options; None if the URL says enough, or the connection is not encrypted.
     """
 
     url: str
@@ -98,10 +98,10 @@ class Broker(NamedTuple):
 
 
 def broker_of(url: str) -> Broker:
-    """A broker, from a URL as `TASKS_REDIS_URL` or kombu has it.
+    """Convert a URL of `TASKS_REDIS_URL` or of kombu to a broker for Celery.
 
     Raises:
-        ConfigurationError: It is a cluster, which no transport of kombu's speaks.
+        ConfigurationError: It is a cluster, which no transport of kombu supports.
     """
     scheme = split(url).scheme
     if scheme.endswith("+cluster"):
@@ -134,9 +134,9 @@ def _broker_url(redis_url: str) -> str:
 
 
 def bounded(broker_url: str, timeout: float) -> dict[str, Any]:
-    """Transport options with which no command to a broker takes longer; none for a transport that has none.
+    """The transport options that limit how long a command may take; empty if the transport has none.
 
-    RabbitMQ confirms each message, too: otherwise what is sent into a dead connection seems published.
+    With them RabbitMQ also confirms each message: otherwise one sent over a dead connection seems published.
 
     Args:
         broker_url: The broker.

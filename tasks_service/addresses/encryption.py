@@ -1,7 +1,7 @@
-"""URLs of Redis and of brokers: their parts, and what they say of encryption, as each library wants it.
+"""The encryption parameters in URLs of Redis and of brokers, translated for each library.
 
-The parameters are those of redis-py, for every encrypted scheme. The certificate is verified unless
-`ssl_cert_reqs=none` says otherwise: left to themselves, kombu does not verify a `rediss://` broker at all.
+The parameters are those of redis-py, for every encrypted scheme. The certificate is verified unless the URL
+has `ssl_cert_reqs=none`; by default, kombu does not verify a `rediss://` broker at all.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 """Parameters that name a file: the certificates of trusted CAs, and our own certificate and its key."""
 
 REQUIREMENTS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
-"""What `ssl_cert_reqs` may be."""
+"""The values of `ssl_cert_reqs`."""
 
 BOOLEANS = {"true": True, "false": False}
-"""What `ssl_check_hostname` may be."""
+"""The values of `ssl_check_hostname`."""
 
 ENCRYPTED = ("rediss", "amqps")
-"""Schemes of encrypted connections; the first part, where there are two."""
+"""Schemes of encrypted connections; of a scheme with a plus sign, the first part."""
 
 
 def split(url: str) -> SplitResult:
-    """The parts of a URL that may name several hosts, IPv6 addresses among them.
+    """Split a URL that may name several hosts, IPv6 addresses among them.
 
-    `urlsplit` takes them for one, and refuses brackets in the middle of it.
+    `urlsplit` takes the hosts for one, and refuses brackets in the middle.
     """
     scheme, mark, rest = url.partition("://")
     hosts = re.split(r"[/?#]", rest, maxsplit=1)[0]
@@ -40,10 +40,10 @@ def split(url: str) -> SplitResult:
 
 
 def check_encryption(url: str) -> None:
-    """Refuse parameters that cannot work.
+    """Refuse encryption parameters that cannot work.
 
     Raises:
-        ValueError: With a sentence that says which, and what was expected; without the URL, which may hold a
+        ValueError: The message names the parameter and what was expected, but not the URL, which may hold a
             password.
     """
     parts = split(url)
@@ -66,10 +66,11 @@ def check_encryption(url: str) -> None:
 
 
 def secured(broker_url: str) -> tuple[str, dict[str, Any] | None]:
-    """A broker's URL without the parameters of encryption, and what Celery's `broker_use_ssl` must be.
+    """Split a broker's URL into a URL without encryption parameters, and Celery's `broker_use_ssl`.
 
     Args:
-        broker_url: Checked before; None is returned for a scheme that is not encrypted.
+        broker_url: A URL that `check_encryption` has accepted; if its scheme is not encrypted, the second
+            value is None.
     """
     parts = split(broker_url)
     if parts.scheme not in ENCRYPTED:
@@ -87,7 +88,7 @@ def secured(broker_url: str) -> tuple[str, dict[str, Any] | None]:
 
 
 def redis_encryption(given: Mapping[str, str]) -> dict[str, Any]:
-    """The parameters of a URL, typed as redis-py takes them; what is not given is verified."""
+    """The parameters of a URL, typed for redis-py; certificate and host name are verified by default."""
     required = REQUIREMENTS[given.get("ssl_cert_reqs", "required")]
     named = BOOLEANS[given.get("ssl_check_hostname", "true")] and required is not ssl.CERT_NONE
     files = {name: given[name] for name in FILES if name in given}
@@ -95,7 +96,7 @@ def redis_encryption(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def is_open(url: str) -> bool:
-    """Whether what is sent there can be read on its way: it leaves this machine, and is not encrypted."""
+    """Whether connections leave this machine without encryption."""
     return any(_is_open(split(one)) for one in url.split(";"))
 
 

@@ -1,10 +1,10 @@
-"""Where Redis is, as `TASKS_REDIS_URL` says it.
+"""Parsing of `TASKS_REDIS_URL`: a single server, a master behind sentinels, or a cluster.
 
     redis://[user:password@]host:port/<db>, rediss://, unix://          one server
-    redis+sentinel://[user:password@]host:port[,...]/<db>?service=<name> the master that sentinels name
+    redis+sentinel://[user:password@]host:port[,...]/<db>?service=<name> the master that the sentinels watch
     redis+cluster://[user:password@]host:port[,...]                     the nodes of a cluster
 
-`rediss+sentinel://` and `rediss+cluster://` are encrypted. Further options are redis-py's, in the query.
+`rediss+sentinel://` and `rediss+cluster://` are encrypted. Other options in the query are redis-py's.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ SENTINEL_PORT = 26379
 REDIS_PORT = 6379
 
 CLUSTER_SHARDS = 16
-"""Shards of a store on a cluster, unless the settings say otherwise: enough for a dozen nodes to share the
-work, few enough for a sweep to read them all."""
+"""Shards of a store on a cluster by default: enough for a dozen nodes, few enough for a sweep to read all."""
 
 
 class Kind(StrEnum):
-    """Which servers a URL means."""
+    """The kinds of deployment that a URL can mean."""
 
     SINGLE = ""
     SENTINEL = "sentinel"
@@ -34,7 +33,7 @@ class Kind(StrEnum):
 
 
 class Node(NamedTuple):
-    """A server."""
+    """A server: Redis or a sentinel."""
 
     host: str
     port: int
@@ -47,20 +46,20 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL that was understood.
+    """A parsed URL.
 
     Attributes:
-        kind: Which servers it means.
-        nodes: The servers that it names: sentinels, or nodes of a cluster; of a single server none.
+        kind: The kind of deployment.
+        nodes: The sentinels, or nodes of the cluster, that it names; empty for a single server.
         service: The name under which sentinels know the master.
-        database: Its number.
-        username: Who logs in to Redis; empty: the default user.
-        password: With what; empty: nothing.
-        sentinel_username: The same, to sentinels.
-        sentinel_password: The same, to sentinels.
-        encrypted: Whether TLS is spoken.
+        database: The number of the database.
+        username: The Redis user; empty: the default user.
+        password: The Redis password; empty: none.
+        sentinel_username: The user at sentinels.
+        sentinel_password: The password at sentinels.
+        encrypted: Whether connections use TLS.
         query: Options for redis-py.
-        single: The URL itself, of a single server.
+        single: The URL itself, for a single server.
     """
 
     kind: Kind
@@ -85,11 +84,11 @@ class Address:
 
     @property
     def shards(self) -> int:
-        """How many shards a store has there, unless the settings say otherwise."""
+        """The number of shards that a store there has by default."""
         return CLUSTER_SHARDS if self.kind is Kind.CLUSTER else 1
 
     def url_of(self, node: Node | None) -> str:
-        """How redis-py connects to one of the servers; None: the single one."""
+        """The URL with which redis-py connects to a node; None: to the single server."""
         if node is None:
             return self.single
         names = (
@@ -104,10 +103,10 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Understand a URL.
+    """Parse a URL of Redis.
 
     Raises:
-        ValueError: It means no Redis; the message says what was expected, and shows no password.
+        ValueError: It is none; the message says what was expected, and shows no password.
     """
     scheme, _, group = split(url).scheme.partition("+")
     if not group and scheme in ("redis", "rediss", "unix"):

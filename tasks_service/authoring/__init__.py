@@ -1,1 +1,1 @@
-"""What authors declare: tools, resources, prompts, completions, and the schemas that go with them."""
+"""Tools, resources, prompts and completions as authors declare them, and their schemas."""

@@ -1,4 +1,4 @@
-"""Completions: what a person may mean who has typed the beginning of an argument."""
+"""Completions: suggestions for an argument of which a person has typed the beginning."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .prompt import PromptRegistry
 from .resource import ResourceRegistry
 
 TIMEOUT = timedelta(seconds=10)
-"""How long a completion may take: somebody is typing."""
+"""The longest that a completion may take; somebody is typing."""
 
 MOST_VALUES = 100
-"""How many values the specification lets through (completion, "values")."""
+"""The most values that the specification allows (completion, "values")."""
 
 
 class Completions:
-    """Which function completes which argument of which prompt or template.
+    """The functions that complete arguments of prompts and variables of templates.
 
     Args:
-        prompts: The prompts that there are.
-        resources: The templates that there are.
+        prompts: The prompts of the service.
+        resources: Its resources and templates.
     """
 
     def __init__(self, prompts: PromptRegistry, resources: ResourceRegistry) -> None:
@@ -36,12 +36,12 @@ class Completions:
         """Register a completion.
 
         Args:
-            reference: The name of a prompt, or a template, registered before.
-            argument: Of its arguments or variables.
-            fn: Takes what was typed, a text; and a `RequestContext`, if it likes.
+            reference: The name of a prompt, or a template; registered before.
+            argument: One of its arguments or variables.
+            fn: A function of the text that was typed and, optionally, a `RequestContext`.
 
         Raises:
-            ConfigurationError: There is no such thing to complete, it is taken, or the function cannot work.
+            ConfigurationError: There is no such argument, it has a completion, or the function cannot work.
         """
         what = f"Completion of {argument!r} of {reference!r}"
         if (known := self._of_prompt(reference) or self._of_template(reference)) is None:
@@ -59,7 +59,7 @@ class Completions:
         self._functions[reference, argument] = function
 
     def of_prompt(self, name: str, argument: str) -> Function | None:
-        """What completes an argument of a prompt; None if nothing does.
+        """The function that completes an argument of a prompt; None if there is none.
 
         Raises:
             UnknownPrompt: There is no such prompt.
@@ -69,7 +69,7 @@ class Completions:
         return self._found(name, argument, known)
 
     def of_template(self, uri: str, argument: str) -> Function | None:
-        """What completes a variable of a template; None if nothing does, or the URI is a single resource's.
+        """The function that completes a variable of a template; None if there is none, or no template.
 
         Raises:
             UnknownResource: There is no such template or resource.
@@ -101,15 +101,15 @@ class Completions:
 
 
 def completion_of(value: Any) -> Completion:
-    """What a completion's function returned, as much of it as may be sent.
+    """Make a `Completion` of what a function returned, with at most `MOST_VALUES` values.
 
     Raises:
-        TypeError: It is no list of texts and no `Completion`.
+        TypeError: It is neither a list of texts nor a `Completion`.
     """
     if isinstance(value, Completion):
-        cut = value.values[:MOST_VALUES]
-        more = True if len(cut) < len(value.values) else value.has_more
-        return Completion(values=cut, total=value.total, has_more=more)
+        sent = value.values[:MOST_VALUES]
+        more = True if len(sent) < len(value.values) else value.has_more
+        return Completion(values=sent, total=value.total, has_more=more)
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise TypeError(f"a completion returns a list of texts, not {type(value).__name__}")
     return Completion(values=list(value[:MOST_VALUES]), total=len(value), has_more=len(value) > MOST_VALUES)

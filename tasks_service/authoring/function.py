@@ -1,7 +1,7 @@
-"""An author's function that the front end runs: what it takes, and how long it may take.
+"""Functions of authors that the front end runs: for resources, prompts and completions.
 
-Its signature is read by the official SDK's own `func_metadata`, as that of a tool is. Arguments come as
-texts, since that is what the arguments of prompts and the variables of URIs are.
+The official SDK's `func_metadata` reads their signatures, as it does those of tools. Arguments arrive as
+texts, because arguments of prompts and variables of URIs are texts.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ..domain.errors import ConfigurationError, InvalidArguments
 from ..durable.context import AsyncTaskContext, TaskContext
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-"""What a prompt or a resource may be called: the same as a tool."""
+"""The allowed names of prompts and resources, the same as for tools."""
 
 DEFAULT_TIMEOUT = timedelta(seconds=30)
-"""How long a function of a resource or prompt may take, if nothing is said of it."""
+"""How long a function of a resource or prompt may take by default."""
 
 LONGEST_TIMEOUT = timedelta(minutes=10)
-"""Longer than that is work for a tool."""
+"""The longest timeout of a function; what takes longer should be a tool."""
 
 
 class RequestContext:
-    """What the function of a resource, a prompt or a completion may know of the request that it answers.
+    """The request that a function of a resource, a prompt or a completion answers.
 
-    A parameter annotated `RequestContext` receives it, under any name.
+    The function receives it in a parameter of any name that is annotated `RequestContext`.
 
     Args:
         owner: See the attribute.
@@ -40,7 +40,7 @@ class RequestContext:
         arguments: See the attribute.
 
     Attributes:
-        owner: Who asks: an opaque, stable hash, the same as `TaskContext.owner` in a tool.
+        owner: The caller: an opaque, stable hash, the same as `TaskContext.owner` in a tool.
         answers: In a prompt: the answers to the questions that it declared with `ask=`, by their names.
         arguments: In a completion: the other arguments that the client has filled in already, by their names.
     """
@@ -61,11 +61,11 @@ class RequestContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """A function with everything that a front end must know to run it.
+    """A function, and what a front end must know to run it.
 
     Attributes:
         fn: The function, sync or async.
-        model: Of its arguments.
+        model: The pydantic model of its arguments.
         schema: JSON schema of its arguments, an object.
         context_parameter: Name of the parameter that receives the `RequestContext`, if there is one.
         timeout: Seconds that it may take.
@@ -83,14 +83,14 @@ class Function:
         return inspect.iscoroutinefunction(self.fn)
 
     def bind(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """Slot a request's texts into keyword arguments, validated and converted.
+        """Convert a request's texts to keyword arguments of the function, and validate them.
 
         Args:
-            name: Of what is asked for, for the error.
-            arguments: As they came.
+            name: The name of the resource or prompt, for the error.
+            arguments: The texts as they came.
 
         Raises:
-            InvalidArguments: They do not fit; it names each.
+            InvalidArguments: Some do not fit; it names each.
         """
         if unknown := sorted(set(arguments) - set(self.schema.get("properties", {}))):
             raise InvalidArguments(name, tuple((argument, "unknown argument") for argument in unknown))
@@ -103,10 +103,10 @@ class Function:
 
 
 def build_function(what: str, fn: Callable[..., Any], timeout: timedelta) -> Function:
-    """Look at an author's function.
+    """Read the signature of an author's function.
 
     Args:
-        what: Names it in errors: "Prompt 'summary'".
+        what: Its name in errors, such as "Prompt 'summary'".
         fn: A sync or async function with type hints.
         timeout: How long it may take; more than 0, at most 10 minutes.
 
@@ -137,10 +137,10 @@ def build_function(what: str, fn: Callable[..., Any], timeout: timedelta) -> Fun
 
 
 def check_options(what: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse options that there are not.
+    """Refuse unknown options.
 
     Raises:
-        ConfigurationError: It names them.
+        ConfigurationError: There are some; the message names them.
     """
     if unknown := sorted(set(options) - set(known)):
         raise ConfigurationError(f"{what}: there is no option {', '.join(unknown)}")

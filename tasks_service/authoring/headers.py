@@ -1,7 +1,7 @@
-"""Parameters of tools that clients repeat in a header, so that gateways can route by them unread.
+"""Parameters of tools that clients repeat in a header, so that gateways can route without reading the body.
 
-2026-07-28, transports, streamable HTTP, "custom headers from tool parameters". The rules of what can be
-declared, and the comparison of header and body, are the official SDK's.
+2026-07-28, transports, streamable HTTP, "custom headers from tool parameters". The official SDK has the rules
+of what can be declared, and compares header and body.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from ..domain.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Has clients of 2026-07-28 repeat an argument in the header `Mcp-Param-<name>` of the request.
+    """A marker: clients of 2026-07-28 repeat the argument in the header `Mcp-Param-<name>`.
 
-    For text, whole numbers and booleans: `region: Annotated[str, Header("Region")]`. A call whose header is
-    missing, or says something else than its body, is refused. Never for secrets: headers are logged on their
-    way.
+    For text, whole numbers and booleans: `region: Annotated[str, Header("Region")]`. A call is refused if the
+    header is missing or differs from the body. Never use it for secrets: headers are logged on their way.
 
     Attributes:
-        name: What follows `Mcp-Param-`; those of two parameters differ in more than upper and lower case.
+        name: The part after `Mcp-Param-`; unique within a tool, whatever the case.
     """
 
     name: str
@@ -35,7 +34,7 @@ class Header:
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Say so in the parameter's schema."""
+        """Add the header's name to the parameter's schema."""
         return {**handler(core_schema), X_MCP_HEADER_KEY: self.name}
 
 
@@ -43,11 +42,11 @@ def has_headers(what: str, schema: Mapping[str, Any]) -> bool:
     """Whether arguments of a schema are repeated in headers.
 
     Args:
-        what: Names the tool in the error.
-        schema: Of its arguments.
+        what: The tool, for the error.
+        schema: The schema of its arguments.
 
     Raises:
-        ConfigurationError: A declaration cannot work; clients would leave out the whole tool.
+        ConfigurationError: A declaration is invalid, for which clients would drop the whole tool.
     """
     problem = find_invalid_x_mcp_header(schema)
     if problem is not None:

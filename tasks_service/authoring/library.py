@@ -1,6 +1,6 @@
-"""What a service offers beside its tools: resources, prompts, and completions of their arguments.
+"""The resources, prompts and completions of a service.
 
-These are answered by the front end itself, at once; whatever takes long or must not be lost is a tool.
+The front end itself answers them, at once; whatever takes long or must not be lost should be a tool.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from .resource import ResourceRegistry
 
 
 class Library:
-    """All that a service offers beside its tools.
+    """The resources, prompts and completions of a service.
 
     Attributes:
-        resources: What can be read.
-        prompts: What can be begun with.
-        completions: What completes their arguments.
+        resources: Its resources and templates.
+        prompts: Its prompts.
+        completions: The completions of their arguments and variables.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Prompts: messages that a person chooses by name and fills in, to begin or to go on with."""
+"""Prompts: named templates of messages that a person chooses and fills in."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .function import DEFAULT_TIMEOUT, NAME, Function, build_function, check_opt
 
 
 class PromptOptions(TypedDict, total=False):
-    """What an author can say of a prompt.
+    """The options of a prompt.
 
     Attributes:
-        name: As clients ask for it; defaults to the function's name.
+        name: The name by which clients ask for it; defaults to the function's name.
         title: For people; shown by clients in place of the name.
         description: What it is for; defaults to the docstring.
-        ask: Questions that the client answers before the function runs, by name; it finds the answers in
+        ask: Questions that the client answers before the function runs, by name; the answers are in
             `RequestContext.answers`. Default: none.
         timeout: How long the function may take. Default 30 seconds, at most 10 minutes.
     """
@@ -37,11 +37,11 @@ class PromptOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument of a prompt: a text.
+    """An argument of a prompt; its value is a text.
 
     Attributes:
-        name: Of the function's parameter.
-        description: For the person who fills it in.
+        name: The name of the function's parameter.
+        description: A text for the person who fills it in.
         required: Whether it must be given.
     """
 
@@ -55,9 +55,9 @@ class Prompt:
     """A prompt.
 
     Attributes:
-        name: As clients ask for it.
-        function: Writes its messages.
-        arguments: What can be filled in, in the order of the function's parameters.
+        name: The name by which clients ask for it.
+        function: The function that returns its messages.
+        arguments: Its arguments, in the order of the function's parameters.
         title: For people.
         description: What it is for.
         ask: Questions that are asked before the function runs, by name.
@@ -102,17 +102,17 @@ def build_prompt(fn: Callable[..., Any], **options: Unpack[PromptOptions]) -> Pr
 
 
 def _questions(what: str, function: Function, ask: Mapping[str, Form | Link]) -> dict[str, Question]:
-    """The declared questions, each of which can be asked, and whose answers the function can see."""
+    """The declared questions, checked; the function must be able to see their answers."""
     if ask and function.context_parameter is None:
         raise ConfigurationError(f"{what}: ask=: take a RequestContext, for the answers to be of any use")
     return declared_questions(what, ask)
 
 
 def messages_of(value: Any) -> list[PromptMessage]:
-    """What a prompt's function returned, as messages.
+    """Make messages of what a prompt's function returned.
 
-    Text, images, audio and content blocks are messages of the user; messages of the SDK's own kinds pass as
-    they are; a list has one message for each of its items.
+    Text, images, audio and content blocks become messages of the user; messages of the SDK stay as they are;
+    a list becomes one message for each item.
 
     Raises:
         TypeError: It is none of these.

@@ -1,4 +1,4 @@
-"""Resources: what clients may read, under an address or under a template of addresses."""
+"""Resources: contents that clients read under a URI, or under any URI of a template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..domain.errors import ConfigurationError, InvalidArguments, UnknownResourc
 from .function import DEFAULT_TIMEOUT, Function, build_function, check_options
 
 URI_BYTES = 8 * 1024
-"""Longest URI that is looked for."""
+"""Bytes of the longest URI that is looked up."""
 
 LONGEST_CACHE = timedelta(days=30)
 """Longest time that clients may be told to keep a resource."""
@@ -26,17 +26,18 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.+")
 
 
 class ResourceOptions(TypedDict, total=False):
-    """What an author can say of a resource.
+    """The options of a resource.
 
     Attributes:
         name: For programs; defaults to the function's name.
         title: For people; shown by clients in place of the name.
         description: What is in it; defaults to the docstring.
-        mime_type: Of what the function returns. Default: by what it returns, and then it is not listed.
+        mime_type: The media type of its contents. Default: chosen by what the function returns, and not
+            listed.
         annotations: Hints for clients: audience, priority, last change.
         timeout: How long the function may take. Default 30 seconds, at most 10 minutes.
         cache: How long clients of 2026-07-28 may keep what they have read. Default 0: not at all.
-        public: Whether a cache may hand it to other callers too. Default: no.
+        public: Whether a shared cache may give it to other callers. Default: no.
     """
 
     name: str | None
@@ -55,15 +56,15 @@ class Resource:
 
     Attributes:
         uri: The URI, or the template.
-        template: The template, parsed; without variables for a single resource.
-        function: Reads it.
+        template: The parsed template; without variables for a single resource.
+        function: The function that returns its contents.
         name: For programs.
         title: For people.
         description: What is in it.
-        mime_type: Of what is in it, if it is always the same.
+        mime_type: The media type of its contents, if it is always the same.
         annotations: Hints for clients.
         cache_ms: How long clients may keep it.
-        public: Whether a cache may hand it to other callers too.
+        public: Whether a shared cache may give it to other callers.
     """
 
     uri: str
@@ -79,13 +80,13 @@ class Resource:
 
     @property
     def is_template(self) -> bool:
-        """Whether it stands for many resources."""
+        """Whether it is a template."""
         return bool(self.template.variables)
 
     def match(self, uri: str) -> dict[str, str] | None:
-        """The values of a template's variables in a URI; None if it is not a URI of this template.
+        """The values of the template's variables in a URI; None if the URI does not match.
 
-        Values that would lead out of a directory, as a path, match nothing.
+        A value that would leave a directory if it were used as a path does not match.
         """
         values = self.template.match(uri)
         if values is None or DEFAULT_RESOURCE_SECURITY.validate(values) is not None:
@@ -112,7 +113,7 @@ def build_resource(uri: str, fn: Callable[..., Any], **options: Unpack[ResourceO
     public = options.get("public", False)
     if public and function.context_parameter is not None:
         raise ConfigurationError(
-            f"{what}: public=True: its function sees who asks, so others must not be handed what it returns"
+            f"{what}: public=True: its function sees who asks, so others must not be given what it returns"
         )
     return Resource(
         uri=uri,
@@ -160,7 +161,7 @@ def _cache_ms(what: str, cache: timedelta) -> int:
 class ResourceRegistry:
     """The resources of a service, in the order in which they were registered.
 
-    A URI is looked for among single resources first, then among templates; the first that matches has it.
+    A URI is looked up among single resources first, then among templates; the first match counts.
     """
 
     def __init__(self) -> None:
@@ -170,17 +171,17 @@ class ResourceRegistry:
         """Register a resource.
 
         Raises:
-            ConfigurationError: The URI, or the template, is taken.
+            ConfigurationError: The URI or template is registered already.
         """
         if resource.uri in self._resources:
             raise ConfigurationError(f"There is a resource {resource.uri!r} already")
         self._resources[resource.uri] = resource
 
     def find(self, uri: str) -> tuple[Resource, dict[str, Any]]:
-        """The resource of a URI, and keyword arguments for its function.
+        """The resource of a URI, and the keyword arguments for its function.
 
         Raises:
-            UnknownResource: There is none, or the values in the URI are none that the function takes.
+            UnknownResource: There is none, or the function does not take the values in the URI.
         """
         single = self._resources.get(uri)
         if single is not None and not single.is_template:
@@ -195,16 +196,16 @@ class ResourceRegistry:
         raise UnknownResource(uri)
 
     def template(self, uri_template: str) -> Resource | None:
-        """The resource that was registered under exactly this template."""
+        """The resource that was registered under exactly this template; None if there is none."""
         resource = self._resources.get(uri_template)
         return resource if resource is not None and resource.is_template else None
 
     def singles(self) -> Iterator[Resource]:
-        """Resources with a URI of their own."""
+        """The resources that are no templates."""
         return (resource for resource in self._resources.values() if not resource.is_template)
 
     def templates(self) -> Iterator[Resource]:
-        """Templates."""
+        """The templates."""
         return (resource for resource in self._resources.values() if resource.is_template)
 
     def __len__(self) -> int:

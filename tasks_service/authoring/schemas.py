@@ -1,7 +1,7 @@
-"""Schemas of arguments that an author has written by hand, in JSON Schema 2020-12.
+"""Schemas of arguments that authors write by hand, in JSON Schema 2020-12.
 
-They are listed word for word, and arguments are checked against them; the function gets the arguments as they
-are, without any conversion.
+They are listed word for word, and arguments are checked against them; the function gets the arguments
+unconverted.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 """The only dialect; a schema that names none is of this one (2026-07-28, basic, "JSON Schema usage")."""
 
 LONGEST_PROBLEM: Final = 300
-"""Characters of what is said about an argument, which may quote it."""
+"""Most characters of a message about an argument, which may quote it."""
 
 _REFERENCES: Final = ("$ref", "$dynamicRef")
 
 
 @dataclass(frozen=True, slots=True)
-class GivenSchema:
+class ExplicitSchema:
     """A schema of arguments, and the function that takes them.
 
     Attributes:
-        schema: As the author wrote it.
-        validator: Checks arguments.
-        takes: Names of the function's parameters; None if it takes any.
+        schema: The schema as the author wrote it.
+        validator: The validator of arguments.
+        takes: The names of the function's parameters; None if it takes any.
     """
 
     schema: Mapping[str, Any]
@@ -45,11 +45,11 @@ class GivenSchema:
     takes: frozenset[str] | None
 
     def bind(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Keyword arguments for the function: those that it takes.
+        """Validate arguments, and return those that the function takes.
 
         Args:
-            name: The tool's, for the error.
-            arguments: As they came.
+            name: The tool's name, for the error.
+            arguments: The arguments as they came.
 
         Raises:
             InvalidArguments: They do not fit the schema.
@@ -63,16 +63,16 @@ class GivenSchema:
         return {key: value for key, value in arguments.items() if self.takes is None or key in self.takes}
 
 
-def given_schema(
+def explicit_schema(
     what: str, schema: Mapping[str, Any], fn: Callable[..., Any], context_parameter: str | None
-) -> GivenSchema:
-    """Check a schema, and that the function can take what it lets through.
+) -> ExplicitSchema:
+    """Check a schema, and that the function can take every argument that fits it.
 
     Args:
-        what: Names the tool in errors.
-        schema: As the author wrote it.
+        what: The tool, for errors.
+        schema: The schema as the author wrote it.
         fn: The function.
-        context_parameter: Name of its parameter that receives the context, if there is one.
+        context_parameter: The name of its parameter that receives the context, if there is one.
 
     Raises:
         ConfigurationError: It is no JSON Schema 2020-12 of an object, or does not fit the function.
@@ -86,7 +86,7 @@ def given_schema(
     _check_references(what, kept)
     takes = _check_function(what, kept, fn, context_parameter)
     # Without a registry of its own, the validator would fetch references from the network.
-    return GivenSchema(kept, Draft202012Validator(kept, registry=Registry()), takes)
+    return ExplicitSchema(kept, Draft202012Validator(kept, registry=Registry()), takes)
 
 
 def _check_dialect(what: str, schema: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
-"""A tool: a function, what is known of it, and how values go in and out.
+"""Tools: functions with their schemas and options, the binding of arguments and the rendering of results.
 
-Schemas come from the signature and the type hints, through the official SDK's own `func_metadata`, so that
-a tool here means what it means on any server built on that SDK. Arguments are checked once, where they
-arrive; the worker binds them again from what was recorded. Results become the JSON text of a
-`CallToolResult`; which revision of the protocol shows it, and how, is the wire modules' business.
+Schemas come from the signature and the type hints, through the official SDK's `func_metadata`, so that a tool
+here behaves as on any server built on that SDK. Arguments are checked once, where they arrive; the worker
+binds them again from the record. Results become the JSON text of a `CallToolResult`, which the wire modules
+translate for each revision of the protocol.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ..durable.context import AsyncTaskContext, TaskContext
 from ..durable.questions import Question
 from ..durable.retry import RetryPolicy
 from .headers import has_headers
-from .schemas import GivenSchema, given_schema
+from .schemas import ExplicitSchema, explicit_schema
 
 DEFAULT_QUEUE = "tasks"
 """The queue of tools that name none."""
 
 COMPANION_TOOLS = ("task_status", "task_result", "task_answer", "task_cancel")
-"""Names that the front end keeps for tools of its own, unless the setting `companion_tools` is off."""
+"""Names that are reserved for tools of the front end itself, unless the setting `companion_tools` is off."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-"""What the specification allows as a tool's name."""
+"""The names that the specification allows for a tool."""
 
 
 class TaskSupport(StrEnum):
@@ -52,7 +52,7 @@ class TaskSupport(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """What a tool returned, as it is recorded: the JSON text of a `CallToolResult`."""
+    """The result of a tool as it is recorded: the JSON text of a `CallToolResult`."""
 
     result: JsonText
     is_error: bool = False
@@ -60,25 +60,26 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function that clients may call, and everything that front end and workers must know of it.
+    """A function that clients may call, and what front end and workers must know of it.
 
     Attributes:
-        name: As clients call it; also the name of its Celery task.
+        name: The name by which clients call it; also the name of its Celery task.
         fn: The function; None for a Celery task that was exposed.
         celery_name: The exposed Celery task's own name; None for a function.
-        description: For the model that chooses among tools.
+        description: A text for the model that chooses among tools.
         support: Whether a call becomes a task.
         policy: Lifetimes and attempts, recorded with each task.
         queue: The Celery queue that its messages go to.
-        retry: For exceptions of the tool; None retries none.
-        grace_ms: How long an `optional` call may be awaited before a task is given out; 0 gives it at once.
+        retry: Which exceptions of the tool are retried; None: none.
+        grace_ms: How long an `optional` call waits for its result before it is answered with a task; 0: not
+            at all.
         input_schema: JSON schema of the arguments.
         output_schema: JSON schema of the structured result, an object; None if the result is unstructured.
         context_parameter: Name of the parameter that receives the context, if there is one.
         ask: Questions that are asked before the task exists, by name, in this order.
-        given: The schema of the arguments, where the author wrote it; None where it comes from the signature.
+        explicit_schema: The schema of the arguments if the author wrote it; None if it is the signature's.
         has_headers: Whether arguments are repeated in headers.
-        release_client: Whether a client that waits without a task may be let go while the tool sleeps.
+        release_client: Whether a client that waits for a plain result may be released while the tool sleeps.
     """
 
     name: str
@@ -97,7 +98,7 @@ class Tool:
     celery_name: str | None = None
     context_parameter: str | None = None
     ask: Mapping[str, Question] = field(default_factory=dict)
-    given: GivenSchema | None = None
+    explicit_schema: ExplicitSchema | None = None
     has_headers: bool = False
     release_client: bool = False
 
@@ -107,7 +108,7 @@ class Tool:
         return inspect.iscoroutinefunction(self.fn)
 
     def check_arguments(self, arguments: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> JsonText:
-        """Check the arguments of a call and write them as they are recorded.
+        """Check the arguments of a call, and return their JSON text as it is recorded.
 
         Raises:
             NotJson: NaN, an infinity or a lone surrogate.
@@ -119,13 +120,13 @@ class Tool:
         return text
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Bind recorded arguments to keyword arguments of the function, validated and converted.
+        """Convert recorded arguments to keyword arguments of the function, and validate them.
 
         Raises:
             InvalidArguments: They do not match the schema.
         """
-        if self.given is not None:
-            return self.given.bind(self.name, arguments)
+        if self.explicit_schema is not None:
+            return self.explicit_schema.bind(self.name, arguments)
         unknown = set(arguments) - set(self.input_schema.get("properties", {}))
         if unknown and self.input_schema.get("additionalProperties") is False:
             raise InvalidArguments(self.name, tuple((name, "unknown argument") for name in sorted(unknown)))
@@ -135,10 +136,10 @@ class Tool:
             raise InvalidArguments(self.name, tuple(_problems(error))) from None
 
     def render(self, value: Any, limits: Limits = DEFAULT_LIMITS) -> Rendered:
-        """Slot what the function returned into the result that is recorded.
+        """Convert what the function returned to the result that is recorded.
 
-        Text, numbers, models, dataclasses, images and MCP content blocks are understood, alone or in lists;
-        a `CallToolResult` passes as it is.
+        Text, numbers, models, dataclasses, images and MCP content blocks are supported, alone or in lists; a
+        `CallToolResult` stays as it is.
 
         Raises:
             NotJson: It cannot be serialised, or violates the output schema.
@@ -156,25 +157,25 @@ class Tool:
 
 
 _STRUCTURED = str(CallToolResult.model_fields["structured_content"].alias)
-"""What the SDK calls structured content in the JSON that is recorded."""
+"""The SDK's JSON name of structured content."""
 
 
 def error_result(message: str) -> Rendered:
-    """The result of a tool that failed, carrying one sentence for the caller."""
+    """The result of a tool that failed, with one sentence for the caller."""
     result = CallToolResult(content=[TextContent(type="text", text=message)], is_error=True)
     return rendered(result)
 
 
 def rendered(result: CallToolResult, limits: Limits = DEFAULT_LIMITS) -> Rendered:
-    """A result as it is recorded.
+    """Write a result as it is recorded.
 
     Raises:
         NotJson: It cannot be serialised.
         LimitExceeded: It is too large, or nested too deeply.
     """
-    unsaid = {"result_type"} if result.is_error else {"result_type", "is_error"}
+    omitted = {"result_type"} if result.is_error else {"result_type", "is_error"}
     try:
-        value = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=unsaid)
+        value = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=omitted)
     except (pydantic_core.PydanticSerializationError, UnicodeError, ValueError) as error:
         raise NotJson("result", "it cannot be serialised") from error
     if result.structured_content is not None:
@@ -208,7 +209,7 @@ def build_tool(
             `AsyncTaskContext` (async) receives the context and is not part of the schema.
         name: Defaults to the function's name.
         description: Defaults to the docstring.
-        input_schema: JSON Schema 2020-12 of the arguments, instead of one from the signature.
+        input_schema: JSON Schema 2020-12 of the arguments; by default it is read from the signature.
         options: Any other field of `Tool`.
 
     Raises:
@@ -220,14 +221,14 @@ def build_tool(
             f"Tool name {tool_name!r}: use 1 to 128 of the characters A-Z a-z 0-9 _ . and -"
         )
     context_parameter = _context_parameter(fn)
-    what, given = f"Tool {tool_name!r}", None
-    unseen: Iterable[str] = (context_parameter,) if context_parameter else ()
+    what, explicit = f"Tool {tool_name!r}", None
+    skipped: Iterable[str] = (context_parameter,) if context_parameter else ()
     if input_schema is not None:
-        given = given_schema(what, input_schema, fn, context_parameter)
-        unseen = inspect.signature(fn).parameters
+        explicit = explicit_schema(what, input_schema, fn, context_parameter)
+        skipped = inspect.signature(fn).parameters
     try:
-        metadata = func_metadata(fn, skip_names=tuple(unseen))
-        schema = metadata.arg_model.model_json_schema(by_alias=True) if given is None else given.schema
+        metadata = func_metadata(fn, skip_names=tuple(skipped))
+        schema = metadata.arg_model.model_json_schema(by_alias=True) if explicit is None else explicit.schema
     except Exception as error:
         raise ConfigurationError(f"{what}: its signature has no JSON schema: {error}") from error
     return Tool(
@@ -238,7 +239,7 @@ def build_tool(
         input_schema=schema,
         output_schema=metadata.output_schema,
         context_parameter=context_parameter,
-        given=given,
+        explicit_schema=explicit,
         has_headers=has_headers(what, schema),
         **options,
     )

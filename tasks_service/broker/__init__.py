@@ -1,1 +1,1 @@
-"""Celery messages: the app, its transport, and the way from a recorded task to a message."""
+"""Celery: the app, its transport, and the messages of recorded tasks."""

@@ -1,8 +1,7 @@
-"""The Celery side of the broker: an app of our own, a transport that keeps its client, and broker URLs.
+"""The Celery app of a service that brings none, and its queues.
 
-kombu's Redis transport builds a new `redis.Redis` for each command; a channel that keeps one makes workers
-1.2 to 1.9 times faster and publishing 1.4 times. Only apps that we create use it: a shop's own app keeps the
-transport it has.
+It uses the transports of `transport`, which make workers 1.2 to 1.9 times faster and publishing 1.4 times. An
+app that the service was given keeps its own transport.
 """
 
 from __future__ import annotations
@@ -21,36 +20,36 @@ from .transport import KeptClientAMQP
 logger = logging.getLogger(__name__)
 
 MAINTENANCE_QUEUE = "maintenance"
-"""The queue of the sweeps that beat asks for; apart, so that they never wait behind hour-long tools."""
+"""The queue of the sweeps that beat requests; a queue of its own, so that they never wait for long tools."""
 
 
 HEARTBEAT = 30.0
-"""Seconds between heartbeats of workers and an AMQP broker: one that is gone without a word is noticed within
-two of them. Celery's default is 120."""
+"""Seconds between heartbeats of workers and an AMQP broker; a silent loss is noticed within two of them.
+Celery's default is 120."""
 
 VISIBILITY_TIMEOUT = 300
-"""Seconds after which Redis hands out an unacknowledged message again; safe short, for a claim refuses what
-still runs."""
+"""Seconds after which kombu delivers an unacknowledged message again; short, because the claim of a task that
+still runs is refused."""
 
 DRAIN_SECONDS = 10.0
-"""How long a worker that stops lets its tools run on, unless the app says otherwise."""
+"""Seconds that a stopping worker lets its tools run, unless the app has a `worker_soft_shutdown_timeout`."""
 
 
 def direct_queue(name: str) -> Queue:
-    """A queue as Celery itself would make it: durable, with a direct exchange of its own."""
+    """A queue as Celery would create it: durable, with a direct exchange of its own."""
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
 def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
-    """A Celery app for durable tasks: messages are hints, the record is the truth.
+    """Create a Celery app whose messages are hints: only the record decides whether a task runs.
 
     Task events are off unless a worker is started with `-E` (they halve a worker's rate); Flower needs them.
 
     Args:
         name: The app's name.
-        broker_url: Where messages go, as `broker_of` has it; may be empty until a worker or a front end is
-            configured.
-        key_prefix: In front of the broker's keys, where the broker is Redis.
+        broker_url: The broker, in a form that `broker_of` takes; may be empty until a worker or a front end
+            is configured.
+        key_prefix: The prefix of the broker's keys, where the broker is Redis.
     """
     broker = broker_of(broker_url)
     app = Celery(name, broker=broker.url or None, amqp=KeptClientAMQP)
@@ -75,8 +74,8 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_heartbeat=HEARTBEAT,
-        # RabbitMQ closes the channel of a message that nobody acknowledges for half an hour, as that of a
-        # long tool (`consumer_timeout`); by default the worker ends for it, with every tool that it runs.
+        # RabbitMQ closes the channel of a message that is not acknowledged for half an hour, as with a long
+        # tool (`consumer_timeout`). By default that error ends the worker, with every tool that it runs.
         broker_channel_error_retry=True,
         broker_transport_options=_transport_options(broker, key_prefix),
         broker_use_ssl=broker.ssl and dict(broker.ssl),
@@ -101,7 +100,7 @@ def _transport_options(broker: Broker, key_prefix: str) -> dict[str, Any]:
 
 
 def add_queues(app: Celery, names: Iterable[str]) -> None:
-    """Declare queues on an app that we created, once each; a worker without `-Q` takes them all."""
+    """Declare queues, once each, on an app of ours; a worker without `-Q` consumes from all of them."""
     known = {queue.name for queue in app.conf.task_queues or ()}
     missing = [direct_queue(name) for name in dict.fromkeys(names) if name not in known]
     if missing:

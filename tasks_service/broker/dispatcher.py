@@ -1,9 +1,9 @@
-"""From a recorded task to a Celery message.
+"""The dispatcher, which makes the Celery messages of recorded tasks.
 
-A message is a hint. It holds the task's reference and nothing else; it may be lost, doubled or late, and the
-record decides what it is worth. Where the broker is the very Redis that holds the record, the message is part
-of the same MULTI: Celery's own code builds it on a channel that collects instead of sending. With any other
-broker, one thread publishes after the commit; what it cannot send, a sweep finds and sends again.
+A message is a hint: it holds only the task's reference, may be lost, doubled or late, and the record decides
+whether the task runs. Where the broker is the Redis that holds the record, the message is part of the same
+MULTI: Celery's own code builds it on a channel that collects instead of sending. With any other broker, a
+thread publishes after the commit, and a sweep redispatches what it cannot send.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ logger = logging.getLogger(__name__)
 
 
 INSPECT_TIMEOUT = 2.0
-"""Seconds that the broker may take to say how long a queue is: a sweep waits for it."""
+"""Seconds that the broker may take to tell the length of a queue; a sweep waits for it."""
 
-INSPECT_PAUSE = 5.0
-"""Seconds for which a broker that did not say is not asked again, so that sweeps go on without it."""
+INSPECT_BACKOFF = 5.0
+"""Seconds until a broker that did not answer is asked again; sweeps go on without it."""
 
 
 class Dispatcher:
-    """Makes a Celery message of a task that is pending and due; the store's `Outbox`.
+    """Makes the Celery messages of tasks that are pending and due; the `Outbox` of the Redis store.
 
-    Safe to share between threads, and to carry through a fork.
+    Safe to share between threads, and to use after a fork.
 
     Args:
         app: The Celery app whose workers run the tools.
-        redis_url: Where the store is; None if it is not Redis.
-        broker_url: Where messages go, as `broker_of` has it; the app's own broker if not given.
-        backlog: Messages that may wait for the publisher thread, where the broker is elsewhere.
+        redis_url: The URL of the store; None if it is not Redis.
+        broker_url: The broker, in a form that `broker_of` takes; the app's own broker if not given.
+        backlog: Messages that may wait for the publisher thread, if the broker is not the store's Redis.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Dispatcher:
         self._in_store: bool | None = None
         self._publisher: MessagePublisher | None = None
         self._inspector: Connection | None = None
-        self._silent_until = 0.0
+        self._no_inspection_until = 0.0
         self._pid = os.getpid()
 
     @property
     def in_store(self) -> bool:
-        """Whether messages go into the same write as the record."""
+        """Whether the broker is the store's Redis, so that messages are part of the record's MULTI."""
         if self._in_store is None:
             server = redis_server(self._redis_url) if self._redis_url else None
             self._in_store = server is not None and server == self._broker_server()
@@ -80,16 +80,16 @@ class Dispatcher:
 
     @property
     def broker_url(self) -> str:
-        """Where messages go."""
+        """The URL of the broker."""
         return self._broker.url if self._broker else str(self._app.conf.broker_write_url or "")
 
     @property
     def messages(self) -> str | None:
-        """What is in front of the keys of messages; None if the broker is not the store's Redis."""
+        """The prefix of the keys of the broker's queues; None if the broker is not the store's Redis."""
         return key_prefix(self._app) if self.in_store else None
 
     def _options(self) -> dict[str, Any]:
-        """What the transport must know: the app's own options, and those that come with the URL."""
+        """The transport options of the app, and those that the broker's URL implies."""
         return {**self._app.conf.broker_transport_options, **(self._broker.options if self._broker else {})}
 
     def _broker_server(self) -> Server | None:
@@ -98,7 +98,7 @@ class Dispatcher:
         return redis_server(self.broker_url, master_name=name, encrypted=encrypted)
 
     def pushes(self, task: Task, now_ms: int) -> Sequence[Push]:
-        """The message of a task, to be written with it; empty if the broker is elsewhere."""
+        """The message of a task, to write with its record; empty if the broker is not the store's Redis."""
         if not self.in_store:
             return ()
         builder: MessageBuilder | None = getattr(self._local, "builder", None)
@@ -107,15 +107,15 @@ class Dispatcher:
         return (builder.build(task, self.queue(task.queue)),)
 
     def committed(self, task: Task) -> None:
-        """Publish a task's message, if it did not go with the record; returns at once, never raises."""
+        """Publish a task's message, if it was not written with the record; returns at once, never raises."""
         if not self.in_store:
             self._running_publisher().offer(task)
 
     def queue_length(self, name: str) -> int | None:
-        """How many messages wait in a queue; None if the broker does not say, or did not a moment ago."""
+        """The number of messages in a queue; None if the broker does not answer, or did not a moment ago."""
         with self._lock:
             self._forget_after_fork()
-            if time.monotonic() < self._silent_until:
+            if time.monotonic() < self._no_inspection_until:
                 return None
             try:
                 if self._inspector is None:
@@ -130,11 +130,11 @@ class Dispatcher:
                 if self._inspector is not None:
                     drop(self._inspector)
                 self._inspector = None
-                self._silent_until = time.monotonic() + INSPECT_PAUSE
+                self._no_inspection_until = time.monotonic() + INSPECT_BACKOFF
                 return None
 
     def queue(self, name: str) -> Queue:
-        """The queue of that name: as the app declares it, else as Celery would make it."""
+        """The queue of that name: as the app declares it, else as Celery would create it."""
         found = self._queues.get(name)
         if found is None:
             declared = self._app.amqp.queues
@@ -142,7 +142,7 @@ class Dispatcher:
         return found
 
     def close(self) -> None:
-        """Stop publishing; what waits is left to the sweep."""
+        """Stop publishing; a sweep redispatches the messages that still wait."""
         with self._lock:
             publisher, self._publisher = self._publisher, None
             inspector, self._inspector = self._inspector, None
@@ -164,7 +164,7 @@ class Dispatcher:
 
     def _connection(self, timeout: float = SOCKET_TIMEOUT) -> Connection:
         options = {**bounded(self.broker_url, timeout), **self._options()}
-        # It is idle for long, and nobody would answer heartbeats: the broker would close it.
+        # It is idle for long, and nothing would answer heartbeats: the broker would close it.
         connection: Connection = self._app.connection_for_write(
             url=self.broker_url,
             ssl=self._broker and self._broker.ssl,

@@ -1,6 +1,6 @@
 """The Celery message of a task, built by Celery's own code.
 
-A message is a hint. It holds the task's name and nothing secret; it may be lost, doubled or late, and the
+A message is a hint. It holds the task's name and nothing secret; it may be lost, duplicated or late, and the
 record decides what it is worth. Where the broker is the store's Redis, `MessageBuilder` collects the payload
 instead of sending it, so that record and message are written in one MULTI.
 """
@@ -20,12 +20,12 @@ from ..store.outbox import Push
 
 
 def celery_id(task: Task) -> str:
-    """The Celery id of a task's next dispatch: which task, and which run it is to start."""
+    """The Celery id of a task's next message: the task's hash, and the number of the claim that it is for."""
     return f"{task_hash(task.task_id)}.{task.claims + 1}"
 
 
 class CollectingChannel(virtual.Channel):  # type: ignore[misc]
-    """A channel that keeps what it is given; `_put` is kombu's extension point for virtual transports."""
+    """A channel that collects messages; `_put` is kombu's extension point for virtual transports."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -53,7 +53,7 @@ class MessageBuilder:
         self._producer = app.amqp.Producer(self._sink, auto_declare=False)
 
     def build(self, task: Task, to: Queue) -> Push:
-        """The message of a task for a queue, as it is to be pushed."""
+        """Build the message of a task for a queue."""
         send_message(self._app, self._producer, task, to, declare=[])
         ((name, payload),) = self._sink.collected
         self._sink.collected.clear()
@@ -66,7 +66,7 @@ def key_prefix(app: Celery) -> str:
 
 
 def send_message(app: Celery, producer: Any, task: Task, to: Queue, declare: list[Queue]) -> None:
-    """Publish a task's reference to a queue, by way of the default exchange."""
+    """Publish a task's reference to a queue, through the default exchange."""
     messages, name = app.amqp, celery_id(task)
     reference = {
         "task": task_hash(task.task_id),

@@ -1,4 +1,4 @@
-"""One thread that publishes messages, where the broker is not the store's Redis."""
+"""The thread that publishes messages of tasks, if the broker is not the store's Redis."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 BACKLOG = 10_000
-"""Messages that may wait for the publisher; beyond, they are left to the sweep."""
+"""Messages that may wait for the publisher; the sweep sends any further ones."""
 
 
 class MessagePublisher:
-    """One thread that publishes in the order of commits; it drops rather than waits."""
+    """A thread that publishes messages in the order of commits; a message too many is dropped."""
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class MessagePublisher:
         self._thread.start()
 
     def offer(self, task: Task) -> None:
-        """Publish a task's message soon; a message too many is left to the sweep. Never waits."""
+        """Publish a task's message soon, or leave it to the sweep if too many wait; returns at once."""
         try:
             self._waiting.put_nowait(task)
         except queue.Full:
             logger.debug("The publisher is busy; task %s is left to the sweep", task_hash(task.task_id))
 
     def stop(self) -> None:
-        """End the thread; what waits is left to the sweep."""
+        """End the thread; the messages that still wait are left to the sweep."""
         with self._waiting.mutex:
             self._waiting.queue.clear()
         self._waiting.put(None)
@@ -60,17 +60,17 @@ class MessagePublisher:
                 self._publish(task)
             except Exception as error:
                 logger.warning("Task %s could not be published: %s", task_hash(task.task_id), error)
-                self._hang_up(drop)
-        self._hang_up(release)
+                self._close_connection(drop)
+        self._close_connection(release)
 
     def _publish(self, task: Task) -> None:
-        """Send a message; a second time over a new connection if the one that there was has been lost."""
+        """Send a message; if the open connection is lost, send it again over a new one."""
         if self._connection is not None:
             try:
                 self._send(self._connection, task)
             except Exception as error:
                 logger.info("The connection to the broker was lost: %s", error)
-                self._hang_up(drop)
+                self._close_connection(drop)
             else:
                 return
         self._connection = self._connect()
@@ -82,14 +82,14 @@ class MessagePublisher:
         send_message(self._app, producer, task, to, [to])
         failpoint("Publication", "after")
 
-    def _hang_up(self, close: Callable[[Connection], None]) -> None:
+    def _close_connection(self, close: Callable[[Connection], None]) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             close(connection)
 
 
 def release(connection: Connection) -> None:
-    """Close a connection; one that does not close cleanly is logged."""
+    """Close a connection; log an error, if there is one."""
     try:
         connection.release()
     except Exception as error:
@@ -97,7 +97,7 @@ def release(connection: Connection) -> None:
 
 
 def drop(connection: Connection) -> None:
-    """Close a connection that failed, without the farewell of AMQP that waits for an answer."""
+    """Close a connection that failed, without AMQP's closing handshake, which would wait for an answer."""
     if connection.connected and isinstance(connection.connection, amqp.Connection):
         connection.connection.collect()
     release(connection)

@@ -1,4 +1,7 @@
-"""Transports for kombu that keep their Redis client, and drop what is no message."""
+"""Redis transports for kombu that keep one client per channel, and drop malformed messages.
+
+kombu's own create a new `redis.Redis` for each command, and a malformed message ends the worker.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class _KeptClient:
-    """One client for a channel, instead of one for each command.
+    """A mixin for channels: one client per channel, instead of one per command.
 
-    The client belongs to the connection pool of the moment: kombu drops the pool after a fork and when the
-    connection is lost, and the client goes with it.
+    The client belongs to the current connection pool: kombu drops the pool after a fork and when the
+    connection is lost, and then a new client is created.
     """
 
     _pool: Any
@@ -31,7 +34,7 @@ class _KeptClient:
     _kept: redis.Redis | None = None
 
     def _brpop_read(self, **options: Any) -> Any:
-        """Take the next message; one that is no JSON is dropped, where kombu would let it end the worker."""
+        """Take the next message, and drop one that is not JSON, which would end the worker."""
         try:
             return super()._brpop_read(**options)  # type: ignore[misc] # of the channel that this is mixed into
         except (JSONDecodeError, UnicodeDecodeError) as error:
@@ -45,8 +48,8 @@ class _KeptClient:
 
     def _kept_client(self) -> redis.Redis:
         if self.connection is None or self.connection.client is None:
-            # Celery gives up a connection that was lost, and closes its channel once more. If a message is
-            # still unacknowledged, kombu stumbles over that and the worker ends; this error it expects.
+            # Celery closes the channel of a lost connection a second time. If a message is still
+            # unacknowledged, kombu fails there with an error that ends the worker; it handles this one.
             raise RedisConnectionError("the channel's connection was given up")
         kept = self._kept
         if kept is None or kept.connection_pool is not self._pool:
@@ -59,7 +62,7 @@ class KeptClientChannel(_KeptClient, kombu_redis.Channel):  # type: ignore[misc]
 
 
 class _DroppingTransport(kombu_redis.Transport):  # type: ignore[misc]
-    """Drops what is no message, where Celery would let it end the worker."""
+    """A transport that drops malformed messages, which would end the worker."""
 
     def _deliver(self, message: Any, queue: str) -> None:
         if _is_message(message):
@@ -75,7 +78,7 @@ class KeptClientTransport(_DroppingTransport):
 
 
 def _is_message(message: Any) -> bool:
-    """Whether Celery can find out what a message is for; it lets any other end the worker."""
+    """Whether Celery can read the task's name from a message; any other message would end the worker."""
     if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
         return False
     headers = message.get("headers")
@@ -87,7 +90,7 @@ class KeptClientSentinelChannel(_KeptClient, kombu_redis.SentinelChannel):  # ty
 
 
 class KeptClientSentinelTransport(_DroppingTransport, kombu_redis.SentinelTransport):  # type: ignore[misc]
-    """The transport by way of sentinels, with channels that keep their client."""
+    """The Sentinel transport, with channels that keep their client."""
 
     Channel = KeptClientSentinelChannel
 
@@ -99,7 +102,7 @@ _KEPT_TRANSPORTS: Mapping[type[Any], type[Any]] = {
 
 
 class KeptClientConnection(Connection):  # type: ignore[misc]
-    """A connection that swaps kombu's Redis transports for ours, and leaves every other as it is."""
+    """A connection that uses our transports in place of kombu's for Redis, and kombu's for other brokers."""
 
     def get_transport_cls(self) -> type[Any]:
         """The transport of the URL."""

@@ -19,7 +19,7 @@ from .serve import serve
 from .stdio import stdio
 from .up import up
 
-#: Exit statuses: what was asked for failed; it could not even be tried.
+#: Exit statuses: the command failed; it could not be tried at all.
 FAILED, UNUSABLE = 1, 2
 
 

@@ -1,7 +1,7 @@
-"""What a tool asks, answered in the terminal or by what the command line brought along.
+"""Answers to a tool's questions, from the command line or from a person at the terminal.
 
-A form is asked property by property, a link is shown; Ctrl-D declines. Without a terminal, and without an
-answer for any of the open questions, nothing is guessed: `Unanswered` says what is open.
+A form is asked property by property, a link is shown; Ctrl-D declines. Without a terminal, and without a
+prepared answer to any open question, `Unanswered` is raised.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rich.markup import escape
 from ..client.service_client import Asked
 from ..domain.errors import TasksServiceError
 from .progress import ProgressBar
-from .prompts import Schema, agreed, ask_property, kind_of, read_property
+from .prompts import Schema, ask_agreement, ask_property, kind_of, read_property
 
 T = TypeVar("T")
 
@@ -37,10 +37,10 @@ ACTIONS = ("accept", "decline", "cancel")
 
 
 class Unanswered(TasksServiceError):
-    """Something is asked, and there is neither a terminal nor a prepared answer.
+    """A tool has questions, and there is neither a terminal nor a prepared answer.
 
     Attributes:
-        asked: What.
+        asked: The questions.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -48,10 +48,10 @@ class Unanswered(TasksServiceError):
         self.asked = asked
 
     def explanation(self, tool: str) -> str:
-        """What is open, and how it can be answered."""
+        """A text that lists the open questions, and how they can be answered."""
         lines = [] if self.asked.problem is None else [self.asked.problem]
         for key, request in self.asked.requests.items():
-            lines += [f"The tool asks ({key}): {_wording(request)}", *_shape(key, request)]
+            lines += [f"The tool asks ({key}): {_wording(request)}", *_answer_options(key, request)]
         if self.asked.task_id is None:
             lines.append("No task was made; make the call again with --answer.")
         else:
@@ -64,34 +64,34 @@ class Unanswered(TasksServiceError):
 
 @dataclass(frozen=True, slots=True)
 class PreparedAnswer:
-    """One `--answer`: the text before the first `=`, and the text behind it."""
+    """One `--answer`: the text before the first `=`, and the text after it."""
 
     name: str
     value: str
 
 
 def parse_answer(text: str) -> PreparedAnswer:
-    """One `KEY=JSON` or `KEY.FIELD=VALUE`.
+    """Parse one `KEY=JSON` or `KEY.FIELD=VALUE`.
 
     Raises:
-        UsageError: It is neither; better now than when the tool has asked.
+        UsageError: It is neither.
     """
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise click.UsageError(f"--answer {text}: expected KEY=JSON or KEY.FIELD=VALUE")
     prepared = PreparedAnswer(name, value)
     if "." not in name:
-        _whole(prepared)
+        _whole_answer(prepared)
     return prepared
 
 
 class Answerer:
-    """Answers what is asked: first with what was prepared, then by asking whoever sits at the terminal.
+    """Answers questions: first with prepared answers, then by asking the person at the terminal.
 
     Args:
-        prepared: From the command line; each is used once, so that what was refused is not sent again.
-        bar: Hidden while somebody is asked.
-        console: Where to ask; stderr if not given.
+        prepared: Answers from the command line; each is used once, so that a refused one is not sent again.
+        bar: The progress bar, hidden while a person is asked.
+        console: The console to ask on; stderr if not given.
     """
 
     def __init__(
@@ -102,15 +102,15 @@ class Answerer:
         self._console = console or Console(stderr=True)
 
     async def answer(self, asked: Asked) -> Mapping[str, ElicitResult]:
-        """Answers to some of what is asked, at least to one.
+        """Answer at least one of the questions.
 
         Raises:
-            Unanswered: There is no answer to any of it.
+            Unanswered: None of them can be answered.
         """
         requests = {
             key: asking for key, asking in asked.requests.items() if isinstance(asking, ElicitRequest)
         }
-        ready = {key: self._take(key, request) for key, request in requests.items()}
+        ready = {key: self._take_prepared(key, request) for key, request in requests.items()}
         answers = {key: answer for key, answer in ready.items() if answer is not None}
         if answers:
             return answers
@@ -119,16 +119,16 @@ class Answerer:
         with self._bar.hidden():
             return await _in_thread(lambda: self._ask(requests, asked.problem))
 
-    def _take(self, key: str, request: ElicitRequest) -> ElicitResult | None:
-        """The prepared answer to a question, if there is one; it is used up."""
-        mine = [prepared for prepared in self._prepared if _belongs(prepared, key)]
+    def _take_prepared(self, key: str, request: ElicitRequest) -> ElicitResult | None:
+        """Take the prepared answer to a question; None if there is none."""
+        mine = [prepared for prepared in self._prepared if _answers_key(prepared, key)]
         if not mine:
             return None
         self._prepared = [prepared for prepared in self._prepared if prepared not in mine]
         fields: dict[str, Any] = {}
         for prepared in mine:
             if prepared.name == key:
-                whole = _whole(prepared)
+                whole = _whole_answer(prepared)
                 if whole.action != "accept":
                     return whole
                 fields.update(whole.content or {})
@@ -152,9 +152,9 @@ class Answerer:
         return ElicitResult(action="decline") if values is None else _accepted(request, values)
 
     def _values(self, request: ElicitRequest) -> dict[str, Any] | None:
-        """What was entered; None if whoever was asked does not agree. Raises EOFError for Ctrl-D."""
+        """The values that a person enters; None if they do not agree. Raises EOFError for Ctrl-D."""
         properties, required = _properties(request), _required(request)
-        if not properties and not agreed(self._console):
+        if not properties and not ask_agreement(self._console):
             return None
         values = {
             name: ask_property(name, schema, required=name in required, console=self._console)
@@ -163,12 +163,12 @@ class Answerer:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _belongs(prepared: PreparedAnswer, key: str) -> bool:
+def _answers_key(prepared: PreparedAnswer, key: str) -> bool:
     return prepared.name == key or prepared.name.startswith(f"{key}.")
 
 
-def _whole(prepared: PreparedAnswer) -> ElicitResult:
-    """`KEY=`: an action, true or false, a full answer, or the values of a form."""
+def _whole_answer(prepared: PreparedAnswer) -> ElicitResult:
+    """Parse the value of `KEY=`: an action, true or false, a full answer, or the values of a form."""
     if prepared.value in ACTIONS:
         return ElicitResult.model_validate({"action": prepared.value})
     try:
@@ -199,7 +199,7 @@ def _accepted(request: ElicitRequest, fields: Mapping[str, Any]) -> ElicitResult
 
 
 def _typed(text: str, schema: Schema) -> Any:
-    """A text as the schema wants it; as it is where that cannot be, for the server to judge."""
+    """A text converted to the schema's type; unchanged if it cannot be, so that the server refuses it."""
     try:
         return read_property(text, schema)
     except ValueError:
@@ -228,8 +228,8 @@ def _wording(request: InputRequest) -> str:
     return request.params.message
 
 
-def _shape(key: str, request: InputRequest) -> list[str]:
-    """How an answer would look on the command line."""
+def _answer_options(key: str, request: InputRequest) -> list[str]:
+    """Lines that show how to answer a question on the command line."""
     if not isinstance(request, ElicitRequest):
         return []
     properties = _properties(request)
@@ -241,11 +241,11 @@ def _shape(key: str, request: InputRequest) -> list[str]:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """Wait for something that blocks, in a thread that Ctrl-C need not wait for."""
+    """Run a blocking function in a daemon thread, which Ctrl-C does not wait for."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(value: T | None, error: BaseException | None) -> None:
+    def resolve(value: T | None, error: BaseException | None) -> None:
         if done.cancelled():
             return
         if error is not None:
@@ -254,14 +254,14 @@ async def _in_thread(work: Callable[[], T]) -> T:
             done.set_result(value)  # type: ignore[arg-type]
 
     def run() -> None:
-        # A signal that the system gives to this thread would not wake the loop that heeds it.
+        # A signal that the system delivers to this thread would not wake the event loop that handles it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             value = work()
         except Exception as error:
-            loop.call_soon_threadsafe(settle, None, error)
+            loop.call_soon_threadsafe(resolve, None, error)
         else:
-            loop.call_soon_threadsafe(settle, value, None)
+            loop.call_soon_threadsafe(resolve, value, None)
 
     threading.Thread(target=run, name="prompt", daemon=True).start()
     return await done

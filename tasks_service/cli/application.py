@@ -1,4 +1,4 @@
-"""What every command needs: the author's service, the settings, the store that operators look into."""
+"""Parts that commands share: options, loading the author's service, and opening its store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def app_option(command: F) -> F:
-    """The option `--app`."""
+    """Add the option `--app` to a command."""
     return click.option(
         "--app",
         required=True,
@@ -35,7 +35,7 @@ def app_option(command: F) -> F:
 
 
 def json_option(command: F) -> F:
-    """The option `--json`."""
+    """Add the option `--json` to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
@@ -68,7 +68,7 @@ def load_service(path: str) -> TaskService:
 
 
 def load_connected_service(path: str, settings: Settings) -> TaskService:
-    """Import the author's service so that it finds its Redis, be it the private one that runs.
+    """Import the author's service, connected to the Redis that is set or to the private one that runs.
 
     Raises:
         ConfigurationError: There is no such service, or no Redis.
@@ -78,7 +78,7 @@ def load_connected_service(path: str, settings: Settings) -> TaskService:
 
 
 def celery_path(path: str) -> str:
-    """Where `celery -A` finds the Celery app of a service, given where the service is.
+    """The argument with which `celery -A` finds the Celery app of a service.
 
     Raises:
         ConfigurationError: The service's module does not name its Celery app.
@@ -94,10 +94,10 @@ def celery_path(path: str) -> str:
 
 
 def redis_url_of(settings: Settings) -> str:
-    """The Redis that the running service uses: the one that is set, else the private one that runs.
+    """The URL of the service's Redis: the one that is set, else the private one that runs.
 
     Raises:
-        ConfigurationError: Neither.
+        ConfigurationError: None is set, and none runs.
     """
     url = settings.redis_url or find_running(settings.data_dir)
     if url is None:
@@ -110,10 +110,10 @@ def redis_url_of(settings: Settings) -> str:
 
 @contextmanager
 def open_store(settings: Settings) -> Iterator[RedisTaskStore]:
-    """The store, as operators see it.
+    """Open the service's store for an operator's command.
 
     Raises:
-        ConfigurationError: There is no Redis to look into.
+        ConfigurationError: No Redis is set, and no private one runs.
     """
     store = RedisTaskStore(
         redis_url_of(settings), prefix=settings.key_prefix, shards=settings.shards, limits=settings.limits

@@ -1,7 +1,7 @@
-"""`tasks-service back-end`: Redis, worker and beat for stdio processes, which start and end with their hosts.
+"""`tasks-service back-end`: Redis, worker and beat for `tasks-service stdio`.
 
-One process at a time runs them for a data directory: the one that has started its Redis. Another, started
-meanwhile, waits; when the first ends, in whatever way, it starts the same Redis on the same data.
+For each data directory one process at a time runs them: the one that started its Redis. Others wait; when the
+first ends, for whatever reason, one of them starts Redis again on the same data.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ..domain.errors import ConfigurationError
 from ..local.procfile import DEFAULT_PROCFILE, STOP_SECONDS, environment, parse_procfile
 from ..local.redis_server import STOP_SECONDS as REDIS_STOP_SECONDS
 from ..local.redis_server import EmbeddedRedis
-from ..local.supervisor import LOOK_SECONDS, Supervisor
+from ..local.supervisor import CHECK_SECONDS, Supervisor
 from ..settings import Settings
 from .application import app_option, celery_path
 
-#: The processes that a front end needs behind it.
-BEHIND = ("worker", "beat")
-#: Seconds between two looks whether whoever runs the Redis still does.
-TURN_SECONDS = 0.5
+#: The processes of the default Procfile that this command runs.
+BACK_END_PROCESSES = ("worker", "beat")
+#: Seconds between two checks whether the other process still runs Redis.
+WAIT_SECONDS = 0.5
 #: Seconds that everything may take to stop.
 ALL_STOP_SECONDS = STOP_SECONDS["worker"] + REDIS_STOP_SECONDS + 5.0
 
@@ -34,30 +34,30 @@ def back_end(app: str) -> None:
     settings = Settings()
     if settings.redis_url is not None:
         raise ConfigurationError("TASKS_REDIS_URL is set: run worker and beat of that deployment instead.")
-    enough = threading.Event()
+    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: enough.set())
+        signal.signal(number, lambda *_: stop.set())
     redis = EmbeddedRedis(settings.data_dir)
     try:
-        while not enough.is_set():
+        while not stop.is_set():
             redis.start()
             if redis.owned:
-                _run(redis, app, enough)
-            while redis.runs and not redis.owned and not enough.wait(TURN_SECONDS):
-                """Another process has the turn."""
+                _run(redis, app, stop)
+            while redis.runs and not redis.owned and not stop.wait(WAIT_SECONDS):
+                """Another process runs the back end."""
     finally:
         redis.stop()
 
 
-def _run(redis: EmbeddedRedis, app: str, enough: threading.Event) -> None:
-    """Run what belongs to the Redis until it is enough, or the Redis has ended."""
+def _run(redis: EmbeddedRedis, app: str, stop: threading.Event) -> None:
+    """Run worker and beat until `stop` is set, or Redis has ended."""
     listed = DEFAULT_PROCFILE.substitute(app=app, celery_app=celery_path(app))
-    specs = [spec for spec in parse_procfile(listed) if spec.name in BEHIND]
+    specs = [spec for spec in parse_procfile(listed) if spec.name in BACK_END_PROCESSES]
     supervisor = Supervisor(specs, environment({"TASKS_REDIS_URL": redis.url}), _emit)
     supervisor.start()
     try:
-        while redis.runs and not enough.wait(LOOK_SECONDS):
-            supervisor.look()
+        while redis.runs and not stop.wait(CHECK_SECONDS):
+            supervisor.check()
     finally:
         supervisor.stop()
 

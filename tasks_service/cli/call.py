@@ -1,4 +1,4 @@
-"""`tasks-service call`: call a tool as any MCP client would, and wait for its result."""
+"""`tasks-service call`: call a tool over MCP, and wait for its result."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from ..local.ports import http_url
 from ..settings import Settings
 from .answers import Answerer, PreparedAnswer, Unanswered, parse_answer
 from .progress import ProgressBar
-from .results import save, shown
+from .results import readable_text, save
 
-#: What a shell expects of a command that Ctrl-C ended.
-INTERRUPTED = 130
-#: A question is open, and there is nobody to answer it.
-UNANSWERED = 3
+#: Exit statuses: ended by Ctrl-C, as shells expect it; a question is open that could not be answered.
+INTERRUPTED, UNANSWERED = 130, 3
 
 
 @click.command()
@@ -82,7 +80,7 @@ def call(
     if output is not None or not result.is_error:
         for path in save(result, tool, output):
             click.echo(f"Saved {path}", err=True)
-    text = shown(result)
+    text = readable_text(result)
     if text and (output is None or result.is_error):
         click.echo(text, err=bool(result.is_error))
     sys.exit(1 if result.is_error else 0)
@@ -132,7 +130,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _argument(tool: Tool, pair: str) -> tuple[str, Any]:
-    """One `name=value`: text where the schema says string, else JSON if it is JSON."""
+    """Parse `name=value`: a text if the schema says string, else JSON if it is JSON."""
     name, equals, value = pair.partition("=")
     if not (name and equals):
         raise click.UsageError(f"--arg {pair}: expected NAME=VALUE")

@@ -1,4 +1,4 @@
-"""`tasks-service doctor`: what is wrong with a service, and how to fix it."""
+"""`tasks-service doctor`: find what is wrong with a service, and say how to fix it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ..store.redis import RedisTaskStore, Role, refused_work
 from ..worker.maintenance.schedule import CELERY_TASKS, LATE_MS, left_to_workers
 from .application import app_option, json_option, load_connected_service, open_store
 
-#: Seconds that workers have to answer, and the broker to take a connection.
+#: Seconds that workers have to answer, and the broker to accept a connection.
 ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 5
 #: Clocks further apart than this make the times that people read misleading.
 CLOCK_SKEW_SECONDS = 1.0
 #: A sweep that is this many intervals late is missing.
 LATE_SWEEPS = 5
-#: What beat calls itself when it answers.
+#: The prefix of the name with which beat answers.
 BEAT_NAME = "celerybeat@"
-#: What an app's own settings should be, and what happens otherwise. Apps that we create have them.
+#: Recommended settings of a Celery app, and what happens without them; apps that we create have them.
 ADVISED_SETTINGS: Mapping[str, tuple[object, str]] = {
     "worker_cancel_long_running_tasks_on_connection_loss": (
         False,
@@ -54,7 +54,7 @@ ADVISED_SETTINGS: Mapping[str, tuple[object, str]] = {
 
 @dataclass
 class Examination:
-    """The service under examination; what is asked of it once is kept."""
+    """The service under examination, and cached answers of its workers."""
 
     service: TaskService
     settings: Settings
@@ -93,12 +93,12 @@ def doctor(app: str, as_json: bool) -> None:
     settings = Settings()
     report: list[tuple[str, list[Finding]]] = []
     with open_store(settings) as store:
-        patient = Examination(load_connected_service(app, settings), settings, store)
+        examination = Examination(load_connected_service(app, settings), settings, store)
         for title, check in CHECKS.items():
-            found = _examined(check, patient)
+            found = _run_check(check, examination)
             report.append((title, found))
             if title == REDIS and any(finding.severity is Severity.ERROR for finding in found):
-                break  # nothing else works without it, and would only repeat so
+                break  # nothing works without it, so every further check would report the same
     if as_json:
         click.echo(json.dumps([_as_json(title, found) for title, found in report]))
     else:
@@ -106,41 +106,39 @@ def doctor(app: str, as_json: bool) -> None:
     sys.exit(any(finding.severity is Severity.ERROR for _, found in report for finding in found))
 
 
-def _examined(check: Check, patient: Examination) -> list[Finding]:
-    """What a check finds; one that must write itself ends at a Redis that is full or does not permit it."""
+def _run_check(check: Check, examination: Examination) -> list[Finding]:
+    """Run a check; if it must write and Redis is full or does not permit it, report that instead."""
     try:
-        return list(check(patient))
+        return list(check(examination))
     except OutOfMemoryError as error:
-        return [_error(f"It could not be examined: {error}", "Give Redis more memory first.")]
+        return [_error(f"It could not be checked: {error}", "Give Redis more memory first.")]
     except (NoPermissionError, StoreForbidden) as error:
-        return [
-            _error(f"It could not be examined: {error}", "Give the Redis user what docker/users.acl has.")
-        ]
+        return [_error(f"It could not be checked: {error}", "Give the Redis user what docker/users.acl has.")]
 
 
-def check_redis(patient: Examination) -> Iterator[Finding]:
-    """It answers, is new enough, never evicts, keeps what it is told, and lets us do our work."""
+def check_redis(examination: Examination) -> Iterator[Finding]:
+    """Check that Redis answers, is new enough, never evicts, persists data, and permits what we do."""
     try:
-        lacks = patient.store.check_permissions(Role.OPERATOR)
-        yield from lacks or patient.store.check()
+        lacks = examination.store.check_permissions(Role.OPERATOR)
+        yield from lacks or examination.store.check()
     except StoreUnavailable as error:
         yield _error(str(error), "Start Redis, or correct TASKS_REDIS_URL.")
 
 
-def check_memory(patient: Examination) -> Iterator[Finding]:
-    """There is enough of it for new tasks."""
-    memory = patient.store.memory()
+def check_memory(examination: Examination) -> Iterator[Finding]:
+    """Check that Redis has memory for new tasks."""
+    memory = examination.store.memory()
     if (refused := refused_work(memory)) is not None:
         yield _error(
             f"Redis is nearly full: {refused}.",
-            "Raise maxmemory by CONFIG SET, and in redis.conf as well. Expired tasks go by themselves.",
+            "Raise maxmemory by CONFIG SET, and in redis.conf as well. Sweeps delete expired tasks.",
         )
 
 
-def check_clock(patient: Examination) -> Iterator[Finding]:
-    """This machine and Redis agree on the time; decisions use Redis's, people read both."""
+def check_clock(examination: Examination) -> Iterator[Finding]:
+    """Check that this machine's clock agrees with Redis's, which is the one that decisions use."""
     before = time.time()
-    theirs = patient.store.now_ms() / 1000
+    theirs = examination.store.now_ms() / 1000
     skew = theirs - (before + time.time()) / 2
     if abs(skew) > CLOCK_SKEW_SECONDS:
         yield _warning(
@@ -149,9 +147,9 @@ def check_clock(patient: Examination) -> Iterator[Finding]:
         )
 
 
-def check_broker(patient: Examination) -> Iterator[Finding]:
-    """It takes connections."""
-    connection = patient.app.connection_for_write()
+def check_broker(examination: Examination) -> Iterator[Finding]:
+    """Check that the broker accepts connections."""
+    connection = examination.app.connection_for_write()
     try:
         connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
     except Exception as error:
@@ -163,9 +161,9 @@ def check_broker(patient: Examination) -> Iterator[Finding]:
         connection.release()
 
 
-def check_encryption(patient: Examination) -> Iterator[Finding]:
-    """Nobody reads on the way to Redis and the broker."""
-    settings = patient.settings
+def check_encryption(examination: Examination) -> Iterator[Finding]:
+    """Check that connections to Redis and the broker are encrypted if they leave this machine."""
+    settings = examination.settings
     urls = {"TASKS_REDIS_URL": settings.redis_url, "TASKS_BROKER_URL": settings.broker_url}
     for name, url in urls.items():
         if url is not None and is_open(url) and not settings.private_network:
@@ -176,37 +174,39 @@ def check_encryption(patient: Examination) -> Iterator[Finding]:
             )
 
 
-def check_workers(patient: Examination) -> Iterator[Finding]:
-    """There are some."""
-    if not patient.workers():
-        yield _error("No worker answers: tasks are recorded and wait.", f"Run: {_worker_command(patient)}")
+def check_workers(examination: Examination) -> Iterator[Finding]:
+    """Check that a worker answers."""
+    if not examination.workers():
+        yield _error(
+            "No worker answers: tasks are recorded and wait.", f"Run: {_worker_command(examination)}"
+        )
 
 
-def check_queues(patient: Examination) -> Iterator[Finding]:
-    """Each tool's queue is taken by a worker."""
-    if not patient.workers():
+def check_queues(examination: Examination) -> Iterator[Finding]:
+    """Check that a worker consumes from each tool's queue."""
+    if not examination.workers():
         return
-    active = patient.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
+    active = examination.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
     taken = {queue["name"] for queues in active.values() for queue in queues}
     wanted: dict[str, list[str]] = {}
-    for tool in patient.service.tools.values():
+    for tool in examination.service.tools.values():
         wanted.setdefault(tool.queue, []).append(tool.name)
     for queue in wanted.keys() - taken:
         yield _error(
             f"No worker takes the queue {queue!r}, so these tools never run: {', '.join(wanted[queue])}.",
-            f"Run: {_worker_command(patient)} -Q {queue}",
+            f"Run: {_worker_command(examination)} -Q {queue}",
         )
     if MAINTENANCE_QUEUE not in taken:
         yield _warning(
             f"No worker takes the queue {MAINTENANCE_QUEUE!r}: all do by themselves what beat asks for.",
-            f"Run: {_worker_command(patient)} -Q {MAINTENANCE_QUEUE}",
+            f"Run: {_worker_command(examination)} -Q {MAINTENANCE_QUEUE}",
         )
 
 
-def check_fairness(patient: Examination) -> Iterator[Finding]:
-    """No owner's tasks can keep those of all others waiting."""
-    settings = patient.settings
-    queues = sorted({tool.queue for tool in patient.service.tools.values()})
+def check_fairness(examination: Examination) -> Iterator[Finding]:
+    """Check that the tasks of one owner cannot take all workers."""
+    settings = examination.settings
+    queues = sorted({tool.queue for tool in examination.service.tools.values()})
     shared = [queue for queue in queues if settings.limits.concurrency_limit(queue) is None]
     if len(settings.api_keys) > 1 and shared:
         yield _warning(
@@ -216,36 +216,36 @@ def check_fairness(patient: Examination) -> Iterator[Finding]:
         )
 
 
-def check_sweeps(patient: Examination) -> Iterator[Finding]:
-    """Tasks of lost workers are found again: every worker looks for them, and so does beat."""
-    age_ms = patient.store.last_sweep_ms()
-    late = patient.settings.sweep_interval * LATE_SWEEPS
+def check_sweeps(examination: Examination) -> Iterator[Finding]:
+    """Check that a sweep has run lately."""
+    age_ms = examination.store.last_sweep_ms()
+    late = examination.settings.sweep_interval * LATE_SWEEPS
     if age_ms is None or age_ms / 1000 > late:
         when = "never" if age_ms is None else f"last {age_ms / 1000:.0f} s ago"
         yield _error(
-            f"Lost and overdue tasks are not looked for: a sweep ran {when}.",
-            f"Run a worker: {_worker_command(patient)}",
+            f"Lost and overdue tasks are not found: a sweep ran {when}.",
+            f"Run a worker: {_worker_command(examination)}",
         )
 
 
-def check_beat(patient: Examination) -> Iterator[Finding]:
-    """What it asks for is done, as the store says; workers do it otherwise, so that nothing is lost."""
-    scheduled = {entry["task"] for entry in (patient.app.conf.beat_schedule or {}).values()}
+def check_beat(examination: Examination) -> Iterator[Finding]:
+    """Check that what beat asks for is done; only a warning, because workers do it otherwise."""
+    scheduled = {entry["task"] for entry in (examination.app.conf.beat_schedule or {}).values()}
     if missing := sorted(set(CELERY_TASKS.values()) - scheduled):
         yield _warning(
             f"The app's beat_schedule lacks {', '.join(missing)}; the workers do that by themselves.",
             "Add: app.conf.beat_schedule.update(tasks_service.BEAT_SCHEDULE)",
         )
-    ages_ms = patient.store.beat_ages_ms()
+    ages_ms = examination.store.beat_ages_ms()
     seen_ms = min(ages_ms.values(), default=None)
-    if seen_ms is None and patient.beat_answers():
+    if seen_ms is None and examination.beat_answers():
         return  # it has just been started
     if seen_ms is None or seen_ms > LATE_MS:
         done = "ever done" if seen_ms is None else f"done for {seen_ms / 1000:.0f} s"
         yield _warning(
             f"Beat is away: nothing that it asks for was {done}. The workers do it by themselves, but your "
             "own periodic tasks do not run.",
-            f"Run: {_celery_command(patient)} beat",
+            f"Run: {_celery_command(examination)} beat",
         )
         return
     for kind in sorted(left_to_workers(ages_ms) & ages_ms.keys()):
@@ -255,19 +255,19 @@ def check_beat(patient: Examination) -> Iterator[Finding]:
         )
 
 
-def check_settings(patient: Examination) -> Iterator[Finding]:
-    """Settings of the whole Celery app, which we leave alone on a shop's own."""
+def check_settings(examination: Examination) -> Iterator[Finding]:
+    """Check settings of the Celery app, which we do not change on an app that the service was given."""
     for name, (advised, consequence) in ADVISED_SETTINGS.items():
-        actual = patient.app.conf[name]
+        actual = examination.app.conf[name]
         if actual != advised:
             yield _warning(
                 f"The Celery app has {name} = {actual!r}: {consequence}.", f"Set {name} = {advised!r}."
             )
 
 
-def check_front_end(patient: Examination) -> Iterator[Finding]:
-    """It answers, and says that it is ready."""
-    host, port = patient.settings.host, patient.settings.port
+def check_front_end(examination: Examination) -> Iterator[Finding]:
+    """Check that the front end answers and is ready."""
+    host, port = examination.settings.host, examination.settings.port
     status, where = http_status(host, port, "/readyz"), http_url(host, port)
     if status is None:
         yield _warning(
@@ -279,7 +279,7 @@ def check_front_end(patient: Examination) -> Iterator[Finding]:
 
 
 def check_flower(_: Examination) -> Iterator[Finding]:
-    """It is not open to other machines."""
+    """Check that Flower does not answer other machines without a login."""
     port = int(os.environ.get(FLOWER_PORT) or DEFAULT_FLOWER_PORT)
     address = _outer_address()
     if address is not None and http_status(address, port, "/api/workers") == HTTPStatus.OK:
@@ -307,16 +307,16 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
-def _worker_command(patient: Examination) -> str:
-    return f"{_celery_command(patient)} worker"
+def _worker_command(examination: Examination) -> str:
+    return f"{_celery_command(examination)} worker"
 
 
-def _celery_command(patient: Examination) -> str:
-    return f"celery -A {patient.app.main or '...'}"
+def _celery_command(examination: Examination) -> str:
+    return f"celery -A {examination.app.main or '...'}"
 
 
 def _outer_address() -> str | None:
-    """The address that other machines know this one by; None without a network. Sends nothing."""
+    """This machine's address in the network; None without a network. Sends nothing."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # RFC 5737: reserved for documentation, routed like any other

@@ -22,7 +22,7 @@ from ..settings import Settings
 from ..store.maintenance import TaskStoreMaintenance
 from .application import json_option, open_store
 
-#: Rows that `list` shows unless asked for more.
+#: Rows that `list` shows by default.
 DEFAULT_ROWS = 50
 
 
@@ -45,7 +45,7 @@ def list_tasks(task: tuple[str, ...], phase: str | None, tool: str | None, limit
         ]
     tasks.sort(key=lambda found: found.created_ms, reverse=True)
     if as_json:
-        click.echo(json.dumps(list(map(_brief, tasks[:limit]))))
+        click.echo(json.dumps([_summary(found) for found in tasks[:limit]]))
         return
     _print_table(tasks[:limit], now_ms)
     if len(tasks) > limit:
@@ -105,13 +105,13 @@ def _print_table(tasks: list[Task], now_ms: int) -> None:
         where = f"on {task.lease.worker}" if task.lease else ""
         if task.slot is Slot.WAITING:
             where = "waits for a slot"
-        said = " ".join(filter(None, (where, task.status_message)))
+        details = " ".join(filter(None, (where, task.status_message)))
         age = _age(now_ms - task.created_ms)
-        table.add_row(task_hash(task.task_id), task.tool, phase, age, str(task.attempts), said)
+        table.add_row(task_hash(task.task_id), task.tool, phase, age, str(task.attempts), details)
     Console().print(table)
 
 
-def _brief(task: Task) -> dict[str, Any]:
+def _summary(task: Task) -> dict[str, Any]:
     return {
         "task": task_hash(task.task_id),
         "task_id": task.task_id,
@@ -120,8 +120,8 @@ def _brief(task: Task) -> dict[str, Any]:
         "phase": task.phase.value,
         "claims": task.claims,
         "attempts": task.attempts,
-        "created": _moment(task.created_ms),
-        "updated": _moment(task.updated_ms),
+        "created": _timestamp(task.created_ms),
+        "updated": _timestamp(task.updated_ms),
         "worker": task.lease.worker if task.lease else None,
         "waits_for_slot": task.slot is Slot.WAITING,
         "status_message": task.status_message,
@@ -135,7 +135,7 @@ def _print_record(record: TaskRecord, problems: list[str]) -> None:
     for field in dataclasses.fields(task):
         value = getattr(task, field.name)
         if value not in (None, "", 0, {}, ()):
-            fields.add_row(field.name, _moment(value) if _is_moment(field.name) else str(value))
+            fields.add_row(field.name, _timestamp(value) if _is_timestamp(field.name) else str(value))
     fields.add_row("arguments", record.arguments)
     if record.result is not None:
         fields.add_row("result", record.result)
@@ -143,13 +143,13 @@ def _print_record(record: TaskRecord, problems: list[str]) -> None:
     history = Table("revision", "from", "to", "who", "when", title="history")
     for entry in record.log:
         source = entry.source.value if entry.source else ""
-        history.add_row(str(entry.revision), source, entry.target.value, entry.actor, _moment(entry.at_ms))
+        history.add_row(str(entry.revision), source, entry.target.value, entry.actor, _timestamp(entry.at_ms))
     console.print(history)
     for problem in problems:
         console.print(f"[red]index:[/red] {problem}")
 
 
-def _is_moment(name: str) -> bool:
+def _is_timestamp(name: str) -> bool:
     return name in {
         "created_ms",
         "updated_ms",
@@ -162,7 +162,7 @@ def _is_moment(name: str) -> bool:
     }
 
 
-def _moment(at_ms: int) -> str:
+def _timestamp(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 

@@ -1,4 +1,4 @@
-"""How a task comes along, for people who watch a terminal."""
+"""A progress bar for a task, in a terminal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..client.messages import TaskState
 
 
 class ProgressBar:
-    """Shows how a task comes along; nothing remains of it, and without a terminal there is nothing.
+    """A progress bar that disappears when it ends; without a terminal nothing is shown.
 
     Args:
-        title: In front.
-        console: Where to; stderr if not given.
+        title: The text in front.
+        console: The console to draw on; stderr if not given.
     """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
@@ -50,7 +50,7 @@ class ProgressBar:
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """Leave the terminal to somebody else for a while."""
+        """Hide the bar for a while."""
         self._progress.stop()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Forms in a terminal: one line for each property, read as its schema wants it."""
+"""Forms in a terminal: a prompt for each property, and the conversion of the entered texts."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rich.console import Console
 from rich.markup import escape
 
 Schema = Mapping[str, Any]
-"""Of a property, in the restricted form that MCP allows: text, number, yes or no, choices."""
+"""The schema of a property, in the restricted form of MCP: text, number, yes or no, choices."""
 
 YES, NO = ("y", "yes", "true"), ("n", "no", "false")
 
 
 def ask_property(name: str, schema: Schema, *, required: bool, console: Console) -> Any:
-    """Ask for one property of a form until the text can be read; the server judges the rest.
+    """Ask for one property of a form until the text can be converted; the server checks the rest.
 
     Args:
         name: The property.
         schema: Its schema.
         required: Whether there must be a value.
-        console: Where to ask.
+        console: The console to ask on.
 
     Returns:
-        The value; None if an optional one was left out.
+        The value; None if it is optional and was left out.
 
     Raises:
         EOFError: Ctrl-D.
@@ -42,7 +42,7 @@ def ask_property(name: str, schema: Schema, *, required: bool, console: Console)
             console.print(f"[red]{escape(str(problem))}")
 
 
-def agreed(console: Console) -> bool:
+def ask_agreement(console: Console) -> bool:
     """Ask for a yes or a no.
 
     Raises:
@@ -52,10 +52,10 @@ def agreed(console: Console) -> bool:
 
 
 def read_property(text: str, schema: Schema) -> Any:
-    """A text that somebody typed, as the schema wants it.
+    """Convert an entered text to the schema's type.
 
     Raises:
-        ValueError: It cannot be read so; the message is for whoever typed it.
+        ValueError: It cannot be converted; the message is for the person who entered it.
     """
     kind, choices = schema.get("type"), choices_of(schema)
     if kind == "boolean":
@@ -78,7 +78,7 @@ def read_property(text: str, schema: Schema) -> Any:
 
 
 def choices_of(schema: Schema) -> dict[str, str]:
-    """The values that may be chosen, with their titles; empty if anything may be entered."""
+    """The values that may be chosen, with their titles; empty if any text may be entered."""
     source = schema.get("items", {}) if schema.get("type") == "array" else schema
     for keyword in ("oneOf", "anyOf"):
         if keyword in source:
@@ -88,7 +88,7 @@ def choices_of(schema: Schema) -> dict[str, str]:
 
 
 def kind_of(schema: Schema) -> str:
-    """What may be entered, in a few words."""
+    """A short description of what may be entered."""
     several = schema.get("type") == "array"
     if choices := choices_of(schema):
         shown = ", ".join(

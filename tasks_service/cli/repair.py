@@ -1,4 +1,4 @@
-"""`tasks-service repair`: find and fix what is wrong with the stored tasks."""
+"""`tasks-service repair`: find and fix inconsistencies in the stored tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from ..settings import Settings
 from .application import json_option, open_store
 
-#: Exit status when something is left that was not fixed.
+#: Exit status if something was found and not fixed.
 LEFT = 1
 
 

@@ -1,4 +1,4 @@
-"""A tool's result for people: text to read, images in files."""
+"""A tool's result for people: its text, and its images in files."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pathlib import Path
 from mcp_types import CallToolResult, ImageContent, TextContent
 
 
-def shown(result: CallToolResult) -> str:
-    """The readable part of a result: its structured content as JSON, else its texts."""
+def readable_text(result: CallToolResult) -> str:
+    """The text of a result: its structured content as JSON, else its texts."""
     if result.structured_content is not None and not result.is_error:
         return json.dumps(result.structured_content, indent=2, ensure_ascii=False)
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
 def save(result: CallToolResult, name: str, output: Path | None) -> list[Path]:
-    """Write a result's images into files; with `output`, and no image, its readable part.
+    """Write a result's images to files; if it has none, and `output` is given, its text.
 
     Args:
-        result: What a tool returned.
-        name: What files are called where `output` does not say; an existing file is never overwritten then.
-        output: Where the first goes; further ones get a number.
+        result: The result of a tool.
+        name: The base of the files' names if there is no `output`; then no existing file is overwritten.
+        output: The file for the first image; further files get a number.
 
     Returns:
         The files written.
     """
     images = [block for block in result.content if isinstance(block, ImageContent)]
     if not images and output is not None:
-        output.write_text(shown(result) + "\n")
+        output.write_text(readable_text(result) + "\n")
         return [output]
     written = []
     for number, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""`tasks-service serve`: the front end, alone."""
+"""`tasks-service serve`: run only the front end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..frontend.uvicorn_server import run
 from ..settings import Settings
 from .application import app_option, load_connected_service
 
-#: Seconds that open requests may take to end once the front end is told to stop.
+#: Seconds that open requests have to end when the front end stops.
 GRACEFUL_SECONDS = 10
 
 

@@ -1,4 +1,4 @@
-"""`tasks-service stdio`: MCP on standard input and output, as desktop hosts start it."""
+"""`tasks-service stdio`: serve MCP on standard input and output, for desktop hosts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ..settings import Settings
 from .application import app_option, load_service
 from .back_end import ALL_STOP_SECONDS
 
-#: Seconds between two looks whether the back end still runs.
-LOOK_SECONDS = 0.5
+#: Seconds between two checks whether the back end still runs.
+CHECK_SECONDS = 0.5
 
 
 @click.command()
@@ -34,13 +34,13 @@ def stdio(app: str) -> None:
     Without TASKS_REDIS_URL it brings its own Redis, worker and beat, or shares those of another such process
     with the same TASKS_DATA_DIR. With it, it is a front end of that deployment. Logs go to stderr.
     """
-    source, sink = _claimed()
+    source, sink = _take_standard_streams()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     settings = Settings()
-    behind = None
+    back_end = None
     if settings.redis_url is None:
         url = address(settings.data_dir)
-        behind = ManagedProcess(
+        back_end = ManagedProcess(
             [sys.executable, "-m", "tasks_service", "back-end", "--app", app],
             env=environment({}),
             grace=ALL_STOP_SECONDS,
@@ -48,27 +48,29 @@ def stdio(app: str) -> None:
         os.environ["TASKS_REDIS_URL"] = url
     service = load_service(app)
     front_end = service.asgi()
-    asyncio.run(_serve(front_end, service.settings, source, sink, behind))
+    asyncio.run(_serve(front_end, service.settings, source, sink, back_end))
     sys.stderr.flush()
-    # At once: a thread that still runs an author's code must not hold up the host. The back end hears of it
-    # by the end of its tether.
+    # A thread that still runs an author's code must not delay the host. The back end ends with this process.
     os._exit(0)
 
 
 async def _serve(
-    front_end: FrontEnd, settings: Settings, source: int, sink: int, behind: ManagedProcess | None
+    front_end: FrontEnd, settings: Settings, source: int, sink: int, back_end: ManagedProcess | None
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    store_timeout = 0.0 if behind is None else START_SECONDS
+    store_timeout = 0.0 if back_end is None else START_SECONDS
     async with opened(
         front_end, source=source, sink=sink, limits=settings.limits, store_timeout=store_timeout
     ) as front:
         guards = [
             asyncio.create_task(guard)
-            for guard in (_stopping(stop, _watch(behind)), _stopping(stop, front.refuse_unworkable()))
+            for guard in (
+                _stop_on_error(stop, _watch_back_end(back_end)),
+                _stop_on_error(stop, front.refuse_unworkable()),
+            )
         ]
         await front.run(stop)
         for guard in guards:
@@ -79,8 +81,8 @@ async def _serve(
         raise failed[0]
 
 
-async def _stopping(stop: asyncio.Event, guard: Coroutine[Any, Any, None]) -> None:
-    """Let what a guard finds end the process."""
+async def _stop_on_error(stop: asyncio.Event, guard: Coroutine[Any, Any, None]) -> None:
+    """Stop serving if a guard finds an error."""
     try:
         await guard
     except TasksServiceError:
@@ -88,17 +90,17 @@ async def _stopping(stop: asyncio.Event, guard: Coroutine[Any, Any, None]) -> No
         raise
 
 
-async def _watch(behind: ManagedProcess | None) -> None:
-    """Find that the back end has ended by itself."""
+async def _watch_back_end(back_end: ManagedProcess | None) -> None:
+    """Wait until the back end ends by itself; raises `ConfigurationError` then."""
     status = None
     while status is None:
-        await asyncio.sleep(LOOK_SECONDS)
-        status = None if behind is None else behind.returncode
+        await asyncio.sleep(CHECK_SECONDS)
+        status = None if back_end is None else back_end.returncode
     raise ConfigurationError(f"The back end ended with exit status {status}; its last lines above say why.")
 
 
-def _claimed() -> tuple[int, int]:
-    """Take stdin and stdout for the protocol: whatever else prints does so on stderr, our children too."""
+def _take_standard_streams() -> tuple[int, int]:
+    """Reserve stdin and stdout for the protocol; other output, our children's too, goes to stderr."""
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

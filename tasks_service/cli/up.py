@@ -1,4 +1,4 @@
-"""`tasks-service up`: everything on one machine, until Ctrl-C."""
+"""`tasks-service up`: run everything on one machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .application import app_option, celery_path
 
 #: One colour for each process, in their order.
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
-#: Seconds between two looks whether the front end is ready.
+#: Seconds between two checks whether the front end is ready.
 READY_SECONDS = 0.2
 
 
@@ -38,23 +38,23 @@ def up(app: str, procfile: Path | None) -> None:
     order. Flower runs where it is installed (`pip install 'tasks-service[flower]'`), for this machine only.
     """
     specs = [spec for spec in _processes(app, procfile) if spec.name != "flower" or _has_flower()]
-    emit = lines_with_names([spec.name for spec in specs])
+    emit = line_printer([spec.name for spec in specs])
     stack = Stack(Settings(), specs, emit)
-    enough = threading.Event()
+    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: enough.set())
+        signal.signal(number, lambda *_: stop.set())
     try:
         stack.start()
-        threading.Thread(target=_announce, args=(stack, enough, emit), daemon=True).start()
-        stack.processes.run(enough)
+        threading.Thread(target=_announce, args=(stack, stop, emit), daemon=True).start()
+        stack.processes.run(stop)
     finally:
-        enough.set()
+        stop.set()
         stack.stop()
     emit("up", "everything is stopped")
 
 
-def lines_with_names(names: list[str]) -> Callable[[str, str], None]:
-    """Something that prints lines with a coloured name in front; safe to use from several threads."""
+def line_printer(names: list[str]) -> Callable[[str, str], None]:
+    """A function that prints lines with a coloured name in front; safe to use from several threads."""
     console = Console(highlight=False, soft_wrap=True)
     width = max(len(name) for name in [*names, "up"])
     colours = dict(zip(names, COLOURS * len(names), strict=False))
@@ -76,13 +76,13 @@ def _has_flower() -> bool:
     return importlib.util.find_spec("flower") is not None
 
 
-def _announce(stack: Stack, enough: threading.Event, emit: Callable[[str, str], None]) -> None:
-    """Emit where to connect, once one can."""
-    while not enough.is_set() and not stack.is_ready():
+def _announce(stack: Stack, stop: threading.Event, emit: Callable[[str, str], None]) -> None:
+    """Print the addresses of the front end and of Flower when each is ready."""
+    while not stop.is_set() and not stack.is_ready():
         time.sleep(READY_SECONDS)
-    if not enough.is_set():
+    if not stop.is_set():
         emit("up", f"ready: MCP at {stack.mcp_url} (try: tasks-service call --help)")
-    while stack.has_flower and not enough.is_set() and not stack.shows_flower():
+    while stack.has_flower and not stop.is_set() and not stack.flower_answers():
         time.sleep(READY_SECONDS)
-    if stack.has_flower and not enough.is_set():
+    if stack.has_flower and not stop.is_set():
         emit("up", f"ready: Flower at {stack.flower_url}")

@@ -1,4 +1,4 @@
-"""The tasks extension as a client speaks it: what it sends, and what it is answered.
+"""The messages of the tasks extension, as a client sends and receives them.
 
 Source: MCP extension `io.modelcontextprotocol/tasks` (SEP-2663); field names are those of its schema.
 """
@@ -15,13 +15,13 @@ from pydantic import BaseModel
 from ..extension import TASK_META
 
 DEFAULT_POLL_SECONDS = 1.0
-"""Between two polls where the server names no interval."""
+"""Seconds between two polls, if the server names no interval."""
 
 Status = Literal["working", "input_required", "completed", "failed", "cancelled"]
 
 
 class TaskProgress(BaseModel):
-    """How far a task is, if its tool says so."""
+    """The progress that a task's tool has reported."""
 
     progress: float
     total: float | None = None
@@ -29,7 +29,7 @@ class TaskProgress(BaseModel):
 
 
 class TaskState(Result):
-    """A task as the server shows it, in whatever state it is."""
+    """A task as the server shows it, in any state."""
 
     task_id: str
     status: Status
@@ -41,23 +41,23 @@ class TaskState(Result):
 
     @property
     def is_final(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether the task has ended."""
         return self.status in ("completed", "failed", "cancelled")
 
     @property
     def poll_seconds(self) -> float:
-        """How long the server asks to wait before the next poll."""
+        """Seconds that the server asks clients to wait before the next poll."""
         return DEFAULT_POLL_SECONDS if self.poll_interval_ms is None else self.poll_interval_ms / 1000
 
     @property
     def progress(self) -> TaskProgress | None:
-        """How far it is, if the server says so in its own `_meta` key."""
+        """The progress, which the server puts under its own `_meta` key; None if there is none."""
         value = (self.meta or {}).get(TASK_META, {}).get("progress")
         return None if value is None else TaskProgress.model_validate(value)
 
 
 class DetailedTask(TaskState):
-    """The answer to `tasks/get`: with what the task asks, or with what it ended."""
+    """The answer to `tasks/get`: a task with its open questions, or its result or error."""
 
     result: CallToolResult | None = None
     error: ErrorData | None = None
@@ -65,44 +65,44 @@ class DetailedTask(TaskState):
 
 
 class NewTask(TaskState):
-    """The answer to `tools/call` that is a task."""
+    """The answer to `tools/call` when the call became a task."""
 
     result_type: Literal["task"] = "task"
 
 
 class TaskParams(mcp_types.RequestParams):
-    """Which task is meant."""
+    """The parameters of a request about a task."""
 
     task_id: str
 
 
 class GetTask(mcp_types.Request[TaskParams, Literal["tasks/get"]]):
-    """How is a task? Answered with `DetailedTask`."""
+    """A request for a task's state; answered with `DetailedTask`."""
 
     method: Literal["tasks/get"] = "tasks/get"
     name_param = "taskId"
 
 
 class UpdateParams(TaskParams):
-    """Answers to what a task asks, by key."""
+    """The parameters of `tasks/update`: answers to a task's questions, by key."""
 
     input_responses: InputResponses
 
 
 class UpdateTask(mcp_types.Request[UpdateParams, Literal["tasks/update"]]):
-    """Answer what a task asks."""
+    """A request that answers questions of a task."""
 
     method: Literal["tasks/update"] = "tasks/update"
     name_param = "taskId"
 
 
 class CancelTask(mcp_types.Request[TaskParams, Literal["tasks/cancel"]]):
-    """End a task."""
+    """A request that cancels a task."""
 
     method: Literal["tasks/cancel"] = "tasks/cancel"
     name_param = "taskId"
 
 
-def may_be_tried_again(error: MCPError) -> bool:
-    """Whether a server has refused only for now: it says when to ask again."""
+def is_retryable(error: MCPError) -> bool:
+    """Whether the server says in an error when to send the request again."""
     return "retryAfterMs" in (error.data or {})

@@ -1,9 +1,9 @@
-"""A client of the service as any other: the official MCP client, with the tasks extension.
+"""An MCP client for this service: the official client, with the tasks extension.
 
-`connect` opens it. `ServiceClient.call` is all that most need: it calls a tool, follows the task if the
-server makes one (polling no faster than the server asks for), and cancels it when the caller is cancelled.
-`start`, `get`, `update` and `cancel` are the steps of it. Given an `answer`, it can be asked: before there is
-a task, and while there is one.
+`connect` opens a connection. `ServiceClient.call` is enough for most uses: it calls a tool, polls the task if
+the server makes one, no faster than the server asks for, and cancels it when the caller is cancelled.
+`start`, `get`, `update` and `cancel` are its steps. With an `answer` function the client can be asked
+questions, before there is a task and while there is one.
 
 Source: MCP extension `io.modelcontextprotocol/tasks` (SEP-2663); field names are those of its schema.
 """
@@ -48,23 +48,23 @@ from .messages import (
     TaskState,
     UpdateParams,
     UpdateTask,
-    may_be_tried_again,
+    is_retryable,
 )
 
-#: Seconds for the server to take a connection, and to answer anything but a tool call.
+#: Seconds for the server to accept a connection, and to answer any request but a tool call.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
-#: Seconds that a tool call without a task may take; the server has a limit of its own.
+#: Seconds that a tool call without a task may take; the server has its own limit.
 CALL_SECONDS = 24 * 3600.0
-#: Seconds that a task is polled on while its server cannot answer: the task is not affected by that.
+#: Seconds for which polling goes on while the server cannot answer; the task is not affected.
 OUTAGE_SECONDS = 60.0
 
 
 class CannotConnect(TasksServiceError):
-    """No MCP server answers at the address, or it refuses the key; says which and what to do."""
+    """No MCP server answers at the address, or it refuses the key; the message says what to do."""
 
 
 class TaskEnded(TasksServiceError):
-    """The task ended without a result: it failed with an error of the protocol, or was cancelled."""
+    """The task ended without a result: it failed with a JSON-RPC error, or was cancelled."""
 
 
 Watch = Callable[[TaskState], None]
@@ -72,11 +72,11 @@ Watch = Callable[[TaskState], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a server asks, to be answered in part or as a whole.
+    """Questions of a server, which may be answered in part.
 
     Attributes:
-        requests: What is open, by key.
-        task_id: Of the task that waits; None if there is none yet.
+        requests: The open questions, by key.
+        task_id: The task that waits for the answers; None if there is none yet.
         problem: Why the server refused the last answers, if it did.
     """
 
@@ -86,11 +86,11 @@ class Asked:
 
 
 Answer = Callable[[Asked], Awaitable[Mapping[str, ElicitResult]]]
-"""Answers what is asked: at least one of the requests, by its key."""
+"""Answers questions: returns the answer to at least one of the requests, by key."""
 
 
 class _TasksExtension(ClientExtension):
-    """Declares the extension, so that the server may answer a call with a task."""
+    """The declaration of the extension, so that the server may answer a call with a task."""
 
     identifier = TASKS_EXTENSION
 
@@ -122,9 +122,9 @@ class ServiceClient:
         """Call a tool and wait for its result; if the wait is cancelled, so is the task.
 
         Args:
-            tool: Its name.
-            arguments: As its schema wants them.
-            watch: Called with each state of the task that is seen, the first and the last included.
+            tool: The tool's name.
+            arguments: Arguments that fit its schema.
+            watch: Called with each state of the task, from the first to the last.
 
         Raises:
             MCPError: The server refused.
@@ -136,7 +136,7 @@ class ServiceClient:
         return await self.follow(answer, watch)
 
     async def start(self, tool: str, arguments: Mapping[str, Any]) -> CallToolResult | NewTask:
-        """Call a tool, answer what is asked first; returns its result, or the task if the server made one.
+        """Call a tool, answering any questions before the task; return the result, or the new task.
 
         Raises:
             MCPError: The server refused.
@@ -163,16 +163,16 @@ class ServiceClient:
             responses = dict(await self._answer(asked)) if asked.requests else None
 
     async def follow(self, task: TaskState, watch: Watch | None = None) -> CallToolResult:
-        """Poll a task to its end; see `call`."""
+        """Poll a task until it ends, and return its result; see `call`."""
         try:
-            return await self._to_the_end(task, watch)
+            return await self._poll_to_the_end(task, watch)
         except asyncio.CancelledError:
             with anyio.move_on_after(ANSWER_SECONDS, shield=True):
                 await self.cancel(task.task_id)
             raise
 
     async def get(self, task_id: str) -> DetailedTask:
-        """The task's state now.
+        """The current state of a task.
 
         Raises:
             MCPError: There is no such task for this caller.
@@ -180,7 +180,7 @@ class ServiceClient:
         return await _get(self._client.session, task_id)
 
     async def update(self, task_id: str, answers: Mapping[str, ElicitResult]) -> None:
-        """Answer questions of a task: all of these, or none.
+        """Answer questions of a task; the server takes all of these answers, or none.
 
         Raises:
             MCPError: An answer does not fit, or there is no such task for this caller.
@@ -189,7 +189,7 @@ class ServiceClient:
         await self._client.session.send_request(UpdateTask(params=params), mcp_types.EmptyResult)
 
     async def cancel(self, task_id: str) -> None:
-        """Ask for the end of a task; that it has ended shows in `get`.
+        """Request the cancellation of a task; `get` shows when it has ended.
 
         Raises:
             MCPError: There is no such task for this caller.
@@ -198,7 +198,7 @@ class ServiceClient:
             CancelTask(params=TaskParams(task_id=task_id)), mcp_types.EmptyResult
         )
 
-    async def _to_the_end(self, task: TaskState, watch: Watch | None) -> CallToolResult:
+    async def _poll_to_the_end(self, task: TaskState, watch: Watch | None) -> CallToolResult:
         session = self._client.session
         async for state in _states(session, task, answering=self._answer is not None):
             if watch is not None:
@@ -212,7 +212,7 @@ class ServiceClient:
         raise AssertionError("the states of a task end with the final one")
 
     async def _respond(self, state: DetailedTask, answer: Answer) -> None:
-        """Answer what a task asks; again, and with the reason, while the server refuses the answers."""
+        """Answer a task's questions; if the server refuses the answers, ask again and pass on the reason."""
         problem: str | None = None
         while True:
             asked = Asked(requests=state.input_requests or {}, task_id=state.task_id, problem=problem)
@@ -233,10 +233,10 @@ async def connect(
     Args:
         url: The endpoint, such as `http://127.0.0.1:8787/mcp`.
         key: An API key, sent as a bearer token.
-        answer: Answers questions; without it, the server is told that this client cannot be asked.
+        answer: Answers questions; None declares to the server that this client cannot be asked.
 
     Raises:
-        CannotConnect: Nothing answers there, or what answers refuses.
+        CannotConnect: Nothing answers there, or the server refuses the connection.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=CALL_SECONDS)
@@ -264,7 +264,7 @@ async def _refuse_to_be_called(
     context: ClientRequestContext,  # noqa: ARG001 - the SDK's signature
     params: ElicitRequestParams,  # noqa: ARG001
 ) -> ElicitResult | ErrorData:
-    """Declares that forms and links can be asked; servers of this revision never call back for them."""
+    """Refuse a question that is sent as a request: the SDK declares forms and links only with a callback."""
     return ErrorData(code=mcp_types.METHOD_NOT_FOUND, message="Ask in a result, not by a request")
 
 
@@ -276,12 +276,12 @@ async def _follow(task: NewTask, context: ClaimContext) -> CallToolResult:
 
 
 async def _states(session: Any, task: TaskState, *, answering: bool) -> AsyncIterator[TaskState]:
-    """The states of a task as they are seen, up to the final one; no faster than the server asks for.
+    """Poll a task, no faster than the server asks for; yields its states up to the final one.
 
     Args:
         session: The connection.
-        task: Its first state.
-        answering: Whether open questions have been answered when the next state is asked for.
+        task: The first state.
+        answering: Whether the caller answers open questions before it takes the next state.
     """
     while True:
         yield task
@@ -294,21 +294,21 @@ async def _states(session: Any, task: TaskState, *, answering: bool) -> AsyncIte
 
 
 async def _after_outages(session: Any, task: TaskState) -> DetailedTask:
-    """The next state of a task; its server may be away for a while."""
+    """The next state of a task; repeats the request while the server cannot answer."""
     until = time.monotonic() + OUTAGE_SECONDS
     while True:
         try:
             return await _get(session, task.task_id)
         except (httpx2.HTTPError, MCPError) as error:
-            if time.monotonic() > until or not _passes(error):
+            if time.monotonic() > until or not _is_temporary(error):
                 raise
         await asyncio.sleep(task.poll_seconds)
 
 
-def _passes(error: httpx2.HTTPError | MCPError) -> bool:
-    """Whether the server cannot answer now; any other error is its answer."""
+def _is_temporary(error: httpx2.HTTPError | MCPError) -> bool:
+    """Whether an error means that the server cannot answer now; any other error is final."""
     if isinstance(error, MCPError):
-        return may_be_tried_again(error)
+        return is_retryable(error)
     return isinstance(error, httpx2.TransportError)
 
 

@@ -1,8 +1,7 @@
-"""The error catalogue: one class per way to fail, each with what a caller needs to act on it.
+"""The error catalogue: one class per kind of failure, with the facts that a caller needs to act on it.
 
-Two families stand apart. `TasksServiceError` is what callers of the service meet. `AttemptEnded` derives
-from `BaseException`: it ends the attempt of a running tool, and an author's `except Exception` must not
-swallow it.
+There are two families. Callers of the service meet `TasksServiceError`. `AttemptEnded` ends the attempt of a
+running tool; it derives from `BaseException`, so that an author's `except Exception` does not swallow it.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from .names import task_hash
 
 
 class TasksServiceError(Exception):
-    """Everything that this service raises on purpose."""
+    """The base of the errors that this service raises on purpose."""
 
 
 class ConfigurationError(TasksServiceError):
-    """The operator's set-up cannot work; the message says how to fix it."""
+    """The configuration, or an author's declaration, cannot work; the message says how to fix it."""
 
 
 class NotJson(TasksServiceError):
@@ -34,13 +33,13 @@ class NotJson(TasksServiceError):
 
 
 class LimitExceeded(TasksServiceError):
-    """Something is larger, deeper or more than allowed; nothing was recorded.
+    """A size, depth or number is over its limit; nothing was recorded.
 
     Attributes:
-        what: Which limit.
-        maximum: What is allowed.
-        actual: What was met.
-        unit: Of both numbers.
+        what: The name of the limit.
+        maximum: The allowed maximum.
+        actual: The actual value.
+        unit: The unit of both.
     """
 
     def __init__(self, what: str, *, maximum: int, actual: int, unit: str) -> None:
@@ -93,8 +92,8 @@ class UnknownResource(TasksServiceError):
     """There is no resource of that URI.
 
     Attributes:
-        uri: What was asked for.
-        reason: Why not, where there is more to say; or empty.
+        uri: The requested URI.
+        reason: Why there is none, if more can be said; otherwise empty.
     """
 
     def __init__(self, uri: str, reason: str = "") -> None:
@@ -103,10 +102,10 @@ class UnknownResource(TasksServiceError):
 
 
 class InvalidArguments(TasksServiceError):
-    """Arguments do not match the schema of what they are for; nothing was recorded.
+    """Arguments do not match their schema; nothing was recorded.
 
     Attributes:
-        tool: The name of the tool, or of what else they are for.
+        tool: The name of the tool, prompt or resource.
         problems: One (field path, what is wrong) for each problem.
     """
 
@@ -117,7 +116,7 @@ class InvalidArguments(TasksServiceError):
 
 
 class TaskNotFound(TasksServiceError):
-    """No such task for this owner: unknown, foreign, malformed and expired are one and the same."""
+    """No such task for this owner; unknown, foreign, malformed and expired ids are not told apart."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__("Task not found")
@@ -125,11 +124,11 @@ class TaskNotFound(TasksServiceError):
 
 
 class InvalidTransition(TasksServiceError):
-    """The state machine refused an event; never retried, because the answer would be the same.
+    """The state machine refused an event; never retried, because the decision would be the same.
 
     Attributes:
-        task_id: Which task.
-        current: The phase that was met.
+        task_id: The task.
+        current: The task's phase.
         attempted: The event that was refused.
         reason: Why, in a few words.
     """
@@ -144,12 +143,12 @@ class LeaseLost(InvalidTransition):
 
 
 class JournalRolledBack(InvalidTransition):
-    """The record lacks entries that its writer has recorded: the store has gone back to an earlier truth.
+    """The record lacks journal entries that the writer has recorded: the store has lost recent writes.
 
-    The lease stands; once the entries are recorded again, the same event may be committed.
+    The lease is still valid; once the entries are recorded again, the same event may be committed.
 
     Attributes:
-        kept: How many entries are left.
+        kept: The number of entries that are left.
     """
 
     def __init__(self, task_id: str, current: str, attempted: str, *, kept: int) -> None:
@@ -158,7 +157,7 @@ class JournalRolledBack(InvalidTransition):
 
 
 class ConcurrencyLimitReached(InvalidTransition):
-    """Every slot is taken that the task's owner has in its queue: see `Limits.running_per_owner`."""
+    """All slots of the task's owner in its queue are taken (see `Limits.running_per_owner`)."""
 
     def __init__(self, task_id: str, current: str, attempted: str) -> None:
         super().__init__(task_id, current, attempted, "every slot of its owner is taken")
@@ -187,12 +186,12 @@ class AnswerRefused(TasksServiceError):
 
 
 class HistoryMismatch(TasksServiceError):
-    """What the tool does now does not fit what was recorded of it; its code has changed meanwhile.
+    """The tool's calls do not match its journal: its code has changed since the task began.
 
     Attributes:
-        index: Which entry of the journal, from 0.
-        expected: What the tool did at this point now.
-        found: What the journal says that it did.
+        index: The index of the journal entry, from 0.
+        expected: The call that the tool makes now.
+        found: The call that the journal has.
     """
 
     def __init__(self, index: int, expected: str, found: str) -> None:
@@ -208,7 +207,7 @@ class StoreUnavailable(TasksServiceError):
 
     Attributes:
         token: The write token; repeating the call with it cannot apply the write twice.
-        retry_after_ms: When it is sensible to come back.
+        retry_after_ms: Milliseconds after which to try again.
     """
 
     def __init__(self, reason: str, *, token: str | None = None, retry_after_ms: int = 1_000) -> None:
@@ -217,9 +216,9 @@ class StoreUnavailable(TasksServiceError):
 
 
 class ExecutionForgotten(StoreUnavailable):
-    """The store no longer knows the execution that a call waits for: it went back to an earlier truth.
+    """The store no longer has the execution that a call waits for: it has lost recent writes.
 
-    It can be called again; the tool may have begun to run.
+    The call can be made again; the tool may have begun to run.
     """
 
     def __init__(self) -> None:
@@ -227,11 +226,11 @@ class ExecutionForgotten(StoreUnavailable):
 
 
 class StoreFull(StoreUnavailable):
-    """The store's memory is short; nothing was recorded, and it can be tried again when there is more.
+    """The store is short of memory; nothing was recorded, and it can be retried when there is more.
 
     Attributes:
-        maximum: Percent of the memory up to which this is recorded; 100 at the very limit.
-        actual: Percent that is used.
+        maximum: Percent of memory use up to which this is recorded; 100 if Redis itself refused.
+        actual: Percent of memory in use.
     """
 
     what = "memory of the task store"
@@ -244,18 +243,18 @@ class StoreFull(StoreUnavailable):
 
 
 class StoreForbidden(StoreUnavailable):
-    """The process may not do with the store what was asked; it can be tried again when it may."""
+    """Redis does not permit this process a command; it can be retried when the permission is given."""
 
     def __init__(self) -> None:
         super().__init__("Redis does not permit what this process does; its log says what")
 
 
 class Contention(StoreUnavailable):
-    """Too many writers on one task for too long; the store itself is well."""
+    """Too many writers changed one task for too long; the store itself works."""
 
 
 class CorruptRecord(TasksServiceError):
-    """A stored record cannot be read: written by another version of the service, or damaged."""
+    """A stored record cannot be read: another version of the service wrote it, or it is damaged."""
 
     def __init__(self, task_id: str, reason: str) -> None:
         super().__init__(f"The record of task {task_hash(task_id)} cannot be read: {reason}")
@@ -278,7 +277,7 @@ class RecordTooNew(CorruptRecord):
 
 
 class ToolError(Exception):
-    """Raised by a tool's author: the sentence reaches the client as an `isError` result, and is not retried.
+    """An author's error for the caller: the client gets the message as an `isError` result; never retried.
 
     Args:
         message: What went wrong, for the model and the person who called the tool.
@@ -290,12 +289,12 @@ class ToolError(Exception):
 
 
 class ProtocolError(Exception):
-    """Raised by an author to fail the task, or the request, with a JSON-RPC error of its own.
+    """An author's error that fails the task, or the request, with a JSON-RPC error.
 
     Args:
         code: The JSON-RPC error code.
         message: A sentence for the caller.
-        data: Anything that JSON can carry, or None.
+        data: Any JSON value, or None.
     """
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
@@ -305,7 +304,7 @@ class ProtocolError(Exception):
 
 
 class ResourceNotFound(Exception):
-    """Raised by an author's function that reads a resource: there is nothing under this URI.
+    """An error for functions of resource templates: there is nothing under this URI.
 
     Args:
         reason: A sentence for the caller; may be empty.
@@ -317,10 +316,10 @@ class ResourceNotFound(Exception):
 
 
 class ClientCannot(Exception):
-    """Raised in a tool that asks for something the client has not declared; uncaught, it fails the task.
+    """A tool asks for something that the client did not declare; uncaught, it fails the task.
 
     Attributes:
-        needs: What the client would have to declare: `form`, `url`, `sampling` or `roots`.
+        needs: The missing capability: `form`, `url`, `sampling` or `roots`.
     """
 
     def __init__(self, needs: str) -> None:
@@ -329,7 +328,7 @@ class ClientCannot(Exception):
 
 
 class ClientError(Exception):
-    """Raised in a tool whose question the client answered with an error.
+    """The client answered a tool's question with an error.
 
     Attributes:
         code: The JSON-RPC error code.
@@ -342,7 +341,7 @@ class ClientError(Exception):
 
 
 class AttemptEnded(BaseException):
-    """This attempt must stop now; not an `Exception`, so that no tool swallows it by accident."""
+    """The base of the reasons why an attempt must stop; not an `Exception`, so that no tool swallows it."""
 
 
 class TaskCancelled(AttemptEnded):
@@ -350,7 +349,7 @@ class TaskCancelled(AttemptEnded):
 
 
 class AttemptLost(AttemptEnded):
-    """The lease went to another worker, or the task ended otherwise; nothing that runs on counts."""
+    """The task went to another worker, or ended otherwise; this attempt's writes are refused from now on."""
 
 
 class AttemptTimedOut(AttemptEnded):
@@ -358,7 +357,7 @@ class AttemptTimedOut(AttemptEnded):
 
 
 class Parked(AttemptEnded):
-    """The task waits, for an answer or for a time; its tool runs again from the top when that has come."""
+    """The task waits for an answer or a time; its tool then runs again from the top."""
 
 
 class WorkerStopping(AttemptEnded):

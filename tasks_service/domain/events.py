@@ -1,8 +1,8 @@
-"""What can happen to a task: the complete list, each event with the facts that the decision needs.
+"""The events of the state machine: the complete list, each with the facts that the decision needs.
 
-Who sends which is fixed by its base class: a `ClientEvent` needs the owner, a `WorkerEvent` proves by its
-lease id that it still holds the task, a `SweepEvent` only makes durable what time has already decided.
-Every event has a write token: a repetition with the same token is recognised, never applied twice.
+The base class says who sends an event: a `ClientEvent` needs the owner, a `WorkerEvent` proves by its lease
+id that the worker still holds the task, a `SweepEvent` records what time has already decided. Every event has
+a write token: a repetition with the same token is recognised, and never applied twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .task import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Anything that can happen to a task."""
+    """The base of all events."""
 
     actor: ClassVar[str] = ""
     token: str = field(default_factory=new_token)
@@ -35,7 +35,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientEvent(Event):
-    """An event that an owner causes."""
+    """An event that the task's owner causes."""
 
     actor: ClassVar[str] = "client"
 
@@ -45,8 +45,8 @@ class WorkerEvent(Event):
     """An event that the holder of the lease causes.
 
     Attributes:
-        journal_length: Entries of the journal that the writer builds upon; a record that has fewer has gone
-            back to an earlier truth.
+        journal_length: The number of journal entries that the writer knows; a record with fewer has lost
+            recent writes.
     """
 
     actor: ClassVar[str] = "worker"
@@ -56,22 +56,22 @@ class WorkerEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepEvent(Event):
-    """An event that time has caused; a sweep writes it down."""
+    """An event that time causes, and a sweep records."""
 
     actor: ClassVar[str] = "sweep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create(Event):
-    """A call is recorded; from here on it cannot be lost.
+    """A call is recorded as a task, and cannot be lost from now on.
 
     Attributes:
         idempotency: Hash of the owner's idempotency key, or empty.
         reconnect_ms: How long after its end it is kept while nobody has its handle.
         resumable_ms: For how long the `requestState` that led to this call is good, so that its repetition
             must find the same task; 0 if there was none.
-        request_digest: Hash of the request, to tell a repetition from a clash of keys.
-        journal: Answers given before the task existed.
+        request_digest: Hash of the request, to tell a repetition from another request with the same key.
+        journal: The answers that were given before the task existed.
     """
 
     actor: ClassVar[str] = "client"
@@ -94,11 +94,11 @@ class Create(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(ClientEvent):
-    """The owner wants it to stop.
+    """The owner cancels the task.
 
     Attributes:
-        reason: For the status message.
-        unheld: Only if nobody was given its handle: whoever waited for it has gone.
+        reason: The status message.
+        unheld: Cancel only if nobody was given the task's handle; for a caller that waited and has gone.
     """
 
     reason: str = "The client cancelled the task."
@@ -110,7 +110,7 @@ class AnswerInput(ClientEvent):
     """Answers to open questions; unknown and answered keys are ignored.
 
     Attributes:
-        answers: Key to answer, already checked against the question.
+        answers: The answers by key, already checked against their questions.
     """
 
     answers: Mapping[str, JsonText]
@@ -118,16 +118,16 @@ class AnswerInput(ClientEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakeVisible(ClientEvent):
-    """The handle of a task that was created hidden is about to be given out."""
+    """The client is about to be given the handle of a task that was created hidden."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLeft(ClientEvent):
-    """Whoever waited for a task without a handle has left, and may come back.
+    """The caller of a task without a handle has lost its connection, and may come back.
 
     Attributes:
-        within_ms: How long that may take; then the task is cancelled. A later `CallerLeft` sets a new time.
-            For as long the task is kept, even if it ends meanwhile.
+        within_ms: How long it may take to come back; then the task is cancelled. A later `CallerLeft` sets a
+            new time. The task is kept for that long, even if it ends meanwhile.
     """
 
     within_ms: int
@@ -135,7 +135,7 @@ class CallerLeft(ClientEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerReturned(ClientEvent):
-    """Somebody waits for the task again."""
+    """The caller waits for the task again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +143,9 @@ class Claim(Event):
     """A worker takes a pending task.
 
     Attributes:
-        lease_id: Drawn for this delivery.
+        lease_id: A random id, drawn for this delivery.
         worker: The worker's name, for people.
-        dispatched_ms: From the message: what was overtaken by this claim.
+        dispatched_ms: When the message was made; older messages of the queue are overtaken.
     """
 
     actor: ClassVar[str] = "worker"
@@ -156,18 +156,18 @@ class Claim(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renew(WorkerEvent):
-    """The holder is alive."""
+    """The holder renews its lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint(WorkerEvent):
-    """The holder writes something down without moving the task.
+    """The holder records something without changing the task's phase.
 
     Attributes:
-        variables: Name to JSON text; `None` deletes the variable.
-        progress: How far it is.
-        step: A journal entry, with the index that it must get.
-        step_index: Position in the journal; a repetition at the same position is recognised.
+        variables: JSON texts by name; `None` deletes the variable.
+        progress: The progress of the tool.
+        step: A journal entry.
+        step_index: The entry's index in the journal; a repetition at the same index is recognised.
     """
 
     variables: Mapping[str, JsonText | None] = field(default_factory=dict)
@@ -178,10 +178,10 @@ class Checkpoint(WorkerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestInput(WorkerEvent):
-    """The tool asks; the attempt ends and nothing is held while the task waits.
+    """The tool asks: the attempt ends, and the task is parked until it is answered.
 
     Attributes:
-        inputs: Key to question.
+        inputs: The questions by key.
     """
 
     inputs: Mapping[str, Question]
@@ -193,9 +193,9 @@ class Question:
     """A question as the tool asks it.
 
     Attributes:
-        request: What is asked, as JSON text.
-        open_ms: How long it stays open; None for as long as the policy says.
-        default: The answer that silence gives; None: silence fails the task.
+        request: The question, as JSON text.
+        open_ms: How long it stays open; None: as long as the policy says.
+        default: The answer if none comes in time; None: the task fails.
         digest: See `InputRequest.digest`.
     """
 
@@ -205,7 +205,7 @@ class Question:
     digest: str = ""
 
     def opened(self, now_ms: int, policy: Policy, latest_ms: int) -> InputRequest:
-        """The open question that it becomes when asked at `now_ms`."""
+        """The open question that the record holds if this is asked at `now_ms`."""
         open_ms = policy.question_ms if self.open_ms is None else self.open_ms
         return InputRequest(
             request=self.request,
@@ -217,11 +217,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sleep(WorkerEvent):
-    """A durable timer: the attempt ends, the task comes due again later.
+    """The tool sleeps: the attempt ends, and the task is due again later.
 
     Attributes:
-        delay_ms: From now.
-        timer: The journal entry that lets the next attempt pass.
+        delay_ms: The time until then.
+        timer: The journal entry that lets the next attempt go on after the sleep.
     """
 
     delay_ms: int
@@ -234,7 +234,7 @@ class CompleteWithResult(WorkerEvent):
 
     Attributes:
         result: The result, as JSON text.
-        is_error: Whether the tool reported an error in it; wire modules know what that means.
+        is_error: Whether the result reports an error; wire modules translate it.
         message: A sentence for people, shown beside the status.
     """
 
@@ -255,8 +255,8 @@ class Retry(WorkerEvent):
     """The attempt failed in a way that the tool's policy retries.
 
     Attributes:
-        delay_ms: Until the next attempt.
-        otherwise: How the task ends if no attempt is left: the tool's own error.
+        delay_ms: The time until the next attempt.
+        otherwise: How the task ends if no attempt is left: with the tool's own error.
         message: What went wrong this time, for people.
     """
 
@@ -270,8 +270,8 @@ class Release(WorkerEvent):
     """The holder hands the task back.
 
     Attributes:
-        lost: False for a graceful hand-back, which gives the try back; True for a dead child seen by its
-            parent, which keeps it, so that poison is counted.
+        lost: False if the worker stops: the attempt does not count. True if the parent reports a dead child:
+            the attempt counts, so that a tool that kills its workers fails in the end.
         reason: For people.
     """
 
@@ -281,7 +281,7 @@ class Release(WorkerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reap(SweepEvent):
-    """The lease ran out."""
+    """The lease has expired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +291,7 @@ class DeadlinePassed(SweepEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expire(SweepEvent):
-    """The task is final and past its time."""
+    """The task is final and its retention is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,22 +301,22 @@ class Redispatch(SweepEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantSlot(SweepEvent):
-    """The task's turn has come: it gets a slot, and a message goes out in the same write.
+    """The task gets a slot that it has waited for, and a message goes out in the same write.
 
-    Sent by whoever has just given a slot back, and by a sweep in case that one died.
+    Sent by the process that has just freed a slot, and by sweeps in case that process died.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairRecord(Event):
-    """A repair has found that the record contradicts itself.
+    """A repair has found an inconsistent record.
 
-    What no rule of ours reads, and so no `Task` holds, comes along as evidence; the store gathers it in the
-    same transaction.
+    The attributes are facts about the record that a `Task` does not hold; the store reads them in the same
+    transaction.
 
     Attributes:
         result_present: Whether a result is stored.
-        journal_kept: How many journal entries can be read, from the first on without a gap.
+        journal_kept: The number of journal entries that can be read, from the first without a gap.
         journal_bytes_kept: The size of their values.
     """
 

@@ -1,7 +1,6 @@
-"""How much of anything is allowed: one definition, used by every store and every edge.
+"""The limits: sizes, depths and quotas, and the functions that measure and refuse.
 
-A limit that differs between stores, or between front end and worker, is a bug that only production
-finds; so there is one `Limits`, one way to measure a payload, and one way to say no.
+Every store, front end and worker uses these, so that no limit differs between them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 OTHER_QUEUES = "*"
-"""Stands for every queue that is not named."""
+"""The key that stands for every queue that is not named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ class Limits:
         arguments_bytes: Arguments of one call.
         result_bytes: Result of one task.
         variables_bytes: All variables of one task together.
-        status_message_bytes: A status or progress message; longer ones are cut, not refused.
+        status_message_bytes: A status or progress message; longer ones are truncated, not refused.
         answers_bytes: All answers of one `answer_input`.
         journal_bytes: All journal entries of one task together.
         journal_entries: Journal entries of one task.
@@ -37,10 +36,10 @@ class Limits:
         depth: Nesting of any JSON that is stored.
         live_per_owner: Tasks of one owner that are not final.
         tasks_per_shard: Tasks that are stored in the shard of their owner, ended ones included until they are
-            removed; may overshoot by the creates in flight.
-        log_entries: Lines kept of a task's transition log.
-        running_per_owner: Queue, or `OTHER_QUEUES`, to how many tasks of one owner may run from it at a time;
-            further ones wait for their turn, and are not refused.
+            removed; may be exceeded by the creates in flight.
+        log_entries: Entries kept of a task's transition log.
+        running_per_owner: How many tasks of one owner may run from a queue at a time, by queue or
+            `OTHER_QUEUES`; further ones wait for a slot, and are not refused.
     """
 
     arguments_bytes: int = MIB
@@ -58,7 +57,7 @@ class Limits:
     running_per_owner: Mapping[str, int] = field(default_factory=dict)
 
     def concurrency_limit(self, queue: str) -> int | None:
-        """How many tasks of one owner may run from a queue at a time; None: as many as there are workers."""
+        """The number of tasks of one owner that may run from a queue at a time; None: no limit."""
         slots = self.running_per_owner
         return slots.get(queue, slots.get(OTHER_QUEUES)) if slots else None
 
@@ -75,7 +74,7 @@ def check_size(what: str, text: str, maximum: int) -> None:
     """Refuse a text over `maximum` bytes.
 
     Raises:
-        LimitExceeded: It names the limit, its maximum and the size that was met.
+        LimitExceeded: It is larger.
     """
     if (actual := size(text)) > maximum:
         raise LimitExceeded(what, maximum=maximum, actual=actual, unit="bytes")
@@ -85,8 +84,8 @@ def to_json(what: str, value: Any, *, maximum: int, depth: int = DEFAULT_LIMITS.
     """Write a value as strict JSON text within the limits.
 
     Args:
-        what: What the value is, for the error: "arguments", "result".
-        value: Anything made of dict, list, str, int, float, bool and None.
+        what: The name of the value, for the error: "arguments", "result".
+        value: A value of dict, list, str, int, float, bool and None.
         maximum: Largest size in bytes.
         depth: Deepest nesting.
 
@@ -110,7 +109,7 @@ def to_json(what: str, value: Any, *, maximum: int, depth: int = DEFAULT_LIMITS.
 
 
 def check_depth(what: str, value: Any, maximum: int) -> None:
-    """Refuse nesting deeper than `maximum`, without recursion of our own.
+    """Refuse nesting deeper than `maximum`; works without recursion.
 
     Raises:
         LimitExceeded: Nested too deeply.

@@ -1,4 +1,4 @@
-"""How tasks are called: by ids, which are secrets of their owners, and by short names that all may see."""
+"""Names of tasks: their ids, which are secrets of their owners, and the short names that all may see."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _bare(reference: str) -> str:
 
 
 def shard_of_owner(owner: Owner, shards: int) -> int:
-    """The shard that all tasks of an owner are kept in, so that one write can touch them together."""
+    """The shard that holds all tasks of an owner, so that one transaction can change them together."""
     return int.from_bytes(blake2b(owner.encode(), digest_size=4).digest()) % shards
 
 

@@ -1,6 +1,6 @@
-"""What a running tool says to whoever waits for it: progress, and log messages.
+"""Reports: the progress and log messages that a running tool sends to clients that wait for it.
 
-A report reaches those who wait while it is made, and is gone: only progress is recorded, and that not often
+A report reaches only clients that wait at that moment. Only progress is recorded too, about once a second
 (see `events.Checkpoint`).
 """
 
@@ -13,14 +13,14 @@ from .limits import KIB, truncate
 from .task import JsonText, Progress
 
 LOG_DATA_BYTES = 8 * KIB
-"""Largest data of a log message; more is cut."""
+"""Bytes of a log message's data; longer data is truncated."""
 
 LOGGER_BYTES = 128
-"""Longest name of a logger; a longer one is cut."""
+"""Bytes of a logger's name; a longer one is truncated."""
 
 
 class LogLevel(StrEnum):
-    """How grave a log message is: the severities of RFC 5424, least grave first."""
+    """The severity of a log message: the severities of RFC 5424, lowest first."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -32,21 +32,21 @@ class LogLevel(StrEnum):
     EMERGENCY = "emergency"
 
     def reaches(self, threshold: LogLevel) -> bool:
-        """Whether it is as grave as the threshold, or graver."""
-        return _GRAVITY[self] >= _GRAVITY[threshold]
+        """Whether it is at least as severe as the threshold."""
+        return _SEVERITY[self] >= _SEVERITY[threshold]
 
 
-_GRAVITY = {level: severity for severity, level in enumerate(LogLevel)}
+_SEVERITY = {level: severity for severity, level in enumerate(LogLevel)}
 
 
 @dataclass(frozen=True, slots=True)
 class LogMessage:
-    """Something that a tool wants known, and nobody records.
+    """A log message of a tool; it is not recorded.
 
     Attributes:
-        level: How grave it is.
-        data: A text or an object, as JSON.
-        logger: Who says so, in the tool's own terms; None leaves that open.
+        level: The severity.
+        data: The data, as JSON text.
+        logger: The name that the tool gave the logger; None if it gave none.
     """
 
     level: LogLevel
@@ -58,7 +58,7 @@ Report = Progress | LogMessage
 
 
 def truncate_report(progress: Progress, maximum: int) -> Progress:
-    """Progress whose message is at most so many bytes long."""
+    """The progress, with its message truncated to `maximum` bytes."""
     if progress.message is None:
         return progress
     return replace(progress, message=truncate(progress.message, maximum))

@@ -1,1 +1,1 @@
-"""What a running tool holds, and what replays: context, journal, steps, questions, suspension."""
+"""Durable execution inside a tool: its context, journal, steps, questions and suspension."""

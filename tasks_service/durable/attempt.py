@@ -1,4 +1,4 @@
-"""What a context needs of the engine that runs its tool."""
+"""The interface between a tool's context and the engine that runs the tool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .journal import Journal
 
 
 class Attempt(Protocol):
-    """What the engine of a worker offers to a context; safe to call from any thread."""
+    """The engine's side of one attempt, as a context sees it; safe to call from any thread."""
 
     @property
     def task(self) -> Task:
@@ -20,52 +20,52 @@ class Attempt(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Whether this attempt is to stop, for whatever reason."""
+        """Whether this attempt must stop, for any reason."""
 
     @property
     def variables(self) -> Mapping[str, Any]:
         """The task's variables, decoded, as this attempt knows them."""
 
     def check(self) -> None:
-        """Raise the `AttemptEnded` that applies, if any; touches no network."""
+        """Raise the `AttemptEnded` that applies, if any; sends nothing."""
 
     def progress(self, current: float, total: float | None, message: str | None) -> None:
         """Record progress; returns at once.
 
-        About one write a second reaches the store; the last one always does, before the task ends. Whoever
-        waits for the task is told at once, up to 50 times a second.
+        About one write a second reaches the store; the last one always does, before the task ends. Clients
+        that wait for the task get up to 50 reports a second.
         """
 
     def log(self, message: LogMessage) -> None:
-        """Tell whoever waits for the task; returns at once, records nothing."""
+        """Send a log message to clients that wait for the task; returns at once, records nothing."""
 
     def write_variables(self, changes: Mapping[str, Any]) -> None:
-        """Write several variables in one transaction; `None` deletes; waits for the store."""
+        """Write several variables in one transaction and wait for the store; `None` deletes a variable."""
 
     @property
     def journal(self) -> Journal:
-        """What earlier attempts recorded, and this one adds to."""
+        """The journal: entries of earlier attempts, and those that this one adds."""
 
     @property
     def answers(self) -> Mapping[str, Any]:
-        """The answers to the questions that the tool declared, as it reads them."""
+        """The answers to the questions that the tool declared with `ask=`, decoded."""
 
     def now_ms(self) -> int:
-        """The store's clock, as well as this process knows it."""
+        """The store's time in milliseconds, estimated from the claim and this process's clock."""
 
     def record(self, entry: JournalEntry) -> None:
-        """Record a journal entry; once this returns, what it stands for never runs again."""
+        """Record a journal entry; once this returns, the call behind it never runs again."""
 
     def park(self, questions: Mapping[str, Question]) -> NoReturn:
-        """Ask, and end the attempt.
+        """Record questions and end the attempt.
 
         Raises:
-            AttemptEnded: Always: `Parked`, or what ended the attempt before.
+            AttemptEnded: Always: `Parked`, or the reason why the attempt had ended before.
         """
 
     def suspend(self, delay_ms: int, timer: JournalEntry | None) -> NoReturn:
-        """Let the task come due again after a while, and end the attempt.
+        """Make the task due again after `delay_ms`, and end the attempt.
 
         Raises:
-            AttemptEnded: Always: `Parked`, or what ended the attempt before.
+            AttemptEnded: Always: `Parked`, or the reason why the attempt had ended before.
         """

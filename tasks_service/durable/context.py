@@ -1,12 +1,12 @@
-"""What a running tool holds: its task's identity, progress, variables, questions, steps, and signals.
+"""The contexts that running tools receive: identity, progress, variables, questions, steps and sleeps.
 
-Every call on a context is also a checkpoint: if the client has cancelled, the lease was lost, the time is up
-or the worker stops, the call raises one of `AttemptEnded`, which is not an `Exception`. A tool that must
-clean up uses `finally`, as always.
+Every call on a context is also a checkpoint: if the client has cancelled, the lease was lost, the timeout has
+passed or the worker stops, the call raises a subclass of `AttemptEnded`, which is not an `Exception`. A tool
+that must clean up uses `finally`, as always.
 
-Asking and sleeping end the attempt too: nothing is held while the task waits. When the answer or the time
-has come the tool runs again from the top, and every call that has an outcome in the journal returns it at
-once (see `journal`).
+Asking and sleeping end the attempt too: no process waits. When the answer arrives or the time has come, the
+tool runs again from the top, and every call whose outcome is in the journal returns it at once (see
+`journal`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .questions import (
 )
 from .retry import RetryPolicy
 from .steps import inside_step, refuse_inside_step, step_call, step_entry, step_value
-from .suspension import Pause
+from .suspension import Suspension
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -53,14 +53,14 @@ Values = dict[str, Any]
 Unanswered = Declined | Cancelled
 
 SHORT_SLEEP_MS = 50
-"""What is left of a sleep and not worth another attempt."""
+"""Milliseconds of a sleep that are waited for in the same attempt."""
 
 STEP_ATTEMPTS = 5
-"""Most tries of a step that has a retry policy, within one attempt of its tool."""
+"""Most attempts at a step that has a retry policy, within one attempt of its tool."""
 
 
 class _Context:
-    """What both contexts share: reading never blocks."""
+    """The part that both contexts share; its properties never block."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
@@ -73,7 +73,7 @@ class _Context:
 
     @property
     def owner(self) -> str:
-        """Whose task it is: an opaque, stable hash."""
+        """The owner of the task: an opaque, stable hash."""
         return self._attempt.task.owner
 
     @property
@@ -83,22 +83,22 @@ class _Context:
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is since the last sure progress: 1 for the first."""
+        """The number of this attempt, from 1; counted anew after each question and each sleep."""
         return self._attempt.task.attempts
 
     @property
     def claims(self) -> int:
-        """How often the task has been claimed, this time included; every re-run adds one."""
+        """How often the task has been claimed, this time included."""
         return self._attempt.task.claims
 
     @property
     def cancelled(self) -> bool:
-        """Whether this attempt is to stop: cancelled, lost, out of time, or the worker stops."""
+        """Whether this attempt must stop: cancelled, lost, timed out, or the worker stops."""
         return self._attempt.cancelled
 
     @property
     def variables(self) -> Mapping[str, Any]:
-        """The task's variables; reading is free, `write_variables` changes them."""
+        """The task's variables; reading sends nothing, `write_variables` changes them."""
         return self._attempt.variables
 
     @property
@@ -112,10 +112,10 @@ class _Context:
         self._attempt.log(message)
 
     def _calls(self, questions: Mapping[str, Question]) -> list[Call]:
-        """The calls that questions are; each name is used once more.
+        """The journal calls of some questions; counts one use of each name.
 
         Raises:
-            ClientCannot: One of them needs what the client did not declare.
+            ClientCannot: A question needs a capability that the client did not declare.
         """
         refuse_inside_step("ask")
         declared = json.loads(self._attempt.task.capabilities or "[]")
@@ -129,13 +129,13 @@ class _Context:
         ]
 
     def _timer(self, duration: timedelta | float, name: str) -> tuple[JournalEntry, int, bool]:
-        """The timer of a sleep, the milliseconds that are left of it, and whether it was recorded before."""
+        """The timer of a sleep, the milliseconds left of it, and whether it was recorded before."""
         refuse_inside_step("sleep")
         seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
         call = Call(EntryKind.TIMER, self._journal.name_of_use(EntryKind.TIMER, name), "")
         now_ms = self._attempt.now_ms()
-        if (met := self._journal.meet([call])) is not None:
-            return met[0], int(met[0].value) - now_ms, True
+        if (entries := self._journal.match([call])) is not None:
+            return entries[0], int(entries[0].value) - now_ms, True
         until_ms = now_ms + max(round(seconds * 1000), 0)
         entry = JournalEntry(kind=call.kind, name=call.name, digest="", value=JsonText(str(until_ms)))
         return entry, until_ms - now_ms, False
@@ -145,7 +145,7 @@ class TaskContext(_Context):
     """The context of a sync tool."""
 
     def check(self) -> None:
-        """Stop here if the attempt is to stop; costs nothing, so call it in every loop.
+        """Stop here if the attempt must stop; cheap enough for every loop.
 
         Raises:
             AttemptEnded: TaskCancelled, AttemptLost, AttemptTimedOut or WorkerStopping.
@@ -153,31 +153,31 @@ class TaskContext(_Context):
         self._attempt.check()
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the tool is.
+        """Report how far the tool is.
 
         Args:
-            current: Any number that grows.
-            total: What `current` grows to, if known.
+            current: A number that grows.
+            total: The value of `current` at the end, if known.
             message: A sentence for people; becomes the task's status message.
 
         Raises:
-            ValueError: Not a number, or one without end.
+            ValueError: A number is NaN or infinite.
         """
         self._attempt.check()
         self._attempt.progress(*_finite(current, total), message)
 
     def log(self, level: Level, data: Any, *, logger: str | None = None) -> None:
-        """Tell whoever waits for the task, and the worker's own log; nothing is recorded.
+        """Send a log message to clients that wait for the task, and to the worker's log; records nothing.
 
-        Clients choose from which level on they are told. They see what is said here: keep secrets, and what
-        helps an attacker, out of it. Of more than some dozens a second, the oldest are not sent.
+        Clients choose the lowest level that they receive. They read the message: keep secrets, and what
+        helps an attacker, out of it. Above some dozens of messages a second, the oldest are not sent.
 
         Args:
-            level: How grave it is: `debug`, `info`, `notice`, `warning`, `error`, `critical`, `alert` or
+            level: The severity: `debug`, `info`, `notice`, `warning`, `error`, `critical`, `alert` or
                 `emergency`.
-            data: A sentence, or anything that is JSON; of more than 8 KiB, the beginning is sent as text.
-            logger: Names what speaks; also the name in the worker's log, otherwise `tasks_service.tools.`
-                and the tool's name.
+            data: A sentence, or any JSON value; of more than 8 KiB, the beginning is sent as text.
+            logger: The name of the logger, for clients and in the worker's log; by default the worker's log
+                has `tasks_service.tools.` and the tool's name.
 
         Raises:
             NotJson: The data cannot be written as JSON.
@@ -205,14 +205,14 @@ class TaskContext(_Context):
     def track(
         self, items: Iterable[T], description: str | None = None, *, total: float | None = None
     ) -> Iterator[T]:
-        """Iterate with progress: each item is a progress report and a checkpoint.
+        """Iterate over items, with a progress report and a checkpoint for each.
 
         Args:
-            items: Anything iterable.
-            description: Becomes the progress message.
-            total: How many items there are; taken from `len(items)` where that works.
+            items: Any iterable.
+            description: The progress message.
+            total: The number of items; by default `len(items)`, where it has a length.
         """
-        total = _total(items, total)
+        total = _length_of(items, total)
         done = 0
         self.progress(done, total, description)
         for done, item in enumerate(items, start=1):
@@ -221,10 +221,10 @@ class TaskContext(_Context):
             self.progress(done, total, description)
 
     def write_variables(self, changes: Mapping[str, Any]) -> None:
-        """Write several variables at once, in one transaction; a value of None deletes.
+        """Write several variables in one transaction; a value of None deletes the variable.
 
         Raises:
-            NotJson: A value is not JSON.
+            NotJson: A value cannot be written as JSON.
             LimitExceeded: All variables together are too large.
         """
         self._attempt.check()
@@ -264,14 +264,15 @@ class TaskContext(_Context):
         default: Any = None,
         model_may_answer: bool = False,
     ) -> Any:
-        """Ask a person for some values, and wait for as long as it takes; nothing is held meanwhile.
+        """Ask a person to fill in a form; the task waits, and no process waits with it.
 
         Args:
-            message: What the person reads.
+            message: The text that the person reads.
             schema: A pydantic model, or a JSON schema of a flat object.
-            name: Names the question, to the client as well; used again, it becomes `name#2`.
-            within: How long the question stays open; the service's default is 7 days.
-            default: What silence means: values, `Declined()` or `Cancelled()`. None: silence fails the task.
+            name: The question's name, which the client sees too; used again, it becomes `name#2`.
+            within: How long the question stays open; 7 days by default.
+            default: The answer if none comes in time: values, `Declined()` or `Cancelled()`. None: the task
+                fails.
             model_may_answer: Whether a model may answer for the person, where its client knows no tasks.
 
         Returns:
@@ -280,16 +281,16 @@ class TaskContext(_Context):
         Raises:
             ClientCannot: The client did not declare that it can be asked.
             ClientError: The client answered with an error.
-            ConfigurationError: The schema cannot be asked.
+            ConfigurationError: Clients cannot render a form of this schema.
         """
         return self._ask({name: Form(message, schema, model_may_answer)}, within, {name: default})[name]
 
     def elicit_url(
         self, message: str, url: str, *, name: str = "link", within: timedelta | None = None
     ) -> bool | Unanswered:
-        """Ask a person to visit a page; True means that they agreed to, not that they have finished there.
+        """Ask a person to visit a page; True means that they agreed to go, not that they finished there.
 
-        For what must not pass through the client: passwords, payments, consent at another service.
+        Use it for what must not pass through the client: passwords, payments, consent at another service.
         """
         answer: bool | Unanswered = self._ask({name: Link(message, url)}, within, {})[name]
         return answer
@@ -304,12 +305,12 @@ class TaskContext(_Context):
         """Ask several questions at once; they may be answered in any order, one by one or together.
 
         Args:
-            questions: By name: `Form`, `Link`, `Sampling` or `Roots`.
+            questions: The questions by name: `Form`, `Link`, `Sampling` or `Roots`.
             within: How long they stay open.
-            defaults: What silence means, by name.
+            defaults: The answers if none come in time, by name.
 
         Returns:
-            The answers by name, as `elicit` would return each.
+            The answers by name, each as `elicit` would return it.
         """
         return self._ask(questions, within, defaults or {})
 
@@ -334,21 +335,21 @@ class TaskContext(_Context):
     def step(
         self, name: str, fn: Callable[..., T], *args: Any, retry: RetryPolicy | None = None, **kwargs: Any
     ) -> T:
-        """Do something once: when its result is recorded it never runs again, not after a crash either.
+        """Run a function as a step: once its result is recorded it never runs again, even after a crash.
 
-        A crash inside the step, before its result is recorded, runs it again; make it idempotent where that
-        matters.
+        After a crash inside the step, before its result is recorded, it runs again; make it idempotent where
+        that matters.
 
         Args:
-            name: Names the step; used again, it becomes `name#2`.
-            fn: What to do.
-            args: For `fn`; they must be the same whenever the tool runs.
-            retry: For exceptions of `fn`: waits and tries again within this attempt.
-            kwargs: For `fn`.
+            name: The step's name; used again, it becomes `name#2`.
+            fn: The function.
+            args: Its arguments; they must be the same whenever the tool runs.
+            retry: Which exceptions of `fn` are retried, within this attempt, and after which delay.
+            kwargs: Its keyword arguments.
 
         Returns:
-            What `fn` returned, as its JSON reads back: of the type that `fn` declares to return, otherwise
-            plain values. So the first run and every later one get the same.
+            The result of `fn`, read back from its JSON: of the type that `fn` declares to return, otherwise
+            plain values. So every attempt gets the same.
 
         Raises:
             NotJson: The result cannot be written as JSON.
@@ -357,21 +358,21 @@ class TaskContext(_Context):
         self._attempt.check()
         refuse_inside_step(f"take step {name!r}")
         call = step_call(self._journal, name, args, kwargs)
-        if (met := self._journal.meet([call])) is not None:
-            (entry,) = met
+        if (entries := self._journal.match([call])) is not None:
+            (entry,) = entries
         else:
             with inside_step(name):
-                entry = step_entry(call, self._tried(fn, args, kwargs, retry))
+                entry = step_entry(call, self._with_retries(fn, args, kwargs, retry))
             self._attempt.record(entry)
         value: T = step_value(fn, entry.value)
         return value
 
     def sleep(self, duration: timedelta | float, *, name: str = "sleep") -> None:
-        """Sleep durably: the attempt ends, and the tool runs on when the time has come.
+        """Sleep durably: the attempt ends, and the tool goes on when the time has come.
 
         Args:
             duration: A timedelta, or seconds.
-            name: Names the timer; used again, it becomes `name#2`.
+            name: The timer's name; used again, it becomes `name#2`.
         """
         self._attempt.check()
         timer, left_ms, recorded = self._timer(duration, name)
@@ -384,32 +385,32 @@ class TaskContext(_Context):
     ) -> dict[str, Any]:
         self._attempt.check()
         calls = self._calls(questions)
-        if (met := self._journal.meet(calls)) is None:
-            self._attempt.park(_asked(calls, questions, within, defaults))
-        return _read(questions, met)
+        if (entries := self._journal.match(calls)) is None:
+            self._attempt.park(_domain_questions(calls, questions, within, defaults))
+        return _answers_of(questions, entries)
 
-    def _tried(
+    def _with_retries(
         self, fn: Callable[..., T], args: Any, kwargs: Mapping[str, Any], retry: RetryPolicy | None
     ) -> T:
-        for tries in range(1, STEP_ATTEMPTS + 1):
+        for attempt in range(1, STEP_ATTEMPTS + 1):
             try:
                 return fn(*args, **kwargs)
             except Exception as error:
-                if retry is None or not retry.wants(error) or tries == STEP_ATTEMPTS:
+                if retry is None or not retry.applies_to(error) or attempt == STEP_ATTEMPTS:
                     raise
-            until = time.monotonic() + retry.delay_ms(tries) / 1000
+            until = time.monotonic() + retry.delay_ms(attempt) / 1000
             while (left := until - time.monotonic()) > 0:
                 self._attempt.check()
                 time.sleep(min(left, 0.25))
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
 
 class AsyncTaskContext(_Context):
-    """The context of an async tool; the same, awaited. Safe under `gather` and task groups."""
+    """The context of an async tool: `TaskContext` with coroutines, safe under `gather` and task groups."""
 
     def __init__(self, attempt: Attempt) -> None:
         super().__init__(attempt)
-        self._pause = Pause(attempt)
+        self._suspension = Suspension(attempt)
 
     async def check(self) -> None:
         """See `TaskContext.check`."""
@@ -445,7 +446,7 @@ class AsyncTaskContext(_Context):
         self, items: Iterable[T], description: str | None = None, *, total: float | None = None
     ) -> AsyncIterator[T]:
         """See `TaskContext.track`; iterate with `async for`."""
-        total = _total(items, total)
+        total = _length_of(items, total)
         done = 0
         await self.progress(done, total, description)
         for done, item in enumerate(items, start=1):
@@ -492,7 +493,7 @@ class AsyncTaskContext(_Context):
         default: Any = None,
         model_may_answer: bool = False,
     ) -> Any:
-        """See `TaskContext.elicit`. Branches that run at once give their questions different names."""
+        """See `TaskContext.elicit`; concurrent branches must give their questions different names."""
         return (await self._ask({name: Form(message, schema, model_may_answer)}, within, {name: default}))[
             name
         ]
@@ -540,31 +541,31 @@ class AsyncTaskContext(_Context):
         retry: RetryPolicy | None = None,
         **kwargs: Any,
     ) -> T:
-        """See `TaskContext.step`; `fn` may be a coroutine function. Concurrent steps have different names."""
+        """See `TaskContext.step`; `fn` may be a coroutine function. Concurrent steps need different names."""
         self._attempt.check()
         refuse_inside_step(f"take step {name!r}")
         call = step_call(self._journal, name, args, kwargs)
-        if (met := self._journal.meet([call])) is not None:
-            (entry,) = met
+        if (entries := self._journal.match([call])) is not None:
+            (entry,) = entries
         else:
-            await self._pause.proceed()
-            with self._pause.busy():
+            await self._suspension.wait_until_open()
+            with self._suspension.busy():
                 with inside_step(name):
-                    entry = step_entry(call, await self._tried(fn, args, kwargs, retry))
+                    entry = step_entry(call, await self._with_retries(fn, args, kwargs, retry))
                 await asyncio.to_thread(self._attempt.record, entry)
         value: T = step_value(fn, entry.value)
         return value
 
     async def sleep(self, duration: timedelta | float, *, name: str = "sleep") -> None:
-        """See `TaskContext.sleep`; other branches go on, and the task sleeps when none of them is busy."""
+        """See `TaskContext.sleep`; other branches go on, and the attempt ends when none of them is busy."""
         self._attempt.check()
         timer, left_ms, recorded = self._timer(duration, name)
         if not recorded:
-            await self._pause.proceed()
-            with self._pause.busy():
+            await self._suspension.wait_until_open()
+            with self._suspension.busy():
                 await asyncio.to_thread(self._attempt.record, timer)
         if left_ms > SHORT_SLEEP_MS:
-            await self._pause.sleep(left_ms)
+            await self._suspension.sleep(left_ms)
         await asyncio.sleep(max(left_ms, 0) / 1000)
 
     async def _ask(
@@ -572,33 +573,33 @@ class AsyncTaskContext(_Context):
     ) -> dict[str, Any]:
         self._attempt.check()
         calls = self._calls(questions)
-        if (met := self._journal.meet(calls)) is None:
-            await self._pause.ask(_asked(calls, questions, within, defaults))
-        return _read(questions, met or [])
+        if (entries := self._journal.match(calls)) is None:
+            await self._suspension.ask(_domain_questions(calls, questions, within, defaults))
+        return _answers_of(questions, entries or [])
 
-    async def _tried(
+    async def _with_retries(
         self,
         fn: Callable[..., Awaitable[T] | T],
         args: Any,
         kwargs: Mapping[str, Any],
         retry: RetryPolicy | None,
     ) -> T:
-        for tries in range(1, STEP_ATTEMPTS + 1):
+        for attempt in range(1, STEP_ATTEMPTS + 1):
             try:
                 value = fn(*args, **kwargs)
                 return await value if inspect.isawaitable(value) else value
             except Exception as error:
-                if retry is None or not retry.wants(error) or tries == STEP_ATTEMPTS:
+                if retry is None or not retry.applies_to(error) or attempt == STEP_ATTEMPTS:
                     raise
-            await asyncio.sleep(retry.delay_ms(tries) / 1000)
-        raise AssertionError("the last try returns or raises")
+            await asyncio.sleep(retry.delay_ms(attempt) / 1000)
+        raise AssertionError("the last attempt returns or raises")
 
 
 _current: ContextVar[TaskContext | None] = ContextVar("tasks_service_context", default=None)
 
 
 def current_context() -> TaskContext:
-    """The context of the sync tool that runs now: for an exposed Celery task, and for code far below a tool.
+    """The context of the sync tool that runs now, for exposed Celery tasks and for code that a tool calls.
 
     Raises:
         LookupError: No sync tool runs here.
@@ -610,7 +611,7 @@ def current_context() -> TaskContext:
 
 @contextmanager
 def running_in(context: TaskContext) -> Iterator[None]:
-    """Let `current_context` find a context; for the engine of a worker."""
+    """Make `current_context` return a context; for the engine of a worker."""
     token = _current.set(context)
     try:
         yield
@@ -618,7 +619,7 @@ def running_in(context: TaskContext) -> Iterator[None]:
         _current.reset(token)
 
 
-def _asked(
+def _domain_questions(
     calls: Sequence[Call],
     questions: Mapping[str, Question],
     within: timedelta | None,
@@ -637,13 +638,13 @@ def _asked(
     return asked
 
 
-def _read(questions: Mapping[str, Question], entries: Sequence[JournalEntry]) -> dict[str, Any]:
+def _answers_of(questions: Mapping[str, Question], entries: Sequence[JournalEntry]) -> dict[str, Any]:
     pairs = zip(questions.items(), entries, strict=True)
     return {name: question.read(json.loads(entry.value)) for (name, question), entry in pairs}
 
 
 def _finite(current: float, total: float | None) -> tuple[float, float | None]:
-    """Numbers that JSON has."""
+    """The numbers, if JSON can write both."""
     if not math.isfinite(current) or not (total is None or math.isfinite(total)):
         raise ValueError(f"progress: expected finite numbers, got {current!r} of {total!r}")
     return current, total
@@ -654,5 +655,5 @@ def _for_model(question: Question, declared: Sequence[str]) -> bool:
     return isinstance(question, Form) and question.model_may_answer and "model" in declared
 
 
-def _total(items: Iterable[Any], total: float | None) -> float | None:
+def _length_of(items: Iterable[Any], total: float | None) -> float | None:
     return float(len(items)) if total is None and isinstance(items, Sized) else total

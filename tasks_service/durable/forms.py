@@ -1,8 +1,8 @@
-"""The schema of a form: what clients can render of it, and whether an answer fits it.
+"""Schemas of forms: lowering them to what clients can render, and checking answers against them.
 
 MCP clients render a flat object of strings, numbers, booleans and choices (2026-07-28 and 2025-11-25,
-elicitation, "requested schema"). A schema that says more is lowered to that; what must be said in other words
-is refused when the question is made, not when a person has answered it.
+elicitation, "requested schema"). Richer schemas are lowered to that. A schema that cannot be lowered is
+refused when the question is made, not when a person has answered it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _KEYWORDS: Mapping[str, frozenset[str]] = {
     "boolean": frozenset(),
     "array": frozenset({"items", "minItems", "maxItems"}),
 }
-"""What a client understands of a property, by its type."""
+"""The keywords that clients understand, by the type of the property."""
 
 _FORMATS = frozenset({"email", "uri", "date", "date-time"})
 _CHOICES = {"string": ("enum", "oneOf"), "array": ("enum", "anyOf")}
-"""How the choices are spelled of one text, and of the items of several."""
+"""The keywords that list choices: for one text, and for the items of a list of texts."""
 
 _WORDING = frozenset({"title", "description", "examples", "default", "deprecated", "enumNames"})
 
 LONGEST_PROBLEM = 300
-"""Characters of what is said about an answer, which may quote it."""
+"""Most characters of a message about an answer, which may quote it."""
 
 _ASKABLE = (
     "clients can ask for text, numbers, yes or no, one of several texts (an enum or Literal of strings), and "
@@ -48,10 +48,10 @@ _ASKABLE = (
 
 
 def lower(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema as MCP clients can render it.
+    """Reduce a schema to what MCP clients can render.
 
-    References are resolved, `X | None` becomes an optional `X`, and what clients do not understand of a
-    property is left out.
+    References are resolved, `X | None` becomes an optional `X`, and keywords that clients do not understand
+    are left out.
 
     Raises:
         ConfigurationError: It is no JSON schema of an object, or a property cannot be asked: it is not a
@@ -79,7 +79,7 @@ def lower(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_wording(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema without what people read: an answer fits it, whatever its titles and descriptions say."""
+    """The schema without titles, descriptions and other texts that do not affect whether an answer fits."""
     return {
         key: {name: _unworded(prop) for name, prop in value.items()}
         if key in ("properties", "$defs")
@@ -90,10 +90,10 @@ def without_wording(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def problem_of(schema: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is wrong with the values of a form, if anything is.
+    """The most relevant problem of a form's values.
 
     Returns:
-        The path of the value and a sentence; None if the values fit.
+        The path of the value and a sentence; None if the values fit the schema.
     """
     problem = best_match(_Validator(schema, format_checker=_checker).iter_errors(content))
     if problem is None:
@@ -151,7 +151,7 @@ def _without_null(name: str, prop: dict[str, Any], definitions: Mapping[str, Any
 
 
 def _texts(prop: dict[str, Any]) -> dict[str, Any]:
-    """The property with its choices spelled as clients know them: one text is a choice too, null is none."""
+    """The property with its choices as clients know them: a constant becomes an enum, null is dropped."""
     if "const" in prop and isinstance(prop["const"], str):
         prop["enum"] = [prop.pop("const")]
     if "enum" in prop and "type" not in prop:
@@ -194,7 +194,7 @@ def _unworded(value: Any) -> Any:
 
 _checker = jsonschema.FormatChecker(formats=("email", "ipv4", "ipv6"))
 
-# The tool reads the answer with pydantic: what is let in here must be readable there.
+# The tool reads the answer with pydantic, so only what pydantic can read is accepted here.
 _READERS: Mapping[str, tuple[TypeAdapter[Any], re.Pattern[str]]] = {
     "date": (TypeAdapter(date), re.compile(r"\d{4}-\d\d-\d\d")),
     "date-time": (TypeAdapter(datetime), re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")),
@@ -225,12 +225,12 @@ for _name in _READERS:
 def _pattern(pattern: str) -> TypeAdapter[str] | None:
     try:
         return TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
-    except PatternError:  # look-around: only Python's own engine has it
+    except PatternError:  # look-around, which only Python's own engine supports
         return None
 
 
 def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[jsonschema.ValidationError]:
-    """`pattern`, with pydantic's engine: it agrees with the tool, and its time grows only with the text."""
+    """Check `pattern` with pydantic's engine, as the tool does; it takes linear time."""
     if not isinstance(value, str):
         return
     if (adapter := _pattern(pattern)) is None:

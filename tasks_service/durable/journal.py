@@ -1,12 +1,12 @@
-"""Replay: what a tool did before is not done again.
+"""The journal of a task, and the replay of its entries.
 
-When a task was parked, slept or lost its worker, its tool runs again from the top. Each call that has an
-outcome in the journal gets that outcome at once; the first call that has none is where the tool goes on.
+After a task was parked, slept or lost its worker, its tool runs again from the top. Each call whose outcome
+is in the journal returns it at once; the tool goes on at the first call that has none.
 
-In a sync tool the calls come in one order, so the nth call must meet the nth entry. In an async tool branches
-may overtake one another, so an entry is found by its kind, its name and how often that name was used before.
-Either way a call that meets an entry of another kind, name or digest means that the tool has changed since,
-and the task fails rather than take another call's value.
+In a sync tool the calls come in one order, so the nth call must match the nth entry. In an async tool
+branches may overtake one another, so an entry is found by its kind, its name and how often that name was used
+before. Either way, an entry of another kind, name or digest than the call means that the tool's code has
+changed. The task then fails, rather than take another call's value.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _OTHER: Mapping[EntryKind, str] = {
     EntryKind.ANSWER: "another schema",
     EntryKind.TIMER: "another purpose",
 }
-"""What differs when the digests of two calls of one name do."""
+"""The difference behind two digests of one name, by kind; for error messages."""
 
 
 class Call(NamedTuple):
-    """A call that the journal may know: what kind, under which name, with which digest."""
+    """A call on the context that the journal may hold an outcome of."""
 
     kind: EntryKind
     name: str
@@ -41,27 +41,27 @@ class Call(NamedTuple):
 
 
 class Journal:
-    """The entries of a task, and which of them this attempt has met.
+    """The entries of a task, and which of them calls of this attempt have matched.
 
     Args:
-        entries: As they were claimed.
-        ordered: Whether calls must come in the order of the entries: for sync tools.
+        entries: The entries as of the claim.
+        ordered: Whether calls must come in the order of the entries, as in sync tools.
     """
 
     def __init__(self, entries: Sequence[JournalEntry], *, ordered: bool) -> None:
         self._entries = list(entries)
         self._ordered = ordered
-        self._met = [False] * len(self._entries)
+        self._matched = [False] * len(self._entries)
         self._uses: Counter[tuple[EntryKind, str]] = Counter()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def name_of_use(self, kind: EntryKind, name: str) -> str:
-        """The name of this use of a name: itself first, then `name#2`, `name#3`; counts the use.
+        """Count a use of a name and return the name of that use: `name`, then `name#2`, `name#3`.
 
         Raises:
-            ConfigurationError: The name is empty, or looks like the second use of another.
+            ConfigurationError: The name is empty, or looks like the repeated use of another.
         """
         if not name or _NUMBERED.search(name):
             raise ConfigurationError(
@@ -72,26 +72,26 @@ class Journal:
         use = self._uses[kind, name]
         return name if use == 1 else f"{name}#{use}"
 
-    def take(self, digests: Mapping[str, str]) -> dict[str, JournalEntry]:
-        """The answers that were given before the task existed; they count as met and used.
+    def take_answers(self, digests: Mapping[str, str]) -> dict[str, JournalEntry]:
+        """Take the answers that were given before the task existed; they count as matched and used.
 
         Args:
-            digests: Of the questions that the tool declares, by their names.
+            digests: The digests of the questions that the tool declares, by name.
 
         Returns:
-            The entries by name; without those whose question has changed since, or was not asked.
+            The entries by name, up to the first whose question has changed since or was not asked.
         """
         taken = {}
         for index, entry in enumerate(self._entries):
             if entry.kind is not EntryKind.ANSWER or entry.digest != digests.get(entry.name):
                 break
-            self._met[index] = True
+            self._matched[index] = True
             self._uses[entry.kind, entry.name] += 1
             taken[entry.name] = entry
         return taken
 
-    def meet(self, calls: Sequence[Call]) -> list[JournalEntry] | None:
-        """The recorded outcomes of calls that were made together.
+    def match(self, calls: Sequence[Call]) -> list[JournalEntry] | None:
+        """Find the recorded outcomes of calls that were made together.
 
         Args:
             calls: One call, or all the questions that are asked at once.
@@ -100,43 +100,43 @@ class Journal:
             An entry for each call, in their order; None if none of them is recorded yet.
 
         Raises:
-            HistoryMismatch: The journal does not fit; it says which entry, what was expected and found.
+            HistoryMismatch: The journal does not fit; names the entry, what was expected and what was found.
         """
-        open_entries = [index for index, met in enumerate(self._met) if not met]
+        open_entries = [index for index, met in enumerate(self._matched) if not met]
         if self._ordered:
             open_entries = open_entries[: len(calls)]
         found = {call: index for call in calls if (index := self._find(call, open_entries)) is not None}
         missed = [call for call in calls if call not in found]
         left = [index for index in open_entries if index not in found.values()]
         if missed and left and self._ordered:
-            raise HistoryMismatch(left[0], str(missed[0]), _told(self._entries[left[0]]))
+            raise HistoryMismatch(left[0], str(missed[0]), _described(self._entries[left[0]]))
         if missed and found:
             raise HistoryMismatch(len(self._entries), str(missed[0]), "missing")
         if missed:
             return None
         for index in found.values():
-            self._met[index] = True
+            self._matched[index] = True
         return [self._entries[index] for index in found.values()]
 
     def add(self, entry: JournalEntry) -> None:
-        """An entry that this attempt has just recorded."""
+        """Add an entry that this attempt has just recorded."""
         self._entries.append(entry)
-        self._met.append(True)
+        self._matched.append(True)
 
     def since(self, index: int) -> tuple[JournalEntry, ...]:
         """The entries from an index on."""
         return tuple(self._entries[index:])
 
     def finish(self) -> None:
-        """The tool has ended: every entry must have been met.
+        """Check, at the end of the tool, that every entry was matched.
 
         Raises:
-            HistoryMismatch: An entry is left over.
+            HistoryMismatch: An entry was not.
         """
-        for index, met in enumerate(self._met):
+        for index, met in enumerate(self._matched):
             if not met:
                 entry = self._entries[index]
-                raise HistoryMismatch(index, "the end of the tool", _told(entry))
+                raise HistoryMismatch(index, "the end of the tool", _described(entry))
 
     def _find(self, call: Call, among: Sequence[int]) -> int | None:
         for index in among:
@@ -148,5 +148,5 @@ class Journal:
         return None
 
 
-def _told(entry: JournalEntry) -> str:
+def _described(entry: JournalEntry) -> str:
     return f"{entry.kind} {entry.name!r}"

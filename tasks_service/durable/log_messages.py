@@ -1,4 +1,4 @@
-"""Log messages of tools: checked, cut to size, and written to the worker's own log too."""
+"""Log messages of tools: checked, truncated, and written to the worker's own log too."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..domain.reports import LOG_DATA_BYTES, LOGGER_BYTES, LogLevel, LogMessage
 from ..domain.task import JsonText
 
 Level = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
-"""How grave a log message is; see `LogLevel`."""
+"""The severity of a log message, as an author writes it; see `LogLevel`."""
 
 TOOL_LOGGERS: Final = "tasks_service.tools."
-"""In front of a tool's name, the name of its logger in Python's logging."""
+"""The prefix of the names of tools' loggers in Python's logging."""
 
 MOST_BYTES: Final = MIB
-"""Data that is too large even to be cut."""
+"""Bytes of data beyond which a log message is refused instead of truncated."""
 
 _PYTHON_LEVELS: Final = {
     LogLevel.DEBUG: logging.DEBUG,
@@ -31,23 +31,23 @@ _PYTHON_LEVELS: Final = {
 
 
 def log_message(level: str, data: Any, logger: str | None) -> LogMessage:
-    """A log message as it is published.
+    """Make a log message of what a tool passed.
 
     Raises:
         NotJson: The data cannot be written as JSON.
-        LimitExceeded: It is nested too deeply, or far too large.
+        LimitExceeded: It is nested too deeply, or larger than `MOST_BYTES`.
         ValueError: There is no such level.
     """
     try:
-        grave = LogLevel(level)
+        severity = LogLevel(level)
     except ValueError:
         raise ValueError(f"level: expected one of {', '.join(LogLevel)}, got {level!r}") from None
     name = None if logger is None else truncate(logger, LOGGER_BYTES)
-    return LogMessage(grave, _data(data), name)
+    return LogMessage(severity, _data(data), name)
 
 
 def _data(data: Any) -> JsonText:
-    """As JSON; what is too large, the beginning of it as text."""
+    """The data as JSON; the beginning of it, as text, if it is larger than `LOG_DATA_BYTES`."""
     if not isinstance(data, str):
         text = to_json("log data", data, maximum=MOST_BYTES)
         if size(text) <= LOG_DATA_BYTES:
@@ -60,9 +60,9 @@ def write_log(message: LogMessage, data: Any, name: str) -> None:
     """Write a message to the worker's own log.
 
     Args:
-        message: What is published.
-        data: What it says.
-        name: The logger, unless the message names one.
+        message: The message as it is published.
+        data: Its data as the tool passed it.
+        name: The logger's name, if the message has none.
     """
     text = data if isinstance(data, str) else message.data
     logging.getLogger(message.logger or name).log(_PYTHON_LEVELS[message.level], "%s", text)

@@ -1,9 +1,9 @@
-"""What a tool can ask of its client, and how an answer comes back.
+"""The questions that a tool can ask its client, and the checking and reading of answers.
 
-A question is recorded in our own words, not in those of a protocol revision; wire modules translate. A form's
-schema is lowered to what MCP clients can render (see `forms`). What the lowering drops (patterns, exclusive
-bounds) is kept beside it as `check`, so that a bad answer is refused where it arrives and the question stays
-open.
+Questions are recorded in a form of our own; the wire modules translate it for each protocol revision. A
+form's schema is lowered to what MCP clients can render (see `forms`). What the lowering drops (patterns,
+exclusive bounds) is kept as `check`, so that the front end refuses an answer that does not fit and the
+question stays open.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ class _ErrorAnswer(BaseModel):
 
 
 class Question(Protocol):
-    """Anything that a tool can ask."""
+    """A question of any kind."""
 
     @property
     def needs(self) -> str:
-        """What the client must have declared: `form`, `url`, `sampling` or `roots`."""
+        """The capability that the client must have declared: `form`, `url`, `sampling` or `roots`."""
 
     def recorded(self) -> dict[str, Any]:
-        """The question as it is recorded."""
+        """Return the question as it is recorded."""
 
     def read(self, answer: Any) -> Any:
-        """What the tool gets for a recorded answer."""
+        """Return what the tool gets for a recorded answer."""
 
     def write(self, value: Any) -> dict[str, Any]:
-        """The answer that reads as this value: the inverse of `read`."""
+        """Return the answer that `read` turns into this value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Some values, asked of a person.
+    """A form that a person fills in.
 
     Attributes:
-        message: What the person reads.
+        message: The text that the person reads.
         schema: A pydantic model, or a JSON schema of an object with primitive properties.
         model_may_answer: Whether a model may answer in the person's place, where its client knows no tasks.
     """
@@ -74,7 +74,7 @@ class Form:
         """See `Question.recorded`.
 
         Raises:
-            ConfigurationError: The schema cannot be asked; the message names the property.
+            ConfigurationError: Clients cannot render the schema; the message names the property.
         """
         full = self.schema if isinstance(self.schema, Mapping) else self.schema.model_json_schema()
         lowered = lower(full)
@@ -103,8 +103,8 @@ class Link:
     """A page that the person is asked to visit; accepting is consent, not completion.
 
     Attributes:
-        message: Why.
-        url: Where; never one that is already authenticated.
+        message: Why the person should visit it.
+        url: The page; never a URL that is already authenticated.
     """
 
     message: str
@@ -117,7 +117,7 @@ class Link:
         return {"kind": "url", "message": self.message, "url": self.url}
 
     def read(self, answer: Any) -> Literal[True] | Declined | Cancelled:
-        """See `Question.read`: True if the person went there."""
+        """See `Question.read`; True if the person agreed to go there."""
         return _not_accepted(answer) or True
 
     def write(self, value: Literal[True]) -> dict[str, Any]:
@@ -172,14 +172,14 @@ class Roots:
 
 
 def declared_questions(what: str, ask: Mapping[str, Form | Link]) -> dict[str, Question]:
-    """Check what a tool or a prompt declares with `ask=`: each question can be asked.
+    """Check the questions that a tool or a prompt declares with `ask=`.
 
     Args:
-        what: Names the tool or the prompt in errors.
+        what: The tool or the prompt, for errors.
         ask: The questions, by name.
 
     Raises:
-        ConfigurationError: It is none, or its schema is one that clients cannot render.
+        ConfigurationError: One is no `Form` or `Link`, or clients cannot render its schema.
     """
     for name, question in ask.items():
         if not isinstance(question, Form | Link):
@@ -192,20 +192,20 @@ def declared_questions(what: str, ask: Mapping[str, Form | Link]) -> dict[str, Q
 
 
 def question_text(question: Question) -> JsonText:
-    """A question as the JSON text that the record keeps."""
+    """The JSON text of a question, as it is recorded."""
     return to_json("question", question.recorded(), maximum=DEFAULT_LIMITS.variables_bytes)
 
 
 def default_text(name: str, question: Question, value: Any) -> JsonText:
-    """A question's default as the answer that silence gives.
+    """The JSON text of the answer that a question gets if none comes in time.
 
     Args:
         name: The question's name, for the error.
-        question: What is asked.
-        value: What the question would return: values or a model, `Declined`, `Cancelled`.
+        question: The question.
+        value: The default as the tool reads it: values or a model, `Declined`, `Cancelled`.
 
     Raises:
-        ConfigurationError: It would be refused as an answer.
+        ConfigurationError: The default would be refused as an answer.
     """
     try:
         answer = _refusal(value) or question.write(value)
@@ -215,27 +215,27 @@ def default_text(name: str, question: Question, value: Any) -> JsonText:
 
 
 def headline(recorded: str) -> str:
-    """What a recorded question says, in one line, for the task's status."""
+    """The message of a recorded question, for the task's status."""
     return str(json.loads(recorded).get("message") or "The tool asks its client.")
 
 
 def question_digest(question: Question) -> str:
-    """What must stay the same for an earlier answer to fit: the kind and the schema, not the wording."""
+    """A digest of a question's kind and schema without wording; an earlier answer fits if it is equal."""
     record = question.recorded()
     essence = [record["kind"], without_wording(record.get("check", record.get("schema", {})))]
     return blake2b(json.dumps(essence, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def check_answer(key: str, recorded: Mapping[str, Any], answer: Any) -> JsonText:
-    """Check a client's answer against the question, and write it as it is recorded.
+    """Check a client's answer against its question, and return it as it is recorded.
 
     Args:
         key: The question's key, for the error.
         recorded: The question, as it was recorded.
-        answer: What the client sent, as parsed JSON.
+        answer: The answer, as parsed JSON.
 
     Raises:
-        AnswerRefused: It does not fit; the message names key and path. Nothing was recorded.
+        AnswerRefused: It does not fit; the message names key and path.
     """
     if not isinstance(answer, Mapping):
         raise AnswerRefused(key, "", "expected an object")

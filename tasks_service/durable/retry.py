@@ -1,4 +1,4 @@
-"""When a tool, or a step of it, is tried again."""
+"""The policy by which a tool, or a step of it, is retried."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from ..domain.errors import ClientCannot, ClientError, ProtocolError, TasksServi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Which of a tool's own exceptions are worth another attempt, and when.
+    """Which exceptions of a tool are retried, and after which delays.
 
-    A lost worker is always retried, up to the tool's `max_attempts`; this is about exceptions that the tool
-    raises. Retries count against the same `max_attempts`. `ToolError` and `ProtocolError` are never retried.
+    A tool that lost its worker is always retried, up to its `max_attempts`; this policy is for exceptions
+    that the tool raises. Their retries count against the same `max_attempts`. `ToolError` and `ProtocolError`
+    are never retried.
 
     Attributes:
         on: Exception types that are retried.
-        first_delay: Before the second attempt.
-        factor: The delay grows by this from attempt to attempt.
-        longest_delay: And no further than this.
+        first_delay: The delay before the second attempt.
+        factor: The factor by which the delay grows with each attempt.
+        longest_delay: The longest delay.
     """
 
     on: tuple[type[Exception], ...] = (Exception,)
@@ -27,16 +28,16 @@ class RetryPolicy:
     factor: float = 2.0
     longest_delay: timedelta = timedelta(minutes=5)
 
-    def wants(self, error: BaseException) -> bool:
-        """Whether an exception is worth another try: not one by which the author, or the service, says no."""
+    def applies_to(self, error: BaseException) -> bool:
+        """Whether an exception is retried; deliberate errors of the author and of the service never are."""
         final = (ToolError, ProtocolError, ClientCannot, ClientError, TasksServiceError)
         return isinstance(error, self.on) and not isinstance(error, final)
 
-    def delay_ms(self, tries: int) -> int:
+    def delay_ms(self, attempts: int) -> int:
         """Milliseconds to wait after the given number of attempts, 1 for the first."""
         longest = self.longest_delay.total_seconds()
         try:
-            delay = self.first_delay.total_seconds() * self.factor ** max(tries - 1, 0)
+            delay = self.first_delay.total_seconds() * self.factor ** max(attempts - 1, 0)
         except OverflowError:
             delay = longest
         return round(min(delay, longest) * 1000)

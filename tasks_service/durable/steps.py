@@ -1,4 +1,4 @@
-"""Steps: what is recorded of one, and how it reads back."""
+"""Steps: their journal entries, and reading their results back."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _inside: ContextVar[str | None] = ContextVar("tasks_service_step", default=None)
 
 
 def step_call(journal: Journal, name: str, args: Any, kwargs: Mapping[str, Any]) -> Call:
-    """The call of a step, with a digest of its arguments.
+    """The journal call of a step, with a digest of its arguments.
 
     Raises:
-        NotJson: The arguments cannot be compared from run to run.
+        NotJson: The arguments cannot be written as JSON, and so not compared between attempts.
     """
     try:
         text = pydantic_core.to_json(_in_order([args, kwargs]), bytes_mode="base64")
@@ -37,11 +37,11 @@ def step_call(journal: Journal, name: str, args: Any, kwargs: Mapping[str, Any])
 
 
 def step_entry(call: Call, value: Any) -> JournalEntry:
-    """What is recorded of a step that has returned.
+    """The journal entry of a step that has returned.
 
     Raises:
         NotJson: The result cannot be written as JSON.
-        LimitExceeded: It is larger than the whole journal may be.
+        LimitExceeded: The result is larger than the whole journal may be.
     """
     what = f"result of step {call.name!r}"
     try:
@@ -53,7 +53,7 @@ def step_entry(call: Call, value: Any) -> JournalEntry:
 
 
 def step_value(fn: Callable[..., Any], text: str) -> Any:
-    """A recorded result, of the type that the function declares where pydantic knows that type."""
+    """A recorded result, converted to the type that the function declares if pydantic knows that type."""
     try:
         returns = inspect.signature(fn, eval_str=True).return_annotation
         adapter = TypeAdapter[Any](Any if returns is inspect.Signature.empty else returns)
@@ -64,7 +64,7 @@ def step_value(fn: Callable[..., Any], text: str) -> Any:
 
 @contextmanager
 def inside_step(name: str) -> Iterator[None]:
-    """What runs here belongs to a step: it may not ask, sleep or take steps of its own."""
+    """Mark the code that runs here as part of a step, which may not ask, sleep or take steps."""
     token = _inside.set(name)
     try:
         yield
@@ -73,17 +73,17 @@ def inside_step(name: str) -> Iterator[None]:
 
 
 def refuse_inside_step(what: str) -> None:
-    """Refuse what a step may not do: when the step is not run again, the journal would wait for it in vain.
+    """Refuse a durable call inside a step: its entry would be left over when the step does not run again.
 
     Raises:
-        RuntimeError: A step runs here; names it.
+        RuntimeError: A step runs here; the message names it.
     """
     if (name := _inside.get()) is not None:
         raise RuntimeError(f"Step {name!r} may not {what}: steps hold neither questions, sleeps nor steps")
 
 
 def _in_order(value: Any) -> Any:
-    """The value with everything in an order that is the same in each process: sets have none."""
+    """The value with sets and mappings sorted, so that its JSON is the same in every process."""
     if isinstance(value, BaseModel):
         value = value.model_dump()
     elif is_dataclass(value) and not isinstance(value, type):

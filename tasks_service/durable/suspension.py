@@ -1,4 +1,4 @@
-"""How an async tool comes to rest: branches that wait, and branches that must finish something first."""
+"""The suspension of an async tool whose branches ask or sleep, once no branch is in the middle of a step."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..domain.errors import AttemptEnded
 from ..domain.events import Question
 from .attempt import Attempt
 
-QUIET_TURNS = 5
-"""Turns of the event loop that branches get to ask as well, before the questions go out."""
+QUIET_CYCLES = 5
+"""Cycles of the event loop in which other branches may ask too, before the questions are recorded."""
 
 _OVER = "this attempt is over"
 
 
-class Pause:
-    """Gathers what the branches of an async tool wait for, and ends the attempt when nothing else is busy.
+class Suspension:
+    """Collects the questions and sleeps of an async tool's branches, and ends the attempt when none is busy.
 
-    A branch that asks or sleeps never goes on in this attempt. Others may be in the middle of a step, whose
-    result must be recorded first; or about to ask as well, and then their questions go out together.
+    A branch that asks or sleeps does not go on in this attempt. Another may be in the middle of a step, whose
+    result must be recorded first, or about to ask too, and then all questions are recorded together.
     """
 
     def __init__(self, attempt: Attempt) -> None:
@@ -34,18 +34,19 @@ class Pause:
         self._ending: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def proceed(self) -> None:
-        """Return if something may still begin in this attempt; otherwise never.
+    async def wait_until_open(self) -> None:
+        """Return once a step may begin; never, if the attempt ends.
 
-        What began while the questions are being written could not be recorded, and would run twice.
+        A step that began while the questions are being recorded could not be recorded itself, and would run
+        twice.
         """
         while self._closed and self._ending is not None:
-            with suppress(Exception):  # whoever asked gets it, and the attempt goes on
-                await self._never()
+            with suppress(Exception):  # the branch that asked gets the error, and the attempt goes on
+                await self._wait_for_end()
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Something runs that must be recorded before the attempt ends."""
+        """Delay the end of the attempt until the code here has finished."""
         self._busy += 1
         self._idle.clear()
         try:
@@ -56,19 +57,19 @@ class Pause:
                 self._idle.set()
 
     async def ask(self, questions: Mapping[str, Question]) -> NoReturn:
-        """Ask, with whatever else is asked meanwhile; does not return."""
+        """Ask, together with what other branches ask meanwhile; does not return."""
         self._questions.update(questions)
-        await self._never()
+        await self._wait_for_end()
         raise AssertionError(_OVER)
 
     async def sleep(self, left_ms: int) -> NoReturn:
-        """Sleep, unless something is asked; does not return."""
+        """Sleep, unless another branch asks; does not return."""
         self._sleeps.append(self._attempt.now_ms() + left_ms)
-        await self._never()
+        await self._wait_for_end()
         raise AssertionError(_OVER)
 
-    async def _never(self) -> None:
-        """Wait for the end of the attempt, which cancels the tool; raises what kept it from ending."""
+    async def _wait_for_end(self) -> None:
+        """Wait for the end of the attempt, which cancels the tool; raises the error if it could not end."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
         await asyncio.shield(self._ending)
@@ -78,12 +79,12 @@ class Pause:
         try:
             await self._commit()
         except Exception:
-            # The tool may ask something else.
+            # The tool may catch the error and ask something else.
             self._questions, self._sleeps, self._ending, self._closed = {}, [], None, False
             raise
 
     async def _commit(self) -> None:
-        await self._quiet()
+        await self._wait_until_quiet()
         self._closed = True
         if self._questions:
             await asyncio.to_thread(_until_parked, self._attempt.park, self._questions)
@@ -91,19 +92,19 @@ class Pause:
             delay_ms = max(min(self._sleeps) - self._attempt.now_ms(), 0)
             await asyncio.to_thread(_until_parked, self._attempt.suspend, delay_ms, None)
 
-    async def _quiet(self) -> None:
-        """Return when no step is busy and the branches have had their turn to ask."""
+    async def _wait_until_quiet(self) -> None:
+        """Return when no step is running and no branch has asked or slept for `QUIET_CYCLES`."""
         while True:
             await self._idle.wait()
             before = (len(self._questions), len(self._sleeps))
-            for _ in range(QUIET_TURNS):
+            for _ in range(QUIET_CYCLES):
                 await asyncio.sleep(0)
             if self._busy == 0 and before == (len(self._questions), len(self._sleeps)):
                 return
 
 
 def _until_parked(end: Callable[..., NoReturn], *args: Any) -> None:
-    """Ending the attempt raises what ends it; the tool's own task learns of it by its cancellation."""
+    """End the attempt and swallow its `AttemptEnded`: the tool's own task is cancelled instead."""
     try:
         end(*args)
     except AttemptEnded:

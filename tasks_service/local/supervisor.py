@@ -1,6 +1,6 @@
-"""Runs processes side by side: their output with names in front, restarts, and an orderly end.
+"""A supervisor of processes: prints their output with names in front, restarts and stops them.
 
-Each process is tethered: it ends when this one does, however this one ends.
+Each is a `ManagedProcess`: it ends when this process does, however this one ends.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ..domain.errors import TasksServiceError
 from .child_process import ManagedProcess
 from .procfile import ProcessSpec, stop_rank
 
-#: Seconds before a process that died is started again: the first time, and at most.
+#: Seconds before a process that ended is started again: the first time, and at most.
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
-#: A process that ran this many seconds was well; its next restart is a first one again.
-WELL_AFTER_SECONDS = 30.0
-#: A process that dies this often without ever having been well is given up, and with it the service.
-GIVE_UP_AFTER = 5
-#: Seconds between two looks at the processes.
-LOOK_SECONDS = 0.1
+#: After running for this many seconds a process counts as stable, and its next failure as the first.
+STABLE_AFTER_SECONDS = 30.0
+#: A process that ends this often in a row without becoming stable ends the service.
+MOST_FAILURES = 5
+#: Seconds between two checks of the processes.
+CHECK_SECONDS = 0.1
 
 Emit = Callable[[str, str], None]
-"""Shows a line of a process: its name, the line."""
+"""Prints a line of output of a process: takes the process's name, and the line."""
 
 
-class ProcessGivenUp(TasksServiceError):
-    """A process does not stay up; its own output says why."""
+class ProcessKeepsFailing(TasksServiceError):
+    """A process has ended, or ends again and again; its own output says why."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class _Running:
     process: ManagedProcess
     reader: threading.Thread
     started: float
-    deaths: int = 0
+    failures: int = 0
     restart_at: float | None = None
 
 
@@ -48,9 +48,9 @@ class Supervisor:
     """A set of processes that run together.
 
     Args:
-        specs: What to run; names are unique.
+        specs: The processes to run; their names are unique.
         env: The whole environment of each.
-        emit: Shows their output; called from several threads.
+        emit: Prints their output; called from several threads.
         restart: Whether a process that ends by itself is started again.
     """
 
@@ -61,41 +61,41 @@ class Supervisor:
     _running: dict[str, _Running] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Start them all; returns at once."""
+        """Start all processes; returns at once."""
         for spec in self.specs:
             self._running[spec.name] = self._launch(spec)
 
     def run(self, until: threading.Event) -> None:
-        """Watch over them until the event is set.
+        """Restart processes that end, until the event is set.
 
         Raises:
-            ProcessGivenUp: One of them dies again and again.
+            ProcessKeepsFailing: One of them ends again and again.
         """
-        while not until.wait(LOOK_SECONDS):
-            self.look()
+        while not until.wait(CHECK_SECONDS):
+            self.check()
 
-    def look(self) -> None:
-        """Notice who died, and start again whoever is due.
+    def check(self) -> None:
+        """Look for processes that have ended, and restart those that are due.
 
         Raises:
-            ProcessGivenUp: One of them dies again and again.
+            ProcessKeepsFailing: One of them ends again and again.
         """
         for running in self._running.values():
             if running.restart_at is None:
-                self._notice_death(running)
+                self._check_exit(running)
             elif time.monotonic() >= running.restart_at:
                 self._relaunch(running)
 
-    def refuse_dead(self) -> None:
-        """Insist that all of them run.
+    def require_running(self) -> None:
+        """Require that all processes run.
 
         Raises:
-            ProcessGivenUp: One of them has ended.
+            ProcessKeepsFailing: One of them has ended.
         """
         for name, running in self._running.items():
             status = running.process.returncode
             if status is not None:
-                raise ProcessGivenUp(f"{name} ended with exit status {status}; its last lines say why.")
+                raise ProcessKeepsFailing(f"{name} ended with exit status {status}; its last lines say why.")
 
     def returncode(self, name: str) -> int | None:
         """The exit status of a process, 128 + n if signal n ended it; None while it runs."""
@@ -106,7 +106,7 @@ class Supervisor:
         self._running[name].process.send(number)
 
     def stop(self) -> None:
-        """Stop them all in order, those of one rank together; each has its time, then it is killed."""
+        """Stop all processes in order, those of one rank together; kill those that take too long."""
         ordered = sorted(self._running.values(), key=lambda running: stop_rank(running.spec.name))
         for _, rank in groupby(ordered, key=lambda running: stop_rank(running.spec.name)):
             threads = [threading.Thread(target=self._end, args=(running,)) for running in rank]
@@ -129,18 +129,18 @@ class Supervisor:
         running.process, running.reader, running.started = fresh.process, fresh.reader, fresh.started
         running.restart_at = None
 
-    def _notice_death(self, running: _Running) -> None:
+    def _check_exit(self, running: _Running) -> None:
         status = running.process.returncode
         if status is None or not self.restart:
             return
         now = time.monotonic()
-        running.deaths = 1 if now - running.started >= WELL_AFTER_SECONDS else running.deaths + 1
-        if running.deaths >= GIVE_UP_AFTER:
-            raise ProcessGivenUp(
-                f"{running.spec.name} ended {running.deaths} times in a row (exit status {status}); "
+        running.failures = 1 if now - running.started >= STABLE_AFTER_SECONDS else running.failures + 1
+        if running.failures >= MOST_FAILURES:
+            raise ProcessKeepsFailing(
+                f"{running.spec.name} ended {running.failures} times in a row (exit status {status}); "
                 "its last lines above say why."
             )
-        delay = min(FIRST_RESTART_SECONDS * 2 ** (running.deaths - 1), LONGEST_RESTART_SECONDS)
+        delay = min(FIRST_RESTART_SECONDS * 2 ** (running.failures - 1), LONGEST_RESTART_SECONDS)
         running.restart_at = now + delay
         self.emit(running.spec.name, f"ended with exit status {status}; starting it again in {delay:g} s")
 

@@ -30,7 +30,7 @@ from ..worker.execution import Executor
 from ..worker.interrupts import Interrupter
 from ..worker.lease_keeper import LeaseKeeper
 from ..worker.loop import AsyncLoop
-from ..worker.publishing import Publisher
+from ..worker.report_publisher import ReportPublisher
 from ..worker.shutdown import ShutdownDeadline
 
 OWNER = Owner("tester")
@@ -183,4 +183,4 @@ class _TestStore(MemoryTaskStore):
 def _executor(store: _TestStore) -> Executor:
     interrupter = Interrupter()
     keeper = LeaseKeeper(store, ShutdownDeadline(), interrupter)
-    return Executor(store, keeper, interrupter, AsyncLoop(), Publisher(store), DEFAULT_LIMITS)
+    return Executor(store, keeper, interrupter, AsyncLoop(), ReportPublisher(store), DEFAULT_LIMITS)

@@ -1,1 +1,1 @@
-"""The engine inside a Celery worker: execution, leases, interruption, shutdown, and the sweeps."""
+"""The engine inside a Celery worker: execution, leases, interruption, shutdown and sweeps."""

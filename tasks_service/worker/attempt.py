@@ -1,7 +1,7 @@
-"""One attempt at a task, as the engine sees it: who it is, what it wrote, and whether it must end.
+"""The engine's side of one attempt at a task: its writes to the record, its reports, and its end.
 
-Several threads meet here: the one that runs the tool, the keeper that renews the lease, and the handler of a
-signal. Whoever finds that the attempt must end *flags* it; the tool notices at its next call on the context.
+Several threads use it: the one that runs the tool, the lease keeper, and the handler of a signal. The one
+that finds that the attempt must end requests a stop; the tool notices at its next call on the context.
 """
 
 from __future__ import annotations
@@ -38,41 +38,41 @@ from ..durable.journal import Journal
 from ..durable.questions import Question, headline, question_digest
 from ..store.redis.backoff import full_jitter
 from ..store.workers import WorkerStore
-from .publishing import Publisher, ReportQueue
+from .report_publisher import ReportPublisher, ReportQueue
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two writes of progress to the record."""
 
 LONGEST_PAUSE = 1.0
-"""Seconds between two tries to write while the store does not answer."""
+"""Most seconds between two tries of a commit while the store does not answer."""
 
 STOPPING_COMMIT = 5.0
-"""Seconds that a stopping worker goes on trying."""
+"""Seconds for which a stopping worker repeats a commit."""
 
 logger = logging.getLogger(__name__)
 
 _SENTENCES: Mapping[type[AttemptEnded], str] = {
     TaskCancelled: "The client cancelled the task.",
     AttemptLost: "The task went to another worker, or ended otherwise.",
-    AttemptTimedOut: "The tool ran longer than it may.",
+    AttemptTimedOut: "The tool ran longer than its timeout.",
     Parked: "The task waits; its tool runs again from the top.",
     WorkerStopping: "The worker stops; the task runs again elsewhere.",
 }
 
 
 class RunningAttempt:
-    """The engine's side of a context; implements `context.Attempt`.
+    """An attempt that runs; implements `durable.attempt.Attempt`.
 
     Args:
-        task: As of the claim.
-        lease_id: What proves that the attempt still holds the task.
-        store: Where it writes.
-        limits: What it may write.
+        task: The task as of the claim.
+        lease_id: The id of the lease, with which each write proves that the attempt holds the task.
+        store: The store.
+        limits: The limits of what it writes.
         started: Monotonic time just before the claim, so that local deadlines are never late.
-        journal: What earlier attempts recorded; empty for the first.
+        journal: The entries of earlier attempts; empty for the first.
         ask: The questions that the tool declared; their answers are the journal's first entries.
-        wake: Called when there is progress to be written.
-        publisher: Brings reports to whoever waits for the task; without one they reach nobody.
+        wake: Called when progress is due to be written.
+        publisher: Publishes reports; None: they are dropped.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RunningAttempt:
         journal: Journal | None = None,
         ask: Mapping[str, Question] | None = None,
         wake: Callable[[], None] = lambda: None,
-        publisher: Publisher | None = None,
+        publisher: ReportPublisher | None = None,
     ) -> None:
         self._task = task
         self.lease_id = lease_id
@@ -95,10 +95,10 @@ class RunningAttempt:
         self._store, self._limits, self._wake = store, limits, wake
         self._reports = None if publisher is None else ReportQueue(task.task_id, limits, publisher)
         self._lock = threading.Lock()
-        self._flag: type[AttemptEnded] | None = None
-        self.flagged_at: float | None = None
+        self._stop_reason: type[AttemptEnded] | None = None
+        self.stop_requested_at: float | None = None
         self.outcome: Task | None = None
-        self._on_flag: list[Callable[[], None]] = []
+        self._on_stop: list[Callable[[], None]] = []
         self._shields = 0
         self._unsent: Progress | None = None
         self._progress_written = float("-inf")
@@ -107,34 +107,35 @@ class RunningAttempt:
         self._recording = threading.Lock()
         self._journal = journal or Journal((), ordered=True)
         self._ask = ask or {}
-        self._given = self._journal.take({name: question_digest(asked) for name, asked in self._ask.items()})
+        digests = {name: question_digest(asked) for name, asked in self._ask.items()}
+        self._declared_answers = self._journal.take_answers(digests)
 
     # --- what the tool sees -------------------------------------------------------------------------------
 
     @property
     def task(self) -> Task:
-        """The task as of the claim."""
+        """See `Attempt.task`."""
         return self._task
 
     @property
     def cancelled(self) -> bool:
-        """Whether the attempt is to stop, for whatever reason."""
-        return self._flag is not None
+        """See `Attempt.cancelled`."""
+        return self._stop_reason is not None
 
     @property
     def variables(self) -> Mapping[str, Any]:
-        """The task's variables as this attempt knows them."""
+        """See `Attempt.variables`."""
         if self._values is None:
             self._values = {name: json.loads(text) for name, text in self._variables.items()}
         return self._values
 
     def check(self) -> None:
-        """Raise what ends the attempt, if anything does."""
-        if self._flag is not None:
-            raise self.ending()
+        """See `Attempt.check`."""
+        if self._stop_reason is not None:
+            raise self.end_error()
 
     def progress(self, current: float, total: float | None, message: str | None) -> None:
-        """Remember progress; the keeper writes it, and whoever waits for the task is told."""
+        """See `Attempt.progress`; the lease keeper writes it."""
         progress = Progress(current=current, total=total, message=message)
         with self._lock:
             self._unsent = progress
@@ -143,7 +144,7 @@ class RunningAttempt:
         self._report(progress)
 
     def log(self, message: LogMessage) -> None:
-        """Tell whoever waits for the task; nothing is recorded."""
+        """See `Attempt.log`."""
         self._report(message)
 
     def _report(self, report: Report) -> None:
@@ -151,126 +152,127 @@ class RunningAttempt:
             self._reports.add(report)
 
     def write_variables(self, changes: Mapping[str, Any]) -> None:
-        """Write variables, and any progress that waits, in one transaction."""
+        """See `Attempt.write_variables`; progress that waits is written in the same transaction."""
         maximum, depth = self._limits.variables_bytes, self._limits.depth
         texts = {
             name: None if value is None else to_json("variables", value, maximum=maximum, depth=depth)
             for name, value in changes.items()
         }
         with self.shielded(), self._recording:
-            note = Checkpoint(lease_id=self.lease_id, variables=texts, progress=self._take_progress())
-            written = self._note(note).variables
+            event = Checkpoint(lease_id=self.lease_id, variables=texts, progress=self._take_progress())
+            written = self._write(event).variables
             known = {**self._variables, **texts}
             self._variables = {name: text for name, text in known.items() if text is not None}
             self._values = None
             if self._variables != written:
-                logger.warning("The store forgot variables of task %s; they are written again", self._name)
+                logger.warning("The store lost variables of task %s; they are written again", self._name)
                 deleted = dict.fromkeys(written.keys() - self._variables.keys())
-                self._note(Checkpoint(lease_id=self.lease_id, variables={**self._variables, **deleted}))
+                self._write(Checkpoint(lease_id=self.lease_id, variables={**self._variables, **deleted}))
 
     @property
     def journal(self) -> Journal:
-        """What earlier attempts recorded, and this one adds to."""
+        """See `Attempt.journal`."""
         return self._journal
 
     @property
     def answers(self) -> Mapping[str, Any]:
-        """The answers to the questions that the tool declared.
+        """See `Attempt.answers`.
 
         Raises:
-            HistoryMismatch: The task was made when the tool declared other questions.
+            HistoryMismatch: The tool declared other questions when the task was created.
         """
-        if missing := [name for name in self._ask if name not in self._given]:
-            raise HistoryMismatch(len(self._given), f"its question {missing[0]!r}", "something else")
-        return {name: self._ask[name].read(json.loads(entry.value)) for name, entry in self._given.items()}
+        given = self._declared_answers
+        if missing := [name for name in self._ask if name not in given]:
+            raise HistoryMismatch(len(given), f"its question {missing[0]!r}", "something else")
+        return {name: self._ask[name].read(json.loads(entry.value)) for name, entry in given.items()}
 
     def now_ms(self) -> int:
-        """The store's clock: as of the claim, and on by our own; never behind."""
+        """See `Attempt.now_ms`; never behind the store's clock."""
         return self._task.updated_ms + round((time.monotonic() - self.started) * 1000)
 
     def record(self, entry: JournalEntry) -> None:
-        """Record a journal entry, and any progress that waits, in one transaction."""
+        """See `Attempt.record`; progress that waits is written in the same transaction."""
         with self.shielded(), self._recording:
             index, progress = len(self._journal), self._take_progress()
-            self._note(Checkpoint(lease_id=self.lease_id, step=entry, step_index=index, progress=progress))
+            self._write(Checkpoint(lease_id=self.lease_id, step=entry, step_index=index, progress=progress))
             self._journal.add(entry)
 
     def park(self, questions: Mapping[str, Asked]) -> NoReturn:
-        """Ask, and end the attempt."""
+        """See `Attempt.park`."""
         message = next((headline(asked.request) for asked in questions.values()), None)
-        self._rest(RequestInput(lease_id=self.lease_id, inputs=questions, message=message))
+        self._end_with(RequestInput(lease_id=self.lease_id, inputs=questions, message=message))
 
     def suspend(self, delay_ms: int, timer: JournalEntry | None) -> NoReturn:
-        """Let the task come due again after a while, and end the attempt."""
-        self._rest(Sleep(lease_id=self.lease_id, delay_ms=delay_ms, timer=timer))
+        """See `Attempt.suspend`."""
+        self._end_with(Sleep(lease_id=self.lease_id, delay_ms=delay_ms, timer=timer))
 
-    def _rest(self, event: RequestInput | Sleep) -> NoReturn:
+    def _end_with(self, event: RequestInput | Sleep) -> NoReturn:
         with self.shielded():
             self.close_reports()
             self.flush_progress()
-            self._note(event)
+            self._write(event)
             self.request_stop(Parked)
-        raise self.ending()
+        raise self.end_error()
 
     # --- what the engine does -----------------------------------------------------------------------------
 
     @property
     def stop_reason(self) -> type[AttemptEnded] | None:
-        """Why the attempt is to end, if it is."""
-        return self._flag
+        """Why the attempt must end; None while it need not."""
+        return self._stop_reason
 
-    def ending(self) -> AttemptEnded:
+    def end_error(self) -> AttemptEnded:
         """The exception that ends the attempt."""
-        kind = self._flag or AttemptLost
+        kind = self._stop_reason or AttemptLost
         return kind(_SENTENCES[kind])
 
     def request_stop(self, kind: type[AttemptEnded]) -> None:
-        """Flag the attempt. The first reason stays, but a stopping worker gives way to any other."""
+        """Make the attempt stop. The first reason stays, but `WorkerStopping` is replaced by any other."""
         with self._lock:
-            if self._flag is not None and self._flag is not WorkerStopping:
+            if self._stop_reason is not None and self._stop_reason is not WorkerStopping:
                 return
-            if self._flag is None:
-                self.flagged_at = time.monotonic()
-            self._flag = kind
-            callbacks, self._on_flag = self._on_flag, []
+            if self._stop_reason is None:
+                self.stop_requested_at = time.monotonic()
+            self._stop_reason = kind
+            callbacks, self._on_stop = self._on_stop, []
         for callback in callbacks:
             callback()
 
-    def lost(self, refusal: LeaseLost) -> None:
-        """The store said that the lease is gone: flag what became of the task."""
+    def lease_lost(self, refusal: LeaseLost) -> None:
+        """Make the attempt stop because the store says that its lease is no longer valid."""
         self.request_stop(TaskCancelled if refusal.current == Phase.CANCELLED else AttemptLost)
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Call back when the attempt is flagged; at once if it is already."""
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call back when a stop is requested; at once if it has been."""
         with self._lock:
-            if self._flag is None:
-                self._on_flag.append(callback)
+            if self._stop_reason is None:
+                self._on_stop.append(callback)
                 return
         callback()
 
     def close_reports(self, *, publish: bool = True) -> None:
-        """Tell nobody anything more, but what waits to be told; for the end of the attempt."""
+        """Take no more reports, at the end of the attempt; publish those that wait, or drop them."""
         if self._reports is not None:
             self._reports.close(publish=publish)
 
     @property
     def progress_due(self) -> float:
-        """Monotonic time when progress may be written; never, if there is none to write."""
+        """The monotonic time at which progress may be written; infinite if there is none to write."""
         if self._unsent is None:
             return float("inf")
         return self._progress_written + PROGRESS_INTERVAL
 
     def flush_progress(self) -> None:
-        """Write the progress that waits, if any; a store that does not answer is left alone.
+        """Write the progress that waits, if any.
 
         Raises:
-            StoreUnavailable: The progress waits on.
+            StoreUnavailable: The store did not answer in time; the progress still waits.
         """
         progress = self._take_progress()
         if progress is None:
             return
         try:
-            self._note(Checkpoint(lease_id=self.lease_id, progress=progress))
+            self._write(Checkpoint(lease_id=self.lease_id, progress=progress))
         except AttemptEnded:
             return
         except BaseException:
@@ -286,13 +288,13 @@ class RunningAttempt:
             return progress
 
     def commit(self, event: WorkerEvent) -> Task:
-        """Commit an event once: the same event again and again while the store does not answer.
+        """Commit an event once, with repetitions of the same event while the store does not answer.
 
-        Steps that this attempt has recorded, and that the store forgot when it went back to an earlier truth,
-        are recorded again before: nothing is built upon a journal with a hole.
+        If the store has lost recent writes, journal entries that this attempt knows are recorded again first,
+        so that no journal has a gap.
 
         Raises:
-            StoreUnavailable: It did not answer for as long as it makes sense to try.
+            StoreUnavailable: It did not answer before the attempt's deadline, or the end of the shutdown.
             LeaseLost, LimitExceeded, InvalidTransition, TaskNotFound: See `WorkerStore.commit`.
         """
         return self._commit(replace(event, journal_length=len(self._journal)))
@@ -305,7 +307,7 @@ class RunningAttempt:
             except JournalRolledBack as behind:
                 self._record_again(behind.kept)
             except StoreUnavailable as error:
-                if time.monotonic() > self._give_up:
+                if time.monotonic() > self._commit_deadline:
                     raise
                 logger.warning("A write of task %s is tried again: %s", self._name, error)
                 time.sleep(full_jitter(tries, first=0.05, most=LONGEST_PAUSE))
@@ -314,7 +316,7 @@ class RunningAttempt:
     def _record_again(self, kept: int) -> None:
         entries = self._journal.since(kept)
         logger.warning(
-            "The store forgot %d steps of task %s; they are recorded again", len(entries), self._name
+            "The store lost %d steps of task %s; they are recorded again", len(entries), self._name
         )
         for index, entry in enumerate(entries, start=kept):
             self._commit(
@@ -322,28 +324,28 @@ class RunningAttempt:
             )
 
     @property
-    def _give_up(self) -> float:
-        if self._flag is WorkerStopping and self.flagged_at is not None:
-            return self.flagged_at + STOPPING_COMMIT
+    def _commit_deadline(self) -> float:
+        if self._stop_reason is WorkerStopping and self.stop_requested_at is not None:
+            return self.stop_requested_at + STOPPING_COMMIT
         return self.deadline
 
     @property
     def _name(self) -> str:
         return task_hash(self._task.task_id)
 
-    def _note(self, event: WorkerEvent) -> Task:
+    def _write(self, event: WorkerEvent) -> Task:
         try:
             return self.commit(event)
         except LeaseLost as refusal:
-            self.lost(refusal)
-            raise self.ending() from None
+            self.lease_lost(refusal)
+            raise self.end_error() from None
         except TaskNotFound:
             self.request_stop(AttemptLost)
-            raise self.ending() from None
+            raise self.end_error() from None
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """No signal breaks into what happens here; it is raised at the end instead."""
+        """Protect the code here from interruption by a signal; raise a requested stop at the end instead."""
         self._shields += 1
         try:
             yield
@@ -353,5 +355,5 @@ class RunningAttempt:
 
     @property
     def is_shielded(self) -> bool:
-        """Whether a signal must wait."""
+        """Whether a signal must not interrupt now."""
         return self._shields > 0

@@ -1,4 +1,4 @@
-"""What a worker's main process does beside running a pool: refuses to start, sweeps, and stops softly."""
+"""The bootstep of a worker's main process: refuses an unworkable setup, sweeps, stops tools in time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def install(app: Celery, engine: Engine, tools: ToolRegistry) -> None:
-    """Add to an app what its workers need; costs processes that are not workers nothing."""
+    """Add to an app what its workers need; nothing runs in processes that are not workers."""
     register_beat_tasks(app, lambda: engine.beat_work)
     app.steps["worker"].add(_step(engine, tools))
 
@@ -36,10 +36,10 @@ def _drain(app: Celery) -> float:
 
 
 def _step(engine: Engine, tools: ToolRegistry) -> type[Any]:
-    """A bootstep for one engine; Celery wants a class."""
+    """A bootstep class for one engine, as Celery takes no instances."""
 
     class TasksService(bootsteps.StartStopStep):  # type: ignore[misc]
-        """Sweeps while the worker runs. Refuses a worker that takes tools and cannot run them."""
+        """Refuses a worker that takes tools' messages and cannot run them; sweeps while the worker runs."""
 
         requires = ("celery.worker.components:Pool",)
         label = "tasks-service"
@@ -49,7 +49,7 @@ def _step(engine: Engine, tools: ToolRegistry) -> type[Any]:
             self.thread: SweepThread | None = None
             self.serves = _serves(worker.app, tools)
             if self.serves:
-                refuse_what_cannot_work(worker.app, engine, tools)
+                refuse_unworkable_setup(worker.app, engine, tools)
 
         def start(self, worker: Any) -> None:
             if self.serves:
@@ -67,16 +67,16 @@ def _step(engine: Engine, tools: ToolRegistry) -> type[Any]:
 
 
 def _serves(app: Celery, tools: ToolRegistry) -> bool:
-    """Whether a worker takes any queue of ours; a shop's plain worker need not know of Redis."""
+    """Whether a worker consumes from a queue of ours; other workers of the app need no store."""
     ours = {MAINTENANCE_QUEUE, *(tool.queue for tool in tools.values())}
     return not ours.isdisjoint(app.amqp.queues.consume_from)
 
 
-def refuse_what_cannot_work(app: Celery, engine: Engine, tools: ToolRegistry) -> None:
-    """Check a worker's set-up before it takes work.
+def refuse_unworkable_setup(app: Celery, engine: Engine, tools: ToolRegistry) -> None:
+    """Check a worker's setup before it takes work.
 
     Raises:
-        SystemExit: With a sentence that says what is wrong and how to fix it.
+        SystemExit: It cannot work; the message says why and how to fix it.
     """
     try:
         _refuse_unworkable_store(engine)
@@ -88,7 +88,7 @@ def refuse_what_cannot_work(app: Celery, engine: Engine, tools: ToolRegistry) ->
 def _refuse_unworkable_store(engine: Engine) -> None:
     store = engine.store(pool=1, deadline=engine.settings.store_deadline)
     try:
-        # Who lacks rights may not ask the rest either.
+        # Without the permissions, the other checks would not be permitted either.
         errors = errors_among(store.check_permissions(Role.WORKER) or store.check())
     except StoreUnavailable as error:
         logger.warning("Starting without a store: %s", error)

@@ -1,4 +1,4 @@
-"""The engine of a service in its worker processes: what each process makes for itself, after any fork."""
+"""The engine of a service in its worker processes: the objects that each process creates for itself."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
 from .maintenance.beat_tasks import BeatWork
 from .maintenance.thread import LEASE_MS, Sweeper
-from .publishing import Publisher
+from .report_publisher import ReportPublisher
 from .request import ChildLossReporter
 from .shutdown import ShutdownDeadline
 
 KEEPER_DEADLINE = 2.0
-"""Seconds that a renewal may try: less than its interval, so that an outage of one does not cost others."""
+"""Seconds that a renewal may take: less than its interval, so that a slow one does not cost other leases."""
 
 KEEPER_POOL = 2
-"""Connections for keeping leases and for publishing reports, one each; listening has one of its own."""
+"""Connections for renewing leases and for publishing reports, one each; the subscription has its own."""
 
 
 class Engine:
-    """Everything that runs tools, in each process of a worker; made lazily, forgotten by a fork.
+    """Creates what a process of a worker needs to run tools, on first use, and again after a fork.
 
     Args:
         app: The Celery app.
-        settings: Where the store is.
+        settings: The settings; they say where the store is.
     """
 
     def __init__(self, app: Celery, settings: Settings) -> None:
@@ -50,7 +50,7 @@ class Engine:
 
     @property
     def executor(self) -> Executor:
-        """Runs tools in this process.
+        """The executor that runs tools in this process.
 
         Raises:
             ConfigurationError: No store is configured.
@@ -62,20 +62,20 @@ class Engine:
                 kept = self.store(deadline=KEEPER_DEADLINE, pool=KEEPER_POOL)
                 keeper = LeaseKeeper(kept, self.stop, interrupter)
                 self._executor = Executor(
-                    store, keeper, interrupter, AsyncLoop(), Publisher(kept), self.settings.limits
+                    store, keeper, interrupter, AsyncLoop(), ReportPublisher(kept), self.settings.limits
                 )
             return self._executor
 
     @property
     def child_losses(self) -> ChildLossReporter:
-        """Reports lost pool children to the store (main process only)."""
+        """The reporter of lost pool children to the store (main process only)."""
         with self._lock:
             if self._child_losses is None:
                 self._child_losses = ChildLossReporter(self.store(pool=1))
             return self._child_losses
 
     def flush_child_losses(self) -> None:
-        """Write what is still to be written about lost pool children."""
+        """Write the pending events about lost pool children, and end their thread."""
         with self._lock:
             child_losses, self._child_losses = self._child_losses, None
         if child_losses is not None:
@@ -101,7 +101,7 @@ class Engine:
             return self._beat_work
 
     def announce(self, name: str) -> None:
-        """Wake whoever watches a name (see `store.announcements`), from any process.
+        """Publish an announcement (see `store.announcements`), from any process.
 
         Raises:
             ConfigurationError: No store is configured.
@@ -114,7 +114,7 @@ class Engine:
         announcer.announce(name)
 
     def dispatcher(self) -> Dispatcher:
-        """What makes messages of tasks that become pending."""
+        """A dispatcher, which makes the messages of pending tasks."""
         return Dispatcher(self.app, redis_url=self.settings.redis_url, broker_url=self.settings.broker_url)
 
     def store(
@@ -123,9 +123,9 @@ class Engine:
         """A store for this process.
 
         Args:
-            outbox: Makes messages; a dispatcher of its own if not given.
-            deadline: Seconds that an operation may try.
-            pool: Connections at most; the settings say how many if not given.
+            outbox: Makes messages; a new dispatcher if not given.
+            deadline: Seconds that an operation may take.
+            pool: The most connections; the settings' number if not given.
 
         Raises:
             ConfigurationError: No store is configured.
@@ -134,7 +134,7 @@ class Engine:
         if settings.redis_url is None:
             raise ConfigurationError(
                 "This process does not know where the tasks are. Set TASKS_REDIS_URL to the Redis that the "
-                "front end uses, or start workers with `tasks-service up`, which brings a private one."
+                "front end uses, or start workers with `tasks-service up`, which starts a private one."
             )
         return RedisTaskStore(
             settings.redis_url,
@@ -147,6 +147,6 @@ class Engine:
         )
 
     def _forget(self) -> None:
-        """Threads and connections do not survive a fork; whatever a child needs it makes itself."""
+        """Forget everything after a fork, which threads and connections do not survive."""
         self._lock = threading.Lock()
         self._executor = self._child_losses = self._beat_work = self._announcer = None

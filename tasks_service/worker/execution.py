@@ -1,7 +1,7 @@
-"""From a message to a committed outcome: claim, bind, run, commit.
+"""The execution of a task, from its message to its committed outcome: claim, bind, run, commit.
 
-Celery sees next to nothing of it: that a run ended, and whether it failed. What the tool returned or raised
-goes to the record alone.
+Celery learns only that it ended, and whether it failed. What the tool returned or raised is only in the
+record.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..authoring.tool import Tool
 from ..domain.errors import (
     AttemptEnded,
     AttemptTimedOut,
+    CorruptRecord,
     InvalidTransition,
     LimitExceeded,
     Parked,
@@ -40,12 +41,12 @@ from .interrupts import Interrupter
 from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
 from .outcome import event_of_error, event_of_value, result_too_large, timed_out
-from .publishing import Publisher
+from .report_publisher import ReportPublisher
 
 logger = logging.getLogger(__name__)
 
 Body = Callable[[RunningAttempt, dict[str, Any]], Any]
-"""How a tool's body is called: with its attempt and its bound arguments."""
+"""A function that calls a tool's body, given the attempt and the bound arguments."""
 
 
 class ExecutorStore(WorkerStore, TaskStoreMaintenance, Protocol):
@@ -56,12 +57,12 @@ class Executor:
     """Runs tools in one worker process.
 
     Args:
-        store: Claims and commits.
-        keeper: Keeps the leases.
-        interrupter: Ends unresponsive tools.
-        loop: For async tools.
-        publisher: For what tools report.
-        limits: What may be recorded.
+        store: The store, for claims and commits.
+        keeper: Renews the leases.
+        interrupter: Interrupts unresponsive tools.
+        loop: The event loop of async tools.
+        publisher: Publishes what tools report.
+        limits: The limits of what is recorded.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Executor:
         keeper: LeaseKeeper,
         interrupter: Interrupter,
         loop: AsyncLoop,
-        publisher: Publisher,
+        publisher: ReportPublisher,
         limits: Limits,
     ) -> None:
         self._store, self._keeper, self._interrupter = store, keeper, interrupter
@@ -86,21 +87,21 @@ class Executor:
         dispatched_ms: int,
         body: Body | None = None,
     ) -> Task | None:
-        """Claim a task and run it to an outcome; returns silently if it cannot be claimed.
+        """Claim a task and run it to an outcome; return None if it cannot be claimed.
 
         Args:
-            tool: What runs.
+            tool: The tool.
             reference: The name or the id of the task, from the message.
-            lease_id: Drawn for this delivery.
+            lease_id: A random id, drawn for this delivery.
             worker: The worker's name, for people.
-            dispatched_ms: From the message: when it was made.
-            body: How to call the tool, where that is not its function.
+            dispatched_ms: When the message was made.
+            body: Calls the tool; by default its function is called.
 
         Returns:
             The task as this attempt left it; None if the attempt wrote no outcome.
 
         Raises:
-            SystemExit: The process is being ended; the task was handed back before.
+            SystemExit: The process must end; the task has been handed back.
         """
         self._interrupter.engage()
         try:
@@ -126,13 +127,15 @@ class Executor:
             self._interrupter.disengage()
 
     def _claim(self, reference: str, claim: Claim) -> Claimed | None:
-        """The task, or None: the message was a duplicate, or came early, or will be sent again."""
+        """Claim the task; None if the message was a duplicate or came early, or the store did not answer."""
         try:
             return self._store.claim(reference, claim)
         except (TaskNotFound, InvalidTransition) as refusal:
             logger.debug("The message for task %s is dropped: %s", task_hash(reference), refusal)
         except StoreUnavailable as error:
             logger.warning("Task %s could not be claimed, it stays pending: %s", task_hash(reference), error)
+        except CorruptRecord as error:
+            logger.warning("The message for task %s is dropped: %s", task_hash(reference), error)
         return None
 
     def _attempt(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> None:
@@ -142,7 +145,7 @@ class Executor:
                 value = self._call(tool, claimed, attempt, body)
             except BaseException as error:
                 self._interrupter.leave()
-                self._raised(error, tool, attempt)
+                self._commit_error(error, tool, attempt)
                 if _ends_the_process(error):
                     raise
             else:
@@ -155,12 +158,12 @@ class Executor:
     def _call(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> Any:
         arguments = tool.bind(json.loads(claimed.arguments))
         failpoint("Body", "before")
-        value = self._body(tool, attempt, arguments, body)
+        value = self._run_body(tool, attempt, arguments, body)
         failpoint("Body", "after")
         attempt.journal.finish()
         return value
 
-    def _body(self, tool: Tool, attempt: RunningAttempt, arguments: dict[str, Any], body: Body) -> Any:
+    def _run_body(self, tool: Tool, attempt: RunningAttempt, arguments: dict[str, Any], body: Body) -> Any:
         if tool.is_async:
             return body(attempt, arguments)
         with running_in(TaskContext(attempt)):
@@ -184,8 +187,8 @@ class Executor:
 
         return call
 
-    def _raised(self, error: BaseException, tool: Tool, attempt: RunningAttempt) -> None:
-        """The attempt ended without a value: commit what that means."""
+    def _commit_error(self, error: BaseException, tool: Tool, attempt: RunningAttempt) -> None:
+        """Commit the outcome of an attempt whose tool raised an exception."""
         if _ends_the_process(error):
             attempt.request_stop(WorkerStopping)
         if attempt.stop_reason is None and isinstance(error, AttemptEnded):
@@ -202,7 +205,7 @@ class Executor:
             self._commit(attempt, tool, release)
             logger.info("Task %s was handed back", task_hash(attempt.task.task_id))
         else:
-            logger.info("Task %s ended early: %s", task_hash(attempt.task.task_id), attempt.ending())
+            logger.info("Task %s ended early: %s", task_hash(attempt.task.task_id), attempt.end_error())
 
     def _time_out(self, attempt: RunningAttempt, tool: Tool) -> None:
         logger.warning("Tool %s ran too long (task %s)", tool.name, task_hash(attempt.task.task_id))
@@ -217,7 +220,7 @@ class Executor:
             logger.warning("Left to the sweep: %s", error)
 
     def _commit(self, attempt: RunningAttempt, tool: Tool, event: WorkerEvent) -> None:
-        """Commit an outcome once; a result that is too large becomes the failure that says so."""
+        """Commit an outcome once; if a result is too large, commit a failure that says so."""
         name = task_hash(attempt.task.task_id)
         try:
             attempt.close_reports()
@@ -234,7 +237,7 @@ class Executor:
 
 
 def _ends_the_process(error: BaseException) -> bool:
-    """Whether an exit was asked for by a signal to this process, rather than by the tool."""
+    """Whether an exit was requested by a signal to this process, rather than by the tool."""
     if isinstance(error, KeyboardInterrupt | WorkerShutdown | WorkerTerminate):
         return True
     return isinstance(error, SystemExit) and terminate_handler_fired()

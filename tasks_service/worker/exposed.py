@@ -1,10 +1,9 @@
-"""Celery tasks that exist already, run as tools, untouched.
+"""Existing Celery tasks that run as tools, unchanged.
 
-The tool is a Celery task of its own that claims and commits like any other. For its body it makes a twin of
-the shop's task: same code, same base class, same `__call__`, but a request that says it was called directly.
-What only Celery can mean is given a meaning, or refused with a sentence: `update_state` becomes progress,
-`retry` raises its cause so that the tool's own policy decides; `replace`, `Ignore` and `Reject` fail the
-task.
+The tool is a Celery task of its own that claims and commits like any other. Its body is a copy of the
+existing task: same code, same base class, same `__call__`, but with a request that says it was called
+directly. Features of Celery are mapped or refused: `update_state` becomes progress, `retry` raises its cause,
+to which the tool's own retry policy applies; `replace`, `Ignore` and `Reject` fail the task.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from .outcome import Unsupported
 
 
 def original_task(app: Celery, name: str) -> Task:
-    """The shop's task of that name.
+    """The existing Celery task of that name.
 
     Raises:
-        ConfigurationError: The app does not have it (yet).
+        ConfigurationError: The app does not have it, or not yet.
     """
     try:
         return app.tasks[name]
@@ -37,23 +36,23 @@ def original_task(app: Celery, name: str) -> Task:
 
 
 def queue_of(app: Celery, original: Task) -> str:
-    """The queue that the shop's own routing gives the task."""
+    """The queue to which the app's own routing sends the task."""
     options = {"queue": original.queue} if getattr(original, "queue", None) else {}
-    # A router of its own: the app's would remember a queue that only this question named.
+    # A new router, because the app's would keep a queue that only this look-up named.
     router = app.amqp.Router(queues=app.amqp.Queues(app.conf.task_queues))
     return str(router.route(options, original.name)["queue"].name)
 
 
 def run_exposed(original: Task, attempt: RunningAttempt, arguments: Mapping[str, Any], celery_id: str) -> Any:
-    """Run the body of a shop's task within an attempt.
+    """Run the body of an existing Celery task within an attempt.
 
     Raises:
-        Unsupported: It did what a durable task cannot do.
+        Unsupported: It used a feature of Celery that a durable task cannot have.
         Exception: Whatever the task raises.
     """
-    twin = _twin(original)
-    twin.attempt = attempt
-    twin.push_request(
+    direct = _direct_call_task(original)
+    direct.attempt = attempt
+    direct.push_request(
         id=celery_id,
         called_directly=True,
         args=(),
@@ -62,7 +61,7 @@ def run_exposed(original: Task, attempt: RunningAttempt, arguments: Mapping[str,
         delivery_info={},
     )
     try:
-        call = twin if task_has_custom(twin, "__call__") else twin.run
+        call = direct if task_has_custom(direct, "__call__") else direct.run
         return call(**arguments)
     except Retry as error:
         raise error.exc or RuntimeError("the task asked for a retry and named no cause") from error
@@ -73,34 +72,34 @@ def run_exposed(original: Task, attempt: RunningAttempt, arguments: Mapping[str,
     except Reject:
         raise Unsupported(f"The Celery task '{original.name}' rejected its message.") from None
     finally:
-        twin.pop_request()
+        direct.pop_request()
 
 
 class _DirectCallTask:
-    """What a twin does otherwise than the shop's task; comes first in its bases."""
+    """The methods that differ from those of the existing task; the first base of the copy."""
 
     attempt: RunningAttempt
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **_: Any
     ) -> None:
-        """Progress: `current`, `total` and a message are taken from `meta`, where they are."""
+        """Report progress: `current`, `total` and a message, as far as `meta` has them."""
         self.attempt.check()
         known = meta if isinstance(meta, Mapping) else {}
         current, total = _number(known, "current", "done"), _number(known, "total")
-        said = [known[key] for key in ("message", "status") if isinstance(known.get(key), str)]
-        message = said[0] if said else state
+        messages = [known[key] for key in ("message", "status") if isinstance(known.get(key), str)]
+        message = messages[0] if messages else state
         self.attempt.progress(current or 0.0, total, message)
 
     def replace(self, sig: Any) -> Any:
-        """Not possible: another task's result would be this one's."""
+        """Refuse: another task's result would be this one's."""
         raise Unsupported("The Celery task replaced itself, which a durable task cannot do.")
 
     def send_event(self, *_: Any, **__: Any) -> None:
-        """Celery's events are of the wrapper, not of the twin."""
+        """Send nothing: the tool's own Celery task sends the events."""
 
 
-def _twin(original: Task) -> Any:
+def _direct_call_task(original: Task) -> Any:
     kind = type(original)
     return type(
         kind.__name__, (_DirectCallTask, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__}

@@ -1,9 +1,9 @@
-"""Ending a tool that never calls its context: by a signal in the pool child that runs it.
+"""The interruption of a tool that never calls its context, by a signal in the pool child that runs it.
 
-Celery's own soft time limit sends SIGUSR1 to a child, whose handler raises in the main thread, wherever it
-is. Here the handler raises only while a tool's body runs there; everything of ours around the body (claims,
-commits) is never broken into. Only a prefork child runs tools in its main thread in a process of its own, so
-only there it works: with threads and solo an unresponsive tool keeps its slot until it returns.
+Celery's own soft time limit sends SIGUSR1 to a child, whose handler raises in the main thread, whatever runs
+there. Here the handler raises only while a tool's body runs; our own code around it (claims, commits) is
+never interrupted. Only a prefork child runs tools in the main thread of its own process, so it works only
+there: in the pools `threads` and `solo` an unresponsive tool occupies its pool slot until it returns.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..domain.errors import AttemptTimedOut
 from .attempt import RunningAttempt
 
 STOP_GRACE = 0.7
-"""Seconds that a tool that was told to stop has to notice by itself."""
+"""Seconds that a tool has to notice a requested stop by itself."""
 
-AGAIN = 10.0
-"""Seconds before a tool that runs on is interrupted once more."""
+INTERRUPT_INTERVAL = 10.0
+"""Seconds before a tool that goes on is interrupted again."""
 
 
 class Interrupter:
-    """Knows whose body runs in this process's main thread, and can break into it."""
+    """Interrupts the tool's body that runs in this process's main thread."""
 
     def __init__(self) -> None:
         self._in_child = False
         self._engaged = False
         self._body: RunningAttempt | None = None
         self._celery_style = False
-        self._next = 0.0
+        self._next_interrupt = 0.0
 
     def engage(self) -> None:
-        """A task of ours begins in this thread: from now on a soft time limit is ours to judge."""
+        """Take over the handling of SIGUSR1, in a prefork child, while a task of ours runs in this thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGUSR1) is soft_timeout_sighandler:
@@ -46,34 +46,34 @@ class Interrupter:
         self._engaged = self._in_child
 
     def disengage(self) -> None:
-        """It is over: other tasks of this process get what Celery gives them."""
+        """Leave SIGUSR1 to Celery again, for other tasks of this process."""
         if threading.current_thread() is threading.main_thread():
             self._engaged, self._body = False, None
 
     def enter(self, attempt: RunningAttempt, *, celery_style: bool = False) -> None:
-        """The body begins; from here on it may be broken into.
+        """Allow interruption from here on: the body begins.
 
         Args:
-            attempt: Whose body.
-            celery_style: It knows Celery's `SoftTimeLimitExceeded`, and gets that when its time is up.
+            attempt: The attempt whose body begins.
+            celery_style: Whether to raise Celery's `SoftTimeLimitExceeded` at the timeout.
         """
         if self._engaged and threading.current_thread() is threading.main_thread():
-            self._celery_style, self._next = celery_style, 0.0
+            self._celery_style, self._next_interrupt = celery_style, 0.0
             self._body = attempt
 
     def leave(self) -> None:
-        """The body is over."""
+        """Allow no more interruption: the body has ended."""
         if threading.current_thread() is threading.main_thread():
             self._body = None
 
     def interrupt(self, attempt: RunningAttempt) -> None:
-        """Break into the attempt's body, if it was told to stop a while ago and goes on; from any thread."""
-        if attempt is not self._body or attempt.flagged_at is None or attempt.is_shielded:
+        """Interrupt an attempt's body that goes on `STOP_GRACE` after a requested stop; from any thread."""
+        if attempt is not self._body or attempt.stop_requested_at is None or attempt.is_shielded:
             return
         now = time.monotonic()
-        if now < max(attempt.flagged_at + STOP_GRACE, self._next):
+        if now < max(attempt.stop_requested_at + STOP_GRACE, self._next_interrupt):
             return
-        self._next = now + AGAIN
+        self._next_interrupt = now + INTERRUPT_INTERVAL
         main = threading.main_thread().ident
         if main is not None:
             signal.pthread_kill(main, signal.SIGUSR1)
@@ -91,4 +91,4 @@ class Interrupter:
             return
         if self._celery_style and body.stop_reason is AttemptTimedOut:
             raise SoftTimeLimitExceeded
-        raise body.ending()
+        raise body.end_error()

@@ -1,9 +1,9 @@
-"""One thread per worker process that keeps its leases, and learns what its attempts must know.
+"""The lease keeper: one thread per worker process that renews leases and stops attempts.
 
-It renews each lease at a third of its length, sees deadlines and the worker's stop, writes progress, and
-interrupts what is unresponsive. A second thread listens to the store's changes while something has been
-running for a moment, so that a cancellation arrives within milliseconds; were it to miss one, the next
-renewal brings it.
+It renews each lease at a third of its length, watches for deadlines and the worker's shutdown, writes
+progress, and interrupts unresponsive tools. A second thread subscribes to the store's changes once an attempt
+has run for a moment, so that a cancellation arrives within milliseconds; if it misses one, the next renewal
+finds it.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ from .shutdown import ShutdownDeadline
 logger = logging.getLogger(__name__)
 
 TICK = 0.25
-"""Seconds between two looks at deadlines and the worker's stop, while something runs."""
+"""Seconds between two checks of deadlines and the worker's shutdown, while something runs."""
 
 LONGEST_RENEWAL = 3.0
-"""Seconds between two renewals of a lease, at most."""
+"""Most seconds between two renewals of a lease."""
 
 RETRY = 0.5
-"""Seconds until the next try when the store did not answer a renewal."""
+"""Seconds until the next try if the store did not answer a renewal."""
 
 LISTEN_AFTER = 0.2
-"""Seconds that something has to run before changes are listened to: what is shorter needs no cancelling."""
+"""Seconds that an attempt must run before changes are subscribed to; shorter ones need no cancelling."""
 
 LINGER = 5.0
-"""Seconds that ticking and listening go on after the last attempt."""
+"""Seconds for which ticks and the subscription go on after the last attempt."""
 
 
 class LeaseStore(WorkerStore, Protocol):
-    """What the keeper needs of a store."""
+    """The operations that the keeper needs of a store."""
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
-        """Changes as they happen; None when there was none for `poll` seconds."""
+        """Yield changes as they happen; None if there was none for `poll` seconds."""
 
 
 class _Lease:
-    """An attempt and when its lease is to be renewed."""
+    """An attempt, and when its lease is due to be renewed."""
 
     def __init__(self, attempt: RunningAttempt) -> None:
         self.attempt = attempt
@@ -67,12 +67,12 @@ class _Lease:
 
 
 class LeaseKeeper:
-    """Keeps the leases of this process; started with its first attempt.
+    """Renews the leases of this process; starts with its first attempt.
 
     Args:
-        store: With a short deadline of its own, so that one dead connection does not cost all leases.
+        store: A store with a short deadline, so that one dead connection does not cost all leases.
         stop: When the worker's tools must end.
-        interrupter: For the unresponsive ones.
+        interrupter: Interrupts unresponsive tools.
     """
 
     def __init__(self, store: LeaseStore, stop: ShutdownDeadline, interrupter: Interrupter) -> None:
@@ -86,7 +86,7 @@ class LeaseKeeper:
         self._idle_since = float("-inf")
 
     def keep(self, attempt: RunningAttempt) -> None:
-        """Keep an attempt's lease from now on."""
+        """Renew an attempt's lease from now on."""
         with self._changed:
             lease = _Lease(attempt)
             self._leases[attempt.lease_id] = self._by_task[_name(attempt)] = lease
@@ -96,14 +96,14 @@ class LeaseKeeper:
                 self._changed.notify()
 
     def drop(self, attempt: RunningAttempt) -> None:
-        """The attempt is over."""
+        """Renew an attempt's lease no more."""
         with self._changed:
             self._leases.pop(attempt.lease_id, None)
             self._by_task.pop(_name(attempt), None)
             self._idle_since = time.monotonic()
 
     def wake(self) -> None:
-        """There is something to do before the next tick."""
+        """Make the next tick come at once."""
         with self._changed:
             self._woken = True
             self._changed.notify()
@@ -112,18 +112,18 @@ class LeaseKeeper:
         while True:
             with self._changed:
                 if not self._woken:
-                    # A busy process ticks; so a short task need not wake this thread.
+                    # In a busy process the thread ticks anyway, so a short task need not wake it.
                     self._asleep = self._idle_for(LINGER)
                     self._changed.wait(None if self._asleep else TICK)
                 self._woken = self._asleep = False
                 leases = list(self._leases.values())
             try:
-                self._look_after(leases)
+                self._tick(leases)
             except Exception:
-                logger.exception("The keeper of leases met an error and goes on")
+                logger.exception("The lease keeper met an error and goes on")
                 time.sleep(TICK)
 
-    def _look_after(self, leases: list[_Lease]) -> None:
+    def _tick(self, leases: list[_Lease]) -> None:
         now, stopping = time.monotonic(), self._stop.reached
         reachable = True
         for lease in leases:
@@ -145,10 +145,10 @@ class LeaseKeeper:
         try:
             self._store.commit(attempt.task.task_id, Renew(lease_id=attempt.lease_id))
         except LeaseLost as refusal:
-            attempt.lost(refusal)
+            attempt.lease_lost(refusal)
             lease.due = float("inf")
         except TaskNotFound:
-            # A store that was restored to an earlier truth may never have heard of it.
+            # A store that has lost recent writes may not have the task.
             attempt.request_stop(AttemptLost)
             lease.due = float("inf")
         except StoreUnavailable as error:
@@ -161,9 +161,9 @@ class LeaseKeeper:
 
     def _listen(self) -> None:
         if self._listener is None or not self._listener.is_alive():
-            self._listener = _start(self._hear, "tasks-service-listener")
+            self._listener = _start(self._follow_changes, "tasks-service-listener")
 
-    def _hear(self) -> None:
+    def _follow_changes(self) -> None:
         subscribed = False
         try:
             for change in self._store.changes(poll=1.0):
@@ -180,7 +180,7 @@ class LeaseKeeper:
                     self._renew_now(lease)
                 failpoint("Change", "after")
         except TasksServiceError as error:
-            logger.warning("Changes are not heard for now: %s", error)
+            logger.warning("Changes are not received for now: %s", error)
             time.sleep(RETRY)
 
     def _renew_now(self, lease: _Lease) -> None:
@@ -189,7 +189,7 @@ class LeaseKeeper:
             self.wake()
 
     def _renew_all_now(self) -> None:
-        """Whatever was published before the subscription stood is read this way."""
+        """Renew all leases now, to find what was published before the subscription began."""
         with self._changed:
             leases = list(self._leases.values())
         for lease in leases:

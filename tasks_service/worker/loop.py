@@ -1,7 +1,7 @@
 """The event loop that a worker process runs its async tools on.
 
-One loop in one thread, started with the first async tool of the process, after any fork. The pool slot of a
-tool waits for it; so a threads pool of a hundred runs a hundred I/O-bound tools at once on one loop.
+One loop in one thread, started with the first async tool of the process, after any fork. A tool's pool slot
+waits for its coroutine; so a pool of a hundred threads runs a hundred I/O-bound tools at once on one loop.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class AsyncLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, call: Callable[[], Awaitable[Any]], attempt: RunningAttempt) -> Any:
-        """Run a coroutine to its end; the attempt's end cancels it.
+        """Run a coroutine to its end; a requested stop of the attempt cancels it.
 
         Args:
-            call: Makes the awaitable, on the loop.
-            attempt: Whose body it is.
+            call: Creates the awaitable, on the loop.
+            attempt: The attempt whose body it is.
 
         Returns:
             What the coroutine returned.
@@ -55,14 +55,14 @@ class AsyncLoop:
 async def _settle(
     call: Callable[[], Awaitable[Any]], attempt: RunningAttempt, loop: asyncio.AbstractEventLoop
 ) -> tuple[Any, BaseException | None]:
-    """Value or error of the call; nothing escapes to the loop, which other tools share."""
+    """Return the value or the error of the call; nothing is raised in the loop, which other tools share."""
     body = asyncio.current_task()
     if body is not None:
 
         def cancel() -> None:
             loop.call_soon_threadsafe(body.cancel)
 
-        attempt.on_end(cancel)
+        attempt.on_stop(cancel)
     try:
         return await call(), None
     except BaseException as error:

@@ -1,8 +1,8 @@
-"""What a tool's return or exception means for its task: the event that ends the attempt.
+"""The event that ends an attempt, for what its tool returned or raised.
 
-A client reads only what an author wrote for it: the sentence of a `ToolError`, the code of a `ProtocolError`.
-Of any other exception it learns that the tool failed, and nothing of how (docs/protocol.md); the operator
-finds the traceback in the worker's log, under the task's hash.
+Clients see only what an author wrote for them: the message of a `ToolError`, the code of a `ProtocolError`.
+Of any other exception they learn only that the tool failed (docs/protocol.md); the operator finds the
+traceback in the worker's log, under the task's hash.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..domain.errors import (
     NotJson,
     ProtocolError,
     StoreUnavailable,
-    TasksServiceError,
     ToolError,
 )
 from ..domain.events import CompleteWithResult, FailWithError, Retry, WorkerEvent
@@ -35,11 +34,11 @@ from ..domain.task import Failure, FailureKind, JsonText, Task
 logger = logging.getLogger(__name__)
 
 STORE_RETRY_MS = 2_000
-"""Before another attempt, when a tool failed because the store did not answer it."""
+"""Milliseconds before the next attempt, if a tool failed because the store did not answer it."""
 
 
 class Unsupported(Exception):
-    """An exposed Celery task did something that a durable task cannot do; the message says what."""
+    """An exposed Celery task used a feature that a durable task cannot have; the message names it."""
 
 
 def event_of_value(value: Any, tool: Tool, task: Task, lease_id: str, limits: Limits) -> WorkerEvent:
@@ -49,14 +48,14 @@ def event_of_value(value: Any, tool: Tool, task: Task, lease_id: str, limits: Li
     except LimitExceeded as error:
         return result_too_large(tool, lease_id, error)
     except NotJson as error:
-        logger.exception("Tool %s returned what it cannot (task %s)", tool.name, task_hash(task.task_id))
+        logger.exception("Tool %s returned no valid result (task %s)", tool.name, task_hash(task.task_id))
         message = f"The result of '{tool.name}' cannot be used: {error.reason}."
         return _failed(lease_id, FailureKind.RESULT_INVALID, message)
     return _completed(lease_id, rendered)
 
 
 def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) -> WorkerEvent:
-    """The event for what a tool raised, other than the end of its attempt."""
+    """The event for an exception of a tool, unless it is the end of the attempt."""
     if isinstance(error, ToolError | SDKToolError | InvalidArguments):
         return _completed(lease_id, error_result(str(error)), str(error))
     if isinstance(error, ProtocolError):
@@ -74,12 +73,12 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
     if isinstance(error, Unsupported):
         return _failed(lease_id, FailureKind.AUTHOR, str(error))
     name = task_hash(task.task_id)
-    logger.error("Tool %s failed (task %s, run %d)", tool.name, name, task.claims, exc_info=error)
+    logger.error("Tool %s failed (task %s, claim %d)", tool.name, name, task.claims, exc_info=error)
     sentence = f"The tool '{tool.name}' failed. The reason is in the worker's log, under task {name}."
     failed = _completed(lease_id, error_result(sentence), sentence)
     if isinstance(error, StoreUnavailable):
         return Retry(lease_id=lease_id, delay_ms=STORE_RETRY_MS, otherwise=failed)
-    if tool.retry is not None and isinstance(error, tool.retry.on) and not _is_own(error):
+    if tool.retry is not None and tool.retry.applies_to(error):
         message = f"Attempt {task.attempts} failed; the tool runs again."
         delay_ms = tool.retry.delay_ms(task.attempts)
         return Retry(lease_id=lease_id, delay_ms=delay_ms, otherwise=failed, message=message)
@@ -95,11 +94,6 @@ def timed_out(task: Task, lease_id: str) -> FailWithError:
     """The failure of a task whose attempt ran too long."""
     seconds = task.policy.timeout_ms / 1000
     return _failed(lease_id, FailureKind.TIMEOUT, f"The tool ran longer than its {seconds:g} s.")
-
-
-def _is_own(error: BaseException) -> bool:
-    """Errors of the service itself come out the same on every attempt."""
-    return isinstance(error, TasksServiceError)
 
 
 def _completed(lease_id: str, rendered: Rendered, message: str | None = None) -> CompleteWithResult:

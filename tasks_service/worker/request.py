@@ -1,8 +1,8 @@
-"""What a worker's main process knows of a run in a pool child, and does for it when the child dies.
+"""The requests of a worker's main process, which hand a task back when the pool child that runs it dies.
 
-The lease id of a run is drawn here, in the parent, and travels to the child in the request. So when a child
-is lost the parent can hand the task back at once, with the child's own lease, instead of waiting for it to
-run out. A thread of its own does that: the parent's event loop never waits for the store.
+The main process draws the lease id of an attempt, and sends it to the child in the request. So when a child
+is lost it can hand the task back at once, with the child's own lease, instead of waiting for the lease to
+expire. A thread of its own does that: the main process's event loop never waits for the store.
 """
 
 from __future__ import annotations
@@ -28,61 +28,61 @@ from ..store.workers import WorkerStore
 logger = logging.getLogger(__name__)
 
 LEASE_HEADER = "tasks_service_lease"
-"""Where the lease id travels in Celery's request."""
+"""The key of the lease id in Celery's request."""
 
-_LAST_WORDS = 3.0
-"""Seconds that a stopping worker waits for what is to be written about its dead children."""
+CLOSE_SECONDS = 3.0
+"""Seconds that a stopping worker waits for the events about its lost children to be written."""
 
 
 class ToolRequest(Request):  # type: ignore[misc]
-    """A request that knows the lease of its run."""
+    """A request that knows the lease id of its attempt."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if not (isinstance(self.id, str) and _are_limits(self.time_limits) and _is_reference(self.kwargs)):
-            raise InvalidTaskError("it is not what a tool is sent")
-        failpoint("Handing", "before")
+            raise InvalidTaskError("it is not a message of a tool")
+        failpoint("Handover", "before")
         self.lease_id = new_token()
         self.request_dict[LEASE_HEADER] = self.lease_id
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """The child is gone: hand the task back, then let Celery do what it does."""
+        """Hand the task back if the child is lost, then let Celery handle the failure."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, WorkerLostError | Terminated | SystemExit | KeyboardInterrupt):
-            self._tell(Release(lease_id=self.lease_id, lost=True, reason="its worker process died"))
+            self._report_loss(Release(lease_id=self.lease_id, lost=True, reason="its worker process died"))
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
-        """The hard time limit kills the child: the task has failed."""
+        """Fail the task at the hard time limit, which kills the child."""
         if not soft:
-            message = "The tool ran longer than it may, and was killed."
+            message = "The tool ran longer than its time limit, and was killed."
             failure = Failure(kind=FailureKind.TIMEOUT, message=message)
-            self._tell(FailWithError(lease_id=self.lease_id, failure=failure))
+            self._report_loss(FailWithError(lease_id=self.lease_id, failure=failure))
         return super().on_timeout(soft, timeout)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """A child has taken the task."""
-        failpoint("Handing", "after")
+        """Note that a child has taken the task; only passes a failpoint."""
+        failpoint("Handover", "after")
         super().on_accepted(pid, time_accepted)
 
     def acknowledge(self) -> None:
-        """The message is done with."""
+        """Acknowledge the message; also passes failpoints."""
         failpoint("Acknowledgement", "before")
         super().acknowledge()
         failpoint("Acknowledgement", "after")
 
-    def _tell(self, event: WorkerEvent) -> None:
-        failpoint("Obituary", "before")
+    def _report_loss(self, event: WorkerEvent) -> None:
+        failpoint("ChildLoss", "before")
         self.task.engine.child_losses.put(self.kwargs["task"], event)
-        failpoint("Obituary", "after")
+        failpoint("ChildLoss", "after")
 
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """How a worker's main process takes a tool's messages: as Celery does, but for those that are none.
+    """Celery's default strategy for taking messages, except that malformed ones are rejected.
 
-    Celery lets a message of another shape end the worker, which gives it back for the next worker to die of.
+    Otherwise a malformed message would end the worker, be delivered again, and end the next one.
     """
     take = default(task, app, consumer, **options)
 
@@ -96,26 +96,26 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[...
 
 
 def _are_limits(limits: Any) -> bool:
-    """Whether these are a hard and a soft time limit; Celery looks at them only when a child is free."""
+    """Whether these are a hard and a soft time limit; Celery reads them only when a child is free."""
     if not isinstance(limits, list | tuple) or len(limits) != 2:
         return False
     return all(limit is None or isinstance(limit, int | float) for limit in limits)
 
 
 def _is_reference(kwargs: Any) -> bool:
-    """Whether a message's arguments are those that `dispatch` sends."""
+    """Whether a message's arguments are a task's reference, as `broker.message` sends it."""
     if not isinstance(kwargs, dict):
         return False
     return isinstance(kwargs.get("task"), str) and isinstance(kwargs.get("dispatched_ms"), int)
 
 
 class ChildLossReporter:
-    """Commits events about dead children, in a thread of the main process."""
+    """Commits events about lost pool children, in a thread of the main process."""
 
     def __init__(self, store: WorkerStore) -> None:
         self._store = store
         self._waiting: queue.Queue[tuple[str, WorkerEvent] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="tasks-service-child_losses", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="tasks-service-child-losses", daemon=True)
         self._thread.start()
 
     def put(self, name: str, event: WorkerEvent) -> None:
@@ -123,13 +123,13 @@ class ChildLossReporter:
         self._waiting.put((name, event))
 
     def close(self) -> None:
-        """Write what waits, for a few seconds at most."""
+        """Commit the events that wait, for at most `CLOSE_SECONDS`."""
         self._waiting.put(None)
-        self._thread.join(_LAST_WORDS)
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        while (said := self._waiting.get()) is not None:
-            name, event = said
+        while (waiting := self._waiting.get()) is not None:
+            name, event = waiting
             try:
                 self._store.commit(name, event)
             except (InvalidTransition, TaskNotFound) as refusal:
@@ -137,4 +137,4 @@ class ChildLossReporter:
             except StoreUnavailable as error:
                 logger.warning("Task %s is left to the sweep: %s", name, error)
             else:
-                logger.info("Task %s: %s by its worker's parent", name, type(event).__name__)
+                logger.info("Task %s: %s by the worker's main process", name, type(event).__name__)

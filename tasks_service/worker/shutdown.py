@@ -1,8 +1,8 @@
-"""When a worker's tools must end: one moment, seen by the main process and all its pool children.
+"""The time at which a stopping worker's tools must end, shared by the main process and its pool children.
 
-Celery's warm shutdown waits for running tools for ever, and tells them nothing. So the main process writes
-down, in memory that its children share, when their time is over; each child's keeper sees it and ends what
-still runs.
+Celery's warm shutdown waits for running tools without a limit, and does not tell them. So the main process
+writes a deadline to memory that its children share; each child's lease keeper reads it, and stops what still
+runs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _MOMENT = struct.Struct("d")
 
 
 class ShutdownDeadline:
-    """A moment in shared memory; never, until it is set.
+    """A deadline in shared memory; infinite until it is set.
 
-    Made before a pool forks, so that children see it. The clock is the machine's monotonic one, which its
-    processes have in common.
+    It is created before the pool forks, so that children share it. The clock is the machine's monotonic one,
+    which all its processes share.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class ShutdownDeadline:
         _MOMENT.pack_into(self._memory, 0, float("inf"))
 
     def set(self, seconds: float) -> None:
-        """Tools must end that many seconds from now."""
+        """Set the deadline to that many seconds from now."""
         _MOMENT.pack_into(self._memory, 0, time.monotonic() + seconds)
 
     @property

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks_service import Settings
-from tasks_service.cli.up import lines_with_names
+from tasks_service.cli.up import line_printer
 from tasks_service.client.service_client import connect
 from tasks_service.domain.errors import TasksServiceError
 from tasks_service.local.ports import refuse_taken
@@ -46,7 +46,7 @@ SPECS = (
 )
 READY = re.compile(r"ready: MCP at (\S+)")
 START_SECONDS = 120.0
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 STOP_SECONDS = 60
 REPOSITORY = Path(__file__).parents[2]
 
@@ -58,30 +58,30 @@ def serve(port: int) -> None:
         ConfigurationError: The port is taken, or there is no Redis to be had.
     """
     refuse_taken(HOST, port, "PORT")
-    say, enough = lines_with_names([spec.name for spec in SPECS]), threading.Event()
+    emit, stop = line_printer([spec.name for spec in SPECS]), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: enough.set())
+        signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="conformance-server-") as directory:
         settings = Settings(host=HOST, port=port, data_dir=Path(directory))
         changes = {"TASKS_HOST": HOST, "TASKS_DATA_DIR": directory, "TASKS_API_KEYS": ""}
-        stack = Stack(settings, SPECS, say, changes=changes)
+        stack = Stack(settings, SPECS, emit, changes=changes)
         try:
             stack.start()
             with ThreadPoolExecutor(1) as executor:
-                announced = executor.submit(_announce, stack, enough)
-                while not enough.wait(LOOK_SECONDS):
-                    stack.processes.look()
+                announced = executor.submit(_announce, stack, stop)
+                while not stop.wait(CHECK_SECONDS):
+                    stack.processes.check()
                     if announced.done():
                         announced.result()
         finally:
-            enough.set()
+            stop.set()
             stack.stop()
 
 
-def _announce(stack: Stack, enough: threading.Event) -> None:
+def _announce(stack: Stack, stop: threading.Event) -> None:
     """Say where to connect, once the whole way of a call has been gone."""
     while not stack.is_ready():
-        if enough.wait(LOOK_SECONDS):
+        if stop.wait(CHECK_SECONDS):
             return
     asyncio.run(_warm_up(stack.mcp_url))
     print(f"ready: MCP at {stack.mcp_url}", flush=True)
@@ -120,7 +120,7 @@ def _url(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
             return ready[1]
         if ended or time.monotonic() > give_up:
             raise RuntimeError(f"The fixture did not start:\n{said}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
 
 
 def main() -> int:

@@ -219,7 +219,7 @@ def test_list_says_who_waits_for_its_turn(redis_url: str, service: RunningUp) ->
     listed = json.loads(service.run("list", "--json", TASKS_REDIS_URL=redis_url).stdout)
     shown = service.run("list", TASKS_REDIS_URL=redis_url).stdout
 
-    assert [entry["task_id"] for entry in listed if entry["awaits_turn"]] == [waiting.task_id]
+    assert [entry["task_id"] for entry in listed if entry["waits_for_slot"]] == [waiting.task_id]
     assert shown.count("waits for a slot") == 1
 
 

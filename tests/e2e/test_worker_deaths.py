@@ -32,7 +32,7 @@ def test_a_task_whose_process_is_killed_runs_again_at_once(start_worker: StartWo
     task = client.call("die_once")
     assert result_of(client, task) == 2
     # Not the lease ran out, but the parent handed it back.
-    wait_until(lambda: "Release by its worker's parent" in worker.logs(), worker.logs)
+    wait_until(lambda: "Release by the worker's main process" in worker.logs(), worker.logs)
 
 
 def test_a_task_that_kills_every_process_fails_after_its_attempts(
@@ -63,7 +63,7 @@ def test_sigterm_drains_and_then_hands_the_task_to_another_worker(
     assert (ended.claims, ended.attempts) == (2, 1)  # a graceful hand-back does not count as an attempt
 
 
-def test_sigterm_ends_a_deaf_tool_too(start_worker: StartWorker, client: Client) -> None:
+def test_sigterm_ends_an_unresponsive_tool_too(start_worker: StartWorker, client: Client) -> None:
     worker = start_worker(pool="prefork", concurrency=1)
     task = client.call("unresponsive", seconds=60)
     client.running(task)

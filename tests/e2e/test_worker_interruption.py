@@ -28,7 +28,9 @@ def test_a_deaf_tool_is_interrupted_when_its_task_is_cancelled(
     assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
 
 
-def test_a_deaf_tool_is_interrupted_when_its_time_is_up(start_worker: StartWorker, client: Client) -> None:
+def test_an_unresponsive_tool_is_interrupted_when_its_time_is_up(
+    start_worker: StartWorker, client: Client
+) -> None:
     start_worker(pool="prefork", concurrency=1)
     failure = client.run("slow_and_deaf").task.failure
     assert failure is not None

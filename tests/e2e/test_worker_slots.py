@@ -69,7 +69,7 @@ def test_ten_long_tasks_of_one_owner_do_not_starve_anothers_short_one(
     measured("fair", f"10 endless tasks of another, {SEATS} of {SEATS + 1} slots: {seconds * 1000:.0f} ms")
 
 
-def test_tasks_that_wait_for_their_turn_run_in_order_and_leave_no_slot_idle(
+def test_tasks_that_wait_for_a_slot_run_in_order_and_leave_no_slot_idle(
     start_worker: StartWorker, client: Client, measured: Callable[[str, str], None]
 ) -> None:
     start_worker(concurrency=SEATS + 1, **CAP)
@@ -121,7 +121,7 @@ def test_a_backlog_of_one_owner_stands_before_nobody_else(
     )
 
 
-def test_a_turn_is_given_though_whoever_was_to_give_it_is_killed(
+def test_a_slot_is_granted_though_the_process_that_freed_it_is_killed(
     start_worker: StartWorker, client: Client, tmp_path: Path
 ) -> None:
     points, runs = tmp_path / "points", tmp_path / "runs"

@@ -55,10 +55,10 @@ POINTS: Mapping[str, tuple[Kind, ...]] = {
     # A message for a broker that is elsewhere.
     "Publication": (F, P, C),
     # A message was received and its lease drawn; a child has taken it.
-    "Handing": (P,),
+    "Handover": (P,),
     "Acknowledgement": (P,),
     # A child has died, and its task is to be handed back.
-    "Obituary": (P,),
+    "ChildLoss": (P,),
     "Body": (C,),
     "Report": (C,),
     "Sweep": (P, C),

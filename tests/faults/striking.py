@@ -197,7 +197,7 @@ def _hands_back(place: Place) -> bool:
 
 
 def _buries(place: Place) -> bool:
-    return place.kind is Kind.PARENT and place.name in ("Release", "Obituary")
+    return place.kind is Kind.PARENT and place.name in ("Release", "ChildLoss")
 
 
 def _finds_what_is_lost(place: Place) -> bool:

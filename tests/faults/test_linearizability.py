@@ -35,7 +35,7 @@ def test_every_clients_story_agrees_with_the_transition_log(
 
 
 @pytest.mark.timeout(600)
-def test_never_do_more_run_than_have_a_slot_and_nobody_waits_beside_an_empty_one(
+def test_never_do_more_run_than_have_a_slot_and_nobody_waits_while_one_is_free(
     redis_server: RedisServer, measured: Callable[[str, str], None]
 ) -> None:
     ran = run(redis_server, operations=OPERATIONS, processes=PROCESSES, seed=SEED, slots=1)

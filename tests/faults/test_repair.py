@@ -177,7 +177,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damage_is_told_in_a_dry_run_mended_by_a_repair_and_gone_afterwards(
+def test_damage_is_reported_in_a_dry_run_fixed_by_a_repair_and_gone_afterwards(
     damaged: Store, redis_server: RedisServer, damage: Damage
 ) -> None:
     with redis_server.client() as client:
@@ -337,7 +337,7 @@ def test_the_command_tells_in_a_dry_run_mends_and_then_finds_nothing(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("point", [place.point for place in places() if place.kind is Kind.REPAIR])
-def test_a_repair_that_is_killed_has_mended_a_task_or_left_it_and_another_mends_the_rest(
+def test_a_repair_that_is_killed_has_fixed_a_task_or_left_it_and_another_fixes_the_rest(
     damaged: Store,
     redis_server: RedisServer,
     tmp_path: Path,

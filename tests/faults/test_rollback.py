@@ -254,7 +254,7 @@ def test_of_a_transaction_that_is_torn_in_the_file_nothing_is_left(
         assert not (found := audit(server.url)), f"seed {seed}: {told(found)}"
 
 
-def test_a_redis_that_loads_no_torn_file_starts_when_the_file_is_mended(server: ForgetfulServer) -> None:
+def test_a_redis_that_loads_no_torn_file_starts_when_the_file_is_repaired(server: ForgetfulServer) -> None:
     store = RedisTaskStore(server.url)
     task_id = created(store)
     before = store.inspect(task_id)

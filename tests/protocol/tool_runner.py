@@ -16,7 +16,7 @@ from tasks_service.worker.execution import Executor
 from tasks_service.worker.interrupts import Interrupter
 from tasks_service.worker.lease_keeper import LeaseKeeper
 from tasks_service.worker.loop import AsyncLoop
-from tasks_service.worker.publishing import Publisher
+from tasks_service.worker.report_publisher import ReportPublisher
 from tasks_service.worker.shutdown import ShutdownDeadline
 
 
@@ -47,7 +47,7 @@ class ToolRunner:
             LeaseKeeper(self._kept, ShutdownDeadline(), interrupter),
             interrupter,
             AsyncLoop(),
-            Publisher(self._reports),
+            ReportPublisher(self._reports),
             DEFAULT_LIMITS,
         )
         self._stop = threading.Event()

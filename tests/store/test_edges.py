@@ -366,7 +366,7 @@ def test_a_lifetime_that_is_touched_before_exec_costs_a_second_try_and_nothing_e
 
 @pytest.mark.damages
 @pytest.mark.parametrize("index", ["leases", "overdue", "expired", "pending:q", f"live:{ALICE}"])
-def test_an_index_of_another_type_is_reported_as_damage_and_mended_by_a_repair(
+def test_an_index_of_another_type_is_reported_as_damage_and_fixed_by_a_repair(
     redis_url: str, between: Between, index: str
 ) -> None:
     store, key = between.store, f"ts:{{00}}:{index}"

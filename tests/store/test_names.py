@@ -13,9 +13,8 @@ from tasks_service.domain.events import Cancel, Claim
 from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Phase, new_token
 from tasks_service.store.redis import RedisTaskStore
-from tests.support import RedisServer
-
-from .conftest import ALICE, creation
+from tests.kit.factories import ALICE, creation
+from tests.kit.servers import RedisServer
 
 
 @pytest.fixture

@@ -303,7 +303,7 @@ def test_an_unreachable_redis_is_reported_within_the_deadline() -> None:
     store.close()
 
 
-def test_the_asyncio_face_reports_a_redis_that_accepts_and_never_answers(redis_url: str) -> None:
+def test_the_asyncio_store_reports_a_redis_that_accepts_and_never_answers(redis_url: str) -> None:
     async def scenario() -> float:
         async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()

@@ -85,7 +85,7 @@ def test_a_server_that_has_become_a_replica_is_left_by_every_connection(
             one.result(30)
 
 
-def test_the_replica_that_took_over_gets_every_write_of_both_faces(
+def test_the_replica_that_took_over_gets_every_write_of_both_stores(
     own_group: SentinelGroup, own_store: RedisTaskStore
 ) -> None:
     group, store = own_group, own_store

@@ -242,7 +242,7 @@ def test_one_message_goes_out_for_each_slot_and_no_slot_is_lost(face: Face) -> N
 # --- what the Redis store alone can meet -------------------------------------------------------------
 
 
-def test_a_turn_that_nobody_gave_is_given_by_a_sweep(redis_url: str) -> None:
+def test_a_slot_that_nobody_granted_is_granted_by_a_sweep(redis_url: str) -> None:
     """The one who ended had another configuration, as one that died before its call would leave it."""
     outbox = RecordingOutbox()
     capped = RedisTaskStore(redis_url, limits=TWO_SLOTS, outbox=outbox)

@@ -111,7 +111,7 @@ async def until_parked(
 ) -> None:
     """Run an async tool until its attempt has ended, and end it then, as the loop of a worker does."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    attempt.on_end(lambda: loop.call_soon_threadsafe(ended.set))
+    attempt.on_stop(lambda: loop.call_soon_threadsafe(ended.set))
     running = asyncio.ensure_future(tool(AsyncTaskContext(attempt)))
     running.add_done_callback(lambda _: ended.set())
     async with asyncio.timeout(10):

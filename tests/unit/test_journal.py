@@ -34,16 +34,16 @@ def values(met: list[JournalEntry] | None) -> list[str] | None:
 
 def mismatch(journal: Journal, *calls: Call) -> HistoryMismatch:
     with pytest.raises(HistoryMismatch) as raised:
-        journal.meet(calls)
+        journal.match(calls)
     return raised.value
 
 
 @pytest.mark.parametrize("is_ordered", [True, False])
 def test_calls_meet_their_entries_and_then_there_is_something_new(is_ordered: bool) -> None:
     journal = Journal([entry(STEP, "a", "1"), entry(TIMER, "b", "2")], ordered=is_ordered)
-    assert values(journal.meet([call(STEP, "a")])) == ["1"]
-    assert values(journal.meet([call(TIMER, "b")])) == ["2"]
-    assert journal.meet([call(ANSWER, "c")]) is None
+    assert values(journal.match([call(STEP, "a")])) == ["1"]
+    assert values(journal.match([call(TIMER, "b")])) == ["2"]
+    assert journal.match([call(ANSWER, "c")]) is None
     journal.finish()
 
 
@@ -56,8 +56,8 @@ def test_a_sync_tool_that_calls_in_another_order_has_changed() -> None:
 
 def test_an_async_tools_branches_may_overtake_one_another() -> None:
     journal = by_name(entry(STEP, "a", "1"), entry(STEP, "b", "2"))
-    assert values(journal.meet([call(STEP, "b")])) == ["2"]
-    assert values(journal.meet([call(STEP, "a")])) == ["1"]
+    assert values(journal.match([call(STEP, "b")])) == ["2"]
+    assert values(journal.match([call(STEP, "a")])) == ["1"]
 
 
 @pytest.mark.parametrize("is_ordered", [True, False])
@@ -66,7 +66,7 @@ def test_the_same_name_of_another_kind_is_no_match(is_ordered: bool) -> None:
     if is_ordered:
         assert mismatch(journal, call(ANSWER, "a")).found == "step 'a'"
     else:
-        assert journal.meet([call(ANSWER, "a")]) is None
+        assert journal.match([call(ANSWER, "a")]) is None
         with pytest.raises(HistoryMismatch):
             journal.finish()
 
@@ -84,8 +84,8 @@ def test_another_digest_never_gets_the_recorded_value(is_ordered: bool, kind: En
 
 def test_answers_to_questions_asked_together_are_found_in_whatever_order_they_came() -> None:
     journal = ordered(entry(ANSWER, "b", "2"), entry(ANSWER, "a", "1"), entry(STEP, "s", "3"))
-    assert values(journal.meet([call(ANSWER, "a"), call(ANSWER, "b")])) == ["1", "2"]
-    assert values(journal.meet([call(STEP, "s")])) == ["3"]
+    assert values(journal.match([call(ANSWER, "a"), call(ANSWER, "b")])) == ["1", "2"]
+    assert values(journal.match([call(STEP, "s")])) == ["3"]
 
 
 def test_a_question_added_to_others_is_noticed_and_the_right_entry_is_named() -> None:
@@ -108,7 +108,7 @@ def test_a_call_put_in_front_is_noticed_before_it_does_anything() -> None:
 
 def test_what_is_left_over_at_the_end_is_named() -> None:
     journal = by_name(entry(STEP, "a"), entry(TIMER, "b"))
-    journal.meet([call(STEP, "a")])
+    journal.match([call(STEP, "a")])
     with pytest.raises(HistoryMismatch) as raised:
         journal.finish()
     assert (raised.value.index, raised.value.expected, raised.value.found) == (
@@ -138,26 +138,26 @@ def test_what_this_attempt_recorded_is_not_met_again_and_not_left_over() -> None
     journal = ordered()
     journal.add(entry(STEP, "a"))
     assert len(journal) == 1
-    assert journal.meet([call(STEP, "b")]) is None
+    assert journal.match([call(STEP, "b")]) is None
     journal.finish()
 
 
 def test_answers_given_before_the_task_existed_are_taken_and_count_as_a_use_of_their_names() -> None:
     journal = ordered(entry(ANSWER, "title", "1"), entry(ANSWER, "title#2", "2"))
-    taken = journal.take({"title": "d"})
+    taken = journal.take_answers({"title": "d"})
     assert {name: found.value for name, found in taken.items()} == {"title": "1"}
     assert journal.name_of_use(ANSWER, "title") == "title#2"
-    assert values(journal.meet([call(ANSWER, "title#2")])) == ["2"]
+    assert values(journal.match([call(ANSWER, "title#2")])) == ["2"]
     journal.finish()
 
 
 def test_an_answer_to_another_schema_is_not_taken() -> None:
     journal = ordered(entry(ANSWER, "title", digest="old"))
-    assert journal.take({"title": "new"}) == {}
+    assert journal.take_answers({"title": "new"}) == {}
     with pytest.raises(HistoryMismatch, match="answer 'title'"):
         journal.finish()
 
 
 def test_an_answer_that_was_asked_for_later_is_not_taken() -> None:
     journal = ordered(entry(STEP, "a"), entry(ANSWER, "title"))
-    assert journal.take({"title": "d"}) == {}
+    assert journal.take_answers({"title": "d"}) == {}

@@ -13,11 +13,11 @@ from tasks_service.domain.reports import LOG_DATA_BYTES, LOGGER_BYTES, LogLevel,
 from tasks_service.domain.task import JsonText, Progress
 from tasks_service.durable.log_messages import log_message
 from tasks_service.store.changes import Reported
-from tasks_service.worker.publishing import (
-    FIRST_SILENCE,
-    LONGEST_SILENCE,
+from tasks_service.worker.report_publisher import (
+    FIRST_BACKOFF,
+    LONGEST_BACKOFF,
     WAITING_MESSAGES,
-    Publisher,
+    ReportPublisher,
     ReportQueue,
 )
 
@@ -33,7 +33,7 @@ class Channel:
         return [1 for _ in reported]
 
 
-class Still(Publisher):
+class Still(ReportPublisher):
     """Publishes only what a queue's end sends: the tests take the rest by hand."""
 
     def watch(self, queue: ReportQueue) -> None:
@@ -76,7 +76,7 @@ def taken(queue: ReportQueue, listeners: int = 1) -> list[Report]:
     reported = queue.take()
     if reported is None:
         return []
-    queue.heard(reported, listeners)
+    queue.published(reported, listeners)
     return list(reported.reports)
 
 
@@ -139,8 +139,8 @@ def test_while_nobody_listens_the_newest_is_offered_more_and_more_rarely(
         pauses.append(queue.due - clock.now)
         clock.now = queue.due
 
-    assert pauses[0] == pytest.approx(FIRST_SILENCE)
-    assert pauses[-1] == pytest.approx(LONGEST_SILENCE)
+    assert pauses[0] == pytest.approx(FIRST_BACKOFF)
+    assert pauses[-1] == pytest.approx(LONGEST_BACKOFF)
     assert pauses == sorted(pauses)
     assert sum(pauses) > 1.5, "by then it is in the record"
 
@@ -150,9 +150,9 @@ def test_what_could_not_be_published_is_tried_again_in_a_second(queue: ReportQue
     queue.add(message(1))
     reported = queue.take()
     assert reported is not None
-    queue.unsent(reported)
+    queue.not_published(reported)
 
-    assert queue.due == pytest.approx(clock.now + LONGEST_SILENCE)
+    assert queue.due == pytest.approx(clock.now + LONGEST_BACKOFF)
     assert taken(queue) == [progress(1)]
 
 

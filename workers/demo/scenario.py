@@ -1,7 +1,7 @@
-"""`make demo`: real work through a real MCP client, and what happens when things go wrong.
+"""`make demo`: tools called by an MCP client, with a cancellation, a killed worker and a full restart.
 
-Each act says what it is about to do, does it, and checks what it claims; a claim that does not hold ends the
-demo with exit status 1.
+Each part prints what it does, does it, and checks the result; if a check fails, the demo ends with exit
+status 1.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks_service.cli.progress import ProgressBar
-from tasks_service.cli.results import save, shown
+from tasks_service.cli.results import readable_text, save
 from tasks_service.client.messages import DetailedTask, NewTask, TaskState
 from tasks_service.client.service_client import Asked, ServiceClient, connect
 from tasks_service.domain.errors import TasksServiceError
 
 from .service import DATASET, DemoService, find_dataset, process_of
 
-#: Seconds that all of it may take, that a cancelled tool may run on, that a lost one may wait.
+#: Seconds that the demo may take, that a cancelled tool may still run, that a lost task may wait.
 WHOLE_SECONDS, CANCEL_SECONDS, RECOVERY_SECONDS = 120.0, 1.0, 15.0
-#: How far the fourth job is when its worker is killed.
+#: The progress of the fourth task when its worker is killed.
 KILL_AT = 0.3
-#: The pictures: one to keep, one that would take long, one of several seconds.
+#: The pictures: one to keep, one that would take very long, one that takes several seconds.
 PICTURE = {"width": 480, "height": 360}
 ENDLESS = {"width": 1024, "height": 1024, "max_iterations": 20_000}
 LONG = {"width": 480, "height": 360, "palette": "ember"}
-#: What the fifth job is about, and what a person answers it.
+#: The arguments of the fifth task, and a person's answer to its question.
 REPORT = {"path": DATASET, "delay_seconds": 3}
 ANSWER = {"publish": True, "title": "The world's airports", "format": "markdown"}
-#: How the question is called, and what the journal holds at the end.
+#: The name of the question, and the entries of the journal at the end.
 APPROVAL = "approval"
 JOURNAL = ("step profile", "answer approval", "timer delay", "step write")
-#: Lines of the report that are shown.
+#: Lines of the report that are printed.
 SHOWN_LINES = 8
 
 
-class ClaimBroken(TasksServiceError):
-    """Something that the demo claims does not hold."""
+class CheckFailed(TasksServiceError):
+    """A check of the demo failed."""
 
 
 @click.command()
@@ -69,25 +69,25 @@ def demo(output: Path) -> None:
             console.print(f"Ready after {time.monotonic() - start:.1f} s: MCP at {service.mcp_url}")
             asyncio.run(DemoScenario(service, console, output).run())
             console.print("\n[bold]Stopping[/bold] everything ...")
-        _claim(not service.stack.is_ready(), "the service is still up")
+        _check(not service.stack.is_ready(), "the service is still up")
     except TasksServiceError as error:
-        raise ClaimBroken(f"{error} The log is in {log}.") from error
+        raise CheckFailed(f"{error} The log is in {log}.") from error
     seconds = time.monotonic() - start
     console.print(f"Stopped. All of it took {seconds:.0f} s; {output} has the results and the log.")
-    _claim(seconds < WHOLE_SECONDS, f"it took more than {WHOLE_SECONDS:.0f} s")
+    _check(seconds < WHOLE_SECONDS, f"it took more than {WHOLE_SECONDS:.0f} s")
 
 
 class DemoScenario:
-    """The five acts of the demo, in order."""
+    """The five parts of the demo, in order."""
 
     def __init__(self, service: DemoService, console: Console, output: Path) -> None:
         self._service, self._console, self._output = service, console, output
 
     async def run(self) -> None:
-        """Play all acts.
+        """Run all parts.
 
         Raises:
-            ClaimBroken: Something that the demo claims does not hold.
+            CheckFailed: A check failed.
         """
         async with connect(self._service.mcp_url) as client:
             names = ", ".join(tool.name for tool in await client.tools())
@@ -102,10 +102,10 @@ class DemoScenario:
         self._title(1, "profile_csv", f"every column of {DATASET}, a public dataset of the world's airports")
         result = await self._call(client, "profile_csv", {"path": DATASET})
         profile = result.structured_content or {}
-        (self._output / "airports-profile.json").write_text(shown(result) + "\n")
+        (self._output / "airports-profile.json").write_text(readable_text(result) + "\n")
         with find_dataset().open(newline="", encoding="utf-8") as file:
             rows = sum(1 for _ in csv.reader(file)) - 1
-        _claim(profile.get("rows") == rows, f"the profile counts {profile.get('rows')} rows, not {rows}")
+        _check(profile.get("rows") == rows, f"the profile counts {profile.get('rows')} rows, not {rows}")
         self._console.print(_columns(profile))
         self._console.print(f"{rows:,} rows; counted again here, and the same.")
 
@@ -113,8 +113,8 @@ class DemoScenario:
         self._title(2, "render_fractal", "a picture, in pure Python, into a file")
         result = await self._call(client, "render_fractal", PICTURE)
         written = save(result, "fractal", self._output / "fractal.png")
-        _claim(len(written) == 1, "there is no picture in the result")
-        _claim(written[0].read_bytes().startswith(b"\x89PNG"), f"{written[0]} is not a PNG")
+        _check(len(written) == 1, "there is no picture in the result")
+        _check(written[0].read_bytes().startswith(b"\x89PNG"), f"{written[0]} is not a PNG")
         self._console.print(f"Saved {written[0]} ({written[0].stat().st_size:,} bytes).")
 
     async def _cancel(self, client: ServiceClient) -> None:
@@ -123,17 +123,17 @@ class DemoScenario:
         await self._until(client, task, lambda state: state.progress is not None)
         node = self._service.worker_of(task.task_id)
         if node is None:
-            raise ClaimBroken("Nobody runs the task.")
+            raise CheckFailed("Nobody runs the task.")
         worker = process_of(node)
         self._console.print(f"It runs on {worker}. Cancelling ...")
         cancelled = time.monotonic()
         await client.cancel(task.task_id)
         state = await client.get(task.task_id)
-        _claim(state.status == "cancelled", f"after the cancellation the task is {state.status}")
+        _check(state.status == "cancelled", f"after the cancellation the task is {state.status}")
         while not await asyncio.to_thread(self._service.is_idle, node):
-            _claim(time.monotonic() - cancelled < 10 * CANCEL_SECONDS, f"{worker} goes on drawing")
+            _check(time.monotonic() - cancelled < 10 * CANCEL_SECONDS, f"{worker} goes on drawing")
         seconds = time.monotonic() - cancelled
-        _claim(seconds < CANCEL_SECONDS, f"{worker} was idle only {seconds:.2f} s after the cancellation")
+        _check(seconds < CANCEL_SECONDS, f"{worker} was idle only {seconds:.2f} s after the cancellation")
         self._console.print(f"Cancelled; {worker} was idle again {seconds:.2f} s later.")
 
     async def _kill(self, client: ServiceClient) -> None:
@@ -142,7 +142,7 @@ class DemoScenario:
         await self._until(client, task, lambda state: _part(state) >= KILL_AT)
         killed = self._service.worker_of(task.task_id)
         if killed is None:
-            raise ClaimBroken("Nobody runs the task.")
+            raise CheckFailed("Nobody runs the task.")
         self._service.kill(killed)
         killed_at = time.monotonic()
         self._console.print(
@@ -150,12 +150,12 @@ class DemoScenario:
         )
         new_worker = process_of(await self._new_worker(task.task_id, killed))
         seconds = time.monotonic() - killed_at
-        _claim(seconds < RECOVERY_SECONDS, f"it started again only after {seconds:.1f} s")
+        _check(seconds < RECOVERY_SECONDS, f"it started again only after {seconds:.1f} s")
         self._console.print(f"{new_worker} took the task over {seconds:.1f} s after the kill.")
         result = await self._follow(client, task)
         run = self._service.record(task.task_id).task.claims
-        _claim(self._service.is_dead(killed), f"{killed} is still alive")
-        _claim(not result.is_error and run > 1, "the task was not run again")
+        _check(self._service.is_dead(killed), f"{killed} is still alive")
+        _check(not result.is_error and run > 1, "the task was not run again")
         self._console.print(f"{new_worker} finished it, in run {run}: nothing is lost.")
 
     async def _ask(self) -> None:
@@ -177,21 +177,21 @@ class DemoScenario:
             await self._answer(client, await client.get(task.task_id), before)
 
     async def _answer(self, client: ServiceClient, task: DetailedTask, before: DetailedTask) -> None:
-        _claim(task.status == "input_required", f"after the restart the task is {task.status}")
-        _claim(task.input_requests == before.input_requests, "after the restart the question is another one")
+        _check(task.status == "input_required", f"after the restart the task is {task.status}")
+        _check(task.input_requests == before.input_requests, "after the restart the question is another one")
         self._console.print(f"The same question is open. The answer: {ANSWER['title']!r}, publish: yes")
         await client.update(task.task_id, {APPROVAL: ElicitResult(action="accept", content=ANSWER)})
         state = await client.get(task.task_id)
-        _claim(not state.input_requests, "the answered question is still open")
+        _check(not state.input_requests, "the answered question is still open")
         result = await self._follow(client, state)
         published = result.structured_content or {}
-        _claim(published.get("published") is True, f"the report was not published: {shown(result)}")
+        _check(published.get("published") is True, f"the report was not published: {readable_text(result)}")
         report = self._service.report(published["file"])
-        _claim(report == published["report"], "the file is not the report of the result")
-        _claim(report.startswith(f"# {ANSWER['title']}"), "the report has another title")
+        _check(report == published["report"], "the file is not the report of the result")
+        _check(report.startswith(f"# {ANSWER['title']}"), "the report has another title")
         record = self._service.record(task.task_id)
         done = [f"{entry.kind} {entry.name}" for entry in record.journal]
-        _claim(tuple(done) == JOURNAL, f"the journal is {', '.join(done)}")
+        _check(tuple(done) == JOURNAL, f"the journal is {', '.join(done)}")
         (self._output / "airports-report.md").write_text(report, encoding="utf-8")
         for line in report.splitlines()[:SHOWN_LINES]:
             self._console.print(f"  {line}", markup=False)
@@ -200,19 +200,19 @@ class DemoScenario:
         )
 
     async def _new_worker(self, task_id: str, killed: str) -> str:
-        give_up = time.monotonic() + 2 * RECOVERY_SECONDS
-        while time.monotonic() < give_up:
+        deadline = time.monotonic() + 2 * RECOVERY_SECONDS
+        while time.monotonic() < deadline:
             worker = self._service.worker_of(task_id)
             if worker is not None and worker != killed:
                 return worker
             await asyncio.sleep(0.05)
-        raise ClaimBroken("No other worker took the task over.")
+        raise CheckFailed("No other worker took the task over.")
 
     async def _call(self, client: ServiceClient, tool: str, arguments: Mapping[str, Any]) -> CallToolResult:
         start = time.monotonic()
         with ProgressBar(tool, self._console) as bar:
             result = await client.call(tool, arguments, bar.watch)
-        _claim(not result.is_error, f"{tool} failed: {shown(result)}")
+        _check(not result.is_error, f"{tool} failed: {readable_text(result)}")
         self._console.print(f"The result came after {time.monotonic() - start:.1f} s.")
         return result
 
@@ -222,14 +222,14 @@ class DemoScenario:
     async def _begin(self, client: ServiceClient, tool: str, arguments: Mapping[str, Any]) -> NewTask:
         task = await client.start(tool, arguments)
         if not isinstance(task, NewTask):
-            raise ClaimBroken(f"The call was answered at once, not with a task: {shown(task)}")
+            raise CheckFailed(f"The call was answered at once, not with a task: {readable_text(task)}")
         self._console.print(f"The call became the task {task.task_id}.")
         return task
 
     async def _until(self, client: ServiceClient, task: TaskState, reached: Any) -> None:
         with ProgressBar("render_fractal", self._console) as bar:
             while not reached(task):
-                _claim(not task.is_final, f"the task is {task.status} already")
+                _check(not task.is_final, f"the task is {task.status} already")
                 await asyncio.sleep(min(task.poll_seconds, 0.2))
                 task = await client.get(task.task_id)
                 bar.watch(task)
@@ -243,19 +243,19 @@ class DemoScenario:
 
 
 async def _not_by_itself(asked: Asked) -> Mapping[str, ElicitResult]:
-    """Declares that the client can be asked; the answer comes later, from elsewhere."""
-    raise ClaimBroken(f"{', '.join(asked.requests)}: asked of somebody who does not wait for it")
+    """Make the client declare that it can be asked; the demo answers later, by `update`."""
+    raise CheckFailed(f"{', '.join(asked.requests)}: asked of a client that does not wait for it")
 
 
 def _form(state: DetailedTask) -> ElicitRequestFormParams:
     request = (state.input_requests or {}).get(APPROVAL)
     if isinstance(request, ElicitRequest) and isinstance(request.params, ElicitRequestFormParams):
         return request.params
-    raise ClaimBroken(f"The task asks no {APPROVAL!r}.")
+    raise CheckFailed(f"The task asks no {APPROVAL!r}.")
 
 
 def _part(state: TaskState) -> float:
-    """How much of a task is done, from 0 to 1."""
+    """The progress of a task, from 0 to 1."""
     progress = state.progress
     return progress.progress / progress.total if progress and progress.total else 0.0
 
@@ -274,6 +274,6 @@ def _columns(profile: Mapping[str, Any]) -> Table:
     return table
 
 
-def _claim(holds: bool, otherwise: str) -> None:
+def _check(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise ClaimBroken(f"This should not be: {otherwise}.")
+        raise CheckFailed(f"A check failed: {otherwise}.")

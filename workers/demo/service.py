@@ -1,4 +1,4 @@
-"""A service for the demo: two workers, on free ports, in a scratch directory."""
+"""A running service for the demo: two workers, on a free port, in a temporary directory."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from tasks_service.local.stack import Stack
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
 
-#: The dataset: a wheel with one large CSV in it, and how it is called there.
+#: The wheel that contains the dataset, and the name of the CSV file in it.
 DATASET_WHEEL, DATASET = "airportsdata", "airports.csv"
-#: Seconds until everything must be up.
+#: Seconds until everything must be ready.
 READY_SECONDS = 60.0
 WORKERS = ("worker-1", "worker-2")
 
@@ -42,13 +42,10 @@ beat: celery -A workers.app beat --scheduler celery.beat:Scheduler --enable-remo
 
 
 class DemoService:
-    """A running service for the demo; nothing of it remains but its log.
+    """A running service for the demo; only its log remains.
 
     Args:
-        log: Where the output of its processes goes.
-
-    Attributes:
-        files: The directory that its tools may read.
+        log: The file for the output of its processes.
     """
 
     def __init__(self, log: Path) -> None:
@@ -73,47 +70,47 @@ class DemoService:
 
     @property
     def mcp_url(self) -> str:
-        """Where its MCP server is."""
+        """The URL of its MCP server."""
         return self.stack.mcp_url
 
     def wait_until_ready(self) -> None:
         """Wait for the front end and both workers.
 
         Raises:
-            TasksServiceError: They do not come up; the log says why.
+            TasksServiceError: They do not become ready; the log says why.
         """
-        give_up = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + READY_SECONDS
         while not (self.stack.is_ready() and len(self.app.control.ping(timeout=0.5)) > len(WORKERS)):
-            self.stack.processes.refuse_dead()
-            if time.monotonic() > give_up:
+            self.stack.processes.require_running()
+            if time.monotonic() > deadline:
                 raise TasksServiceError(f"The service is not up after {READY_SECONDS:.0f} s.")
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Stop everything, Redis last; what it knows stays in a file.
+        """Stop everything, Redis last; its data stays in a file.
 
         Raises:
             TasksServiceError: Something still answers.
         """
         self.store.close()
         for pool in (self.app.amqp.producer_pool, self.app.pool):
-            pool.resize(pool.limit, reset=True)  # their connections lead to a Redis that will be gone
+            pool.resize(pool.limit, reset=True)  # close their connections to the Redis that stops
         self.stack.stop()
         if self.stack.is_ready() or find_running(self._data_dir) is not None:
             raise TasksServiceError("The service was stopped, and still answers.")
 
     def start_again(self) -> None:
-        """Start everything that `stop` has stopped; returns when it is ready."""
+        """Start everything again after `stop`; return when it is ready."""
         self.stack.start()
         self.store = RedisTaskStore(self.stack.redis_url)
         self.wait_until_ready()
 
     def report(self, name: str) -> str:
-        """A report that was published."""
+        """The text of a published report."""
         return (self._reports / name).read_text(encoding="utf-8")
 
     def record(self, task_id: str) -> TaskRecord:
-        """What is stored of a task, as an operator sees it."""
+        """The record of a task, as an operator sees it."""
         return self.store.inspect(task_id)
 
     def worker_of(self, task_id: str) -> str | None:
@@ -122,7 +119,7 @@ class DemoService:
         return lease.worker.partition("/")[0] if lease else None
 
     def is_idle(self, node: str) -> bool:
-        """Whether a worker has nothing in hand, by its own account."""
+        """Whether a worker says that it runs no task."""
         active = self.app.control.inspect(destination=[node], timeout=2.0, limit=1).active() or {}
         return active.get(node) == []
 
@@ -170,12 +167,12 @@ class DemoService:
 
 
 def process_of(node: str) -> str:
-    """The name of the process that a Celery node is."""
+    """The name of a Celery node's process."""
     return node.partition("@")[0]
 
 
 def find_dataset() -> Path:
-    """The CSV in the wheel.
+    """Find the CSV file in its wheel.
 
     Raises:
         ConfigurationError: The wheel is not installed.

@@ -1,7 +1,7 @@
-"""The tool `checksum_tree`: digests of all files of a directory, and one digest for the whole of it.
+"""The tool `checksum_tree`: digests of all files of a directory, and one digest for the whole directory.
 
-Reading is what takes the time, so a few threads read ahead while the event loop stays free for other calls.
-The order of the answer is that of the walk, whichever file is done first.
+Reading takes most of the time, so a few threads read ahead while the event loop stays free for other calls.
+The result is in the order of the walk, whichever file is done first.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ THREADS = 4
 """Files that are read at once by one call."""
 
 AHEAD = 16
-"""Batches that are in work or done while an earlier one is still being read; bounds memory."""
+"""Batches that are being read, or done and not yet added to the result; limits memory."""
 
 BATCH_BYTES = 4 * 1024 * 1024
-"""Of files that one thread reads in one go, unless the first one is larger."""
+"""Bytes of the files that one thread reads at a time; more if the first one is larger."""
 
 BATCH_FILES = 64
-"""Files that one thread reads in one go."""
+"""Most files that one thread reads at a time."""
 
 CHUNK = 1024 * 1024
-"""Bytes between two looks at whether to stop: a fraction of a second even on a slow disk."""
+"""Bytes between two checks whether to stop: a fraction of a second even on a slow disk."""
 
 LISTED = 1000
 """Files that are listed one by one; all of them count in the tree's digest."""
@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 
 class Report(BaseModel):
-    """Base of all parts of the answer."""
+    """The base of all parts of the result."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -105,7 +105,7 @@ class TreeDigest(Report):
 
 
 def register(service: TaskService, settings: ToolSettings) -> None:
-    """Offer the tool to the clients of a service."""
+    """Add the tool to a service."""
 
     @service.tool(
         title="Checksum a directory tree",
@@ -146,15 +146,15 @@ async def digest_tree(
 
     Args:
         root: The directory that `path` may not leave.
-        path: As the client named it.
+        path: The path from the client.
         algorithm: The hash function.
         pattern: Which files; see `walk`.
-        ctx: Progress is counted in bytes.
+        ctx: The context; progress is counted in bytes.
 
     Raises:
         ToolError: There is no such path beneath the root.
-        AttemptEnded: The attempt is to stop; noticed within `TICK`, and no thread reads on for more than
-            a `CHUNK`.
+        AttemptEnded: The attempt must stop; noticed within `TICK`, and no thread reads more than another
+            `CHUNK`.
     """
     real = await asyncio.to_thread(confine, root, path)
     threads = _Threads(ctx)
@@ -181,7 +181,7 @@ async def _digest(tree: _Tree, threads: _Threads) -> TreeDigest:
 
 
 class _Threads:
-    """A few threads of this call's own, and the signal that makes them stop."""
+    """The threads of one call, and the event that stops them."""
 
     def __init__(self, ctx: AsyncTaskContext) -> None:
         self.stop = threading.Event()
@@ -210,17 +210,17 @@ class _Threads:
         await self._ctx.progress(*progress())
 
     def close(self) -> None:
-        # Not waited for: a read from a disk that hangs must not hold up the end of the attempt.
+        # Without waiting: a read from a disk that hangs must not delay the end of the attempt.
         self.stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Stopped(Exception):
-    """The call has ended; nobody waits for the thread that raises this."""
+    """Raised in a thread whose call has ended."""
 
 
 class _Tree:
-    """The blocking side: walks and reads, in threads, until it is told to stop."""
+    """The blocking part: walks and reads, in threads, until the call stops."""
 
     def __init__(self, root: Path, top: Path, algorithm: str, pattern: str, stop: threading.Event) -> None:
         self.algorithm, self.name = algorithm, relative_name(root, top)
@@ -240,7 +240,7 @@ class _Tree:
                 self._size += entry.size
 
     def next_batch(self) -> list[Found]:
-        """The next files to read, about `BATCH_BYTES` of them; none at the end."""
+        """Return the next files to read, of about `BATCH_BYTES` together; none at the end."""
         batch: list[Found] = []
         size = 0
         for entry in self._entries:
@@ -255,7 +255,7 @@ class _Tree:
         return batch
 
     def digest(self, batch: list[Found]) -> list[FileDigest]:
-        """Read files; those that cannot be read are noted and left out."""
+        """Digest files; those that cannot be read are counted and left out."""
         digests = []
         for found in batch:
             try:
@@ -265,7 +265,7 @@ class _Tree:
         return digests
 
     def progress(self) -> tuple[float, float | None, str]:
-        """How far it is, in bytes; a tree of empty files still has an end."""
+        """The progress in bytes, its total, and a message."""
         message = f"{self._files_read:,} of {self._files:,} files"
         return self._bytes_read, max(self._size, self._bytes_read), message
 
@@ -304,7 +304,7 @@ class _Tree:
 
 
 class _Answer:
-    """What is answered, growing file by file."""
+    """The result, built file by file."""
 
     def __init__(self, tree: _Tree) -> None:
         self._tree = tree

@@ -1,9 +1,9 @@
-"""Paths from clients stay inside one directory.
+"""The confinement of paths from clients to one directory.
 
-A client names files relative to the operator's root. `confine` decides what such a name means, and refuses
-everything outside; `open_file` opens what `confine` allowed, one directory at a time and never through a
-symbolic link, so that a link swapped in between the two leads nowhere. Refusals are `ToolError`s that repeat
-what the client said and never say where the root is.
+A client names files relative to the operator's root. `confine` resolves such a path, and refuses everything
+outside the root. `open_file` opens what `confine` allowed, one directory at a time and never through a
+symbolic link, so that a link that is created between the two calls is not followed. Refusals are `ToolError`s
+that quote the client's path and never reveal the root.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from tasks_service import ToolError
 
 MAX_PATH = 4096
-"""Characters in a path from a client: what Linux takes."""
+"""Most characters in a path from a client, as on Linux."""
 
 _ADVICE = "Give a path relative to the tools' data directory, such as 'sales/2024.csv'."
 
 
 def confine(root: Path, path: str) -> Path:
-    """Find what a client's path means inside the root, with every symbolic link resolved.
+    """Resolve a client's path inside the root, with every symbolic link.
 
     Args:
-        root: The only directory whose contents may be touched; may itself be a link.
-        path: As the client wrote it. An absolute path is accepted if it lies inside the root.
+        root: The only directory whose contents may be used; may itself be a link.
+        path: The path from the client. An absolute path is accepted if it lies inside the root.
 
     Returns:
         The real path of an existing regular file or directory at or below the real root.
@@ -62,7 +62,7 @@ def open_file(root: Path, real: Path) -> io.FileIO:
         real: A path at or below the real root, without links.
 
     Raises:
-        ToolError: It is no regular file (any more), or may not be read.
+        ToolError: It is no regular file, or no longer one, or may not be read.
     """
     # A pipe would block the open until someone writes; to a file, O_NONBLOCK makes no difference.
     descriptor = _open_beneath(root, real, os.O_NONBLOCK)
@@ -80,13 +80,13 @@ def open_directory(root: Path, real: Path) -> int:
         real: A path at or below the real root, without links.
 
     Raises:
-        ToolError: It is no directory (any more), or may not be read.
+        ToolError: It is no directory, or no longer one, or may not be read.
     """
     return _open_beneath(root, real, os.O_DIRECTORY)
 
 
 def relative_name(root: Path, real: Path) -> str:
-    """How a confined path is called towards clients: relative to the root, always valid Unicode."""
+    """The name of a confined path for clients: relative to the root, always valid Unicode."""
     return os.fsencode(real.relative_to(root.resolve())).decode("utf-8", "backslashreplace")
 
 

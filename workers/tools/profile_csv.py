@@ -1,4 +1,4 @@
-"""The tool `profile_csv`: what is in a CSV file of any size, in one pass and bounded memory."""
+"""The tool `profile_csv`: a profile of a CSV file of any size, in one pass and bounded memory."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .csv_profile.report import ColumnProfile, CsvProfile
 from .csv_profile.source import Batch, CsvSource
 
 MAX_COLUMNS = 256
-"""Columns that are profiled; of more, the answer would be too large."""
+"""Most columns that are profiled; with more, the result would be too large."""
 
 MAX_ANSWER = 900_000
-"""Bytes; a result of 1 MiB is refused."""
+"""Most bytes of the result; one of 1 MiB is refused."""
 
 DETAILS = (Detail(10, 100), Detail(5, 50), Detail(3, 25), Detail(0, 15))
-"""How much is said of each column: of wide tables less, until the answer is small enough."""
+"""The levels of detail; the first is taken with which the result is small enough."""
 
 MAX_CAPACITY = 4096
-"""What the sketches of a column keep; up to so many different values, everything is exact."""
+"""The largest capacity of a column's sketches; up to so many different values, everything is exact."""
 
 TOTAL_CAPACITY = 64 * MAX_CAPACITY
-"""What all columns together keep: some 120 MB at worst. Wide tables get coarser sketches."""
+"""The capacity of all columns together, 120 MB at most; wide tables get coarser sketches."""
 
 
 def register(service: TaskService, settings: ToolSettings) -> None:
-    """Offer the tool to the clients of a service."""
+    """Add the tool to a service."""
 
     @service.tool(
         title="Profile a CSV file",
@@ -69,13 +69,13 @@ def profile(root: Path, path: str, ctx: TaskContext, *, header: bool | None = No
 
     Args:
         root: The directory that `path` may not leave.
-        path: As the client named it.
-        ctx: Progress is counted in bytes of the file.
+        path: The path from the client.
+        ctx: The context; progress is counted in bytes of the file.
         header: Whether the first row names the columns; None: find out.
 
     Raises:
         ToolError: There is no such file beneath the root, or it is no CSV in UTF-8.
-        AttemptEnded: The attempt is to stop; noticed within a block of `BLOCK` bytes.
+        AttemptEnded: The attempt must stop; noticed within a block of `BLOCK` bytes.
     """
     real = confine(root, path)
     name = relative_name(root, real)
@@ -111,7 +111,7 @@ def _answer(name: str, source: CsvSource, columns: list[ColumnProfile]) -> CsvPr
 
 
 def _size(answer: CsvProfile) -> int:
-    # A result holds it twice: as structured content, and as text for clients that know no structure.
+    # A result has it twice: as structured content, and as text for clients without structured content.
     structured = answer.model_dump_json(indent=2)
     return len(structured.encode()) + len(pydantic_core.to_json(structured))
 
@@ -122,7 +122,7 @@ def _columns(names: list[str]) -> list[Column]:
 
 
 def _take(columns: list[Column], batch: Batch, ctx: TaskContext) -> None:
-    # Columns beyond the last profiled one are never taken apart.
+    # Columns beyond the last profiled one are not read.
     for column, cells in zip(columns, islice(zip(*batch.rows, strict=True), len(columns)), strict=False):
         ctx.check()
         column.update(cells, batch.first_row)

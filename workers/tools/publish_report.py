@@ -1,7 +1,7 @@
-"""The tool `publish_report`: a task that works, asks a person, waits, works on, and survives every restart.
+"""The tool `publish_report`: a task that asks a person, waits, goes on, and survives every restart.
 
-What it does once, it does in steps; whatever stops in between, the person is asked once and the report is
-published once.
+Its work is in steps; whichever process stops in between, the person is asked once and the report is published
+once.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .csv_profile.report import ColumnProfile, CsvProfile
 from .profile_csv import profile
 
 LONGEST_DELAY = 7 * 24 * 3600
-"""Seconds between approval and publication."""
+"""Most seconds between approval and publication."""
 
 LONGEST_CELL = 40
-"""Characters of a value or a name in the report."""
+"""Most characters of a value or a name in the report."""
 
 LONGEST_NAME = 60
-"""Characters of a title that become part of a file's name."""
+"""Most characters of a title in a file's name."""
 
 _TYPES = {"markdown": ("md", "text/markdown"), "html": ("html", "text/html")}
 
@@ -72,7 +72,7 @@ class Approval(BaseModel):
 
 
 class Publication(BaseModel):
-    """What became of the report."""
+    """The result of the tool."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -89,7 +89,7 @@ class Publication(BaseModel):
 
 
 def register(service: TaskService, settings: ToolSettings) -> None:
-    """Offer the tool to the clients of a service."""
+    """Add the tool to a service."""
 
     @service.tool(
         title="Publish a report of a CSV file",
@@ -118,8 +118,8 @@ def register(service: TaskService, settings: ToolSettings) -> None:
         """Profile a CSV file, ask a person for approval and a title, wait, and publish a report of it.
 
         The person is asked through the client (elicitation, form), which must have declared that it can be
-        asked. The task waits for the answer for as long as it takes, across restarts of everything, and then
-        goes on where it was. Nothing is written if the person declines or does not answer in time. The report
+        asked. The task waits for the answer, even while everything is restarted, and then goes on where it
+        was. Nothing is written if the person declines or does not answer in time. The report
         is a table of the columns, as Markdown or HTML, in the result and, if the service has a directory for
         reports, in a file there.
         """
@@ -141,15 +141,15 @@ def publish(
 
     Args:
         root: The directory that `path` may not leave; only read.
-        reports: Where reports are written, made if it is missing; None: nowhere.
-        path: As the client named it.
-        ctx: Asks, sleeps, and remembers.
-        delay: Between the approval and the publication.
-        within: How long the person may think; silence means no.
+        reports: The directory for reports, created if it is missing; None: no file is written.
+        path: The path from the client.
+        ctx: The context, for steps, the question and the sleep.
+        delay: The time between the approval and the publication.
+        within: How long the question stays open; then it counts as declined.
 
     Raises:
         ToolError: There is no such CSV file beneath the root, or the report cannot be written.
-        AttemptEnded: The attempt is to stop.
+        AttemptEnded: The attempt must stop.
     """
 
     def profile_file() -> CsvProfile:
@@ -177,7 +177,7 @@ def publish(
 
 
 def summary(table: CsvProfile) -> str:
-    """A table in one sentence."""
+    """The size of a table, in one sentence."""
     malformed = f" {table.malformed_rows:,} malformed rows were left out." if table.malformed_rows else ""
     return f"{table.path} has {table.rows:,} rows and {table.columns_total:,} columns.{malformed}"
 
@@ -204,19 +204,19 @@ def html(table: CsvProfile, title: str) -> str:
 
 
 def file_name(title: str, task_id: str, suffix: str) -> str:
-    """A name that a person recognises, that no other task uses, and that is the same in every attempt."""
+    """A recognisable file name that no other task uses, and that is the same in every attempt."""
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain)[:LONGEST_NAME].strip("-") or "report"
     return f"{slug}-{hashlib.sha256(task_id.encode()).hexdigest()[:12]}.{suffix}"
 
 
 def write_report(reports: Path, name: str, text: str) -> str:
-    """Write a file whole or not at all; to write it again changes nothing.
+    """Write a file completely or not at all; writing it again changes nothing.
 
     Args:
-        reports: The directory; links in its own path are the operator's, links in it are never followed.
-        name: A plain file name.
-        text: What to write.
+        reports: The directory; its own path may contain links, but links in it are never followed.
+        name: The file's name.
+        text: Its contents.
 
     Returns:
         The name.
@@ -283,7 +283,7 @@ def _short(text: str) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    # What came from a file must not become markup, of a table or otherwise.
+    # Text from a file must not become markup.
     return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""The tool `render_fractal`: a picture of the Mandelbrot set, in pure Python and therefore a lot of work."""
+"""The tool `render_fractal`: a picture of the Mandelbrot set, in pure Python, and so a long computation."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ BAND = 8
 """Rows between two progress reports."""
 
 CHECKED = 16
-"""Pixels between two checkpoints: even points of the set then take less than a tenth of a second."""
+"""Pixels between two checkpoints: less than a tenth of a second, even for points of the set."""
 
 MAX_PIXELS = 1_048_576
-"""Of one picture: what surely fits into a result, in few enough colours."""
+"""Most pixels of a picture: so many always fit into a result, in few enough colours."""
 
 MAX_PNG = 700_000
-"""Bytes: in Base64, with the summary, it stays below a result of 1 MiB."""
+"""Most bytes of a PNG: in Base64, with the summary, they are less than a result of 1 MiB."""
 
 CONTRAST = 64
-"""Difference of two neighbours, summed over the channels, from which on a pixel is sampled more finely."""
+"""The difference of two neighbours, summed over the channels, above which a pixel is sampled more finely."""
 
 SUBPIXELS = ((-0.35, -0.2), (0.35, -0.2), (0.0, 0.4))
-"""Where a pixel is sampled more finely, relative to its centre."""
+"""The additional samples of such a pixel, relative to its centre."""
 
 
 class FractalSummary(BaseModel):
@@ -60,7 +60,7 @@ class FractalSummary(BaseModel):
 
 
 def register(service: TaskService) -> None:
-    """Offer the tool to the clients of a service."""
+    """Add the tool to a service."""
 
     @service.tool(
         title="Render a fractal",
@@ -99,14 +99,14 @@ def register(service: TaskService) -> None:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What part of the plane is drawn, and how finely.
+    """The part of the plane that is drawn, and its resolution.
 
     Attributes:
         width: Pixels.
         height: Pixels.
         center: The point in the middle.
-        scale: Width of the view in the plane.
-        max_iterations: Of a point.
+        scale: The width of the view in the plane.
+        max_iterations: The most iterations of a point.
     """
 
     width: int
@@ -116,7 +116,7 @@ class View:
     max_iterations: int
 
     def sample(self, x: float, y: float) -> Escape | None:
-        """Iterate the point at a pixel; whole numbers are the centres of pixels, y grows downwards."""
+        """Iterate the point at a pixel; integers are the centres of pixels, y grows downwards."""
         pixel = self.scale / self.width
         offset = complex((x - (self.width - 1) / 2) * pixel, ((self.height - 1) / 2 - y) * pixel)
         return escape(self.center + offset, self.max_iterations)
@@ -128,14 +128,14 @@ def render(view: View, palette: Palette, ctx: TaskContext) -> CallToolResult:
     Args:
         view: What to draw.
         palette: Its colours.
-        ctx: Progress counts rows: each once for the drawing, once for the refining.
+        ctx: The context; progress counts rows, once for drawing and once for refining.
 
     Returns:
         The PNG as image content, a sentence, and a `FractalSummary` as structured content.
 
     Raises:
         ToolError: Too many pixels.
-        AttemptEnded: The attempt is to stop; noticed within `CHECKED` pixels.
+        AttemptEnded: The attempt must stop; noticed within `CHECKED` pixels.
     """
     if view.width * view.height > MAX_PIXELS:
         raise ToolError(
@@ -219,14 +219,14 @@ def encode(rows: Sequence[Sequence[Colour]]) -> tuple[bytes, int | None]:
         rows: At most `MAX_PIXELS` pixels.
 
     Returns:
-        The PNG, and to how many colours it was reduced; None: not at all.
+        The PNG, and the number of colours that it was reduced to; None: not reduced.
     """
     image = Image.new("RGB", (len(rows[0]), len(rows)))
     image.putdata([colour for row in rows for colour in row])
     png = _png(image)
     if len(png) <= MAX_PNG:
         return png, None
-    # Even noise in 32 colours takes 5 bits of a pixel, so the last of these always fits.
+    # Even noise in 32 colours takes only 5 bits for a pixel, so the last of these always fits.
     for colours in (256, 128, 64, 32):
         png = _png(image.quantize(colours))
         if len(png) <= MAX_PNG:

@@ -1,4 +1,4 @@
-"""A walk over a directory tree that never follows a link and always has the same order."""
+"""A walk over a directory tree that follows no links and always has the same order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .confine import open_directory
 
 
 class Why(Enum):
-    """Why an entry was skipped."""
+    """The reason why an entry was skipped."""
 
     LINK = "link"
     SPECIAL = "special"
@@ -29,9 +29,9 @@ class Found:
     """A regular file.
 
     Attributes:
-        name: Relative to the top, always valid Unicode.
-        path: Where it is.
-        size: Bytes, as of the walk.
+        name: Its path relative to the top, always valid Unicode.
+        path: Its full path.
+        size: Its size in bytes, as of the walk.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something that is no regular file, or could not be looked at.
+    """An entry that is no regular file, or could not be read.
 
     Attributes:
-        name: Relative to the top, always valid Unicode.
+        name: Its path relative to the top, always valid Unicode.
         why: Why it was skipped.
-        reason: For people, where it is unreadable.
+        reason: The error, for people, if it could not be read.
     """
 
     name: str
@@ -59,15 +59,15 @@ def walk(root: Path, top: Path, pattern: str = "*") -> Iterator[Found | Skipped]
 
     Args:
         root: The root that the top was confined to.
-        top: What `confine` returned.
-        pattern: Which entries: a shell pattern for their names, or for their paths relative to the top if it
-            holds a slash (its `*` then matches slashes too). Directories are entered in any case.
+        top: The path that `confine` returned.
+        pattern: A shell pattern for the entries' names, or for their paths relative to the top if it contains
+            a slash (`*` then matches slashes too). All directories are entered.
     """
     if not top.is_dir():
         if _matches(top.name, pattern):
             yield Found(_unicode(top.name), top, top.stat().st_size)
         return
-    # A stack of our own: directories may be nested deeper than Python's calls may.
+    # A stack instead of recursion: directories may be nested deeper than Python's calls may.
     levels = [iter([_Entry("", top, stat.S_IFDIR, 0)])]
     while levels:
         entry = next(levels[-1], None)
@@ -83,7 +83,7 @@ def walk(root: Path, top: Path, pattern: str = "*") -> Iterator[Found | Skipped]
 
 
 def reason(error: ToolError | OSError) -> str:
-    """Why something cannot be read, without saying where it is."""
+    """The reason of an error, without the path."""
     return error.message if isinstance(error, ToolError) else os.strerror(error.errno or 0)
 
 
@@ -95,7 +95,7 @@ class _Entry(NamedTuple):
 
     @property
     def order(self) -> bytes:
-        # With the slash that follows a directory's name in a path, siblings sort as whole paths do.
+        # With the slash that follows a directory's name in a path, entries sort as whole paths do.
         return os.fsencode(self.name) + (b"/" if stat.S_ISDIR(self.mode) else b"")
 
 

@@ -94,7 +94,7 @@ class Executions:
 
         If the caller goes away (this coroutine is cancelled) before it holds a handle, or has waited as long
         as it may, the execution is cancelled; with an idempotency key, only if the caller does not come back
-        for it within the reconnect window (docs/protocol.md, "a client that hangs up").
+        for it within the reconnect window (docs/protocol.md, "a client that disconnects").
 
         Args:
             owner: Who calls.

@@ -1,4 +1,4 @@
-"""One column of a table, seen batch by batch."""
+"""The profile of one column of a table, built batch by batch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .sketches import DistinctCount, HeavyHitters, Moments, Quantiles
 from .values import NULLS, WIDER, ColumnType, Key, narrowest_type, read_keys, show_key
 
 FRACTIONS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-"""The quantiles that are reported."""
+"""The reported quantiles."""
 
 KEPT_CHARACTERS = 100
-"""Of a text value; two that agree in so many characters count as one among the top values."""
+"""Characters kept of a text value; values that agree in them count as one among the top values."""
 
 
 class Detail(NamedTuple):
-    """How much is said of a column.
+    """The level of detail of a column's profile.
 
     Attributes:
-        top_values: The most frequent values, at most so many.
-        characters: Of a text, at most so many and at most `KEPT_CHARACTERS`.
+        top_values: The number of most frequent values.
+        characters: The most characters of a text, up to `KEPT_CHARACTERS`.
     """
 
     top_values: int
@@ -32,12 +32,12 @@ class Detail(NamedTuple):
 
 
 class Column:
-    """What is known of a column so far; its size does not grow with the number of rows.
+    """A summary of a column; its size does not grow with the number of rows.
 
     Args:
-        name: From the header.
-        position: From 1.
-        capacity: How many values (or hashes, or counters) each sketch keeps; up to so many it is exact.
+        name: The column's name from the header.
+        position: Its position, from 1.
+        capacity: The number of values (or hashes, or counters) that each sketch keeps; up to it, it is exact.
     """
 
     def __init__(self, name: str, position: int, *, capacity: int) -> None:
@@ -54,11 +54,11 @@ class Column:
         self._moments = Moments()
 
     def update(self, cells: Sequence[str], first_row: int) -> None:
-        """Take the column's cells of a batch of rows.
+        """Add the column's cells of a batch of rows.
 
         Args:
-            cells: As they are in the file; whitespace around them is ignored.
-            first_row: Number of the first row, from 1, for messages.
+            cells: The cells as they are in the file; whitespace around them is ignored.
+            first_row: The number of the first row, from 1, for messages.
         """
         values = list(map(str.strip, cells))
         counts = Counter(values)
@@ -77,7 +77,7 @@ class Column:
 
     def _update_keys(self, values: Sequence[str], counts: Counter[str], first_row: int) -> None:
         if self._kind is ColumnType.EMPTY:
-            # A few values decide what the column seems to be; whatever does not fit is then reported.
+            # A few values decide the first type; a value that does not fit is then reported.
             self._kind = narrowest_type(list(islice(counts, 100)))
         if self._kind is ColumnType.TEXT:
             return
@@ -103,10 +103,10 @@ class Column:
             self._widened = was, first_row + values.index(culprit), _cut(culprit)
 
     def profile(self, detail: Detail) -> ColumnProfile:
-        """Say what is known of the column."""
+        """Return the column's profile."""
         has_keys = self._kind not in (ColumnType.TEXT, ColumnType.BOOLEAN, ColumnType.EMPTY)
         is_number = self._kind in (ColumnType.INTEGER, ColumnType.NUMBER)
-        # A count within the error could as well be chance: order and membership would mean nothing.
+        # Counts within the error are unreliable: their order, and which values are listed, would be chance.
         certain = max(1, self._frequent.error)
         return ColumnProfile(
             name=_cut(self._name, detail.characters),
@@ -158,7 +158,7 @@ V = TypeVar("V", str, int, Key)
 
 
 class _Range(Generic[V]):
-    """The smallest and the largest of what it was given; false while it was given nothing."""
+    """The smallest and the largest of the added values; false while there are none."""
 
     lowest: V
     highest: V

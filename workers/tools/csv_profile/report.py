@@ -1,4 +1,4 @@
-"""What `profile_csv` answers: models, and the JSON schema that clients see made of them."""
+"""The models of the result of `profile_csv`, which are also its JSON schema for clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .values import ColumnType
 
 
 class Report(BaseModel):
-    """Base of all parts of the answer."""
+    """The base of all parts of the result."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 

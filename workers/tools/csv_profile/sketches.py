@@ -1,8 +1,7 @@
 """Summaries of a stream in bounded memory, each exact while the stream is small.
 
-All of them are deterministic: the same file gives the same profile, on whichever worker, however often the
-task was run again. All of them take batches, because sorting, hashing and counting a batch is the work of
-Python's own C code, and a loop over cells is not.
+All are deterministic: the same file gives the same profile, on every worker and in every attempt. All take
+batches, because Python sorts, hashes and counts a batch in C code, which is faster than a loop over cells.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ HASH_BITS = 64
 
 
 class DistinctCount:
-    """How many different values there were: the k smallest hash values (KMV).
+    """The number of different values, from the k smallest hash values (KMV).
 
-    Up to `k` different values the count is exact, but for collisions of 64-bit hashes. Beyond, the count is
-    estimated from how dense the k smallest hashes lie, with a standard error of 1/sqrt(k - 2)
-    (Bar-Yossef et al., 2002; Beyer et al., 2007).
+    Up to `k` different values the count is exact, except for collisions of 64-bit hashes. Above, it is
+    estimated from the density of the k smallest hashes, with a standard error of 1/sqrt(k - 2) (Bar-Yossef et
+    al., 2002; Beyer et al., 2007).
 
     Args:
-        k: Hashes that are kept; 4096 give an error of 1.6 %.
+        k: The number of hashes that are kept; 4096 give an error of 1.6 %.
     """
 
     def __init__(self, k: int) -> None:
@@ -36,7 +35,7 @@ class DistinctCount:
         self._overflowed = False
 
     def update(self, values: Iterable[str]) -> None:
-        """Take a batch; repeated values cost time but change nothing."""
+        """Add a batch; repeated values cost time but change nothing."""
         ceiling = self._ceiling
         hashes = map(_hash, values)
         self._smallest.update(value for value in hashes if value < ceiling)
@@ -73,14 +72,14 @@ def _hash(value: str) -> int:
 
 
 class HeavyHitters:
-    """The most frequent values: Misra-Gries counters, merged batch by batch.
+    """The most frequent values, from Misra-Gries counters that are merged batch by batch.
 
-    A value that is more frequent than `error` is among them, and no count is too high; a count may be too low
-    by at most `error`, which is never more than total / (capacity + 1) (Agarwal et al., "Mergeable
-    Summaries", 2012).
+    Every value that is more frequent than `error` is among them. A count is never too high, and too low by at
+    most `error`, which is never more than total / (capacity + 1) (Agarwal et al., "Mergeable Summaries",
+    2012).
 
     Args:
-        capacity: Counters that are kept.
+        capacity: The number of counters that are kept.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -89,7 +88,7 @@ class HeavyHitters:
         self.error = 0
 
     def update(self, counts: Mapping[str, int]) -> None:
-        """Add a batch that was counted already."""
+        """Add the counts of a batch."""
         merged = self._counts
         merged.update(counts)
         if len(merged) <= self._capacity:
@@ -99,19 +98,19 @@ class HeavyHitters:
         self.error += surplus
 
     def top(self, n: int) -> list[tuple[str, int]]:
-        """The n most frequent values with their counts; equals are in the order of their values."""
+        """The n most frequent values with their counts; equal counts are in the order of the values."""
         return sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))[:n]
 
 
 class Quantiles:
-    """The distribution of numbers: sorted buffers that are thinned out by half when they are full.
+    """The distribution of numbers, from sorted buffers that are reduced by half when they are full.
 
-    Level l holds values that stand for 2**l each. A full level is sorted and every other value moves up
-    (Munro and Paterson, 1980). Each thinning moves any rank by at most the weight of one value, so the sum of
-    those weights bounds the error, and the bound is reported.
+    A value of level l has the weight 2**l. A full level is sorted, and every other value moves to the next
+    level (Munro and Paterson, 1980). Each reduction moves any rank by at most the weight of one value, so the
+    sum of those weights is a bound of the error, which is reported.
 
     Args:
-        capacity: Values per level, an even number; up to so many values everything is exact.
+        capacity: The number of values per level, even; up to that many values everything is exact.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -122,7 +121,7 @@ class Quantiles:
         self._odd = False
 
     def update(self, values: Sequence[float]) -> None:
-        """Take a batch of finite numbers."""
+        """Add a batch of finite numbers."""
         self._count += len(values)
         for start in range(0, len(values), self._capacity):
             self._levels[0].extend(values[start : start + self._capacity])
@@ -144,9 +143,9 @@ class Quantiles:
 
     @property
     def rank_error(self) -> float:
-        """How far a quantile's rank may be off, as a fraction of all values; 0 while everything is exact.
+        """The largest error of a quantile's rank, as a fraction of all values; 0 while everything is exact.
 
-        With 0.002, a median is something between the 49.8 % and the 50.2 % quantile.
+        With 0.002, a reported median lies between the 49.8 % and the 50.2 % quantile.
         """
         return self._displaced / self._count if self._count else 0.0
 
@@ -154,7 +153,7 @@ class Quantiles:
         """The smallest value with at least each fraction of all values at or below it.
 
         Args:
-            fractions: Ascending, each from 0 to 1. There must have been at least one value.
+            fractions: Ascending numbers from 0 to 1. At least one value must have been added.
         """
         weighted = sorted(
             chain.from_iterable(zip(values, repeat(1 << level)) for level, values in enumerate(self._levels)),
@@ -172,9 +171,9 @@ class Quantiles:
 
 
 class Moments:
-    """Mean and variance, merged batch by batch without cancellation.
+    """The mean and variance, merged batch by batch without cancellation.
 
-    Welford's method in the form for batches (Chan, Golub and LeVeque, 1979).
+    Welford's method for batches (Chan, Golub and LeVeque, 1979).
     """
 
     def __init__(self) -> None:
@@ -183,7 +182,7 @@ class Moments:
         self._squares = 0.0
 
     def update(self, values: Sequence[float]) -> None:
-        """Take a batch of at least one finite number."""
+        """Add a batch of at least one finite number."""
         count = len(values)
         mean = _sum(values) / count
         # Products overflow to infinity; a power would raise.
@@ -201,7 +200,7 @@ class Moments:
 
     @property
     def standard_deviation(self) -> float | None:
-        """Of a sample (n - 1); None below two values, or beyond the range of floating point."""
+        """The standard deviation of a sample (n - 1); None below two values, or beyond floating point."""
         if self._count < 2 or not math.isfinite(self._squares):
             return None
         return math.sqrt(self._squares / (self._count - 1))

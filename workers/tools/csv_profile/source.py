@@ -1,4 +1,4 @@
-"""From the bytes of a file to its rows: encoding, dialect and header are found out, memory stays bounded."""
+"""The reading of a CSV file's rows in bounded memory; finds out encoding, delimiter and header."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tasks_service import ToolError
 from .values import looks_typed
 
 BLOCK = 256 * 1024
-"""Bytes that are read at once: a batch of rows, and the distance between two checkpoints."""
+"""Bytes that are read at a time: a batch of rows, between two checkpoints."""
 
 LONGEST_LINE = 8 * 1024 * 1024
-"""Characters of one line. Whatever has longer lines is no CSV, and would not fit into bounded memory."""
+"""Most characters of one line; a file with longer lines is hardly CSV, and would need too much memory."""
 
 DELIMITERS = (",", ";", "\t", "|")
-"""What is tried, in the order in which ties are broken."""
+"""The delimiters that are tried; of equally good ones, the first is taken."""
 
 SHOWN_PROBLEMS = 5
-"""Malformed rows that are described; all are counted."""
+"""Most malformed rows that are described; all are counted."""
 
 _SIGNATURES = {
     b"\x1f\x8b": "compressed with gzip",
@@ -37,11 +37,11 @@ _SIGNATURES = {
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of the right width, and what was left out beside them.
+    """Rows of the right width.
 
     Attributes:
-        rows: Each as long as the header.
-        first_row: Number of the first of them, among the rows of data, from 1.
+        rows: The rows, each as long as the header.
+        first_row: The number of the first, among the rows of data, from 1.
     """
 
     rows: list[list[str]]
@@ -50,14 +50,14 @@ class Batch:
 
 @dataclass(slots=True)
 class Tally:
-    """What was met on the way.
+    """The counts of what was read so far.
 
     Attributes:
-        bytes_read: So far.
-        rows: Rows of data that were taken.
-        malformed: Rows that were left out because they are no row of this table.
-        blank: Lines without anything, which are no rows.
-        problems: The first malformed ones: where, and what is wrong.
+        bytes_read: Bytes.
+        rows: Rows of data.
+        malformed: Rows that were left out because of their width or quotes.
+        blank: Empty lines, which are no rows.
+        problems: The first malformed rows: where, and what is wrong.
     """
 
     bytes_read: int = 0
@@ -77,12 +77,12 @@ class CsvSource:
     """A CSV file that is being read.
 
     Args:
-        file: Open for reading, unbuffered, at its beginning; stays open.
-        name: How the file is called towards the client.
+        file: The file, open for reading, unbuffered, at its beginning; stays open.
+        name: The file's name for the client.
         header: Whether the first row names the columns; None: find out.
 
     Raises:
-        ToolError: The file is empty, is not CSV, or is not UTF-8; the sentence says what it seems to be.
+        ToolError: The file is empty, is not CSV, or is not UTF-8; the message says what it seems to be.
     """
 
     def __init__(self, file: io.FileIO, name: str, *, header: bool | None = None) -> None:
@@ -105,7 +105,7 @@ class CsvSource:
 
     @property
     def encoding(self) -> str:
-        """What the bytes are: `utf-8`, or `utf-8-sig` if the file starts with a byte order mark."""
+        """The encoding: `utf-8`, or `utf-8-sig` if the file starts with a byte order mark."""
         return self._encoding
 
     def batches(self) -> Iterator[Batch]:
@@ -172,7 +172,7 @@ class CsvSource:
                     f"{self._name!r} has a line of more than {LONGEST_LINE} characters: it is no CSV file."
                 )
             for line in lines:
-                # The reader needs the line's end to keep it inside of a quoted field.
+                # The reader keeps the line's end if it is inside a quoted field.
                 yield line + "\n"
             block = next(self._blocks, None)
         if rest:

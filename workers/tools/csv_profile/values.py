@@ -1,7 +1,7 @@
-"""What a cell can mean: the types of values, told by their form, a whole column at a time.
+"""The types of values, recognised by their form, for a whole column at a time.
 
-A type is a claim about *every* value of a column that is not null. A column starts with the narrowest type
-that fits its first values, and widens when it must: integer to number, date to datetime, anything to text.
+A column's type fits *every* value that is not null. A column starts with the narrowest type that fits its
+first values, and widens if a later value does not fit: integer to number, date to datetime, any type to text.
 
 Every type but text and boolean has a *key*, a number that orders its values: the number itself, or seconds
 since 1970 for dates and times, where a time without a zone counts as UTC.
@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 NULLS = frozenset({"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A"})
-"""What counts as no value: what spreadsheets, databases, R and pandas write for it."""
+"""The texts that count as null, as spreadsheets, databases, R and pandas write them."""
 
 Key = int | float
 
@@ -34,7 +34,7 @@ class ColumnType(StrEnum):
 
 
 WIDER = {ColumnType.INTEGER: ColumnType.NUMBER, ColumnType.DATE: ColumnType.DATETIME}
-"""The type that takes in all values of another; for those that are not here it is text."""
+"""The next wider type of a type; text for those that are not here."""
 
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
 _NOT_INTEGER = re.compile(r"[^0-9+\-\n]")
@@ -51,13 +51,13 @@ def narrowest_type(values: Sequence[str]) -> ColumnType:
     """The narrowest type that fits all of the values.
 
     Args:
-        values: Stripped, none of them null, at least one.
+        values: At least one value, stripped, none of them null.
     """
     return next((kind for kind in _READERS if read_keys(kind, values) is not None), ColumnType.TEXT)
 
 
 def read_keys(kind: ColumnType, values: Sequence[str]) -> list[Key] | None:
-    """The keys of the values, or None if one of them is not of that type; text and booleans have none."""
+    """The keys of the values, empty for text and booleans; None if a value is not of that type."""
     if kind is ColumnType.TEXT:
         return []
     try:
@@ -67,7 +67,7 @@ def read_keys(kind: ColumnType, values: Sequence[str]) -> list[Key] | None:
 
 
 def looks_typed(value: str) -> bool:
-    """Whether a cell, on its own, would be a number, a date or a boolean: hardly the name of a column."""
+    """Whether a cell is a number, a date or a boolean, and so hardly the name of a column."""
     stripped = value.strip()
     return stripped not in NULLS and narrowest_type([stripped]) is not ColumnType.TEXT
 
@@ -87,7 +87,7 @@ def show_key(kind: ColumnType, key: Key) -> int | float | str:
 
 def _integers(values: Sequence[str]) -> list[Key] | None:
     text = "\n".join(values)
-    # A leading zero makes a postal code, a phone number or an account, not a quantity.
+    # With a leading zero it is a postal code, a phone number or an account, not a quantity.
     if _NOT_INTEGER.search(text) or _CODE.search(text):
         return None
     numbers = list(map(int, values))

@@ -1,4 +1,4 @@
-"""Colours for a field of escapes: a palette that follows the count, and light that falls on the slope."""
+"""The colours of a picture: a palette by the points' counts, and light that falls on the slope."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import NamedTuple
 from .escape import Escape
 
 STEPS = 4096
-"""Colours of a palette; neighbours are too close to be told apart."""
+"""The number of colours of a palette; neighbours cannot be distinguished."""
 
 LIGHT = cmath.rect(1, math.radians(135))
-"""Where the light comes from: above, from the left."""
+"""The direction of the light: from the upper left."""
 
 LIGHT_HEIGHT = 1.6
-"""How high the light stands; a lower one makes the relief stronger."""
+"""The height of the light; a lower one makes the relief stronger."""
 
 AMBIENT = 0.25
-"""The part of a colour that is seen in full shade."""
+"""The brightness in full shade."""
 
 EVENNESS = 0.75
-"""Below 1, the palette runs faster at its beginning."""
+"""An exponent; below 1, colours change faster at the beginning of the palette."""
 
 INSIDE = (4, 4, 12)
 """The colour of the set itself."""
@@ -49,17 +49,17 @@ _STOPS: dict[Palette, Sequence[str]] = {
 
 
 class Range(NamedTuple):
-    """What of the field the palette is spread over, as logarithms of counts."""
+    """The range of counts that the palette covers, as logarithms."""
 
     low: float
     high: float
 
 
 def find_range(counts: Iterable[float]) -> Range:
-    """Choose the range for a picture, so that every zoom uses its palette well.
+    """Choose the range for a picture, so that every zoom uses the whole palette.
 
     Args:
-        counts: Of the points that escape; may be empty.
+        counts: The counts of the points that escape; may be empty.
     """
     logarithms = sorted(map(_logarithm, counts))
     if not logarithms:
@@ -74,11 +74,11 @@ def _logarithm(count: float) -> float:
 
 
 class Painter:
-    """Paints points of one picture.
+    """Computes the colours of one picture's points.
 
     Args:
-        palette: Which colours.
-        range_: What they are spread over.
+        palette: The palette.
+        range_: The range of counts that it covers.
     """
 
     def __init__(self, palette: Palette, range_: Range) -> None:
@@ -98,7 +98,7 @@ class Painter:
 
 
 def mean_colour(colours: Sequence[Colour]) -> Colour:
-    """The colour that several points of one pixel make together."""
+    """The mean of the colours of several points."""
     reds, greens, blues = zip(*colours, strict=True)
     n = len(colours)
     return round(sum(reds) / n), round(sum(greens) / n), round(sum(blues) / n)
@@ -108,7 +108,7 @@ def _gradient(stops: Sequence[str]) -> list[Colour]:
     anchors = [tuple(bytes.fromhex(stop)) for stop in stops]
     colours = []
     for step in range(STEPS):
-        # Most of a picture is far from the set: the exponent lets it have more than the darkest colours.
+        # Most of a picture is far from the set; the exponent gives it more than the darkest colours.
         anchor, fraction = divmod((step / STEPS) ** EVENNESS * (len(anchors) - 1), 1)
         # Smoothstep: the gradient has no kink at a stop.
         weight = fraction * fraction * (3 - 2 * fraction)

@@ -1,4 +1,4 @@
-"""The Mandelbrot set: how soon a point escapes, and which way the ground slopes there."""
+"""The iteration of the Mandelbrot set: how soon a point escapes, and the slope of the potential there."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import math
 from dataclasses import dataclass
 
 BAILOUT = 100.0
-"""Distance at which a point has escaped: far out, so that the smooth count has no visible steps."""
+"""The distance at which a point has escaped; large, so that the smooth count has no visible steps."""
 
 STRIDE = 6
-"""Iterations between two looks at the distance: from `BAILOUT`, six squarings stay within a float."""
+"""Iterations between two checks of the distance: from `BAILOUT`, six squarings stay within a float."""
 
 
 @dataclass(frozen=True, slots=True)
 class Escape:
-    """How a point escapes.
+    """The escape of a point.
 
     Attributes:
-        count: Iterations, with a fraction that makes it continuous (Vepstas' renormalised count).
-        slope: Direction of the steepest ascent of the potential, of length 1.
+        count: The number of iterations, with a fraction that makes it continuous (Vepstas' renormalised
+            count).
+        slope: The direction of the steepest ascent of the potential, of length 1.
     """
 
     count: float
@@ -31,19 +32,19 @@ def escape(c: complex, max_iterations: int) -> Escape | None:
 
     Args:
         c: The point.
-        max_iterations: When to take it for a point of the set.
+        max_iterations: The iterations after which it counts as a point of the set.
 
     Returns:
-        How it escapes; None for a point of the set.
+        Its escape; None for a point of the set.
     """
     if _in_cardioid_or_disc(c):
         return None
     z = derivative = 0j
-    # A point of the set ends in a cycle; meeting an old z again proves it long before the last iteration.
+    # A point of the set ends in a cycle; an earlier z that comes again proves it before the last iteration.
     landmark, next_landmark = z, STRIDE
     for n in range(0, max_iterations, STRIDE):
         start = z, derivative
-        # Written out, because the loop around it would cost as much again.
+        # Unrolled, because a loop would take twice as long.
         derivative = (z + z) * derivative + 1.0
         z = z * z + c
         derivative = (z + z) * derivative + 1.0

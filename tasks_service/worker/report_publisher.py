@@ -1,12 +1,12 @@
-"""What running tools say, on its way to whoever waits for them: bounded, and never in the tool's way.
+"""The publisher of reports: progress and log messages of running tools, for clients that wait.
 
-A tool only adds to the queue of its attempt. One thread per worker process publishes what waits there, over a
-connection of its own; it starts with the first report of the process. At most 50 reports of a task leave in
-any second: of progress that comes faster, the newest leave, of log messages too. If nobody listens, which
-PUBLISH answers, the thread tries more and more rarely, down to once a second.
+A tool only adds to the bounded queue of its attempt, so it never waits. One thread per worker process
+publishes the reports, over a connection of its own; it starts with the first report. At most 50 reports of a
+task are published in any second; if more come, only the newest are. If the answer to PUBLISH says that nobody
+listens, the thread publishes more and more rarely, down to once a second.
 
-The end of an attempt sends what still waits before its outcome is committed, so that it arrives first. If
-Redis does not answer, reports are dropped: progress is recorded all the same (see `keeper`).
+The end of an attempt publishes the reports that still wait, before its outcome is committed. If Redis does
+not answer, reports are dropped; progress is recorded all the same (see `lease_keeper`).
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ from ..store.workers import WorkerStore
 logger = logging.getLogger(__name__)
 
 BURST: Final = 10
-"""Reports of a task that may leave at once."""
+"""Reports of a task that may be published at once."""
 
 RATE: Final = 40.0
-"""Reports of a task that may leave in a second after that; with `BURST`, at most 50 in any second."""
+"""Reports of a task per second after that; with `BURST`, at most 50 in any second."""
 
 WAITING_PROGRESS: Final = 8
-"""Reports of progress that wait; more than one, so that a busy thread does not merge what came slowly."""
+"""Reports of progress that may wait; several, so that a busy thread does not drop those that come slowly."""
 
 WAITING_MESSAGES: Final = 64
-"""Log messages that wait."""
+"""Log messages that may wait."""
 
-FIRST_SILENCE: Final = 0.05
-"""Seconds until the next report when nobody listened; doubled each time."""
+FIRST_BACKOFF: Final = 0.05
+"""Seconds until the next report if nobody listened; doubled each time."""
 
-LONGEST_SILENCE: Final = 1.0
-"""Seconds between two reports while nobody listens, at most."""
+LONGEST_BACKOFF: Final = 1.0
+"""Most seconds between two reports while nobody listens."""
 
 FLUSH_SECONDS: Final = 1.0
-"""How long the end of an attempt waits, at most, for a report that is just being published."""
+"""Most seconds that the end of an attempt waits for a report that is being published."""
 
 
 class ReportQueue:
-    """What one attempt has reported and nobody has published yet.
+    """The reports of one attempt that are not published yet.
 
     Args:
-        task_id: Whose reports.
-        limits: How long a message of progress may be.
-        publisher: Publishes them.
-        clock: Seconds; for tests.
+        task_id: The task.
+        limits: The limits; they say how long a message of progress may be.
+        publisher: Publishes the reports.
+        clock: A clock in seconds; for tests.
     """
 
     def __init__(
         self,
         task_id: str,
         limits: Limits,
-        publisher: Publisher,
+        publisher: ReportPublisher,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._task_id, self._limits, self._publisher, self._clock = task_id, limits, publisher, clock
@@ -74,12 +74,12 @@ class ReportQueue:
         self._messages: deque[tuple[int, Report]] = deque(maxlen=WAITING_MESSAGES)
         self._count = 0
         self._tokens, self._counted = float(BURST), self._clock()
-        self._silence = 0.0
-        self._leaving = self._closed = False
+        self._backoff = 0.0
+        self._in_flight = self._closed = False
         self.due = 0.0
 
     def add(self, report: Report) -> None:
-        """Let a report be published; returns at once."""
+        """Add a report; returns at once."""
         with self._lock:
             if self._closed:
                 return
@@ -91,11 +91,11 @@ class ReportQueue:
             self._publisher.watch(self)
 
     def close(self, *, publish: bool) -> None:
-        """Take no more.
+        """Take no more reports.
 
         Args:
-            publish: Publish what still waits, of progress the newest, before this returns; what is just
-                being published, too. Given up where Redis is slow or down. Otherwise it is dropped.
+            publish: Whether to publish the log messages and the newest progress that wait before this
+                returns, unless Redis is slow or down. If not, they are dropped.
         """
         with self._lock:
             self._closed = True
@@ -103,7 +103,7 @@ class ReportQueue:
                 self._progress.popleft()
             if not publish:
                 self._messages.clear()
-            unfinished = publish and (self.waits or self._leaving)
+            unfinished = publish and (self.waits or self._in_flight)
         if unfinished:
             self._publisher.flush(self)
             with self._lock:
@@ -111,49 +111,49 @@ class ReportQueue:
                 self._messages.clear()
 
     def take(self) -> Reported | None:
-        """What may leave now, oldest first."""
+        """Take the reports that may be published now, oldest first; None if there are none."""
         with self._lock:
             number = len(self._progress) + len(self._messages)
             if not self._closed:
                 allowed = self._allowance()
                 self.due = self._clock() + (1 - self._tokens + min(number, allowed)) / RATE
                 number = min(number, allowed)
-            reports = tuple(self._brief(self._oldest()) for _ in range(number))
+            reports = tuple(self._truncated(self._oldest()) for _ in range(number))
             self._tokens -= number
-            self._leaving = bool(reports)
+            self._in_flight = bool(reports)
         return Reported(task_hash(self._task_id), reports) if reports else None
 
-    def heard(self, reported: Reported, listeners: int) -> None:
-        """Say how many have heard what was taken.
+    def published(self, reported: Reported, listeners: int) -> None:
+        """Note that the taken reports were published, and to how many listeners.
 
-        Progress that nobody has heard is published again, until it is so old that whoever comes finds it in
-        the record.
+        Progress that nobody received is published again, until it is in the record, where later clients find
+        it.
         """
         with self._lock:
-            self._leaving = False
+            self._in_flight = False
             if listeners:
-                self._silence = 0.0
+                self._backoff = 0.0
                 return
-            if self._silence < LONGEST_SILENCE:
-                self._offer_again(reported)
-            self._silence = min(max(2 * self._silence, FIRST_SILENCE), LONGEST_SILENCE)
-            self.due = self._clock() + self._silence
+            if self._backoff < LONGEST_BACKOFF:
+                self._put_back(reported)
+            self._backoff = min(max(2 * self._backoff, FIRST_BACKOFF), LONGEST_BACKOFF)
+            self.due = self._clock() + self._backoff
 
-    def unsent(self, reported: Reported) -> None:
-        """Say that what was taken could not be published; the newest progress of it is kept."""
+    def not_published(self, reported: Reported) -> None:
+        """Note that the taken reports could not be published; the newest progress among them is kept."""
         with self._lock:
-            self._leaving = False
-            self._offer_again(reported)
-            self.due = self._clock() + LONGEST_SILENCE
+            self._in_flight = False
+            self._put_back(reported)
+            self.due = self._clock() + LONGEST_BACKOFF
 
-    def _offer_again(self, reported: Reported) -> None:
+    def _put_back(self, reported: Reported) -> None:
         newest = [report for report in reported.reports if isinstance(report, Progress)][-1:]
         if newest and not self._progress and not self._closed:
             self._progress.append((0, newest[0]))
 
     @property
     def waits(self) -> bool:
-        """Whether there is something to be published."""
+        """Whether reports wait."""
         return bool(self._progress or self._messages)
 
     def _allowance(self) -> int:
@@ -167,7 +167,7 @@ class ReportQueue:
         queue = progress if progress and (not messages or progress[0] < messages[0]) else messages
         return queue.popleft()[1]
 
-    def _brief(self, report: Report) -> Report:
+    def _truncated(self, report: Report) -> Report:
         return (
             report
             if isinstance(report, LogMessage)
@@ -175,11 +175,11 @@ class ReportQueue:
         )
 
 
-class Publisher:
+class ReportPublisher:
     """Publishes the reports of all attempts of this process.
 
     Args:
-        store: With a short deadline and a connection of its own.
+        store: A store with a short deadline, and a connection for publishing.
     """
 
     def __init__(self, store: WorkerStore) -> None:
@@ -191,7 +191,7 @@ class Publisher:
         self._failing = False
 
     def watch(self, queue: ReportQueue) -> None:
-        """A queue is empty no more."""
+        """Publish the reports of a queue that is no longer empty."""
         with self._changed:
             self._queues.add(queue)
             if self._thread is None:
@@ -200,7 +200,7 @@ class Publisher:
             self._changed.notify()
 
     def flush(self, queue: ReportQueue) -> None:
-        """Publish all that waits in a queue that is closed, unless Redis is slow or down."""
+        """Publish all reports of a closed queue, unless Redis is slow or down."""
         if not self._sending.acquire(timeout=FLUSH_SECONDS):
             logger.warning("The last reports of a task are dropped: Redis is slow")
             return
@@ -216,11 +216,11 @@ class Publisher:
                 with self._sending:
                     self._send(queues)
             except Exception:
-                logger.exception("The publisher of reports met an error and goes on")
-                time.sleep(LONGEST_SILENCE)
+                logger.exception("The report publisher met an error and goes on")
+                time.sleep(LONGEST_BACKOFF)
 
     def _due(self) -> list[ReportQueue]:
-        """Wait for something to publish."""
+        """Wait for reports to publish; return their queues."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -243,11 +243,11 @@ class Publisher:
             failpoint("Report", "after")
         except StoreUnavailable as error:
             if not self._failing:
-                logger.warning("What tools report is not published for now: %s", error)
+                logger.warning("Reports of tools are not published for now: %s", error)
             self._failing = True
             for queue, reported in taken:
-                queue.unsent(reported)
+                queue.not_published(reported)
         else:
             self._failing = False
             for (queue, reported), listeners in zip(taken, numbers, strict=True):
-                queue.heard(reported, listeners)
+                queue.published(reported, listeners)

@@ -1,0 +1,1 @@
+"""The parts of `render_fractal`: the iteration, and its colours."""
