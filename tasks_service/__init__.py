@@ -24,8 +24,10 @@ from .durable.questions import Cancelled, Declined, Form, Link, Roots, Sampling
 from .durable.retry import RetryPolicy
 from .service import TaskService
 from .settings import Settings
+from .worker.maintenance.schedule import BEAT_SCHEDULE
 
 __all__ = [
+    "BEAT_SCHEDULE",
     "AsyncTaskContext",
     "AttemptEnded",
     "AttemptLost",

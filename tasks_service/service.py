@@ -28,7 +28,7 @@ from .worker.bootsteps import install
 from .worker.celery_tasks import register_tool
 from .worker.engine import Engine
 from .worker.exposed import original_task, queue_of
-from .worker.schedule import DEFAULT_BEAT_SCHEDULE
+from .worker.maintenance.schedule import BEAT_SCHEDULE
 
 if TYPE_CHECKING:
     from .frontend.app import FrontEnd
@@ -295,7 +295,7 @@ class TaskService:
         broker_url = settings.broker_url or settings.redis_url or ""
         slug = re.sub(r"\W+", "_", self.name.lower()).strip("_") or "tasks_service"
         app = create_app(slug, broker_url=broker_url, key_prefix=settings.key_prefix)
-        app.conf.beat_schedule = DEFAULT_BEAT_SCHEDULE
+        app.conf.beat_schedule = BEAT_SCHEDULE
         return app
 
 

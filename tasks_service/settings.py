@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     max_arguments: int = Field(default=MIB, ge=KIB)
     max_result: int = Field(default=MIB, ge=KIB)
     max_live_per_owner: int = Field(default=10_000, ge=1)
-    max_tasks: int = Field(default=2_000_000, ge=1)
+    max_tasks_per_shard: int = Field(default=2_000_000, ge=1)
     max_running_per_owner: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -203,7 +203,7 @@ class Settings(BaseSettings):
             arguments_bytes=self.max_arguments,
             result_bytes=self.max_result,
             live_per_owner=self.max_live_per_owner,
-            tasks_total=self.max_tasks,
+            tasks_per_shard=self.max_tasks_per_shard,
             running_per_owner=self.max_running_per_owner,
         )
 

@@ -18,6 +18,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError
 from rich.console import Console
 
 from ..addresses.encryption import is_open
+from ..broker.app import MAINTENANCE_QUEUE
 from ..domain.errors import StoreForbidden, StoreUnavailable
 from ..local.ports import http_status, http_url
 from ..local.stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
@@ -25,6 +26,7 @@ from ..service import TaskService
 from ..settings import Settings
 from ..store.findings import Finding, Severity
 from ..store.redis import RedisTaskStore, Role, refused_work
+from ..worker.maintenance.schedule import CELERY_TASKS, LATE_MS, left_to_workers
 from .application import app_option, json_option, load_connected_service, open_store
 
 #: Seconds that workers have to answer, and the broker to accept a connection.
@@ -74,6 +76,10 @@ class Examination:
     def workers(self) -> set[str]:
         """The workers that answer."""
         return {name for name in self.nodes() if not name.startswith(BEAT_NAME)}
+
+    def beat_answers(self) -> bool:
+        """Whether a beat answers, which only one with `--enable-remote-control` does."""
+        return any(name.startswith(BEAT_NAME) for name in self.nodes())
 
 
 Check = Callable[[Examination], Iterable[Finding]]
@@ -190,6 +196,11 @@ def check_queues(examination: Examination) -> Iterator[Finding]:
             f"No worker takes the queue {queue!r}, so these tools never run: {', '.join(wanted[queue])}.",
             f"Run: {_worker_command(examination)} -Q {queue}",
         )
+    if MAINTENANCE_QUEUE not in taken:
+        yield _warning(
+            f"No worker takes the queue {MAINTENANCE_QUEUE!r}: all do by themselves what beat asks for.",
+            f"Run: {_worker_command(examination)} -Q {MAINTENANCE_QUEUE}",
+        )
 
 
 def check_fairness(examination: Examination) -> Iterator[Finding]:
@@ -213,17 +224,34 @@ def check_sweeps(examination: Examination) -> Iterator[Finding]:
         when = "never" if age_ms is None else f"last {age_ms / 1000:.0f} s ago"
         yield _error(
             f"Lost and overdue tasks are not found: a sweep ran {when}.",
-            f"Run a worker ({_worker_command(examination)}) or beat; each of them sweeps.",
+            f"Run a worker: {_worker_command(examination)}",
         )
 
 
 def check_beat(examination: Examination) -> Iterator[Finding]:
-    """Check that beat answers; only a warning, because workers sweep too."""
-    if not any(name.startswith(BEAT_NAME) for name in examination.nodes()):
+    """Check that what beat asks for is done; only a warning, because workers do it otherwise."""
+    scheduled = {entry["task"] for entry in (examination.app.conf.beat_schedule or {}).values()}
+    if missing := sorted(set(CELERY_TASKS.values()) - scheduled):
         yield _warning(
-            "Beat does not answer. Workers sweep too, but not while all of them are down, and your own "
-            "periodic tasks do not run.",
-            "Run: celery -A ... beat --enable-remote-control",
+            f"The app's beat_schedule lacks {', '.join(missing)}; the workers do that by themselves.",
+            "Add: app.conf.beat_schedule.update(tasks_service.BEAT_SCHEDULE)",
+        )
+    ages_ms = examination.store.beat_ages_ms()
+    seen_ms = min(ages_ms.values(), default=None)
+    if seen_ms is None and examination.beat_answers():
+        return  # it has just been started
+    if seen_ms is None or seen_ms > LATE_MS:
+        done = "ever done" if seen_ms is None else f"done for {seen_ms / 1000:.0f} s"
+        yield _warning(
+            f"Beat is away: nothing that it asks for was {done}. The workers do it by themselves, but your "
+            "own periodic tasks do not run.",
+            f"Run: {_celery_command(examination)} beat",
+        )
+        return
+    for kind in sorted(left_to_workers(ages_ms) & ages_ms.keys()):
+        yield _warning(
+            f"{kind} was last done for beat {ages_ms[kind] / 1000:.0f} s ago; the workers do it meanwhile.",
+            f"See the log of the worker that takes the queue {MAINTENANCE_QUEUE!r}.",
         )
 
 
@@ -280,7 +308,11 @@ CHECKS: Mapping[str, Check] = {
 
 
 def _worker_command(examination: Examination) -> str:
-    return f"celery -A {examination.app.main or '...'} worker"
+    return f"{_celery_command(examination)} worker"
+
+
+def _celery_command(examination: Examination) -> str:
+    return f"celery -A {examination.app.main or '...'}"
 
 
 def _outer_address() -> str | None:

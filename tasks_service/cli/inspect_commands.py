@@ -150,7 +150,16 @@ def _print_record(record: TaskRecord, problems: list[str]) -> None:
 
 
 def _is_timestamp(name: str) -> bool:
-    return name in ("created_ms", "updated_ms", "due_ms", "deadline_ms", "expires_ms", "dispatched_ms")
+    return name in {
+        "created_ms",
+        "updated_ms",
+        "due_ms",
+        "deadline_ms",
+        "expires_ms",
+        "dispatched_ms",
+        "return_by_ms",
+        "resumable_until_ms",
+    }
 
 
 def _timestamp(at_ms: int) -> str:

@@ -45,6 +45,7 @@ from .events import (
 )
 from .limits import DEFAULT_LIMITS, Limits, check_size, size, truncate
 from .task import (
+    MINUTE,
     EntryKind,
     Failure,
     FailureKind,
@@ -120,13 +121,10 @@ class IdempotencyRecord:
     Attributes:
         task_id: The task that was created under it.
         request_digest: Of the request that created it.
-        until_ms: When that is forgotten, whether or not the store still holds it: when the task goes at the
-            earliest. A task that lives longer shares its key with the next one that is created under it.
     """
 
     task_id: str
     request_digest: str
-    until_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,15 +133,17 @@ class StoreCounts:
 
     Attributes:
         owner_live: The owner's tasks that are not final; exact.
-        total: All tasks of the shard; may be a little old.
+        stored: All tasks of the owner's shard; may be a little old.
         existing: What is stored under the same idempotency key, if anything is.
+        existing_task: The task that `existing` names, as it is stored; None once it is gone.
         slots_until_ms: Until when every slot of the concurrency key is held, if none of its holders ends
             before its deadline; 0 where one is free, or where their number has no limit.
     """
 
     owner_live: int = 0
-    total: int = 0
+    stored: int = 0
     existing: IdempotencyRecord | None = None
+    existing_task: Task | None = None
     slots_until_ms: int = 0
 
 
@@ -237,9 +237,7 @@ def decide(
         Applied, Replayed or Refused; never raises for anything that a caller can send.
     """
     moment = _Moment(now_ms=now_ms, limits=limits, counts=counts or StoreCounts())
-    effective_task, passed = _apply_deadlines(
-        task, now_ms, keep_expired=isinstance(event, Create | Expire | DeadlinePassed)
-    )
+    effective_task, passed = _apply_deadlines(task, now_ms, keep_expired=isinstance(event, Create | Expire))
     if effective_task is not None and (entry := _find(log, event.token)) is not None:
         return Replayed(task=effective_task, task_id=effective_task.task_id, entry=entry)
     phase = None if effective_task is None else effective_task.phase
@@ -257,9 +255,13 @@ def decide(
     target = None if decided.task is None else decided.task.phase
     if target not in TRANSITIONS[phase][type(event)]:
         raise AssertionError(f"{type(event).__name__} led from {phase} to {target}, which the table forbids")
-    if not passed.log:
-        return decided
-    return replace(decided, log=(*passed.log, *decided.log), journal=(*passed.journal, *decided.journal))
+    return Applied(
+        task=decided.task and _as_of(decided.task, now_ms),
+        log=(*passed.log, *decided.log),
+        arguments=decided.arguments,
+        result=decided.result,
+        journal=(*passed.journal, *decided.journal),
+    )
 
 
 def effective(task: Task, now_ms: int) -> Task | None:
@@ -280,11 +282,6 @@ def needs_slot(task: Task | None, event: Event) -> bool:
     if isinstance(event, Claim):
         return task is not None and not task.status.is_final and task.slot is not Slot.HELD
     return isinstance(event, Create | GrantSlot)
-
-
-def idempotency_record(task: Task, request_digest: str) -> IdempotencyRecord:
-    """What the idempotency key of a task that has just been created stands for."""
-    return IdempotencyRecord(task_id=task.task_id, request_digest=request_digest, until_ms=task.expires_ms)
 
 
 REDISPATCH_FIRST_MS = 2_000
@@ -330,7 +327,27 @@ def _apply_deadlines(
         task = after
     if task is not None and task.status.is_final and now_ms >= task.expires_ms and not keep_expired:
         return None, _Passed()
-    return task, _Passed(log, journal)
+    return task and _as_of(task, now_ms), _Passed(log, journal)
+
+
+def _as_of(task: Task, now_ms: int) -> Task:
+    """The task with what is promised of its lifetime at this moment: as much as if it ended now."""
+    kept_ms = task.expires_ms if task.status.is_final else _expiry_ms(task, now_ms)
+    return replace(task, kept_until_ms=kept_ms)
+
+
+def _expiry_ms(task: Task, ended_ms: int) -> int:
+    """When a task goes that ended at a moment; never earlier for a later moment.
+
+    While nobody has its handle, it is kept for those who can come back without one: its caller after a lost
+    connection, or with a `requestState`. An idempotency key promises as much as a handle.
+    """
+    policy = task.policy
+    kept_ms = max(task.created_ms + policy.ttl_ms, ended_ms + policy.retention_ms)
+    if not task.visible:
+        returns_ms = max(task.resumable_until_ms, ended_ms + task.reconnect_ms)
+        kept_ms = max(kept_ms, returns_ms) if task.idempotency else returns_ms
+    return min(kept_ms, task.created_ms + policy.max_lifetime_ms)
 
 
 def _pass_deadline(task: Task) -> tuple[Task, tuple[JournalEntry, ...]]:
@@ -397,13 +414,12 @@ def _guard(task: Task | None, phase: Phase | None, event: Event) -> None:
 
 def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replayed:
     counts, limits, now_ms = moment.counts, moment.limits, moment.now_ms
-    if (existing := counts.existing) is not None and now_ms < existing.until_ms:
+    if (existing := counts.existing) is not None and _is_there(counts.existing_task, now_ms):
         if existing.request_digest != event.request_digest:
             raise _Refusal(errors.IdempotencyConflict())
         return Replayed(task=None, task_id=existing.task_id)
     check_size("arguments", event.arguments, limits.arguments_bytes)
-    _check_quota("live tasks of one owner", counts.owner_live, limits.live_per_owner)
-    _check_quota("stored tasks", counts.total, limits.tasks_total)
+    _check_quotas(counts, limits)
     policy = event.policy
     latest_ms = now_ms + policy.max_lifetime_ms - policy.retention_ms
     deadline_ms = min(now_ms + policy.queue_timeout_ms, latest_ms)
@@ -419,11 +435,10 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         updated_ms=now_ms,
         due_ms=now_ms,
         deadline_ms=deadline_ms,
-        expires_ms=min(
-            max(now_ms + policy.ttl_ms, deadline_ms + policy.retention_ms), now_ms + policy.max_lifetime_ms
-        ),
         dispatched_ms=now_ms,
         visible=event.visible,
+        reconnect_ms=0 if event.visible else event.reconnect_ms,
+        resumable_until_ms=now_ms + event.resumable_ms if event.resumable_ms else 0,
         slot=_slot(event.queue, moment),
         era=event.era,
         capabilities=event.capabilities,
@@ -436,6 +451,35 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         arguments=event.arguments,
         journal=event.journal,
     )
+
+
+def _is_there(task: Task | None, now_ms: int) -> bool:
+    return task is not None and effective(task, now_ms) is not None
+
+
+def _check_quotas(counts: StoreCounts, limits: Limits) -> None:
+    if counts.owner_live >= limits.live_per_owner:
+        raise _Refusal(
+            errors.QuotaExceeded(
+                "live tasks of one owner",
+                maximum=limits.live_per_owner,
+                actual=counts.owner_live,
+                unit="tasks",
+                setting="TASKS_MAX_LIVE_PER_OWNER",
+            )
+        )
+    if counts.stored >= limits.tasks_per_shard:
+        raise _Refusal(
+            errors.QuotaExceeded(
+                "stored tasks of one shard",
+                maximum=limits.tasks_per_shard,
+                actual=counts.stored,
+                unit="tasks",
+                setting="TASKS_MAX_TASKS_PER_SHARD",
+                until="some have expired",
+                retry_after_ms=MINUTE,
+            )
+        )
 
 
 def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
@@ -603,14 +647,19 @@ def _cancel(task: Task, event: Cancel, moment: _Moment) -> Applied:
 
 
 def _make_visible(task: Task, _: MakeVisible, __: _Moment) -> Applied:
-    """Whoever has the handle needs not wait, and so cannot leave."""
-    return Applied(task=replace(task, visible=True, return_by_ms=0))
+    """Whoever has the handle needs not wait, and so cannot leave; the task is kept as one with a handle."""
+    shown = replace(task, visible=True, return_by_ms=0)
+    if not task.status.is_final:
+        return Applied(task=shown)
+    return Applied(task=replace(shown, expires_ms=max(task.expires_ms, _expiry_ms(shown, task.deadline_ms))))
 
 
 def _caller_left(task: Task, event: CallerLeft, moment: _Moment) -> Applied:
     if task.visible:
         raise _Refusal(_invalid(task, event, "its handle was given out"))
-    return Applied(task=replace(task, return_by_ms=moment.now_ms + event.within_ms))
+    return_by_ms = moment.now_ms + event.within_ms
+    resumable_until_ms = max(task.resumable_until_ms, return_by_ms)
+    return Applied(task=replace(task, return_by_ms=return_by_ms, resumable_until_ms=resumable_until_ms))
 
 
 def _caller_returned(task: Task, _: CallerReturned, __: _Moment) -> Applied:
@@ -660,7 +709,6 @@ def _grant_slot(task: Task, event: GrantSlot, moment: _Moment) -> Applied:
         slot=slot,
         dispatched_ms=now_ms,
         deadline_ms=deadline_ms,
-        expires_ms=max(task.expires_ms, deadline_ms + policy.retention_ms),
     )
     return Applied(task=called)
 
@@ -757,15 +805,15 @@ _HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
 
 
 def _latest_ms(task: Task) -> int:
-    """The last moment that any deadline of this task may name: the cap, less the retention after it."""
+    """The last moment that any deadline of this task may name: its longest life, less its retention."""
     return task.created_ms + task.policy.max_lifetime_ms - task.policy.retention_ms
 
 
 def _moved(task: Task, now_ms: int, deadline_ms: int, **changes: Any) -> Task:
-    """The task one revision on; its lifetime covers the new deadline and only grows.
+    """The task one revision on, with the deadline of its new phase.
 
-    It stays within the cap, since no deadline is set past `_latest_ms`. Whoever moves gives its slot back,
-    unless the move says otherwise: what is interrupted goes on before others begin.
+    Whoever moves gives its slot back, unless the move says otherwise: what is interrupted goes on before
+    others begin.
     """
     changes.setdefault("slot", None)
     return replace(
@@ -773,7 +821,6 @@ def _moved(task: Task, now_ms: int, deadline_ms: int, **changes: Any) -> Task:
         revision=task.revision + 1,
         updated_ms=max(now_ms, task.updated_ms),
         deadline_ms=deadline_ms,
-        expires_ms=max(task.expires_ms, deadline_ms + task.policy.retention_ms),
         **changes,
     )
 
@@ -797,8 +844,18 @@ def _pending(task: Task, now_ms: int, delay_ms: int, **changes: Any) -> Task:
 
 
 def _ended(task: Task, now_ms: int, status: TaskStatus, **changes: Any) -> Task:
-    """Final: nothing is leased, asked or waited for any more."""
-    return _moved(task, now_ms, now_ms, status=status, lease=None, inputs={}, return_by_ms=0, **changes)
+    """Final: nothing is leased, asked or waited for any more, and it is fixed when the task goes."""
+    return _moved(
+        task,
+        now_ms,
+        now_ms,
+        status=status,
+        lease=None,
+        inputs={},
+        return_by_ms=0,
+        expires_ms=max(task.expires_ms, _expiry_ms(task, now_ms)),
+        **changes,
+    )
 
 
 def _failed(task: Task, now_ms: int, kind: FailureKind, message: str) -> Task:
@@ -847,11 +904,6 @@ def _line(source: Phase | None, after: Task, token: str, actor: str, at_ms: int)
 
 def _message(text: str | None, limits: Limits) -> str | None:
     return None if text is None else truncate(text, limits.status_message_bytes)
-
-
-def _check_quota(what: str, actual: int, maximum: int) -> None:
-    if actual >= maximum:
-        raise _Refusal(errors.QuotaExceeded(what, maximum=maximum, actual=actual, unit="tasks"))
 
 
 def _invalid(task: Task, event: Event, reason: str) -> errors.InvalidTransition:

@@ -48,7 +48,28 @@ class LimitExceeded(TasksServiceError):
 
 
 class QuotaExceeded(LimitExceeded):
-    """The owner, or the whole store, has as many tasks as allowed; retry when some have ended."""
+    """There is as much of something as may be; retry when there is less.
+
+    Attributes:
+        setting: What the operator raises to allow more; empty if nothing does.
+        until: What makes room, in a few words.
+        retry_after_ms: When it is worth another try.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        maximum: int,
+        actual: int,
+        unit: str,
+        setting: str = "",
+        until: str = "some have ended",
+        retry_after_ms: int = 5_000,
+    ) -> None:
+        super().__init__(what, maximum=maximum, actual=actual, unit=unit)
+        self.args = (f"{self}, by {setting}" if setting else str(self),)
+        self.setting, self.until, self.retry_after_ms = setting, until, retry_after_ms
 
 
 class UnknownTool(TasksServiceError):

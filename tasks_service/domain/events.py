@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .task import (
+    MINUTE,
     ClientCapability,
     Failure,
     InputRequest,
@@ -66,6 +67,9 @@ class Create(Event):
 
     Attributes:
         idempotency: Hash of the owner's idempotency key, or empty.
+        reconnect_ms: How long after its end it is kept while nobody has its handle.
+        resumable_ms: For how long the `requestState` that led to this call is good, so that its repetition
+            must find the same task; 0 if there was none.
         request_digest: Hash of the request, to tell a repetition from another request with the same key.
         journal: The answers that were given before the task existed.
     """
@@ -81,6 +85,8 @@ class Create(Event):
     capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
     visible: bool = True
+    reconnect_ms: int = 10 * MINUTE
+    resumable_ms: int = 0
     idempotency: str = ""
     request_digest: str = ""
     journal: tuple[JournalEntry, ...] = ()
@@ -121,7 +127,7 @@ class CallerLeft(ClientEvent):
 
     Attributes:
         within_ms: How long it may take to come back; then the task is cancelled. A later `CallerLeft` sets a
-            new time.
+            new time. The task is kept for that long, even if it ends meanwhile.
     """
 
     within_ms: int

@@ -35,7 +35,8 @@ class Limits:
         open_inputs: Questions of one task that are open at once.
         depth: Nesting of any JSON that is stored.
         live_per_owner: Tasks of one owner that are not final.
-        tasks_total: Tasks of a shard, final ones included; may be exceeded by the creates in flight.
+        tasks_per_shard: Tasks that are stored in the shard of their owner, ended ones included until they are
+            removed; may be exceeded by the creates in flight.
         log_entries: Entries kept of a task's transition log.
         running_per_owner: How many tasks of one owner may run from a queue at a time, by queue or
             `OTHER_QUEUES`; further ones wait for a slot, and are not refused.
@@ -51,7 +52,7 @@ class Limits:
     open_inputs: int = 64
     depth: int = 64
     live_per_owner: int = 10_000
-    tasks_total: int = 2_000_000
+    tasks_per_shard: int = 2_000_000
     log_entries: int = 64
     running_per_owner: Mapping[str, int] = field(default_factory=dict)
 

@@ -164,8 +164,8 @@ class Policy:
     """What the tool's author asked for, recorded with the task so that no rule needs the tool again.
 
     Attributes:
-        ttl_ms: Kept at least this long from creation.
-        retention_ms: Kept at least this long after it ended.
+        ttl_ms: Kept at least this long from creation, if its handle was given out.
+        retention_ms: Kept at least this long after it ended, if its handle was given out.
         queue_timeout_ms: How long it may be pending before it fails.
         timeout_ms: How long one attempt may run.
         question_ms: How long a question may stay open, unless the question says otherwise.
@@ -282,10 +282,15 @@ class Task:
         updated_ms: When the task last moved; reads and renewals leave it alone.
         due_ms: While pending, when it may be claimed.
         deadline_ms: When the present phase is overdue; the end itself for a final phase.
-        expires_ms: When a final task goes; only grows.
+        expires_ms: When a final task goes, fixed when it ends; 0 before.
+        kept_until_ms: Until when it is kept at least, as of the moment it was read or moved. Not stored:
+            while the task lives it grows with time.
         dispatched_ms: When its last message was made; lets a sweep see that it was overtaken.
         visible: Whether its handle was ever given out.
         return_by_ms: When it is cancelled unless its caller has come back; 0 while nobody has left.
+        resumable_until_ms: Until when what its caller was given instead of a handle (a `requestState`, a
+            place in a stream) leads back to it; 0 if nothing was.
+        reconnect_ms: How long after its end it is kept for a caller without a handle.
         slot: Whether it has a slot or waits for one; None while it needs none, or where there is no limit.
         capabilities: What the client of the creating call can be asked.
     """
@@ -301,7 +306,8 @@ class Task:
     updated_ms: int
     due_ms: int
     deadline_ms: int
-    expires_ms: int
+    expires_ms: int = 0
+    kept_until_ms: int = field(default=0, compare=False)
     status_message: str | None = None
     claims: int = 0
     attempts: int = 0
@@ -310,6 +316,8 @@ class Task:
     redispatches: int = 0
     visible: bool = True
     return_by_ms: int = 0
+    resumable_until_ms: int = 0
+    reconnect_ms: int = 0
     slot: Slot | None = None
     era: str = ""
     capabilities: frozenset[ClientCapability] = frozenset()
@@ -339,8 +347,8 @@ class Task:
 
     @property
     def ttl_ms(self) -> int:
-        """The exact retention as of now, from creation (docs/protocol.md, "ttlMs")."""
-        return self.expires_ms - self.created_ms
+        """How long it is kept at least, from creation, as of when it was read (docs/protocol.md, "ttlMs")."""
+        return self.kept_until_ms - self.created_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

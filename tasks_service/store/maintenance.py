@@ -15,7 +15,7 @@ class Due(StrEnum):
     """The indexes that a sweep works off."""
 
     EXPIRED = "expired"
-    """Past `expires_ms`."""
+    """Final, and past `expires_ms`."""
     OVERDUE = "overdue"
     """Past the deadline of their phase."""
     LEASES = "leases"
@@ -137,6 +137,15 @@ class TaskStoreMaintenance(Protocol):
         Args:
             lease_ms: How long a lease is.
         """
+
+    def has_due_suspects(self) -> bool:
+        """Whether the time has come to look again at a message that seems lost: see `mark_suspected`."""
+
+    def mark_beat(self, kind: str) -> None:
+        """Note that beat has just had this kind of work done."""
+
+    def beat_ages_ms(self) -> dict[str, int]:
+        """How many ms ago beat last had each kind of work done; a kind that it never had is missing."""
 
     def last_sweep_ms(self) -> int | None:
         """How many ms ago the last sweep began; None if none ever did."""

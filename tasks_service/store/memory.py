@@ -20,7 +20,6 @@ from ..domain.decide import (
     StoreCounts,
     decide,
     effective,
-    idempotency_record,
     next_due_ms,
     redispatch_backoff_ms,
 )
@@ -75,6 +74,7 @@ class MemoryTaskStore:
         self._locks: dict[str, int] = {}
         self._queues: set[str] = set()
         self._swept: SweepRecord | None = None
+        self._beat: dict[str, int] = {}
 
     # --- ClientStore -------------------------------------------------------------------------------------
 
@@ -83,10 +83,13 @@ class MemoryTaskStore:
         with self._lock:
             now_ms, record = self._clock(), self._records.get(task_hash(event.task_id))
             key = (event.owner, event.idempotency)
+            existing = self._idempotency.get(key) if event.idempotency else None
+            there = self._records.get(task_hash(existing.task_id)) if existing else None
             counts = StoreCounts(
                 owner_live=sum(self._is_live(task) for task in self._tasks(event.owner)),
-                total=len(self._records),
-                existing=self._idempotency.get(key) if event.idempotency else None,
+                stored=len(self._records),
+                existing=existing,
+                existing_task=there.task if there else None,
                 slots_until_ms=self._slots_until_ms(ConcurrencyKey(event.owner, event.queue)),
             )
             decision = decide(
@@ -104,7 +107,8 @@ class MemoryTaskStore:
                 return Created(task=found, replayed=True)
             task = self._standing(self._write(task_hash(event.task_id), None, decision, event))
             if event.idempotency:
-                self._idempotency[key] = idempotency_record(task, event.request_digest)
+                digest = event.request_digest
+                self._idempotency[key] = IdempotencyRecord(task_id=task.task_id, request_digest=digest)
             return Created(task=task)
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
@@ -228,6 +232,21 @@ class MemoryTaskStore:
             before = self._swept or SweepRecord(now_ms, "", now_ms)
             mark, self._swept = before.mark(now_ms, "", lease_ms)
             return mark
+
+    def has_due_suspects(self) -> bool:
+        """See `TaskStoreMaintenance.has_due_suspects`."""
+        with self._lock:
+            return any(at_ms <= self._clock() for at_ms in self._suspects.values())
+
+    def mark_beat(self, kind: str) -> None:
+        """See `TaskStoreMaintenance.mark_beat`."""
+        with self._lock:
+            self._beat[kind] = self._clock()
+
+    def beat_ages_ms(self) -> dict[str, int]:
+        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        with self._lock:
+            return {kind: max(self._clock() - at_ms, 0) for kind, at_ms in self._beat.items()}
 
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
@@ -368,7 +387,7 @@ def _folded(record: TaskRecord | None, applied: Applied, task: Task, log_entries
 def _moment(index: Due, task: Task) -> int:
     """When an index says that a task is due; negative if it is not in the index."""
     if index is Due.EXPIRED:
-        return task.expires_ms
+        return task.expires_ms if task.status.is_final else -1
     if index is Due.OVERDUE:
         return -1 if task.status.is_final else next_due_ms(task)
     if index is Due.LEASES:

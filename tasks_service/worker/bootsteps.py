@@ -12,16 +12,17 @@ from ..broker.app import DRAIN_SECONDS, MAINTENANCE_QUEUE
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..store.findings import errors_among
 from ..store.redis import Role
-from .celery_tasks import ToolTask, register_sweep
+from .celery_tasks import ToolTask
 from .engine import Engine
-from .maintenance import SweepThread
+from .maintenance.beat_tasks import register_beat_tasks
+from .maintenance.thread import SweepThread
 
 logger = logging.getLogger(__name__)
 
 
 def install(app: Celery, engine: Engine, tools: ToolRegistry) -> None:
     """Add to an app what its workers need; nothing runs in processes that are not workers."""
-    register_sweep(app, engine)
+    register_beat_tasks(app, lambda: engine.beat_work)
     app.steps["worker"].add(_step(engine, tools))
 
     def on_shutting_down(how: str = "", **_: Any) -> None:

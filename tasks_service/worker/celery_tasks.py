@@ -1,4 +1,4 @@
-"""The Celery tasks that a service registers: one for each tool, and one that sweeps.
+"""The Celery tasks of tools: one for each; what beat sends is in `maintenance.beat_tasks`.
 
 On a shop's own app nothing else is touched: what a durable task needs is an attribute of its Celery task.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
 from typing import Any
 
 from celery import Celery, Task
@@ -17,12 +16,9 @@ from ..domain.task import new_token
 from .engine import Engine
 from .exposed import original_task, run_exposed
 from .request import LEASE_HEADER
-from .schedule import SWEEP_TASK
 
 HARD_LIMIT_AFTER = 15
 """Seconds after a tool's timeout when Celery kills the pool child that still runs it (prefork only)."""
-
-_SWEPT: weakref.WeakSet[Celery] = weakref.WeakSet()
 
 
 class ToolFailed(Exception):
@@ -88,16 +84,3 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
         )
         if ended is not None and (ended.failure is not None or ended.is_error):
             raise ToolFailed(f"the record of task {task} says why") from None
-
-
-def register_sweep(app: Celery, engine: Engine) -> None:
-    """Register the Celery task that beat asks for; once, however many services an app has."""
-    if app in _SWEPT:
-        return
-    _SWEPT.add(app)
-
-    @app.task(  # type: ignore[untyped-decorator]
-        name=SWEEP_TASK, shared=False, ignore_result=True, acks_late=False, typing=False, serializer="json"
-    )
-    def sweep() -> None:
-        engine.sweep_once()

@@ -9,13 +9,15 @@ from celery import Celery
 
 from ..broker.dispatcher import Dispatcher
 from ..domain.errors import ConfigurationError
+from ..domain.task import SECOND
 from ..settings import Settings
 from ..store.redis import RedisTaskStore
 from .execution import Executor
 from .interrupts import Interrupter
 from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
-from .maintenance import Sweeper
+from .maintenance.beat_tasks import BeatWork
+from .maintenance.thread import LEASE_MS, Sweeper
 from .report_publisher import ReportPublisher
 from .request import ChildLossReporter
 from .shutdown import ShutdownDeadline
@@ -42,7 +44,7 @@ class Engine:
         self._lock = threading.Lock()
         self._executor: Executor | None = None
         self._child_losses: ChildLossReporter | None = None
-        self._sweeper: Sweeper | None = None
+        self._beat_work: BeatWork | None = None
         self._announcer: RedisTaskStore | None = None
         os.register_at_fork(after_in_child=self._forget)
 
@@ -80,18 +82,23 @@ class Engine:
             child_losses.close()
 
     def sweeper(self) -> Sweeper:
-        """A sweeper with a store of its own."""
+        """What a worker process does by itself, with a store of its own."""
         dispatcher = self.dispatcher()
         return Sweeper(self.store(dispatcher, pool=2), dispatcher, interval=self.settings.sweep_interval)
 
-    def sweep_once(self) -> None:
-        """Sweep now, unless another process has just done so."""
+    @property
+    def beat_work(self) -> BeatWork:
+        """Does what beat asks for, in this process."""
         with self._lock:
-            if self._sweeper is None:
-                self._sweeper = self.sweeper()
-            sweeper = self._sweeper
-        if sweeper.sweep() is not None:
-            sweeper.audit()
+            if self._beat_work is None:
+                dispatcher = self.dispatcher()
+                self._beat_work = BeatWork(
+                    self.store(dispatcher, pool=2),
+                    dispatcher,
+                    interval_ms=round(self.settings.sweep_interval * SECOND),
+                    lease_ms=LEASE_MS,
+                )
+            return self._beat_work
 
     def announce(self, name: str) -> None:
         """Publish an announcement (see `store.announcements`), from any process.
@@ -142,4 +149,4 @@ class Engine:
     def _forget(self) -> None:
         """Forget everything after a fork, which threads and connections do not survive."""
         self._lock = threading.Lock()
-        self._executor = self._child_losses = self._sweeper = self._announcer = None
+        self._executor = self._child_losses = self._beat_work = self._announcer = None

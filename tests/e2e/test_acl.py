@@ -168,7 +168,7 @@ def test_flower_hears_the_workers_events_and_asks_them(service: Service, tmp_pat
 
 
 def test_beat_asks_for_sweeps_that_workers_make(service: Service) -> None:
-    wait_until(lambda: "tasks_service.sweep" in service.worker.logs(), service.beat.logs)
+    wait_until(lambda: "tasks_service.reap_stale_tasks" in service.worker.logs(), service.beat.logs)
 
 
 EVERYBODY = ROLES

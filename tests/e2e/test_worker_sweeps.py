@@ -16,7 +16,7 @@ from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import JsonText, Phase, Policy, Task, TaskStatus, new_token
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
-from tasks_service.worker.maintenance import Sweeper, Swept
+from tasks_service.worker.maintenance.thread import Sweeper, Swept
 from tests.kit.forgetting import ForgetfulServer
 from tests.kit.proxy import CuttingProxy, Verdict
 from tests.kit.store_adapter import counts

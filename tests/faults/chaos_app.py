@@ -12,7 +12,7 @@ from celery.beat import ScheduleEntry, Scheduler
 from tasks_service import ProtocolError, RetryPolicy, TaskContext, TaskService
 from tasks_service.failpoints import failpoint
 from tasks_service.service import ToolOptions
-from tasks_service.worker.schedule import DEFAULT_BEAT_SCHEDULE
+from tasks_service.worker.maintenance.schedule import BEAT_SCHEDULE
 
 LEASE = timedelta(seconds=2)
 ATTEMPTS = 60
@@ -37,7 +37,7 @@ app = service.celery
 app.conf.worker_soft_shutdown_timeout = 0.5
 app.conf.beat_schedule = {
     name: {**entry, "schedule": 0.25, "options": {**entry["options"], "expires": 0.25}}
-    for name, entry in DEFAULT_BEAT_SCHEDULE.items()
+    for name, entry in BEAT_SCHEDULE.items()
 }
 
 

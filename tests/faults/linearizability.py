@@ -193,7 +193,7 @@ class Wanderer:
                 ended_ns=time.monotonic_ns(),
                 revision=None if task is None else task.revision,
                 lease_id=lease_id,
-                until_ms=0 if task is None else task.expires_ms,
+                until_ms=0 if task is None else task.kept_until_ms,
                 attempts=tries,
             )
         )

@@ -102,9 +102,9 @@ MUTANTS: dict[str, Mutant] = {
         '    commands.append(("UNLINK", shard.task',
     ),
     "records never end": Mutant(
-        RECORDS,
-        "if before is None or before.expires_ms != after.expires_ms:",
-        "if before is not None and before.expires_ms != after.expires_ms:",
+        LAYOUT,
+        "if before is not None and _ends(shard, before) == _ends(shard, after):",
+        "if before is None or _ends(shard, before) == _ends(shard, after):",
     ),
     "a slot is never granted": Mutant(TRANSITIONS, "free = seen.free", "free = 0", by="concurrency limits"),
     "a slot is granted without a message": Mutant(

@@ -36,11 +36,11 @@ POINTS: Mapping[str, tuple[Kind, ...]] = {
     "CompleteWithResult": (C,),
     "FailWithError": (C,),
     "Release": (P, C),
-    # In the middle of each index of a sweep; a child sweeps when beat asks for it.
+    # In the middle of each index of a sweep; a child does what beat asks for, and expiry is beat's alone.
     "Redispatch": (P, C),
     "DeadlinePassed": (P, C),
     "Reap": (P, C),
-    "Expire": (P, C),
+    "Expire": (C,),
     # After an end that gave a slot back. Front ends (a cancellation) and sweeps of parents come here as well,
     # so rarely that no campaign can wait for it; what they do here is what a child does.
     "GrantSlot": (C,),

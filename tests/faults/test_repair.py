@@ -114,7 +114,7 @@ def key(task: Task, kind: str = "t") -> str:
 
 
 def remembered(task_id: str) -> str:
-    return json.dumps({"task": task_id, "digest": "d", "until": 1})
+    return json.dumps({"task": task_id, "digest": "d"})
 
 
 DAMAGES: dict[str, Damage] = {

@@ -24,7 +24,7 @@ from tasks_service.domain.task import MINUTE, SECOND, JsonText, Phase, Policy, T
 from tasks_service.service import TaskService
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
-from tasks_service.worker.maintenance import Sweeper, Swept
+from tasks_service.worker.maintenance.thread import Sweeper, Swept
 from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, Clock, creation
 from tests.kit.servers import RedisServer
@@ -268,13 +268,13 @@ def test_two_beats_at_once_cause_no_run_too_many(tmp_path: Path, measured: Measu
     beats = [Process(f"beat-{n}", [sys.executable, *command], env, tmp_path) for n in range(2)]
     try:
         assert node.ready(), node.logs()
-        wait_until(lambda: node.logs().count("tasks_service.sweep[") > 10, node.logs)
+        wait_until(lambda: node.logs().count("tasks_service.reap_stale_tasks[") > 10, node.logs)
         path = str(tmp_path / "effects")
         with client_of(service, server.url) as client:
             naps = [client.call("nap", path=path) for _ in range(8)]
             goods = [client.call("good", path=path) for _ in range(40)]
             ended = [client.ended(task).task for task in naps + goods]
-        asked = node.logs().count("tasks_service.sweep[") // 2
+        asked = node.logs().count("tasks_service.reap_stale_tasks[") // 2
         assert all(beat.alive for beat in beats)
     finally:
         for beat in beats:

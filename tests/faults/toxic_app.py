@@ -17,14 +17,14 @@ from typing import Any
 from tasks_service import TaskContext, TaskService
 from tasks_service.domain.errors import AttemptEnded
 from tasks_service.service import ToolOptions
-from tasks_service.worker.schedule import DEFAULT_BEAT_SCHEDULE
+from tasks_service.worker.maintenance.schedule import BEAT_SCHEDULE
 
 service = TaskService("Toxic")
 app = service.celery
 app.conf.worker_soft_shutdown_timeout = 0.5
 app.conf.beat_schedule = {
     name: {**entry, "schedule": 0.2, "options": {**entry["options"], "expires": None}}
-    for name, entry in DEFAULT_BEAT_SCHEDULE.items()
+    for name, entry in BEAT_SCHEDULE.items()
 }
 if visibility := os.environ.get("TOXIC_VISIBILITY"):
     app.conf.broker_transport_options = {

@@ -32,7 +32,7 @@ import redis
 from redis.cluster import ClusterNode
 
 from tasks_service.addresses.redis import Kind, parse_address
-from tasks_service.domain.decide import TRANSITIONS
+from tasks_service.domain.decide import TRANSITIONS, effective
 from tasks_service.domain.errors import CorruptRecord, TaskNotFound
 from tasks_service.domain.events import RepairRecord
 from tasks_service.domain.indexes import awaits_first_message
@@ -44,7 +44,17 @@ from tasks_service.store.redis.repair import DRIFT_MS
 
 from .history import ClientLog, check_history
 
-INDEXES = ("expired", "overdue", "leases", "timers", "suspects", "overtaken", "queues", "concurrency_keys")
+INDEXES = (
+    "expired",
+    "overdue",
+    "leases",
+    "timers",
+    "suspects",
+    "overtaken",
+    "queues",
+    "concurrency_keys",
+    "beat",
+)
 """Shard-wide keys: one of each, without a lifetime, because they hold what lives and nothing else."""
 
 KINDS: Mapping[str, str] = {
@@ -298,12 +308,17 @@ def _fields(client: Any, seen: _Seen, name: str, record: TaskRecord) -> Iterator
     for kind in ("record", "log"):
         for key in (key for key, match in seen.keys[kind].items() if match["task"] == name):
             ends_ms = client.pexpiretime(key)
-            if abs(ends_ms - record.task.expires_ms - BACKSTOP_MS) > DRIFT_MS:
-                yield Violation("I15", name, f"{key} ends at {ends_ms}, expires {record.task.expires_ms}")
+            if abs(ends_ms - _last_ms(record.task) - BACKSTOP_MS) > DRIFT_MS:
+                yield Violation("I15", name, f"{key} ends at {ends_ms}, the task at {_last_ms(record.task)}")
             if kind == "record":
                 entries = {name for name in client.hkeys(key) if name.startswith("j:")}
                 if extra := entries - {f"j:{number}" for number in range(record.task.journal_length)}:
                     yield Violation("I3", name, f"journal entries {extra} beyond its end")
+
+
+def _last_ms(task: Task) -> int:
+    """When a task is certainly no more: at its expiry, or, while it lives, at the end of its longest life."""
+    return task.expires_ms if task.status.is_final else task.created_ms + task.policy.max_lifetime_ms
 
 
 # --- indexes ----------------------------------------------------------------------------------------------
@@ -317,7 +332,8 @@ def _name(task_id: str) -> str:
 def _places(tag: str, task: Task) -> Iterator[tuple[str, int]]:
     """Where a task must be indexed, and how; written down apart from the store's own layout."""
     yield f"{tag}:owner:{task.owner}", task.created_ms
-    yield f"{tag}:expired", task.expires_ms
+    if task.status.is_final:
+        yield f"{tag}:expired", task.expires_ms
     if task.phase in (Phase.PENDING, Phase.RUNNING, Phase.PARKED):
         yield f"{tag}:overdue", min(task.deadline_ms, task.return_by_ms or task.deadline_ms)
     if task.phase is Phase.RUNNING and task.lease is not None:
@@ -383,32 +399,30 @@ def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation
         if (text := client.get(key)) is None:
             continue  # its lifetime has run out since it was listed
         try:
-            value = json.loads(text)
-        except ValueError:
+            named = _name(json.loads(text)["task"])
+        except (ValueError, TypeError, LookupError):
             yield Violation("I11", "", f"{key}: cannot be read")
             continue
-        name, until_ms = _name(value["task"]), value["until"]
-        remembered[match["owner"], match["hash"]] = name
-        record = seen.records.get(name)
+        ends_ms = client.pexpiretime(key)
+        remembered[match["owner"], match["hash"]] = named
+        record = seen.records.get(named)
         if record is not None and record.task.idempotency != match["hash"]:
-            yield Violation("I11", name, f"{key}: leads to a task of another key")
-        elif record is None and until_ms > latest_ms:
-            yield Violation("I11", name, f"{key}: leads to no task")
+            yield Violation("I11", named, f"{key}: leads to a task of another key")
+        elif record is not None and abs(ends_ms - _key_ends_ms(record.task)) > DRIFT_MS:
+            yield Violation("I11", named, f"{key}: ends at {ends_ms}, not at {_key_ends_ms(record.task)}")
+        elif record is None and ends_ms > latest_ms:
+            yield Violation("I11", named, f"{key}: leads to no task")
     for name, record in seen.records.items():
-        task = record.task
-        if task.idempotency and _remembered_until_ms(task) > latest_ms + 1_000:
-            found = remembered.get((task.owner, task.idempotency))
+        now = effective(record.task, latest_ms + 1_000)
+        if record.task.idempotency and now is not None:
+            found = remembered.get((record.task.owner, record.task.idempotency))
             if found != name:
                 yield Violation("I11", name, f"its key leads to {found or 'no task'}")
 
 
-def _remembered_until_ms(task: Task) -> int:
-    """Until when a task's idempotency key must lead to it: for the lifetime that it had at its creation."""
-    policy = task.policy
-    queue_timeout_ms = min(policy.queue_timeout_ms, policy.max_lifetime_ms - policy.retention_ms)
-    return task.created_ms + min(
-        max(policy.ttl_ms, queue_timeout_ms + policy.retention_ms), policy.max_lifetime_ms
-    )
+def _key_ends_ms(task: Task) -> int:
+    """An idempotency key lives exactly as long as its task."""
+    return task.expires_ms if task.status.is_final else _last_ms(task) + BACKSTOP_MS
 
 
 def _latest_ms(client: Any, seen: _Seen, prefix: str) -> int:

@@ -40,7 +40,6 @@ from tasks_service.domain.limits import Limits
 from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.task import (
     HOUR,
-    MINUTE,
     SECOND,
     ClientCapability,
     EntryKind,
@@ -230,14 +229,11 @@ def test_an_idempotency_key_with_another_request_is_refused(face: Face) -> None:
 
 
 def test_a_key_that_is_used_again_stays_with_its_new_task_when_the_old_one_goes(face: Face) -> None:
-    policy = Policy(ttl_ms=SECOND, retention_ms=SECOND, queue_timeout_ms=SECOND, timeout_ms=MINUTE)
-    first, lease_id = face.run(policy=policy, idempotency="k", request_digest="d")
-    face.clock.pass_ms(2 * SECOND)
-    second = face.create(idempotency="k", request_digest="d")
-    assert second.task_id != first.task_id, "the key was forgotten, and the first task runs on"
-
-    first = face.store.commit(first.task_id, CompleteWithResult(lease_id=lease_id, result=RESULT))
+    policy = Policy(ttl_ms=SECOND, retention_ms=SECOND)
+    first = face.finish(policy=policy, idempotency="k", request_digest="d")
     face.clock.pass_ms(first.expires_ms - face.clock())
+    second = face.create(idempotency="k", request_digest="d")
+    assert second.task_id != first.task_id, "the first has expired, and no sweep has removed it"
     assert face.maintenance.apply_sweep(first.task_id, Expire()) is None
 
     again = face.store.create(creation(idempotency="k", request_digest="d"))
@@ -318,7 +314,7 @@ def test_an_owner_has_no_more_live_tasks_than_the_quota(make_face: FaceMaker) ->
 
 
 def test_the_store_has_no_more_tasks_than_its_limit(make_face: FaceMaker) -> None:
-    face = make_face(Limits(tasks_total=2))
+    face = make_face(Limits(tasks_per_shard=2))
     face.finish()
     face.create(BOB)
     with pytest.raises(QuotaExceeded):
@@ -459,7 +455,8 @@ def test_a_task_that_expired_unswept_stays_in_sight_of_the_sweep(face: Face) -> 
     face.clock.pass_ms(HOUR)
     with pytest.raises(TaskNotFound):
         face.maintenance.apply_sweep(task.task_id, Reap())
-    assert face.maintenance.due(Due.EXPIRED, limit=10) == [task_hash(task.task_id)]
+    assert face.maintenance.due(Due.EXPIRED, limit=10) == []
+    assert face.maintenance.due(Due.OVERDUE, limit=10) == [task_hash(task.task_id)]
     assert face.maintenance.apply_sweep(task.task_id, Expire()) is None
     assert counts(face.maintenance).total == 0
 

@@ -82,7 +82,7 @@ POLICY = Policy(
 )
 LIMITS = Limits(
     live_per_owner=4,
-    tasks_total=12,
+    tasks_per_shard=12,
     result_bytes=40,
     variables_bytes=60,
     journal_entries=4,

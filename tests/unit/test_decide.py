@@ -21,7 +21,6 @@ from tasks_service.domain.decide import (
     StoreCounts,
     decide,
     effective,
-    idempotency_record,
     next_due_ms,
     redispatch_backoff_ms,
 )
@@ -282,7 +281,7 @@ def hidden(life: Callable[[], Life]) -> Callable[[], Life]:
     def made() -> Life:
         changed = life()
         assert changed.record is not None
-        changed.record = replace(changed.record, task=replace(changed.task, visible=False))
+        changed.record = replace(changed.record, task=replace(changed.task, visible=False, reconnect_ms=DAY))
         return changed
 
     return made
@@ -511,8 +510,9 @@ def test_a_creation_up_to_the_owners_quota_is_allowed() -> None:
 
 
 def test_a_creation_over_the_stores_quota_is_refused() -> None:
-    error = refusal(Life(limits=Limits(tasks_total=5)).meets(create(), StoreCounts(total=5)), QuotaExceeded)
-    assert error.what == "stored tasks"
+    limits = Limits(tasks_per_shard=5)
+    error = refusal(Life(limits=limits).meets(create(), StoreCounts(stored=5)), QuotaExceeded)
+    assert (error.what, error.maximum, error.actual) == ("stored tasks of one shard", 5, 5)
 
 
 def test_arguments_over_the_limit_are_refused_and_nothing_is_recorded() -> None:
@@ -522,29 +522,23 @@ def test_arguments_over_the_limit_are_refused_and_nothing_is_recorded() -> None:
     assert life.record is None
 
 
-EARLIER = IdempotencyRecord(task_id="earlier", request_digest="same", until_ms=START_MS + 1)
+EARLIER = IdempotencyRecord(task_id="earlier", request_digest="same")
+
+
+def earlier() -> StoreCounts:
+    """What a create meets under the key of an earlier task, which lives."""
+    return StoreCounts(existing=EARLIER, existing_task=running().task, owner_live=10**9)
 
 
 def test_a_repeated_idempotency_key_leads_to_the_earlier_task() -> None:
     event = replace(create(), idempotency="key", request_digest="same")
-    decision = Life().meets(event, StoreCounts(existing=EARLIER, owner_live=10**9))
+    decision = Life().meets(event, earlier())
     assert decision == Replayed(task=None, task_id="earlier")
 
 
 def test_an_idempotency_key_with_another_request_is_a_conflict() -> None:
     event = replace(create(), idempotency="key", request_digest="other")
-    refusal(Life().meets(event, StoreCounts(existing=EARLIER)), IdempotencyConflict)
-
-
-@pytest.mark.parametrize("digest", ["same", "other"])
-def test_an_idempotency_key_is_forgotten_after_the_lifetime_that_its_task_had_at_its_creation(
-    digest: str,
-) -> None:
-    event = replace(create(), idempotency="key", request_digest=digest)
-    life = Life().passes(1)
-    life.meets(event, StoreCounts(existing=EARLIER))
-    assert life.task.task_id == event.task_id
-    assert idempotency_record(life.task, digest).until_ms == life.task.expires_ms
+    refusal(Life().meets(event, earlier()), IdempotencyConflict)
 
 
 def test_a_hidden_task_is_revealed_by_giving_out_its_handle() -> None:
@@ -1171,11 +1165,6 @@ def test_what_is_next_due_is_the_deadline_and_then_the_end() -> None:
 # --- lifetimes --------------------------------------------------------------------------------------
 
 
-def test_a_task_outlives_the_deadline_of_its_phase_by_its_retention() -> None:
-    policy = Policy(ttl_ms=MINUTE, retention_ms=HOUR, queue_timeout_ms=DAY)
-    assert Life(policy).created().task.expires_ms == START_MS + DAY + HOUR
-
-
 def test_a_ttl_longer_than_all_deadlines_is_honoured() -> None:
     assert Life(Policy(ttl_ms=20 * DAY)).created().task.ttl_ms == 20 * DAY
 
@@ -1184,12 +1173,6 @@ def test_an_ended_task_is_kept_for_its_retention() -> None:
     life = Life(Policy(ttl_ms=0, queue_timeout_ms=MINUTE, timeout_ms=MINUTE)).created().claimed()
     life.passes(50 * SECOND).completed()
     assert life.task.expires_ms >= life.now_ms + HOUR
-
-
-def test_an_earlier_end_does_not_shorten_what_was_promised() -> None:
-    life = pending()
-    promised_ms = life.task.expires_ms
-    assert life.goes(Cancel()).expires_ms == promised_ms
 
 
 def test_no_life_goes_beyond_the_cap() -> None:
@@ -1306,7 +1289,6 @@ def test_a_call_gives_a_slot_and_all_of_the_patience_and_moves_nothing() -> None
     task = life.goes(GrantSlot())
     assert (task.slot, task.dispatched_ms, task.revision) == (Slot.HELD, life.now_ms, 0)
     assert task.deadline_ms == life.now_ms + life.policy.queue_timeout_ms
-    assert task.expires_ms == task.deadline_ms + life.policy.retention_ms
 
 
 def test_a_call_is_refused_while_every_slot_is_taken() -> None:

@@ -321,8 +321,35 @@ def test_tries_never_exceed_max_attempts_nor_runs(history: History) -> None:
 def test_every_life_is_finite(history: History) -> None:
     for record in stored(history):
         task, policy = record.task, record.task.policy
+        assert task.deadline_ms + policy.retention_ms <= task.created_ms + policy.max_lifetime_ms
         assert task.expires_ms <= task.created_ms + policy.max_lifetime_ms
-        assert task.deadline_ms + policy.retention_ms <= task.expires_ms
+        if task.status.is_final and task.visible:
+            assert task.deadline_ms + policy.retention_ms <= task.expires_ms
+
+
+@PATIENT
+@given(histories())
+def test_the_end_of_a_life_is_fixed_when_the_task_is_final_and_not_before(history: History) -> None:
+    for record in stored(history):
+        assert bool(record.task.expires_ms) is record.task.status.is_final
+
+
+@PATIENT
+@given(histories())
+def test_a_task_is_kept_for_as_long_as_a_client_ever_read(history: History) -> None:
+    promised_ms = latest_ms = 0
+    for moment in history:
+        if moment.now_ms < latest_ms:
+            return  # a failover has put the clock back, and reads show an earlier age
+        latest_ms = moment.now_ms
+        if moment.after is not None and moment.after.task.visible:
+            seen = effective(moment.after.task, moment.now_ms)
+            assert seen is not None or moment.now_ms >= promised_ms
+            if seen is not None:
+                assert seen.kept_until_ms >= promised_ms
+                promised_ms = seen.kept_until_ms
+        if moment.after is None:
+            assert moment.now_ms >= promised_ms
 
 
 @PATIENT

@@ -46,10 +46,17 @@ def test_a_tool_has_a_celery_task_of_its_name_on_a_declared_queue(service: TaskS
     assert {"gpu", "maintenance"} <= set(service.celery.amqp.queues)
 
 
-def test_beat_of_our_own_app_sweeps(service: TaskService) -> None:
-    (entry,) = service.celery.conf.beat_schedule.values()
-    assert entry["task"] == "tasks_service.sweep"
-    assert entry["options"]["queue"] == "maintenance"
+def test_beat_of_our_own_app_asks_for_four_kinds_of_maintenance(service: TaskService) -> None:
+    schedule = service.celery.conf.beat_schedule
+    assert {name: entry["schedule"] for name, entry in schedule.items()} == {
+        "expire-finished-tasks": 60,
+        "reap-stale-tasks": 10,
+        "resend-lost-messages": 10,
+        "audit-records": 600,
+    }
+    for entry in schedule.values():
+        assert entry["options"]["queue"] == "maintenance"
+        assert not service.celery.tasks[entry["task"]].send_events, "Flower shows the author's tasks"
 
 
 def test_two_services_do_not_share_tools(service: TaskService) -> None:

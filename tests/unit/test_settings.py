@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
+import tasks_service
 from beat_schedule import BEAT_SCHEDULE
 from tasks_service.settings import Settings
-from tasks_service.worker.schedule import DEFAULT_BEAT_SCHEDULE
 
 
 @pytest.fixture(autouse=True)
@@ -160,4 +160,4 @@ def test_limits_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_schedule_of_this_deployment_is_the_default_one() -> None:
-    assert BEAT_SCHEDULE == DEFAULT_BEAT_SCHEDULE
+    assert BEAT_SCHEDULE == tasks_service.BEAT_SCHEDULE

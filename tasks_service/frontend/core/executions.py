@@ -189,6 +189,8 @@ class Executions:
             capabilities=capabilities,
             trace=call.trace,
             visible=visible,
+            reconnect_ms=self._waiting_calls.reconnect_ms,
+            resumable_ms=self._states.life_ms if asked.conversation else 0,
             idempotency=digest(name) if name else "",
             request_digest=request_digest(call.tool, call.arguments) if name else "",
             journal=asked.journal,

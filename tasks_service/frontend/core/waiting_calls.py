@@ -68,13 +68,14 @@ class WaitingCalls:
 
     Attributes:
         wait_limit: See the argument.
+        reconnect_ms: The reconnect window.
     """
 
     def __init__(
         self, store: AsyncTaskStore, feed: ChangeFeed, *, wait_limit: float, reconnect_window: float
     ) -> None:
         self._store, self._feed, self.wait_limit = store, feed, wait_limit
-        self._reconnect_ms = round(reconnect_window * SECOND)
+        self.reconnect_ms = round(reconnect_window * SECOND)
 
     async def hold(
         self,
@@ -128,7 +129,7 @@ class WaitingCalls:
         stays = call.may_reconnect and not for_good
         try:
             async with asyncio.timeout(self._feed.timings.abandon):
-                event = CallerLeft(within_ms=self._reconnect_ms) if stays else leaving
+                event = CallerLeft(within_ms=self.reconnect_ms) if stays else leaving
                 await self._store.apply(call.owner, call.task_id, event, hidden=True)
         except (TaskNotFound, InvalidTransition):
             return

@@ -59,9 +59,6 @@ REQUEST_CANCELLED: Final = -32800
 """A plain call whose execution was cancelled by another hand."""
 
 
-QUOTA_RETRY_MS: Final = 5_000
-"""When a caller over its quota may try again."""
-
 KEY_BYTES: Final = 128
 """Longest idempotency key."""
 
@@ -202,8 +199,8 @@ def refusal(error: TasksServiceError) -> MCPError:
         case QuotaExceeded():
             return MCPError(
                 INTERNAL_ERROR,
-                f"Over quota: {error}. Try again when some have ended",
-                {**_limit(error), "retryAfterMs": QUOTA_RETRY_MS},
+                f"Over quota: {error}. Try again when {error.until}",
+                {**_limit(error), "setting": error.setting, "retryAfterMs": error.retry_after_ms},
             )
         case LimitExceeded():
             return MCPError(INVALID_PARAMS, f"Over the limit: {error}", _limit(error))

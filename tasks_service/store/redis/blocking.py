@@ -240,6 +240,18 @@ class RedisTaskStore:
         """See `TaskStoreMaintenance.mark_sweep`."""
         return self.run(self._sweeps.mark_sweep(self._servers, lease_ms=lease_ms))
 
+    def has_due_suspects(self) -> bool:
+        """See `TaskStoreMaintenance.has_due_suspects`."""
+        return self.run(self._sweeps.has_due_suspects())
+
+    def mark_beat(self, kind: str) -> None:
+        """See `TaskStoreMaintenance.mark_beat`."""
+        self.run(self._sweeps.mark_beat(kind))
+
+    def beat_ages_ms(self) -> dict[str, int]:
+        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        return self.run(self._sweeps.beat_ages_ms())
+
     def last_sweep_ms(self) -> int | None:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         return self.run(self._sweeps.last_sweep_ms())
@@ -250,12 +262,24 @@ class RedisTaskStore:
 
     def task_names(self) -> Iterator[str]:
         """See `TaskStoreMaintenance.task_names`."""
+        queues = self.queues()
         for shard in self._layout.shards:
-            cursor, names = self.run(self._reads.scan(shard, "0"))
+            indexes = (Due.OVERDUE, Due.LEASES, Due.TIMERS)
+            live: set[str] = set()
+            # One that is missing from the first index, and alive, may be in the others.
+            for key in (*(shard.index(index.value) for index in indexes), *map(shard.pending, queues)):
+                found = set(self._members(key)) - live
+                live |= found
+                yield from found
+            # Those that have ended come last: who ends meanwhile is not missed.
+            yield from (name for name in self._members(shard.index(Due.EXPIRED.value)) if name not in live)
+
+    def _members(self, key: str) -> Iterator[str]:
+        cursor, names = self.run(self._reads.scan(key, "0"))
+        yield from names
+        while cursor != "0":
+            cursor, names = self.run(self._reads.scan(key, cursor))
             yield from names
-            while cursor != "0":
-                cursor, names = self.run(self._reads.scan(shard, cursor))
-                yield from names
 
     def index_problems(self, reference: str) -> list[str]:
         """See `TaskStoreMaintenance.index_problems`."""

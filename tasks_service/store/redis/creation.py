@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...domain.decide import Applied, Refused, Replayed, StoreCounts, decide, idempotency_record
+from ...domain.decide import Applied, IdempotencyRecord, Refused, Replayed, StoreCounts, decide
 from ...domain.errors import CorruptRecord
 from ...domain.events import Create
 from ...domain.indexes import is_sent
@@ -36,19 +36,24 @@ class Creation:
         self._keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
         self._slots = SlotReads(shard, store.limits, ConcurrencyKey(event.owner, event.queue))
         self._watches_quota = False
+        self._named = ""
 
     def watch(self) -> list[str]:
         """See `Transition.watch`."""
+        named = [self._shard.task(self._named)] if self._named else []
         quota = [self._live] if self._watches_quota else []
-        return [self._shard.task(self.task_id), *self._keyed, *self._slots.watched(), *quota]
+        return [self._shard.task(self.task_id), *self._keyed, *named, *self._slots.watched(), *quota]
 
     def reads(self) -> list[Command]:
         """See `Transition.reads`."""
+        named = [("HMGET", self._shard.task(self._named), *codec.STATE_FIELDS)] if self._named else []
         return [
             *state_reads(self._shard, self.task_id),
             ("SCARD", self._live),
             ("ZCARD", self._shard.index("expired")),
+            ("ZCARD", self._shard.index("overdue")),
             *(("GET", key) for key in self._keyed),
+            *named,
             *self._slots.commands(),
         ]
 
@@ -57,16 +62,23 @@ class Creation:
         stored = self._store.stored(self.task_id, replies)
         if stored.task is None and stored.fields["v"]:
             raise CorruptRecord(self.task_id, "another task has its name")
-        owner_live, total, *rest = stored.rest
-        found, held = rest[: len(self._keyed)], rest[len(self._keyed) :]
+        owner_live, final, not_final, *rest = stored.rest
+        found, rest = rest[: len(self._keyed)], rest[len(self._keyed) :]
+        existing = codec.decode_remembered(found[0]) if found else None
+        if existing is not None and existing.task_id != self._named:
+            # Whether the key still stands is for its task to say, in the same transaction.
+            self._named = existing.task_id
+            return None
+        records, held = (rest[:1], rest[1:]) if self._named else ([], rest)
         limits = self._store.limits
         if owner_live + QUOTA_HEADROOM >= limits.live_per_owner and not self._watches_quota:
             self._watches_quota = True
             return None
         counts = StoreCounts(
             owner_live=owner_live,
-            total=total,
-            existing=codec.decode_remembered(found[0]) if found else None,
+            stored=final + not_final,
+            existing=existing,
+            existing_task=codec.decode(existing.task_id, records[0]) if existing else None,
             slots_until_ms=self._slots.until_ms(held),
         )
         decision = decide(
@@ -83,7 +95,9 @@ class Creation:
     def _writes(self, decision: Applied, task: Task, stored: Stored) -> list[Command]:
         now_ms = stored.now_ms
         sends = is_sent(decision, self._event, now_ms)
-        commands = self._store.writes(self._shard, None, stored.fields, decision, now_ms, sends=sends)
+        record = IdempotencyRecord(task_id=task.task_id, request_digest=self._event.request_digest)
+        # First, since what `writes` says of the key's end needs the key.
+        commands: list[Command] = [("SET", key, codec.encode_remembered(record)) for key in self._keyed]
+        commands += self._store.writes(self._shard, None, stored.fields, decision, now_ms, sends=sends)
         commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (self._shard.owner(task.owner), self._live)]
-        value = codec.encode_remembered(idempotency_record(task, self._event.request_digest))
-        return [*commands, *(("SET", key, value, "PX", task.ttl_ms) for key in self._keyed)]
+        return commands

@@ -8,7 +8,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:owner:<owner>       ZSET  the owner's tasks, by creation
     ts:{00}:live:<owner>        SET   the owner's tasks that are not final: the quota
     ts:{00}:idem:<owner>:<hash> STR   what an idempotency key stands for, as JSON
-    ts:{00}:expired             ZSET  all tasks, by the moment they may go; its size is the shard's total
+    ts:{00}:expired             ZSET  final tasks, by the moment they go
     ts:{00}:overdue             ZSET  tasks that are not final, by the deadline of their phase
     ts:{00}:leases              ZSET  running tasks, by the end of their lease
     ts:{00}:timers              ZSET  pending tasks that come due later, by then
@@ -19,6 +19,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:queues              SET   queues that a pending task was ever in
     ts:{00}:suspects            ZSET  pending tasks whose message seems lost, by when it may be sent again
     ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
+    ts:{00}:beat                HASH  kind of work, by when beat last had it done; in the first shard alone
     ts:lock:<name>              STR   short locks of sweeps
     ts:swept                    STR   the last sweep, as JSON
     ts:shards                   STR   how many shards the store was laid out with
@@ -29,8 +30,11 @@ on a single Redis, on Sentinel and on Cluster:
 sees a name in a log finds the task, and nobody learns an id from a key. What is stored as JSON has its names
 in `schema`.
 
+Each task is in one of `expired` and `overdue`: together they are all that is stored.
+
 Record and log end by PEXPIREAT, the owner's keys by PEXPIRE: a backstop only, for a store that nobody
-sweeps. What has expired is decided by `expires_ms` against the store's clock.
+sweeps. What has expired is decided by `expires_ms` against the store's clock. An idempotency key ends with
+its task, to the millisecond.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ from ...domain.names import SHARD_DIGITS, shard_of_owner, task_hash
 from ...domain.task import DAY, MINUTE, ConcurrencyKey, Owner, Phase, Slot, Task
 
 BACKSTOP_MS = 10 * MINUTE
-"""How long after `expires_ms` Redis itself removes a record that no sweep has removed."""
+"""How long after the last moment of a task Redis itself removes a record that no sweep has removed."""
 
 OWNER_KEYS_MS = 31 * DAY
 """Life of an owner's index after its last create: no task lives longer (the cap is 30 days)."""
@@ -150,12 +154,8 @@ def parse_concurrency_key(name: str) -> ConcurrencyKey:
 
 def sorted_index_entries(shard: Shard, task: Task) -> dict[str, int]:
     """The sorted sets that a task is in, with its score in each."""
-    places = {
-        shard.index("expired"): task.expires_ms,
-        shard.owner(task.owner): task.created_ms,
-    }
-    if not task.status.is_final:
-        places[shard.index("overdue")] = next_due_ms(task)
+    places = {shard.owner(task.owner): task.created_ms}
+    places[shard.index("expired" if task.status.is_final else "overdue")] = next_due_ms(task)
     if task.lease is not None:
         places[shard.index("leases")] = task.lease.until_ms
     if holds_slot(task):
@@ -191,6 +191,29 @@ def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Ite
     if before is not None and (after is None or awaits_worker(before) != awaits_worker(after)):
         # On coming to pending as well: a sweep may have suspected it a moment after it had left.
         yield ("ZREM", shard.index("suspects"), name)
+
+
+def lifetime_commands(shard: Shard, before: Task | None, after: Task) -> Iterator[Command]:
+    """The commands that say until when Redis keeps what is stored of a task, where that has changed."""
+    if before is not None and _ends(shard, before) == _ends(shard, after):
+        return
+    for key, end_ms in _ends(shard, after).items():
+        yield ("PEXPIREAT", key, end_ms)
+
+
+def _ends(shard: Shard, task: Task) -> dict[str, int]:
+    """When Redis itself removes what is stored of a task: its idempotency key exactly when it goes."""
+    backstop_ms = last_ms(task) + BACKSTOP_MS
+    ends = {shard.task(task.task_id): backstop_ms, shard.log(task.task_id): backstop_ms}
+    if task.idempotency:
+        key = shard.idempotency(task.owner, task.idempotency)
+        ends[key] = last_ms(task) if task.status.is_final else backstop_ms
+    return ends
+
+
+def last_ms(task: Task) -> int:
+    """The moment past which a task is certainly no more: its expiry, or, while it lives, its longest life."""
+    return task.expires_ms if task.status.is_final else task.created_ms + task.policy.max_lifetime_ms
 
 
 def _enter_lane(shard: Shard, task: Task) -> Iterator[Command]:

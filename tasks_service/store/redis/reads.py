@@ -110,9 +110,9 @@ class Reads(StorePrograms):
             log=codec.decode_log(reference, lines),
         )
 
-    def scan(self, shard: Shard, cursor: str) -> Program[tuple[str, list[str]]]:
-        """One step of walking through a shard's tasks: the next cursor ("0" at the end) and some names."""
-        reads: list[Command] = [("ZSCAN", shard.index("expired"), cursor, "COUNT", 500)]
+    def scan(self, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
+        """One step of walking through an index: the next cursor ("0" at the end) and some names."""
+        reads: list[Command] = [("ZSCAN", key, cursor, "COUNT", 500)]
         ((following, flat),) = yield from once(reads, self.deadline)
         return following, flat[::2]
 

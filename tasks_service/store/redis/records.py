@@ -12,7 +12,7 @@ from ...domain.task import LogEntry, Task
 from ..maintenance import Due
 from ..outbox import Outbox
 from . import codec
-from .layout import BACKSTOP_MS, Command, Shard, index_commands
+from .layout import Command, Shard, index_commands, lifetime_commands
 from .memory_guard import MemoryGuard
 from .programs import StorePrograms
 from .transaction import Reply
@@ -120,8 +120,7 @@ def _event_writes(
         commands += [("PUBLISH", channel, f"{name} {line.revision}") for line in applied.log]
     if after.revision >= log_entries:
         commands.append(("LTRIM", log, -log_entries, -1))
-    if before is None or before.expires_ms != after.expires_ms:
-        commands += [("PEXPIREAT", ends, after.expires_ms + BACKSTOP_MS) for ends in (key, log)]
+    commands += lifetime_commands(shard, before, after)
     return commands
 
 
@@ -129,10 +128,11 @@ def _removal(shard: Shard, task: Task) -> list[Command]:
     """The commands that remove a task, in an order in which a sweep can resume wherever it broke off.
 
     A full Redis takes these commands only one by one. The index that leads a sweep to the task goes last,
-    the record, which says where else the task is, just before it. What its idempotency key stands for is
-    left alone: it may be another task by now, and whatever it is, ends by itself.
+    the record, which says where else the task is, just before it. Its idempotency key has ended with it,
+    or stands for another task by now.
     """
-    last: Command = ("ZREM", shard.index(Due.EXPIRED.value), task_hash(task.task_id))
+    leading = Due.EXPIRED if task.status.is_final else Due.OVERDUE
+    last: Command = ("ZREM", shard.index(leading.value), task_hash(task.task_id))
     commands = [command for command in index_commands(shard, task, None) if command != last]
     commands.append(("UNLINK", shard.task(task.task_id), shard.log(task.task_id)))
     return [*commands, last]

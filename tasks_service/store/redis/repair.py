@@ -27,7 +27,15 @@ from ...domain.names import task_hash
 from ...domain.task import DAY, SECOND, Phase, Slot, Task
 from ..maintenance import Repair
 from . import codec
-from .layout import BACKSTOP_MS, OWNER_KEYS_MS, Command, Shard, concurrency_key_name, sorted_index_entries
+from .layout import (
+    BACKSTOP_MS,
+    OWNER_KEYS_MS,
+    Command,
+    Shard,
+    concurrency_key_name,
+    last_ms,
+    sorted_index_entries,
+)
 from .records import Records
 from .transaction import Program, Reply, Write, once, transact
 
@@ -424,7 +432,7 @@ def _journal(task: Task, record: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _lifetime(task: Task, ends: Mapping[str, Reply], problems: list[str]) -> Iterator[Command]:
-    wanted = task.expires_ms + BACKSTOP_MS
+    wanted = last_ms(task) + BACKSTOP_MS
     for key, ends_ms in ends.items():
         if ends_ms != -2 and abs(ends_ms - wanted) > DRIFT_MS:
             problems.append(f"{key}: ends at {ends_ms}, expected {wanted}")

@@ -153,7 +153,7 @@ TASK = Shape(
         Field("updated", "updated_ms"),
         Field("due", "due_ms"),
         Field("deadline", "deadline_ms"),
-        Field("expires", "expires_ms"),
+        Field("expires", "expires_ms", 0),
         Field("message", "status_message", None),
         Field("claims", "claims", 0),
         Field("attempts", "attempts", 0),
@@ -162,6 +162,8 @@ TASK = Shape(
         Field("redispatches", "redispatches", 0),
         Field("visible", "visible", True),
         Field("return_by", "return_by_ms", 0),
+        Field("resumable_until", "resumable_until_ms", 0),
+        Field("reconnect", "reconnect_ms", 0),
         SLOTS.field("slot", "slot", None),
         Field("era", "era", ""),
         CAPABILITIES.set_field("capabilities", "capabilities"),
@@ -208,7 +210,7 @@ LOG_ENTRY = Document(
 IDEMPOTENCY = Document(
     Shape(
         IdempotencyRecord,
-        [Field("task", "task_id"), Field("digest", "request_digest"), Field("until", "until_ms")],
+        [Field("task", "task_id"), Field("digest", "request_digest")],
     )
 )
 

@@ -124,6 +124,26 @@ class Sweeps(StorePrograms):
         yield from once([("SET", self.layout.swept, codec.encode_sweep(after))], self.deadline)
         return mark
 
+    def has_due_suspects(self) -> Program[bool]:
+        """See `TaskStoreMaintenance.has_due_suspects`."""
+        now_ms = yield from self.now_ms()
+        keys = [shard.index("suspects") for shard in self.layout.shards]
+        return any((yield from once([("ZCOUNT", key, "-inf", now_ms) for key in keys], self.deadline)))
+
+    def mark_beat(self, kind: str) -> Program[None]:
+        """See `TaskStoreMaintenance.mark_beat`."""
+        now_ms = yield from self.now_ms()
+        yield from once([("HSET", self.layout.home.index("beat"), kind, now_ms)], self.deadline)
+
+    def beat_ages_ms(self) -> Program[dict[str, int]]:
+        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        reads: list[Command] = [("HGETALL", self.layout.home.index("beat"))]
+        (flat,) = yield from once(reads, self.deadline)
+        # Asked alone, as when it was marked: on a cluster the time is then that of the same server.
+        now_ms = yield from self.now_ms()
+        marks = zip(flat[::2], flat[1::2], strict=True)
+        return {kind: max(now_ms - int(at_ms), 0) for kind, at_ms in marks}
+
     def last_sweep_ms(self) -> Program[int | None]:
         """See `TaskStoreMaintenance.last_sweep_ms`."""
         (text,) = yield from once([("GET", self.layout.swept)], self.deadline)

@@ -17,6 +17,7 @@ from ...domain.decide import (
 )
 from ...domain.errors import (
     ConcurrencyLimitReached,
+    CorruptRecord,
     InvalidTransition,
     StoreUnavailable,
     TaskNotFound,
@@ -28,6 +29,7 @@ from ...domain.events import (
     ClientEvent,
     Create,
     Event,
+    Expire,
     GrantSlot,
     Redispatch,
     SweepEvent,
@@ -138,7 +140,8 @@ class Transitions(Records):
     def apply_sweep(self, reference: str, event: SweepEvent) -> Program[Task | None]:
         """See `TaskStoreMaintenance.apply_sweep`."""
         try:
-            applied = yield from self._run(_Event(self, reference, event))
+            kind = _Expiry if isinstance(event, Expire) else _Event
+            applied = yield from self._run(kind(self, reference, event))
         except TaskNotFound:
             # It may be there and only have expired; then the indexes still have to lead the sweep to it.
             (exists,) = yield from once(
@@ -261,6 +264,51 @@ class _Event(_OfTask):
         if self._store.guard is not None and isinstance(self._event, AnswerInput) and judged.commands:
             self._store.guard.check_answer(self._shard)
         return self._write(judged, judged)
+
+
+class _Expiry(_Event):
+    """The removal of a task.
+
+    Its idempotency key ends by itself when a final task does. Where a task is removed before its end was
+    written, the key would outlive it: it is removed with its task, unless it stands for another by now.
+    """
+
+    _outliving = ""
+
+    def watch(self) -> list[str]:
+        return [*super().watch(), *([self._outliving] if self._outliving else [])]
+
+    def reads(self) -> list[Command]:
+        outliving: list[Command] = [("GET", self._outliving)] if self._outliving else []
+        return [*super().reads(), *outliving]
+
+    def judge(self, replies: list[Reply]) -> Write[_Written[_Judged]] | None:
+        replies, values = (replies[:-1], replies[-1:]) if self._outliving else (replies, [])
+        task = self._store.stored(self.task_id, replies).task
+        if not self._outliving and (key := _outliving_key(self._shard, task)):
+            self._outliving = key
+            return None
+        write = super().judge(replies)
+        if write is None or task is None or not any(_stands_for(task, value) for value in values):
+            return write
+        # First: removals may run one by one, and break off anywhere.
+        return write._replace(commands=[("UNLINK", self._outliving), *write.commands])
+
+
+def _outliving_key(shard: Shard, task: Task | None) -> str:
+    """The idempotency key that would outlive a task if that was removed as it is stored; or nothing."""
+    if task is None or task.status.is_final or not task.idempotency:
+        return ""
+    return shard.idempotency(task.owner, task.idempotency)
+
+
+def _stands_for(task: Task, value: str | None) -> bool:
+    """Whether the value of an idempotency key names a task; one that cannot be read is left to repair."""
+    try:
+        remembered = codec.decode_remembered(value)
+    except CorruptRecord:
+        return False
+    return remembered is not None and remembered.task_id == task.task_id
 
 
 class _Claim(_OfTask):

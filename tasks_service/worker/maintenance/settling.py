@@ -1,0 +1,62 @@
+"""Moving one task after another, each in a transaction of its own, within a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from ...domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
+from ...domain.events import DeadlinePassed, Reap, SweepEvent
+from ...store.maintenance import Due, TaskStoreMaintenance
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+"""Tasks that are taken from an index at a time."""
+
+BUDGET = 1.0
+"""Seconds that one index may take at a time; the rest waits for the next round."""
+
+
+def settle_due(store: TaskStoreMaintenance, index: Due, event: Callable[[], SweepEvent]) -> int:
+    """Apply an event to every task that an index says is due; how many it moved."""
+    return settle_found(store, lambda: store.due(index, limit=BATCH), event)
+
+
+def settle_found(
+    store: TaskStoreMaintenance, find: Callable[[], list[str]], event: Callable[[], SweepEvent]
+) -> int:
+    """Apply an event to whatever is found, until nothing is, or the time is over; how many it moved."""
+    settled, until = 0, time.monotonic() + BUDGET
+    while True:
+        found = find()
+        moved = settle_all(store, found, event)
+        settled += moved
+        if len(found) < BATCH or not moved or time.monotonic() > until:
+            return settled
+
+
+def settle_all(store: TaskStoreMaintenance, names: Iterable[str], event: Callable[[], SweepEvent]) -> int:
+    """Apply an event to these tasks; how many it moved."""
+    return sum(settle(store, name, event()) for name in names)
+
+
+def settle(store: TaskStoreMaintenance, name: str, event: SweepEvent) -> bool:
+    """Apply an event to a task; whether it moved. One that cannot be read is left alone.
+
+    Raises:
+        StoreUnavailable: No answer in time.
+        StoreFull: Nothing can be written.
+    """
+    try:
+        store.apply_sweep(name, event)
+    except (TaskNotFound, InvalidTransition) as refusal:
+        logger.debug("Task %s: %s", name, refusal)
+        return False
+    except CorruptRecord as error:
+        logger.warning("Task %s is left alone: %s", name, error)
+        return False
+    if isinstance(event, Reap | DeadlinePassed):
+        logger.info("Task %s: %s", name, type(event).__name__.lower())
+    return True
