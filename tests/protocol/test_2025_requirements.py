@@ -10,6 +10,7 @@ from tasks_service.domain.errors import InvalidTransition
 from tasks_service.domain.events import CompleteWithResult
 from tasks_service.domain.task import JsonText
 
+from .lifetimes import assert_same_task
 from .sessions import RELATED, SessionClient, is_request
 from .support import WireClient, Worker
 
@@ -92,8 +93,8 @@ def test_what_can_be_got_is_listed(session: SessionClient, client: WireClient, w
     listed = {task["taskId"]: task for task in session.result("tasks/list")["tasks"]}
 
     assert {here, there} <= set(listed)
-    assert listed[there] == session.get(there)
-    assert listed[here] == session.get(here)
+    assert_same_task(listed[there], session.get(there))
+    assert_same_task(listed[here], session.get(here))
 
 
 def test_revisions_without_tasks_ignore_the_parameter(ports: list[int], busy_worker: Worker) -> None:

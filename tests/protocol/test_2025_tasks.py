@@ -13,6 +13,7 @@ from tasks_service.authoring.tool import ToolRegistry, error_result
 from tasks_service.domain.events import Cancel, CompleteWithResult
 from tasks_service.domain.task import DAY, Failure, FailureKind, JsonText, Progress
 
+from .lifetimes import assert_same_task
 from .sessions import RELATED, SessionClient, is_request
 from .support import WireClient, Worker, serving, settings
 
@@ -255,7 +256,7 @@ def test_tasks_are_listed_newest_first_page_by_page(session: SessionClient) -> N
     assert listed == made[::-1]
     assert newest not in listed
     assert "nextCursor" not in second
-    assert first["tasks"][0] == session.get(made[-1])
+    assert_same_task(first["tasks"][0], session.get(made[-1]))
 
 
 def test_plain_calls_are_not_listed(session: SessionClient, busy_worker: Worker) -> None:

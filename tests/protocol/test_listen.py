@@ -23,6 +23,7 @@ from tasks_service.frontend.v2026_07_28 import subscriptions as listening
 from tasks_service.store.announcements import Listed, list_name, resource_name
 
 from .front_end import FrontEnd
+from .lifetimes import assert_same_task
 from .sessions import Message, SessionClient, Stream, is_request
 from .support import WITHOUT_TASKS, WireClient, Worker, asked, serving, settings, until
 
@@ -87,7 +88,9 @@ def test_a_stream_begins_with_what_is_granted_and_how_each_task_is_now(
     assert acknowledged["params"]["notifications"] == {"taskIds": [working, done]}
     assert acknowledged["params"]["_meta"] == {SUBSCRIPTION: 7}
     frames = {frame["params"]["taskId"]: frame["params"] for frame in (stream.next(), stream.next()) if frame}
-    assert frames == {working: frame_of(client, working), done: frame_of(client, done)}
+    assert frames.keys() == {working, done}
+    assert_same_task(frames[working], frame_of(client, working))
+    assert frames[done] == frame_of(client, done)
     assert frames[done]["result"]["content"][0]["text"] == "Hello, Ada!"
 
 
@@ -100,7 +103,7 @@ def test_every_change_of_a_task_is_told_as_tasks_get_would_tell_it(
 
     worker.ask(task_id, {"name": NAME})
     asks = stream.find(lambda message: message["params"].get("status") == "input_required")
-    assert asks["params"] == frame_of(client, task_id)
+    assert_same_task(asks["params"], frame_of(client, task_id))
     assert asks["params"]["inputRequests"]["name"]["method"] == "elicitation/create"
 
     client.request("tasks/cancel", {"taskId": task_id})
