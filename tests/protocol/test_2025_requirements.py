@@ -13,6 +13,8 @@ from tests.kit.hand_worker import Worker
 from tests.kit.sessions import RELATED, SessionClient, is_request
 from tests.kit.wire import WireClient
 
+from .lifetimes import assert_same_task
+
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
@@ -92,8 +94,8 @@ def test_what_can_be_got_is_listed(session: SessionClient, client: WireClient, w
     listed = {task["taskId"]: task for task in session.result("tasks/list")["tasks"]}
 
     assert {here, there} <= set(listed)
-    assert listed[there] == session.get(there)
-    assert listed[here] == session.get(here)
+    assert_same_task(listed[there], session.get(there))
+    assert_same_task(listed[here], session.get(here))
 
 
 def test_revisions_without_tasks_ignore_the_parameter(ports: list[int], busy_worker: Worker) -> None:

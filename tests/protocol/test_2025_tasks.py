@@ -18,6 +18,8 @@ from tests.kit.sessions import RELATED, SessionClient, is_request
 from tests.kit.store_adapter import counts
 from tests.kit.wire import WireClient
 
+from .lifetimes import assert_same_task
+
 IMMEDIATE = "io.modelcontextprotocol/model-immediate-response"
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -257,7 +259,7 @@ def test_tasks_are_listed_newest_first_page_by_page(session: SessionClient) -> N
     assert listed == made[::-1]
     assert newest not in listed
     assert "nextCursor" not in second
-    assert first["tasks"][0] == session.get(made[-1])
+    assert_same_task(first["tasks"][0], session.get(made[-1]))
 
 
 def test_plain_calls_are_not_listed(session: SessionClient, busy_worker: Worker) -> None:
