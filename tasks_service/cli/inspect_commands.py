@@ -19,7 +19,7 @@ from ..domain.events import Cancel
 from ..domain.names import task_hash
 from ..domain.task import Phase, Slot, Task, TaskRecord, new_token
 from ..settings import Settings
-from ..store.maintenance import TaskStoreMaintenance
+from ..store.maintenance import MaintenanceStore
 from .application import json_option, open_store
 
 #: Rows that `list` shows by default.
@@ -82,7 +82,7 @@ def cancel(task: str) -> None:
     click.echo(f"Task {task} is cancelled.")
 
 
-def _tasks(store: TaskStoreMaintenance, references: Iterable[str], now_ms: int) -> Iterator[Task]:
+def _tasks(store: MaintenanceStore, references: Iterable[str], now_ms: int) -> Iterator[Task]:
     for name in dict.fromkeys(map(task_hash, references)):
         try:
             task = effective(store.inspect(name).task, now_ms)

@@ -79,7 +79,7 @@ class ClientStore(Protocol):
         """List an owner's visible tasks, newest first, after the position that an earlier page ended with."""
 
 
-class AsyncTaskStore(Protocol):
+class AsyncClientStore(Protocol):
     """`ClientStore` for an event loop; the same promises, method for method."""
 
     async def create(self, event: Create) -> Created:

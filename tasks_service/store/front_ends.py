@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from .changes import ChangeSource
-from .clients import AsyncTaskStore
+from .clients import AsyncClientStore
 from .findings import Finding, Memory
 from .sessions import SessionStore
 
 
-class FrontEndStore(AsyncTaskStore, ChangeSource, Protocol):
+class FrontEndStore(AsyncClientStore, ChangeSource, Protocol):
     """Tasks and their changes, sessions, and how the store is, for an event loop."""
 
     @property

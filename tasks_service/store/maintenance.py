@@ -50,7 +50,7 @@ class SweepRecord(NamedTuple):
     reap_from_ms: int
 
     def mark(self, now_ms: int, server: str, lease_ms: int) -> tuple[SweepMark, SweepRecord]:
-        """The next sweep: what it learns, and what is kept of it; see `TaskStoreMaintenance.mark_sweep`."""
+        """The next sweep: what it learns, and what is kept of it; see `MaintenanceStore.mark_sweep`."""
         ago_ms, alarm = now_ms - self.at_ms, ""
         if server != self.server:
             alarm = "Redis was restarted or has failed over"
@@ -76,7 +76,7 @@ class Repair:
     fixed: bool
 
 
-class TaskStoreMaintenance(Protocol):
+class MaintenanceStore(Protocol):
     """Tasks for sweeps and operators, across owners, blocking.
 
     They find tasks by their names, which tell nobody an id. A reference is a name, with or without the

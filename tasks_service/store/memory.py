@@ -48,7 +48,7 @@ def _wall_clock_ms() -> int:
 
 
 class MemoryTaskStore:
-    """`ClientStore`, `WorkerStore` and `TaskStoreMaintenance` in memory, thread-safe.
+    """`ClientStore`, `WorkerStore` and `MaintenanceStore` in memory, thread-safe.
 
     Args:
         limits: What is allowed.
@@ -159,21 +159,21 @@ class MemoryTaskStore:
         """See `WorkerStore.report`: nobody listens to a store in memory."""
         return [0] * len(reported)
 
-    # --- TaskStoreMaintenance ----------------------------------------------------------------------------
+    # --- MaintenanceStore ----------------------------------------------------------------------------
 
     def now_ms(self) -> int:
-        """See `TaskStoreMaintenance.now_ms`."""
+        """See `MaintenanceStore.now_ms`."""
         return self._clock()
 
     def due(self, index: Due, *, limit: int) -> list[str]:
-        """See `TaskStoreMaintenance.due`."""
+        """See `MaintenanceStore.due`."""
         with self._lock:
             now_ms = self._clock()
             moments = ((_moment(index, record.task), name) for name, record in self._records.items())
             return [name for at_ms, name in sorted(m for m in moments if 0 <= m[0] <= now_ms)][:limit]
 
     def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
-        """See `TaskStoreMaintenance.apply_sweep`."""
+        """See `MaintenanceStore.apply_sweep`."""
         with self._lock:
             applied = self._apply(reference, event)
             if isinstance(event, Redispatch) and applied is not None:
@@ -182,12 +182,12 @@ class MemoryTaskStore:
             return applied
 
     def queues(self) -> list[str]:
-        """See `TaskStoreMaintenance.queues`."""
+        """See `MaintenanceStore.queues`."""
         with self._lock:
             return sorted(self._queues)
 
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
-        """See `TaskStoreMaintenance.pending`."""
+        """See `MaintenanceStore.pending`."""
         with self._lock:
             tasks = [(name, record.task) for name, record in self._records.items()]
             found = [
@@ -198,26 +198,26 @@ class MemoryTaskStore:
             return [name for at_ms, name in sorted(found) if at_ms <= until_ms][:limit]
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
-        """See `TaskStoreMaintenance.waiting_for_slots`."""
+        """See `MaintenanceStore.waiting_for_slots`."""
         with self._lock:
             waiting = [r.task for r in self._records.values() if r.task.slot is Slot.WAITING]
             keys = sorted({task.concurrency_key for task in waiting})
             return [name for key in keys for name in self._next_in_line(key, limit)][:limit]
 
     def overtaken_ms(self, queue: str) -> int:
-        """See `TaskStoreMaintenance.overtaken_ms`."""
+        """See `MaintenanceStore.overtaken_ms`."""
         with self._lock:
             if self._overtaken.get(queue, 0) > self._clock():
                 del self._overtaken[queue]
             return self._overtaken.get(queue, 0)
 
     def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> list[int]:
-        """See `TaskStoreMaintenance.mark_suspected`."""
+        """See `MaintenanceStore.mark_suspected`."""
         with self._lock:
             return [self._suspects.setdefault(name, not_before_ms) for name in map(task_hash, references)]
 
     def try_lock(self, name: str, *, for_ms: int) -> bool:
-        """See `TaskStoreMaintenance.try_lock`."""
+        """See `MaintenanceStore.try_lock`."""
         with self._lock:
             now_ms = self._clock()
             if self._locks.get(name, 0) > now_ms:
@@ -226,7 +226,7 @@ class MemoryTaskStore:
             return True
 
     def mark_sweep(self, *, lease_ms: int) -> SweepMark:
-        """See `TaskStoreMaintenance.mark_sweep`."""
+        """See `MaintenanceStore.mark_sweep`."""
         with self._lock:
             now_ms = self._clock()
             before = self._swept or SweepRecord(now_ms, "", now_ms)
@@ -234,42 +234,42 @@ class MemoryTaskStore:
             return mark
 
     def has_due_suspects(self) -> bool:
-        """See `TaskStoreMaintenance.has_due_suspects`."""
+        """See `MaintenanceStore.has_due_suspects`."""
         with self._lock:
             return any(at_ms <= self._clock() for at_ms in self._suspects.values())
 
     def mark_beat(self, kind: str) -> None:
-        """See `TaskStoreMaintenance.mark_beat`."""
+        """See `MaintenanceStore.mark_beat`."""
         with self._lock:
             self._beat[kind] = self._clock()
 
     def beat_ages_ms(self) -> dict[str, int]:
-        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        """See `MaintenanceStore.beat_ages_ms`."""
         with self._lock:
             return {kind: max(self._clock() - at_ms, 0) for kind, at_ms in self._beat.items()}
 
     def last_sweep_ms(self) -> int | None:
-        """See `TaskStoreMaintenance.last_sweep_ms`."""
+        """See `MaintenanceStore.last_sweep_ms`."""
         with self._lock:
             return None if self._swept is None else self._clock() - self._swept.at_ms
 
     def inspect(self, reference: str) -> TaskRecord:
-        """See `TaskStoreMaintenance.inspect`."""
+        """See `MaintenanceStore.inspect`."""
         with self._lock:
             return self._found(reference)
 
     def task_names(self) -> Iterator[str]:
-        """See `TaskStoreMaintenance.task_names`."""
+        """See `MaintenanceStore.task_names`."""
         with self._lock:
             return iter(list(self._records))
 
     def index_problems(self, reference: str) -> list[str]:
-        """See `TaskStoreMaintenance.index_problems`: there are no indexes here that could disagree."""
+        """See `MaintenanceStore.index_problems`: there are no indexes here that could disagree."""
         self.inspect(reference)
         return []
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
-        """See `TaskStoreMaintenance.repair`: nothing here can disagree."""
+        """See `MaintenanceStore.repair`: nothing here can disagree."""
         return iter(())
 
     # --- what they share ---------------------------------------------------------------------------------

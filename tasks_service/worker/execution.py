@@ -34,7 +34,7 @@ from ..domain.task import Task
 from ..durable.context import AsyncTaskContext, TaskContext, current_context, running_in
 from ..durable.journal import Journal
 from ..failpoints import failpoint
-from ..store.maintenance import TaskStoreMaintenance
+from ..store.maintenance import MaintenanceStore
 from ..store.workers import Claimed, WorkerStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
@@ -49,7 +49,7 @@ Body = Callable[[RunningAttempt, dict[str, Any]], Any]
 """A function that calls a tool's body, given the attempt and the bound arguments."""
 
 
-class ExecutorStore(WorkerStore, TaskStoreMaintenance, Protocol):
+class ExecutorStore(WorkerStore, MaintenanceStore, Protocol):
     """What the executor needs: a worker's events, and a sweep's for what has run into its deadline."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Claim, WorkerEvent
 from tasks_service.domain.task import Phase, Slot, Task
-from tasks_service.store.maintenance import TaskStoreMaintenance
+from tasks_service.store.maintenance import MaintenanceStore
 from tasks_service.store.redis import AsyncRedisTaskStore
 from tasks_service.store.workers import Claimed
 
@@ -42,7 +42,7 @@ class Counts:
     live: int
 
 
-def counts(store: TaskStoreMaintenance) -> Counts:
+def counts(store: MaintenanceStore) -> Counts:
     """Count the tasks one by one; exact while nobody else writes."""
     ids, tasks = set(store.task_names()), []
     for task_id in ids:

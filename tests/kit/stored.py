@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tasks_service.store.maintenance import TaskStoreMaintenance
+from tasks_service.store.maintenance import MaintenanceStore
 
 
-def ids_of(store: TaskStoreMaintenance) -> list[str]:
+def ids_of(store: MaintenanceStore) -> list[str]:
     """The ids of all tasks of a store."""
     return [store.inspect(name).task.task_id for name in store.task_names()]

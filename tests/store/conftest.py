@@ -13,7 +13,7 @@ from tasks_service.domain.events import Claim, ClientEvent, CompleteWithResult, 
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
 from tasks_service.domain.task import Owner, Policy, Task, new_token
 from tasks_service.store.clients import ClientStore, Created, Page, TaskView
-from tasks_service.store.maintenance import TaskStoreMaintenance
+from tasks_service.store.maintenance import MaintenanceStore
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.workers import Claimed, WorkerStore
@@ -57,7 +57,7 @@ class Face:
     """A store as tests use it, and shorthand for what most of them do first."""
 
     store: Store
-    maintenance: TaskStoreMaintenance
+    maintenance: MaintenanceStore
     clock: Clock
     outbox: RecordingOutbox
 

@@ -13,7 +13,7 @@ from ...domain.limits import Limits, to_json, truncate
 from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion
 from ...domain.task import JsonText, Owner, Task
 from ...durable.questions import check_answer
-from ...store.clients import AsyncTaskStore
+from ...store.clients import AsyncClientStore
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def asked_again(question: RecordedQuestion, problem: str | None) -> RecordedQues
 
 
 async def record_answers(
-    store: AsyncTaskStore,
+    store: AsyncClientStore,
     owner: Owner,
     task_id: str,
     answers: Mapping[str, JsonText],

@@ -24,7 +24,7 @@ from ...domain.events import Cancel
 from ...domain.limits import Limits
 from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, headline, open_questions
 from ...domain.task import Owner, Task, TaskStatus
-from ...store.clients import AsyncTaskStore, TaskView
+from ...store.clients import AsyncClientStore, TaskView
 from .answers import check_answers, record_answers
 from .requests import ToolCall
 
@@ -90,7 +90,7 @@ class CompanionTools:
     """
 
     def __init__(
-        self, tools: ToolRegistry, store: AsyncTaskStore, *, limits: Limits, longest_wait: float
+        self, tools: ToolRegistry, store: AsyncClientStore, *, limits: Limits, longest_wait: float
     ) -> None:
         self._tools, self._store, self._limits = tools, store, limits
         self._longest_wait = longest_wait

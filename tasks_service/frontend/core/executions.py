@@ -21,7 +21,7 @@ from ...domain.limits import Limits, to_json
 from ...domain.names import new_task_id
 from ...domain.questions import open_questions
 from ...domain.task import ClientCapability, Owner, Policy, Task, TaskStatus
-from ...store.clients import AsyncTaskStore, TaskView
+from ...store.clients import AsyncClientStore, TaskView
 from .answers import asked_again, check_answers, record_answers
 from .change_feed import ChangeFeed
 from .companion_tools import CompanionTools, handle
@@ -66,7 +66,7 @@ class Executions:
         self,
         *,
         tools: ToolRegistry,
-        store: AsyncTaskStore,
+        store: AsyncClientStore,
         feed: ChangeFeed,
         pre_task_questions: PreTaskQuestions,
         states: RequestStates,

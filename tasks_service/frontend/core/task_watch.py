@@ -13,7 +13,7 @@ from ...domain.errors import InvalidTransition, StoreUnavailable
 from ...domain.events import CallerReturned
 from ...domain.names import task_hash
 from ...domain.task import Owner, Task, TaskStatus
-from ...store.clients import AsyncTaskStore, TaskView
+from ...store.clients import AsyncClientStore, TaskView
 from .change_feed import ChangeFeed
 from .reports import Reporting
 
@@ -24,7 +24,7 @@ Look = Callable[[Task], Awaitable[float | None]]
 
 
 async def watch_task(
-    store: AsyncTaskStore,
+    store: AsyncClientStore,
     feed: ChangeFeed,
     owner: Owner,
     task_id: str,
@@ -72,7 +72,7 @@ async def watch_task(
             await waiter.changed(pause)
 
 
-async def _stay(store: AsyncTaskStore, task: Task) -> None:
+async def _stay(store: AsyncClientStore, task: Task) -> None:
     """Say that somebody waits, if another caller of the same execution has left."""
     if not task.return_by_ms or task.status.is_final:
         return

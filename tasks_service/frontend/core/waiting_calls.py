@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ...domain.errors import ExecutionForgotten, InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import CallerLeft, Cancel
 from ...domain.task import SECOND, Owner, Task
-from ...store.clients import AsyncTaskStore
+from ...store.clients import AsyncClientStore
 from .change_feed import ChangeFeed
 from .reports import Reporting
 from .requests import CallTooLong
@@ -72,7 +72,7 @@ class WaitingCalls:
     """
 
     def __init__(
-        self, store: AsyncTaskStore, feed: ChangeFeed, *, wait_limit: float, reconnect_window: float
+        self, store: AsyncClientStore, feed: ChangeFeed, *, wait_limit: float, reconnect_window: float
     ) -> None:
         self._store, self._feed, self.wait_limit = store, feed, wait_limit
         self.reconnect_ms = round(reconnect_window * SECOND)

@@ -16,7 +16,7 @@ from ...domain.errors import LimitExceeded, NotJson, TaskNotFound
 from ...domain.limits import Limits, to_json
 from ...domain.questions import open_questions
 from ...domain.task import JsonText, Owner
-from ...store.clients import AsyncTaskStore
+from ...store.clients import AsyncClientStore
 from ...store.sessions import SessionStore
 from ..core.answers import check_answers, record_answers
 from ..transport.jsonrpc import Response
@@ -37,7 +37,7 @@ class QuestionRequests:
     """
 
     def __init__(
-        self, store: AsyncTaskStore, sessions: SessionStore, ring: KeyRing, *, limits: Limits
+        self, store: AsyncClientStore, sessions: SessionStore, ring: KeyRing, *, limits: Limits
     ) -> None:
         self._sealer = Sealer(ring, "question")
         self._store, self._sessions, self._limits = store, sessions, limits

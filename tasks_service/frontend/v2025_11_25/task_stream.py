@@ -16,7 +16,7 @@ from functools import partial
 from ...domain.errors import StoreUnavailable
 from ...domain.questions import RecordedQuestion, open_questions
 from ...domain.task import Phase, Task, TaskStatus, new_token
-from ...store.clients import AsyncTaskStore, TaskView
+from ...store.clients import AsyncClientStore, TaskView
 from ...store.sessions import ASK_LOCK_SECONDS, REPORTS_SECONDS, Session, SessionStore
 from ..core.answers import asked_again
 from ..core.change_feed import ChangeFeed
@@ -78,7 +78,7 @@ class SessionServices:
         waiting_calls: Lets calls wait.
     """
 
-    store: AsyncTaskStore
+    store: AsyncClientStore
     sessions: SessionStore
     questions: QuestionRequests
     feed: ChangeFeed

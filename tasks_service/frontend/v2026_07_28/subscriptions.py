@@ -23,7 +23,7 @@ from ...domain.errors import QuotaExceeded, StoreUnavailable, TaskNotFound, Unkn
 from ...domain.names import task_hash
 from ...domain.task import Owner
 from ...store.announcements import Listed, list_name, resource_name
-from ...store.clients import AsyncTaskStore, TaskView
+from ...store.clients import AsyncClientStore, TaskView
 from ..core.change_feed import ChangeFeed, Waiter
 from ..core.requests import RequestScope, Wanted
 from . import wire
@@ -54,7 +54,7 @@ class Subscriptions:
     """
 
     def __init__(
-        self, *, store: AsyncTaskStore, feed: ChangeFeed, results: wire.Results, library: Library
+        self, *, store: AsyncClientStore, feed: ChangeFeed, results: wire.Results, library: Library
     ) -> None:
         self._store, self._feed, self._results, self._library = store, feed, results, library
         self.heal_seconds = feed.timings.heal

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class RedisTaskStore:
-    """`ClientStore`, `WorkerStore` and `TaskStoreMaintenance` on Redis, blocking.
+    """`ClientStore`, `WorkerStore` and `MaintenanceStore` on Redis, blocking.
 
     Thread-safe; make a new one after a fork.
 
@@ -198,70 +198,70 @@ class RedisTaskStore:
         """See `WorkerStore.report`."""
         return self.run(report(self._layout, reported))
 
-    # --- TaskStoreMaintenance ----------------------------------------------------------------------------
+    # --- MaintenanceStore ----------------------------------------------------------------------------
 
     def now_ms(self) -> int:
-        """See `TaskStoreMaintenance.now_ms`."""
+        """See `MaintenanceStore.now_ms`."""
         return self.run(self._reads.now_ms())
 
     def due(self, index: Due, *, limit: int) -> list[str]:
-        """See `TaskStoreMaintenance.due`."""
+        """See `MaintenanceStore.due`."""
         return self.run(self._sweeps.due(index, limit=limit))
 
     def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
-        """See `TaskStoreMaintenance.apply_sweep`."""
+        """See `MaintenanceStore.apply_sweep`."""
         return self.run(self._transitions.apply_sweep(reference, event))
 
     def queues(self) -> list[str]:
-        """See `TaskStoreMaintenance.queues`."""
+        """See `MaintenanceStore.queues`."""
         return self.run(self._sweeps.queues())
 
     def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
-        """See `TaskStoreMaintenance.pending`."""
+        """See `MaintenanceStore.pending`."""
         return self.run(self._sweeps.pending(queue, until_ms=until_ms, limit=limit))
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
-        """See `TaskStoreMaintenance.waiting_for_slots`."""
+        """See `MaintenanceStore.waiting_for_slots`."""
         return self.run(self._sweeps.waiting_for_slots(limit=limit))
 
     def overtaken_ms(self, queue: str) -> int:
-        """See `TaskStoreMaintenance.overtaken_ms`."""
+        """See `MaintenanceStore.overtaken_ms`."""
         return self.run(self._sweeps.overtaken_ms(queue))
 
     def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> list[int]:
-        """See `TaskStoreMaintenance.mark_suspected`."""
+        """See `MaintenanceStore.mark_suspected`."""
         return self.run(self._sweeps.mark_suspected(references, not_before_ms=not_before_ms))
 
     def try_lock(self, name: str, *, for_ms: int) -> bool:
-        """See `TaskStoreMaintenance.try_lock`."""
+        """See `MaintenanceStore.try_lock`."""
         return self.run(self._sweeps.try_lock(name, for_ms=for_ms))
 
     def mark_sweep(self, *, lease_ms: int) -> SweepMark:
-        """See `TaskStoreMaintenance.mark_sweep`."""
+        """See `MaintenanceStore.mark_sweep`."""
         return self.run(self._sweeps.mark_sweep(self._servers, lease_ms=lease_ms))
 
     def has_due_suspects(self) -> bool:
-        """See `TaskStoreMaintenance.has_due_suspects`."""
+        """See `MaintenanceStore.has_due_suspects`."""
         return self.run(self._sweeps.has_due_suspects())
 
     def mark_beat(self, kind: str) -> None:
-        """See `TaskStoreMaintenance.mark_beat`."""
+        """See `MaintenanceStore.mark_beat`."""
         self.run(self._sweeps.mark_beat(kind))
 
     def beat_ages_ms(self) -> dict[str, int]:
-        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        """See `MaintenanceStore.beat_ages_ms`."""
         return self.run(self._sweeps.beat_ages_ms())
 
     def last_sweep_ms(self) -> int | None:
-        """See `TaskStoreMaintenance.last_sweep_ms`."""
+        """See `MaintenanceStore.last_sweep_ms`."""
         return self.run(self._sweeps.last_sweep_ms())
 
     def inspect(self, reference: str) -> TaskRecord:
-        """See `TaskStoreMaintenance.inspect`."""
+        """See `MaintenanceStore.inspect`."""
         return self.run(self._reads.inspect(reference))
 
     def task_names(self) -> Iterator[str]:
-        """See `TaskStoreMaintenance.task_names`."""
+        """See `MaintenanceStore.task_names`."""
         queues = self.queues()
         for shard in self._layout.shards:
             indexes = (Due.OVERDUE, Due.LEASES, Due.TIMERS)
@@ -282,10 +282,10 @@ class RedisTaskStore:
             yield from names
 
     def index_problems(self, reference: str) -> list[str]:
-        """See `TaskStoreMaintenance.index_problems`."""
+        """See `MaintenanceStore.index_problems`."""
         return self.run(self._reads.index_problems(reference))
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
-        """See `TaskStoreMaintenance.repair`."""
+        """See `MaintenanceStore.repair`."""
         walk = RepairWalk(self._repairs, self.run, dry_run=dry_run, quarantine=quarantine)
         return walk.through(self._layout.shards)

@@ -34,6 +34,6 @@ class StorePrograms:
         return now_ms if self.clock is None else self.clock(now_ms)
 
     def now_ms(self) -> Program[int]:
-        """See `TaskStoreMaintenance.now_ms`."""
+        """See `MaintenanceStore.now_ms`."""
         (time,) = yield from once([("TIME",)], self.deadline)
         return self.time_of(time)

@@ -92,7 +92,7 @@ class Reads(StorePrograms):
         return [task for task in current if task is not None and task.owner == owner and task.visible]
 
     def inspect(self, reference: str) -> Program[TaskRecord]:
-        """See `TaskStoreMaintenance.inspect`."""
+        """See `MaintenanceStore.inspect`."""
         shard = self.layout.shard_of(reference)
         reads: list[Command] = [("HGETALL", shard.task(reference)), ("LRANGE", shard.log(reference), 0, -1)]
         flat, lines = yield from once(reads, self.deadline)
@@ -117,7 +117,7 @@ class Reads(StorePrograms):
         return following, flat[::2]
 
     def index_problems(self, reference: str) -> Program[list[str]]:
-        """See `TaskStoreMaintenance.index_problems`."""
+        """See `MaintenanceStore.index_problems`."""
         record = yield from self.inspect(reference)
         task, shard, name = record.task, self.layout.shard_of(reference), task_hash(reference)
         indexes = [shard.index(index.value) for index in Due]

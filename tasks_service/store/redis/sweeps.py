@@ -20,7 +20,7 @@ class Sweeps(StorePrograms):
     """Builds the programs of sweeps, but for their events, which are transitions."""
 
     def due(self, index: Due, *, limit: int) -> Program[list[str]]:
-        """See `TaskStoreMaintenance.due`."""
+        """See `MaintenanceStore.due`."""
         now_ms = yield from self.now_ms()
         reads: list[Command] = [
             ("ZRANGEBYSCORE", shard.index(index.value), "-inf", now_ms, "LIMIT", 0, limit)
@@ -30,13 +30,13 @@ class Sweeps(StorePrograms):
         return [name for names in found for name in names][:limit]
 
     def queues(self) -> Program[list[str]]:
-        """See `TaskStoreMaintenance.queues`."""
+        """See `MaintenanceStore.queues`."""
         reads: list[Command] = [("SMEMBERS", shard.index("queues")) for shard in self.layout.shards]
         found = yield from once(reads, self.deadline)
         return sorted({queue for queues in found for queue in queues})
 
     def pending(self, queue: str, *, until_ms: int, limit: int) -> Program[list[str]]:
-        """See `TaskStoreMaintenance.pending`."""
+        """See `MaintenanceStore.pending`."""
         reads: list[Command] = [
             ("ZRANGEBYSCORE", shard.pending(queue), "-inf", until_ms, "LIMIT", 0, limit)
             for shard in self.layout.shards
@@ -45,7 +45,7 @@ class Sweeps(StorePrograms):
         return [name for names in found for name in names][:limit]
 
     def waiting_for_slots(self, *, limit: int) -> Program[list[str]]:
-        """See `TaskStoreMaintenance.waiting_for_slots`; empty concurrency keys are forgotten."""
+        """See `MaintenanceStore.waiting_for_slots`; empty concurrency keys are forgotten."""
         now_ms = yield from self.now_ms()
         keys = yield from self._concurrency_keys()
         reads: list[Command] = []
@@ -86,7 +86,7 @@ class Sweeps(StorePrograms):
         yield from transact(_ForgetConcurrencyKey(shard, key), self.deadline)
 
     def overtaken_ms(self, queue: str) -> Program[int]:
-        """See `TaskStoreMaintenance.overtaken_ms`."""
+        """See `MaintenanceStore.overtaken_ms`."""
         now_ms = yield from self.now_ms()
         keys = [shard.index("overtaken") for shard in self.layout.shards]
         scores = yield from once([("ZSCORE", key, queue) for key in keys], self.deadline)
@@ -96,7 +96,7 @@ class Sweeps(StorePrograms):
         return max(mark for mark in (0, *marks) if mark <= now_ms)
 
     def mark_suspected(self, references: Sequence[str], *, not_before_ms: int) -> Program[list[int]]:
-        """See `TaskStoreMaintenance.mark_suspected`."""
+        """See `MaintenanceStore.mark_suspected`."""
         if not references:
             return []
         commands: list[Command] = []
@@ -107,12 +107,12 @@ class Sweeps(StorePrograms):
         return [int(float(score)) for score in replies[1::2]]
 
     def try_lock(self, name: str, *, for_ms: int) -> Program[bool]:
-        """See `TaskStoreMaintenance.try_lock`."""
+        """See `MaintenanceStore.try_lock`."""
         (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
         return reply is not None
 
     def mark_sweep(self, servers: Servers, *, lease_ms: int) -> Program[SweepMark]:
-        """See `TaskStoreMaintenance.mark_sweep`; fails while one of the servers is away."""
+        """See `MaintenanceStore.mark_sweep`; fails while one of the servers is away."""
         met = []
         for node in (yield from servers.locate()):
             (info,) = yield from once([("INFO", "server")], self.deadline, node)
@@ -125,18 +125,18 @@ class Sweeps(StorePrograms):
         return mark
 
     def has_due_suspects(self) -> Program[bool]:
-        """See `TaskStoreMaintenance.has_due_suspects`."""
+        """See `MaintenanceStore.has_due_suspects`."""
         now_ms = yield from self.now_ms()
         keys = [shard.index("suspects") for shard in self.layout.shards]
         return any((yield from once([("ZCOUNT", key, "-inf", now_ms) for key in keys], self.deadline)))
 
     def mark_beat(self, kind: str) -> Program[None]:
-        """See `TaskStoreMaintenance.mark_beat`."""
+        """See `MaintenanceStore.mark_beat`."""
         now_ms = yield from self.now_ms()
         yield from once([("HSET", self.layout.home.index("beat"), kind, now_ms)], self.deadline)
 
     def beat_ages_ms(self) -> Program[dict[str, int]]:
-        """See `TaskStoreMaintenance.beat_ages_ms`."""
+        """See `MaintenanceStore.beat_ages_ms`."""
         reads: list[Command] = [("HGETALL", self.layout.home.index("beat"))]
         (flat,) = yield from once(reads, self.deadline)
         # Asked alone, as when it was marked: on a cluster the time is then that of the same server.
@@ -145,7 +145,7 @@ class Sweeps(StorePrograms):
         return {kind: max(now_ms - int(at_ms), 0) for kind, at_ms in marks}
 
     def last_sweep_ms(self) -> Program[int | None]:
-        """See `TaskStoreMaintenance.last_sweep_ms`."""
+        """See `MaintenanceStore.last_sweep_ms`."""
         (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
         # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
         now_ms = yield from self.now_ms()

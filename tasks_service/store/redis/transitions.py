@@ -138,7 +138,7 @@ class Transitions(Records):
     # --- sweeps ----------------------------------------------------------------------------------------
 
     def apply_sweep(self, reference: str, event: SweepEvent) -> Program[Task | None]:
-        """See `TaskStoreMaintenance.apply_sweep`."""
+        """See `MaintenanceStore.apply_sweep`."""
         try:
             kind = _Expiry if isinstance(event, Expire) else _Event
             applied = yield from self._run(kind(self, reference, event))

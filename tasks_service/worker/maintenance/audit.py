@@ -7,7 +7,7 @@ import time
 
 from ...domain.errors import CorruptRecord, TaskNotFound
 from ...domain.task import SECOND
-from ...store.maintenance import TaskStoreMaintenance
+from ...store.maintenance import MaintenanceStore
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ ZOMBIE_MS = 60 * SECOND
 """How long after its lease or its deadline a task that no sweep has moved is reported."""
 
 
-def audit_records(store: TaskStoreMaintenance) -> int:
+def audit_records(store: MaintenanceStore) -> int:
     """Compare every record with its indexes, and log what is wrong; how many problems that was."""
     problems, until = 0, time.monotonic() + BUDGET
     for name in store.task_names():
@@ -31,7 +31,7 @@ def audit_records(store: TaskStoreMaintenance) -> int:
     return problems
 
 
-def _problems(store: TaskStoreMaintenance, name: str) -> list[str]:
+def _problems(store: MaintenanceStore, name: str) -> list[str]:
     try:
         problems = store.index_problems(name)
         task, now_ms = store.inspect(name).task, store.now_ms()

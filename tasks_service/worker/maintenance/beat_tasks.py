@@ -12,7 +12,7 @@ from celery import Celery
 from ...broker.dispatcher import Dispatcher
 from ...domain.errors import StoreFull, StoreUnavailable
 from ...failpoints import failpoint
-from ...store.maintenance import TaskStoreMaintenance
+from ...store.maintenance import MaintenanceStore
 from . import audit, expire, reap, resend
 from .schedule import AUDIT, CELERY_TASKS, EXPIRE, REAP, RESEND
 
@@ -35,7 +35,7 @@ class BeatWork:
     """
 
     def __init__(
-        self, store: TaskStoreMaintenance, dispatcher: Dispatcher, *, interval_ms: int, lease_ms: int
+        self, store: MaintenanceStore, dispatcher: Dispatcher, *, interval_ms: int, lease_ms: int
     ) -> None:
         self._store, self._dispatcher = store, dispatcher
         self._interval_ms, self._lease_ms = interval_ms, lease_ms

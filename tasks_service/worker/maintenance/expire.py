@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...domain.events import Expire
-from ...store.maintenance import Due, TaskStoreMaintenance
+from ...store.maintenance import Due, MaintenanceStore
 from .settling import settle_due
 
 
-def expire_finished_tasks(store: TaskStoreMaintenance) -> int:
+def expire_finished_tasks(store: MaintenanceStore) -> int:
     """Remove the tasks that have ended and are past their expiry; how many there were.
 
     Nobody finds them any more by then; this frees their memory, and their place in `stored tasks`.
@@ -15,7 +15,7 @@ def expire_finished_tasks(store: TaskStoreMaintenance) -> int:
     return settle_due(store, Due.EXPIRED, Expire)
 
 
-def expire_in_full_store(store: TaskStoreMaintenance) -> int:
+def expire_in_full_store(store: MaintenanceStore) -> int:
     """Remove also the tasks that ended by a deadline and have expired before anybody wrote the end down.
 
     A store that is full takes the removal of a task, and no other write: their end cannot be written first.

@@ -6,18 +6,18 @@ import logging
 import time
 
 from ...domain.events import DeadlinePassed, Expire, GrantSlot, Reap
-from ...store.maintenance import Due, TaskStoreMaintenance
+from ...store.maintenance import Due, MaintenanceStore
 from .settling import BATCH, BUDGET, settle, settle_all, settle_found
 
 logger = logging.getLogger(__name__)
 
 
-def reap_stale_tasks(store: TaskStoreMaintenance, *, lease_ms: int) -> int:
+def reap_stale_tasks(store: MaintenanceStore, *, lease_ms: int) -> int:
     """Do all that is in this module; how many tasks were moved."""
     return reap_lost_leases(store, lease_ms=lease_ms) + end_overdue_phases(store) + grant_free_slots(store)
 
 
-def reap_lost_leases(store: TaskStoreMaintenance, *, lease_ms: int) -> int:
+def reap_lost_leases(store: MaintenanceStore, *, lease_ms: int) -> int:
     """Give the tasks whose lease has run out to other workers, or fail them; how many there were.
 
     The round is marked after the leases were read: so an outage or a failover in between is noticed, in which
@@ -41,7 +41,7 @@ def reap_lost_leases(store: TaskStoreMaintenance, *, lease_ms: int) -> int:
             return reaped
 
 
-def end_overdue_phases(store: TaskStoreMaintenance) -> int:
+def end_overdue_phases(store: MaintenanceStore) -> int:
     """Write down which deadlines have passed; how many tasks that moved.
 
     One whose whole time is over since is removed instead.
@@ -55,11 +55,11 @@ def end_overdue_phases(store: TaskStoreMaintenance) -> int:
             return moved
 
 
-def _end_overdue_phase(store: TaskStoreMaintenance, name: str) -> bool:
+def _end_overdue_phase(store: MaintenanceStore, name: str) -> bool:
     return settle(store, name, DeadlinePassed()) or settle(store, name, Expire())
 
 
-def grant_free_slots(store: TaskStoreMaintenance) -> int:
+def grant_free_slots(store: MaintenanceStore) -> int:
     """Grant the slots that nobody granted: whoever had given one back has died, or could not write."""
     granted = settle_found(store, lambda: store.waiting_for_slots(limit=BATCH), GrantSlot)
     if granted:

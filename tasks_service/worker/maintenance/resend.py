@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from ...broker.dispatcher import Dispatcher
 from ...domain.events import Redispatch
-from ...store.maintenance import Due, TaskStoreMaintenance
+from ...store.maintenance import Due, MaintenanceStore
 from .settling import BATCH, settle_all, settle_due
 
 logger = logging.getLogger(__name__)
@@ -23,12 +23,12 @@ EMPTY_SWEEPS = 1
 """Sweeps for which a queue must stay empty before the messages of its pending tasks count as lost."""
 
 
-def send_due_messages(store: TaskStoreMaintenance) -> int:
+def send_due_messages(store: MaintenanceStore) -> int:
     """Send the messages of tasks whose sleep or retry's delay is over; how many there were."""
     return settle_due(store, Due.TIMERS, Redispatch)
 
 
-def resend_lost_messages(store: TaskStoreMaintenance, dispatcher: Dispatcher, *, interval_ms: int) -> int:
+def resend_lost_messages(store: MaintenanceStore, dispatcher: Dispatcher, *, interval_ms: int) -> int:
     """Send again what seems lost, in every queue; how many messages that was.
 
     A message that seems lost is noted, and sent again if it still seems so when it is looked at once more,
@@ -42,7 +42,7 @@ def resend_lost_messages(store: TaskStoreMaintenance, dispatcher: Dispatcher, *,
     return sum(_resend(store, dispatcher, queue, interval_ms) for queue in store.queues())
 
 
-def _resend(store: TaskStoreMaintenance, dispatcher: Dispatcher, queue: str, interval_ms: int) -> int:
+def _resend(store: MaintenanceStore, dispatcher: Dispatcher, queue: str, interval_ms: int) -> int:
     now_ms = store.now_ms()
     lost: dict[str, None] = {}
     if dispatcher.queue_length(queue) == 0:
@@ -58,7 +58,7 @@ def _resend(store: TaskStoreMaintenance, dispatcher: Dispatcher, queue: str, int
 
 
 def _lost(
-    store: TaskStoreMaintenance, names: list[str], now_ms: int, wait_ms: int
+    store: MaintenanceStore, names: list[str], now_ms: int, wait_ms: int
 ) -> Iterable[tuple[str, None]]:
     if not names:
         return []

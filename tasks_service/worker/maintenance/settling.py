@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ...domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ...domain.events import DeadlinePassed, Reap, SweepEvent
-from ...store.maintenance import Due, TaskStoreMaintenance
+from ...store.maintenance import Due, MaintenanceStore
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +19,13 @@ BUDGET = 1.0
 """Seconds that one index may take at a time; the rest waits for the next round."""
 
 
-def settle_due(store: TaskStoreMaintenance, index: Due, event: Callable[[], SweepEvent]) -> int:
+def settle_due(store: MaintenanceStore, index: Due, event: Callable[[], SweepEvent]) -> int:
     """Apply an event to every task that an index says is due; how many it moved."""
     return settle_found(store, lambda: store.due(index, limit=BATCH), event)
 
 
 def settle_found(
-    store: TaskStoreMaintenance, find: Callable[[], list[str]], event: Callable[[], SweepEvent]
+    store: MaintenanceStore, find: Callable[[], list[str]], event: Callable[[], SweepEvent]
 ) -> int:
     """Apply an event to whatever is found, until nothing is, or the time is over; how many it moved."""
     settled, until = 0, time.monotonic() + BUDGET
@@ -37,12 +37,12 @@ def settle_found(
             return settled
 
 
-def settle_all(store: TaskStoreMaintenance, names: Iterable[str], event: Callable[[], SweepEvent]) -> int:
+def settle_all(store: MaintenanceStore, names: Iterable[str], event: Callable[[], SweepEvent]) -> int:
     """Apply an event to these tasks; how many it moved."""
     return sum(settle(store, name, event()) for name in names)
 
 
-def settle(store: TaskStoreMaintenance, name: str, event: SweepEvent) -> bool:
+def settle(store: MaintenanceStore, name: str, event: SweepEvent) -> bool:
     """Apply an event to a task; whether it moved. One that cannot be read is left alone.
 
     Raises:

@@ -11,7 +11,7 @@ from ...broker.dispatcher import Dispatcher
 from ...domain.errors import StoreFull, StoreUnavailable
 from ...domain.task import SECOND, Policy
 from ...failpoints import failpoint
-from ...store.maintenance import TaskStoreMaintenance
+from ...store.maintenance import MaintenanceStore
 from . import audit, expire, reap, resend
 from .schedule import AUDIT, EXPIRE, RESEND, SECONDS, left_to_workers
 
@@ -49,7 +49,7 @@ class Sweeper:
 
     def __init__(
         self,
-        store: TaskStoreMaintenance,
+        store: MaintenanceStore,
         dispatcher: Dispatcher,
         *,
         interval: float = 2.0,
