@@ -1,6 +1,11 @@
-"""The rules by which every store indexes tasks and sends messages."""
+"""The indexes that lead sweeps to tasks, and the rules by which every store indexes tasks and sends messages.
+
+Their keys in Redis are in `store/redis/layout.py`. A sleeping task is in `Due.TIMERS`.
+"""
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 from .decide import Applied
 from .events import Event, GrantSlot, Redispatch
@@ -39,3 +44,16 @@ def holds_slot(task: Task) -> bool:
 def frees_slot(before: Task | None, after: Task | None) -> bool:
     """Whether a write freed a slot, so that the writer must grant it to a task that waits."""
     return before is not None and holds_slot(before) and not (after is not None and holds_slot(after))
+
+
+class Due(StrEnum):
+    """The indexes that a sweep works off."""
+
+    EXPIRED = "expired"
+    """Final, and past `expires_ms`."""
+    OVERDUE = "overdue"
+    """Past the deadline of their phase."""
+    LEASES = "leases"
+    """Past their lease."""
+    TIMERS = "timers"
+    """Due now, after a sleep or a retry's delay. They have no message yet: `Redispatch` makes it."""

@@ -1,4 +1,4 @@
-"""The limits: sizes, depths and quotas, and the functions that measure and refuse.
+"""The limits: sizes, depths and quotas. What exceeds a size or depth is refused here, a quota in `decide`.
 
 Every store, front end and worker uses these, so that no limit differs between them.
 """

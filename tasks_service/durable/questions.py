@@ -18,13 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..domain.errors import AnswerRefused, ClientError, ConfigurationError
 from ..domain.limits import DEFAULT_LIMITS, to_json
-from ..domain.questions import (
-    FormQuestion,
-    LinkQuestion,
-    RecordedQuestion,
-    RootsQuestion,
-    SamplingQuestion,
-)
+from ..domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, RootsQuestion, SamplingQuestion
 from ..domain.task import ClientCapability, JsonText
 from .forms import lower, problem_of, without_wording
 

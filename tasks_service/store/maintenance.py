@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from ..domain.events import SweepEvent
+from ..domain.indexes import Due
 from ..domain.task import Task, TaskRecord
-
-
-class Due(StrEnum):
-    """The indexes that a sweep works off."""
-
-    EXPIRED = "expired"
-    """Final, and past `expires_ms`."""
-    OVERDUE = "overdue"
-    """Past the deadline of their phase."""
-    LEASES = "leases"
-    """Past their lease."""
-    TIMERS = "timers"
-    """Due now, after a sleep or a retry's delay. They have no message yet: `Redispatch` makes it."""
 
 
 class SweepMark(NamedTuple):

@@ -26,6 +26,7 @@ from ..domain.decide import (
 from ..domain.errors import InvalidTransition, TaskNotFound
 from ..domain.events import Claim, ClientEvent, Create, Event, GrantSlot, Redispatch, SweepEvent, WorkerEvent
 from ..domain.indexes import (
+    Due,
     awaits_first_message,
     awaits_worker,
     frees_slot,
@@ -38,7 +39,7 @@ from ..domain.names import is_name, task_hash
 from ..domain.task import NO_TEXT, ConcurrencyKey, Owner, Phase, Slot, Task, TaskRecord
 from .changes import Reported
 from .clients import Created, Page, TaskView
-from .maintenance import MOST_GRANTED, Due, Repair, SweepMark, SweepRecord
+from .maintenance import MOST_GRANTED, Repair, SweepMark, SweepRecord
 from .outbox import NoOutbox, Outbox
 from .workers import Claimed
 

@@ -32,7 +32,7 @@ from ..worker.interrupts import Interrupter
 from ..worker.lease_keeper import LeaseKeeper
 from ..worker.loop import AsyncLoop
 from ..worker.report_publisher import ReportPublisher
-from ..worker.shutdown import ShutdownDeadline
+from ..worker.shutdown_deadline import ShutdownDeadline
 
 OWNER = Owner("tester")
 

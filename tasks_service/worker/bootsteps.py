@@ -1,4 +1,4 @@
-"""The bootstep of a worker's main process: refuses an unworkable setup, sweeps, stops tools in time."""
+"""The bootstep of a worker's main process: refuses an unworkable setup, sweeps, stops tools at SIGTERM."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from .maintenance.beat_tasks import BeatWork
 from .maintenance.thread import LEASE_MS, Sweeper
 from .report_publisher import ReportPublisher
 from .request import ChildLossReporter
-from .shutdown import ShutdownDeadline
+from .shutdown_deadline import ShutdownDeadline
 
 KEEPER_DEADLINE = 2.0
 """Seconds that a renewal may take: less than its interval, so that a slow one does not cost other leases."""

@@ -30,7 +30,7 @@ from ..store.changes import Change
 from ..store.workers import WorkerStore
 from .attempt import RunningAttempt
 from .interrupts import Interrupter
-from .shutdown import ShutdownDeadline
+from .shutdown_deadline import ShutdownDeadline
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 from celery.beat import ScheduleEntry, Scheduler
 
 from tasks_service import ProtocolError, RetryPolicy, TaskContext, TaskService
+from tasks_service.authoring.tool_options import ToolOptions
 from tasks_service.failpoints import failpoint
-from tasks_service.service import ToolOptions
 from tasks_service.worker.maintenance.schedule import BEAT_SCHEDULE
 
 LEASE = timedelta(seconds=2)

@@ -18,12 +18,12 @@ from tasks_service.authoring.tool import build_tool
 from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.domain.errors import StoreFull, StoreUnavailable, TaskNotFound
 from tasks_service.domain.events import Cancel, Claim, CompleteWithResult, Expire
+from tasks_service.domain.indexes import Due
 from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import DAY, JsonText, Phase, Policy, Task, new_token
 from tasks_service.durable.questions import Form
 from tasks_service.service import TaskService
 from tasks_service.settings import Settings
-from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tasks_service.store.redis.timings import DEFAULT_TIMINGS
 from tasks_service.worker.maintenance.thread import Sweeper

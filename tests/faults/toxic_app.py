@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks_service import TaskContext, TaskService
+from tasks_service.authoring.tool_options import ToolOptions
 from tasks_service.domain.errors import AttemptEnded
-from tasks_service.service import ToolOptions
 from tasks_service.worker.maintenance.schedule import BEAT_SCHEDULE
 
 service = TaskService("Toxic")

@@ -21,10 +21,10 @@ from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, Samplin
 
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.events import Cancel, DeadlinePassed
+from tasks_service.domain.indexes import Due
 from tasks_service.domain.names import task_hash
 from tasks_service.durable.questions import Form, Question, Roots, Sampling
 from tasks_service.frontend.timings import Timings
-from tasks_service.store.maintenance import Due
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import registry, serving, settings
 from tests.kit.stored import ids_of

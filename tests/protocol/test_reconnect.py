@@ -12,10 +12,10 @@ import pytest
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.events import CallerLeft, DeadlinePassed
+from tasks_service.domain.indexes import Due
 from tasks_service.domain.names import task_hash
 from tasks_service.durable.questions import Form
 from tasks_service.frontend.timings import Timings
-from tasks_service.store.maintenance import Due
 from tests.kit.hand_worker import Worker, asked
 from tests.kit.serving import serving, settings
 from tests.kit.sessions import SessionClient

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from tasks_service.authoring.tool import ToolRegistry
+from tasks_service.domain.indexes import Due
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.task import new_token
 from tasks_service.store.changes import Change
-from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.execution import Executor
 from tasks_service.worker.interrupts import Interrupter
 from tasks_service.worker.lease_keeper import LeaseKeeper
 from tasks_service.worker.loop import AsyncLoop
 from tasks_service.worker.report_publisher import ReportPublisher
-from tasks_service.worker.shutdown import ShutdownDeadline
+from tasks_service.worker.shutdown_deadline import ShutdownDeadline
 
 
 class DeafStore(RedisTaskStore):

@@ -36,6 +36,7 @@ from tasks_service.domain.events import (
     Retry,
     Sleep,
 )
+from tasks_service.domain.indexes import Due
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.task import (
@@ -54,7 +55,6 @@ from tasks_service.domain.task import (
     TaskStatus,
     new_token,
 )
-from tasks_service.store.maintenance import Due
 from tests.kit.factories import ALICE, BOB, RESULT, creation
 from tests.kit.store_adapter import counts
 from tests.kit.stored import ids_of

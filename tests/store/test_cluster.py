@@ -16,11 +16,12 @@ from redis.crc import key_slot
 
 from tasks_service.domain.errors import LeaseLost, StoreFull, StoreUnavailable
 from tasks_service.domain.events import Cancel, Checkpoint, Claim, CompleteWithResult, Create, Expire
+from tasks_service.domain.indexes import Due
 from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.reports import LogLevel
 from tasks_service.domain.task import ClientCapability, JsonText, Owner, Phase, new_token
 from tasks_service.store.findings import Finding, Severity
-from tasks_service.store.maintenance import Due, SweepMark
+from tasks_service.store.maintenance import SweepMark
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore, Role
 from tasks_service.store.redis.connection import client_findings
 from tasks_service.store.sessions import Session

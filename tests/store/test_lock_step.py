@@ -49,6 +49,7 @@ from tasks_service.domain.events import (
     SweepEvent,
     WorkerEvent,
 )
+from tasks_service.domain.indexes import Due
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import (
@@ -63,7 +64,6 @@ from tasks_service.domain.task import (
     TaskStatus,
     new_token,
 )
-from tasks_service.store.maintenance import Due
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.factories import Clock, creation

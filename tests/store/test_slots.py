@@ -27,6 +27,7 @@ from tasks_service.domain.events import (
     Sleep,
     WorkerEvent,
 )
+from tasks_service.domain.indexes import Due
 from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import (
@@ -43,7 +44,6 @@ from tasks_service.domain.task import (
     Task,
     new_token,
 )
-from tasks_service.store.maintenance import Due
 from tasks_service.store.redis import RedisTaskStore
 from tests.kit.factories import ALICE, BOB, RESULT, RecordingOutbox, creation
 from tests.kit.servers import RedisServer

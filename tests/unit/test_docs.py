@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks_service.authoring.tool_options import ToolOptions
 from tasks_service.cli import commands
-from tasks_service.service import ToolOptions
 from tasks_service.settings import Settings
 from workers.settings import ToolSettings
 

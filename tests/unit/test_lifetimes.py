@@ -7,14 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tasks_service.domain.decide import (
-    Applied,
-    IdempotencyRecord,
-    Refused,
-    Replayed,
-    StoreCounts,
-    effective,
-)
+from tasks_service.domain.decide import Applied, IdempotencyRecord, Refused, Replayed, StoreCounts, effective
 from tasks_service.domain.errors import IdempotencyConflict, InvalidTransition, QuotaExceeded, TaskNotFound
 from tasks_service.domain.events import (
     CallerLeft,

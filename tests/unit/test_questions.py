@@ -17,12 +17,7 @@ from tasks_service import Cancelled, ClientError, ConfigurationError, Declined, 
 from tasks_service.domain.errors import AnswerRefused, LimitExceeded
 from tasks_service.domain.questions import encode, headline, parse
 from tasks_service.durable.forms import lower
-from tasks_service.durable.questions import (
-    Question,
-    check_answer,
-    default_text,
-    question_digest,
-)
+from tasks_service.durable.questions import Question, check_answer, default_text, question_digest
 
 HI = SamplingMessage(role="user", content=TextContent(type="text", text="Hi"))
 

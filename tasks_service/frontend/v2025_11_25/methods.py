@@ -29,12 +29,7 @@ from mcp_types.jsonrpc import INVALID_PARAMS
 
 from ...authoring.tool import Rendered, ToolRegistry
 from ...crypto.sealing import SealBroken, Sealer
-from ...domain.errors import (
-    InvalidArguments,
-    InvalidTransition,
-    QuotaExceeded,
-    StoreUnavailable,
-)
+from ...domain.errors import InvalidArguments, InvalidTransition, QuotaExceeded, StoreUnavailable
 from ...domain.events import Cancel, Create
 from ...domain.reports import LogLevel
 from ...domain.task import Owner, Task
@@ -57,7 +52,7 @@ from ..core.requests import (
 from ..core.waiting_calls import Departure, WaitingCall
 from ..transport.outgoing import Outgoing
 from . import wire
-from .questions_on_stream import QuestionsOnStream
+from .pre_task_questions_on_stream import QuestionsOnStream
 from .resumption import RETRY_MS, PollLater, ResumePoint
 from .task_stream import MOST_REFUSALS, SessionServices, StreamPolicy, TaskStream, reporting_of
 

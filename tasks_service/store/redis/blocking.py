@@ -13,19 +13,16 @@ from redis.retry import Retry
 from ...addresses.redis import Node, parse_address
 from ...domain.errors import StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
+from ...domain.indexes import Due
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task, TaskRecord
 from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
 from ..findings import Finding, Memory
-from ..maintenance import Due, Repair, SweepMark
+from ..maintenance import Repair, SweepMark
 from ..outbox import NoOutbox, Outbox
 from ..workers import Claimed
-from .connection import (
-    Pools,
-    client_findings,
-    connection_options,
-)
+from .connection import Pools, client_findings, connection_options
 from .drivers import BlockingDriver, exchange
 from .health import examine
 from .layout import Layout

@@ -28,7 +28,7 @@ from ...domain.reports import Report
 from ...domain.task import JournalEntry, LogEntry, Progress, Task
 from ..maintenance import SweepRecord
 from . import schema
-from .stored import Stored, dumps
+from .documents import StoredFields, dumps
 
 STATE_FIELDS = ("v", "status", "rev", "state", "vars", "inputs", "failure")
 """What a transition reads."""
@@ -67,7 +67,7 @@ def decode(reference: str, values: Sequence[str | None]) -> Task | None:
     if state is None and status is None:
         return None
     try:
-        stored: Stored = json.loads(state or "")
+        stored: StoredFields = json.loads(state or "")
         stored["status"], stored["rev"] = status, int(revision or "")
         for name, text in zip(_BESIDE, beside, strict=True):
             if text:
@@ -162,7 +162,7 @@ def encode_reports(reports: Sequence[Report]) -> str:
     return dumps([_report(report) for report in reports])
 
 
-def _report(report: Report) -> Stored:
+def _report(report: Report) -> StoredFields:
     if isinstance(report, Progress):
         return schema.PROGRESS.write(report)
     return schema.LOG_MESSAGE.write(report)

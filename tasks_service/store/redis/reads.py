@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ...domain.decide import effective
 from ...domain.errors import CorruptRecord, TaskNotFound
+from ...domain.indexes import Due
 from ...domain.names import task_hash
 from ...domain.task import JsonText, Owner, Task, TaskRecord
 from ..clients import Page, TaskView
-from ..maintenance import Due
 from . import codec
 from .layout import Command, Shard, problems, sorted_index_entries
 from .programs import StorePrograms

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...domain.decide import Applied
+from ...domain.indexes import Due
 from ...domain.names import task_hash
 from ...domain.task import LogEntry, Task
-from ..maintenance import Due
 from ..outbox import Outbox
 from . import codec
 from .layout import Command, Shard, index_commands, lifetime_commands

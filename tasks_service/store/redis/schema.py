@@ -33,7 +33,7 @@ from ...domain.task import (
 )
 from ..maintenance import SweepRecord
 from ..sessions import Session, SessionTask
-from .stored import Document, Field, Shape, Versions, Words
+from .documents import Document, Field, Shape, Versions, Words
 
 RECORD_VERSIONS = Versions()
 """The schema versions of a task's record."""

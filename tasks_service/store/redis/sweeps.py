@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...domain.indexes import Due
 from ...domain.names import task_hash
 from ...domain.task import ConcurrencyKey
-from ..maintenance import MOST_GRANTED, Due, SweepMark, SweepRecord
+from ..maintenance import MOST_GRANTED, SweepMark, SweepRecord
 from . import codec
 from .health import run_id
 from .layout import Command, Shard, concurrency_key_name, parse_concurrency_key

@@ -7,14 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from ...domain.decide import (
-    Applied,
-    Refused,
-    Replayed,
-    StoreCounts,
-    decide,
-    redispatch_backoff_ms,
-)
+from ...domain.decide import Applied, Refused, Replayed, StoreCounts, decide, redispatch_backoff_ms
 from ...domain.errors import (
     ConcurrencyLimitReached,
     CorruptRecord,
@@ -35,25 +28,14 @@ from ...domain.events import (
     SweepEvent,
     WorkerEvent,
 )
-from ...domain.indexes import awaits_worker, frees_slot, is_sent, refusal_reason
+from ...domain.indexes import Due, awaits_worker, frees_slot, is_sent, refusal_reason
 from ...domain.names import task_hash
-from ...domain.task import (
-    ConcurrencyKey,
-    JsonText,
-    Owner,
-    Phase,
-    Slot,
-    Task,
-)
+from ...domain.task import ConcurrencyKey, JsonText, Owner, Phase, Slot, Task
 from ..clients import Created
-from ..maintenance import Due
 from ..workers import Claimed
 from . import codec
 from .creation import Creation
-from .layout import (
-    Command,
-    Shard,
-)
+from .layout import Command, Shard
 from .reads import Reads
 from .records import Records, Stored, state_reads
 from .slots import FreeSlots, SlotReads, free_slot_reads, free_slots

@@ -1,9 +1,13 @@
-"""Removing tasks whose time is over, with all that is stored of them."""
+"""Removing tasks whose time is over, with all that is stored of them.
+
+When that is, `domain.decide` says (`_expiry_ms`).
+"""
 
 from __future__ import annotations
 
 from ...domain.events import Expire
-from ...store.maintenance import Due, MaintenanceStore
+from ...domain.indexes import Due
+from ...store.maintenance import MaintenanceStore
 from .settling import settle_due
 
 

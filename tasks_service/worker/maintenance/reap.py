@@ -6,7 +6,8 @@ import logging
 import time
 
 from ...domain.events import DeadlinePassed, Expire, GrantSlot, Reap
-from ...store.maintenance import Due, MaintenanceStore
+from ...domain.indexes import Due
+from ...store.maintenance import MaintenanceStore
 from .settling import BATCH, BUDGET, settle, settle_all, settle_found
 
 logger = logging.getLogger(__name__)

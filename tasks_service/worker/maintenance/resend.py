@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from ...broker.dispatcher import Dispatcher
 from ...domain.events import Redispatch
-from ...store.maintenance import Due, MaintenanceStore
+from ...domain.indexes import Due
+from ...store.maintenance import MaintenanceStore
 from .settling import BATCH, settle_all, settle_due
 
 logger = logging.getLogger(__name__)
@@ -57,9 +58,7 @@ def _resend(store: MaintenanceStore, dispatcher: Dispatcher, queue: str, interva
     return sent
 
 
-def _lost(
-    store: MaintenanceStore, names: list[str], now_ms: int, wait_ms: int
-) -> Iterable[tuple[str, None]]:
+def _lost(store: MaintenanceStore, names: list[str], now_ms: int, wait_ms: int) -> Iterable[tuple[str, None]]:
     if not names:
         return []
     not_before = store.mark_suspected(names, not_before_ms=now_ms + wait_ms)

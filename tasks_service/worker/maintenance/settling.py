@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 
 from ...domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ...domain.events import DeadlinePassed, Reap, SweepEvent
-from ...store.maintenance import Due, MaintenanceStore
+from ...domain.indexes import Due
+from ...store.maintenance import MaintenanceStore
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,16 @@ from tasks_service.domain.errors import CorruptRecord, RecordTooNew
 from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import ClientCapability, Lease, Owner, Policy, Progress, Task, TaskStatus
 from tasks_service.store.redis import codec, schema
-from tasks_service.store.redis.stored import REQUIRED, Document, Field, Shape, Step, Stored, Versions, Words
+from tasks_service.store.redis.documents import (
+    REQUIRED,
+    Document,
+    Field,
+    Shape,
+    Step,
+    StoredFields,
+    Versions,
+    Words,
+)
 
 TASK = Task(
     task_id="00" + "a" * 24,
@@ -111,7 +120,7 @@ def test_every_member_of_an_enum_needs_a_stored_name() -> None:
         Words({"working": TaskStatus.WORKING})
 
 
-def _moved(fields: Stored, old: str, new: str) -> Stored:
+def _moved(fields: StoredFields, old: str, new: str) -> StoredFields:
     fields[new] = fields.pop(old)
     return fields
 

@@ -1,5 +1,7 @@
 """The time at which a stopping worker's tools must end, shared by the main process and its pool children.
 
+It is set in `bootsteps.install` when the worker gets SIGTERM.
+
 Celery's warm shutdown waits for running tools without a limit, and does not tell them. So the main process
 writes a deadline to memory that its children share; each child's lease keeper reads it, and stops what still
 runs.

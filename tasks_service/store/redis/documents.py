@@ -21,7 +21,7 @@ from ...domain.task import JsonText
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 
-Stored = dict[str, Any]
+StoredFields = dict[str, Any]
 """An object by its stored names, as JSON has it."""
 
 REQUIRED: Final = object()
@@ -134,7 +134,7 @@ class Shape(Generic[T]):
             values["unknown"] = tuple(unknown)
         return self._make(**values)
 
-    def write(self, value: T) -> Stored:
+    def write(self, value: T) -> StoredFields:
         """What is to be stored of an object."""
         stored = {}
         for (name, default, write), part in zip(self._written, self._values(value), strict=False):
@@ -171,7 +171,7 @@ class Shape(Generic[T]):
     def _read_table(self, stored: Mapping[str, Any]) -> dict[str, T]:
         return {name: self.read(value) for name, value in stored.items()}
 
-    def _write_table(self, values: Mapping[str, T]) -> Stored:
+    def _write_table(self, values: Mapping[str, T]) -> StoredFields:
         return {name: self.write(value) for name, value in values.items()}
 
 
@@ -183,8 +183,8 @@ class Step(NamedTuple):
         lower: The way back, for as long as the older version is written.
     """
 
-    lift: Callable[[Stored], Stored]
-    lower: Callable[[Stored], Stored]
+    lift: Callable[[StoredFields], StoredFields]
+    lower: Callable[[StoredFields], StoredFields]
 
 
 class Versions:
@@ -201,7 +201,7 @@ class Versions:
         self.newest = 1 + len(self._steps)
         self.written = self.newest if written is None else written
 
-    def lift(self, stored: Stored, version: int, what: str) -> Stored:
+    def lift(self, stored: StoredFields, version: int, what: str) -> StoredFields:
         """What an older release has stored, as this one would.
 
         Raises:
@@ -218,7 +218,7 @@ class Versions:
             stored = step.lift(stored)
         return stored
 
-    def lower(self, stored: Stored) -> Stored:
+    def lower(self, stored: StoredFields) -> StoredFields:
         """What is to be stored, in the version that is written."""
         for step in reversed(self._steps[self.written - 1 :]):
             stored = step.lower(stored)
