@@ -30,7 +30,7 @@ from .v2025_11_25.endpoint import SessionEndpoint
 from .v2025_11_25.methods import build_handshake_server
 from .v2025_11_25.question_requests import QuestionRequests
 from .v2025_11_25.resumption import ResumePoints
-from .v2025_11_25.task_stream import SessionServices
+from .v2025_11_25.session_services import SessionServices
 from .v2026_07_28 import wire
 from .v2026_07_28.admission import Admission
 from .v2026_07_28.endpoint import RequestEndpoint

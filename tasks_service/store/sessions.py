@@ -151,14 +151,14 @@ class SessionStore(Protocol):
     async def is_cancelled(self, session_id: str, request: JsonText) -> bool:
         """Whether a request of the session was cancelled within the last minute."""
 
-    async def take_floor(self, task_id: str, key: str, holder: str) -> AskLock:
+    async def take_ask_lock(self, task_id: str, key: str, holder: str) -> AskLock:
         """Be the one stream that asks a question; to be repeated before `ASK_LOCK_SECONDS` are over."""
 
-    async def leave_floor(self, task_id: str, key: str, holder: str) -> None:
+    async def leave_ask_lock(self, task_id: str, key: str, holder: str) -> None:
         """Let another stream ask."""
 
     async def refuse(self, task_id: str, key: str, problem: str) -> None:
-        """Have a question asked again, and why, by whoever has the floor."""
+        """Have a question asked again, and why, by whoever holds the lock."""
 
     async def attribute(self, task_id: str, key: str, request_id: str) -> None:
         """Remember for a minute which request a question was answered through."""

@@ -233,8 +233,8 @@ def test_sessions_work_wherever_their_keys_are(cluster: ClusterServers) -> None:
             await sessions.take_stream(session.session_id, "stream")
             standing = await sessions.standing(session.session_id)
             assert standing is not None and standing.stream == "stream"
-            assert (await sessions.take_floor(f"task-{number}", "{question}", "me")).mine
-            assert not (await sessions.take_floor(f"task-{number}", "{question}", "you")).mine
+            assert (await sessions.take_ask_lock(f"task-{number}", "{question}", "me")).mine
+            assert not (await sessions.take_ask_lock(f"task-{number}", "{question}", "you")).mine
             await sessions.remove(session.session_id)
         await store.aclose()
 

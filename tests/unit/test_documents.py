@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tasks_service.domain.decide import IdempotencyRecord
 from tasks_service.domain.errors import CorruptRecord, RecordTooNew
 from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import ClientCapability, Lease, Owner, Policy, Progress, Task, TaskStatus
@@ -21,6 +22,7 @@ from tasks_service.store.redis.documents import (
     Versions,
     Words,
 )
+from tasks_service.store.redis.layout import Shard, last_ms, sorted_index_entries
 
 TASK = Task(
     task_id="00" + "a" * 24,
@@ -87,6 +89,25 @@ def test_a_missing_field_has_the_default_of_the_schema_and_a_default_is_not_stor
     state = json.loads(stored(TASK)["state"])
     assert state["policy"] == {"attempts": 5} and "claims" not in state
     assert read(stored(TASK)) == TASK
+
+
+def test_the_expiry_that_an_older_release_wrote_into_a_live_record_ends_nothing() -> None:
+    shard, ended = Shard("ts:{00}"), replace(TASK, status=TaskStatus.COMPLETED, lease=None)
+    assert TASK.expires_ms
+    assert last_ms(TASK) == last_ms(replace(TASK, expires_ms=0)) == 1 + TASK.policy.max_lifetime_ms
+    assert sorted_index_entries(shard, TASK) == sorted_index_entries(shard, replace(TASK, expires_ms=0))
+    assert last_ms(ended) == TASK.expires_ms
+
+
+def test_a_live_task_stores_no_expiry_and_no_task_what_is_kept_as_of_now() -> None:
+    state = json.loads(stored(replace(TASK, expires_ms=0, kept_until_ms=9))["state"])
+    assert not {"expires", "kept_until"} & state.keys()
+    assert read(stored(replace(TASK, kept_until_ms=9))).kept_until_ms == 0
+
+
+def test_the_end_of_an_idempotency_key_that_an_older_release_wrote_is_read_over() -> None:
+    remembered = schema.IDEMPOTENCY.value('{"task":"t","digest":"d","until":7}')
+    assert remembered == IdempotencyRecord(task_id="t", request_digest="d")
 
 
 @pytest.mark.parametrize("name", [field.stored for field in schema.TASK.fields if field.default is REQUIRED])

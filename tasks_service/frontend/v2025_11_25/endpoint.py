@@ -31,7 +31,7 @@ from ..transport.responding import reject
 from . import wire
 from .initialize import initialize
 from .session_requests import HttpRequest, SessionRequests
-from .task_stream import SessionServices
+from .session_services import SessionServices
 
 
 class SessionEndpoint:

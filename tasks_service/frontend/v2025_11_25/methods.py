@@ -54,7 +54,9 @@ from ..transport.outgoing import Outgoing
 from . import wire
 from .pre_task_questions_on_stream import QuestionsOnStream
 from .resumption import RETRY_MS, PollLater, ResumePoint
-from .task_stream import MOST_REFUSALS, SessionServices, StreamPolicy, TaskStream, reporting_of
+from .session_services import SessionServices, StreamPolicy
+from .task_questions import MOST_REFUSALS
+from .task_stream import TaskStream, reporting_of
 
 logger = logging.getLogger(__name__)
 

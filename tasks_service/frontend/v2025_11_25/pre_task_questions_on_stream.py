@@ -18,7 +18,7 @@ from ...store.sessions import Session, interview_name
 from ..core.requests import QuestionWithoutHandle, digest
 from ..transport.outgoing import Outgoing
 from . import wire
-from .task_stream import SessionServices
+from .session_services import SessionServices
 
 
 class QuestionsOnStream:

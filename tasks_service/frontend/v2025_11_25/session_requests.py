@@ -33,8 +33,8 @@ from ..transport.sdk_kernel import run_request
 from . import wire
 from .methods import SessionRequest
 from .resumption import PollLater, ResumePoint
+from .session_services import SessionServices
 from .session_stream import SessionStream
-from .task_stream import SessionServices
 
 logger = logging.getLogger(__name__)
 

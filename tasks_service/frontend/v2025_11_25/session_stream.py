@@ -18,7 +18,8 @@ from ..core.change_feed import Waiter
 from ..core.reports import Threshold
 from ..transport.outgoing import Outgoing
 from . import wire
-from .task_stream import SessionServices, StreamPolicy, TaskStream, reporting_of
+from .session_services import SessionServices, StreamPolicy
+from .task_stream import TaskStream, reporting_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,87 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from dataclasses import dataclass
 from functools import partial
 
 from ...domain.errors import StoreUnavailable
-from ...domain.questions import RecordedQuestion, open_questions
 from ...domain.task import Phase, Task, TaskStatus, new_token
-from ...store.clients import AsyncClientStore, TaskView
-from ...store.sessions import ASK_LOCK_SECONDS, REPORTS_SECONDS, Session, SessionStore
-from ..core.answers import asked_again
-from ..core.change_feed import ChangeFeed
+from ...store.clients import TaskView
+from ...store.sessions import REPORTS_SECONDS
 from ..core.reports import Reporting, Threshold
-from ..core.requests import digest
 from ..core.task_watch import watch_task
-from ..core.waiting_calls import WaitingCalls
-from ..timings import Timings
 from ..transport.outgoing import Outgoing
 from . import wire
-from .question_requests import QuestionRequests
-from .resumption import SHORTEST_ABSENCE_MS, PollLater, ResumePoints
+from .resumption import SHORTEST_ABSENCE_MS, PollLater
+from .session_services import SessionServices, StreamPolicy
+from .task_questions import TaskQuestions
 
 logger = logging.getLogger(__name__)
-
-MOST_REFUSALS = 8
-"""How often one stream asks the same again; a client that cannot answer would be asked for ever."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamPolicy:
-    """What a stream reports of a task, and whether it asks.
-
-    Attributes:
-        session: Whose stream it is.
-        outgoing: The stream.
-        can_be_asked: Whether requests reach the client on it.
-        names_task: Whether the client knows the task, so that messages say whose they are.
-        reports: Whether changes of status are reported.
-        reporting: Takes what the tool says; None if the client wants none of it here.
-        takes_reports: Whether it reports instead of the session's own stream while it is open.
-        resumed: Whether the stream follows one that may have reported what is so now.
-        may_poll_later: Whether the client is let go while the task sleeps, to come back when it wakes.
-        leave_to_others: Seconds that a question is left to other streams.
-    """
-
-    session: Session
-    outgoing: Outgoing
-    can_be_asked: bool = True
-    names_task: bool = True
-    reports: bool = False
-    reporting: Reporting | None = None
-    takes_reports: bool = False
-    resumed: bool = False
-    may_poll_later: bool = False
-    leave_to_others: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionServices:
-    """What sessions need of the front end.
-
-    Attributes:
-        store: Where tasks are.
-        sessions: Where sessions are.
-        questions: Makes the requests that ask questions, and records the answers.
-        feed: Says when something has changed.
-        resume_points: Make the ids of events that a stream can go on from.
-        waiting_calls: Lets calls wait.
-    """
-
-    store: AsyncClientStore
-    sessions: SessionStore
-    questions: QuestionRequests
-    feed: ChangeFeed
-    resume_points: ResumePoints
-    waiting_calls: WaitingCalls
-
-    @property
-    def timings(self) -> Timings:
-        """How long to wait for what."""
-        return self.feed.timings
 
 
 class TaskStream:
@@ -103,12 +38,9 @@ class TaskStream:
     def __init__(self, services: SessionServices, task_id: str, policy: StreamPolicy) -> None:
         self._services, self._task_id, self._policy = services, task_id, policy
         self._name = new_token()
-        self._askable = policy.session.capabilities if policy.can_be_asked else frozenset()
+        self._questions = TaskQuestions(services, task_id, policy, stream=self._name)
         self._reports_due = float("-inf")
         self._reported: tuple[TaskStatus, str | None] | None = None
-        self._opened: dict[str, float] = {}
-        self._asked: dict[str, str] = {}
-        self._refusals: dict[str, int] = {}
 
     async def run(self, give_up_after: float | None = None) -> TaskView:
         """Report and ask until the task has ended.
@@ -146,23 +78,18 @@ class TaskStream:
             await self._share_reports()
         self._report(task)
         if task.status.is_final:
-            await self._withdraw("The task has ended.")
+            await self._questions.withdraw("The task has ended.")
             return None
         self._let_go(task)
-        await self._ask(task)
+        await self._questions.ask(task)
         if give_up_after is not None:
-            if self._is_stuck(task):
+            if self._questions.cannot_be_asked(task):
                 return None
-            if self._asked:
+            if self._questions.asked:
                 limit.reschedule(None)
             elif limit.when() is None:
                 limit.reschedule(asyncio.get_running_loop().time() + give_up_after)
-        return self._pause(task)
-
-    def _is_stuck(self, task: Task) -> bool:
-        """Whether the task asks, and nothing of it can be asked here."""
-        kinds = {question.kind for question in open_questions(task).values()}
-        return bool(kinds) and kinds.isdisjoint(self._askable)
+        return self._questions.next_look(task)
 
     def _let_go(self, task: Task) -> None:
         sleep_ms = task.due_ms - task.updated_ms if task.phase is Phase.PENDING else 0
@@ -207,62 +134,6 @@ class TaskStream:
             self._policy.reporting.elsewhere = not mine
             self._reports_due = now + REPORTS_SECONDS / 3
 
-    @property
-    def _related(self) -> str | None:
-        return self._task_id if self._policy.names_task else None
-
-    # --- questions ---
-
-    async def _ask(self, task: Task) -> None:
-        """Ask what is open and nobody else asks."""
-        now = time.monotonic()
-        for key in [key for key in self._asked if key not in task.inputs]:
-            await self._cancel_question(key, self._asked.pop(key), "The question was answered elsewhere.")
-        for key, question in open_questions(task).items():
-            opened = self._opened.setdefault(key, now)
-            if now - opened >= self._policy.leave_to_others:
-                await self._ask_one(task, key, question)
-
-    async def _ask_one(self, task: Task, key: str, question: RecordedQuestion) -> None:
-        if question.kind not in self._askable or self._refusals.get(key, 0) > MOST_REFUSALS:
-            return
-        try:
-            floor = await self._services.sessions.take_floor(self._task_id, key, self._name)
-        except StoreUnavailable as error:
-            logger.warning("A question cannot be asked for now: %s", error)
-            return
-        if not floor.mine:
-            if (asked := self._asked.pop(key, None)) is not None:
-                self._policy.outgoing.put(wire.cancelled_notification(asked, "It is asked elsewhere."))
-            return
-        if key in self._asked and not floor.problem:
-            return
-        self._refusals[key] = self._refusals.get(key, 0) + bool(floor.problem)
-        self._asked[key] = self._services.questions.request_id(task.owner, self._task_id, key)
-        request = wire.input_request(
-            asked_again(question, floor.problem),
-            request_id=self._asked[key],
-            version=self._policy.session.version,
-            task_id=self._related,
-            link_id=digest(f"{self._task_id} {key}"),
-        )
-        self._policy.outgoing.put(request)
-
-    async def _cancel_question(self, key: str, asked: str, reason: str) -> None:
-        """Cancel a question that is not open any more, unless the client's own response closed it."""
-        try:
-            by = await self._services.sessions.attribution(self._task_id, key)
-        except StoreUnavailable:
-            return
-        if by != asked:
-            self._policy.outgoing.put(wire.cancelled_notification(asked, reason))
-
-    async def _withdraw(self, reason: str) -> None:
-        """Cancel all questions that were asked here."""
-        for key, asked in self._asked.items():
-            await self._cancel_question(key, asked, reason)
-        self._asked.clear()
-
     async def _leave(self) -> None:
         if self._reports_due > float("-inf"):
             try:
@@ -270,19 +141,7 @@ class TaskStream:
                 await self._services.sessions.leave_reports(session_id, self._task_id, self._name)
             except StoreUnavailable as error:
                 logger.warning("A task is reported on its session's stream only in a while: %s", error)
-        for key in self._asked:
-            try:
-                await self._services.sessions.leave_floor(self._task_id, key, self._name)
-            except StoreUnavailable as error:
-                logger.warning("A question is asked elsewhere only in a while: %s", error)
-
-    def _pause(self, task: Task) -> float:
-        """The seconds until the task must be looked at again, woken or not."""
-        if task.inputs and self._askable:
-            now, leave = time.monotonic(), self._policy.leave_to_others
-            waits = [self._opened[key] + leave - now for key in task.inputs]
-            return min([ASK_LOCK_SECONDS / 3, *(wait for wait in waits if wait > 0)])
-        return math.inf
+        await self._questions.leave()
 
 
 def reporting_of(

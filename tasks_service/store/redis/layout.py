@@ -185,7 +185,7 @@ def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Ite
         yield ("ZREM", key, name)
     yield from _place_live(shard, before, after, task)
     if after is not None and after.slot is not None and (before is None or before.slot is not after.slot):
-        yield from _enter_lane(shard, after)
+        yield from _enter_concurrency_key(shard, after)
     if after is not None and after.phase is Phase.PENDING and (before is None or before.queue != after.queue):
         yield ("SADD", shard.index("queues"), after.queue)
     if before is not None and (after is None or awaits_worker(before) != awaits_worker(after)):
@@ -216,7 +216,7 @@ def last_ms(task: Task) -> int:
     return task.expires_ms if task.status.is_final else task.created_ms + task.policy.max_lifetime_ms
 
 
-def _enter_lane(shard: Shard, task: Task) -> Iterator[Command]:
+def _enter_concurrency_key(shard: Shard, task: Task) -> Iterator[Command]:
     if task.slot is Slot.HELD:
         yield ("PEXPIRE", shard.slots(task.concurrency_key), OWNER_KEYS_MS)
     else:

@@ -199,35 +199,35 @@ class RedisSessions:
         (found,) = await self._do(("SISMEMBER", f"{self._key(session_id)}:ended", request))
         return bool(found)
 
-    async def take_floor(self, task_id: str, key: str, holder: str) -> AskLock:
-        """See `SessionStore.take_floor`."""
-        floor, life = self._floor(task_id, key), round(ASK_LOCK_SECONDS * 1000)
-        _, found = await self._do(("SET", floor, holder, "NX", "PX", life), ("GET", floor))
+    async def take_ask_lock(self, task_id: str, key: str, holder: str) -> AskLock:
+        """See `SessionStore.take_ask_lock`."""
+        lock, life = self._ask_lock(task_id, key), round(ASK_LOCK_SECONDS * 1000)
+        _, found = await self._do(("SET", lock, holder, "NX", "PX", life), ("GET", lock))
         if found != holder:
             return AskLock(mine=False)
         # Only its holder takes a refusal away, so that a question is asked again once, on one stream.
-        _, problem = await self._do(("PEXPIRE", floor, life), ("GETDEL", f"{floor}:no"))
+        _, problem = await self._do(("PEXPIRE", lock, life), ("GETDEL", f"{lock}:no"))
         return AskLock(mine=True, problem=problem or "")
 
-    async def leave_floor(self, task_id: str, key: str, holder: str) -> None:
-        """See `SessionStore.leave_floor`."""
-        floor = self._floor(task_id, key)
-        (found,) = await self._do(("GET", floor))
+    async def leave_ask_lock(self, task_id: str, key: str, holder: str) -> None:
+        """See `SessionStore.leave_ask_lock`."""
+        lock = self._ask_lock(task_id, key)
+        (found,) = await self._do(("GET", lock))
         if found == holder:
-            await self._do(("DEL", floor), self._wake(task_hash(task_id)))
+            await self._do(("DEL", lock), self._wake(task_hash(task_id)))
 
     async def refuse(self, task_id: str, key: str, problem: str) -> None:
         """See `SessionStore.refuse`."""
-        refusal = f"{self._floor(task_id, key)}:no"
+        refusal = f"{self._ask_lock(task_id, key)}:no"
         await self._do(("SET", refusal, problem, "PX", SILENCE_MS), self._wake(task_hash(task_id)))
 
     async def attribute(self, task_id: str, key: str, request_id: str) -> None:
         """See `SessionStore.attribute`."""
-        await self._do(("SET", f"{self._floor(task_id, key)}:by", request_id, "PX", MINUTE))
+        await self._do(("SET", f"{self._ask_lock(task_id, key)}:by", request_id, "PX", MINUTE))
 
     async def attribution(self, task_id: str, key: str) -> str | None:
         """See `SessionStore.attribution`."""
-        (request_id,) = await self._do(("GET", f"{self._floor(task_id, key)}:by"))
+        (request_id,) = await self._do(("GET", f"{self._ask_lock(task_id, key)}:by"))
         return None if request_id is None else str(request_id)
 
     async def leave_answer(self, interview: str, key: str, answer: JsonText) -> None:
@@ -262,5 +262,5 @@ class RedisSessions:
     def _interview(self, interview: str) -> str:
         return f"{self._prefix}:interview:{interview}"
 
-    def _floor(self, task_id: str, key: str) -> str:
+    def _ask_lock(self, task_id: str, key: str) -> str:
         return f"{self._prefix}:floor:{{{json.dumps([task_hash(task_id), key])}}}"
