@@ -139,7 +139,7 @@ def test_an_operator_lists_inspects_cancels_repairs_and_examines(service: Servic
         with WireClient(service.web.port) as client:
             assert client.get(task_id)["status"] == "cancelled"
         assert task_id in operate(service.redis, "inspect", "--json", task_id).stdout
-        admin.zrem(f"{TASKS}:expired", task_id)
+        admin.zrem(f"{TASKS}:expired", task_hash(task_id))
         assert "1 fixed, 0 left" in operate(service.redis, "repair").stderr
         admin.hset(f"{TASKS}:t:{task_hash(task_id)}", "status", "no such status")
         assert ", 0 left" in operate(service.redis, "repair", "--quarantine").stderr
