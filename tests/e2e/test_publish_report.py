@@ -33,4 +33,4 @@ def test_a_question_outlives_the_whole_service_and_its_answer_publishes_the_repo
     publication = json.loads(done.stdout)
     assert (reports / publication["file"]).read_text() == publication["report"]
     assert publication["report"].startswith("# Our people\n")
-    assert inspected["task"]["run"] == 3
+    assert inspected["task"]["claims"] == 3

@@ -29,9 +29,11 @@ def calls() -> Iterator[ast.Call]:
 
 def test_the_list_of_points_is_that_of_the_code() -> None:
     written = {ast.unparse(call.args[0]) + "." + ast.literal_eval(call.args[1]) for call in calls()}
-    named = {point.replace("'", "") for point in written if not point.startswith("event.")}
-    transacted = {point for point in written if point.startswith("event.")}
-    assert transacted == {f"event.{side}" for side in SIDES}  # the transaction loop says what it transacts
+    named = {point.replace("'", "") for point in written if not point.startswith("transition.name.")}
+    transacted = {point for point in written if point.startswith("transition.name.")}
+    assert transacted == {
+        f"transition.name.{side}" for side in SIDES
+    }  # the transaction loop says what it transacts
     kinds = [
         kind for _, kind in inspect.getmembers(events, inspect.isclass) if issubclass(kind, events.Event)
     ]
