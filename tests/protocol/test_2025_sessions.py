@@ -161,8 +161,11 @@ def test_a_client_that_takes_no_events_cannot_listen(session: SessionClient) -> 
     assert session.post(b"", method="GET", accept="application/json").status == 406
 
 
-def test_the_newest_stream_holds_the_session(session: SessionClient) -> None:
+def test_the_newest_stream_holds_the_session(session: SessionClient, redis_server: RedisServer) -> None:
     older = session.listen(at=0)
+    with redis_server.client() as client:
+        # Its headers come first: only then it takes the session.
+        wait_until(lambda: client.keys("*:stream"), "the first stream holds the session")
 
     newer = session.listen(at=1)
 

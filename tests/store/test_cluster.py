@@ -185,7 +185,7 @@ def test_tasks_spread_over_the_nodes_and_are_counted_swept_and_repaired_on_all_o
     for server in cluster.servers:
         with server.client() as client:
             assert client.keys("*:t:*")
-            for key in client.keys("*:expired"):
+            for key in client.keys("*:overdue"):
                 client.delete(key)
     fixed = list(store.repair())
     assert {repair.task for repair in fixed if repair.fixed} == set(map(task_hash, ids))
