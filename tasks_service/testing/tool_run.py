@@ -10,7 +10,7 @@ from typing import Any
 from ..authoring.tool import Tool
 from ..domain.events import AnswerInput, Cancel, Create
 from ..domain.limits import DEFAULT_LIMITS
-from ..domain.names import new_task_id
+from ..domain.names import new_task_id, task_hash
 from ..domain.questions import parse
 from ..domain.task import (
     ClientCapability,
@@ -28,6 +28,7 @@ from ..service import TaskService
 from ..store.changes import Change, Reported
 from ..store.memory import MemoryTaskStore
 from ..worker.execution import Executor
+from ..worker.exposed import exposed_body
 from ..worker.interrupts import Interrupter
 from ..worker.lease_keeper import LeaseKeeper
 from ..worker.loop import AsyncLoop
@@ -68,7 +69,7 @@ class ToolRun:
         self._tool: Tool = service.tools.find(tool)
         self._now_ms = time.time_ns() // 1_000_000
         self._store = _TestStore(clock=lambda: self._now_ms)
-        self._executor = _executor(self._store)
+        self._executor, self._app = _executor(self._store), service.celery
         self._task_id = new_task_id(OWNER)
         self._store.create(
             Create(
@@ -158,8 +159,14 @@ class ToolRun:
     def _go_on(self) -> None:
         while (task := self._record.task).phase is Phase.PENDING:
             self._now_ms = max(self._now_ms, task.due_ms)
+            original, celery_id = self._tool.celery_name, f"{task_hash(self._task_id)}.{task.claims + 1}"
             self._executor.run(
-                self._tool, self._task_id, lease_id=new_token(), worker="test", dispatched_ms=self._now_ms
+                self._tool,
+                self._task_id,
+                lease_id=new_token(),
+                worker="test",
+                dispatched_ms=self._now_ms,
+                body=None if original is None else exposed_body(self._app, original, celery_id),
             )
 
 

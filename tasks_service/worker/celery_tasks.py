@@ -14,7 +14,7 @@ from celery import Celery, Task
 from ..authoring.tool import Tool
 from ..domain.task import new_token
 from .engine import Engine
-from .exposed import original_task, run_exposed
+from .exposed import exposed_body
 from .request import LEASE_HEADER
 
 HARD_LIMIT_AFTER = 15
@@ -68,19 +68,14 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
         time_limit=timeout + HARD_LIMIT_AFTER,
     )
     def run_tool(self: ToolTask, task: str, dispatched_ms: int, **_: Any) -> None:
-        request = self.request
-
-        def exposed(attempt: Any, arguments: dict[str, Any]) -> Any:
-            original = original_task(app, str(tool.celery_name))
-            return run_exposed(original, attempt, arguments, str(request.id))
-
+        request, original = self.request, tool.celery_name
         ended = engine.executor.run(
             tool,
             task,
             lease_id=request.get(LEASE_HEADER) or new_token(),
             worker=f"{request.hostname}/{os.getpid()}",
             dispatched_ms=dispatched_ms,
-            body=exposed if tool.celery_name is not None else None,
+            body=None if original is None else exposed_body(app, original, str(request.id)),
         )
         if ended is not None and (ended.failure is not None or ended.is_error):
             raise ToolFailed(f"the record of task {task} says why") from None

@@ -8,7 +8,7 @@ to which the tool's own retry policy applies; `replace`, `Ignore` and `Reject` f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery, Task
@@ -41,6 +41,21 @@ def queue_of(app: Celery, original: Task) -> str:
     # A new router, because the app's would keep a queue that only this look-up named.
     router = app.amqp.Router(queues=app.amqp.Queues(app.conf.task_queues))
     return str(router.route(options, original.name)["queue"].name)
+
+
+def exposed_body(app: Celery, name: str, celery_id: str) -> Callable[[RunningAttempt, dict[str, Any]], Any]:
+    """Return what runs an existing Celery task as the body of a tool; see `Executor.run`.
+
+    Args:
+        app: The app that has the task.
+        name: The task's name; looked up when the body runs.
+        celery_id: The id that the task sees as its own.
+    """
+
+    def body(attempt: RunningAttempt, arguments: dict[str, Any]) -> Any:
+        return run_exposed(original_task(app, name), attempt, arguments, celery_id)
+
+    return body
 
 
 def run_exposed(original: Task, attempt: RunningAttempt, arguments: Mapping[str, Any], celery_id: str) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from celery import Celery
 from pydantic import BaseModel
 
 from tasks_service import AsyncTaskContext, RetryPolicy, Settings, TaskContext, TaskService, ToolError
@@ -109,3 +111,18 @@ def test_bad_calls_are_refused_before_anything_runs(service: TaskService) -> Non
         ToolRun(service, "double", {"number": "many"})
     with pytest.raises(UnknownTool):
         ToolRun(service, "triple")
+
+
+def test_an_exposed_celery_task_of_a_shops_own_app_runs_too() -> None:
+    shop = Celery("shop", broker="memory://")
+
+    @shop.task(name="shop.multiply", bind=True)
+    def multiply(self: Any, first: int, second: int) -> dict[str, Any]:
+        return {"product": first * second, "direct": self.request.called_directly}
+
+    service = TaskService("Shop", celery=shop, settings=Settings(redis_url=None))
+    service.expose("shop.multiply")
+
+    run = ToolRun(service, "multiply", {"first": 2, "second": 3})
+
+    assert run.result == {"product": 6, "direct": True}
