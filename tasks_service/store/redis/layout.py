@@ -154,20 +154,20 @@ def parse_concurrency_key(name: str) -> ConcurrencyKey:
 
 def sorted_index_entries(shard: Shard, task: Task) -> dict[str, int]:
     """The sorted sets that a task is in, with its score in each."""
-    places = {shard.owner(task.owner): task.created_ms}
-    places[shard.index("expired" if task.status.is_final else "overdue")] = next_due_ms(task)
+    entries = {shard.owner(task.owner): task.created_ms}
+    entries[shard.index("expired" if task.status.is_final else "overdue")] = next_due_ms(task)
     if task.lease is not None:
-        places[shard.index("leases")] = task.lease.until_ms
+        entries[shard.index("leases")] = task.lease.until_ms
     if holds_slot(task):
-        places[shard.slots(task.concurrency_key)] = next_due_ms(task)
+        entries[shard.slots(task.concurrency_key)] = next_due_ms(task)
     if task.phase is Phase.PENDING:
         if task.slot is Slot.WAITING:
-            places[shard.waiting(task.concurrency_key)] = task.created_ms
+            entries[shard.waiting(task.concurrency_key)] = task.created_ms
         elif awaits_first_message(task):
-            places[shard.index("timers")] = task.due_ms
+            entries[shard.index("timers")] = task.due_ms
         else:
-            places[shard.pending(task.queue)] = task.dispatched_ms
-    return places
+            entries[shard.pending(task.queue)] = task.dispatched_ms
+    return entries
 
 
 def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Iterator[Command]:
@@ -183,7 +183,7 @@ def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Ite
             yield ("ZADD", key, score, name)
     for key in old.keys() - new.keys():
         yield ("ZREM", key, name)
-    yield from _place_live(shard, before, after, task)
+    yield from _live_commands(shard, before, after, task)
     if after is not None and after.slot is not None and (before is None or before.slot is not after.slot):
         yield from _enter_concurrency_key(shard, after)
     if after is not None and after.phase is Phase.PENDING and (before is None or before.queue != after.queue):
@@ -224,7 +224,7 @@ def _enter_concurrency_key(shard: Shard, task: Task) -> Iterator[Command]:
         yield ("SADD", shard.index("concurrency_keys"), concurrency_key_name(task.concurrency_key))
 
 
-def _place_live(shard: Shard, before: Task | None, after: Task | None, task: Task) -> Iterator[Command]:
+def _live_commands(shard: Shard, before: Task | None, after: Task | None, task: Task) -> Iterator[Command]:
     was_live = before is not None and not before.status.is_final
     is_live = after is not None and not after.status.is_final
     if is_live and not was_live:
