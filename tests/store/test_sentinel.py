@@ -85,6 +85,30 @@ def test_a_server_that_has_become_a_replica_is_left_by_every_connection(
             one.result(30)
 
 
+def test_no_store_reads_from_a_master_that_has_become_a_replica_and_closed_its_connections(
+    group: SentinelGroup, store: RedisTaskStore
+) -> None:
+    """So do sentinels when another takes over, and a replica answers reads with what was true once."""
+    task_id = store.create(creation()).task.task_id
+    master, other = group.master, next(one for one in group.servers if one is not group.master)
+
+    async def read() -> str:
+        reader = AsyncRedisTaskStore(group.url, deadline=30)
+        try:
+            return (await reader.get(ALICE, task_id)).task.task_id
+        finally:
+            await reader.aclose()
+
+    with ThreadPoolExecutor(2) as pool, master.client() as client:
+        client.replicaof("127.0.0.1", other.port)
+        client.client_kill_filter(_type="normal", skipme=True)
+        reads = [pool.submit(store.inspect, task_id), pool.submit(asyncio.run, read())]
+        time.sleep(0.3)
+        assert not any(one.done() for one in reads)
+        client.replicaof("NO", "ONE")
+        assert reads[0].result(30).task.task_id == reads[1].result(30) == task_id
+
+
 def test_the_replica_that_took_over_gets_every_write_of_both_stores(
     own_group: SentinelGroup, own_store: RedisTaskStore
 ) -> None:

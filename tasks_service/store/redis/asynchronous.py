@@ -16,7 +16,7 @@ from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
 from ..findings import Finding, Memory
 from ..outbox import NoOutbox, Outbox
-from .connection import Pools, client_findings, connection_options
+from .connection import Pools, client_findings, connect_to_master_async, connection_options
 from .drivers import AsyncDriver
 from .health import examine
 from .layout import Layout
@@ -75,7 +75,9 @@ class AsyncRedisTaskStore:
         def connections(node: Node | None) -> BlockingConnectionPool:
             # `run` bounds the whole operation; a timer for each reply would cost a sixth of a create.
             reply = timings.sentinel_reply if node is not None and node.is_sentinel else None
-            options = connection_options(Retry, url, timings=timings, reply=reply)
+            is_named = address.kind is Kind.SENTINEL and node is not None and not node.is_sentinel
+            on_connect = connect_to_master_async if is_named else None
+            options = connection_options(Retry, url, timings=timings, reply=reply, on_connect=on_connect)
             return BlockingConnectionPool.from_url(
                 address.url_of(node), max_connections=pool, timeout=None, **options
             )

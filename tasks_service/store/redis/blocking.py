@@ -10,7 +10,7 @@ from redis import BlockingConnectionPool
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from ...addresses.redis import Node, parse_address
+from ...addresses.redis import Kind, Node, parse_address
 from ...domain.errors import StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
 from ...domain.indexes import Due
@@ -22,7 +22,7 @@ from ..findings import Finding, Memory
 from ..maintenance import Repair, SweepMark
 from ..outbox import NoOutbox, Outbox
 from ..workers import Claimed
-from .connection import Pools, client_findings, connection_options
+from .connection import Pools, client_findings, connect_to_master, connection_options
 from .drivers import BlockingDriver, exchange
 from .health import examine
 from .layout import Layout
@@ -84,7 +84,9 @@ class RedisTaskStore:
 
         def connections(node: Node | None) -> BlockingConnectionPool:
             reply = timings.sentinel_reply if node is not None and node.is_sentinel else timings.reply
-            options = connection_options(Retry, url, timings=timings, reply=reply)
+            is_named = address.kind is Kind.SENTINEL and node is not None and not node.is_sentinel
+            on_connect = connect_to_master if is_named else None
+            options = connection_options(Retry, url, timings=timings, reply=reply, on_connect=on_connect)
             return BlockingConnectionPool.from_url(
                 address.url_of(node), max_connections=pool, timeout=deadline, **options
             )

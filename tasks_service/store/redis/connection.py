@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import hiredis
+import redis
+import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
@@ -26,6 +28,7 @@ def connection_options(
     *,
     timings: Timings = DEFAULT_TIMINGS,
     reply: float | None = None,
+    on_connect: Callable[[Any], Any] | None = None,
 ) -> dict[str, Any]:
     """Options of a connection pool.
 
@@ -35,6 +38,7 @@ def connection_options(
         url: Where Redis is.
         timings: How long to wait.
         reply: Give up a connection when a reply takes longer, in seconds; None: the caller sets a limit.
+        on_connect: Called with each new connection, instead of its own `on_connect`; see `connect_to_master`.
     """
     # redis-py's Unix socket connections do not take what only TCP has.
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
@@ -45,8 +49,40 @@ def connection_options(
         "socket_timeout": reply,
         "socket_connect_timeout": timings.connect,
         "health_check_interval": 0,
+        "redis_connect_func": on_connect,
         **tcp_only,
     }
+
+
+def connect_to_master(connection: redis.Connection) -> None:
+    """Prepare a new connection to the server that sentinels name, and make sure that it takes writes.
+
+    A pool replaces a connection that its server has closed, and sentinels let a master that they replace
+    close all of them. Without this look the new connection would lead to what is a replica by now, whose
+    answers to reads are old, and which refuses nothing as long as nobody writes.
+
+    Raises:
+        redis.exceptions.ConnectionError: The server is a replica.
+    """
+    connection.on_connect()
+    connection.send_command(*_ASK_ROLE, check_health=False)
+    _require_master(connection.read_response())
+
+
+async def connect_to_master_async(connection: redis.asyncio.Connection) -> None:
+    """The same as `connect_to_master`, for connections of asyncio."""
+    await connection.on_connect()
+    await connection.send_command(*_ASK_ROLE, check_health=False)
+    _require_master(await connection.read_response())
+
+
+_ASK_ROLE = ("INFO", "replication")
+"""ROLE would say the same, but needs a right that nobody has for anything else."""
+
+
+def _require_master(replication: str) -> None:
+    if "role:master" not in replication.splitlines():
+        raise RedisConnectionError("the server is a replica now; the sentinels name another master, or will")
 
 
 FAILURES = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
