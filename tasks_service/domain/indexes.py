@@ -56,4 +56,4 @@ class Due(StrEnum):
     LEASES = "leases"
     """Past their lease."""
     TIMERS = "timers"
-    """Due now, after a sleep or a retry's delay. They have no message yet: `Redispatch` makes it."""
+    """To be sent when a sleep or a retry's delay is over. They have no message yet: `Redispatch` makes it."""

@@ -1,12 +1,12 @@
 """The publisher of reports: progress and log messages of running tools, for clients that wait.
 
-A tool only adds to the bounded queue of its attempt, so it never waits. One thread per worker process
-publishes the reports, over a connection of its own; it starts with the first report. At most 50 reports of a
-task are published in any second; if more come, only the newest are. If the answer to PUBLISH says that nobody
-listens, the thread publishes more and more rarely, down to once a second.
+How they are throttled: a tool only adds to the bounded queue of its attempt, so it never waits. One thread
+per worker process publishes the reports, over a connection of its own; it starts with the first report. At
+most 50 reports of a task are published in any second; if more come, only the newest are. If the answer to
+PUBLISH says that nobody listens, the thread publishes more and more rarely, down to once a second.
 
 The end of an attempt publishes the reports that still wait, before its outcome is committed. If Redis does
-not answer, reports are dropped; progress is recorded all the same (see `lease_keeper`).
+not answer, reports are dropped; progress is recorded all the same, once a second (see `attempt`).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Threshold:
 
 
 class Reporting:
-    """Sends the reports of one task to one stream, throttled as the revisions demand; never waits.
+    """Sends the reports of one task to one stream, in the order that the revisions demand; never waits.
 
     Args:
         outgoing: The stream.

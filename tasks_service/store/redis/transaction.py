@@ -4,8 +4,9 @@ Theory of operation
 ===================
 
 Redis has the tasks; Python has the rules. No rule is a script in Redis: each transition reads a task, lets
-`domain.decide` judge, and writes what that says, under optimistic locking. `transact`, below, is the only
-place where WATCH and MULTI are sent, and every transition goes through it.
+`domain.decide` judge, and writes what that says, under optimistic locking. Every transition goes through
+`transact`, below, the only place where one sends WATCH and MULTI. (`permissions.py` sends them too, to ask
+what its user may do; it writes nothing.)
 
 A claim, as it goes over the wire: two packets, on one connection.
 

@@ -41,6 +41,8 @@ def _entry(kind: str) -> dict[str, Any]:
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {kind: _entry(kind) for kind in CELERY_TASKS}
 """For the `beat_schedule` of an app: an app that a service makes has it, a shop adds it to its own.
 
+The deployment of this repository writes the same out in `beat_schedule.py`; a test keeps them equal.
+
 Two beats at once do no harm, nor does none: see `left_to_workers`.
 """
 
