@@ -12,12 +12,13 @@ import click
 import pydantic_core
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..domain.decide import effective
 from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
-from ..domain.events import Cancel
+from ..domain.events import CancelByOperator
 from ..domain.names import task_hash
-from ..domain.task import Phase, Slot, Task, TaskRecord, new_token
+from ..domain.task import Phase, Slot, Task, TaskRecord
 from ..settings import Settings
 from ..store.maintenance import MaintenanceStore
 from .application import json_option, open_store
@@ -71,12 +72,16 @@ def inspect(task: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("task")
-def cancel(task: str) -> None:
-    """Cancel a task, whoever owns it. TASK is its name or its id (see `inspect`)."""
+@click.option("--reason", help="A sentence for the client, in place of one that names an operator.")
+def cancel(task: str, reason: str | None) -> None:
+    """Cancel a task, whoever owns it. TASK is its name or its id (see `inspect`).
+
+    Its history says that an operator did so, and so does its status message, which the client reads.
+    """
+    order = CancelByOperator() if reason is None else CancelByOperator(reason=reason)
     with open_store(Settings()) as store:
-        found = store.inspect(task).task
         try:
-            store.apply(found.owner, found.task_id, Cancel(token=new_token()), hidden=True)
+            store.apply_order(task, order)
         except InvalidTransition as error:
             raise click.ClickException(f"Task {task} is {error.current} already.") from None
     click.echo(f"Task {task} is cancelled.")
@@ -139,6 +144,10 @@ def _print_record(record: TaskRecord, problems: list[str]) -> None:
     fields.add_row("arguments", record.arguments)
     if record.result is not None:
         fields.add_row("result", record.result)
+    if (exception := record.exception) is not None:
+        said = f"{exception.type}: {exception.message}"
+        fields.add_row("exception", Text(f"{said}\n\n{exception.traceback}" if exception.traceback else said))
+        fields.add_row("exception of claim", str(exception.claim))
     console.print(fields)
     history = Table("revision", "from", "to", "who", "when", title="history")
     for entry in record.log:

@@ -23,6 +23,7 @@ from .events import (
     CallerLeft,
     CallerReturned,
     Cancel,
+    CancelByOperator,
     Checkpoint,
     Claim,
     CompleteWithResult,
@@ -43,7 +44,7 @@ from .events import (
     Sleep,
     WorkerEvent,
 )
-from .limits import DEFAULT_LIMITS, Limits, check_size, size, truncate
+from .limits import DEFAULT_LIMITS, Limits, check_size, size, truncate, truncate_middle
 from .task import (
     MINUTE,
     EntryKind,
@@ -58,6 +59,7 @@ from .task import (
     Slot,
     Task,
     TaskStatus,
+    ToolException,
 )
 
 GONE = None
@@ -72,6 +74,7 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
         _P: {
             Claim: (_R, _P, _F),
             Cancel: (_X,),
+            CancelByOperator: (_X,),
             DeadlinePassed: (_F, _X),
             MakeVisible: (_P,),
             CallerLeft: (_P,),
@@ -90,6 +93,7 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
             CompleteWithResult: (_C,),
             FailWithError: (_F,),
             Cancel: (_X,),
+            CancelByOperator: (_X,),
             Reap: (_P, _F),
             DeadlinePassed: (_F, _X),
             MakeVisible: (_R,),
@@ -100,6 +104,7 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
         _Q: {
             AnswerInput: (_Q, _P),
             Cancel: (_X,),
+            CancelByOperator: (_X,),
             DeadlinePassed: (_Q, _P, _F, _X),
             MakeVisible: (_Q,),
             CallerLeft: (_Q,),
@@ -156,6 +161,7 @@ class Applied:
         log: Lines for the transition log; empty for what moves nothing.
         arguments: To be written with a creation.
         result: To be written in the same write as the status `completed`.
+        exception: To be kept for operators, in place of an earlier one.
         journal: Entries to append.
     """
 
@@ -163,6 +169,7 @@ class Applied:
     log: tuple[LogEntry, ...] = ()
     arguments: JsonText | None = None
     result: JsonText | None = None
+    exception: ToolException | None = None
     journal: tuple[JournalEntry, ...] = ()
 
 
@@ -260,6 +267,7 @@ def decide(
         log=(*passed.log, *decided.log),
         arguments=decided.arguments,
         result=decided.result,
+        exception=decided.exception,
         journal=(*passed.journal, *decided.journal),
     )
 
@@ -596,11 +604,12 @@ def _sleep(task: Task, event: Sleep, moment: _Moment) -> Applied:
 
 def _retry(task: Task, event: Retry, moment: _Moment) -> Applied:
     if task.attempts >= task.policy.max_attempts:
-        ended = replace(event.otherwise, token=event.token)
+        ended = replace(event.otherwise, token=event.token, exception=event.exception)
         return _HANDLERS[type(ended)](task, ended, moment)  # type: ignore[return-value]
     message = _message(event.message, moment.limits)
     again = _pending(task, moment.now_ms, event.delay_ms, status_message=message)
-    return _logged(task, again, event, moment.now_ms)
+    applied = _logged(task, again, event, moment.now_ms)
+    return replace(applied, exception=_kept(event.exception, moment.limits))
 
 
 def _release(task: Task, event: Release, moment: _Moment) -> Applied:
@@ -620,7 +629,8 @@ def _complete(task: Task, event: CompleteWithResult, moment: _Moment) -> Applied
         is_error=event.is_error,
         status_message=_message(event.message, moment.limits),
     )
-    return replace(_logged(task, done, event, moment.now_ms), result=event.result)
+    exception = _kept(event.exception, moment.limits)
+    return replace(_logged(task, done, event, moment.now_ms), result=event.result, exception=exception)
 
 
 def _fail(task: Task, event: FailWithError, moment: _Moment) -> Applied:
@@ -635,12 +645,17 @@ def _fail(task: Task, event: FailWithError, moment: _Moment) -> Applied:
         failure=replace(failure, message=message),
         status_message=message,
     )
-    return _logged(task, failed, event, moment.now_ms)
+    applied = _logged(task, failed, event, moment.now_ms)
+    return replace(applied, exception=_kept(event.exception, limits))
 
 
 def _cancel(task: Task, event: Cancel, moment: _Moment) -> Applied:
     if event.unheld and task.visible:
         raise _Refusal(_invalid(task, event, "its handle was given out"))
+    return _cancelled(task, event, moment)
+
+
+def _cancelled(task: Task, event: Cancel | CancelByOperator, moment: _Moment) -> Applied:
     message = _message(event.reason, moment.limits)
     cancelled = _ended(task, moment.now_ms, TaskStatus.CANCELLED, status_message=message)
     return _logged(task, cancelled, event, moment.now_ms)
@@ -789,6 +804,7 @@ _HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
         CompleteWithResult: _complete,
         FailWithError: _fail,
         Cancel: _cancel,
+        CancelByOperator: _cancelled,
         MakeVisible: _make_visible,
         CallerLeft: _caller_left,
         CallerReturned: _caller_returned,
@@ -904,6 +920,16 @@ def _line(source: Phase | None, after: Task, token: str, actor: str, at_ms: int)
 
 def _message(text: str | None, limits: Limits) -> str | None:
     return None if text is None else truncate(text, limits.status_message_bytes)
+
+
+def _kept(exception: ToolException | None, limits: Limits) -> ToolException | None:
+    """An exception as far as there is room for it; it is never a reason to refuse an event."""
+    return exception and replace(
+        exception,
+        type=truncate(exception.type, limits.status_message_bytes),
+        message=truncate(exception.message, limits.status_message_bytes),
+        traceback=truncate_middle(exception.traceback, limits.traceback_bytes),
+    )
 
 
 def _invalid(task: Task, event: Event, reason: str) -> errors.InvalidTransition:

@@ -345,7 +345,7 @@ class AttemptEnded(BaseException):
 
 
 class TaskCancelled(AttemptEnded):
-    """The client cancelled the task."""
+    """The task was cancelled, by its client or by an operator."""
 
 
 class AttemptLost(AttemptEnded):

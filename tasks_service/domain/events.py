@@ -1,8 +1,9 @@
 """The events of the state machine: the complete list, each with the facts that the decision needs.
 
 The base class says who sends an event: a `ClientEvent` needs the owner, a `WorkerEvent` proves by its lease
-id that the worker still holds the task, a `SweepEvent` records what time has already decided. Every event has
-a write token: a repetition with the same token is recognised, and never applied twice.
+id that the worker still holds the task, a `SweepEvent` records what time has already decided, an
+`OperatorEvent` is an operator's order. Every event has a write token: a repetition with the same token is
+recognised, and never applied twice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .task import (
     Owner,
     Policy,
     Progress,
+    ToolException,
     new_token,
 )
 
@@ -59,6 +61,13 @@ class SweepEvent(Event):
     """An event that time causes, and a sweep records."""
 
     actor: ClassVar[str] = "sweep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorEvent(Event):
+    """An event that an operator causes, whoever owns the task."""
+
+    actor: ClassVar[str] = "operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +112,17 @@ class Cancel(ClientEvent):
 
     reason: str = "The client cancelled the task."
     unheld: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelByOperator(OperatorEvent):
+    """An operator cancels the task.
+
+    Attributes:
+        reason: The status message, which clients read.
+    """
+
+    reason: str = "An operator cancelled the task."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,18 +256,26 @@ class CompleteWithResult(WorkerEvent):
         result: The result, as JSON text.
         is_error: Whether the result reports an error; wire modules translate it.
         message: A sentence for people, shown beside the status.
+        exception: The exception that the result reports, for operators.
     """
 
     result: JsonText
     is_error: bool = False
     message: str | None = None
+    exception: ToolException | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailWithError(WorkerEvent):
-    """The task cannot be done; status and error are one write."""
+    """The task cannot be done; status and error are one write.
+
+    Attributes:
+        failure: The error, for whoever called the tool.
+        exception: What was raised, for operators.
+    """
 
     failure: Failure
+    exception: ToolException | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,11 +286,13 @@ class Retry(WorkerEvent):
         delay_ms: The time until the next attempt.
         otherwise: How the task ends if no attempt is left: with the tool's own error.
         message: What went wrong this time, for people.
+        exception: What was raised this time, for operators.
     """
 
     delay_ms: int
     otherwise: CompleteWithResult | FailWithError
     message: str | None = None
+    exception: ToolException | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ class Limits:
         live_per_owner: Tasks of one owner that are not final.
         tasks_per_shard: Tasks that are stored in the shard of their owner, ended ones included until they are
             removed; may be exceeded by the creates in flight.
+        traceback_bytes: A traceback that is kept for operators; longer ones lose their middle.
         log_entries: Entries kept of a task's transition log.
         running_per_owner: How many tasks of one owner may run from a queue at a time, by queue or
             `OTHER_QUEUES`; further ones wait for a slot, and are not refused.
@@ -53,6 +54,7 @@ class Limits:
     depth: int = 64
     live_per_owner: int = 10_000
     tasks_per_shard: int = 2_000_000
+    traceback_bytes: int = 16 * KIB
     log_entries: int = 64
     running_per_owner: Mapping[str, int] = field(default_factory=dict)
 
@@ -134,3 +136,17 @@ def truncate(text: str, maximum: int) -> str:
     if len(encoded) <= maximum:
         return encoded.decode()
     return encoded[: maximum - 3].decode(errors="ignore") + "…"
+
+
+LEFT_OUT = "\n[...]\n"
+"""What stands in a text for its middle."""
+
+
+def truncate_middle(text: str, maximum: int) -> str:
+    """Shorten a text to `maximum` bytes by its middle, at character boundaries; more of its end is kept."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= maximum:
+        return encoded.decode()
+    kept = maximum - len(LEFT_OUT)
+    head = encoded[: kept // 4].decode(errors="ignore")
+    return head + LEFT_OUT + encoded[-(kept - kept // 4) :].decode(errors="ignore")

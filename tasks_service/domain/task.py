@@ -257,6 +257,23 @@ class JournalEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolException:
+    """The newest exception that ended an attempt of a task. For operators: no client is ever shown it.
+
+    Attributes:
+        type: The name of its class, with its module.
+        message: What it says.
+        traceback: The traceback, from the tool's own code on; in the middle of a long one a part is left out.
+        claim: Which claim's attempt it ended.
+    """
+
+    type: str
+    message: str = ""
+    traceback: str = ""
+    claim: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogEntry:
     """One line of a task's transition log: audit trail, deduplication, and witness for tests."""
 
@@ -358,5 +375,6 @@ class TaskRecord:
     task: Task
     arguments: JsonText
     result: JsonText | None = None
+    exception: ToolException | None = None
     journal: tuple[JournalEntry, ...] = ()
     log: tuple[LogEntry, ...] = ()

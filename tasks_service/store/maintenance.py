@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from ..domain.events import SweepEvent
+from ..domain.events import OperatorEvent, SweepEvent
 from ..domain.indexes import Due
 from ..domain.task import Task, TaskRecord
 
@@ -82,6 +82,15 @@ class MaintenanceStore(Protocol):
         Raises:
             TaskNotFound: It is gone already; any index entry that named it is removed.
             InvalidTransition: It is not due, or not any more.
+        """
+
+    def apply_order(self, reference: str, event: OperatorEvent) -> Task:
+        """Write what an operator has ordered for a task, whoever owns it.
+
+        Raises:
+            TaskNotFound: There is no such task.
+            InvalidTransition: Not possible in the phase that the task is in.
+            CorruptRecord: Its record cannot be read.
         """
 
     def queues(self) -> list[str]:

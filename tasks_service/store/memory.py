@@ -24,7 +24,17 @@ from ..domain.decide import (
     redispatch_backoff_ms,
 )
 from ..domain.errors import InvalidTransition, TaskNotFound
-from ..domain.events import Claim, ClientEvent, Create, Event, GrantSlot, Redispatch, SweepEvent, WorkerEvent
+from ..domain.events import (
+    Claim,
+    ClientEvent,
+    Create,
+    Event,
+    GrantSlot,
+    OperatorEvent,
+    Redispatch,
+    SweepEvent,
+    WorkerEvent,
+)
 from ..domain.indexes import (
     Due,
     awaits_first_message,
@@ -181,6 +191,11 @@ class MemoryTaskStore:
                 backoff_ms = redispatch_backoff_ms(applied.redispatches)
                 self._suspects[task_hash(reference)] = self._clock() + backoff_ms
             return applied
+
+    def apply_order(self, reference: str, event: OperatorEvent) -> Task:
+        """See `MaintenanceStore.apply_order`."""
+        with self._lock:
+            return self._standing(self._apply(reference, event))
 
     def queues(self) -> list[str]:
         """See `MaintenanceStore.queues`."""
@@ -380,6 +395,7 @@ def _folded(record: TaskRecord | None, applied: Applied, task: Task, log_entries
         before,
         task=task,
         result=before.result if applied.result is None else applied.result,
+        exception=before.exception if applied.exception is None else applied.exception,
         journal=before.journal + applied.journal,
         log=(before.log + applied.log)[-log_entries:],
     )

@@ -53,7 +53,7 @@ STOPPING_COMMIT = 5.0
 logger = logging.getLogger(__name__)
 
 _SENTENCES: Mapping[type[AttemptEnded], str] = {
-    TaskCancelled: "The client cancelled the task.",
+    TaskCancelled: "The task was cancelled.",
     AttemptLost: "The task went to another worker, or ended otherwise.",
     AttemptTimedOut: "The tool ran longer than its timeout.",
     Parked: "The task waits; its tool runs again from the top.",

@@ -37,6 +37,7 @@ from ..failpoints import failpoint
 from ..store.maintenance import MaintenanceStore
 from ..store.workers import Claimed, WorkerStore
 from .attempt import RunningAttempt
+from .caught import with_exception
 from .interrupts import Interrupter
 from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
@@ -195,7 +196,7 @@ class Executor:
             logger.warning("Tool %s raised %s by itself", tool.name, type(error).__name__)
         if attempt.stop_reason is None:
             event = event_of_error(error, tool, attempt.task, attempt.lease_id)
-            self._commit(attempt, tool, event)
+            self._commit(attempt, tool, with_exception(event, error, attempt.task.claims))
         elif attempt.stop_reason is Parked:
             logger.debug("Task %s waits", task_hash(attempt.task.task_id))
         elif attempt.stop_reason is AttemptTimedOut:

@@ -2,7 +2,7 @@
 
 Clients see only what an author wrote for them: the message of a `ToolError`, the code of a `ProtocolError`.
 Of any other exception they learn only that the tool failed (docs/protocol.md); the operator finds the
-traceback in the worker's log, under the task's hash.
+traceback in the task's record, and in the worker's log under the task's hash.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ..domain.events import CompleteWithResult, FailWithError, Retry, WorkerEven
 from ..domain.limits import Limits, to_json
 from ..domain.names import task_hash
 from ..domain.task import Failure, FailureKind, JsonText, Task
+from .caught import with_exception
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def event_of_value(value: Any, tool: Tool, task: Task, lease_id: str, limits: Li
     except NotJson as error:
         logger.exception("Tool %s returned no valid result (task %s)", tool.name, task_hash(task.task_id))
         message = f"The result of '{tool.name}' cannot be used: {error.reason}."
-        return _failed(lease_id, FailureKind.RESULT_INVALID, message)
+        return with_exception(_failed(lease_id, FailureKind.RESULT_INVALID, message), error, task.claims)
     return _completed(lease_id, rendered)
 
 
@@ -74,7 +75,7 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
         return _failed(lease_id, FailureKind.AUTHOR, str(error))
     name = task_hash(task.task_id)
     logger.error("Tool %s failed (task %s, claim %d)", tool.name, name, task.claims, exc_info=error)
-    sentence = f"The tool '{tool.name}' failed. The reason is in the worker's log, under task {name}."
+    sentence = f"The tool '{tool.name}' failed. Its operator finds the reason under task {name}."
     failed = _completed(lease_id, error_result(sentence), sentence)
     if isinstance(error, StoreUnavailable):
         return Retry(lease_id=lease_id, delay_ms=STORE_RETRY_MS, otherwise=failed)

@@ -123,7 +123,9 @@ def test_cancel_ends_the_task_of_another(
 
     assert done.returncode == 0, done.stderr
     assert call.returncode == 1
-    assert "cancelled" in errors
+    assert "An operator cancelled the task." in errors
+    history = json.loads(service.run("inspect", "--json", task_id).stdout)["log"]
+    assert history[-1]["actor"] == "operator"
 
 
 def test_list_and_inspect_show_a_task_and_its_history(service: RunningUp) -> None:

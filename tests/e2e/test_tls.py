@@ -59,7 +59,7 @@ def test_a_front_end_and_a_worker_do_their_work_over_tls(url: str, tmp_path: Pat
             endless = client.task("loop", {})
             wait_until(lambda: "pid" in client.get(endless).get("statusMessage", ""), "it runs", seconds=60)
             client.request("tasks/cancel", {"taskId": endless}).result  # noqa: B018
-        wait_until(lambda: "ended early: The client cancelled" in worker.logs(), worker.logs)
+        wait_until(lambda: "ended early: The task was cancelled" in worker.logs(), worker.logs)
         assert "insecure" not in worker.logs() + web.logs()
         doctor = command("doctor", TASKS_REDIS_URL=url, TASKS_APP="tests.kit.worker_app:service")
         assert "ok       broker" in doctor.stdout, doctor.stdout + doctor.stderr

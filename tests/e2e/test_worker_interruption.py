@@ -24,7 +24,7 @@ def test_a_deaf_tool_is_interrupted_when_its_task_is_cancelled(
     task = client.call("unresponsive")
     client.running(task)
     client.cancel(task)
-    wait_until(lambda: "ended early: The client cancelled" in worker.logs(), worker.logs)
+    wait_until(lambda: "ended early: The task was cancelled" in worker.logs(), worker.logs)
     assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
 
 

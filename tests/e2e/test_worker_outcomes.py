@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,20 @@ def test_the_authors_protocol_error_fails_the_task(worker: CeleryTestWorker, cli
     assert json.loads(failure.data or "") == {"day": "Sunday"}
 
 
-def test_any_other_exception_is_in_the_log_and_nowhere_else(worker: CeleryTestWorker, client: Client) -> None:
+def test_any_other_exception_is_in_the_record_and_the_log_and_the_client_learns_nothing_of_it(
+    worker: CeleryTestWorker, client: Client
+) -> None:
     ended = client.run("crash")
     assert ended.task.is_error
     assert "The tool 'crash' failed" in text_of(ended)
-    assert SECRET not in repr(client.record(ended.task))
+    assert SECRET not in repr(ended)
+    record = client.record(ended.task)
+    assert record.exception is not None
+    assert (record.exception.type, record.exception.message) == ("builtins.RuntimeError", SECRET)
+    assert record.exception.claim == 1
+    first_frame = record.exception.traceback.splitlines()[1]
+    assert "worker_app.py" in first_frame and "in crash" in first_frame
+    assert SECRET not in repr(replace(record, exception=None))
     worker.wait_for_log(SECRET, timeout=60)
 
 
@@ -96,6 +106,8 @@ def test_a_tool_that_never_succeeds_ends_with_an_error_result(
     ended = client.run("flaky", succeed_at=9)
     assert (ended.task.is_error, ended.task.claims) == (True, 3)
     assert SECRET not in text_of(ended)
+    exception = client.record(ended.task).exception
+    assert exception is not None and (exception.type, exception.claim) == ("builtins.ConnectionError", 3)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +144,12 @@ def test_a_cancellation_reaches_a_running_tool_within_a_second(
     worker: CeleryTestWorker, client: Client
 ) -> None:
     def seconds_to_reach_it() -> float:
-        before = worker.logs().count("ended early: The client cancelled")
+        before = worker.logs().count("ended early: The task was cancelled")
         task = client.call("loop")
         client.running(task)
         began = time.monotonic()
         client.cancel(task)
-        wait_until(lambda: worker.logs().count("ended early: The client cancelled") > before, worker.logs)
+        wait_until(lambda: worker.logs().count("ended early: The task was cancelled") > before, worker.logs)
         seconds = time.monotonic() - began
         # On a solo worker, and where all slots but one are taken, only an ended tool lets the next one run.
         assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED

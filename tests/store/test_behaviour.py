@@ -20,6 +20,7 @@ from tasks_service.domain.events import (
     CallerLeft,
     CallerReturned,
     Cancel,
+    CancelByOperator,
     Checkpoint,
     Claim,
     CompleteWithResult,
@@ -53,6 +54,7 @@ from tasks_service.domain.task import (
     Policy,
     Progress,
     TaskStatus,
+    ToolException,
     new_token,
 )
 from tests.kit.factories import ALICE, BOB, RESULT, creation
@@ -594,3 +596,26 @@ def test_ids_are_random_and_name_the_shard_of_their_owner() -> None:
     assert len(ids) == 2000
     assert len({task_id[:2] for task_id in ids}) == 1
     assert {len(task_id) for task_id in ids} == {26}
+
+
+def test_an_operator_cancels_the_task_of_anybody_and_the_history_says_so(face: Face) -> None:
+    task = face.create(visible=False)
+    cancelled = face.maintenance.apply_order(task_hash(task.task_id), CancelByOperator())
+    assert (cancelled.phase, cancelled.status_message) == (Phase.CANCELLED, "An operator cancelled the task.")
+    assert face.maintenance.inspect(task.task_id).log[-1].actor == "operator"
+    with pytest.raises(InvalidTransition):
+        face.maintenance.apply_order(task.task_id, CancelByOperator())
+    with pytest.raises(TaskNotFound):
+        face.maintenance.apply_order(new_task_id(ALICE), CancelByOperator())
+
+
+def test_what_a_tool_raised_is_kept_for_operators_and_no_client_is_given_it(face: Face) -> None:
+    task, lease_id = face.run()
+    raised = ToolException(type="builtins.KeyError", message="'é'", traceback="Traceback ...", claim=1)
+    done = CompleteWithResult(lease_id=lease_id, result=RESULT, is_error=True, exception=raised)
+    face.store.commit(task.task_id, done)
+    assert face.maintenance.inspect(task.task_id).exception == raised
+    assert "KeyError" not in repr(face.store.get(ALICE, task.task_id))
+    assert "KeyError" not in repr(face.store.page(ALICE))
+    untroubled = face.finish()
+    assert face.maintenance.inspect(untroubled.task_id).exception is None

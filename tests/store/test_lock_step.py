@@ -28,6 +28,7 @@ from tasks_service.domain.events import (
     CallerLeft,
     CallerReturned,
     Cancel,
+    CancelByOperator,
     Checkpoint,
     Claim,
     ClientEvent,
@@ -62,6 +63,7 @@ from tasks_service.domain.task import (
     Policy,
     Progress,
     TaskStatus,
+    ToolException,
     new_token,
 )
 from tasks_service.store.memory import MemoryTaskStore
@@ -91,6 +93,7 @@ LIMITS = Limits(
 OWNERS = [Owner("alice"), Owner("bob")]
 TEXTS = st.sampled_from([JsonText("1"), JsonText('"é"'), JsonText('"' + "x" * 50 + '"'), JsonText("{}")])
 KEYS = st.sampled_from(["a", "b", "c"])
+RAISED = ToolException(type="builtins.KeyError", message="'é'", traceback="Traceback", claim=1)
 DELAYS = st.sampled_from([0, 1, 15_000])
 
 
@@ -214,11 +217,17 @@ class LockStep(RuleBasedStateMachine):
     @rule(lease=leases)
     def fail(self, lease: tuple[str, str]) -> None:
         failure = Failure(kind=FailureKind.AUTHOR, message="no", code=-1, data=JsonText("[1]"))
-        self.commit(lease, lambda lease_id: FailWithError(lease_id=lease_id, failure=failure))
+        self.commit(
+            lease, lambda lease_id: FailWithError(lease_id=lease_id, failure=failure, exception=RAISED)
+        )
 
     @rule(task=tasks, asker=st.sampled_from(OWNERS))
     def cancel(self, task: tuple[Owner, str], asker: Owner) -> None:
         self.both("apply", asker, task[1], Cancel())
+
+    @rule(task=tasks)
+    def order(self, task: tuple[Owner, str]) -> None:
+        self.both("apply_order", task[1], CancelByOperator())
 
     @rule(task=tasks, window=st.sampled_from([1, 8_000, 90_000]))
     def leave(self, task: tuple[Owner, str], window: int) -> None:

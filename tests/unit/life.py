@@ -47,6 +47,7 @@ def fold(record: TaskRecord | None, applied: Applied) -> TaskRecord | None:
         record,
         task=applied.task,
         result=record.result if applied.result is None else applied.result,
+        exception=record.exception if applied.exception is None else applied.exception,
         journal=(*record.journal, *applied.journal),
         log=(*record.log, *applied.log),
     )

@@ -39,6 +39,7 @@ from tasks_service.domain.events import (
     CallerLeft,
     CallerReturned,
     Cancel,
+    CancelByOperator,
     Checkpoint,
     Claim,
     ClientEvent,
@@ -50,6 +51,7 @@ from tasks_service.domain.events import (
     FailWithError,
     GrantSlot,
     MakeVisible,
+    OperatorEvent,
     Question,
     Reap,
     Redispatch,
@@ -79,6 +81,7 @@ from tasks_service.domain.task import (
     Progress,
     Slot,
     TaskStatus,
+    ToolException,
 )
 from tests.unit.life import ARGUMENTS, RESULT, START_MS, YES, Life, answer, answers, create
 
@@ -191,6 +194,7 @@ EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
     CompleteWithResult: complete,
     FailWithError: fail,
     Cancel: lambda _: Cancel(),
+    CancelByOperator: lambda _: CancelByOperator(),
     MakeVisible: lambda _: MakeVisible(),
     CallerLeft: lambda _: CallerLeft(within_ms=MINUTE),
     CallerReturned: lambda _: CallerReturned(),
@@ -207,7 +211,7 @@ EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
 
 
 def test_the_table_knows_every_event() -> None:
-    families = {Event, ClientEvent, WorkerEvent, SweepEvent}
+    families = {Event, ClientEvent, WorkerEvent, SweepEvent, OperatorEvent}
     classes = {value for value in vars(events).values() if inspect.isclass(value)}
     every_event = {value for value in classes if issubclass(value, Event)} - families
     assert {event for row in TRANSITIONS.values() for event in row} == every_event == set(EXAMPLES)
@@ -323,6 +327,7 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.PENDING, Claim, Phase.PENDING): (displaced, EXAMPLES[Claim]),
     (Phase.PENDING, Claim, Phase.FAILED): (tries_used_up, EXAMPLES[Claim]),
     (Phase.PENDING, Cancel, Phase.CANCELLED): (pending, EXAMPLES[Cancel]),
+    (Phase.PENDING, CancelByOperator, Phase.CANCELLED): (pending, EXAMPLES[CancelByOperator]),
     (Phase.PENDING, DeadlinePassed, Phase.FAILED): (later(pending, DAY), OVERDUE),
     (Phase.PENDING, MakeVisible, Phase.PENDING): (pending, EXAMPLES[MakeVisible]),
     (Phase.PENDING, CallerLeft, Phase.PENDING): (hidden(pending), EXAMPLES[CallerLeft]),
@@ -345,6 +350,7 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.RUNNING, CompleteWithResult, Phase.COMPLETED): (running, complete),
     (Phase.RUNNING, FailWithError, Phase.FAILED): (running, fail),
     (Phase.RUNNING, Cancel, Phase.CANCELLED): (running, EXAMPLES[Cancel]),
+    (Phase.RUNNING, CancelByOperator, Phase.CANCELLED): (running, EXAMPLES[CancelByOperator]),
     (Phase.RUNNING, Reap, Phase.PENDING): (later(running, 10 * SECOND), REAP),
     (Phase.RUNNING, Reap, Phase.FAILED): (later(last_try, 10 * SECOND), REAP),
     (Phase.RUNNING, DeadlinePassed, Phase.FAILED): (later(running, DAY), OVERDUE),
@@ -355,6 +361,7 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.PARKED, AnswerInput, Phase.PARKED): (parked, lambda _: answers("a")),
     (Phase.PARKED, AnswerInput, Phase.PENDING): (parked, lambda _: answers("a", "b")),
     (Phase.PARKED, Cancel, Phase.CANCELLED): (parked, EXAMPLES[Cancel]),
+    (Phase.PARKED, CancelByOperator, Phase.CANCELLED): (parked, EXAMPLES[CancelByOperator]),
     (Phase.PARKED, DeadlinePassed, Phase.PARKED): (later(BOTH_DEFAULT, MINUTE), OVERDUE),
     (Phase.PARKED, DeadlinePassed, Phase.PENDING): (later(BOTH_DEFAULT, HOUR), OVERDUE),
     (Phase.PARKED, DeadlinePassed, Phase.FAILED): (later(parked, HOUR), OVERDUE),
@@ -457,6 +464,7 @@ def test_who_may_send_an_event_is_written_into_its_class() -> None:
         **{e.__name__: "client" for e in EXAMPLES if issubclass(e, ClientEvent | Create)},
         **{e.__name__: "worker" for e in EXAMPLES if issubclass(e, WorkerEvent | Claim)},
         **{e.__name__: "sweep" for e in EXAMPLES if issubclass(e, SweepEvent)},
+        **{e.__name__: "operator" for e in EXAMPLES if issubclass(e, OperatorEvent)},
         "RepairRecord": "repair",
     }
 
@@ -1014,6 +1022,63 @@ def test_a_cancelled_task_holds_and_asks_nothing_any_more() -> None:
         task = life.goes(Cancel(reason="Enough."))
         assert (task.status, task.lease, dict(task.inputs)) == (TaskStatus.CANCELLED, None, {})
         assert task.status_message == "Enough."
+
+
+@pytest.mark.parametrize(
+    ("event", "actor", "message"),
+    [
+        (Cancel(), "client", "The client cancelled the task."),
+        (CancelByOperator(), "operator", "An operator cancelled the task."),
+        (CancelByOperator(reason="The printer is sold."), "operator", "The printer is sold."),
+    ],
+)
+def test_log_and_message_say_who_cancelled_a_task(event: Event, actor: str, message: str) -> None:
+    life = running()
+    task = life.goes(event)
+    assert (task.phase, task.status_message) == (Phase.CANCELLED, message)
+    assert life.record is not None
+    assert life.record.log[-1].actor == actor
+
+
+def raised(claim: int, traceback: str = "Traceback") -> ToolException:
+    return ToolException(type="builtins.KeyError", message="'x'", traceback=traceback, claim=claim)
+
+
+def test_the_newest_exception_of_a_tool_is_kept_whatever_the_attempt_comes_to() -> None:
+    life = running()
+    life.goes(replace(retry(life, delay_ms=0), exception=raised(1)))
+    assert life.record is not None and life.record.exception == raised(1)
+    life.claimed().goes(replace(complete(life), is_error=True, exception=raised(2)))
+    assert life.record.exception == raised(2)
+
+
+@pytest.mark.parametrize("end", [complete, fail])
+def test_the_exception_of_the_last_attempt_is_kept_with_the_end_that_it_leads_to(
+    end: Callable[[Life], CompleteWithResult | FailWithError],
+) -> None:
+    life = last_try()
+    life.goes(replace(retry(life), otherwise=end(life), exception=raised(1)))
+    assert life.record is not None and life.record.exception == raised(1)
+
+
+def test_a_success_leaves_the_exception_of_an_earlier_attempt_with_the_claim_that_it_ended() -> None:
+    life = running()
+    life.goes(replace(retry(life, delay_ms=0), exception=raised(1)))
+    life.claimed().completed()
+    assert life.record is not None and life.record.exception == raised(1)
+
+
+def test_an_exception_of_any_size_loses_its_middle_and_refuses_nothing() -> None:
+    limits = Limits(traceback_bytes=100, status_message_bytes=10)
+    life = Life(limits=limits).created().claimed()
+    long = ToolException(
+        type="x" * 99, message="é" * 99, traceback="first\n" + "é\ud800" * 99 + "last", claim=1
+    )
+    life.goes(replace(complete(life), exception=long))
+    assert life.record is not None and (kept := life.record.exception) is not None
+    assert kept.traceback.startswith("first\n") and kept.traceback.endswith("last")
+    assert len(kept.traceback.encode()) <= 100
+    assert len(kept.type.encode()) <= 10 and len(kept.message.encode()) <= 10
 
 
 def test_the_holder_learns_of_a_cancellation_from_its_next_renewal() -> None:

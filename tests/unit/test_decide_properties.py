@@ -28,6 +28,7 @@ from tasks_service.domain.events import (
     CallerLeft,
     CallerReturned,
     Cancel,
+    CancelByOperator,
     Checkpoint,
     Claim,
     CompleteWithResult,
@@ -187,6 +188,7 @@ other_events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Redispatch),
     st.builds(GrantSlot),
     st.builds(Cancel),
+    st.builds(CancelByOperator),
     st.builds(replace, policies.map(create), visible=st.booleans()),
 )
 LIKELY = {Phase.PENDING: claims, Phase.RUNNING: worker_events, Phase.PARKED: answering}

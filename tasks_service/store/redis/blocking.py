@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from ...addresses.redis import Kind, Node, parse_address
 from ...domain.errors import StoreUnavailable
-from ...domain.events import Claim, ClientEvent, Create, SweepEvent, WorkerEvent
+from ...domain.events import Claim, ClientEvent, Create, OperatorEvent, SweepEvent, WorkerEvent
 from ...domain.indexes import Due
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task, TaskRecord
@@ -210,6 +210,10 @@ class RedisTaskStore:
     def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
         """See `MaintenanceStore.apply_sweep`."""
         return self.run(self._transitions.apply_sweep(reference, event))
+
+    def apply_order(self, reference: str, event: OperatorEvent) -> Task:
+        """See `MaintenanceStore.apply_order`."""
+        return self.run(self._transitions.apply_order(reference, event))
 
     def queues(self) -> list[str]:
         """See `MaintenanceStore.queues`."""

@@ -9,6 +9,7 @@
     failure    JSON: the error of a failed task, see `schema.FAILURE`
     arguments  JSON text of the call
     result     JSON text of the result
+    exception  JSON: what the tool raised, for operators, see `schema.TOOL_EXCEPTION`
     j:<n>      JSON: the nth journal entry, see `schema.JOURNAL_ENTRY`
 
 The small numbers share one field, because a hash field of its own costs Redis 70 bytes and a poll a lookup
@@ -25,7 +26,7 @@ from ...domain.decide import IdempotencyRecord
 from ...domain.errors import CorruptRecord
 from ...domain.names import is_name, task_hash
 from ...domain.reports import Report
-from ...domain.task import JournalEntry, LogEntry, Progress, Task
+from ...domain.task import JournalEntry, LogEntry, Progress, Task, ToolException
 from ..maintenance import SweepRecord
 from . import schema
 from .documents import StoredFields, dumps
@@ -88,6 +89,26 @@ def decode(reference: str, values: Sequence[str | None]) -> Task | None:
 def encode_entry(entry: JournalEntry) -> str:
     """A journal entry as its hash field."""
     return schema.JOURNAL_ENTRY.text(entry)
+
+
+def encode_exception(exception: ToolException) -> str:
+    """An exception as its hash field."""
+    return schema.TOOL_EXCEPTION.text(exception)
+
+
+def decode_exception(reference: str, text: str | None) -> ToolException | None:
+    """The exception out of a record; None if there is none.
+
+    Raises:
+        RecordTooNew: A newer release has written it.
+        CorruptRecord: It is damaged.
+    """
+    if text is None:
+        return None
+    try:
+        return schema.TOOL_EXCEPTION.value(text, reference)
+    except (ValueError, TypeError, LookupError) as error:
+        raise CorruptRecord(reference, f"the exception of its tool is damaged: {error}") from error
 
 
 def decode_entry(reference: str, number: int, record: Mapping[str, str]) -> JournalEntry:

@@ -106,6 +106,7 @@ class Reads(StorePrograms):
             task=task,
             arguments=JsonText(record.get("arguments", "")),
             result=None if result is None else JsonText(result),
+            exception=codec.decode_exception(reference, record.get("exception")),
             journal=codec.decode_journal(task, record),
             log=codec.decode_log(reference, lines),
         )

@@ -147,6 +147,8 @@ def _record_writes(key: str, old: Fields, applied: Applied, after: Task) -> list
         changed["arguments"] = applied.arguments
     if applied.result is not None:
         changed["result"] = applied.result
+    if applied.exception is not None:
+        changed["exception"] = codec.encode_exception(applied.exception)
     start = after.journal_length - len(applied.journal)
     for number, entry in enumerate(applied.journal, start=start):
         changed[f"j:{number}"] = codec.encode_entry(entry)

@@ -30,6 +30,7 @@ from ...domain.task import (
     Slot,
     Task,
     TaskStatus,
+    ToolException,
 )
 from ..maintenance import SweepRecord
 from ..sessions import Session, SessionTask
@@ -189,6 +190,18 @@ JOURNAL_ENTRY = Document(
             Field("name", "name"),
             Field("digest", "digest"),
             Field("value", "value"),
+        ],
+    )
+)
+
+TOOL_EXCEPTION = Document(
+    Shape(
+        ToolException,
+        [
+            Field("type", "type"),
+            Field("message", "message", ""),
+            Field("traceback", "traceback", ""),
+            Field("claim", "claim", 0),
         ],
     )
 )

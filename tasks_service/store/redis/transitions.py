@@ -24,6 +24,7 @@ from ...domain.events import (
     Event,
     Expire,
     GrantSlot,
+    OperatorEvent,
     Redispatch,
     SweepEvent,
     WorkerEvent,
@@ -117,7 +118,7 @@ class Transitions(Records):
         applied = yield from self._run(_Event(self, reference, event))
         return _standing(applied)
 
-    # --- sweeps ----------------------------------------------------------------------------------------
+    # --- sweeps and operators --------------------------------------------------------------------------
 
     def apply_sweep(self, reference: str, event: SweepEvent) -> Program[Task | None]:
         """See `MaintenanceStore.apply_sweep`."""
@@ -133,6 +134,11 @@ class Transitions(Records):
                 yield from once(self._forget(reference), self.deadline)
             raise
         return applied.task
+
+    def apply_order(self, reference: str, event: OperatorEvent) -> Program[Task]:
+        """See `MaintenanceStore.apply_order`."""
+        applied = yield from self._run(_Event(self, reference, event))
+        return _standing(applied)
 
     def _forget(self, reference: str) -> list[Command]:
         shard = self.layout.shard_of(reference)
