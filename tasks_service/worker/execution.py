@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from billiard.common import terminate_handler_fired
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
 from ..authoring.tool import Tool
@@ -38,6 +37,7 @@ from ..store.maintenance import MaintenanceStore
 from ..store.workers import Claimed, WorkerStore
 from .attempt import RunningAttempt
 from .caught import with_exception
+from .celery_releases import is_terminating
 from .interrupts import Interrupter
 from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
@@ -241,4 +241,4 @@ def _ends_the_process(error: BaseException) -> bool:
     """Whether an exit was requested by a signal to this process, rather than by the tool."""
     if isinstance(error, KeyboardInterrupt | WorkerShutdown | WorkerTerminate):
         return True
-    return isinstance(error, SystemExit) and terminate_handler_fired()
+    return isinstance(error, SystemExit) and is_terminating()

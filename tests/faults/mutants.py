@@ -64,7 +64,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "an EXEC opens a connection of its own": Mutant(
         DRIVERS,
-        "if connection is None or not connection.is_connected:",
+        "if connection is None or not self._is_open(connection):",
         "if connection is None:",
         by="cluster",
     ),

@@ -512,8 +512,18 @@ def test_the_librarys_own_retries_are_off(redis_url: str) -> None:
     from redis.retry import Retry
 
     from tasks_service.store.redis.connection import connection_options
+    from tasks_service.store.redis.redis_py import retries
 
     for kind in (Retry, AsyncRetry):
         options = connection_options(kind)
-        assert options["retry"].get_retries() == 0
-    assert redis.Redis(**connection_options(Retry)).get_retry().get_retries() == 0
+        assert retries(options["retry"]) == 0
+    assert retries(redis.Redis(**connection_options(Retry)).get_retry()) == 0
+
+
+@pytest.mark.parametrize("packed", [("PING",), ("SET", "k\u00e4se", 1, 1.5, b"\xff\x00", -3), ("ECHO", 1e22)])
+def test_a_command_is_packed_without_hiredis_as_hiredis_packs_it(packed: Any) -> None:
+    import hiredis
+
+    from tasks_service.store.redis.redis_py import pack_in_python
+
+    assert pack_in_python(packed) == hiredis.pack_command(packed)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-import hiredis
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
@@ -17,6 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ...addresses.redis import Node
 from ..findings import Finding, Severity
 from .layout import Command
+from .redis_py import pack_command, retries
 from .timings import DEFAULT_TIMINGS, Timings
 
 P = TypeVar("P")
@@ -155,7 +155,7 @@ def client_findings(options: Mapping[str, Any]) -> Iterator[Finding]:
         options: The pool's `connection_kwargs`.
     """
     retry = options.get("retry")
-    if retry is None or retry.get_retries() != 0:
+    if retry is None or retries(retry) != 0:
         yield Finding(
             severity=Severity.ERROR,
             what="The Redis client would repeat writes by itself, and not know whether they were applied.",
@@ -164,6 +164,5 @@ def client_findings(options: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def pack(commands: Iterable[Command]) -> list[bytes]:
-    """Commands as one packet; in C, since this is a sixth of what a poll costs otherwise."""
-    # Its stub speaks of a tuple of one; any length works.
-    return [b"".join(hiredis.pack_command(command) for command in commands)]  # type: ignore[arg-type]
+    """Commands as one packet."""
+    return [b"".join(map(pack_command, commands))]

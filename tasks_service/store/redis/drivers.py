@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from ...addresses.redis import Node
 from ...domain.errors import StoreUnavailable
 from .connection import FAILURES, Pools, pack, reason
+from .redis_py import COMMAND_OF_CHECKOUT, is_connected
 from .servers import Servers
 from .transaction import Backoff, LostConnection, Program, RoundTrip
 
@@ -25,12 +26,7 @@ T = TypeVar("T")
 P = TypeVar("P")
 
 
-class _Connection(Protocol):
-    @property
-    def is_connected(self) -> bool: ...
-
-
-C = TypeVar("C", bound=_Connection)
+C = TypeVar("C")
 
 
 class _Checkout(Generic[P, C]):
@@ -45,18 +41,25 @@ class _Checkout(Generic[P, C]):
         """The connection at hand, if the next round trip goes over it; None: it needs another one."""
         connection = self._connection
         if round_trip.follows:
-            if connection is None or not connection.is_connected:
+            if connection is None or not self._is_open(connection):
                 raise RedisConnectionError("the connection that watched is gone")
             return connection
         return connection if round_trip.node == self._node else None
 
+    def _is_open(self, connection: C) -> bool:
+        """Whether it has not been closed since; redis-py would connect again, without having watched."""
+        raise NotImplementedError
+
 
 class _BlockingCheckout(_Checkout[redis.BlockingConnectionPool, redis.Connection]):
+    def _is_open(self, connection: redis.Connection) -> bool:
+        return is_connected(connection)
+
     def connection_for(self, round_trip: RoundTrip) -> redis.Connection:
         if (connection := self._kept_for(round_trip)) is None:
             self.release()
             self._node, self._pool = round_trip.node, self._pools.of(round_trip.node)
-            connection = self._connection = self._pool.get_connection()
+            connection = self._connection = self._pool.get_connection(*COMMAND_OF_CHECKOUT)
         return connection
 
     def release(self, *, close: bool = False) -> None:
@@ -68,11 +71,14 @@ class _BlockingCheckout(_Checkout[redis.BlockingConnectionPool, redis.Connection
 
 
 class _AsyncCheckout(_Checkout[redis.asyncio.BlockingConnectionPool, redis.asyncio.Connection]):
+    def _is_open(self, connection: redis.asyncio.Connection) -> bool:
+        return bool(connection.is_connected)
+
     async def connection_for(self, round_trip: RoundTrip) -> redis.asyncio.Connection:
         if (connection := self._kept_for(round_trip)) is None:
             await self.release()
             self._node, self._pool = round_trip.node, self._pools.of(round_trip.node)
-            connection = self._connection = await self._pool.get_connection()
+            connection = self._connection = await self._pool.get_connection(*COMMAND_OF_CHECKOUT)
         return connection
 
     async def release(self, *, close: bool = False) -> None:
