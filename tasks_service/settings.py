@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Any, Self
 
 from pydantic import (
     AwareDatetime,
@@ -23,7 +23,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from .addresses.encryption import check_encryption, split
 from .addresses.redis import CLUSTER_SHARDS, parse_address
@@ -52,6 +59,20 @@ class ApiKey(BaseModel):
 _SLOTS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
 
 _EXPIRING_KEY = re.compile(r"(.+?):(\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?)")
+
+
+class _AsWritten(EnvSettingsSource):
+    """Variables whose values are handed to validators as they are written, and not read as JSON.
+
+    pydantic-settings has `NoDecode` for it since 2.7, and shops pin older ones.
+    """
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        return value
+
+
+class _FileAsWritten(_AsWritten, DotEnvSettingsSource):
+    """The same, of a `.env` file."""
 
 
 class Settings(BaseSettings):
@@ -104,12 +125,12 @@ class Settings(BaseSettings):
     shards: int = Field(default=1, ge=1, le=256)
     data_dir: Path = Path(".tasks-service")
     secret: SecretStr | None = None
-    accepted_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    accepted_secrets: tuple[SecretStr, ...] = ()
     owner_secret: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
-    api_keys: Annotated[dict[str, ApiKey], NoDecode] = Field(default_factory=dict)
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    api_keys: dict[str, ApiKey] = Field(default_factory=dict)
+    allowed_hosts: tuple[str, ...] = ()
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
@@ -121,7 +142,21 @@ class Settings(BaseSettings):
     max_result: int = Field(default=MIB, ge=KIB)
     max_live_per_owner: int = Field(default=10_000, ge=1)
     max_tasks_per_shard: int = Field(default=2_000_000, ge=1)
-    max_running_per_owner: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
+    max_running_per_owner: dict[str, PositiveInt] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read variables as they are written."""
+        path = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
+        file = _FileAsWritten(settings_cls, env_file=path)
+        return init_settings, _AsWritten(settings_cls), file, file_secret_settings
 
     @model_validator(mode="before")
     @classmethod
