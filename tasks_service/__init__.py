@@ -19,8 +19,11 @@ from .domain.errors import (
     ToolError,
     WorkerStopping,
 )
+from .durable.annotations import Annotations, ToolAnnotations
+from .durable.content import Audio, EmbeddedResource, Image, Message, ResourceLink, Text, ToolResult
 from .durable.context import AsyncTaskContext, TaskContext, current_context
 from .durable.questions import Cancelled, Declined, Form, Link, Roots, Sampling
+from .durable.replies import ModelReply, Root
 from .durable.retry import RetryPolicy
 from .service import TaskService
 from .settings import Settings
@@ -28,29 +31,40 @@ from .worker.maintenance.schedule import BEAT_SCHEDULE
 
 __all__ = [
     "BEAT_SCHEDULE",
+    "Annotations",
     "AsyncTaskContext",
     "AttemptEnded",
     "AttemptLost",
     "AttemptTimedOut",
+    "Audio",
     "Cancelled",
     "ClientCannot",
     "ClientError",
     "ConfigurationError",
     "Declined",
+    "EmbeddedResource",
     "Form",
     "Header",
+    "Image",
     "Link",
+    "Message",
+    "ModelReply",
     "ProtocolError",
     "RequestContext",
+    "ResourceLink",
     "ResourceNotFound",
     "RetryPolicy",
+    "Root",
     "Roots",
     "Sampling",
     "Settings",
     "TaskCancelled",
     "TaskContext",
     "TaskService",
+    "Text",
+    "ToolAnnotations",
     "ToolError",
+    "ToolResult",
     "WorkerStopping",
     "current_context",
 ]

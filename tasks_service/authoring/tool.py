@@ -17,12 +17,13 @@ from typing import Any
 
 import pydantic_core
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_metadata
-from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, TextContent
 from pydantic import ValidationError
 
 from ..domain.errors import ConfigurationError, InvalidArguments, NotJson, UnknownTool
 from ..domain.limits import DEFAULT_LIMITS, Limits, to_json
 from ..domain.task import JsonText, Policy
+from ..durable.annotations import ToolAnnotations
 from ..durable.context import AsyncTaskContext, TaskContext
 from ..durable.questions import Question
 from ..durable.retry import RetryPolicy

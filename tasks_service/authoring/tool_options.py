@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypedDict
 
-from mcp_types import ToolAnnotations
-
 from ..domain.errors import ConfigurationError
 from ..domain.task import DAY, MINUTE, Policy
+from ..durable.annotations import ToolAnnotations, as_tool_annotations
 from ..durable.questions import Form, Link, declared_questions
 from ..durable.retry import RetryPolicy
+from ..durable.sdk_objects import SDKObject
 from .tool import TaskSupport
 
 Support = Literal["forbidden", "optional", "required"]
@@ -54,7 +54,7 @@ class ToolOptions(TypedDict, total=False):
     name: str | None
     title: str | None
     description: str | None
-    annotations: ToolAnnotations | None
+    annotations: ToolAnnotations | SDKObject | None
     input_schema: Mapping[str, Any] | None
     task: Support
     grace: timedelta
@@ -91,7 +91,7 @@ def tool_fields(options: ToolOptions, queue: str) -> dict[str, Any]:
         "name": options.get("name"),
         "title": options.get("title"),
         "description": options.get("description"),
-        "annotations": options.get("annotations"),
+        "annotations": _annotations(name, options),
         "input_schema": options.get("input_schema"),
         "support": support,
         "policy": _policy(options),
@@ -101,6 +101,13 @@ def tool_fields(options: ToolOptions, queue: str) -> dict[str, Any]:
         "ask": declared_questions(name, options.get("ask", {})),
         "release_client": release_client,
     }
+
+
+def _annotations(name: str, options: ToolOptions) -> ToolAnnotations | None:
+    try:
+        return as_tool_annotations(options.get("annotations"))
+    except TypeError as error:
+        raise ConfigurationError(f"{name}: annotations=: {error}") from None
 
 
 def _support(options: ToolOptions) -> TaskSupport:

@@ -22,7 +22,6 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
-from mcp_types import CreateMessageResult, Root, SamplingMessage
 from pydantic import BaseModel
 
 from ..domain.errors import ClientCannot
@@ -30,6 +29,7 @@ from ..domain.events import Question as DomainQuestion
 from ..domain.questions import encode
 from ..domain.task import ClientCapability, EntryKind, JournalEntry, JsonText
 from .attempt import Attempt
+from .content import Message
 from .journal import Call
 from .log_messages import TOOL_LOGGERS, Level, log_message, write_log
 from .questions import (
@@ -43,7 +43,9 @@ from .questions import (
     default_text,
     question_digest,
 )
+from .replies import ModelReply, Root
 from .retry import RetryPolicy
+from .sdk_objects import SDKObject
 from .steps import inside_step, refuse_inside_step, step_call, step_entry, step_value
 from .suspension import Suspension
 
@@ -316,15 +318,26 @@ class TaskContext(_Context):
 
     def sample(
         self,
-        messages: Sequence[SamplingMessage],
+        messages: str | Sequence[str | Message | SDKObject],
         *,
         max_tokens: int,
         system_prompt: str | None = None,
         name: str = "sample",
-    ) -> CreateMessageResult:
-        """Ask the client's model for a completion (deprecated in revision 2026-07-28, still in use)."""
+    ) -> ModelReply:
+        """Ask the client's model for a completion (deprecated in revision 2026-07-28, still in use).
+
+        Args:
+            messages: What the model is told: a text, or a sequence of texts and messages.
+            max_tokens: The longest completion.
+            system_prompt: None leaves that to the client.
+            name: The question's name; used again, it becomes `name#2`.
+
+        Raises:
+            ClientCannot: The client did not declare that it can be asked.
+            ClientError: The client answered with an error.
+        """
         question = Sampling(messages, max_tokens, system_prompt)
-        answer: CreateMessageResult = self._ask({name: question}, None, {})[name]
+        answer: ModelReply = self._ask({name: question}, None, {})[name]
         return answer
 
     def list_roots(self, *, name: str = "roots") -> list[Root]:
@@ -517,15 +530,15 @@ class AsyncTaskContext(_Context):
 
     async def sample(
         self,
-        messages: Sequence[SamplingMessage],
+        messages: str | Sequence[str | Message | SDKObject],
         *,
         max_tokens: int,
         system_prompt: str | None = None,
         name: str = "sample",
-    ) -> CreateMessageResult:
+    ) -> ModelReply:
         """See `TaskContext.sample`."""
         question = Sampling(messages, max_tokens, system_prompt)
-        answer: CreateMessageResult = (await self._ask({name: question}, None, {}))[name]
+        answer: ModelReply = (await self._ask({name: question}, None, {}))[name]
         return answer
 
     async def list_roots(self, *, name: str = "roots") -> list[Root]:

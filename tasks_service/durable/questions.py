@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
-from mcp_types import CreateMessageResult, ErrorData, ListRootsResult, Root, SamplingMessage
 from pydantic import BaseModel, ValidationError
 
 from ..domain.errors import AnswerRefused, ClientError, ConfigurationError
 from ..domain.limits import DEFAULT_LIMITS, to_json
 from ..domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, RootsQuestion, SamplingQuestion
 from ..domain.task import ClientCapability, JsonText
+from .content import Message, recorded_message
 from .forms import lower, problem_of, without_wording
+from .replies import ModelReply, Root, SentReply, SentRoots, recorded_reply, recorded_root
+from .sdk_objects import SDKObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,13 @@ class Cancelled:
     """The person dismissed the question without an answer."""
 
 
+class _Error(BaseModel):
+    code: int
+    message: str
+
+
 class _ErrorAnswer(BaseModel):
-    error: ErrorData
+    error: _Error
 
 
 class Question(Protocol):
@@ -129,28 +136,39 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """A completion by the client's model (deprecated in 2026-07-28)."""
+    """A completion by the client's model (deprecated in 2026-07-28).
 
-    messages: Sequence[SamplingMessage]
+    Attributes:
+        messages: What the model is told: a text, or a sequence of texts and messages of text, images, audio.
+        max_tokens: The longest completion.
+        system_prompt: None leaves that to the client.
+    """
+
+    messages: str | Sequence[str | Message | SDKObject]
     max_tokens: int
     system_prompt: str | None = None
 
     needs = ClientCapability.SAMPLING
 
     def recorded(self) -> SamplingQuestion:
-        """See `Question.recorded`."""
-        messages = [_plain(message) for message in self.messages]
+        """See `Question.recorded`.
+
+        Raises:
+            TypeError: A message is none that a model can be sent.
+        """
+        given = [self.messages] if isinstance(self.messages, str) else self.messages
+        messages = [_said(recorded_message(message, "SamplingMessage")) for message in given]
         return SamplingQuestion(
             messages=messages, max_tokens=self.max_tokens, system_prompt=self.system_prompt
         )
 
-    def read(self, answer: Any) -> CreateMessageResult:
+    def read(self, answer: Any) -> ModelReply:
         """See `Question.read`."""
-        return CreateMessageResult.model_validate(_no_error(answer))
+        return SentReply.model_validate(_no_error(answer)).reply()
 
-    def write(self, value: CreateMessageResult) -> dict[str, Any]:
+    def write(self, value: ModelReply) -> dict[str, Any]:
         """See `Question.write`."""
-        return _plain(value)
+        return recorded_reply(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +183,11 @@ class Roots:
 
     def read(self, answer: Any) -> list[Root]:
         """See `Question.read`."""
-        return ListRootsResult.model_validate(_no_error(answer)).roots
+        return SentRoots.model_validate(_no_error(answer)).read()
 
     def write(self, value: Sequence[Root]) -> dict[str, Any]:
         """See `Question.write`."""
-        return {"roots": [_plain(root) for root in value]}
+        return {"roots": [recorded_root(root) for root in value]}
 
 
 def declared_questions(what: str, ask: Mapping[str, Form | Link]) -> dict[str, Question]:
@@ -238,10 +256,17 @@ def check_answer(key: str, question: RecordedQuestion, answer: Any) -> JsonText:
         case FormQuestion() | LinkQuestion():
             _check_action(key, question, answer)
         case SamplingQuestion():
-            _check_model(key, CreateMessageResult, answer)
+            _check_model(key, SentReply, answer)
         case RootsQuestion():
-            _check_model(key, ListRootsResult, answer)
+            _check_model(key, SentRoots, answer)
     return _recordable(answer)
+
+
+def _said(message: dict[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, dict) and content["type"] in ("resource", "resource_link"):
+        raise TypeError("a message to the client's model is a text, an image or audio, not a resource")
+    return message
 
 
 def _recordable(answer: Mapping[str, Any]) -> JsonText:
@@ -288,7 +313,3 @@ def _refusal(value: Any) -> dict[str, Any] | None:
     if isinstance(value, Declined):
         return {"action": "decline"}
     return {"action": "cancel"} if isinstance(value, Cancelled) else None
-
-
-def _plain(model: BaseModel) -> dict[str, Any]:
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True)

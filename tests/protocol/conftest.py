@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
+from tasks_service import ToolAnnotations
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
 from tasks_service.domain.errors import ProtocolError

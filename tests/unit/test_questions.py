@@ -9,17 +9,33 @@ from enum import Enum, IntEnum
 from typing import Annotated, Any, Literal, Optional
 
 import pytest
-from mcp_types import CreateMessageResult, Root, SamplingMessage, TextContent
+from mcp_types import CreateMessageResult, SamplingMessage, TextContent
+from mcp_types import Root as SDKRoot
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.networks import AnyUrl
 
-from tasks_service import Cancelled, ClientError, ConfigurationError, Declined, Form, Link, Roots, Sampling
+from tasks_service import (
+    Cancelled,
+    ClientError,
+    ConfigurationError,
+    Declined,
+    Form,
+    Image,
+    Link,
+    Message,
+    ModelReply,
+    ResourceLink,
+    Root,
+    Roots,
+    Sampling,
+    Text,
+)
 from tasks_service.domain.errors import AnswerRefused, LimitExceeded
 from tasks_service.domain.questions import encode, headline, parse
 from tasks_service.durable.forms import lower
 from tasks_service.durable.questions import Question, check_answer, default_text, question_digest
 
-HI = SamplingMessage(role="user", content=TextContent(type="text", text="Hi"))
+HI = Message("Hi")
 
 
 class Colour(Enum):
@@ -416,18 +432,62 @@ def test_a_model_may_forbid_more_than_was_asked() -> None:
 
 
 def test_an_answer_of_the_clients_model_comes_back_as_it_was() -> None:
-    message = SamplingMessage(role="user", content=TextContent(type="text", text="Hi"))
-    answer = {"role": "assistant", "content": {"type": "text", "text": "Hello"}, "model": "some-model"}
-    result = accepted(Sampling([message], 10), answer)
-    assert isinstance(result, CreateMessageResult)
-    assert (result.model, result.content) == ("some-model", TextContent(type="text", text="Hello"))
-    assert refusal(Sampling([message], 10), {"role": "assistant"}).problem
+    answer = {
+        "role": "assistant",
+        "content": {"type": "text", "text": "Hello"},
+        "model": "some-model",
+        "stopReason": "endTurn",
+        "later": "added",
+    }
+    reply = accepted(Sampling("Hi", 10), answer)
+    assert reply == ModelReply((Text("Hello"),), "some-model", stop_reason="endTurn")
+    assert reply.text == "Hello"
+
+
+def test_the_clients_model_may_say_several_things() -> None:
+    image = {"type": "image", "data": "aW1n", "mimeType": "image/png"}
+    said = [{"type": "text", "text": "A cat"}, image, {"type": "text", "text": "!"}]
+    reply = accepted(Sampling("Hi", 10), {"role": "assistant", "content": said, "model": "some-model"})
+    assert reply.content == (Text("A cat"), Image(data=b"img"), Text("!"))
+    assert reply.text == "A cat!"
+
+
+@pytest.mark.parametrize(
+    ("answer", "path"),
+    [
+        ({"role": "assistant"}, "content"),
+        ({"role": "assistant", "model": "m", "content": {"type": "tool_use"}}, "content"),
+        (
+            {"role": "assistant", "model": "m", "content": {"type": "image", "mimeType": "image/png"}},
+            "content",
+        ),
+        ({"role": "robot", "model": "m", "content": {"type": "text", "text": "Hi"}}, "role"),
+    ],
+)
+def test_what_no_model_says_is_refused(answer: dict[str, Any], path: str) -> None:
+    assert refusal(Sampling("Hi", 10), answer).path.startswith(path)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    ["Hi", ["Hi"], [HI], [SamplingMessage(role="user", content=TextContent(type="text", text="Hi"))]],
+)
+def test_a_model_is_told_texts_or_messages_of_ours_or_of_the_sdk(messages: Any) -> None:
+    assert written(Sampling(messages, 10)) == written(Sampling([HI], 10))
+
+
+def test_a_message_that_is_none_is_refused_in_the_tool() -> None:
+    with pytest.raises(TypeError, match="expected text or a content block, not int"):
+        Sampling([3], 10).recorded()  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="a text, an image or audio, not a resource"):
+        Sampling([Message(ResourceLink("a://b", "b"))], 10).recorded()
 
 
 def test_roots_come_back_as_a_list() -> None:
     (root,) = accepted(Roots(), {"roots": [{"uri": "file:///home/ann", "name": "home"}]})
-    assert (str(root.uri), root.name) == ("file:///home/ann", "home")
+    assert root == Root("file:///home/ann", "home")
     assert refusal(Roots(), {"roots": [{"name": "home"}]}).path == "roots.0.uri"
+    assert refusal(Roots(), {"roots": [{"uri": "https://a.example"}]}).path == "roots.0.uri"
     assert refusal(Roots(), {"action": "accept"}).path == "roots"
 
 
@@ -461,16 +521,22 @@ class Named(BaseModel):
         (Link("?", "https://a.example"), True),
         (Link("?", "https://a.example"), Cancelled()),
         (Roots(), [Root(uri="file:///a")]),
-        (
-            Sampling([], 10),
-            CreateMessageResult(
-                role="assistant", content=TextContent(type="text", text="Hello"), model="some-model"
-            ),
-        ),
+        (Sampling([], 10), ModelReply((Text("Hello"),), "some-model")),
+        (Sampling([], 10), ModelReply((Text("Hello"), Image(data=b"img")), "some-model")),
     ],
 )
 def test_silence_means_what_the_default_says(question: Question, value: Any) -> None:
     assert question.read(json.loads(default_text("key", question, value))) == value
+
+
+def test_a_default_may_be_an_object_of_the_sdk() -> None:
+    hello = TextContent(type="text", text="Hello")
+    said = CreateMessageResult(role="assistant", content=hello, model="some-model")
+    assert default_text("key", Sampling([], 10), said) == default_text(
+        "key", Sampling([], 10), ModelReply((Text("Hello"),), "some-model")
+    )
+    root = SDKRoot(uri="file:///a")
+    assert default_text("key", Roots(), [root]) == default_text("key", Roots(), [Root("file:///a")])
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ clients without tasks").
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ...authoring.tool import COMPANION_TOOLS, Rendered, TaskSupport, Tool, ToolRegistry, rendered
@@ -24,6 +25,7 @@ from ...domain.events import Cancel
 from ...domain.limits import Limits
 from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, headline, open_questions
 from ...domain.task import Owner, Task, TaskStatus
+from ...durable.annotations import ToolAnnotations
 from ...store.clients import AsyncClientStore, TaskView
 from .answers import check_answers, record_answers
 from .requests import ToolCall
@@ -302,8 +304,8 @@ def _definitions(longest_wait: float) -> ToolRegistry:
     )
     waiting = create_model("Waiting", __base__=_Task, wait_seconds=(float, seconds))
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
-    answers = reads.model_copy(update={"read_only_hint": False, "destructive_hint": False})
-    cancels = reads.model_copy(update={"read_only_hint": False, "destructive_hint": True})
+    answers = replace(reads, read_only_hint=False, destructive_hint=False)
+    cancels = replace(reads, read_only_hint=False, destructive_hint=True)
     registry = ToolRegistry()
     for name, title, description, arguments, hints in (
         (

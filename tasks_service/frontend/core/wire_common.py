@@ -234,7 +234,7 @@ def listed_tool(tool: Tool, output_schema: Mapping[str, Any] | None) -> dict[str
     if tool.description:
         listed["description"] = tool.description
     if tool.annotations is not None:
-        listed["annotations"] = tool.annotations.model_dump(by_alias=True, exclude_none=True)
+        listed["annotations"] = tool.annotations.recorded()
     if output_schema is not None:
         listed["outputSchema"] = dict(output_schema)
     return listed
