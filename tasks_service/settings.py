@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from pydantic_settings import (
 
 from .addresses.encryption import check_encryption, split
 from .addresses.redis import CLUSTER_SHARDS, parse_address
+from .addresses.web import LOOPBACK_ORIGINS, parse_host, parse_origin
 from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
 
 
@@ -100,7 +102,10 @@ class Settings(BaseSettings):
         port: The port that HTTP is served on.
         api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until`
             expires, at a time in UTC like 2027-01-31T12:00:00Z. Required unless `host` is a loopback address.
-        allowed_hosts: Host headers to accept besides the bound address; needed behind a proxy.
+        allowed_hosts: Host headers to accept besides the bound address, as `host` (on any port) or
+            `host:port`; needed behind a proxy.
+        allowed_origins: The origins of web pages that may call besides the service's own, as `scheme://host`,
+            `scheme://host:port` or `scheme://host:*`; by default the pages of this machine.
         pool: Redis connections per process and server, at most; operations wait for a free one.
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it answers with an error.
@@ -131,6 +136,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8787, ge=0, le=65535)
     api_keys: dict[str, ApiKey] = Field(default_factory=dict)
     allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = LOOPBACK_ORIGINS
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
@@ -216,10 +222,20 @@ class Settings(BaseSettings):
             slots[found[1] or OTHER_QUEUES] = int(found[2])
         return slots
 
-    @field_validator("allowed_hosts", "accepted_secrets", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "accepted_secrets", mode="before")
     @classmethod
     def _parse_list(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _each("TASKS_ALLOWED_HOSTS", parse_host, value)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _each("TASKS_ALLOWED_ORIGINS", parse_origin, value)
 
     @model_validator(mode="after")
     def _keep_owners(self) -> Self:
@@ -255,6 +271,15 @@ class Settings(BaseSettings):
 
 def _is_cluster(url: object) -> bool:
     return isinstance(url, str) and split(url).scheme.endswith("+cluster")
+
+
+def _each(name: str, parse: Callable[[str], object], value: tuple[str, ...]) -> tuple[str, ...]:
+    for part in value:
+        try:
+            parse(part)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return value
 
 
 def _moment(name: str, text: str | None) -> datetime | None:

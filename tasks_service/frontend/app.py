@@ -40,7 +40,8 @@ from .v2026_07_28.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
 
-MCP_PATH = "/mcp"
+MCP_PATHS = ("/mcp", "/mcp/")
+"""Where MCP is served; clients differ in whether they put a slash behind an address."""
 
 
 def create_app(
@@ -128,7 +129,7 @@ class FrontEnd:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; `/mcp` goes the short way."""
-        if scope["type"] == "http" and _path(scope) == MCP_PATH:
+        if scope["type"] == "http" and _path(scope) in MCP_PATHS:
             await self._endpoint(scope, receive, send)
         else:
             await self._site(scope, receive, send)

@@ -154,11 +154,10 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
         ConfigurationError: Others than this machine could reach the service, and it knows no keys.
     """
     authenticator = Authenticator(settings, servers.keys.owner_secret)
-    guard, limits, timings = AddressGuard(settings), settings.limits, servers.services.timings
+    limits, timings = settings.limits, servers.services.timings
     admission = Admission(
         tools=servers.tools,
         authenticator=authenticator,
-        guard=guard,
         limits=limits,
         body_seconds=timings.body,
     )
@@ -167,8 +166,7 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
         server=servers.handshake,
         services=servers.services,
         authenticator=authenticator,
-        guard=guard,
         limits=limits,
         modern=modern,
     )
-    return EraRouter(modern=modern, legacy=legacy)
+    return EraRouter(guard=AddressGuard(settings), modern=modern, legacy=legacy)

@@ -1,28 +1,34 @@
-"""Which revision answers a request."""
+"""The door of `/mcp`: from where one may call, and which revision answers."""
 
 from __future__ import annotations
 
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .access.address_guard import AddressGuard
+from .access.cross_origin import answer_preflight, is_preflight, readable_by
 from .transport.http_headers import SESSION_HEADER, headers_of
+from .transport.rejection import Rejection
+from .transport.responding import reject
 from .v2025_11_25.endpoint import SessionEndpoint
 
 
 class EraRouter:
-    """Sends each request to the front of its revision.
+    """Lets requests in from where they may come, and sends each to the front of its revision.
 
-    The header says which; where there is none, what the message itself says. A version that nobody speaks is
-    refused by the front that the rest of the request belongs to.
+    The version header says which; where there is none, or one of another era, what the message itself says. A
+    session's header decides nothing where either names a revision without sessions; it does where the version
+    is one that nobody speaks, which is refused by the front that the rest of the request belongs to.
 
     Args:
+        guard: Says from where one may call.
         modern: Serves 2026-07-28.
         legacy: Serves what begins with a handshake; hands on what turns out to be the other's.
     """
 
-    def __init__(self, *, modern: ASGIApp, legacy: SessionEndpoint) -> None:
-        self._modern, self._legacy = modern, legacy
+    def __init__(self, *, guard: AddressGuard, modern: ASGIApp, legacy: SessionEndpoint) -> None:
+        self._guard, self._modern, self._legacy = guard, modern, legacy
 
     def drain(self) -> None:
         """See `SessionEndpoint.drain`."""
@@ -31,8 +37,19 @@ class EraRouter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         headers = dict(headers_of(scope))
+        try:
+            origin = self._guard.check(scope, headers)
+        except Rejection as rejection:
+            await reject(rejection, send)
+            return
+        if origin is not None:
+            send = readable_by(origin, send)
+            if is_preflight(scope, headers):
+                await answer_preflight(headers, send)
+                return
         version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
-        if version is None or version in HANDSHAKE_PROTOCOL_VERSIONS or SESSION_HEADER in headers:
+        has_handshake = version is None or version in HANDSHAKE_PROTOCOL_VERSIONS or SESSION_HEADER in headers
+        if has_handshake and version not in MODERN_PROTOCOL_VERSIONS:
             await self._legacy(scope, receive, send)
         else:
             await self._modern(scope, receive, send)

@@ -19,8 +19,7 @@ from functools import partial
 from typing import Any, Final
 
 from mcp.server.connection import Connection
-from mcp_types.jsonrpc import INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from mcp_types.jsonrpc import INVALID_REQUEST, METHOD_NOT_FOUND
 
 from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
@@ -30,6 +29,7 @@ from .app import FrontEnd
 from .assembly import Servers
 from .core.requests import RequestScope
 from .core.waiting_calls import Departure
+from .core.wire_common import version_refused
 from .transport.body import BODY_BYTES, parse
 from .transport.jsonrpc import (
     Notification,
@@ -199,16 +199,8 @@ class StdioFront:
 
     async def _initialize(self, request: Request) -> None:
         if self._modern:
-            raise Rejection(
-                400,
-                UNSUPPORTED_PROTOCOL_VERSION,
-                "This connection has begun without initialize, in a revision that has none",
-                data={
-                    "supported": list(MODERN_PROTOCOL_VERSIONS),
-                    "requested": wire.requested_version(request.params),
-                },
-                request_id=request.id,
-            )
+            why = "This connection has begun without initialize, in a revision that has none"
+            raise version_refused(wire.requested_version(request.params), request.id, why)
         if self._session is not None:
             raise _refused("initialize: this connection is initialized already", request)
         self._session, message = await initialize(

@@ -326,11 +326,3 @@ def test_other_http_methods_are_not_allowed(client: WireClient, method: str) -> 
 
     assert reply.status == 405
     assert reply.headers["allow"] == "POST"
-
-
-def test_a_client_must_accept_json(client: WireClient) -> None:
-    assert client.request("tools/list", accept="text/html").status == 406
-
-
-def test_a_body_must_be_declared_as_json(client: WireClient) -> None:
-    assert client.request("tools/list", content_type="text/plain").status == 400

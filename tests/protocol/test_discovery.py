@@ -8,7 +8,7 @@ from tests.kit.wire import WireClient
 def test_discovery_names_the_server_its_version_and_the_extension(client: WireClient) -> None:
     result = client.request("server/discover").result
 
-    assert result["supportedVersions"] == ["2026-07-28"]
+    assert {"2025-11-25", "2026-07-28"} <= set(result["supportedVersions"])
     assert result["capabilities"]["extensions"] == {"io.modelcontextprotocol/tasks": {}}
     assert "tasks" not in result["capabilities"]
     assert result["instructions"] == "Call the tools."

@@ -26,6 +26,7 @@ NOT_LITERAL = {
     "owner_secret",
     "api_keys",
     "allowed_hosts",
+    "allowed_origins",
     "tools_root",
     "reports_dir",
     "max_running_per_owner",

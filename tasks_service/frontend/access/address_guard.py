@@ -6,71 +6,67 @@ from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
-from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from mcp_types.jsonrpc import INVALID_REQUEST
-from starlette.requests import Request
 from starlette.types import Scope
 
+from ...addresses.web import LOOPBACK_HOSTS, Hosts, Origins, is_same_host
 from ...settings import Settings
 from ..transport.rejection import Rejection
 
 KNOWN_ADDRESSES = 256
-"""How many address headers that passed are remembered."""
-
-
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+"""How many pairs of address headers that passed are remembered."""
 
 
 class AddressGuard:
-    """Refuses foreign `Host` and `Origin` headers, and bodies that are not declared to be JSON.
+    """Refuses foreign `Host` and `Origin` headers.
 
     Without API keys, whoever reaches the service is its one user, so it must not be reached from elsewhere.
     Where it is mounted in another application, the settings do not say where that listens; each request does.
 
     A web page may make a browser send requests to this address (DNS rebinding); 2026-07-28, transports:
-    servers MUST validate `Origin`. Requests without one come from no browser.
+    servers MUST validate `Origin`. Requests without one come from no browser. A page that was served from the
+    host that it calls may always call it: the host is one of ours, or nothing comes this far.
 
     Args:
-        settings: The address that is served, and the `allowed_hosts` beside it.
+        settings: The address that is served, the `allowed_hosts` beside it, and the `allowed_origins`.
     """
 
     def __init__(self, settings: Settings) -> None:
-        bound = f"[{settings.host}]" if ":" in settings.host else settings.host
-        names = (*_LOOPBACK, bound, *settings.allowed_hosts)
-        hosts = [spelled for name in names for spelled in _with_any_port(name)]
-        origins = [f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]
-        self._security = TransportSecurityMiddleware(
-            TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
-        )
+        address = settings.host.partition("%")[0]  # clients leave out the zone of an IPv6 address
+        bound = f"[{address}]" if ":" in address else address
+        self._hosts = Hosts((*LOOPBACK_HOSTS, bound, *settings.allowed_hosts))
+        self._origins = Origins(settings.allowed_origins)
         self._serves_everybody = not settings.api_keys
-        self._known: set[tuple[str | None, str | None, str | None]] = set()
+        self._known: set[tuple[str, str | None]] = set()
 
-    async def check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+    def check(self, scope: Scope, headers: Mapping[str, str]) -> str | None:
         """Let a request pass.
 
+        Returns:
+            The origin of the page that sent it, as its browser names it; None if no browser did.
+
         Raises:
-            Rejection: 421, 403 or 400; it says which header, and which setting would allow it.
+            Rejection: 421 or 403; it says which header, and which setting would allow it.
         """
         if self._serves_everybody and not _came_from_this_machine(scope):
             raise Rejection(403, INVALID_REQUEST, _OPEN_DOOR)
-        address = (headers.get("host"), headers.get("origin"), headers.get("content-type"))
-        if address in self._known:
-            return
-        refused = await self._security.validate_request(Request(scope), is_post=scope["method"] == "POST")
-        if refused is not None:
-            raise Rejection(refused.status_code, INVALID_REQUEST, _REFUSED[refused.status_code])
-        if scope["method"] == "POST" and len(self._known) < KNOWN_ADDRESSES:
-            self._known.add(address)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if (host, origin) in self._known:
+            return origin
+        if host not in self._hosts:
+            raise Rejection(421, INVALID_REQUEST, _FOREIGN_HOST)
+        if origin is not None and origin not in self._origins and not is_same_host(origin, host):
+            raise Rejection(403, INVALID_REQUEST, _FOREIGN_ORIGIN)
+        if len(self._known) < KNOWN_ADDRESSES:
+            self._known.add((host, origin))
+        return origin
 
 
 _OPEN_DOOR = "Without TASKS_API_KEYS, only connections to a loopback address are served"
 
+_FOREIGN_HOST = "Host: not served here; TASKS_ALLOWED_HOSTS names the hosts that are"
 
-_REFUSED = {
-    400: "Content-Type: expected application/json",
-    403: "Origin: not allowed here; TASKS_ALLOWED_HOSTS names the hosts whose pages may call",
-    421: "Host: not served here; TASKS_ALLOWED_HOSTS names the hosts that are",
-}
+_FOREIGN_ORIGIN = "Origin: not allowed here; TASKS_ALLOWED_ORIGINS names the origins whose pages may call"
 
 
 def _came_from_this_machine(scope: Scope) -> bool:
@@ -85,9 +81,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _with_any_port(host: str) -> tuple[str, ...]:
-    """A host as it is if it names its port, otherwise on any port."""
-    has_port = ":" in host.rpartition("]")[2]
-    return (host,) if has_port else (host, f"{host}:*")

@@ -12,7 +12,8 @@ from typing import Any, Final
 import pydantic_core
 from mcp.shared.exceptions import MCPError
 from mcp_types import PaginatedRequestParams
-from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
+from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, UNSUPPORTED_PROTOCOL_VERSION
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from ...authoring.tool import Tool
 from ...domain.errors import (
@@ -36,6 +37,7 @@ from ...domain.questions import SamplingQuestion
 from ...domain.reports import LogMessage
 from ...domain.task import ClientCapability, Progress
 from ...extension import IDEMPOTENCY_META
+from ..transport.rejection import Rejection
 from .requests import (
     CallCancelled,
     CallTooLong,
@@ -55,6 +57,9 @@ RESOURCES_READ: Final = "resources/read"
 PROMPTS_LIST: Final = "prompts/list"
 PROMPTS_GET: Final = "prompts/get"
 COMPLETE: Final = "completion/complete"
+SERVED_VERSIONS: Final = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
+"""Every revision that is served here, of both eras: a client that is refused one may choose another."""
+
 REQUEST_CANCELLED: Final = -32800
 """A plain call whose execution was cancelled by another hand."""
 
@@ -224,6 +229,16 @@ def refusal(error: TasksServiceError) -> MCPError:
         case _:
             logger.error("A request failed", exc_info=error)
             return MCPError(INTERNAL_ERROR, "Internal server error")
+
+
+def version_refused(
+    requested: str,
+    request_id: str | int | None = None,
+    message: str = "Unsupported protocol version",
+) -> Rejection:
+    """A version that this server, or this connection, does not speak, with the ones that the server does."""
+    data = {"supported": list(SERVED_VERSIONS), "requested": requested}
+    return Rejection(400, UNSUPPORTED_PROTOCOL_VERSION, message, data=data, request_id=request_id)
 
 
 def listed_tool(tool: Tool, output_schema: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ can be stored, and written out again.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +17,15 @@ from mcp_types.jsonrpc import INVALID_REQUEST, PARSE_ERROR
 from starlette.types import Receive
 
 from ...domain.errors import LimitExceeded
-from ...domain.limits import MIB, Limits, check_depth
+from ...domain.limits import MIB, Limits, check_depth, truncate
 from .jsonrpc import request_id
 from .rejection import Disconnected, Rejection
 
 BODY_BYTES = 2 * MIB
 """Largest request body: the largest arguments, and room for the rest."""
+
+NAME_BYTES = 128
+"""Longest name of a member that an error repeats."""
 
 ENVELOPE_DEPTH = 4
 """How deep in a message the values are whose own depth is limited."""
@@ -63,21 +67,60 @@ def parse(body: bytes, limits: Limits) -> Any:
     """A request body as strict JSON.
 
     Raises:
-        Rejection: 400; not JSON (NaN, an infinity, half a surrogate pair and bytes that are not UTF-8 are not
-            JSON), or nested too deeply.
+        Rejection: 400; not JSON (NaN, an infinity, half a surrogate pair, bytes that are not UTF-8 and two
+            members of one name are not JSON), or nested too deeply.
     """
     try:
         decoded = pydantic_core.from_json(body, allow_inf_nan=False)
+        _check_names(body, decoded)
     except ValueError as error:
         raise Rejection(
             400,
             PARSE_ERROR,
             f"Parse error: the body is not strict JSON: {error}. "
-            "NaN, Infinity, lone surrogates, invalid UTF-8 and excessive nesting are refused",
+            "NaN, Infinity, lone surrogates, invalid UTF-8, excessive nesting and repeated names are refused",
         ) from None
     if body.count(b"{") + body.count(b"[") > limits.depth:
         _check_depth(decoded, limits.depth + ENVELOPE_DEPTH)
     return decoded
+
+
+def _check_names(body: bytes, decoded: Any) -> None:
+    """Refuse two members of one name, of which one reader would see the first and another the last.
+
+    Raises:
+        ValueError: It names the member.
+    """
+    # Each member has a colon. So if there are no more colons than members, text and names have none of their
+    # own, and no member is hidden by another.
+    if body.count(b":") > _members(decoded):
+        _NAMES.decode(body.decode())
+
+
+def _members(decoded: Any) -> int:
+    count, waiting = 0, [decoded]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is dict:
+            count += len(value)
+            waiting.extend(value.values())
+        elif type(value) is list:
+            waiting.extend(value)
+    return count
+
+
+def _distinct(members: list[tuple[str, None]]) -> None:
+    if len(dict(members)) == len(members):
+        return
+    seen: set[str] = set()
+    for name, _ in members:
+        if name in seen:
+            raise ValueError(f"an object has two members of the name {truncate(name, NAME_BYTES)!r}")
+        seen.add(name)
+
+
+_NAMES = json.JSONDecoder(object_pairs_hook=_distinct)
+"""Decodes nothing, and raises `ValueError` for two members of one name."""
 
 
 def _check_depth(decoded: Any, maximum: int) -> None:

@@ -1,8 +1,10 @@
-"""Headers of HTTP requests."""
+"""Headers of HTTP requests: names, media types and weights are compared without case (RFC 9110)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mcp_types.jsonrpc import INVALID_REQUEST
@@ -12,6 +14,18 @@ from .rejection import Rejection
 
 SESSION_HEADER: Final = "mcp-session-id"
 LAST_EVENT_HEADER: Final = "last-event-id"
+
+DOCUMENT: Final = "application/json"
+"""The media type of one message."""
+
+EVENTS: Final = "text/event-stream"
+"""The media type of a stream of messages."""
+
+KNOWN_VALUES: Final = 256
+"""How many values of a header are remembered with what they mean."""
+
+_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
+"""The encodings of text that JSON may be declared to have: it is UTF-8 (RFC 8259), or a part of it."""
 
 
 def headers_of(scope: Scope) -> list[tuple[str, str]]:
@@ -24,17 +38,79 @@ def headers_of(scope: Scope) -> list[tuple[str, str]]:
     ]
 
 
-def check_accept(accept: str) -> None:
-    """Refuse a client that does not take JSON.
+def check_content(headers: Mapping[str, str]) -> None:
+    """Refuse a body that is declared to be no plain JSON, and a client that takes none for an answer.
 
     Raises:
-        Rejection: 406.
+        Rejection: 406 or 415; it names the header and what was expected.
     """
-    if not ("application/json" in accept or "*/*" in accept or "application/*" in accept):
-        raise Rejection(406, INVALID_REQUEST, "Accept: expected application/json and text/event-stream")
+    if not accepted(headers.get("accept", "")).document:
+        raise Rejection(406, INVALID_REQUEST, f"Accept: expected {DOCUMENT} and {EVENTS}")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Rejection(
+            415,
+            INVALID_REQUEST,
+            "Content-Encoding: expected none; send the body as it is",
+            headers=((b"accept-encoding", b"identity"),),
+        )
+    if not _is_json(headers.get("content-type", "")):
+        raise Rejection(415, INVALID_REQUEST, f"Content-Type: expected {DOCUMENT}")
 
 
 def takes_stream(headers: Mapping[str, str]) -> bool:
     """Whether a client takes a stream of events for an answer."""
-    accept = headers.get("accept", "")
-    return "text/event-stream" in accept or "*/*" in accept
+    return accepted(headers.get("accept", "")).stream
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a client takes for an answer.
+
+    Attributes:
+        document: One JSON document.
+        stream: A stream of events.
+        prefers_stream: Whether it would rather have the stream: that weighs more, or is named first.
+    """
+
+    document: bool
+    stream: bool
+    prefers_stream: bool
+
+
+@lru_cache(KNOWN_VALUES)
+def accepted(accept: str) -> Accepted:
+    """What an `Accept` header means; an empty one, as a missing one, takes everything (RFC 9110, 12.5.1)."""
+    weights = _weights(accept) if accept else {"*/*": 1.0}
+    document, stream = _weight_of(DOCUMENT, weights), _weight_of(EVENTS, weights)
+    named = [name for name in weights if name in (DOCUMENT, EVENTS)]
+    return Accepted(
+        document=document > 0,
+        stream=stream > 0,
+        prefers_stream=stream > document > 0 or (stream == document > 0 and named == [EVENTS, DOCUMENT]),
+    )
+
+
+def _weights(accept: str) -> dict[str, float]:
+    """The media ranges of an `Accept` header with their weights, in its order."""
+    weights = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            weights[name] = 1.0
+    return weights
+
+
+def _weight_of(media_type: str, weights: Mapping[str, float]) -> float:
+    """The weight of a media type: the most specific range that it is in decides."""
+    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+    return next((weights[name] for name in ranges if name in weights), 0.0)
+
+
+@lru_cache(KNOWN_VALUES)
+def _is_json(content_type: str) -> bool:
+    name, *parameters = (piece.strip() for piece in content_type.lower().split(";"))
+    charset = next((p.removeprefix("charset=") for p in parameters if p.startswith("charset=")), "utf-8")
+    return name == DOCUMENT and charset.strip('"') in _CHARSETS

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import pydantic_core
 from mcp_types import PROTOCOL_VERSION_META_KEY, ErrorData
 from mcp_types.jsonrpc import INVALID_REQUEST
 
@@ -59,6 +60,22 @@ class Response:
 
 
 Message = Request | Notification | Response
+
+_LINE_ENDS: Final = {
+    "\u0085".encode(): rb"\u0085",
+    "\u2028".encode(): rb"\u2028",
+    "\u2029".encode(): rb"\u2029",
+}
+"""Characters that JSON allows in text, and that some readers of event streams take for the end of a line."""
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """A message as JSON on one line, whatever a reader takes for the end of one."""
+    text = pydantic_core.to_json(message)
+    if not text.isascii():
+        for character, escaped in _LINE_ENDS.items():
+            text = text.replace(character, escaped)
+    return text
 
 
 def parse_message(decoded: Any) -> Message:

@@ -7,10 +7,10 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-import pydantic_core
 from starlette.types import Receive, Send
 
 from ...failpoints import failpoint
+from .jsonrpc import encode
 
 STREAM_EVENTS: Final = 256
 """Events that wait for a reader; of more, the oldest are dropped."""
@@ -136,4 +136,4 @@ async def end_stream(send: Send, part: bytes = b"") -> None:
 
 def event(message: Mapping[str, Any]) -> bytes:
     """A message as an event. Without an id: what went out is not sent again, see `Outgoing.prime`."""
-    return b"event: message\r\ndata: " + pydantic_core.to_json(message) + b"\r\n\r\n"
+    return b"event: message\r\ndata: " + encode(message) + b"\r\n\r\n"

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-import pydantic_core
+from .jsonrpc import encode
 
 CHUNK_BYTES: Final = 1 << 16
 
@@ -66,7 +66,7 @@ class Pipe:
             self._break()
             return
         written = self._loop.create_future()
-        self._unwritten.put((pydantic_core.to_json(message) + b"\n", written))
+        self._unwritten.put((encode(message) + b"\n", written))
         await written
 
     async def flush(self) -> None:

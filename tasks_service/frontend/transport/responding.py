@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pydantic_core
 from starlette.types import Receive, Send
 
-from .jsonrpc import rejection_message
+from .jsonrpc import encode, rejection_message
 from .outgoing import (
     JSON,
     PING,
@@ -73,7 +72,7 @@ async def respond(
         if streams_at_once or answer is None or (outgoing and may_stream) or prefers_stream:
             await _stream(work, outgoing, gone, send, deferral)
         elif not gone.done():
-            await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
+            await send_whole(send, answer.status, encode(answer.message), (JSON,))
     finally:
         gone.cancel()
         work.cancel()
@@ -82,7 +81,7 @@ async def respond(
 
 async def reject(rejection: Rejection, send: Send) -> None:
     """Answer a request that was not let in."""
-    body = pydantic_core.to_json(rejection_message(rejection))
+    body = encode(rejection_message(rejection))
     await send_whole(send, rejection.status, body, (JSON, *rejection.headers))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import pydantic_core
 from mcp.server.lowlevel import Server
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types.jsonrpc import INVALID_REQUEST
@@ -19,12 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...domain.errors import StoreUnavailable
 from ...domain.limits import Limits
 from ...store.sessions import Session
-from ..access.address_guard import AddressGuard
 from ..access.api_keys import Authenticator
 from ..core import wire_common
 from ..transport.body import parse, read_body
-from ..transport.http_headers import LAST_EVENT_HEADER, SESSION_HEADER, check_accept, headers_of
-from ..transport.jsonrpc import Notification, Request, Response, has_envelope, parse_message
+from ..transport.http_headers import LAST_EVENT_HEADER, SESSION_HEADER, check_content, headers_of
+from ..transport.jsonrpc import Message as JsonRpcMessage
+from ..transport.jsonrpc import Notification, Request, Response, encode, has_envelope, parse_message
 from ..transport.outgoing import JSON, send_whole
 from ..transport.rejection import Disconnected, Rejection
 from ..transport.responding import reject
@@ -41,9 +40,8 @@ class SessionEndpoint:
         server: Answers requests.
         services: Sessions, questions and wake-ups.
         authenticator: Says who calls.
-        guard: Says from where one may call.
         limits: How deep a message may be.
-        modern: Serves a message without version header that names 2026-07-28 itself.
+        modern: Serves a message that names a revision without sessions itself.
     """
 
     def __init__(
@@ -52,19 +50,17 @@ class SessionEndpoint:
         server: Server[dict[str, Any]],
         services: SessionServices,
         authenticator: Authenticator,
-        guard: AddressGuard,
         limits: Limits,
         modern: ASGIApp,
     ) -> None:
         self._server, self._services, self._modern = server, services, modern
-        self._authenticator, self._guard, self._limits = authenticator, guard, limits
+        self._authenticator, self._limits = authenticator, limits
         self._requests = SessionRequests(server, services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         headers = dict(headers_of(scope))
         try:
-            await self._guard.check(scope, headers)
             http = HttpRequest(self._authenticator.authenticate(headers), headers, receive, send)
             match scope["method"]:
                 case "POST":
@@ -107,10 +103,10 @@ class SessionEndpoint:
         return session
 
     async def _post(self, scope: Scope, http: HttpRequest) -> None:
-        check_accept(http.headers.get("accept", ""))
+        check_content(http.headers)
         body = await read_body(http.receive, http.headers, self._services.timings.body)
         message = parse_message(parse(body, self._limits))
-        if MCP_PROTOCOL_VERSION_HEADER not in http.headers and has_envelope(message):
+        if has_envelope(message) and not _begins_session(message):
             await self._modern(scope, _replayed(body, http.receive), http.send)
             return
         match message:
@@ -134,7 +130,7 @@ class SessionEndpoint:
         if session is not None:
             await self._services.sessions.create(session)
             headers.append((SESSION_HEADER.encode(), session.session_id.encode()))
-        await send_whole(http.send, 200, pydantic_core.to_json(message), tuple(headers))
+        await send_whole(http.send, 200, encode(message), tuple(headers))
 
     async def _cancel(self, session: Session, notification: Notification) -> None:
         name = wire.cancelled_request(notification.method, notification.params)
@@ -167,6 +163,10 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return replay
+
+
+def _begins_session(message: JsonRpcMessage) -> bool:
+    return isinstance(message, Request) and message.method == wire.INITIALIZE
 
 
 _NOT_ALLOWED: Final = Rejection(

@@ -25,7 +25,7 @@ from ...store.sessions import Session, calls_name
 from ..core import wire_common
 from ..core.requests import Caller
 from ..core.waiting_calls import Departure
-from ..transport.http_headers import takes_stream
+from ..transport.http_headers import accepted, takes_stream
 from ..transport.jsonrpc import Request, error_message
 from ..transport.outgoing import Outgoing
 from ..transport.responding import Answer, Work, respond
@@ -77,10 +77,8 @@ class HttpRequest:
 
     @property
     def prefers_stream(self) -> bool:
-        """Whether the client names streams of events before JSON, with no weights that say otherwise."""
-        accept = self.headers.get("accept", "")
-        events, document = accept.find("text/event-stream"), accept.find("application/json")
-        return 0 <= events < document and "q=" not in accept
+        """See `Accepted.prefers_stream`."""
+        return accepted(self.headers.get("accept", "")).prefers_stream
 
 
 class SessionRequests:

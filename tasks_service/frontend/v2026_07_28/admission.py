@@ -12,25 +12,27 @@ from dataclasses import dataclass
 from mcp.server.connection import Connection
 from mcp.shared.inbound import (
     ERROR_CODE_HTTP_STATUS,
+    MCP_METHOD_HEADER,
     MCP_NAME_HEADER,
+    MCP_PROTOCOL_VERSION_HEADER,
     InboundLadderRejection,
     classify_inbound_request,
     decode_header_value,
     find_duplicated_routing_header,
     validate_mcp_param_headers,
 )
-from mcp_types.jsonrpc import HEADER_MISMATCH, INVALID_REQUEST
+from mcp_types.jsonrpc import HEADER_MISMATCH, INVALID_REQUEST, UNSUPPORTED_PROTOCOL_VERSION
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from ...authoring.tool import ToolRegistry
 from ...domain.limits import Limits
-from ..access.address_guard import AddressGuard
 from ..access.api_keys import Authenticator
 from ..core import wire_common
 from ..core.requests import Caller
 from ..transport.body import parse, read_body
-from ..transport.http_headers import check_accept, headers_of, takes_stream
+from ..transport.http_headers import check_content, headers_of, takes_stream
 from ..transport.jsonrpc import Notification, Request, Response, parse_message
 from ..transport.rejection import Rejection
 from . import wire
@@ -64,7 +66,6 @@ class Admission:
     Args:
         tools: Their schemas say which arguments must be repeated in headers.
         authenticator: Says who calls.
-        guard: Says from where one may call.
         limits: How deep a message may be.
         body_seconds: How long a client may take to send a body.
     """
@@ -74,18 +75,18 @@ class Admission:
         *,
         tools: ToolRegistry,
         authenticator: Authenticator,
-        guard: AddressGuard,
         limits: Limits,
         body_seconds: float,
     ) -> None:
-        self._tools, self._authenticator, self._guard = tools, authenticator, guard
+        self._tools, self._authenticator = tools, authenticator
         self._limits, self._body_seconds = limits, body_seconds
 
     async def admit(self, scope: Scope, receive: Receive) -> Admitted | None:
         """Check a request; each step trusts those before it (docs/protocol.md, "order of checks").
 
         Returns:
-            The request, or None for a notification, which is acknowledged and dropped.
+            The request, or None for a notification, which is acknowledged and dropped: this revision has
+            none that a client could send over HTTP.
 
         Raises:
             Rejection: It gets no further.
@@ -93,13 +94,13 @@ class Admission:
         """
         raw = headers_of(scope)
         headers = dict(raw)
-        await self._guard.check(scope, headers)
         if scope["method"] != "POST":
             raise Rejection(405, INVALID_REQUEST, "Use POST", headers=((b"allow", b"POST"),))
         caller = self._authenticator.authenticate(headers)
-        check_accept(headers.get("accept", ""))
+        check_content(headers)
         message = parse_message(parse(await read_body(receive, headers, self._body_seconds), self._limits))
         if isinstance(message, Notification):
+            _check_notification(message, headers)
             return None
         if isinstance(message, Response):
             raise Rejection(400, INVALID_REQUEST, "No request was sent that this could be a response to")
@@ -140,10 +141,29 @@ def connection_of(request: Request, headers: Mapping[str, str] | None = None) ->
     """
     verdict = classify_inbound_request(request.body, headers=headers)
     if isinstance(verdict, InboundLadderRejection):
+        if verdict.code == UNSUPPORTED_PROTOCOL_VERSION:
+            raise wire_common.version_refused(verdict.data["requested"], request.id)
         raise _rejection(verdict, request)
     return Connection.from_envelope(
         verdict.protocol_version, verdict.client_info, verdict.client_capabilities
     )
+
+
+def _check_notification(notification: Notification, headers: Mapping[str, str]) -> None:
+    """Refuse a notification that names a revision which is not served, or is not what its header says.
+
+    Raises:
+        Rejection: 400; what cannot be accepted is not acknowledged.
+    """
+    version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+    if version is None:
+        problem = f"{MCP_PROTOCOL_VERSION_HEADER} header is missing"
+        raise Rejection(400, HEADER_MISMATCH, problem)
+    if version not in MODERN_PROTOCOL_VERSIONS:
+        raise wire_common.version_refused(version)
+    if headers.get(MCP_METHOD_HEADER, notification.method) != notification.method:
+        problem = f"{MCP_METHOD_HEADER} header does not match the method of the body"
+        raise Rejection(400, HEADER_MISMATCH, problem)
 
 
 def _rejection(problem: InboundLadderRejection, request: Request) -> Rejection:

@@ -15,7 +15,6 @@ import asyncio
 import logging
 from typing import Any, Final
 
-import pydantic_core
 from mcp.server.lowlevel import Server
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 from mcp_types.jsonrpc import INVALID_REQUEST
@@ -23,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..core import wire_common
 from ..core.requests import RequestScope
+from ..transport.jsonrpc import encode
 from ..transport.outgoing import JSON, Outgoing, send_whole
 from ..transport.rejection import Disconnected, Rejection
 from ..transport.responding import Answer, reject, respond
@@ -79,7 +79,7 @@ class RequestEndpoint:
             await respond(work, outgoing, receive, send, self._deferral, may_stream=call.may_stream)
         else:
             answer = await self._serve(call, Outgoing())
-            await send_whole(send, answer.status, pydantic_core.to_json(answer.message), (JSON,))
+            await send_whole(send, answer.status, encode(answer.message), (JSON,))
 
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
         scope = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)

@@ -14,6 +14,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp_types import (
     CallToolRequestParams,
+    DiscoverResult,
     GetPromptRequestParams,
     GetPromptResult,
     LoggingCapability,
@@ -55,7 +56,7 @@ def build_server(
         library: Does the work of those that are not about tools.
         subscriptions: Tells clients of changes.
     """
-    server = _LoggingServer(
+    server = _RequestServer(
         offer.name,
         version=offer.version,
         instructions=offer.instructions,
@@ -71,6 +72,7 @@ def build_server(
     server.extensions[TASKS_EXTENSION] = {}
     methods = _Methods(executions, library, subscriptions, wire.Results(offer.tools))
     add = server.add_request_handler
+    add(wire.DISCOVER, RequestParams, server.discover)
     add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
     add(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
     add(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
@@ -81,8 +83,19 @@ def build_server(
     return server
 
 
-class _LoggingServer(Server[dict[str, Any]]):
-    """Declares logging too: this revision has no method for it that the SDK could tell it by."""
+class _RequestServer(Server[dict[str, Any]]):
+    """Declares logging too: this revision has no method for it that the SDK could tell it by.
+
+    And names every revision that is served, as `server/discover` should.
+    """
+
+    async def discover(self, context: Context, params: RequestParams) -> DiscoverResult:
+        """The result of `server/discover`."""
+        return DiscoverResult(
+            supported_versions=list(wire_common.SERVED_VERSIONS),
+            capabilities=self.get_capabilities(protocol_version=context.protocol_version),
+            instructions=self.instructions,
+        )
 
     def get_capabilities(self, *args: Any, **kwargs: Any) -> ServerCapabilities:
         """The capabilities that `server/discover` declares."""
