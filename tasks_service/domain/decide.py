@@ -423,7 +423,7 @@ def _guard(task: Task | None, phase: Phase | None, event: Event) -> None:
 def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replayed:
     counts, limits, now_ms = moment.counts, moment.limits, moment.now_ms
     if (existing := counts.existing) is not None and _is_there(counts.existing_task, now_ms):
-        if existing.request_digest != event.request_digest:
+        if existing.request_digest != event.request_digest or _is_of_another(counts.existing_task, event):
             raise _Refusal(errors.IdempotencyConflict())
         return Replayed(task=None, task_id=existing.task_id)
     check_size("arguments", event.arguments, limits.arguments_bytes)
@@ -451,6 +451,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         era=event.era,
         capabilities=event.capabilities,
         trace=event.trace,
+        service=event.service,
         idempotency=event.idempotency,
     )
     return Applied(
@@ -463,6 +464,11 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
 
 def _is_there(task: Task | None, now_ms: int) -> bool:
     return task is not None and effective(task, now_ms) is not None
+
+
+def _is_of_another(task: Task | None, event: Create) -> bool:
+    """Whether a task is known to be another service's than the one that is called."""
+    return task is not None and bool(task.service and event.service) and task.service != event.service
 
 
 def _check_quotas(counts: StoreCounts, limits: Limits) -> None:

@@ -75,6 +75,7 @@ class Create(Event):
     """A call is recorded as a task, and cannot be lost from now on.
 
     Attributes:
+        service: The name of the service whose tool is called.
         idempotency: Hash of the owner's idempotency key, or empty.
         reconnect_ms: How long after its end it is kept while nobody has its handle.
         resumable_ms: For how long the `requestState` that led to this call is good, so that its repetition
@@ -93,6 +94,7 @@ class Create(Event):
     era: str = ""
     capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
+    service: str = ""
     visible: bool = True
     reconnect_ms: int = 10 * MINUTE
     resumable_ms: int = 0

@@ -293,6 +293,7 @@ class Task:
     them. `TaskRecord` has them all.
 
     Attributes:
+        service: The service whose tool it is; empty if a release recorded it that knew of one only.
         claims: Counts every claim; orders and names dispatches.
         attempts: Attempts since the last sure progress; only this meets `max_attempts`.
         revision: Counts logged transitions, from 0.
@@ -339,6 +340,7 @@ class Task:
     era: str = ""
     capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
+    service: str = ""
     progress: Progress | None = None
     failure: Failure | None = None
     is_error: bool = False

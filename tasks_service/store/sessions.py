@@ -27,6 +27,7 @@ class Session:
         version: The protocol revision.
         capabilities: What the client can be asked.
         log_level: From which level on it is sent log messages.
+        service: The service that it is a session with; empty at a front end's only path.
     """
 
     session_id: str
@@ -34,6 +35,7 @@ class Session:
     version: str
     capabilities: frozenset[ClientCapability] = frozenset()
     log_level: LogLevel = LogLevel.INFO
+    service: str = ""
     unknown: Unknown = ()
 
 

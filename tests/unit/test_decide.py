@@ -549,6 +549,15 @@ def test_an_idempotency_key_with_another_request_is_a_conflict() -> None:
     refusal(Life().meets(event, earlier()), IdempotencyConflict)
 
 
+def test_an_idempotency_key_never_leads_to_the_task_of_another_service() -> None:
+    counts = replace(earlier(), existing_task=replace(running().task, service="Shop"))
+    event = replace(create(), idempotency="key", request_digest="same", service="Office")
+    refusal(Life().meets(event, counts), IdempotencyConflict)
+    for service in ("Shop", ""):
+        again = Life().meets(replace(event, service=service), counts)
+        assert again == Replayed(task=None, task_id="earlier")
+
+
 def test_a_hidden_task_is_revealed_by_giving_out_its_handle() -> None:
     life = Life()
     assert not life.goes(replace(create(), visible=False)).visible

@@ -169,6 +169,7 @@ TASK = Shape(
         Field("era", "era", ""),
         CAPABILITIES.set_field("capabilities", "capabilities"),
         Field("trace", "trace", ""),
+        Field("service", "service", ""),
         PROGRESS.field("progress", "progress", None),
         FAILURE.field("failure", "failure", None),
         Field("is_error", "is_error", False),
@@ -240,6 +241,7 @@ SESSION = Document(
             Field("version", "version"),
             CAPABILITIES.set_field("capabilities", "capabilities"),
             LOG_LEVELS.field("level", "log_level", LogLevel.INFO),
+            Field("service", "service", ""),
         ],
         keeps=True,
     )
