@@ -18,6 +18,7 @@ from .authoring.tool_options import ToolOptions, tool_fields
 from .broker.app import add_queues, create_app
 from .broker.dispatcher import Dispatcher
 from .domain.errors import ConfigurationError
+from .extras import front_end_packages
 from .settings import Settings
 from .store.announcements import Listed, list_name, resource_name
 from .worker.bootsteps import install
@@ -208,8 +209,13 @@ class TaskService:
         self._engine.announce(resource_name(uri))
 
     def asgi(self) -> FrontEnd:
-        """The front end, as an ASGI application to serve or to mount (see `FrontEnd.lifespan`)."""
-        from .frontend.app import create_app as create_front_end  # not at the top: workers need none of it
+        """The front end, as an ASGI application to serve or to mount (see `FrontEnd.lifespan`).
+
+        Raises:
+            ConfigurationError: The extra `server` is not installed.
+        """
+        with front_end_packages("A front end"):  # not at the top: workers need none of it
+            from .frontend.app import create_app as create_front_end
 
         return create_front_end(
             name=self.name,

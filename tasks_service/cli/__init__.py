@@ -1,29 +1,86 @@
-"""The command `tasks-service`."""
+"""The command `tasks-service`.
+
+A subcommand's module is imported when it runs, so that each needs only the packages and the time that are its
+own: `list` starts without Celery, and `doctor` runs where no front end is installed.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ValidationError
 
-from ..client.service_client import CannotConnect
 from ..domain.errors import ConfigurationError, TasksServiceError
-from .back_end import back_end
-from .call import call
-from .doctor import doctor
-from .inspect_commands import cancel, inspect, list_tasks
-from .repair import repair
-from .serve import serve
-from .stdio import stdio
-from .up import up
+from ..extras import front_end_packages
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 #: Exit statuses: the command failed; it could not be tried at all.
 FAILED, UNUSABLE = 1, 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Command(NamedTuple):
+    """A subcommand that is not imported yet.
+
+    Attributes:
+        place: `module:attribute`, in this package.
+        help: The first sentence of its help; empty: it is not listed.
+    """
+
+    place: str
+    help: str = ""
+
+    def load(self) -> click.Command:
+        """Import it."""
+        module, _, attribute = self.place.partition(":")
+        command: click.Command = getattr(import_module(f".{module}", __name__), attribute)
+        return command
+
+
+COMMANDS: Mapping[str, Command] = {
+    "up": Command("up:up", "Run everything on this machine: Redis, front end, worker, beat, Flower."),
+    "serve": Command("serve:serve", "Serve MCP over HTTP; workers and beat run elsewhere."),
+    "stdio": Command("stdio:stdio", "Serve MCP on stdin and stdout, for a desktop host."),
+    "back-end": Command("back_end:back_end"),
+    "call": Command("call:call", "Call TOOL and wait, with a progress bar; Ctrl-C cancels the task."),
+    "list": Command("inspect_commands:list_tasks", "List tasks of all owners, newest first."),
+    "inspect": Command("inspect_commands:inspect", "Show everything that is stored of a task."),
+    "cancel": Command("inspect_commands:cancel", "Cancel a task, whoever owns it."),
+    "doctor": Command("doctor:doctor", "Examine Redis, broker, workers, beat, front end and Flower."),
+    "repair": Command("repair:repair", "Fix records and indexes that disagree; safe to run at any time."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name, and imports the one that is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command.
+
+        Raises:
+            ConfigurationError: It needs packages that are not installed.
+        """
+        if (command := COMMANDS.get(cmd_name)) is None:
+            return None
+        with front_end_packages(f"`tasks-service {cmd_name}`"):
+            return command.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items() if command.help])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tasks-service")
 def commands() -> None:
     """Run MCP tools as durable tasks on Celery and Redis.
@@ -32,15 +89,11 @@ def commands() -> None:
     """
 
 
-for command in (up, serve, stdio, back_end, call, list_tasks, inspect, cancel, doctor, repair):
-    commands.add_command(command)
-
-
 def main() -> None:
     """Run a command; an error becomes one sentence on stderr and an exit status."""
     try:
         commands(prog_name="tasks-service")
-    except (ConfigurationError, CannotConnect) as error:
+    except ConfigurationError as error:
         _fail(str(error), UNUSABLE)
     except ValidationError as error:
         _fail("\n".join(_setting_problem(problem) for problem in error.errors()), UNUSABLE)

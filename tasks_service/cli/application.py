@@ -8,16 +8,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from celery import Celery
 
 from ..domain.errors import ConfigurationError
 from ..local.redis_server import find_running
-from ..service import TaskService
 from ..settings import Settings
 from ..store.redis import RedisTaskStore
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from ..service import TaskService
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,6 +51,8 @@ def load_service(path: str) -> TaskService:
     Raises:
         ConfigurationError: There is no such module, or no TaskService of that name in it.
     """
+    from ..service import TaskService  # not at the top: commands that load no service need no Celery
+
     module_name, _, name = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:

@@ -37,7 +37,7 @@ from mcp_types import (
     Tool,
 )
 
-from ..domain.errors import TasksServiceError
+from ..domain.errors import ConfigurationError, TasksServiceError
 from ..extension import TASKS_EXTENSION
 from .messages import (
     CancelTask,
@@ -59,7 +59,7 @@ CALL_SECONDS = 24 * 3600.0
 OUTAGE_SECONDS = 60.0
 
 
-class CannotConnect(TasksServiceError):
+class CannotConnect(ConfigurationError):
     """No MCP server answers at the address, or it refuses the key; the message says what to do."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks_service.authoring.tool_options import ToolOptions
-from tasks_service.cli import commands
+from tasks_service.cli import COMMANDS
 from tasks_service.settings import Settings
 from workers.settings import ToolSettings
 
@@ -70,7 +70,7 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_names_exists(page: Path) -> None:
     named = set(re.findall(r"tasks-service ([a-z]+)\b", page.read_text(encoding="utf-8")))
-    assert named <= set(commands.commands)
+    assert named <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,0 +1,38 @@
+"""The parts of this package that not every installation has, and what to say where one is missing.
+
+`pip install tasks-service` brings what workers and authors need. What a front end needs beside it is the
+extra `server`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .domain.errors import ConfigurationError
+
+SERVER = frozenset(
+    {"anyio", "cryptography", "httptools", "httpx2", "mcp", "mcp_types", "starlette", "uvicorn", "uvloop"}
+)
+"""Modules that the extra `server` brings."""
+
+
+@contextmanager
+def front_end_packages(user: str) -> Iterator[None]:
+    """Import what only a front end or a client needs, or say how to get it.
+
+    Args:
+        user: What needs it, to begin a sentence with.
+
+    Raises:
+        ConfigurationError: The extra `server` is not installed, or only in part.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in SERVER:
+            raise
+        raise ConfigurationError(
+            f"{user} needs the package {error.name}, which this environment has not. Workers do without it; "
+            "for front ends and clients: pip install 'tasks-service[server]'."
+        ) from error

@@ -1,0 +1,66 @@
+"""What an installation without extras imports and can do, and what it says of the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import tasks_service
+from tasks_service.cli import COMMANDS
+from tasks_service.domain.errors import ConfigurationError
+from tasks_service.extras import SERVER, front_end_packages
+
+WITHOUT_EXTRAS = "import sys\nfor name in {}: sys.modules[name] = None\n"
+"""Python that begins as if these modules were not installed."""
+
+
+def run_without(modules: frozenset[str], code: str) -> subprocess.CompletedProcess[str]:
+    program = WITHOUT_EXTRAS.format(sorted(modules)) + code
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert {name for names in tasks_service._MODULES.values() for name in names} == set(tasks_service.__all__)
+    assert all(getattr(tasks_service, name) is not None for name in tasks_service.__all__)
+    assert set(tasks_service.__all__) <= set(dir(tasks_service))
+    with pytest.raises(AttributeError, match="no attribute 'TaskServer'"):
+        tasks_service.TaskServer  # noqa: B018
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_the_list_of_commands_says_of_one_is_how_its_own_help_begins(name: str) -> None:
+    listed, full = COMMANDS[name].help, COMMANDS[name].load().help or ""
+    assert full.startswith(listed.removesuffix("."))
+
+
+def test_the_help_imports_no_command() -> None:
+    code = "from tasks_service.cli import main\nsys.argv[1:] = ['--help']\nmain()"
+    ended = run_without(SERVER | {"celery", "redis", "rich"}, code)
+    assert ended.returncode == 0, ended.stderr
+    assert "doctor" in ended.stdout
+
+
+def test_operators_commands_need_neither_celery_nor_a_front_end() -> None:
+    code = "import tasks_service.cli.inspect_commands, tasks_service.cli.repair"
+    ended = run_without(SERVER | {"celery", "kombu", "hiredis"}, code)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "call", "stdio"])
+def test_a_command_that_needs_an_extra_names_it(command: str) -> None:
+    code = f"from tasks_service.cli import main\nsys.argv[1:] = [{command!r}]\nmain()"
+    ended = run_without(SERVER, code)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "pip install 'tasks-service[server]'" in ended.stderr
+
+
+def test_a_missing_module_of_an_author_is_not_taken_for_a_missing_extra() -> None:
+    with pytest.raises(ModuleNotFoundError), front_end_packages("It"):
+        import no_such_module_of_an_author  # type: ignore[import-not-found]  # noqa: F401
+    with pytest.raises(ConfigurationError, match="It needs the package mcp"), front_end_packages("It"):
+        raise ModuleNotFoundError(name="mcp.server")
