@@ -47,6 +47,8 @@ class Dispatcher:
         redis_url: The URL of the store; None if it is not Redis.
         broker_url: The broker, in a form that `broker_of` takes; the app's own broker if not given.
         backlog: Messages that may wait for the publisher thread, if the broker is not the store's Redis.
+        declares: Whether a queue is declared before a message is sent there. Only an app knows with which
+            arguments; without it, the workers that consume from it have declared it.
     """
 
     def __init__(
@@ -56,11 +58,12 @@ class Dispatcher:
         redis_url: str | None,
         broker_url: str | None = None,
         backlog: int = BACKLOG,
+        declares: bool = True,
     ) -> None:
         self._app = app
         self._redis_url = redis_url
         self._broker = broker_of(broker_url) if broker_url else None
-        self._backlog = backlog
+        self._backlog, self._declares = backlog, declares
         self._lock = threading.Lock()
         self._local = threading.local()
         self._queues: dict[str, Queue] = {}
@@ -155,7 +158,9 @@ class Dispatcher:
         with self._lock:
             self._forget_after_fork()
             if self._publisher is None:
-                self._publisher = MessagePublisher(self._app, self._connection, self.queue, self._backlog)
+                self._publisher = MessagePublisher(
+                    self._app, self._connection, self.queue, self._backlog, declares=self._declares
+                )
             return self._publisher
 
     def _forget_after_fork(self) -> None:

@@ -33,7 +33,10 @@ class MessagePublisher:
         connect: Callable[[], Connection],
         queue_of: Callable[[str], Queue],
         backlog: int,
+        *,
+        declares: bool,
     ) -> None:
+        self._declares = declares
         self._app, self._connect, self._queue_of = app, connect, queue_of
         self._waiting: queue.Queue[Task | None] = queue.Queue(maxsize=backlog)
         self._connection: Connection | None = None
@@ -79,7 +82,7 @@ class MessagePublisher:
     def _send(self, connection: Connection, task: Task) -> None:
         to, producer = self._queue_of(task.queue), self._app.amqp.Producer(connection, auto_declare=False)
         failpoint("Publication", "before")
-        send_message(self._app, producer, task, to, [to])
+        send_message(self._app, producer, task, to, [to] if self._declares else [])
         failpoint("Publication", "after")
 
     def _close_connection(self, close: Callable[[Connection], None]) -> None:
