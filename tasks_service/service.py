@@ -13,11 +13,12 @@ from celery import Celery
 from .authoring.library import Library
 from .authoring.prompt import PromptOptions, build_prompt
 from .authoring.resource import ResourceOptions, build_resource
-from .authoring.tool import COMPANION_TOOLS, DEFAULT_QUEUE, Tool, ToolRegistry, build_tool
+from .authoring.tool import Tool, ToolRegistry, build_tool
 from .authoring.tool_options import ToolOptions, tool_fields
 from .broker.app import add_queues, create_app
 from .broker.dispatcher import Dispatcher
 from .domain.errors import ConfigurationError
+from .domain.tools import COMPANION_TOOLS, DEFAULT_QUEUE
 from .extras import front_end_packages
 from .settings import Settings
 from .store.announcements import Listed, list_name, resource_name
@@ -235,7 +236,7 @@ class TaskService:
             )
         self.tools.add(tool)
         if self._owns_app:
-            add_queues(self._celery, [tool.queue])
+            add_queues(self._celery, [tool.definition.queue])
         register_tool(self._celery, self._engine, tool)
 
     def _own_app(self) -> Celery:

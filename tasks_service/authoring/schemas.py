@@ -7,25 +7,25 @@ unconverted.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.protocols import Validator
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from ..domain.errors import ConfigurationError, InvalidArguments, LimitExceeded, NotJson
 from ..domain.limits import MIB, to_json
+from ..durable.json_schema import told, validator_of
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 """The only dialect; a schema that names none is of this one (2026-07-28, basic, "JSON Schema usage")."""
-
-LONGEST_PROBLEM: Final = 300
-"""Most characters of a message about an argument, which may quote it."""
 
 _REFERENCES: Final = ("$ref", "$dynamicRef")
 
@@ -41,7 +41,7 @@ class ExplicitSchema:
     """
 
     schema: Mapping[str, Any]
-    validator: Draft202012Validator
+    validator: Validator
     takes: frozenset[str] | None
 
     def bind(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,12 +54,7 @@ class ExplicitSchema:
         Raises:
             InvalidArguments: They do not fit the schema.
         """
-        errors = sorted(self.validator.iter_errors(dict(arguments)), key=lambda error: error.json_path)
-        if errors:
-            problems = tuple(
-                (".".join(map(str, error.absolute_path)), error.message[:LONGEST_PROBLEM]) for error in errors
-            )
-            raise InvalidArguments(name, problems)
+        check_by_schema(name, self.validator, arguments)
         return {key: value for key, value in arguments.items() if self.takes is None or key in self.takes}
 
 
@@ -78,15 +73,45 @@ def explicit_schema(
         ConfigurationError: It is no JSON Schema 2020-12 of an object, or does not fit the function.
     """
     if not isinstance(schema, Mapping):
-        raise ConfigurationError(
-            f"{what}: input_schema: expected a mapping, not {schema!r}"[:LONGEST_PROBLEM]
-        )
+        raise ConfigurationError(f"{what}: input_schema: expected a mapping, not {type(schema).__name__}")
     kept = deepcopy(dict(schema))
     _check_dialect(what, kept)
     _check_references(what, kept)
     takes = _check_function(what, kept, fn, context_parameter)
-    # Without a registry of its own, the validator would fetch references from the network.
-    return ExplicitSchema(kept, Draft202012Validator(kept, registry=Registry()), takes)
+    return ExplicitSchema(kept, validator_of(kept), takes)
+
+
+def check_by_schema(name: str, validator: Validator, arguments: Mapping[str, Any]) -> None:
+    """Check arguments against a JSON schema.
+
+    Args:
+        name: The tool's name, for the error.
+        validator: The schema's.
+        arguments: The arguments as they came.
+
+    Raises:
+        InvalidArguments: They do not fit; it names each field.
+    """
+    errors = sorted(validator.iter_errors(dict(arguments)), key=lambda error: error.json_path)
+    if problems := tuple(problem for error in errors for problem in _problems(error)):
+        raise InvalidArguments(name, problems)
+
+
+def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """The path of each field that an error is about, and what is wrong with it."""
+    path, keyword, given = [*map(str, error.absolute_path)], error.validator, error.validator_value
+    instance: Any = error.instance
+    if keyword == "required":
+        missing = next(name for name in cast("list[str]", given) if error.message.startswith(repr(name)))
+        yield ".".join([*path, missing]), "it is required"
+    elif keyword == "additionalProperties" and given is False:
+        schema = cast("Mapping[str, Any]", error.schema)
+        patterns = schema.get("patternProperties", {})
+        for name in instance:
+            if name not in schema.get("properties", {}) and not any(re.search(p, name) for p in patterns):
+                yield ".".join([*path, name]), "unknown argument"
+    else:
+        yield ".".join(path), told(error)
 
 
 def _check_dialect(what: str, schema: dict[str, Any]) -> None:

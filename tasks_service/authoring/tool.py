@@ -12,7 +12,6 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import pydantic_core
@@ -20,9 +19,10 @@ from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_meta
 from mcp_types import CallToolResult, TextContent
 from pydantic import ValidationError
 
-from ..domain.errors import ConfigurationError, InvalidArguments, NotJson, UnknownTool
+from ..domain.errors import ConfigurationError, InvalidArguments, NotJson
 from ..domain.limits import DEFAULT_LIMITS, Limits, to_json
-from ..domain.task import JsonText, Policy
+from ..domain.task import JsonText
+from ..domain.tools import ToolDefinition, ToolSet
 from ..durable.annotations import ToolAnnotations
 from ..durable.context import AsyncTaskContext, TaskContext
 from ..durable.questions import Question
@@ -30,25 +30,8 @@ from ..durable.retry import RetryPolicy
 from .headers import has_headers
 from .schemas import ExplicitSchema, explicit_schema
 
-DEFAULT_QUEUE = "tasks"
-"""The queue of tools that name none."""
-
-COMPANION_TOOLS = ("task_status", "task_result", "task_answer", "task_cancel")
-"""Names that are reserved for tools of the front end itself, unless the setting `companion_tools` is off."""
-
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 """The names that the specification allows for a tool."""
-
-
-class TaskSupport(StrEnum):
-    """Whether a call of the tool may, must or must not become a task that the client sees.
-
-    The values are those of the specification's `execution.taskSupport`.
-    """
-
-    FORBIDDEN = "forbidden"
-    OPTIONAL = "optional"
-    REQUIRED = "required"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,47 +44,31 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function that clients may call, and what front end and workers must know of it.
+    """A function that clients may call: its definition, which front ends see, and its code.
 
     Attributes:
-        name: The name by which clients call it; also the name of its Celery task.
+        definition: What front ends and operators must know of it.
         fn: The function; None for a Celery task that was exposed.
         celery_name: The exposed Celery task's own name; None for a function.
-        description: A text for the model that chooses among tools.
-        support: Whether a call becomes a task.
-        policy: Lifetimes and attempts, recorded with each task.
-        queue: The Celery queue that its messages go to.
         retry: Which exceptions of the tool are retried; None: none.
-        grace_ms: How long an `optional` call waits for its result before it is answered with a task; 0: not
-            at all.
-        input_schema: JSON schema of the arguments.
-        output_schema: JSON schema of the structured result, an object; None if the result is unstructured.
         context_parameter: Name of the parameter that receives the context, if there is one.
-        ask: Questions that are asked before the task exists, by name, in this order.
+        ask: The questions of the definition, as they read their answers.
         explicit_schema: The schema of the arguments if the author wrote it; None if it is the signature's.
-        has_headers: Whether arguments are repeated in headers.
-        release_client: Whether a client that waits for a plain result may be released while the tool sleeps.
     """
 
-    name: str
+    definition: ToolDefinition
     fn: Callable[..., Any] | None
-    description: str
     metadata: FuncMetadata
-    input_schema: Mapping[str, Any]
-    output_schema: Mapping[str, Any] | None = None
-    title: str | None = None
-    annotations: ToolAnnotations | None = None
-    support: TaskSupport = TaskSupport.OPTIONAL
-    policy: Policy = field(default_factory=Policy)
-    queue: str = DEFAULT_QUEUE
     retry: RetryPolicy | None = None
-    grace_ms: int = 0
     celery_name: str | None = None
     context_parameter: str | None = None
     ask: Mapping[str, Question] = field(default_factory=dict)
     explicit_schema: ExplicitSchema | None = None
-    has_headers: bool = False
-    release_client: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name by which clients call it."""
+        return self.definition.name
 
     @property
     def is_async(self) -> bool:
@@ -128,8 +95,9 @@ class Tool:
         """
         if self.explicit_schema is not None:
             return self.explicit_schema.bind(self.name, arguments)
-        unknown = set(arguments) - set(self.input_schema.get("properties", {}))
-        if unknown and self.input_schema.get("additionalProperties") is False:
+        schema = self.definition.input_schema
+        unknown = set(arguments) - set(schema.get("properties", {}))
+        if unknown and schema.get("additionalProperties") is False:
             raise InvalidArguments(self.name, tuple((name, "unknown argument") for name in sorted(unknown)))
         try:
             return self.metadata.validate_arguments(dict(arguments))
@@ -201,6 +169,9 @@ def build_tool(
     name: str | None = None,
     description: str | None = None,
     input_schema: Mapping[str, Any] | None = None,
+    annotations: ToolAnnotations | None = None,
+    retry: RetryPolicy | None = None,
+    ask: Mapping[str, Question] | None = None,
     **options: Any,
 ) -> Tool:
     """Make a tool of a function.
@@ -211,7 +182,10 @@ def build_tool(
         name: Defaults to the function's name.
         description: Defaults to the docstring.
         input_schema: JSON Schema 2020-12 of the arguments; by default it is read from the signature.
-        options: Any other field of `Tool`.
+        annotations: Hints for clients.
+        retry: Which of its exceptions are retried.
+        ask: Questions that are asked before the task exists, by name.
+        options: Any other field of `ToolDefinition`.
 
     Raises:
         ConfigurationError: The function or an option cannot work; the message says why.
@@ -232,17 +206,25 @@ def build_tool(
         schema = metadata.arg_model.model_json_schema(by_alias=True) if explicit is None else explicit.schema
     except Exception as error:
         raise ConfigurationError(f"{what}: its signature has no JSON schema: {error}") from error
-    return Tool(
+    definition = ToolDefinition(
         name=tool_name,
-        fn=fn,
         description=description or inspect.getdoc(fn) or "",
-        metadata=metadata,
         input_schema=schema,
         output_schema=metadata.output_schema,
-        context_parameter=context_parameter,
-        explicit_schema=explicit,
+        wraps_output=metadata.wrap_output,
+        annotations=None if annotations is None else annotations.recorded(),
+        ask={key: question.recorded() for key, question in (ask or {}).items()},
         has_headers=has_headers(what, schema),
         **options,
+    )
+    return Tool(
+        definition=definition,
+        fn=fn,
+        metadata=metadata,
+        retry=retry,
+        context_parameter=context_parameter,
+        ask=dict(ask or {}),
+        explicit_schema=explicit,
     )
 
 
@@ -271,7 +253,7 @@ def _context_parameter(fn: Callable[..., Any]) -> str | None:
     return None
 
 
-class ToolRegistry(Mapping[str, Tool]):
+class ToolRegistry(ToolSet[Tool]):
     """The tools of a service, by name, in the order of their names."""
 
     def __init__(self) -> None:
@@ -287,17 +269,6 @@ class ToolRegistry(Mapping[str, Tool]):
             raise ConfigurationError(f"There is a tool {tool.name!r} already; give one of them another name=")
         self._tools[tool.name] = tool
         self._tools = dict(sorted(self._tools.items()))
-
-    def find(self, name: str) -> Tool:
-        """The tool of that name.
-
-        Raises:
-            UnknownTool: There is none.
-        """
-        try:
-            return self._tools[name]
-        except KeyError:
-            raise UnknownTool(name) from None
 
     def __getitem__(self, name: str) -> Tool:
         return self._tools[name]

@@ -8,11 +8,11 @@ from typing import Any, Literal, TypedDict
 
 from ..domain.errors import ConfigurationError
 from ..domain.task import DAY, MINUTE, Policy
+from ..domain.tools import TaskSupport
 from ..durable.annotations import ToolAnnotations, as_tool_annotations
 from ..durable.questions import Form, Link, declared_questions
 from ..durable.retry import RetryPolicy
 from ..durable.sdk_objects import SDKObject
-from .tool import TaskSupport
 
 Support = Literal["forbidden", "optional", "required"]
 
@@ -72,7 +72,7 @@ class ToolOptions(TypedDict, total=False):
 
 
 def tool_fields(options: ToolOptions, queue: str) -> dict[str, Any]:
-    """Check a tool's options, and convert them to fields of `Tool`."""
+    """Check a tool's options, and convert them to what `build_tool` takes."""
     name = options.get("name") or "the tool"
     if unknown := set(options) - set(ToolOptions.__annotations__):
         raise ConfigurationError(f"{name}: there is no option {', '.join(sorted(unknown))}")

@@ -190,7 +190,7 @@ def check_queues(examination: Examination) -> Iterator[Finding]:
     taken = {queue["name"] for queues in active.values() for queue in queues}
     wanted: dict[str, list[str]] = {}
     for tool in examination.service.tools.values():
-        wanted.setdefault(tool.queue, []).append(tool.name)
+        wanted.setdefault(tool.definition.queue, []).append(tool.name)
     for queue in wanted.keys() - taken:
         yield _error(
             f"No worker takes the queue {queue!r}, so these tools never run: {', '.join(wanted[queue])}.",
@@ -206,7 +206,7 @@ def check_queues(examination: Examination) -> Iterator[Finding]:
 def check_fairness(examination: Examination) -> Iterator[Finding]:
     """Check that the tasks of one owner cannot take all workers."""
     settings = examination.settings
-    queues = sorted({tool.queue for tool in examination.service.tools.values()})
+    queues = sorted({tool.definition.queue for tool in examination.service.tools.values()})
     shared = [queue for queue in queues if settings.limits.concurrency_limit(queue) is None]
     if len(settings.api_keys) > 1 and shared:
         yield _warning(

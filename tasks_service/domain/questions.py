@@ -78,22 +78,35 @@ _CLASSES: Mapping[str, tuple[type[RecordedQuestion], frozenset[str]]] = {
 }
 
 
+def question_document(question: RecordedQuestion) -> dict[str, Any]:
+    """A question as JSON: its `kind`, and its attributes by name, without those that have their default."""
+    values = ((field, getattr(question, field.name)) for field in fields(question))
+    told = {field.name: value for field, value in values if value != field.default}
+    return {"kind": question.kind.value, **told}
+
+
+def read_question(document: Mapping[str, Any]) -> RecordedQuestion:
+    """The question of a document; attributes that this version does not know are passed over.
+
+    Raises:
+        KeyError, TypeError: It is none that this version knows.
+    """
+    known, names = _CLASSES[document["kind"]]
+    return known(**{name: value for name, value in document.items() if name in names})
+
+
 def encode(question: RecordedQuestion) -> JsonText:
     """A question as the JSON text that the record keeps.
 
     Raises:
         LimitExceeded, NotJson: It cannot be recorded.
     """
-    values = ((field, getattr(question, field.name)) for field in fields(question))
-    told = {field.name: value for field, value in values if value != field.default}
-    return to_json("question", {"kind": question.kind, **told}, maximum=DEFAULT_LIMITS.variables_bytes)
+    return to_json("question", question_document(question), maximum=DEFAULT_LIMITS.variables_bytes)
 
 
 def parse(text: str) -> RecordedQuestion:
-    """A question out of the record; attributes that this version does not know are passed over."""
-    told = json.loads(text)
-    known, names = _CLASSES[told["kind"]]
-    return known(**{name: value for name, value in told.items() if name in names})
+    """A question out of the record; see `read_question`."""
+    return read_question(json.loads(text))
 
 
 def open_questions(task: Task) -> dict[str, RecordedQuestion]:

@@ -126,7 +126,7 @@ class _Context:
                 raise ClientCannot(question.needs)
         kind, journal = EntryKind.ANSWER, self._journal
         return [
-            Call(kind, journal.name_of_use(kind, name), question_digest(question))
+            Call(kind, journal.name_of_use(kind, name), question_digest(question.recorded()))
             for name, question in questions.items()
         ]
 

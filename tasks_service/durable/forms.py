@@ -7,20 +7,15 @@ refused when the question is made, not when a person has answered it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from datetime import date, datetime, time, timedelta
-from functools import lru_cache
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Any
 
 import jsonschema
 from jsonschema.exceptions import SchemaError, best_match
-from pydantic import AnyUrl, StringConstraints, TypeAdapter, ValidationError
-from pydantic_core import SchemaError as PatternError
 
 from ..domain.errors import ConfigurationError
+from .json_schema import told, validator_of
 
 _ANNOTATIONS = frozenset({"title", "description", "default"})
 _KEYWORDS: Mapping[str, frozenset[str]] = {
@@ -37,9 +32,6 @@ _CHOICES = {"string": ("enum", "oneOf"), "array": ("enum", "anyOf")}
 """The keywords that list choices: for one text, and for the items of a list of texts."""
 
 _WORDING = frozenset({"title", "description", "examples", "default", "deprecated", "enumNames"})
-
-LONGEST_PROBLEM = 300
-"""Most characters of a message about an answer, which may quote it."""
 
 _ASKABLE = (
     "clients can ask for text, numbers, yes or no, one of several texts (an enum or Literal of strings), and "
@@ -95,13 +87,10 @@ def problem_of(schema: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[s
     Returns:
         The path of the value and a sentence; None if the values fit the schema.
     """
-    problem = best_match(_Validator(schema, format_checker=_checker).iter_errors(content))
+    problem = best_match(validator_of(schema).iter_errors(content))
     if problem is None:
         return None
-    message = problem.message
-    if len(message) > LONGEST_PROBLEM:
-        message = message[: LONGEST_PROBLEM - 1] + "…"
-    return ".".join(map(str, problem.absolute_path)), message
+    return ".".join(map(str, problem.absolute_path)), told(problem)
 
 
 def _property(name: str, prop: Any, definitions: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,67 +177,3 @@ def _unworded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return without_wording(value)
     return [_unworded(item) for item in value] if isinstance(value, list) else value
-
-
-# --- answers ------------------------------------------------------------------------------------------
-
-_checker = jsonschema.FormatChecker(formats=("email", "ipv4", "ipv6"))
-
-# The tool reads the answer with pydantic, so only what pydantic can read is accepted here.
-_READERS: Mapping[str, tuple[TypeAdapter[Any], re.Pattern[str]]] = {
-    "date": (TypeAdapter(date), re.compile(r"\d{4}-\d\d-\d\d")),
-    "date-time": (TypeAdapter(datetime), re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")),
-    "time": (TypeAdapter(time), re.compile(r"\d\d:\d\d.*")),
-    "duration": (TypeAdapter(timedelta), re.compile(r"-?P.+")),
-    "uri": (TypeAdapter(AnyUrl), re.compile(r".+")),
-    "uuid": (TypeAdapter(UUID), re.compile(r".+")),
-}
-
-
-def _reads(value: object, name: str) -> bool:
-    reader, shape = _READERS[name]
-    if isinstance(value, str) and not shape.fullmatch(value):
-        return False
-    try:
-        if isinstance(value, str):
-            reader.validate_python(value)
-    except ValidationError:
-        return False
-    return True
-
-
-for _name in _READERS:
-    _checker.checks(_name)(lambda value, name=_name: _reads(value, name))
-
-
-@lru_cache(maxsize=256)
-def _pattern(pattern: str) -> TypeAdapter[str] | None:
-    try:
-        return TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
-    except PatternError:  # look-around, which only Python's own engine supports
-        return None
-
-
-def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[jsonschema.ValidationError]:
-    """Check `pattern` with pydantic's engine, as the tool does; it takes linear time."""
-    if not isinstance(value, str):
-        return
-    if (adapter := _pattern(pattern)) is None:
-        fits = re.search(pattern, value) is not None
-    else:
-        fits = _accepts(adapter, value)
-    if not fits:
-        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
-
-
-def _accepts(adapter: TypeAdapter[str], value: str) -> bool:
-    try:
-        adapter.validate_python(value)
-    except ValidationError:
-        return False
-    return True
-
-
-_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
-    jsonschema.Draft202012Validator, {"pattern": _matches}
-)

@@ -228,9 +228,8 @@ def default_text(name: str, question: Question, value: Any) -> JsonText:
         raise ConfigurationError(f"The default of question {name!r} cannot be its answer: {error}") from error
 
 
-def question_digest(question: Question) -> str:
+def question_digest(recorded: RecordedQuestion) -> str:
     """A digest of a question's kind and schema without wording; an earlier answer fits if it is equal."""
-    recorded = question.recorded()
     schema = recorded.answer_schema if isinstance(recorded, FormQuestion) else {}
     essence = [recorded.kind, without_wording(schema)]
     return blake2b(json.dumps(essence, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -22,9 +22,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..authoring.library import Library
-from ..authoring.tool import ToolRegistry
 from ..crypto.keys import load_keys
 from ..domain.errors import ConfigurationError
+from ..domain.tools import OfferedTool, ToolSet
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
@@ -49,7 +49,7 @@ def create_app(
     name: str,
     version: str,
     instructions: str | None,
-    tools: ToolRegistry,
+    tools: ToolSet[OfferedTool],
     settings: Settings,
     outbox: Outbox,
     library: Library | None = None,

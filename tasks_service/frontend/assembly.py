@@ -7,9 +7,9 @@ from typing import Any
 
 from mcp.server.lowlevel import Server
 
-from ..authoring.tool import ToolRegistry
 from ..crypto.keys import DeploymentKeys
 from ..crypto.sealing import Sealer
+from ..domain.tools import OfferedTool, ToolSet
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
@@ -55,7 +55,7 @@ class Servers:
         local: Who calls where only the local user can.
     """
 
-    tools: ToolRegistry
+    tools: ToolSet[OfferedTool]
     modern: Server[dict[str, Any]]
     handshake: Server[dict[str, Any]]
     services: SessionServices

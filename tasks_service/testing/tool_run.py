@@ -76,9 +76,9 @@ class ToolRun:
                 task_id=self._task_id,
                 owner=OWNER,
                 tool=tool,
-                queue=self._tool.queue,
+                queue=self._tool.definition.queue,
                 arguments=self._tool.check_arguments(arguments or {}),
-                policy=self._tool.policy,
+                policy=self._tool.definition.policy,
                 capabilities=frozenset(map(ClientCapability, client_can)),
             )
         )
@@ -103,7 +103,7 @@ class ToolRun:
         structured = result.get("structuredContent")
         if structured is None:
             return "".join(block.get("text", "") for block in result["content"])
-        return structured["result"] if self._tool.metadata.wrap_output else structured
+        return structured["result"] if self._tool.definition.wraps_output else structured
 
     @property
     def is_error(self) -> bool:

@@ -108,7 +108,7 @@ class RunningAttempt:
         self._recording = threading.Lock()
         self._journal = journal or Journal((), ordered=True)
         self._ask = ask or {}
-        digests = {name: question_digest(asked) for name, asked in self._ask.items()}
+        digests = {name: question_digest(asked.recorded()) for name, asked in self._ask.items()}
         self._declared_answers = self._journal.take_answers(digests)
 
     # --- what the tool sees -------------------------------------------------------------------------------

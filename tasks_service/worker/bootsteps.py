@@ -68,7 +68,7 @@ def _step(engine: Engine, tools: ToolRegistry) -> type[Any]:
 
 def _serves(app: Celery, tools: ToolRegistry) -> bool:
     """Whether a worker consumes from a queue of ours; other workers of the app need no store."""
-    ours = {MAINTENANCE_QUEUE, *(tool.queue for tool in tools.values())}
+    ours = {MAINTENANCE_QUEUE, *(tool.definition.queue for tool in tools.values())}
     return not ours.isdisjoint(app.amqp.queues.consume_from)
 
 

@@ -55,7 +55,7 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
         engine: Runs it.
         tool: What it runs.
     """
-    timeout = math.ceil(tool.policy.timeout_ms / 1000)
+    timeout = math.ceil(tool.definition.policy.timeout_ms / 1000)
 
     @app.task(  # type: ignore[untyped-decorator]
         name=tool.name,

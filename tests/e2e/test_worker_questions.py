@@ -55,9 +55,9 @@ class Asker(Client):
             task_id=new_task_id(OWNER),
             owner=OWNER,
             tool=tool.name,
-            queue=tool.queue,
+            queue=tool.definition.queue,
             arguments=tool.check_arguments(arguments),
-            policy=tool.policy,
+            policy=tool.definition.policy,
             capabilities=frozenset(capabilities),
         )
         return self.store.create(event).task
@@ -263,16 +263,16 @@ def test_answers_from_before_the_task_reach_the_tool(worker: CeleryTestWorker, a
     entry = JournalEntry(
         kind=EntryKind.ANSWER,
         name="approval",
-        digest=question_digest(tool.ask["approval"]),
+        digest=question_digest(tool.definition.ask["approval"]),
         value=JsonText(YES),
     )
     event = Create(
         task_id=new_task_id(OWNER),
         owner=OWNER,
         tool=tool.name,
-        queue=tool.queue,
+        queue=tool.definition.queue,
         arguments=JsonText("{}"),
-        policy=tool.policy,
+        policy=tool.definition.policy,
         capabilities=frozenset({ClientCapability.FORM}),
         journal=(entry,),
     )

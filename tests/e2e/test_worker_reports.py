@@ -34,9 +34,9 @@ async def heard_until_the_end(client: Client, url: str, tool_name: str) -> tuple
         task_id=new_task_id(OWNER),
         owner=OWNER,
         tool=tool.name,
-        queue=tool.queue,
+        queue=tool.definition.queue,
         arguments=tool.check_arguments({}),
-        policy=tool.policy,
+        policy=tool.definition.policy,
     )
     store.subscribe_reports(event.task_id)
     reports: list[Report] = []

@@ -146,5 +146,5 @@ def test_a_tool_cannot_take_the_name_of_a_celery_task() -> None:
 
 def test_importing_a_service_needs_no_redis() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
-    code = "import tests.kit.worker_app as a; assert a.service.tools['add'].queue == 'tasks'"
+    code = "import tests.kit.worker_app as a; assert a.service.tools['add'].definition.queue == 'tasks'"
     subprocess.run([sys.executable, "-c", code], check=True, env=env)

@@ -98,7 +98,7 @@ def test_tasks_that_wait_for_a_slot_run_in_order_and_leave_no_slot_idle(
 def test_a_backlog_of_one_owner_stands_before_nobody_else(
     start_worker: StartWorker, client: Client, measured: Callable[[str, str], None]
 ) -> None:
-    queue = service.tools["add"].queue
+    queue = service.tools["add"].definition.queue
     backlog = [client.call_of(BUSY, "add", x=1, y=2) for _ in range(BACKLOG)]
     assert client.outbox.queue_length(queue) == SEATS
     short = client.call_of(OTHER, "add", x=1, y=2)

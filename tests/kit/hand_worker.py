@@ -21,7 +21,8 @@ from .waiting import wait_until
 
 def asked(question: Question) -> OpenQuestion:
     """A question as a worker commits it."""
-    return OpenQuestion(request=encode(question.recorded()), digest=question_digest(question))
+    recorded = question.recorded()
+    return OpenQuestion(request=encode(recorded), digest=question_digest(recorded))
 
 
 class Worker:

@@ -148,9 +148,9 @@ class Client:
                 task_id=new_task_id(owner, self._shards),
                 owner=owner,
                 tool=tool.name,
-                queue=tool.queue,
+                queue=tool.definition.queue,
                 arguments=tool.check_arguments(arguments),
-                policy=tool.policy,
+                policy=tool.definition.policy,
             )
         ).task
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 
 from tasks_service import ToolAnnotations
 from tasks_service.authoring.library import Library
-from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.domain.errors import ProtocolError
+from tasks_service.domain.tools import TaskSupport
 from tasks_service.frontend.timings import Timings
 from tests.kit.hand_worker import Worker
 from tests.kit.servers import RedisServer

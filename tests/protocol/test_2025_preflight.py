@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
+from tasks_service.domain.tools import TaskSupport
 from tasks_service.durable.questions import Form, Link
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import registry

@@ -13,8 +13,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tasks_service import ConfigurationError, TaskService
-from tasks_service.authoring.tool import COMPANION_TOOLS, TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.domain.task import Failure, FailureKind, Progress
+from tasks_service.domain.tools import COMPANION_TOOLS, TaskSupport
 from tasks_service.durable.questions import Form, Link, Question
 from tasks_service.settings import Settings
 from tests.kit.hand_worker import Worker, asked

@@ -140,11 +140,11 @@ def test_the_function_gets_what_fits_the_schema(plain: WireClient, busy_worker: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"email": "a@b"}, "'name' is a required property"),
-        ({"name": "Ada", "contact": "phone", "email": "a@b"}, "'phone' is a required property"),
+        ({"email": "a@b"}, "name: it is required"),
+        ({"name": "Ada", "contact": "phone", "email": "a@b"}, "phone: it is required"),
         ({"name": "Ada", "email": 7}, "email: 7 is not of type 'string'"),
         ({"name": "Ada", "email": "a@b", "address": {"street": 1}}, "address.street: "),
-        ({"name": "Ada", "email": "a@b", "fax": "1"}, "'fax' was unexpected"),
+        ({"name": "Ada", "email": "a@b", "fax": "1"}, "fax: unknown argument"),
     ],
 )
 def test_the_model_is_told_what_does_not_fit(

@@ -19,10 +19,11 @@ from mcp.client.client import Client
 from mcp.client.session import ClientRequestContext
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, SamplingMessage, TextContent
 
-from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.domain.events import Cancel, DeadlinePassed
 from tasks_service.domain.indexes import Due
 from tasks_service.domain.names import task_hash
+from tasks_service.domain.tools import TaskSupport
 from tasks_service.durable.questions import Form, Question, Roots, Sampling
 from tasks_service.frontend.timings import Timings
 from tests.kit.hand_worker import Worker, asked

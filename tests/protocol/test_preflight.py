@@ -17,8 +17,9 @@ from mcp.client.session import ClientRequestContext
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 from pydantic import BaseModel, Field
 
-from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.domain.task import EntryKind, JournalEntry
+from tasks_service.domain.tools import TaskSupport
 from tasks_service.durable.questions import Form, Link, question_digest
 from tasks_service.frontend.timings import Timings
 from tests.kit.hand_worker import Worker
@@ -150,13 +151,13 @@ def test_answers_are_the_first_entries_of_the_journal_in_the_order_of_declaratio
         JournalEntry(
             kind=EntryKind.ANSWER,
             name="name",
-            digest=question_digest(NAME),
+            digest=question_digest(NAME.recorded()),
             value=json.dumps(ADA, separators=(",", ":")),
         ),
         JournalEntry(
             kind=EntryKind.ANSWER,
             name="colour",
-            digest=question_digest(COLOUR),
+            digest=question_digest(COLOUR.recorded()),
             value=json.dumps(BLUE, separators=(",", ":")),
         ),
     )

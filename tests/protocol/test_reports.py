@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tasks_service import AsyncTaskContext, RetryPolicy, TaskContext
-from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
+from tasks_service.domain.tools import TaskSupport
 from tasks_service.frontend.timings import Timings
 from tests.kit.proxy import CuttingProxy, Verdict
 from tests.kit.servers import RedisServer

@@ -13,7 +13,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
-from tasks_service.authoring.tool import COMPANION_TOOLS, ToolRegistry
+from tasks_service.authoring.tool import ToolRegistry
+from tasks_service.domain.tools import COMPANION_TOOLS
 from tests.kit.hand_worker import Worker
 
 TASKS = "io.modelcontextprotocol/tasks"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
+from tasks_service.domain.tools import TaskSupport
 from tasks_service.durable.questions import Form
 
 from ..kit.serving import registry, serving, settings

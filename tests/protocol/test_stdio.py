@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tasks_service.authoring.library import Library
-from tasks_service.authoring.tool import TaskSupport, ToolRegistry, build_tool
+from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.domain.task import TaskStatus
+from tasks_service.domain.tools import TaskSupport
 from tasks_service.frontend.transport.body import BODY_BYTES
 from tests.kit.hand_worker import Worker
 from tests.kit.pipes import PipeClient, PipedFrontEnd, piped

@@ -132,5 +132,6 @@ async def until_parked(
 
 
 def _given(name: str, question: Question, answer: Any) -> JournalEntry:
-    value = check_answer(name, question.recorded(), answer)
-    return JournalEntry(kind=EntryKind.ANSWER, name=name, digest=question_digest(question), value=value)
+    recorded = question.recorded()
+    value = check_answer(name, recorded, answer)
+    return JournalEntry(kind=EntryKind.ANSWER, name=name, digest=question_digest(recorded), value=value)

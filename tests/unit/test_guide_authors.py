@@ -83,5 +83,5 @@ def test_a_schema_by_hand(acme: Mapping[str, Any]) -> None:
 
 def test_a_header(acme: Mapping[str, Any]) -> None:
     tool = acme["service"].tools["store"]
-    assert tool.has_headers
-    assert tool.input_schema["properties"]["region"]["x-mcp-header"] == "Region"
+    assert tool.definition.has_headers
+    assert tool.definition.input_schema["properties"]["region"]["x-mcp-header"] == "Region"

@@ -245,8 +245,8 @@ def test_a_schema_that_cannot_work_is_refused_with_a_sentence(
 def test_a_schema_by_hand_leaves_the_result_to_the_signature(service: TaskService) -> None:
     service.tool(input_schema=SCENE)(one)
     tool = service.tools["one"]
-    assert tool.input_schema == SCENE
-    assert tool.output_schema is not None
+    assert tool.definition.input_schema == SCENE
+    assert tool.definition.output_schema is not None
     assert tool.bind({"scene": "hall", "more": 1}) == {"scene": "hall"}
 
 

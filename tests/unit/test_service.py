@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tasks_service import ConfigurationError, Settings, TaskService
-from tasks_service.authoring.tool import TaskSupport
 from tasks_service.domain.task import HOUR, SECOND
+from tasks_service.domain.tools import TaskSupport
 
 
 @pytest.fixture
@@ -31,8 +31,12 @@ def test_options_become_the_tools_policy(service: TaskService) -> None:
     service.tool(
         timeout=timedelta(hours=2), max_attempts=5, lease=timedelta(seconds=30), queue="gpu", task="required"
     )(echo)
-    tool = service.tools["echo"]
-    assert (tool.policy.timeout_ms, tool.policy.max_attempts, tool.policy.lease_ms) == (
+    tool = service.tools["echo"].definition
+    assert (
+        tool.policy.timeout_ms,
+        tool.policy.max_attempts,
+        tool.policy.lease_ms,
+    ) == (
         2 * HOUR,
         5,
         30 * SECOND,

@@ -23,11 +23,13 @@ TOOLS = service.tools
 def test_four_tools_ship_and_each_says_what_a_model_must_know() -> None:
     assert list(TOOLS) == ["checksum_tree", "profile_csv", "publish_report", "render_fractal"]
     for tool in TOOLS.values():
-        assert len(tool.description) > 100
-        assert tool.annotations is not None
-        assert tool.annotations.read_only_hint is (tool.name != "publish_report")
-        assert tool.output_schema is not None
-        assert all("description" in argument for argument in tool.input_schema["properties"].values())
+        assert len(tool.definition.description) > 100
+        assert tool.definition.annotations is not None
+        assert tool.definition.annotations["readOnlyHint"] is (tool.name != "publish_report")
+        assert tool.definition.output_schema is not None
+        assert all(
+            "description" in argument for argument in tool.definition.input_schema["properties"].values()
+        )
 
 
 def test_celery_finds_the_app_with_the_schedule_and_the_tools() -> None:

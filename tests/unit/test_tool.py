@@ -53,18 +53,18 @@ def recorded(tool: Tool, value: Any) -> dict[str, Any]:
 class TestSchemas:
     def test_come_from_the_signature_without_the_context(self) -> None:
         tool = build_tool(draw)
-        assert set(tool.input_schema["properties"]) == {"scene", "size", "frames"}
-        assert tool.input_schema["required"] == ["scene", "size"]
+        assert set(tool.definition.input_schema["properties"]) == {"scene", "size", "frames"}
+        assert tool.definition.input_schema["required"] == ["scene", "size"]
         assert tool.context_parameter == "ctx"
 
     def test_know_the_result_too(self) -> None:
-        schema = build_tool(draw).output_schema
+        schema = build_tool(draw).definition.output_schema
         assert schema is not None
         assert set(schema["properties"]) == {"title", "pages"}
 
     def test_name_and_description_come_from_the_function(self) -> None:
         tool = build_tool(draw)
-        assert (tool.name, tool.description, tool.is_async) == ("draw", "Draw a scene.", False)
+        assert (tool.name, tool.definition.description, tool.is_async) == ("draw", "Draw a scene.", False)
 
     def test_an_async_function_is_known_as_one(self) -> None:
         async def fetch(url: str, ctx: AsyncTaskContext) -> str:

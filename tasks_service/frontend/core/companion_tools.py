@@ -19,12 +19,13 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ...authoring.tool import COMPANION_TOOLS, Rendered, TaskSupport, Tool, ToolRegistry, rendered
-from ...domain.errors import InvalidTransition, TaskNotFound
+from ...authoring.tool import Rendered, Tool, rendered
+from ...domain.errors import ConfigurationError, InvalidTransition, TaskNotFound
 from ...domain.events import Cancel
 from ...domain.limits import Limits
 from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, headline, open_questions
 from ...domain.task import Owner, Task, TaskStatus
+from ...domain.tools import COMPANION_TOOLS, OfferedTool, TaskSupport, ToolDefinition, Tools, ToolSet
 from ...durable.annotations import ToolAnnotations
 from ...store.clients import AsyncClientStore, TaskView
 from .answers import check_answers, record_answers
@@ -92,22 +93,24 @@ class CompanionTools:
     """
 
     def __init__(
-        self, tools: ToolRegistry, store: AsyncClientStore, *, limits: Limits, longest_wait: float
+        self, tools: ToolSet[OfferedTool], store: AsyncClientStore, *, limits: Limits, longest_wait: float
     ) -> None:
         self._tools, self._store, self._limits = tools, store, limits
         self._longest_wait = longest_wait
         self.tools = _definitions(longest_wait)
 
-    def listed(self) -> ToolRegistry:
+    def listed(self) -> ToolSet[OfferedTool]:
         """All tools of the service, these among them.
 
         Raises:
             ConfigurationError: An author's tool has the name of one of these.
         """
-        everything = ToolRegistry()
-        for tool in (*self._tools.values(), *self.tools.values()):
-            everything.add(tool)
-        return everything
+        if taken := sorted(set(self._tools) & set(self.tools)):
+            raise ConfigurationError(
+                f"The service has a tool {taken[0]!r} of its own, for clients without tasks: give yours "
+                "another name=, or set TASKS_COMPANION_TOOLS=false"
+            )
+        return Tools(*self._tools.values(), *self.tools.values())
 
     async def call(
         self, owner: Owner, call: ToolCall, *, wait: Wait, ask: Ask[Asked]
@@ -205,7 +208,7 @@ class CompanionTools:
         return rendered(result, self._limits)
 
 
-def handle(task: Task, tool: Tool) -> Rendered:
+def handle(task: Task, tool: ToolDefinition) -> Rendered:
     """The answer to a call that takes long, for a client that knows no tasks.
 
     Of a tool with an output schema it is an error: clients validate what is not (docs/protocol.md, "handles
@@ -295,7 +298,7 @@ def _said(text: str, *, is_error: bool) -> Rendered:
     return rendered(result)
 
 
-def _definitions(longest_wait: float) -> ToolRegistry:
+def _definitions(longest_wait: float) -> ToolSet[Tool]:
     seconds = Field(
         min(WAIT_SECONDS, longest_wait),
         ge=0,
@@ -306,7 +309,7 @@ def _definitions(longest_wait: float) -> ToolRegistry:
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
     answers = replace(reads, read_only_hint=False, destructive_hint=False)
     cancels = replace(reads, read_only_hint=False, destructive_hint=True)
-    registry = ToolRegistry()
+    made = []
     for name, title, description, arguments, hints in (
         (
             TASK_STATUS,
@@ -342,18 +345,15 @@ def _definitions(longest_wait: float) -> ToolRegistry:
             cancels,
         ),
     ):
-        registry.add(
-            Tool(
-                name=name,
-                fn=None,
-                title=title,
-                description=description,
-                metadata=FuncMetadata(arg_model=arguments),
-                input_schema=arguments.model_json_schema(),
-                # What `task_result` returns has the schema of another tool.
-                output_schema=None if name == TASK_RESULT else TaskReport.model_json_schema(),
-                annotations=hints,
-                support=TaskSupport.FORBIDDEN,
-            )
+        definition = ToolDefinition(
+            name=name,
+            title=title,
+            description=description,
+            input_schema=arguments.model_json_schema(),
+            # What `task_result` returns has the schema of another tool.
+            output_schema=None if name == TASK_RESULT else TaskReport.model_json_schema(),
+            annotations=hints.recorded(),
+            support=TaskSupport.FORBIDDEN,
         )
-    return registry
+        made.append(Tool(definition=definition, fn=None, metadata=FuncMetadata(arg_model=arguments)))
+    return Tools(*made)

@@ -14,18 +14,19 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...authoring.tool import Rendered, TaskSupport, Tool, ToolRegistry
+from ...authoring.tool import Rendered
 from ...domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import CallerLeft, Cancel, ClientEvent, Create, MakeVisible
 from ...domain.limits import Limits, to_json
 from ...domain.names import new_task_id
 from ...domain.questions import open_questions
 from ...domain.task import ClientCapability, Owner, Policy, Task, TaskStatus
+from ...domain.tools import OfferedTool, TaskSupport, ToolDefinition, ToolSet
 from ...store.clients import AsyncClientStore, TaskView
 from .answers import asked_again, check_answers, record_answers
 from .change_feed import ChangeFeed
 from .companion_tools import CompanionTools, handle
-from .pre_task_questions import NOTHING_ASKED, PreTaskQuestions
+from .pre_task_questions import NOTHING_ASKED, Asking, PreTaskQuestions
 from .reports import Reporting
 from .request_state import RequestStates, binding_of, refused
 from .requests import (
@@ -65,7 +66,7 @@ class Executions:
     def __init__(
         self,
         *,
-        tools: ToolRegistry,
+        tools: ToolSet[OfferedTool],
         store: AsyncClientStore,
         feed: ChangeFeed,
         pre_task_questions: PreTaskQuestions,
@@ -121,7 +122,7 @@ class Executions:
         """
         if self._companion_tools is not None and call.tool in self._companion_tools.tools:
             return await self._call_companion(self._companion_tools, owner, call, reporting)
-        tool = self._tools.find(call.tool)
+        tool = self._tools.find(call.tool).definition
         if tool.support is TaskSupport.REQUIRED and not call.takes_handle:
             raise HandleRequired(tool.name)
         takes_handle = call.takes_handle and tool.support is not TaskSupport.FORBIDDEN
@@ -144,7 +145,7 @@ class Executions:
         begun = self._begin(waiting, event, call, tool)
         return await self._waiting_calls.hold(waiting, begun, too_late=too_late)
 
-    def hands_over_after(self, tool: Tool, call: ToolCall) -> float | None:
+    def hands_over_after(self, tool: ToolDefinition, call: ToolCall) -> float | None:
         """The seconds after which a call is answered with a text that names its task.
 
         None if it is not: it takes a handle, its tool forbids one, or the tools to go on with are not listed.
@@ -154,7 +155,7 @@ class Executions:
 
     async def hand_over(self, task: Task) -> Rendered:
         """Make a task visible, and write the text that names it."""
-        return handle(await self._reveal(task), self._tools.find(task.tool))
+        return handle(await self._reveal(task), self._tools.find(task.tool).definition)
 
     def creation(self, owner: Owner, call: ToolCall, *, visible: bool) -> Create | InputRequired:
         """Make the event that records a call, or ask what is still to be asked before there is a task.
@@ -168,11 +169,13 @@ class Executions:
             UnknownTool, CapabilityRequired, StateRefused: See `call`.
             InvalidArguments, NotJson, LimitExceeded: See `call`.
         """
-        tool = self._tools.find(call.tool)
+        offered = self._tools.find(call.tool)
+        tool = offered.definition
+        asking = Asking(tool.name, tool.ask)
         if tool.ask:
-            self._pre_task_questions.require(tool, call.capabilities)
-        arguments = tool.check_arguments(call.arguments, self._limits)
-        asked = self._pre_task_questions.next_round(owner, tool, call) if tool.ask else NOTHING_ASKED
+            self._pre_task_questions.require(asking, call.capabilities)
+        arguments = offered.check_arguments(call.arguments, self._limits)
+        asked = self._pre_task_questions.next_round(owner, asking, call) if tool.ask else NOTHING_ASKED
         if isinstance(asked, InputRequired):
             return asked
         name = call.idempotency_key or asked.conversation
@@ -262,7 +265,7 @@ class Executions:
         return _ended(view) if view.task.status.is_final else await self._reveal(task)
 
     async def _begin(
-        self, waiting: WaitingCall, event: Create, call: ToolCall, tool: Tool
+        self, waiting: WaitingCall, event: Create, call: ToolCall, tool: ToolDefinition
     ) -> TaskView | InputRequired | Rendered:
         task = waiting.found((await self._store.create(event)).task)
         return await self._to_the_end(waiting, task, call, tool, {})
@@ -280,7 +283,7 @@ class Executions:
         return str(opened.content["task"]) if opened.purpose == _EXECUTION else None
 
     async def _continue(
-        self, waiting: WaitingCall, call: ToolCall, tool: Tool, *, handle: bool
+        self, waiting: WaitingCall, call: ToolCall, tool: ToolDefinition, *, handle: bool
     ) -> Task | TaskView | InputRequired | Rendered:
         """Take the answers that fit, and wait on; the same round again changes nothing."""
         try:
@@ -296,7 +299,12 @@ class Executions:
         return await self._to_the_end(waiting, task, call, tool, checked.problems)
 
     async def _to_the_end(
-        self, waiting: WaitingCall, task: Task, call: ToolCall, tool: Tool, problems: Mapping[str, str]
+        self,
+        waiting: WaitingCall,
+        task: Task,
+        call: ToolCall,
+        tool: ToolDefinition,
+        problems: Mapping[str, str],
     ) -> TaskView | InputRequired | Rendered:
         handed_after = self.hands_over_after(tool, call)
         async with asyncio.timeout(handed_after or self._waiting_calls.wait_limit):

@@ -50,7 +50,7 @@ from ...domain.errors import ClientError, LimitExceeded, ProtocolError, Resource
 from ...domain.limits import Limits, check_size, to_json
 from ...domain.task import Owner
 from . import wire_common
-from .pre_task_questions import Answered, PreTaskQuestions
+from .pre_task_questions import Answered, Asking, PreTaskQuestions
 from .requests import FunctionFailed, InputRequired, InvalidRequest, PromptCall
 
 logger = logging.getLogger(__name__)
@@ -165,12 +165,13 @@ class LibraryHandlers:
             FunctionFailed, MCPError: See `read`.
         """
         prompt = self.library.prompts.find(call.prompt)
+        asking = Asking(prompt.name, {name: question.recorded() for name, question in prompt.ask.items()})
         if prompt.ask:
-            self._pre_task_questions.require(prompt, call.capabilities)
+            self._pre_task_questions.require(asking, call.capabilities)
         arguments = prompt.function.bind(prompt.name, call.arguments)
         answers: Mapping[str, Any] = {}
         if prompt.ask:
-            asked = self._pre_task_questions.next_round(owner, prompt, call)
+            asked = self._pre_task_questions.next_round(owner, asking, call)
             if isinstance(asked, InputRequired):
                 return asked
             answers = _read(prompt, asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...authoring.library import Library
-from ...authoring.tool import ToolRegistry
+from ...domain.tools import OfferedTool, ToolSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,5 +23,5 @@ class Offer:
     name: str
     version: str
     instructions: str | None
-    tools: ToolRegistry
+    tools: ToolSet[OfferedTool]
     library: Library

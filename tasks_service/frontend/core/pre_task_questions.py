@@ -14,12 +14,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ...authoring.prompt import Prompt
-from ...authoring.tool import Tool
 from ...domain.limits import Limits, check_size
 from ...domain.questions import RecordedQuestion
 from ...domain.task import ClientCapability, EntryKind, JournalEntry, JsonText, Owner, new_token
-from ...durable.questions import Question, question_digest
+from ...durable.questions import question_digest
 from .answers import asked_again, check_answers
 from .request_state import TOOL_CALL, Binding, RequestStates, binding_of, refused
 from .requests import CapabilityRequired, InputRequired, PromptCall, ToolCall
@@ -27,8 +25,18 @@ from .requests import CapabilityRequired, InputRequired, PromptCall, ToolCall
 _PURPOSE = "preflight"
 
 
-Asking = Tool | Prompt
-"""Declares questions."""
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A tool or a prompt that declares questions.
+
+    Attributes:
+        name: Its name.
+        questions: The questions, by name, in the order in which they are asked.
+    """
+
+    name: str
+    questions: Mapping[str, RecordedQuestion]
+
 
 Round = ToolCall | PromptCall
 """A call of a tool or prompt, with what earlier rounds brought."""
@@ -79,7 +87,6 @@ class PreTaskQuestions:
     def __init__(self, states: RequestStates, *, limits: Limits, request: str = TOOL_CALL) -> None:
         self._states = states
         self._limits, self._request = limits, request
-        self._declared: dict[str, dict[str, _Declared]] = {}
 
     def require(self, asking: Asking, capabilities: Collection[ClientCapability]) -> None:
         """Refuse a client that cannot be asked what a tool or prompt asks.
@@ -87,7 +94,7 @@ class PreTaskQuestions:
         Raises:
             CapabilityRequired: It names all that is missing.
         """
-        needs = {question.needs: None for question in asking.ask.values()}
+        needs = {question.kind: None for question in asking.questions.values()}
         if missing := [need for need in needs if need not in capabilities]:
             raise CapabilityRequired(asking.name, missing)
 
@@ -98,7 +105,9 @@ class PreTaskQuestions:
             StateRefused: The state was changed, has expired, or is not of this caller and call.
             LimitExceeded: The answers are too large together.
         """
-        declared = self._questions(asking)
+        declared = {
+            key: _Declared(question, question_digest(question)) for key, question in asking.questions.items()
+        }
         binding = binding_of(owner, asking.name, call.arguments, request=self._request)
         rounds = self._opened(binding, call, declared)
         questions = {key: asked.question for key, asked in declared.items() if key not in rounds.answers}
@@ -114,11 +123,6 @@ class PreTaskQuestions:
             return InputRequired(questions=questions, state=self._sealed(binding, rounds))
         journal = tuple(rounds.answers[key] for key in declared)
         return Answered(journal, "" if call.state is None else f"{_PURPOSE} {rounds.conversation}")
-
-    def _questions(self, asking: Asking) -> Mapping[str, _Declared]:
-        if asking.name not in self._declared:
-            self._declared[asking.name] = {key: _declared(asked) for key, asked in asking.ask.items()}
-        return self._declared[asking.name]
 
     def _sealed(self, binding: Binding, rounds: _Rounds) -> str:
         content = {
@@ -140,10 +144,6 @@ class PreTaskQuestions:
             if key in declared and declared[key].digest == digest
         }
         return _Rounds(opened.content["conversation"], answers)
-
-
-def _declared(question: Question) -> _Declared:
-    return _Declared(question.recorded(), question_digest(question))
 
 
 def _entry(key: str, digest: str, value: JsonText) -> JournalEntry:

@@ -15,7 +15,6 @@ from mcp_types import PaginatedRequestParams
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, UNSUPPORTED_PROTOCOL_VERSION
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from ...authoring.tool import Tool
 from ...domain.errors import (
     AnswerRefused,
     ExecutionForgotten,
@@ -36,6 +35,7 @@ from ...domain.limits import KIB, truncate
 from ...domain.questions import SamplingQuestion
 from ...domain.reports import LogMessage
 from ...domain.task import ClientCapability, Progress
+from ...domain.tools import ToolDefinition
 from ...extension import IDEMPOTENCY_META
 from ..transport.rejection import Rejection
 from .requests import (
@@ -241,7 +241,7 @@ def version_refused(
     return Rejection(400, UNSUPPORTED_PROTOCOL_VERSION, message, data=data, request_id=request_id)
 
 
-def listed_tool(tool: Tool, output_schema: Mapping[str, Any] | None) -> dict[str, Any]:
+def listed_tool(tool: ToolDefinition, output_schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """A tool as `tools/list` shows it."""
     listed: dict[str, Any] = {"name": tool.name, "inputSchema": dict(tool.input_schema)}
     if tool.title is not None:
@@ -249,7 +249,7 @@ def listed_tool(tool: Tool, output_schema: Mapping[str, Any] | None) -> dict[str
     if tool.description:
         listed["description"] = tool.description
     if tool.annotations is not None:
-        listed["annotations"] = tool.annotations.recorded()
+        listed["annotations"] = dict(tool.annotations)
     if output_schema is not None:
         listed["outputSchema"] = dict(output_schema)
     return listed

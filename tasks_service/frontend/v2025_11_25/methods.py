@@ -27,12 +27,13 @@ from mcp_types import (
 )
 from mcp_types.jsonrpc import INVALID_PARAMS
 
-from ...authoring.tool import Rendered, ToolRegistry
+from ...authoring.tool import Rendered
 from ...crypto.sealing import SealBroken, Sealer
 from ...domain.errors import InvalidArguments, InvalidTransition, QuotaExceeded, StoreUnavailable
 from ...domain.events import Cancel, Create
 from ...domain.reports import LogLevel
 from ...domain.task import Owner, Task
+from ...domain.tools import OfferedTool, ToolSet
 from ...store.clients import TaskView
 from ...store.sessions import SUBSCRIPTIONS, Session, SessionTask
 from ..core import wire_common
@@ -142,7 +143,7 @@ class _Calls:
 
     def __init__(
         self,
-        tools: ToolRegistry,
+        tools: ToolSet[OfferedTool],
         executions: Executions,
         companion_tools: CompanionTools | None,
         services: SessionServices,
@@ -221,7 +222,7 @@ class _Calls:
             version=request.session.version,
             capabilities=request.session.capabilities,
         )
-        wire.require_support(self._tools.find(call.tool), call)
+        wire.require_support(self._tools.find(call.tool).definition, call)
         return call
 
     async def _creation(self, request: SessionRequest, call: ToolCall, *, visible: bool) -> Create:
@@ -236,7 +237,7 @@ class _Calls:
         self, request: SessionRequest, call: ToolCall, event: Create, token: str | int | None
     ) -> TaskView | Rendered:
         """Wait for the execution; a client that only loses its stream does not end it."""
-        tool = self._tools.find(call.tool)
+        tool = self._tools.find(call.tool).definition
         give_up_after = self._executions.hands_over_after(tool, call)
         may_poll_later = tool.release_client and request.reconnects_as is not None
         policy = replace(_policy(request, token), may_poll_later=may_poll_later)

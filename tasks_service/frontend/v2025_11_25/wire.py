@@ -14,12 +14,13 @@ import pydantic_core
 from mcp.shared.exceptions import MCPError
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
-from ...authoring.tool import Rendered, TaskSupport, Tool, ToolRegistry
+from ...authoring.tool import Rendered
 from ...domain import questions
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel, LogMessage
 from ...domain.task import ClientCapability, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
+from ...domain.tools import OfferedTool, TaskSupport, ToolDefinition, ToolSet
 from ...store.announcements import Listed
 from ...store.clients import TaskView
 from ..core import wire_common as common
@@ -164,7 +165,7 @@ def tool_call(
     )
 
 
-def require_support(tool: Tool, call: ToolCall) -> None:
+def require_support(tool: ToolDefinition, call: ToolCall) -> None:
     """Refuse a call whose `params.task` does not fit the tool's `execution.taskSupport`.
 
     Raises:
@@ -214,11 +215,12 @@ class Results:
         tools: The tools of the service; what is added later is not seen.
     """
 
-    def __init__(self, tools: ToolRegistry) -> None:
-        self._plain = [common.listed_tool(tool, tool.output_schema) for tool in tools.values()]
+    def __init__(self, tools: ToolSet[OfferedTool]) -> None:
+        definitions = [tool.definition for tool in tools.values()]
+        self._plain = [common.listed_tool(tool, tool.output_schema) for tool in definitions]
         self._with_execution = [
             {**listed, "execution": {"taskSupport": tool.support.value}}
-            for listed, tool in zip(self._plain, tools.values(), strict=True)
+            for listed, tool in zip(self._plain, definitions, strict=True)
         ]
 
     def listing(self, version: str) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
-from ...authoring.tool import ToolRegistry
 from ...domain.limits import Limits
+from ...domain.tools import OfferedTool, ToolSet
 from ..access.api_keys import Authenticator
 from ..core import wire_common
 from ..core.requests import Caller
@@ -73,7 +73,7 @@ class Admission:
     def __init__(
         self,
         *,
-        tools: ToolRegistry,
+        tools: ToolSet[OfferedTool],
         authenticator: Authenticator,
         limits: Limits,
         body_seconds: float,
@@ -123,8 +123,10 @@ class Admission:
         if method != wire_common.TOOLS_CALL or params is None:
             return
         tool, arguments = self._tools.get(str(params.get("name"))), params.get("arguments") or {}
-        if tool is not None and tool.has_headers and isinstance(arguments, Mapping):
-            problem = validate_mcp_param_headers(tool.input_schema, arguments, Headers(scope=scope))
+        if tool is not None and tool.definition.has_headers and isinstance(arguments, Mapping):
+            problem = validate_mcp_param_headers(
+                tool.definition.input_schema, arguments, Headers(scope=scope)
+            )
             if problem is not None:
                 raise _rejection(problem, request)
 

@@ -17,11 +17,12 @@ from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, ErrorData, SubscriptionFilter
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
-from ...authoring.tool import Rendered, Tool, ToolRegistry
+from ...authoring.tool import Rendered
 from ...domain import questions
 from ...domain.errors import InvalidArguments, LimitExceeded, TasksServiceError, UnknownResource
 from ...domain.reports import LogLevel
 from ...domain.task import ClientCapability, Failure, FailureKind, Task, TaskStatus
+from ...domain.tools import OfferedTool, ToolDefinition, ToolSet
 from ...extension import TASK_META, TASKS_EXTENSION
 from ...store.announcements import Listed
 from ...store.clients import TaskView
@@ -215,13 +216,14 @@ class Results:
         tools: The tools of the service; what is added later is not seen.
     """
 
-    def __init__(self, tools: ToolRegistry) -> None:
+    def __init__(self, tools: ToolSet[OfferedTool]) -> None:
+        definitions = [tool.definition for tool in tools.values()]
         self._bare_schemas = {
-            name: bare for name, tool in tools.items() if (bare := _bare_schema(tool)) is not None
+            tool.name: bare for tool in definitions if (bare := _bare_schema(tool)) is not None
         }
         self._listing = [
             common.listed_tool(tool, self._bare_schemas.get(tool.name, tool.output_schema))
-            for tool in tools.values()
+            for tool in definitions
         ]
 
     def listing(self) -> dict[str, Any]:
@@ -325,9 +327,9 @@ def _own_meta(task: Task) -> dict[str, Any]:
     return own
 
 
-def _bare_schema(tool: Tool) -> dict[str, Any] | None:
+def _bare_schema(tool: ToolDefinition) -> dict[str, Any] | None:
     """The output schema without the `{"result": ...}` around it, where there is one to take off."""
-    if not tool.metadata.wrap_output or tool.output_schema is None:
+    if not tool.wraps_output or tool.output_schema is None:
         return None
     schema = tool.output_schema
     bare = dict(schema["properties"]["result"])

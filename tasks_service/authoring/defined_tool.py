@@ -1,0 +1,39 @@
+"""Tools that are known by their definitions alone: a front end offers them without their code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jsonschema.protocols import Validator
+
+from ..domain.limits import DEFAULT_LIMITS, Limits, to_json
+from ..domain.task import JsonText
+from ..domain.tools import ToolDefinition
+from ..durable.json_schema import validator_of
+from .schemas import check_by_schema
+
+
+@dataclass(frozen=True)
+class DefinedTool:
+    """A tool of which only the definition is here; see `OfferedTool`.
+
+    What its schema cannot say is checked by the worker that runs it.
+
+    Attributes:
+        definition: The definition.
+    """
+
+    definition: ToolDefinition
+
+    def check_arguments(self, arguments: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> JsonText:
+        """See `OfferedTool.check_arguments`."""
+        text = to_json("arguments", arguments, maximum=limits.arguments_bytes, depth=limits.depth)
+        check_by_schema(self.definition.name, self._validator, arguments)
+        return text
+
+    @cached_property
+    def _validator(self) -> Validator:
+        return validator_of(self.definition.input_schema)
