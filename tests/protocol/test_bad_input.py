@@ -164,9 +164,6 @@ def test_unknown_foreign_malformed_and_hidden_ids_get_the_same_bytes(
             "zz" * 5000,
             f"{foreign} ",
             foreign[2:],
-            7,
-            None,
-            {},
         ]
 
         for method in TASK_METHODS:

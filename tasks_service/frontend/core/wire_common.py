@@ -14,6 +14,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import PaginatedRequestParams
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, UNSUPPORTED_PROTOCOL_VERSION
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 
 from ...domain.errors import (
     AnswerRefused,
@@ -88,7 +89,7 @@ def progress_token(params: Mapping[str, Any] | None) -> str | int | None:
     token = request_meta(params).get("progressToken")
     if token is None or (isinstance(token, str | int) and not isinstance(token, bool)):
         return token
-    raise InvalidRequest("_meta.progressToken: expected a text or an integer")
+    raise InvalidRequest("_meta.progressToken: expected text or an integer")
 
 
 def request_meta(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -161,9 +162,15 @@ def timestamp(at_ms: int) -> str:
 
 
 def task_id(params: Mapping[str, Any] | None) -> str:
-    """The task that a `tasks/*` request names; text that names no task if it is not text."""
+    """The task that a `tasks/*` request names.
+
+    Raises:
+        InvalidRequest: It names none.
+    """
     value = (params or EMPTY).get("taskId")
-    return value if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        raise InvalidRequest("taskId: expected text")
+    return value
 
 
 def progress_notification(token: str | int, progress: Progress) -> dict[str, Any]:
@@ -276,6 +283,9 @@ def refusing(refusal: Callable[[TasksServiceError], MCPError]) -> Refusing:
                 return await method(context, params)
             except TasksServiceError as error:
                 raise refusal(error) from error
+            except ValidationError as error:
+                # Of a request, these come before the method; this one is a fault of ours or of an author.
+                raise RuntimeError("a method has made what does not fit its own model") from error
 
         return run
 

@@ -95,8 +95,22 @@ def parse_message(decoded: Any) -> Message:
             return Response(id_, {"error": error})
         case {"jsonrpc": "2.0", "id": id_, "result": result}:
             return Response(id_, result)
-    message = "Expected a single JSON-RPC 2.0 request, notification or response object"
-    raise Rejection(400, INVALID_REQUEST, message, request_id=request_id(decoded))
+    raise Rejection(400, INVALID_REQUEST, _problem(decoded), request_id=request_id(decoded))
+
+
+def _problem(decoded: Any) -> str:
+    """What makes a value no message."""
+    if isinstance(decoded, list):
+        return "A batch: expected one JSON-RPC message for each request"
+    if not isinstance(decoded, Mapping):
+        return "Expected a JSON-RPC 2.0 request, notification or response, which is an object"
+    if decoded.get("jsonrpc") != "2.0":
+        return 'jsonrpc: expected "2.0"'
+    if "method" not in decoded:
+        return "Expected a method, as requests and notifications have, or an id and a result or error"
+    if not isinstance(decoded["method"], str):
+        return "method: expected text"
+    return "id: expected text or an integer; a notification has none"
 
 
 def request_id(decoded: Any) -> str | int | None:

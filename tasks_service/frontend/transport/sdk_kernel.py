@@ -15,7 +15,11 @@ from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
+from mcp_types import ErrorData
+from mcp_types.jsonrpc import INVALID_PARAMS
+from pydantic import ValidationError
 
+from .invalid_params import describe_problems
 from .jsonrpc import Request, error_message, result_message
 
 logger = logging.getLogger(__name__)
@@ -81,6 +85,9 @@ async def run_request(
         )
     except passing:
         raise
+    except ValidationError as error:
+        problems = describe_problems(error, request.params)
+        return error_message(request.id, ErrorData(code=INVALID_PARAMS, message=problems))
     except Exception as error:
         return error_message(request.id, modern_error_data(error))
     return result_message(request.id, result)

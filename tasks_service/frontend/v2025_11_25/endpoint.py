@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mcp.server.lowlevel import Server
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-from mcp_types.jsonrpc import INVALID_REQUEST
+from mcp_types.jsonrpc import INVALID_PARAMS, INVALID_REQUEST
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -134,6 +134,9 @@ class SessionEndpoint:
 
     async def _cancel(self, session: Session, notification: Notification) -> None:
         name = wire.cancelled_request(notification.method, notification.params)
+        if name is None and notification.method == wire.CANCELLED:
+            message = f"requestId: expected text of at most {wire.REQUEST_ID_BYTES} bytes, or an integer"
+            raise Rejection(400, INVALID_PARAMS, message)
         if name is not None:
             await self._services.sessions.cancel(session.session_id, name)
 

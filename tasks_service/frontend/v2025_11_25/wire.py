@@ -149,9 +149,12 @@ def tool_call(
     """A `tools/call` request in the service's own words.
 
     Raises:
-        InvalidRequest: The ttl is no positive number, or the idempotency key no text of a sensible length.
+        InvalidRequest: The task is no object, its ttl no positive number, or the idempotency key no text of
+            a sensible length.
     """
     task = (params or common.EMPTY).get("task") if has_tasks(version) else None
+    if task is not None and not isinstance(task, Mapping):
+        raise InvalidRequest("task: expected an object")
     meta = common.request_meta(params)
     return ToolCall(
         tool=name,
@@ -194,8 +197,8 @@ def request_name(identity: str | int) -> JsonText | None:
     return to_json("request id", identity, maximum=8 * REQUEST_ID_BYTES)
 
 
-def _ttl(task: Any) -> int | None:
-    ttl = task.get("ttl") if isinstance(task, Mapping) else None
+def _ttl(task: Mapping[str, Any] | None) -> int | None:
+    ttl = None if task is None else task.get("ttl")
     if ttl is None:
         return None
     if not isinstance(ttl, int | float) or isinstance(ttl, bool) or ttl <= 0:
