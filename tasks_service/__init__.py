@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .authoring.completion import Completion
     from .authoring.function import RequestContext
     from .authoring.headers import Header
     from .domain.errors import (
@@ -47,6 +48,7 @@ __all__ = [
     "Cancelled",
     "ClientCannot",
     "ClientError",
+    "Completion",
     "ConfigurationError",
     "Declined",
     "EmbeddedResource",
@@ -77,6 +79,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    ".authoring.completion": ("Completion",),
     ".authoring.function": ("RequestContext",),
     ".authoring.headers": ("Header",),
     ".domain.errors": (

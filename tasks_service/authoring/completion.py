@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from mcp_types import Completion
-
-from ..domain.errors import ConfigurationError, InvalidArguments, UnknownPrompt
+from ..domain.errors import ConfigurationError, InvalidArguments, UnknownPrompt, UnknownResource
+from ..durable.sdk_objects import is_sdk_object, sdk_attribute
 from .function import Function, build_function
 from .prompt import PromptRegistry
 from .resource import ResourceRegistry
@@ -18,6 +18,21 @@ TIMEOUT = timedelta(seconds=10)
 
 MOST_VALUES = 100
 """The most values that the specification allows (completion, "values")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Suggestions, where there are more of them than are given.
+
+    Attributes:
+        values: The suggestions; clients get the first 100.
+        total: How many there are in all, if that is known.
+        has_more: Whether there are more than the values, if that is known.
+    """
+
+    values: Sequence[str]
+    total: int | None = None
+    has_more: bool | None = None
 
 
 class Completions:
@@ -69,16 +84,15 @@ class Completions:
         return self._found(name, argument, known)
 
     def of_template(self, uri: str, argument: str) -> Function | None:
-        """The function that completes a variable of a template; None if there is none, or no template.
+        """The function that completes a variable of a template; None if there is none.
 
         Raises:
-            UnknownResource: There is no such template or resource.
+            UnknownResource: There is no such template.
             InvalidArguments: The template has no such variable.
         """
         known = self._of_template(uri)
         if known is None:
-            self._resources.find(uri)
-            return None
+            raise UnknownResource(uri)
         return self._found(uri, argument, known)
 
     def _found(self, reference: str, argument: str, known: set[str]) -> Function | None:
@@ -94,7 +108,7 @@ class Completions:
 
     def _of_template(self, uri: str) -> set[str] | None:
         template = self._resources.template(uri)
-        return None if template is None else set(template.template.variable_names)
+        return None if template is None else set(template.variables)
 
     def __len__(self) -> int:
         return len(self._functions)
@@ -104,12 +118,15 @@ def completion_of(value: Any) -> Completion:
     """Make a `Completion` of what a function returned, with at most `MOST_VALUES` values.
 
     Raises:
-        TypeError: It is neither a list of texts nor a `Completion`.
+        TypeError: It is neither a sequence of texts nor a `Completion`, of ours or of the SDK.
     """
-    if isinstance(value, Completion):
-        sent = value.values[:MOST_VALUES]
-        more = True if len(sent) < len(value.values) else value.has_more
-        return Completion(values=sent, total=value.total, has_more=more)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+    if isinstance(value, list | tuple):
+        found = Completion(value, total=len(value), has_more=len(value) > MOST_VALUES)
+    elif isinstance(value, Completion) or is_sdk_object(value, "Completion"):
+        found = Completion(value.values, value.total, sdk_attribute(value, "has_more", "hasMore"))
+    else:
         raise TypeError(f"a completion returns a list of texts, not {type(value).__name__}")
-    return Completion(values=list(value[:MOST_VALUES]), total=len(value), has_more=len(value) > MOST_VALUES)
+    if not all(isinstance(text, str) for text in found.values):
+        raise TypeError("a completion returns a list of texts, and one of these is none")
+    sent = list(found.values[:MOST_VALUES])
+    return Completion(sent, found.total, True if len(sent) < len(found.values) else found.has_more)

@@ -6,14 +6,15 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypedDict, Unpack
-
-from mcp.server.mcpserver import Audio, Image, Message, UserMessage
-from mcp_types import ContentBlock, PromptMessage
+from typing import Any, Final, TypedDict, Unpack
 
 from ..domain.errors import ConfigurationError, UnknownPrompt
+from ..durable.content import recorded_message
 from ..durable.questions import Form, Link, Question, declared_questions
 from .function import DEFAULT_TIMEOUT, NAME, Function, build_function, check_options
+
+_SDK_MESSAGES: Final = ("PromptMessage", "Message")
+"""The SDK's classes of messages: of the protocol, and of its own prompts."""
 
 
 class PromptOptions(TypedDict, total=False):
@@ -108,11 +109,11 @@ def _questions(what: str, function: Function, ask: Mapping[str, Form | Link]) ->
     return declared_questions(what, ask)
 
 
-def messages_of(value: Any) -> list[PromptMessage]:
-    """Make messages of what a prompt's function returned.
+def messages_of(value: Any) -> list[dict[str, Any]]:
+    """Make messages, as MCP has them, of what a prompt's function returned.
 
-    Text, images, audio and content blocks become messages of the user; messages of the SDK stay as they are;
-    a list becomes one message for each item.
+    Texts and content blocks become messages of the user; messages stay as they are; a list becomes one
+    message for each item. Those of the SDK do in place of ours.
 
     Raises:
         TypeError: It is none of these.
@@ -121,16 +122,14 @@ def messages_of(value: Any) -> list[PromptMessage]:
     return [_message(item) for item in items]
 
 
-def _message(item: Any) -> PromptMessage:
-    if isinstance(item, PromptMessage):
-        return item
-    if isinstance(item, str | Image | Audio | ContentBlock):
-        item = UserMessage(item)
-    if isinstance(item, Message):
-        return PromptMessage(role=item.role, content=item.content)
-    raise TypeError(
-        f"a prompt returns text, content blocks or messages, alone or in a list, not {type(item).__name__}"
-    )
+def _message(item: Any) -> dict[str, Any]:
+    try:
+        return recorded_message(item, *_SDK_MESSAGES)
+    except TypeError:
+        raise TypeError(
+            "a prompt returns text, content blocks or messages, alone or in a list, not "
+            f"{type(item).__name__}"
+        ) from None
 
 
 class PromptRegistry:

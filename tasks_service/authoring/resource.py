@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict, Unpack
 
-from mcp.server.mcpserver import DEFAULT_RESOURCE_SECURITY
-from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
-from mcp_types import Annotations
-
-from ..domain.errors import ConfigurationError, InvalidArguments, UnknownResource
+from ..domain.errors import ConfigurationError
+from ..durable.annotations import Annotations, as_annotations
+from ..durable.sdk_objects import SDKObject
 from .function import DEFAULT_TIMEOUT, Function, build_function, check_options
+from .uri_template import template_variables
 
 URI_BYTES = 8 * 1024
 """Bytes of the longest URI that is looked up."""
@@ -44,7 +43,7 @@ class ResourceOptions(TypedDict, total=False):
     title: str | None
     description: str | None
     mime_type: str | None
-    annotations: Annotations | None
+    annotations: Annotations | SDKObject | None
     timeout: timedelta
     cache: timedelta
     public: bool
@@ -56,7 +55,7 @@ class Resource:
 
     Attributes:
         uri: The URI, or the template.
-        template: The parsed template; without variables for a single resource.
+        variables: The names of the template's variables; none for a single resource.
         function: The function that returns its contents.
         name: For programs.
         title: For people.
@@ -68,7 +67,7 @@ class Resource:
     """
 
     uri: str
-    template: UriTemplate
+    variables: tuple[str, ...]
     function: Function
     name: str
     title: str | None = None
@@ -81,17 +80,7 @@ class Resource:
     @property
     def is_template(self) -> bool:
         """Whether it is a template."""
-        return bool(self.template.variables)
-
-    def match(self, uri: str) -> dict[str, str] | None:
-        """The values of the template's variables in a URI; None if the URI does not match.
-
-        A value that would leave a directory if it were used as a path does not match.
-        """
-        values = self.template.match(uri)
-        if values is None or DEFAULT_RESOURCE_SECURITY.validate(values) is not None:
-            return None
-        return {name: str(value) for name, value in values.items()}
+        return bool(self.variables)
 
 
 def build_resource(uri: str, fn: Callable[..., Any], **options: Unpack[ResourceOptions]) -> Resource:
@@ -107,9 +96,9 @@ def build_resource(uri: str, fn: Callable[..., Any], **options: Unpack[ResourceO
     """
     what = f"Resource {uri!r}"
     check_options(what, options, ResourceOptions.__annotations__)
-    template = _template(what, uri)
+    variables = _variables(what, uri)
     function = build_function(what, fn, options.get("timeout", DEFAULT_TIMEOUT))
-    _check_parameters(what, template, function)
+    _check_parameters(what, variables, function)
     public = options.get("public", False)
     if public and function.context_parameter is not None:
         raise ConfigurationError(
@@ -117,36 +106,39 @@ def build_resource(uri: str, fn: Callable[..., Any], **options: Unpack[ResourceO
         )
     return Resource(
         uri=uri,
-        template=template,
+        variables=variables,
         function=function,
         name=options.get("name") or fn.__name__,
         title=options.get("title"),
         description=options.get("description") or inspect.getdoc(fn),
         mime_type=options.get("mime_type"),
-        annotations=options.get("annotations"),
+        annotations=_annotations(what, options),
         cache_ms=_cache_ms(what, options.get("cache", timedelta(0))),
         public=public,
     )
 
 
-def _template(what: str, uri: str) -> UriTemplate:
+def _variables(what: str, uri: str) -> tuple[str, ...]:
     if not _SCHEME.fullmatch(uri):
         raise ConfigurationError(f"{what}: expected an absolute URI or a template of one, like acme://scenes")
     try:
-        template = UriTemplate.parse(uri)
-    except InvalidUriTemplate as error:
+        return template_variables(uri)
+    except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from error
-    if exploded := [variable.name for variable in template.variables if variable.explode]:
-        raise ConfigurationError(f"{what}: {', '.join(exploded)}: a variable has one value here, without *")
-    return template
 
 
-def _check_parameters(what: str, template: UriTemplate, function: Function) -> None:
+def _annotations(what: str, options: ResourceOptions) -> Annotations | None:
+    try:
+        return as_annotations(options.get("annotations"))
+    except TypeError as error:
+        raise ConfigurationError(f"{what}: annotations=: {error}") from None
+
+
+def _check_parameters(what: str, variables: tuple[str, ...], function: Function) -> None:
     parameters = set(function.schema.get("properties", {}))
-    variables = set(template.variable_names)
-    if unfilled := sorted(parameters - variables):
+    if unfilled := sorted(parameters.difference(variables)):
         raise ConfigurationError(f"{what}: parameters that are no part of the URI: {', '.join(unfilled)}")
-    if untaken := sorted(variables - parameters):
+    if untaken := sorted(set(variables) - parameters):
         raise ConfigurationError(f"{what}: the function has no parameter for {', '.join(untaken)}")
 
 
@@ -159,10 +151,7 @@ def _cache_ms(what: str, cache: timedelta) -> int:
 
 
 class ResourceRegistry:
-    """The resources of a service, in the order in which they were registered.
-
-    A URI is looked up among single resources first, then among templates; the first match counts.
-    """
+    """The resources of a service, in the order in which they were registered."""
 
     def __init__(self) -> None:
         self._resources: dict[str, Resource] = {}
@@ -177,23 +166,10 @@ class ResourceRegistry:
             raise ConfigurationError(f"There is a resource {resource.uri!r} already")
         self._resources[resource.uri] = resource
 
-    def find(self, uri: str) -> tuple[Resource, dict[str, Any]]:
-        """The resource of a URI, and the keyword arguments for its function.
-
-        Raises:
-            UnknownResource: There is none, or the function does not take the values in the URI.
-        """
-        single = self._resources.get(uri)
-        if single is not None and not single.is_template:
-            return single, {}
-        for resource in self.templates():
-            values = resource.match(uri)
-            if values is not None:
-                try:
-                    return resource, resource.function.bind(resource.name, values)
-                except InvalidArguments as error:
-                    raise UnknownResource(uri, str(error)) from None
-        raise UnknownResource(uri)
+    def single(self, uri: str) -> Resource | None:
+        """The single resource of this URI; None if there is none."""
+        resource = self._resources.get(uri)
+        return resource if resource is not None and not resource.is_template else None
 
     def template(self, uri_template: str) -> Resource | None:
         """The resource that was registered under exactly this template; None if there is none."""

@@ -288,18 +288,45 @@ class ToolError(Exception):
         self.message = message
 
 
+INVALID_PARAMS, INTERNAL_ERROR = -32602, -32603
+"""The codes within the reserved range that an author may use."""
+
+RESERVED_CODES = range(-32768, -31999)
+"""The codes that JSON-RPC and MCP keep for themselves."""
+
+LARGEST_CODE = 2**53 - 1
+"""The largest integer that every JSON parser reads exactly."""
+
+
+def is_authors_code(code: object) -> bool:
+    """Whether an author's error may have this JSON-RPC code (2026-07-28, basic, "error codes")."""
+    if not isinstance(code, int) or isinstance(code, bool) or abs(code) > LARGEST_CODE:
+        return False
+    return code not in RESERVED_CODES or code in (INVALID_PARAMS, INTERNAL_ERROR)
+
+
 class ProtocolError(Exception):
     """An author's error that fails the task, or the request, with a JSON-RPC error.
 
     Args:
-        code: The JSON-RPC error code.
+        code: The JSON-RPC error code: an integer outside of -32768 to -32000, which JSON-RPC and MCP keep
+            for themselves; of those, -32602 (invalid params) and -32603 (internal error) may be used.
         message: A sentence for the caller.
         data: Any JSON value, or None.
+
+    Raises:
+        ValueError: The code is none of these.
     """
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
+        if not is_authors_code(code):
+            raise ValueError(
+                f"ProtocolError: code {code!r}: expected an integer outside of -32768 to -32000, which "
+                "JSON-RPC and MCP keep for themselves, such as 4001; of those, -32602 (invalid params) and "
+                "-32603 (internal error) may be used"
+            )
         # Half a surrogate pair can neither be sent nor logged.
-        self.code, self.message, self.data = code, message.encode(errors="replace").decode(), data
+        self.code, self.message, self.data = code, str(message).encode(errors="replace").decode(), data
         super().__init__(self.message)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ..domain.errors import ClientCannot, ClientError, ProtocolError, TasksServiceError, ToolError
+from .sdk_objects import SDK_PROTOCOL_ERRORS, SDK_TOOL_ERROR, is_sdk_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,7 @@ class RetryPolicy:
 
     A tool that lost its worker is always retried, up to its `max_attempts`; this policy is for exceptions
     that the tool raises. Their retries count against the same `max_attempts`. `ToolError` and `ProtocolError`
-    are never retried.
+    are never retried, nor are the SDK's errors of that kind.
 
     Attributes:
         on: Exception types that are retried.
@@ -31,7 +32,9 @@ class RetryPolicy:
     def applies_to(self, error: BaseException) -> bool:
         """Whether an exception is retried; deliberate errors of the author and of the service never are."""
         final = (ToolError, ProtocolError, ClientCannot, ClientError, TasksServiceError)
-        return isinstance(error, self.on) and not isinstance(error, final)
+        if isinstance(error, final) or is_sdk_object(error, SDK_TOOL_ERROR, *SDK_PROTOCOL_ERRORS):
+            return False
+        return isinstance(error, self.on)
 
     def delay_ms(self, attempts: int) -> int:
         """Milliseconds to wait after the given number of attempts, 1 for the first."""

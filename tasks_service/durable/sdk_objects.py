@@ -26,6 +26,13 @@ _HELPERS: Final = ("to_image_content", "to_audio_content")
 """The methods by which the SDK's `Image` and `Audio` become blocks."""
 
 
+SDK_TOOL_ERROR: Final = "ToolError"
+"""The SDK's class of errors for the caller, which its releases have in different places."""
+
+SDK_PROTOCOL_ERRORS: Final = ("MCPError", "McpError")
+"""The SDK's classes of errors with a code, in release 2 and in release 1."""
+
+
 def is_sdk_class(kind: Any, *names: str) -> bool:
     """Whether something is a class of the SDK with one of these names, or derives from one."""
     return isinstance(kind, type) and any(

@@ -11,9 +11,6 @@ import json
 import logging
 from typing import Any
 
-from mcp.server.mcpserver.exceptions import ToolError as SDKToolError
-from mcp.shared.exceptions import MCPError
-
 from ..authoring.tool import Rendered, Tool, error_result
 from ..domain.errors import (
     ClientCannot,
@@ -25,11 +22,13 @@ from ..domain.errors import (
     ProtocolError,
     StoreUnavailable,
     ToolError,
+    is_authors_code,
 )
 from ..domain.events import CompleteWithResult, FailWithError, Retry, WorkerEvent
 from ..domain.limits import Limits, to_json
 from ..domain.names import task_hash
 from ..domain.task import Failure, FailureKind, JsonText, Task
+from ..durable.sdk_objects import SDK_PROTOCOL_ERRORS, SDK_TOOL_ERROR, is_sdk_object
 from .caught import with_exception
 
 logger = logging.getLogger(__name__)
@@ -57,12 +56,12 @@ def event_of_value(value: Any, tool: Tool, task: Task, lease_id: str, limits: Li
 
 def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) -> WorkerEvent:
     """The event for an exception of a tool, unless it is the end of the attempt."""
-    if isinstance(error, ToolError | SDKToolError | InvalidArguments):
+    if isinstance(error, ToolError | InvalidArguments) or is_sdk_object(error, SDK_TOOL_ERROR):
         return _completed(lease_id, error_result(str(error)), str(error))
     if isinstance(error, ProtocolError):
         return _author_failure(lease_id, error.code, error.message, error.data)
-    if isinstance(error, MCPError):
-        return _author_failure(lease_id, error.error.code, error.error.message, error.error.data)
+    if is_sdk_object(error, *SDK_PROTOCOL_ERRORS):
+        return _sdk_failure(lease_id, error)
     if isinstance(error, ClientError):
         return _completed(lease_id, error_result(str(error)), str(error))
     if isinstance(error, ClientCannot):
@@ -107,7 +106,15 @@ def _failed(lease_id: str, kind: FailureKind, message: str, data: JsonText | Non
     return FailWithError(lease_id=lease_id, failure=Failure(kind=kind, message=message, data=data))
 
 
-def _author_failure(lease_id: str, code: int, message: str, data: Any) -> FailWithError:
+def _sdk_failure(lease_id: str, error: Any) -> FailWithError:
+    code, message, data = error.error.code, error.error.message, error.error.data
+    if not is_authors_code(code):
+        logger.warning("The code %s of an MCPError is not a tool's to use, and is left out", code)
+        code = None
+    return _author_failure(lease_id, code, message.encode(errors="replace").decode(), data)
+
+
+def _author_failure(lease_id: str, code: int | None, message: str, data: Any) -> FailWithError:
     text: JsonText | None = None
     if data is not None:
         try:

@@ -18,10 +18,8 @@ from typing import Annotated, Any
 from mcp_types import (
     AudioContent,
     ContentBlock,
-    CreateMessageResult,
     EmbeddedResource,
     ImageContent,
-    SamplingMessage,
     TextContent,
     TextResourceContents,
 )
@@ -82,14 +80,6 @@ def _content(answer: Any) -> str:
     if isinstance(answer, Declined | Cancelled):
         return "nothing"
     return str(answer.model_dump() if isinstance(answer, BaseModel) else answer)
-
-
-def _prompt(text: str) -> SamplingMessage:
-    return SamplingMessage(role="user", content=TextContent(type="text", text=text))
-
-
-def _said(result: CreateMessageResult) -> str:
-    return result.content.text if isinstance(result.content, TextContent) else str(result.content)
 
 
 # --- content -----------------------------------------------------------------------------------------
@@ -329,7 +319,7 @@ def test_trigger_prompt_change() -> str:
 @service.tool()
 def test_sampling(prompt: str, ctx: TaskContext) -> str:
     """Ask the client's model."""
-    return f"LLM response: {_said(ctx.sample([_prompt(prompt)], max_tokens=100))}"
+    return f"LLM response: {ctx.sample(prompt, max_tokens=100).text}"
 
 
 @service.tool()
@@ -394,7 +384,7 @@ def test_elicitation_sep1330_enums(ctx: TaskContext) -> str:
 @service.tool()
 def test_missing_capability(ctx: TaskContext) -> str:
     """Need a client that has a model."""
-    return _said(ctx.sample([_prompt("Say something.")], max_tokens=20))
+    return ctx.sample("Say something.", max_tokens=20).text
 
 
 @service.tool()
@@ -427,9 +417,7 @@ def test_input_required_result_tampered_state(ctx: TaskContext) -> str:
 @service.tool()
 def test_input_required_result_sampling(ctx: TaskContext) -> str:
     """Ask the client's model."""
-    return _said(
-        ctx.sample([_prompt("What is the capital of France?")], max_tokens=100, name="capital_question")
-    )
+    return ctx.sample("What is the capital of France?", max_tokens=100, name="capital_question").text
 
 
 @service.tool()
@@ -444,12 +432,12 @@ def test_input_required_result_multiple_inputs(ctx: TaskContext) -> str:
     answers = ctx.elicit_all(
         {
             "user_name": Form("What is your name?", Name),
-            "greeting": Sampling([_prompt("Write a greeting.")], 50),
+            "greeting": Sampling("Write a greeting.", 50),
             "client_roots": Roots(),
         }
     )
     return (
-        f"{_said(answers['greeting'])} {_content(answers['user_name'])}: {len(answers['client_roots'])} roots"
+        f"{answers['greeting'].text} {_content(answers['user_name'])}: {len(answers['client_roots'])} roots"
     )
 
 
@@ -467,7 +455,7 @@ def test_input_required_result_capabilities(ctx: TaskContext) -> str:
     try:
         return f"Answered: {_content(ctx.elicit('What is your name?', Name))}"
     except ClientCannot:
-        return f"Answered: {_said(ctx.sample([_prompt('Make up a name.')], max_tokens=20))}"
+        return f"Answered: {ctx.sample('Make up a name.', max_tokens=20).text}"
 
 
 # --- tasks -------------------------------------------------------------------------------------------
@@ -500,7 +488,7 @@ def failing_job(ctx: TaskContext) -> str:
 @service.tool(poll_interval=QUICK)
 def protocol_error_job() -> str:
     """Fail with a JSON-RPC error."""
-    raise ProtocolError(-32050, "The job broke off.", {"reason": "by design"})
+    raise ProtocolError(4050, "The job broke off.", {"reason": "by design"})
 
 
 @service.tool(poll_interval=QUICK)
@@ -570,7 +558,7 @@ def _state_of_job(submitted: float) -> str:
 @service.tool(task="required", poll_interval=QUICK)
 def write_haiku(topic: str, ctx: TaskContext) -> str:
     """Have the client's model write a poem."""
-    return f"Haiku:\n{_said(ctx.sample([_prompt(f'Write a haiku about {topic}.')], max_tokens=50))}"
+    return f"Haiku:\n{ctx.sample(f'Write a haiku about {topic}.', max_tokens=50).text}"
 
 
 @service.tool(poll_interval=QUICK)

@@ -67,7 +67,7 @@ def test_celery_sees_that_a_tool_failed_and_nothing_of_why(worker: CeleryTestWor
 def test_the_authors_protocol_error_fails_the_task(worker: CeleryTestWorker, client: Client) -> None:
     failure = client.run("protest").task.failure
     assert failure is not None
-    assert (failure.kind, failure.code, failure.message) == (FailureKind.AUTHOR, -32050, "Not on a Sunday.")
+    assert (failure.kind, failure.code, failure.message) == (FailureKind.AUTHOR, 4050, "Not on a Sunday.")
     assert json.loads(failure.data or "") == {"day": "Sunday"}
 
 

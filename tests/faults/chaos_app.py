@@ -123,7 +123,7 @@ def sleeping(number: int, ctx: TaskContext) -> dict[str, Any]:
 @service.tool(**KEPT)
 def failing(number: int) -> dict[str, Any]:
     """Fail for good."""
-    raise ProtocolError(-32099, NOT_YET)
+    raise ProtocolError(4099, NOT_YET)
 
 
 @service.tool(**KEPT, grace=timedelta(milliseconds=50))

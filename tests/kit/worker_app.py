@@ -66,7 +66,7 @@ def refuse() -> str:
 @service.tool()
 def protest() -> str:
     """Fail with a JSON-RPC error."""
-    raise ProtocolError(-32050, "Not on a Sunday.", {"day": "Sunday"})
+    raise ProtocolError(4050, "Not on a Sunday.", {"day": "Sunday"})
 
 
 @service.tool()

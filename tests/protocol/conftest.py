@@ -70,7 +70,7 @@ def echo(value: dict[str, object]) -> str:
 
 def broken() -> str:
     """Refuse."""
-    raise ProtocolError(-32050, "the author says no")
+    raise ProtocolError(4050, "the author says no")
 
 
 def tell(message: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Message"})]) -> str:

@@ -169,7 +169,7 @@ def test_an_error_goes_out_unchanged(session: SessionClient, busy_worker: Worker
 
     error = session.error("tasks/result", {"taskId": task_id})
 
-    assert error == {"code": -32050, "message": "the author says no"}
+    assert error == {"code": 4050, "message": "the author says no"}
     assert session.get(task_id)["status"] == "failed"
     assert session.get(task_id)["statusMessage"] == "the author says no"
 

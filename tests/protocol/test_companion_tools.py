@@ -376,7 +376,7 @@ def test_the_result_is_waited_for(
 
 def test_a_failed_task_and_a_cancelled_one_are_told(plain: WireClient, worker: Worker) -> None:
     task_id = begin(plain, worker)
-    worker.fail(task_id, Failure(kind=FailureKind.AUTHOR, message="No such scene.", code=-32050))
+    worker.fail(task_id, Failure(kind=FailureKind.AUTHOR, message="No such scene.", code=4050))
     failed = use(plain, "task_result", task_id)
     assert failed["isError"] is True
     assert "has failed: No such scene." in text_of(failed)

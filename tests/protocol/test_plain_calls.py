@@ -64,7 +64,7 @@ def test_the_result_arrives_as_soon_as_it_is_there(
 
 
 def test_a_failed_execution_is_an_error_with_the_authors_code(plain: WireClient, busy_worker: Worker) -> None:
-    assert plain.call("broken").error == {"code": -32050, "message": "the author says no"}
+    assert plain.call("broken").error == {"code": 4050, "message": "the author says no"}
 
 
 def test_an_execution_without_a_handle_is_invisible_to_every_task_method(

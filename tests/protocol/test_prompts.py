@@ -78,7 +78,7 @@ def library() -> Library:
 
     @service.prompt()
     def refused() -> str:
-        raise ProtocolError(-32050, "Not on Sundays.")
+        raise ProtocolError(4050, "Not on Sundays.")
 
     @service.prompt()
     def odd() -> Any:
@@ -181,7 +181,7 @@ def test_a_function_that_fails_tells_nobody_why(client: WireClient, prompt: str)
 
 
 def test_an_authors_own_error_reaches_the_caller(client: WireClient) -> None:
-    assert get(client, "refused").error == {"code": -32050, "message": "Not on Sundays."}
+    assert get(client, "refused").error == {"code": 4050, "message": "Not on Sundays."}
 
 
 def test_what_a_prompt_asks_is_answered_in_a_second_round(client: WireClient) -> None:

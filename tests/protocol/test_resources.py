@@ -97,7 +97,7 @@ def library() -> Library:
 
     @service.resource("acme://refused")
     def refused() -> str:
-        raise ProtocolError(-32050, "The licence has run out.", {"since": 2025})
+        raise ProtocolError(4050, "The licence has run out.", {"since": 2025})
 
     @service.resource("acme://search{?words,limit}")
     def search(words: str | None, limit: int = 10) -> list[Any]:
@@ -105,7 +105,7 @@ def library() -> Library:
 
     @service.resource("acme://unsayable")
     def unsayable() -> str:
-        raise ProtocolError(-32050, "half \ud800 a pair", {1, 2})
+        raise ProtocolError(4050, "half \ud800 a pair", {1, 2})
 
     @service.resource("acme://odd")
     def odd() -> Any:
@@ -258,7 +258,7 @@ def test_a_function_that_fails_tells_the_log_and_nobody_else(
 
 def test_an_authors_own_error_reaches_the_caller(client: WireClient) -> None:
     error = read(client, "acme://refused").error
-    assert error == {"code": -32050, "message": "The licence has run out.", "data": {"since": 2025}}
+    assert error == {"code": 4050, "message": "The licence has run out.", "data": {"since": 2025}}
 
 
 def test_a_resource_larger_than_a_result_may_be_is_an_error_that_says_so(client: WireClient) -> None:
@@ -369,7 +369,7 @@ def test_failures_tell_sessions_nothing_either(session: SessionClient) -> None:
     assert error["code"] == -32603
     assert "hunter2" not in str(error)
     assert session.error("resources/list", {"cursor": "x"})["code"] == -32602
-    assert session.error("resources/read", {"uri": "acme://refused"})["code"] == -32050
+    assert session.error("resources/read", {"uri": "acme://refused"})["code"] == 4050
 
 
 def test_a_session_can_cancel_a_read(session: SessionClient) -> None:

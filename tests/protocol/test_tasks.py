@@ -63,7 +63,7 @@ def test_a_failed_task_carries_the_authors_error(client: WireClient, worker: Wor
     task = client.get(task_id)
     assert task["resultType"] == "complete"
     assert task["status"] == "failed"
-    assert task["error"] == {"code": -32050, "message": "the author says no"}
+    assert task["error"] == {"code": 4050, "message": "the author says no"}
     assert task["statusMessage"] == "the author says no"
     assert "result" not in task
 

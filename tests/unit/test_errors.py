@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tasks_service.domain.errors import (
@@ -12,6 +14,7 @@ from tasks_service.domain.errors import (
     InvalidTransition,
     LeaseLost,
     LimitExceeded,
+    ProtocolError,
     QuotaExceeded,
     StoreUnavailable,
     TaskCancelled,
@@ -59,3 +62,21 @@ def test_an_outage_says_when_to_come_back_and_which_write_is_in_doubt() -> None:
     error = StoreUnavailable("no answer in 1.8 s", token="abc")
     assert (error.token, error.retry_after_ms) == ("abc", 1_000)
     assert isinstance(error, TasksServiceError)
+
+
+@pytest.mark.parametrize(
+    "code", [1.5, "x", "4001", None, True, -32002, -32042, -32001, -32000, -32768, -32601, 2**70, -(2**53)]
+)
+def test_a_code_that_is_not_an_authors_to_use_is_refused_where_the_error_is_made(code: Any) -> None:
+    with pytest.raises(ValueError, match="expected an integer outside of -32768 to -32000"):
+        ProtocolError(code, "No.")
+
+
+@pytest.mark.parametrize("code", [0, 1, 4001, -1, -31999, -32769, 2**53 - 1, -32602, -32603])
+def test_any_other_code_is_an_authors_to_use(code: int) -> None:
+    assert ProtocolError(code, "No.").code == code
+
+
+def test_the_sentence_of_an_authors_error_may_be_what_str_makes_of_anything() -> None:
+    assert ProtocolError(4001, ValueError("no scene")).message == "no scene"  # type: ignore[arg-type]
+    assert ProtocolError(4001, "half \ud800 a pair").message == "half ? a pair"

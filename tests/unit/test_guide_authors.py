@@ -10,12 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mcp_types import TextContent
 from pydantic import BaseModel
 
 from tasks_service import Declined, RequestContext, ResourceNotFound, Settings, TaskService
 from tasks_service.authoring.prompt import messages_of
 from tasks_service.domain.errors import InvalidArguments
+from tasks_service.frontend.core.resource_finder import ResourceFinder
 
 GUIDE = Path(__file__).parents[2] / "docs/guide-authors.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -44,7 +44,7 @@ def acme() -> Mapping[str, Any]:
 
 
 def test_a_resource(acme: Mapping[str, Any]) -> None:
-    resource, arguments = acme["service"].library.resources.find("acme://scenes/hall/notes")
+    resource, arguments = ResourceFinder(acme["service"].library.resources).find("acme://scenes/hall/notes")
     assert resource.function.fn(**arguments) == "# Hall"
     assert (resource.mime_type, resource.cache_ms) == ("text/markdown", 300_000)
     with pytest.raises(ResourceNotFound, match="no scene 'attic'"):
@@ -55,8 +55,8 @@ def test_a_prompt(acme: Mapping[str, Any]) -> None:
     prompt = acme["service"].library.prompts.find("critique")
     arguments = prompt.function.bind("critique", {"scene": "hall", "words": "20"})
     first, second = messages_of(prompt.function.fn(**arguments))
-    assert first.content == TextContent(type="text", text="Criticise the scene hall in 20 words.")
-    assert (first.role, second.role) == ("user", "assistant")
+    assert first["content"] == {"type": "text", "text": "Criticise the scene hall in 20 words."}
+    assert (first["role"], second["role"]) == ("user", "assistant")
     assert prompt.arguments[0].description == "As in acme://scenes."
 
 

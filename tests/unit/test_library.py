@@ -9,6 +9,7 @@ import pytest
 from pydantic import Field
 
 from tasks_service import ConfigurationError, Form, Header, RequestContext, Settings, TaskContext, TaskService
+from tasks_service.frontend.core.resource_finder import ResourceFinder
 
 
 @pytest.fixture
@@ -101,7 +102,8 @@ def test_a_single_resource_goes_before_templates_and_templates_in_the_order_of_r
     service.resource("acme://{scene}", name="first")(one)
     service.resource("acme://{scene}.png", name="second")(one)
     service.resource("acme://hall", name="single")(nothing)
-    found = [service.library.resources.find(uri) for uri in ("acme://hall", "acme://attic", "acme://a.png")]
+    finder = ResourceFinder(service.library.resources)
+    found = [finder.find(uri) for uri in ("acme://hall", "acme://attic", "acme://a.png")]
     assert [(resource.name, arguments) for resource, arguments in found] == [
         ("single", {}),
         ("first", {"scene": "attic"}),

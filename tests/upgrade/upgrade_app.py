@@ -75,7 +75,7 @@ def retrying(gate: str) -> str:
 @service.tool()
 def failing() -> str:
     """Fail."""
-    raise ProtocolError(-32050, "no")
+    raise ProtocolError(4050, "no")
 
 
 @service.tool(queue="late")

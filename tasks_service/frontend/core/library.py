@@ -21,6 +21,7 @@ import pydantic_core
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
+    Annotations,
     BlobResourceContents,
     CompleteRequestParams,
     CompleteResult,
@@ -31,6 +32,7 @@ from mcp_types import (
     ListResourcesResult,
     ListResourceTemplatesResult,
     PaginatedRequestParams,
+    PromptMessage,
     PromptReference,
     ReadResourceRequestParams,
     ReadResourceResult,
@@ -52,6 +54,7 @@ from ...domain.task import Owner
 from . import wire_common
 from .pre_task_questions import Answered, Asking, PreTaskQuestions
 from .requests import FunctionFailed, InputRequired, InvalidRequest, PromptCall
+from .resource_finder import ResourceFinder
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ class LibraryHandlers:
     """
 
     def __init__(self, library: Library, *, pre_task_questions: PreTaskQuestions, limits: Limits) -> None:
-        self.library = library
+        self.library, self.finder = library, ResourceFinder(library.resources)
         self._pre_task_questions, self._limits = pre_task_questions, limits
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="library")
 
@@ -89,7 +92,7 @@ class LibraryHandlers:
                     title=resource.title,
                     description=resource.description,
                     mime_type=resource.mime_type,
-                    annotations=resource.annotations,
+                    annotations=_annotations(resource),
                 )
                 for resource in self.library.resources.singles()
             ]
@@ -105,7 +108,7 @@ class LibraryHandlers:
                     title=template.title,
                     description=template.description,
                     mime_type=template.mime_type,
-                    annotations=template.annotations,
+                    annotations=_annotations(template),
                 )
                 for template in self.library.resources.templates()
             ]
@@ -122,7 +125,7 @@ class LibraryHandlers:
         """
         if len(uri.encode(errors="replace")) > URI_BYTES:
             raise InvalidRequest(f"uri: expected at most {URI_BYTES} bytes")
-        resource, arguments = self.library.resources.find(uri)
+        resource, arguments = self.finder.find(uri)
         what = f"Reading the resource '{resource.name}'"
         try:
             context = RequestContext(owner=owner)
@@ -202,8 +205,12 @@ class LibraryHandlers:
         completions, argument = self.library.completions, params.argument.name
         if isinstance(params.ref, PromptReference):
             return completions.of_prompt(params.ref.name, argument)
+        uri = params.ref.uri
         try:
-            return completions.of_template(params.ref.uri, argument)
+            if self.library.resources.template(uri) is None:
+                self.finder.find(uri)  # a single resource, which has nothing to complete
+                return None
+            return completions.of_template(uri, argument)
         except UnknownResource:
             raise InvalidRequest("ref.uri: there is no such resource template") from None
 
@@ -268,12 +275,15 @@ class LibraryHandlers:
         return TextResourceContents(uri=uri, mime_type=resource.mime_type or "application/json", text=text)
 
     def _messages(self, prompt: Prompt, value: Any) -> GetPromptResult:
-        result = GetPromptResult(description=prompt.description, messages=messages_of(value))
+        messages = [PromptMessage.model_validate(message) for message in messages_of(value)]
+        result = GetPromptResult(description=prompt.description, messages=messages)
         check_size("prompt", result.model_dump_json(by_alias=True), self._limits.result_bytes)
         return result
 
     def _completion(self, value: Any) -> CompleteResult:
-        result = CompleteResult(completion=completion_of(value))
+        found = completion_of(value)
+        completion = Completion(values=list(found.values), total=found.total, has_more=found.has_more)
+        result = CompleteResult(completion=completion)
         check_size("completion", result.model_dump_json(by_alias=True), self._limits.result_bytes)
         return result
 
@@ -282,6 +292,11 @@ class LibraryHandlers:
             "error", [error.message, error.data], maximum=self._limits.result_bytes, depth=self._limits.depth
         )
         return MCPError(error.code, error.message, error.data)
+
+
+def _annotations(resource: Resource) -> Annotations | None:
+    hints = resource.annotations
+    return None if hints is None else Annotations.model_validate(hints.recorded())
 
 
 def _read(prompt: Prompt, asked: Answered) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ...store.announcements import Listed, list_name, resource_name
 from ...store.clients import AsyncClientStore, TaskView
 from ..core.change_feed import ChangeFeed, Waiter
 from ..core.requests import RequestScope, Wanted
+from ..core.resource_finder import ResourceFinder
 from . import wire
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Subscriptions:
         self, *, store: AsyncClientStore, feed: ChangeFeed, results: wire.Results, library: Library
     ) -> None:
         self._store, self._feed, self._results, self._library = store, feed, results, library
+        self._finder = ResourceFinder(library.resources)
         self.heal_seconds = feed.timings.heal
         self._open: Counter[Owner] = Counter()
         self._end = asyncio.Event()
@@ -129,7 +131,7 @@ class Subscriptions:
 
     def _has(self, uri: str) -> bool:
         try:
-            self._library.resources.find(uri)
+            self._finder.find(uri)
         except UnknownResource:
             return False
         return True
