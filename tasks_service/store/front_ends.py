@@ -7,6 +7,7 @@ from typing import Protocol
 from .changes import ChangeSource
 from .clients import AsyncClientStore
 from .findings import Finding, Memory
+from .registry import AsyncRegistryReader
 from .sessions import SessionStore
 
 
@@ -16,6 +17,10 @@ class FrontEndStore(AsyncClientStore, ChangeSource, Protocol):
     @property
     def sessions(self) -> SessionStore:
         """Sessions of clients that have them; what they wake comes as changes."""
+
+    @property
+    def registry(self) -> AsyncRegistryReader:
+        """The workers that run and the tools that they have; what changes there comes as changes too."""
 
     async def ping(self) -> None:
         """Return if the store answers.

@@ -54,7 +54,8 @@ from .outbox import NoOutbox, Outbox
 from .workers import Claimed
 
 
-def _wall_clock_ms() -> int:
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch, by this machine."""
     return time.time_ns() // 1_000_000
 
 
@@ -72,7 +73,7 @@ class MemoryTaskStore:
         *,
         limits: Limits = DEFAULT_LIMITS,
         outbox: Outbox | None = None,
-        clock: Callable[[], int] = _wall_clock_ms,
+        clock: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self._limits = limits
         self._outbox = outbox or NoOutbox()

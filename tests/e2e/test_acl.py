@@ -196,6 +196,8 @@ FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("SET ts:swept 1", ("web", "beat", "flower")),
     ("SET ts:session:{none} 1", ("worker", "beat", "flower", "operator")),
     ("GET ts:session:{none}", ("worker", "beat", "flower", "operator")),
+    ("HSET ts:registry:{00}:workers:shop node any", ("web", "beat", "flower", "operator")),
+    ("HGETALL ts:registry:{00}:workers:shop", ("beat", "flower")),
     ("BRPOP ts:mq:tasks 1", ("web",)),
     ("LRANGE ts:mq:tasks 0 -1", ("web",)),
     ("PUBLISH ts:changes 1", ("beat", "flower")),
@@ -245,12 +247,28 @@ def lacking(redis: GuardedRedis) -> Iterator[Callable[..., None]]:
         (("-hset",), "may not run HSET. Run ACL SETUSER web +hset,"),
         (("-subscribe",), "may not run SUBSCRIBE"),
         (
-            ("resetkeys", "~ts:{*", "~ts:shards", "~ts:session:*", "~ts:floor:*", "~ts:mq:*"),
+            (
+                "resetkeys",
+                "%R~ts:registry:*",
+                "~ts:{*",
+                "~ts:shards",
+                "~ts:session:*",
+                "~ts:floor:*",
+                "~ts:mq:*",
+            ),
             "may not use ts:interview:*. Run ACL SETUSER web ~ts:interview:*,",
         ),
         (("resetchannels", "&ts:changes"), "may not use ts:reports:*. Run ACL SETUSER web &ts:reports:*,"),
         (
-            ("resetkeys", "~ts:{*", "~ts:shards", "~ts:session:*", "~ts:floor:*", "~ts:interview:*"),
+            (
+                "resetkeys",
+                "%R~ts:registry:*",
+                "~ts:{*",
+                "~ts:shards",
+                "~ts:session:*",
+                "~ts:floor:*",
+                "~ts:interview:*",
+            ),
             "may not use ts:mq:*. Run ACL SETUSER web %W~ts:mq:*,",
         ),
     ],
@@ -272,7 +290,10 @@ def test_a_front_end_whose_user_lacks_something_says_what_and_does_not_start(
     [
         (("-zrangebyscore",), "may not run ZRANGEBYSCORE. Run ACL SETUSER worker +zrangebyscore,"),
         (("-brpop", "-watch"), "may not run WATCH, BRPOP. Run ACL SETUSER worker +watch +brpop,"),
-        (("resetkeys", "~ts:{*", "~ts:shards", "~ts:swept", "~ts:mq:*"), "may not use ts:lock:*."),
+        (
+            ("resetkeys", "~ts:registry:*", "~ts:{*", "~ts:shards", "~ts:swept", "~ts:mq:*"),
+            "may not use ts:lock:*.",
+        ),
     ],
 )
 def test_a_worker_whose_user_lacks_something_says_what_and_does_not_start(

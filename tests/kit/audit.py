@@ -71,6 +71,7 @@ KINDS: Mapping[str, str] = {
     "lock": r"{prefix}:lock:(?P<name>.+)",
     "swept": r"{prefix}:swept",
     "shards": r"{prefix}:shards",
+    "registry": r"{prefix}:registry:\{00\}:(services|(alive|workers|sets|mark|tools):.+)",
     "session": r"{prefix}:(session|floor|interview):.+",
 }
 """Every kind of key that a store may have."""

@@ -49,5 +49,21 @@ def test_all_lacks_are_told_at_once(limited: RedisTaskStore, redis_server: Redis
             "limited", enabled=True, commands=["-zadd", "-publish"], reset_keys=True, keys=["ts:{*"]
         )
         (finding,) = limited.check_permissions(Role.WORKER)
-    assert "may not run ZADD, PUBLISH, nor use ts:shards, ts:lock:*, ts:swept." in finding.what
-    assert "ACL SETUSER limited +zadd +publish ~ts:shards ~ts:lock:* ~ts:swept," in finding.fix
+    assert "may not run ZADD, PUBLISH, nor use ts:shards, ts:registry:*, ts:lock:*, ts:swept." in finding.what
+    assert "ACL SETUSER limited +zadd +publish ~ts:shards ~ts:registry:* ~ts:lock:* ~ts:swept," in finding.fix
+
+
+@pytest.mark.parametrize("role", Role)
+def test_workers_write_the_registry_and_all_others_read_it(
+    limited: RedisTaskStore, redis_server: RedisServer, role: Role
+) -> None:
+    others = [
+        f"~ts:{name}" for name in ("{*", "shards", "lock:*", "swept", "session:*", "floor:*", "interview:*")
+    ]
+    with redis_server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "limited", "resetkeys", *others, "%R~ts:registry:*")
+        found = limited.check_permissions(role)
+    if role is Role.WORKER:
+        assert "may not use ts:registry:*." in found[0].what
+    else:
+        assert found == []

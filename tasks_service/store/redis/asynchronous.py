@@ -24,6 +24,8 @@ from .memory_guard import MemoryGuard
 from .permissions import Role, check_permissions
 from .programs import Clock
 from .reads import Reads
+from .registry import RegistryPrograms
+from .registry_faces import AsyncRedisRegistry
 from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
@@ -87,6 +89,7 @@ class AsyncRedisTaskStore:
         self._sessions = RedisSessions(
             self.run, prefix=prefix, channel=self._layout.changes, deadline=deadline
         )
+        self._registry = AsyncRedisRegistry(self, RegistryPrograms(*shared))
         self._listens_at: Node | None = None
         self._subscription = Subscription(self._connect, self._is_current, self._layout, timings.reconnect)
 
@@ -94,6 +97,11 @@ class AsyncRedisTaskStore:
     def sessions(self) -> RedisSessions:
         """See `FrontEndStore.sessions`; on the same connections."""
         return self._sessions
+
+    @property
+    def registry(self) -> AsyncRedisRegistry:
+        """See `FrontEndStore.registry`; on the same connections."""
+        return self._registry
 
     async def aclose(self) -> None:
         """See `FrontEndStore.aclose`."""

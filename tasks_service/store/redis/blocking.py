@@ -31,6 +31,8 @@ from .permissions import Role, check_permissions
 from .programs import Clock
 from .publications import announce, parse_change, report
 from .reads import Reads
+from .registry import RegistryPrograms
+from .registry_faces import RedisRegistry
 from .repair import Repairs
 from .repair_walk import RepairWalk
 from .servers import servers_at
@@ -80,6 +82,7 @@ class RedisTaskStore:
         self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
         self._transitions = Transitions(*shared, outbox or NoOutbox(), None, self._reads, timings)
         self._repairs = Repairs(self._transitions)
+        self._registry = RedisRegistry(self, RegistryPrograms(*shared))
         self._servers = servers_at(address, self._layout.home)
 
         def connections(node: Node | None) -> BlockingConnectionPool:
@@ -102,6 +105,11 @@ class RedisTaskStore:
     def run(self, program: Program[T]) -> T:
         """Drive a program to its end on one connection at a time."""
         return self._driver.run(program)
+
+    @property
+    def registry(self) -> RedisRegistry:
+        """The registry of workers and tools, on the same connections."""
+        return self._registry
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
         """Every logged transition as it happens; None at least every `poll` seconds, and after a reconnect.

@@ -20,6 +20,12 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:suspects            ZSET  pending tasks whose message seems lost, by when it may be sent again
     ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
     ts:{00}:beat                HASH  kind of work, by when beat last had it done; in the first shard alone
+    ts:registry:{00}:services              ZSET  services whose workers or tools are known, by the last word
+    ts:registry:{00}:alive:<service>       ZSET  its workers, by when they count as lost
+    ts:registry:{00}:workers:<service>     HASH  worker, by what it announced of itself, as JSON
+    ts:registry:{00}:sets:<service>        HASH  digest of a set of tools, by when it was announced, as JSON
+    ts:registry:{00}:mark:<service>        STR   another one after each change
+    ts:registry:{00}:tools:<service>:<set> STR   a set of tools, as JSON
     ts:lock:<name>              STR   short locks of sweeps
     ts:swept                    STR   the last sweep, as JSON
     ts:shards                   STR   how many shards the store was laid out with
@@ -31,6 +37,9 @@ sees a name in a log finds the task, and nobody learns an id from a key. What is
 in `schema`.
 
 Each task is in one of `expired` and `overdue`: together they are all that is stored.
+
+The registry is in the slot of the first shard, under keys of its own, so that users of Redis can be allowed
+to read it and not to write it. Its keys end by PEXPIRE: a backstop only, again.
 
 Record and log end by PEXPIREAT, the owner's keys by PEXPIRE: a backstop only, for a store that nobody
 sweeps. What has expired is decided by `expires_ms` against the store's clock. An idempotency key ends with
@@ -99,6 +108,38 @@ class Shard:
         return f"{self.tag}:waiting:{concurrency_key_name(key)}"
 
 
+@dataclass(frozen=True, slots=True)
+class RegistryKeys:
+    """The keys of the registry of workers and tools (see `store.registry`)."""
+
+    prefix: str
+
+    @property
+    def services(self) -> str:
+        """The services that are known."""
+        return f"{self.prefix}:services"
+
+    def alive(self, service: str) -> str:
+        """When each worker of a service counts as lost."""
+        return f"{self.prefix}:alive:{service}"
+
+    def workers(self, service: str) -> str:
+        """What each worker of a service announced of itself."""
+        return f"{self.prefix}:workers:{service}"
+
+    def sets(self, service: str) -> str:
+        """When each set of tools of a service was announced."""
+        return f"{self.prefix}:sets:{service}"
+
+    def mark(self, service: str) -> str:
+        """What is another one after each change of a service."""
+        return f"{self.prefix}:mark:{service}"
+
+    def tools(self, service: str, digest: str) -> str:
+        """A set of tools of a service."""
+        return f"{self.prefix}:tools:{service}:{digest}"
+
+
 class Layout:
     """Names every key of a store.
 
@@ -108,12 +149,14 @@ class Layout:
 
     Attributes:
         home: The shard whose server is asked where any would do, so that all see one clock.
+        registry: The keys of the registry, in the slot of that shard.
     """
 
     def __init__(self, prefix: str, shards: int) -> None:
         self.prefix = prefix
         self.shards = [Shard(f"{prefix}:{{{number:0{SHARD_DIGITS}x}}}") for number in range(shards)]
         self.home = self.shards[0]
+        self.registry = RegistryKeys(f"{prefix}:registry:{{{0:0{SHARD_DIGITS}x}}}")
         self.swept = f"{prefix}:swept"
         self.shard_count = f"{prefix}:shards"
         self.changes = f"{prefix}:changes"

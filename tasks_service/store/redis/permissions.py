@@ -7,6 +7,7 @@ for it beyond those that are asked about. `docker/users.acl` gives each role wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -16,6 +17,9 @@ from ..findings import Finding, Severity
 from .layout import Command, Layout
 from .servers import KEYLESS
 from .transaction import LostConnection, Program, Reply, RoundTrip, is_forbidden
+
+_PREFIX = re.compile(r"(%[RW]+)?[~&]")
+"""What stands before a pattern of keys or channels in a rule."""
 
 SAMPLE = "none"
 """Stands for an id in keys that are asked about."""
@@ -102,6 +106,23 @@ _SESSIONS: Sequence[Command] = (
     ("ZREMRANGEBYRANK", "key", 0, 0),
     ("ZSCAN", "key", 0),
 )
+_READS_REGISTRY: Sequence[Command] = (
+    ("GET", "key"),
+    ("HGETALL", "key"),
+    ("ZRANGE", "key", 0, -1),
+)
+_WRITES_REGISTRY: Sequence[Command] = (
+    ("EXISTS", "key"),
+    ("HDEL", "key", "field"),
+    ("HGET", "key", "field"),
+    ("HSET", "key", "field", "value"),
+    ("PEXPIRE", "key", 1),
+    ("SET", "key", "value"),
+    ("UNLINK", "key"),
+    ("ZADD", "key", 1, "member"),
+    ("ZREM", "key", "member"),
+    ("ZSCORE", "key", "member"),
+)
 _TAKES_MESSAGES: Sequence[Command] = (
     ("BRPOP", "key", 1),
     ("LPUSH", "key", "value"),
@@ -140,6 +161,7 @@ def needs(layout: Layout, role: Role, messages: str | None) -> list[Need]:
 def _of_role(layout: Layout, role: Role) -> Iterator[Need]:
     prefix, reports = layout.prefix, layout.reports(SAMPLE)
     yield Need(("SET", layout.shard_count, 1, "NX", "GET"), f"~{layout.shard_count}")
+    yield from _of_registry(layout, role)
     if role is Role.FRONT_END:
         for kind in ("session", "floor", "interview"):
             yield from _on(f"{prefix}:{kind}:{SAMPLE}", f"~{prefix}:{kind}:*", _SESSIONS)
@@ -154,6 +176,15 @@ def _of_role(layout: Layout, role: Role) -> Iterator[Need]:
     else:
         yield Need(("GET", layout.swept), f"~{layout.swept}")
         yield Need(("SCAN", 0), "")
+
+
+def _of_registry(layout: Layout, role: Role) -> Iterator[Need]:
+    """Workers announce themselves; all others only read what they say."""
+    key, pattern = layout.registry.alive(SAMPLE), f"{layout.prefix}:registry:*"
+    if role is Role.WORKER:
+        yield from _on(key, f"~{pattern}", (*_READS_REGISTRY, *_WRITES_REGISTRY))
+    else:
+        yield from _on(key, f"%R~{pattern}", _READS_REGISTRY)
 
 
 def _of_messages(role: Role, messages: str | None) -> Iterator[Need]:
@@ -229,7 +260,7 @@ def _findings(role: Role, denied: _Denied, user: str) -> list[Finding]:
     commands = _once(str(need.command[0]) for need, reply in denied if _is_command(reply))
     rules = _once(need.rule for need, reply in denied if not _is_command(reply))
     may_not = [f"run {', '.join(commands)}"] if commands else []
-    may_not += [f"use {', '.join(rule.lstrip('~&%W') for rule in rules)}"] if rules else []
+    may_not += [f"use {', '.join(_PREFIX.sub('', rule) for rule in rules)}"] if rules else []
     allowing = " ".join([*(f"+{name.lower()}" for name in commands), *rules])
     return [
         Finding(

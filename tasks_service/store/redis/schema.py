@@ -5,10 +5,14 @@ may be added, with a default; whatever else is to change goes by a schema versio
 
 A record is one object, though it is spread over several hash fields (see `codec`). Policies, leases,
 questions and the like are objects within it. Transition log, journal, idempotency keys, sessions, the mark
-of the last sweep and reports are documents of their own.
+of the last sweep, reports, and what the registry holds are documents of their own.
 """
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
 
 from ...domain.decide import IdempotencyRecord
 from ...domain.reports import LogLevel, LogMessage
@@ -32,9 +36,13 @@ from ...domain.task import (
     TaskStatus,
     ToolException,
 )
+from ...domain.tools import ToolDefinition
 from ..maintenance import SweepRecord
+from ..registry import AnnouncedTools, Remembered, WorkerAnnouncement
 from ..sessions import Session, SessionTask
-from .documents import Document, Field, Shape, Versions, Words
+from .documents import Document, Field, Shape, StoredFields, Versions, Words
+
+logger = logging.getLogger(__name__)
 
 RECORD_VERSIONS = Versions()
 """The schema versions of a task's record."""
@@ -249,6 +257,63 @@ SESSION = Document(
 
 SESSION_TASK = Document(
     Shape(SessionTask, [Field("task", "task_id"), Field("progress", "progress_token", None)])
+)
+
+WORKER = Document(
+    Shape(
+        WorkerAnnouncement,
+        [
+            Field("service", "service"),
+            Field("node", "node"),
+            Field("tools", "tools", ""),
+            Field("queues", "queues", frozenset(), frozenset, sorted),
+            Field("version", "version", ""),
+            Field("library", "library_version", ""),
+            Field("pool", "pool", ""),
+            Field("slots", "slots", 0),
+            Field("since", "since_ms", 0),
+            Field("instance", "instance", ""),
+        ],
+    )
+)
+
+
+def _read_tools(stored: Mapping[str, Any]) -> dict[str, ToolDefinition]:
+    """The definitions of a set of tools, without those that this release cannot read."""
+    tools = {}
+    for name, document in stored.items():
+        try:
+            tools[name] = ToolDefinition.from_document(document)
+        except ValueError as error:
+            logger.warning("The announced tool %r is passed over: %s", name, error)
+    return tools
+
+
+def _write_tools(tools: Mapping[str, ToolDefinition]) -> StoredFields:
+    return {name: tool.to_document() for name, tool in tools.items()}
+
+
+ANNOUNCED_TOOLS = Document(
+    Shape(
+        AnnouncedTools,
+        [
+            Field("digest", "digest"),
+            Field("tools", "tools", {}, _read_tools, _write_tools),
+            Field("digests", "digests", {}, None, dict),
+        ],
+    )
+)
+
+REMEMBERED = Document(
+    Shape(
+        Remembered,
+        [
+            Field("first", "first_ms"),
+            Field("last", "last_ms"),
+            Field("until", "until_ms", 0),
+            Field("taken", "taken_ms", {}, None, dict),
+        ],
+    )
 )
 
 LOG_MESSAGE = Shape(
