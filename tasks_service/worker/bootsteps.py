@@ -1,8 +1,9 @@
-"""The bootstep of a worker's main process: refuses an unworkable setup, sweeps, stops tools at SIGTERM."""
+"""The bootstep of a worker's main process: refuses an unworkable setup, announces the worker, sweeps."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -12,6 +13,7 @@ from ..broker.app import DRAIN_SECONDS, MAINTENANCE_QUEUE
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..store.findings import errors_among
 from ..store.redis import Role
+from .announcer import Announcer, Description
 from .celery_tasks import ToolTask
 from .engine import Engine
 from .maintenance.beat_tasks import register_beat_tasks
@@ -19,14 +21,34 @@ from .maintenance.thread import SweepThread
 
 logger = logging.getLogger(__name__)
 
+ANNOUNCE_DEADLINE = 2.0
+"""Seconds that one word of a worker to the registry may take; it is said again soon."""
 
-def install(app: Celery, engine: Engine, tools: ToolRegistry) -> None:
-    """Add to an app what its workers need; nothing runs in processes that are not workers."""
-    register_beat_tasks(app, lambda: engine.beat_work)
-    app.steps["worker"].add(_step(engine, tools))
+
+def install(app: Celery, engine: Engine, tools: ToolRegistry, *, service: str, version: str) -> None:
+    """Add to an app what its workers need; nothing runs in processes that are not workers.
+
+    Args:
+        app: Ours, or a shop's.
+        engine: Runs the tools.
+        tools: The tools of the service.
+        service: The name under which workers announce them.
+        version: The release that they announce.
+    """
+    announcers: list[Announcer] = []
+
+    def announcer(worker: Any) -> Announcer:
+        describe = Description(worker, service, version, tools)
+        announcers.append(Announcer(describe, lambda: engine.store(pool=1, deadline=ANNOUNCE_DEADLINE)))
+        return announcers[-1]
 
     def on_shutting_down(how: str = "", **_: Any) -> None:
         engine.stop.set(_drain(app) if how == "Warm" else 0.0)
+        for started in announcers:
+            started.stop()
+
+    register_beat_tasks(app, lambda: engine.beat_work)
+    app.steps["worker"].add(_step(engine, tools, announcer))
 
     signals.worker_shutting_down.connect(on_shutting_down, weak=False)
 
@@ -35,11 +57,11 @@ def _drain(app: Celery) -> float:
     return float(app.conf.worker_soft_shutdown_timeout or DRAIN_SECONDS)
 
 
-def _step(engine: Engine, tools: ToolRegistry) -> type[Any]:
+def _step(engine: Engine, tools: ToolRegistry, announcer: Callable[[Any], Announcer]) -> type[Any]:
     """A bootstep class for one engine, as Celery takes no instances."""
 
     class TasksService(bootsteps.StartStopStep):  # type: ignore[misc]
-        """Refuses a worker that takes tools' messages and cannot run them; sweeps while the worker runs."""
+        """Refuses a worker that takes tools' messages and cannot run them; else announces it, and sweeps."""
 
         requires = ("celery.worker.components:Pool",)
         label = "tasks-service"
@@ -47,11 +69,16 @@ def _step(engine: Engine, tools: ToolRegistry) -> type[Any]:
         def __init__(self, worker: Any, **options: Any) -> None:
             super().__init__(worker, **options)
             self.thread: SweepThread | None = None
+            self.announcer: Announcer | None = None
             self.serves = _serves(worker.app, tools)
             if self.serves:
                 refuse_unworkable_setup(worker.app, engine, tools)
 
         def start(self, worker: Any) -> None:
+            if engine.settings.redis_url is not None:
+                # Also where it serves nothing yet: a queue of ours can be added while it runs.
+                self.announcer = announcer(worker)
+                self.announcer.start()
             if self.serves:
                 self.thread = SweepThread(engine.sweeper, interval=engine.settings.sweep_interval)
                 self.thread.start()
@@ -59,6 +86,9 @@ def _step(engine: Engine, tools: ToolRegistry) -> type[Any]:
         def stop(self, worker: Any) -> None:
             if self.thread is not None:
                 self.thread.stop()
+            if self.announcer is not None:
+                self.announcer.stop()
+                self.announcer.join()
             engine.flush_child_losses()
 
         terminate = stop
