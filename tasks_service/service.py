@@ -217,12 +217,13 @@ class TaskService:
         """
         with front_end_packages("A front end"):  # not at the top: workers need none of it
             from .frontend.app import create_app as create_front_end
+            from .frontend.core.catalogue import FixedCatalogue
 
         return create_front_end(
             name=self.name,
             version=self.version,
             instructions=self.instructions,
-            tools=self.tools,
+            catalogue=FixedCatalogue(self.name, self.tools),
             library=self.library,
             settings=self.settings,
             outbox=self.dispatcher,

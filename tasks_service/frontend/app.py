@@ -24,13 +24,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..authoring.library import Library
 from ..crypto.keys import load_keys
 from ..domain.errors import ConfigurationError
-from ..domain.tools import OfferedTool, ToolSet
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
 from .access.api_keys import require_auth_if_public
 from .assembly import Servers, build_router, build_servers
+from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.offer import Offer
 from .readiness import Readiness
@@ -49,7 +49,7 @@ def create_app(
     name: str,
     version: str,
     instructions: str | None,
-    tools: ToolSet[OfferedTool],
+    catalogue: Catalogue,
     settings: Settings,
     outbox: Outbox,
     library: Library | None = None,
@@ -62,7 +62,7 @@ def create_app(
         name: What clients see as the server's name.
         version: And as its version.
         instructions: For the model: what the tools are good for.
-        tools: What can be called, as registered when it starts.
+        catalogue: The tools that can be called.
         settings: Configuration.
         outbox: Makes the message of a task that is created.
         library: What is offered beside the tools, as registered when it starts; None: nothing.
@@ -73,7 +73,11 @@ def create_app(
         An ASGI application. Its start raises `ConfigurationError` for a set-up that cannot work.
     """
     offer = Offer(
-        name=name, version=version, instructions=instructions, tools=tools, library=library or Library()
+        name=name,
+        version=version,
+        instructions=instructions,
+        catalogue=catalogue,
+        library=library or Library(),
     )
     return FrontEnd(offer, settings, outbox, store, timings)
 

@@ -9,12 +9,12 @@ from mcp.server.lowlevel import Server
 
 from ..crypto.keys import DeploymentKeys
 from ..crypto.sealing import Sealer
-from ..domain.tools import OfferedTool, ToolSet
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
 from .access.api_keys import Authenticator
 from .access.owner import LOCAL_USER, owner_of
+from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.companion_tools import CompanionTools
 from .core.executions import Executions
@@ -23,6 +23,7 @@ from .core.offer import Offer
 from .core.pre_task_questions import PreTaskQuestions
 from .core.request_state import RequestStates
 from .core.requests import Caller
+from .core.service_tasks import ServiceTasks
 from .core.waiting_calls import WaitingCalls
 from .readiness import Readiness
 from .router import EraRouter
@@ -43,7 +44,7 @@ class Servers:
     """The parts that answer requests, whatever the transport.
 
     Attributes:
-        tools: What is listed.
+        catalogue: The tools that are listed.
         modern: Answers 2026-07-28.
         handshake: Answers the revisions before it.
         services: What sessions need.
@@ -55,7 +56,7 @@ class Servers:
         local: Who calls where only the local user can.
     """
 
-    tools: ToolSet[OfferedTool]
+    catalogue: Catalogue
     modern: Server[dict[str, Any]]
     handshake: Server[dict[str, Any]]
     services: SessionServices
@@ -79,24 +80,23 @@ def build_servers(
         feed: Tells of changes in the store.
         keys: The deployment's; they seal what travels with clients.
     """
+    tasks = ServiceTasks(store, offer.catalogue)
     limits, states = settings.limits, RequestStates(keys.sealing, feed.timings.answer)
     companion_tools = None
     if settings.companion_tools:
-        companion_tools = CompanionTools(
-            offer.tools, store, limits=limits, longest_wait=settings.handle_after
-        )
-    listed = offer.tools if companion_tools is None else companion_tools.listed()
+        companion_tools = CompanionTools(tasks, limits=limits, longest_wait=settings.handle_after)
+    listed = offer.catalogue if companion_tools is None else companion_tools.beside(offer.catalogue)
     library = LibraryHandlers(
         offer.library,
         pre_task_questions=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
         limits=limits,
     )
     waiting_calls = WaitingCalls(
-        store, feed, wait_limit=settings.wait_limit, reconnect_window=settings.reconnect_window
+        tasks, feed, wait_limit=settings.wait_limit, reconnect_window=settings.reconnect_window
     )
     executions = Executions(
-        tools=offer.tools,
-        store=store,
+        catalogue=offer.catalogue,
+        store=tasks,
         feed=feed,
         pre_task_questions=PreTaskQuestions(states, limits=limits),
         states=states,
@@ -107,26 +107,32 @@ def build_servers(
         waiting_calls=waiting_calls,
     )
     subscriptions = Subscriptions(
-        store=store, feed=feed, results=wire.Results(offer.tools), library=offer.library
+        store=tasks,
+        feed=feed,
+        results=wire.Results(offer.catalogue),
+        library=offer.library,
+        tools_changed=offer.catalogue.changed,
     )
     services = SessionServices(
-        store=store,
+        service=offer.service,
+        store=tasks,
         sessions=store.sessions,
-        questions=QuestionRequests(store, store.sessions, keys.sealing, limits=limits),
+        questions=QuestionRequests(tasks, store.sessions, keys.sealing, limits=limits),
         feed=feed,
         resume_points=ResumePoints(keys.sealing),
         waiting_calls=waiting_calls,
+        tools_changed=offer.catalogue.changed,
     )
     return Servers(
-        tools=listed,
+        catalogue=listed,
         modern=build_server(
-            replace(offer, tools=listed),
+            replace(offer, catalogue=listed),
             executions=executions,
             library=library,
             subscriptions=subscriptions,
         ),
         handshake=build_handshake_server(
-            replace(offer, tools=listed),
+            replace(offer, catalogue=listed),
             executions=executions,
             library=library,
             companion_tools=companion_tools,
@@ -156,7 +162,7 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
     authenticator = Authenticator(settings, servers.keys.owner_secret)
     limits, timings = settings.limits, servers.services.timings
     admission = Admission(
-        tools=servers.tools,
+        catalogue=servers.catalogue,
         authenticator=authenticator,
         limits=limits,
         body_seconds=timings.body,

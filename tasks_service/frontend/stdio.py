@@ -204,7 +204,11 @@ class StdioFront:
         if self._session is not None:
             raise _refused("initialize: this connection is initialized already", request)
         self._session, message = await initialize(
-            self._servers.handshake, request, self._servers.local, kind=_KIND
+            self._servers.handshake,
+            request,
+            self._servers.local,
+            kind=_KIND,
+            service=self._servers.services.service,
         )
         await self._pipe.send(message)
 
@@ -230,7 +234,8 @@ class StdioFront:
         connection = connection_of(request)
         self._modern = True
         scope = RequestScope(caller=self._servers.local, outgoing=Outgoing(), may_stream=True)
-        run = partial(run_request, self._servers.modern, request, connection, scope, kind=_KIND)
+        served = replace(request, method=later.served_method(request.method))
+        run = partial(run_request, self._servers.modern, served, connection, scope, kind=_KIND)
         self._serve(name, request.id, request.method, run, scope.outgoing, None)
 
     # --- what goes out ---

@@ -14,6 +14,7 @@ from typing import Any
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.frontend.app import create_app
+from tasks_service.frontend.core.catalogue import FixedCatalogue
 from tasks_service.frontend.stdio import opened
 from tasks_service.settings import Settings
 from tasks_service.store.outbox import NoOutbox
@@ -131,7 +132,7 @@ class PipedFrontEnd:
             name="Test service",
             version="1.2.3",
             instructions=None,
-            tools=tools,
+            catalogue=FixedCatalogue("Test service", tools),
             settings=configuration,
             outbox=NoOutbox(),
             library=library,

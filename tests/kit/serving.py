@@ -14,6 +14,7 @@ import uvicorn
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool
 from tasks_service.frontend.app import create_app
+from tasks_service.frontend.core.catalogue import FixedCatalogue
 from tasks_service.frontend.timings import DEFAULT_TIMINGS, Timings
 from tasks_service.frontend.uvicorn_server import DrainingServer
 from tasks_service.settings import Settings
@@ -49,7 +50,7 @@ def serving(
         name="Test service",
         version="1.2.3",
         instructions="Call the tools.",
-        tools=tools,
+        catalogue=FixedCatalogue("Test service", tools),
         settings=configuration,
         outbox=outbox or NoOutbox(),
         library=library,

@@ -11,6 +11,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from tasks_service.frontend.app import create_app
+from tasks_service.frontend.core.catalogue import FixedCatalogue
 from tasks_service.frontend.uvicorn_server import run
 from tasks_service.store.outbox import NoOutbox
 from tests.kit.servers import free_port
@@ -64,7 +65,7 @@ def main(redis_url: str, data_dir: str, port: str) -> None:
         name="Test service",
         version="1.2.3",
         instructions=None,
-        tools=registry(greet),
+        catalogue=FixedCatalogue("Test service", registry(greet)),
         settings=settings(redis_url, Path(data_dir)),
         outbox=NoOutbox(),
     )

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from tasks_service import ConfigurationError
 from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.frontend.app import FrontEnd, create_app
+from tasks_service.frontend.core.catalogue import FixedCatalogue
 from tasks_service.store.outbox import NoOutbox
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import registry, settings
@@ -52,7 +53,7 @@ def front_end_of(redis_url: str, tools: ToolRegistry, data_dir: Path, **changes:
         name="Mounted",
         version="1",
         instructions=None,
-        tools=tools,
+        catalogue=FixedCatalogue("Test service", tools),
         settings=settings(redis_url, data_dir, **changes),
         outbox=NoOutbox(),
     )

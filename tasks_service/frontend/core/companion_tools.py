@@ -11,6 +11,7 @@ clients without tasks").
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
@@ -29,7 +30,10 @@ from ...domain.tools import COMPANION_TOOLS, OfferedTool, TaskSupport, ToolDefin
 from ...durable.annotations import ToolAnnotations
 from ...store.clients import AsyncClientStore, TaskView
 from .answers import check_answers, record_answers
+from .catalogue import Catalogue, OfVersion, Origin
 from .requests import ToolCall
+
+logger = logging.getLogger(__name__)
 
 TASK_STATUS, TASK_RESULT, TASK_ANSWER, TASK_CANCEL = COMPANION_TOOLS
 
@@ -86,31 +90,29 @@ class CompanionTools:
     """The four tools.
 
     Args:
-        tools: The service's own; their results are shown.
         store: Where tasks are.
         limits: What is allowed.
         longest_wait: Seconds that `task_result` may wait.
     """
 
-    def __init__(
-        self, tools: ToolSet[OfferedTool], store: AsyncClientStore, *, limits: Limits, longest_wait: float
-    ) -> None:
-        self._tools, self._store, self._limits = tools, store, limits
+    def __init__(self, store: AsyncClientStore, *, limits: Limits, longest_wait: float) -> None:
+        self._store, self._limits = store, limits
         self._longest_wait = longest_wait
         self.tools = _definitions(longest_wait)
 
-    def listed(self) -> ToolSet[OfferedTool]:
-        """All tools of the service, these among them.
+    def beside(self, catalogue: Catalogue) -> Catalogue:
+        """The tools of a catalogue, and these.
 
         Raises:
-            ConfigurationError: An author's tool has the name of one of these.
+            ConfigurationError: A tool that is in it now has the name of one of these. One that comes later is
+                not offered, and the log says why.
         """
-        if taken := sorted(set(self._tools) & set(self.tools)):
+        if taken := sorted(set(catalogue.tools) & set(self.tools)):
             raise ConfigurationError(
                 f"The service has a tool {taken[0]!r} of its own, for clients without tasks: give yours "
                 "another name=, or set TASKS_COMPANION_TOOLS=false"
             )
-        return Tools(*self._tools.values(), *self.tools.values())
+        return _Beside(catalogue, self.tools)
 
     async def call(
         self, owner: Owner, call: ToolCall, *, wait: Wait, ask: Ask[Asked]
@@ -206,6 +208,38 @@ class CompanionTools:
             structured_content=report.model_dump(mode="json", exclude_none=True),
         )
         return rendered(result, self._limits)
+
+
+class _Beside:
+    """A catalogue with the companion tools in it; see `Catalogue`."""
+
+    def __init__(self, catalogue: Catalogue, companions: ToolSet[OfferedTool]) -> None:
+        self._catalogue, self._companions = catalogue, companions
+        self._all = OfVersion(catalogue, self._together)
+        self.changed, self.ttl_ms, self.hides = catalogue.changed, catalogue.ttl_ms, catalogue.hides
+
+    @property
+    def version(self) -> int:
+        return self._catalogue.version
+
+    @property
+    def tools(self) -> ToolSet[OfferedTool]:
+        return self._all()
+
+    def origin(self, tool: str) -> Origin:
+        return self._catalogue.origin(tool)
+
+    def shown(self, task: Task) -> Task | None:
+        return self._catalogue.shown(task)
+
+    def _together(self, tools: ToolSet[OfferedTool]) -> ToolSet[OfferedTool]:
+        if taken := sorted(set(tools) & set(self._companions)):
+            logger.warning(
+                "Tools with the names of the front end's own are not offered: %s. Give them "
+                "another name=, or set TASKS_COMPANION_TOOLS=false here too",
+                ", ".join(taken),
+            )
+        return Tools(*({**tools, **self._companions}.values()))
 
 
 def handle(task: Task, tool: ToolDefinition) -> Rendered:

@@ -21,9 +21,10 @@ from ...domain.limits import Limits, to_json
 from ...domain.names import new_task_id
 from ...domain.questions import open_questions
 from ...domain.task import ClientCapability, Owner, Policy, Task, TaskStatus
-from ...domain.tools import OfferedTool, TaskSupport, ToolDefinition, ToolSet
+from ...domain.tools import TaskSupport, ToolDefinition
 from ...store.clients import AsyncClientStore, TaskView
 from .answers import asked_again, check_answers, record_answers
+from .catalogue import Catalogue
 from .change_feed import ChangeFeed
 from .companion_tools import CompanionTools, handle
 from .pre_task_questions import NOTHING_ASKED, Asking, PreTaskQuestions
@@ -51,7 +52,7 @@ class Executions:
     """Records calls of tools as executions, waits for them, and answers for their tasks.
 
     Args:
-        tools: What can be called.
+        catalogue: The tools that can be called.
         store: Where executions are recorded.
         feed: Says when they change.
         pre_task_questions: Asks what tools want to know before anything is recorded.
@@ -66,7 +67,7 @@ class Executions:
     def __init__(
         self,
         *,
-        tools: ToolSet[OfferedTool],
+        catalogue: Catalogue,
         store: AsyncClientStore,
         feed: ChangeFeed,
         pre_task_questions: PreTaskQuestions,
@@ -77,7 +78,7 @@ class Executions:
         handle_after: float,
         waiting_calls: WaitingCalls,
     ) -> None:
-        self._tools = tools
+        self._catalogue = catalogue
         self._store = store
         self._feed = feed
         self._pre_task_questions = pre_task_questions
@@ -122,7 +123,7 @@ class Executions:
         """
         if self._companion_tools is not None and call.tool in self._companion_tools.tools:
             return await self._call_companion(self._companion_tools, owner, call, reporting)
-        tool = self._tools.find(call.tool).definition
+        tool = self._catalogue.tools.find(call.tool).definition
         if tool.support is TaskSupport.REQUIRED and not call.takes_handle:
             raise HandleRequired(tool.name)
         takes_handle = call.takes_handle and tool.support is not TaskSupport.FORBIDDEN
@@ -155,7 +156,7 @@ class Executions:
 
     async def hand_over(self, task: Task) -> Rendered:
         """Make a task visible, and write the text that names it."""
-        return handle(await self._reveal(task), self._tools.find(task.tool).definition)
+        return handle(await self._reveal(task), self._catalogue.tools.find(task.tool).definition)
 
     def creation(self, owner: Owner, call: ToolCall, *, visible: bool) -> Create | InputRequired:
         """Make the event that records a call, or ask what is still to be asked before there is a task.
@@ -169,7 +170,7 @@ class Executions:
             UnknownTool, CapabilityRequired, StateRefused: See `call`.
             InvalidArguments, NotJson, LimitExceeded: See `call`.
         """
-        offered = self._tools.find(call.tool)
+        offered = self._catalogue.tools.find(call.tool)
         tool = offered.definition
         asking = Asking(tool.name, tool.ask)
         if tool.ask:

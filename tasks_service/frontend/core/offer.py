@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...authoring.library import Library
-from ...domain.tools import OfferedTool, ToolSet
+from .catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,12 +16,14 @@ class Offer:
         name: What clients see as the server's name.
         version: What clients see as the server's version.
         instructions: For the model: what the tools are good for.
-        tools: What can be called.
+        catalogue: The tools that can be called.
         library: Resources, prompts and completions.
+        service: The service that sessions at this path are with; empty where there is one path only.
     """
 
     name: str
     version: str
     instructions: str | None
-    tools: ToolSet[OfferedTool]
+    catalogue: Catalogue
     library: Library
+    service: str = ""

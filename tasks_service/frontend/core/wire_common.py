@@ -13,6 +13,7 @@ import pydantic_core
 from mcp.shared.exceptions import MCPError
 from mcp_types import PaginatedRequestParams
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, UNSUPPORTED_PROTOCOL_VERSION
+from mcp_types.methods import serialize_server_result
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
@@ -38,6 +39,7 @@ from ...domain.reports import LogMessage
 from ...domain.task import ClientCapability, Progress
 from ...domain.tools import ToolDefinition
 from ...extension import IDEMPOTENCY_META
+from ..transport.jsonrpc import EncodedList
 from ..transport.rejection import Rejection
 from .requests import (
     CallCancelled,
@@ -52,6 +54,10 @@ logger = logging.getLogger(__name__)
 
 TOOLS_LIST: Final = "tools/list"
 TOOLS_CALL: Final = "tools/call"
+RENDERED_LIST: Final = "tools/list, rendered"
+"""`tools/list` under a name of its own: its result is rendered once for each version of the catalogue, so the
+SDK need not render it for each request. No method of the protocol has a space in its name."""
+
 RESOURCES_LIST: Final = "resources/list"
 TEMPLATES_LIST: Final = "resources/templates/list"
 RESOURCES_READ: Final = "resources/read"
@@ -260,6 +266,29 @@ def listed_tool(tool: ToolDefinition, output_schema: Mapping[str, Any] | None) -
     if output_schema is not None:
         listed["outputSchema"] = dict(output_schema)
     return listed
+
+
+def sieved_tools(version: str, result: Mapping[str, Any]) -> EncodedList:
+    """The tools of a `tools/list` result, as a revision has them: what it does not know is left out.
+
+    A tool that no client could read is left out too, so that one that a worker announced does not hide the
+    others.
+    """
+    try:
+        return EncodedList(_sieved(version, result))
+    except ValidationError:
+        fitting: list[dict[str, Any]] = []
+        for tool in result["tools"]:
+            try:
+                fitting += _sieved(version, {**result, "tools": [tool]})
+            except ValidationError as error:
+                logger.warning("The tool %s is not listed: %s", tool["name"], error)
+        return EncodedList(fitting)
+
+
+def _sieved(version: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tools: list[dict[str, Any]] = serialize_server_result(TOOLS_LIST, version, result)["tools"]
+    return tools
 
 
 def tool_error(text: str) -> dict[str, Any]:

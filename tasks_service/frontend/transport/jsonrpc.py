@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,9 +70,40 @@ _LINE_ENDS: Final = {
 """Characters that JSON allows in text, and that some readers of event streams take for the end of a line."""
 
 
+class EncodedList(list[dict[str, Any]]):
+    """A list that is sent often and seldom changes, with its JSON text.
+
+    Attributes:
+        text: The JSON text of what was in it when it was made.
+    """
+
+    def __init__(self, items: Iterable[dict[str, Any]]) -> None:
+        super().__init__(items)
+        self.text = _on_one_line(pydantic_core.to_json(list(self)))
+
+
+_PLACE: Final = secrets.token_hex(16)
+"""Holds the place of an encoded list; no client can know it."""
+
+_PLACE_TEXT: Final = pydantic_core.to_json(_PLACE)
+
+
 def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as JSON on one line, whatever a reader takes for the end of one."""
-    text = pydantic_core.to_json(message)
+    """A message as JSON on one line, whatever a reader takes for the end of one.
+
+    A list in its result that is encoded already is not encoded again.
+    """
+    result = message.get("result")
+    if isinstance(result, Mapping):
+        for name, value in result.items():
+            if isinstance(value, EncodedList):
+                frame = encode({**message, "result": {**result, name: _PLACE}})
+                before, after = frame.split(_PLACE_TEXT)
+                return before + value.text + after
+    return _on_one_line(pydantic_core.to_json(message))
+
+
+def _on_one_line(text: bytes) -> bytes:
     if not text.isascii():
         for character, escaped in _LINE_ENDS.items():
             text = text.replace(character, escaped)

@@ -97,7 +97,7 @@ class SessionEndpoint:
             message = "Mcp-Session-Id is missing: begin with initialize, and send the id that it answers with"
             raise Rejection(400, INVALID_REQUEST, message, request_id=request_id)
         session = await self._services.sessions.find(http.caller.owner, session_id)
-        if session is None:
+        if session is None or session.service != self._services.service:
             message = "Session not found: it has ended, or never was; begin again with initialize"
             raise Rejection(404, INVALID_REQUEST, message, request_id=request_id)
         return session
@@ -125,7 +125,9 @@ class SessionEndpoint:
                 await send_whole(http.send, 202, b"")
 
     async def _initialize(self, http: HttpRequest, request: Request) -> None:
-        session, message = await initialize(self._server, request, http.caller, kind="streamable-http")
+        session, message = await initialize(
+            self._server, request, http.caller, kind="streamable-http", service=self._services.service
+        )
         headers = [JSON]
         if session is not None:
             await self._services.sessions.create(session)

@@ -19,9 +19,16 @@ SESSION_BYTES: Final = 24
 
 
 async def initialize(
-    server: Server[dict[str, Any]], request: Request, caller: Caller, *, kind: str
+    server: Server[dict[str, Any]], request: Request, caller: Caller, *, kind: str, service: str
 ) -> tuple[Session | None, dict[str, Any]]:
-    """Answer an `initialize`; `kind` is the SDK's name for the transport.
+    """Answer an `initialize`.
+
+    Args:
+        server: Has the methods.
+        request: The request.
+        caller: Who sent it.
+        kind: The SDK's name for the transport.
+        service: The service that the session is with; see `SessionServices`.
 
     Returns:
         The session that it begins, which nobody keeps yet, and the response. No session if it was refused.
@@ -33,6 +40,7 @@ async def initialize(
     session = Session(
         session_id=token_urlsafe(SESSION_BYTES),
         owner=caller.owner,
+        service=service,
         version=connection.protocol_version,
         capabilities=wire.client_capabilities(request.params, connection.protocol_version),
     )

@@ -33,10 +33,10 @@ from ...domain.errors import InvalidArguments, InvalidTransition, QuotaExceeded,
 from ...domain.events import Cancel, Create
 from ...domain.reports import LogLevel
 from ...domain.task import Owner, Task
-from ...domain.tools import OfferedTool, ToolSet
 from ...store.clients import TaskView
 from ...store.sessions import SUBSCRIPTIONS, Session, SessionTask
 from ..core import wire_common
+from ..core.catalogue import Catalogue
 from ..core.companion_tools import CompanionTools
 from ..core.executions import Executions
 from ..core.library import LibraryHandlers, add_methods
@@ -118,10 +118,11 @@ def build_handshake_server(
     )
     # As in `v2026_07_28.methods`: tracing that nobody collects costs a fifth of a poll.
     server.middleware.clear()
-    calls = _Calls(offer.tools, executions, companion_tools, services)
-    tasks = _Tasks(wire.Results(offer.tools), executions, services, cursors)
+    calls = _Calls(offer.catalogue, executions, companion_tools, services)
+    tasks = _Tasks(wire.Results(offer.catalogue), executions, services, cursors)
     add = server.add_request_handler
-    add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(calls.list_tools))
+    for name in (wire_common.TOOLS_LIST, wire_common.RENDERED_LIST):
+        add(name, PaginatedRequestParams, _refusing(calls.list_tools))
     add(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(calls.call_tool))
     add(wire.RESUMED_CALL, RequestParams, _refusing(calls.resume))
     add(wire.CREATE_TASK, CallToolRequestParams, _refusing(calls.create_task))
@@ -143,14 +144,14 @@ class _Calls:
 
     def __init__(
         self,
-        tools: ToolSet[OfferedTool],
+        catalogue: Catalogue,
         executions: Executions,
         companion_tools: CompanionTools | None,
         services: SessionServices,
     ) -> None:
-        self._tools, self._executions, self._services = tools, executions, services
+        self._catalogue, self._executions, self._services = catalogue, executions, services
         self._companion_tools = companion_tools
-        self._results = wire.Results(tools)
+        self._results = wire.Results(catalogue)
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams) -> Result:
         wire_common.require_first_page("tools", params)
@@ -222,7 +223,7 @@ class _Calls:
             version=request.session.version,
             capabilities=request.session.capabilities,
         )
-        wire.require_support(self._tools.find(call.tool).definition, call)
+        wire.require_support(self._catalogue.tools.find(call.tool).definition, call)
         return call
 
     async def _creation(self, request: SessionRequest, call: ToolCall, *, visible: bool) -> Create:
@@ -237,7 +238,7 @@ class _Calls:
         self, request: SessionRequest, call: ToolCall, event: Create, token: str | int | None
     ) -> TaskView | Rendered:
         """Wait for the execution; a client that only loses its stream does not end it."""
-        tool = self._tools.find(call.tool).definition
+        tool = self._catalogue.tools.find(call.tool).definition
         give_up_after = self._executions.hands_over_after(tool, call)
         may_poll_later = tool.release_client and request.reconnects_as is not None
         policy = replace(_policy(request, token), may_poll_later=may_poll_later)

@@ -55,6 +55,8 @@ class SessionServices:
         feed: Says when something has changed.
         resume_points: Make the ids of events that a stream can go on from.
         waiting_calls: Lets calls wait.
+        service: The service that sessions are with; empty where there is one path only.
+        tools_changed: The name that is woken when the tools have changed by themselves.
     """
 
     store: AsyncClientStore
@@ -63,6 +65,8 @@ class SessionServices:
     feed: ChangeFeed
     resume_points: ResumePoints
     waiting_calls: WaitingCalls
+    service: str
+    tools_changed: str
 
     @property
     def timings(self) -> Timings:

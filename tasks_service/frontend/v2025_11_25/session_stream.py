@@ -50,6 +50,7 @@ class SessionStream:
         await self._services.sessions.take_stream(session_id, self._name)
         resumed = True
         lists = {list_name(listed): listed for listed in Listed}
+        lists[self._services.tools_changed] = Listed.TOOLS
         with self._services.feed.watch(session_name(session_id), *lists) as waiter:
             try:
                 while True:
@@ -66,7 +67,7 @@ class SessionStream:
                     for name in await waiter.changed():
                         if name in lists:
                             message = wire.list_changed(lists[name])
-                            self._outgoing.put(message, instead_of=name)
+                            self._outgoing.put(message, instead_of=list_name(lists[name]))
                         elif name in self._resources:
                             self._outgoing.put(wire.resource_updated(self._resources[name]), instead_of=name)
             finally:

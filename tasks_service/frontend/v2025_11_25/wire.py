@@ -8,11 +8,13 @@ plain dicts: the SDK's typed models drop fields that are null and required.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import pydantic_core
 from mcp.shared.exceptions import MCPError
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from ...authoring.tool import Rendered
 from ...domain import questions
@@ -24,6 +26,7 @@ from ...domain.tools import OfferedTool, TaskSupport, ToolDefinition, ToolSet
 from ...store.announcements import Listed
 from ...store.clients import TaskView
 from ..core import wire_common as common
+from ..core.catalogue import Catalogue, OfVersion
 from ..core.requests import (
     CallTooLong,
     CapabilityRequired,
@@ -32,6 +35,7 @@ from ..core.requests import (
     QuestionWithoutHandle,
     ToolCall,
 )
+from ..transport.jsonrpc import EncodedList
 
 VERSION: Final = "2025-11-25"
 
@@ -117,6 +121,8 @@ def served_method(method: str, params: Mapping[str, Any] | None, version: str) -
         and (params or common.EMPTY).get("task") is not None
     ):
         return CREATE_TASK
+    if method == common.TOOLS_LIST:
+        return common.RENDERED_LIST
     if " " in method or (method.startswith("tasks/") and not has_tasks(version)):
         return ""
     return method
@@ -215,20 +221,18 @@ class Results:
     Structured results that are not objects go as they are recorded: wrapped.
 
     Args:
-        tools: The tools of the service; what is added later is not seen.
+        catalogue: The tools of the service.
     """
 
-    def __init__(self, tools: ToolSet[OfferedTool]) -> None:
-        definitions = [tool.definition for tool in tools.values()]
-        self._plain = [common.listed_tool(tool, tool.output_schema) for tool in definitions]
-        self._with_execution = [
-            {**listed, "execution": {"taskSupport": tool.support.value}}
-            for listed, tool in zip(self._plain, definitions, strict=True)
-        ]
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._listed = {
+            version: OfVersion(catalogue, partial(_listed, version))
+            for version in HANDSHAKE_PROTOCOL_VERSIONS
+        }
 
     def listing(self, version: str) -> dict[str, Any]:
         """The result of `tools/list`: every tool, in the order of their names, on one page."""
-        return {"tools": self._with_execution if has_tasks(version) else self._plain}
+        return {"tools": self._listed[version]()}
 
     def handle(self, task: Task) -> dict[str, Any]:
         """A `CreateTaskResult`, with something that the model can be told meanwhile."""
@@ -281,6 +285,16 @@ class Results:
     def refused_call(self, error: InvalidArguments | CapabilityRequired) -> dict[str, Any]:
         """A refusal that a model can act on, as a result."""
         return common.tool_error(str(error))
+
+
+def _listed(version: str, tools: ToolSet[OfferedTool]) -> EncodedList:
+    listed = []
+    for tool in (tool.definition for tool in tools.values()):
+        shown = common.listed_tool(tool, tool.output_schema)
+        if has_tasks(version):
+            shown["execution"] = {"taskSupport": tool.support.value}
+        listed.append(shown)
+    return common.sieved_tools(version, {"tools": listed})
 
 
 def task_fields(task: Task) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from ...domain.limits import Limits
-from ...domain.tools import OfferedTool, ToolSet
 from ..access.api_keys import Authenticator
 from ..core import wire_common
+from ..core.catalogue import Catalogue
 from ..core.requests import Caller
 from ..transport.body import parse, read_body
 from ..transport.http_headers import check_content, headers_of, takes_stream
@@ -64,7 +64,7 @@ class Admission:
     """Lets requests in, or says why not.
 
     Args:
-        tools: Their schemas say which arguments must be repeated in headers.
+        catalogue: The schemas of its tools say which arguments must be repeated in headers.
         authenticator: Says who calls.
         limits: How deep a message may be.
         body_seconds: How long a client may take to send a body.
@@ -73,12 +73,12 @@ class Admission:
     def __init__(
         self,
         *,
-        tools: ToolSet[OfferedTool],
+        catalogue: Catalogue,
         authenticator: Authenticator,
         limits: Limits,
         body_seconds: float,
     ) -> None:
-        self._tools, self._authenticator = tools, authenticator
+        self._catalogue, self._authenticator = catalogue, authenticator
         self._limits, self._body_seconds = limits, body_seconds
 
     async def admit(self, scope: Scope, receive: Receive) -> Admitted | None:
@@ -122,7 +122,7 @@ class Admission:
             raise Rejection(400, HEADER_MISMATCH, message, request_id=request.id)
         if method != wire_common.TOOLS_CALL or params is None:
             return
-        tool, arguments = self._tools.get(str(params.get("name"))), params.get("arguments") or {}
+        tool, arguments = self._catalogue.tools.get(str(params.get("name"))), params.get("arguments") or {}
         if tool is not None and tool.definition.has_headers and isinstance(arguments, Mapping):
             problem = validate_mcp_param_headers(
                 tool.definition.input_schema, arguments, Headers(scope=scope)

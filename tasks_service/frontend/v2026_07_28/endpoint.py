@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any, Final
 
 from mcp.server.lowlevel import Server
@@ -83,8 +84,9 @@ class RequestEndpoint:
 
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
         scope = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
+        request = replace(call.request, method=wire.served_method(call.request.method))
         message = await run_request(
-            self._server, call.request, call.connection, scope, kind="streamable-http", headers=call.headers
+            self._server, request, call.connection, scope, kind="streamable-http", headers=call.headers
         )
         status = ERROR_CODE_HTTP_STATUS.get(message["error"]["code"], 200) if "error" in message else 200
         return Answer(message, status)

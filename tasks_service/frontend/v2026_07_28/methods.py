@@ -70,10 +70,11 @@ def build_server(
     # The SDK traces every request by default, which costs a fifth of a poll even without an exporter.
     server.middleware.clear()
     server.extensions[TASKS_EXTENSION] = {}
-    methods = _Methods(executions, library, subscriptions, wire.Results(offer.tools))
+    methods = _Methods(executions, library, subscriptions, wire.Results(offer.catalogue))
     add = server.add_request_handler
     add(wire.DISCOVER, RequestParams, server.discover)
-    add(wire_common.TOOLS_LIST, PaginatedRequestParams, _refusing(methods.list_tools))
+    for name in (wire_common.TOOLS_LIST, wire_common.RENDERED_LIST):
+        add(name, PaginatedRequestParams, _refusing(methods.list_tools))
     add(wire_common.TOOLS_CALL, CallToolRequestParams, _refusing(methods.call_tool))
     add(wire.TASKS_GET, RequestParams, _refusing(methods.get_task))
     add(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))

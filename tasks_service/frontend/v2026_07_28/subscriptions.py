@@ -49,14 +49,22 @@ class Subscriptions:
         feed: Says when they change.
         results: Says how they look.
         library: What else clients may hear of: only of what there is.
+        tools_changed: The name that is woken when the tools have changed by themselves.
 
     Attributes:
         heal_seconds: After how many seconds a stream reads its tasks again, woken or not.
     """
 
     def __init__(
-        self, *, store: AsyncClientStore, feed: ChangeFeed, results: wire.Results, library: Library
+        self,
+        *,
+        store: AsyncClientStore,
+        feed: ChangeFeed,
+        results: wire.Results,
+        library: Library,
+        tools_changed: str,
     ) -> None:
+        self._tools_changed = tools_changed
         self._store, self._feed, self._results, self._library = store, feed, results, library
         self._finder = ResourceFinder(library.resources)
         self.heal_seconds = feed.timings.heal
@@ -89,7 +97,7 @@ class Subscriptions:
         self._admit(owner)
         self._open[owner] += 1
         try:
-            with self._feed.watch(*_names(wanted)) as waiter:
+            with self._feed.watch(*_names(wanted), *self.list_names(wanted.lists)) as waiter:
                 stream = _Stream(self, scope, subscription, waiter)
                 await self._until_over(stream.run(wanted), scope.caller.expires_at)
         finally:
@@ -117,6 +125,13 @@ class Subscriptions:
         ):
             if actual >= maximum:
                 raise QuotaExceeded(what, maximum=maximum, actual=actual + 1, unit="streams")
+
+    def list_names(self, lists: Iterable[Listed]) -> dict[str, Listed]:
+        """The lists, by each name that is woken when one has changed."""
+        names = {list_name(listed): listed for listed in lists}
+        if Listed.TOOLS in lists:
+            names[self._tools_changed] = Listed.TOOLS
+        return names
 
     def met(self, wanted: Wanted, found: Iterable[str]) -> Wanted:
         """The wishes that are met: of tasks, those of the caller that exist."""
@@ -178,7 +193,7 @@ class _Stream:
         met = self._subscriptions.met(wanted, found)
         self._outgoing.put(wire.acknowledged(met, self._subscription))
         self._open = {task_hash(task_id): task_id for task_id in found}
-        lists = {list_name(listed): listed for listed in met.lists}
+        lists = self._subscriptions.list_names(met.lists)
         resources = {resource_name(uri): uri for uri in met.resources}
         due, heal_at = dict.fromkeys(found), time.monotonic() + self._heal
         while True:
@@ -186,7 +201,7 @@ class _Stream:
             for name in woken:
                 if name in lists:
                     message = wire.list_changed(lists[name], self._subscription)
-                    self._outgoing.put(message, instead_of=name)
+                    self._outgoing.put(message, instead_of=list_name(lists[name]))
                 elif name in resources:
                     message = wire.resource_updated(resources[name], self._subscription)
                     self._outgoing.put(message, instead_of=name)
@@ -220,6 +235,5 @@ class _Stream:
 def _names(wanted: Wanted) -> list[str]:
     return [
         *map(task_hash, wanted.task_ids or ()),
-        *map(list_name, wanted.lists),
         *map(resource_name, wanted.resources),
     ]

@@ -8,7 +8,7 @@ typed models drop fields that are null and required.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pydantic_core
@@ -27,6 +27,7 @@ from ...extension import TASK_META, TASKS_EXTENSION
 from ...store.announcements import Listed
 from ...store.clients import TaskView
 from ..core import wire_common as common
+from ..core.catalogue import Catalogue, OfVersion
 from ..core.requests import (
     CapabilityRequired,
     HandleRequired,
@@ -36,6 +37,7 @@ from ..core.requests import (
     ToolCall,
     Wanted,
 )
+from ..transport.jsonrpc import EncodedList
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,13 @@ def routing_name(method: str, params: Any) -> str | None:
         return None
     value = params.get("taskId")
     return value if isinstance(value, str) else None
+
+
+def served_method(method: str) -> str:
+    """The name under which a request is served; empty for one that no client may send."""
+    if method == common.TOOLS_LIST:
+        return common.RENDERED_LIST
+    return "" if " " in method else method
 
 
 def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> ToolCall:
@@ -213,27 +222,26 @@ class Results:
     a null `structuredContent`, and clients then miss what the output schema promised.
 
     Args:
-        tools: The tools of the service; what is added later is not seen.
+        catalogue: The tools of the service.
     """
 
-    def __init__(self, tools: ToolSet[OfferedTool]) -> None:
-        definitions = [tool.definition for tool in tools.values()]
-        self._bare_schemas = {
-            tool.name: bare for tool in definitions if (bare := _bare_schema(tool)) is not None
-        }
-        self._listing = [
-            common.listed_tool(tool, self._bare_schemas.get(tool.name, tool.output_schema))
-            for tool in definitions
-        ]
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._bare_schemas = OfVersion(catalogue, _bare_schemas)
+        self._listed = OfVersion(catalogue, self._sieved)
 
     def listing(self) -> dict[str, Any]:
         """The result of `tools/list`: every tool, in the order of their names, on one page."""
-        return {
-            "resultType": "complete",
-            "tools": self._listing,
-            "ttlMs": LIST_TTL_MS,
-            "cacheScope": "public",
-        }
+        return self._listing(self._listed())
+
+    def _listing(self, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        ttl_ms = self._catalogue.ttl_ms
+        return {"resultType": "complete", "tools": tools, "ttlMs": ttl_ms, "cacheScope": "public"}
+
+    def _sieved(self, tools: ToolSet[OfferedTool]) -> EncodedList:
+        bare, definitions = self._bare_schemas(), [tool.definition for tool in tools.values()]
+        listed = [common.listed_tool(tool, bare.get(tool.name, tool.output_schema)) for tool in definitions]
+        return common.sieved_tools(VERSION, self._listing(listed))
 
     def handle(self, task: Task) -> dict[str, Any]:
         """A `CreateTaskResult`: a task instead of a result; never with result, error or questions."""
@@ -262,7 +270,7 @@ class Results:
             raise MCPError.from_error_data(_error_of(view.task))
         result: dict[str, Any] = pydantic_core.from_json(view.result)
         structured = result.get("structuredContent")
-        if view.task.tool in self._bare_schemas and isinstance(structured, dict) and "result" in structured:
+        if view.task.tool in self._bare_schemas() and isinstance(structured, dict) and "result" in structured:
             result["structuredContent"] = structured["result"]
         return {"resultType": "complete", **result}
 
@@ -325,6 +333,12 @@ def _own_meta(task: Task) -> dict[str, Any]:
     if task.variables:
         own["variables"] = {name: pydantic_core.from_json(text) for name, text in task.variables.items()}
     return own
+
+
+def _bare_schemas(tools: ToolSet[OfferedTool]) -> dict[str, dict[str, Any]]:
+    """The bare output schemas of the tools that have one, by their names."""
+    bare = ((name, _bare_schema(tool.definition)) for name, tool in tools.items())
+    return {name: schema for name, schema in bare if schema is not None}
 
 
 def _bare_schema(tool: ToolDefinition) -> dict[str, Any] | None:

@@ -1,0 +1,57 @@
+"""The tasks of a path: the store's, under the names that its clients know, without those of other services.
+
+A task is recorded with the service that it is of. At the path of one service, the tasks of others are not
+found, as if they were another owner's: a client there lists tools of that service alone, and nothing that it
+sends should reach what runs elsewhere. At a path that serves all that there is, all are found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...domain.errors import TaskNotFound
+from ...domain.events import ClientEvent, Create
+from ...domain.task import Owner, Task
+from ...store.clients import AsyncClientStore, Created, Page, TaskView
+from .catalogue import Catalogue
+
+
+class ServiceTasks:
+    """`AsyncClientStore` for one path; see there what each method promises.
+
+    Args:
+        store: Where the tasks of all services are.
+        catalogue: Of the path.
+    """
+
+    def __init__(self, store: AsyncClientStore, catalogue: Catalogue) -> None:
+        self._store, self._catalogue = store, catalogue
+
+    async def create(self, event: Create) -> Created:
+        """See `ClientStore.create`; the event names the tool as clients do."""
+        service, tool = self._catalogue.origin(event.tool)
+        created = await self._store.create(replace(event, service=service, tool=tool))
+        return replace(created, task=self._shown(created.task))
+
+    async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
+        """See `ClientStore.get`."""
+        view = await self._store.get(owner, task_id, hidden=hidden)
+        return replace(view, task=self._shown(view.task))
+
+    async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
+        """See `ClientStore.apply`."""
+        if self._catalogue.hides:
+            await self.get(owner, task_id, hidden=hidden)  # whose it is never changes
+        return self._shown(await self._store.apply(owner, task_id, event, hidden=hidden))
+
+    async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
+        """See `ClientStore.page`; a page may have fewer than `limit` tasks, and not be the last."""
+        page = await self._store.page(owner, after=after, limit=limit)
+        shown = (self._catalogue.shown(task) for task in page.tasks)
+        return replace(page, tasks=tuple(task for task in shown if task is not None))
+
+    def _shown(self, task: Task) -> Task:
+        shown = self._catalogue.shown(task)
+        if shown is None:
+            raise TaskNotFound(task.task_id)
+        return shown
