@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ...addresses.redis import Node
 from ..findings import Finding, Severity
 from .layout import Command
-from .redis_py import pack_command, retries
+from .redis_py import PROTOCOL, pack_command, retries
 from .timings import DEFAULT_TIMINGS, Timings
 
 P = TypeVar("P")
@@ -44,12 +44,12 @@ def connection_options(
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
     return {
         "retry": retry(NoBackoff(), 0),
-        "protocol": 2,
         "decode_responses": True,
         "socket_timeout": reply,
         "socket_connect_timeout": timings.connect,
         "health_check_interval": 0,
         "redis_connect_func": on_connect,
+        **PROTOCOL,
         **tcp_only,
     }
 

@@ -1,4 +1,4 @@
-"""Where the releases of redis-py differ, from 5.2 to 8: the one place that knows.
+"""Where the releases of redis-py differ, from 4.6 to 8: the one place that knows.
 
 Everything else in this package uses what all of them have. hiredis, which does in C what redis-py otherwise
 does in Python, is used where it is installed.
@@ -6,7 +6,7 @@ does in Python, is used where it is installed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
@@ -15,6 +15,9 @@ from .layout import Command
 
 RELEASE = redis.VERSION[:2]
 """The major and minor number of the redis-py that is installed."""
+
+PROTOCOL: Mapping[str, int] = {"protocol": 2} if RELEASE >= (5, 0) else {}
+"""The option of a connection that speaks RESP2; 4.6 speaks nothing else, and has no such option."""
 
 COMMAND_OF_CHECKOUT: tuple[str, ...] = ("PING",) if RELEASE < (5, 3) else ()
 """What `get_connection` of a pool takes: up to 5.2 the name of a command, which it ignores; 5.3 and newer
