@@ -110,7 +110,7 @@ LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --un
 lock: $(STAMP) ## Pin the newest versions that pyproject.toml allows, for each supported Python
 	python -m pip install --quiet uv
 	$(LOCK) requirements.lock --all-extras --group dev --group demo
-	$(LOCK) docker/requirements.lock --extra flower --group deployment
+	$(LOCK) docker/requirements.lock --extra server --extra flower --group deployment
 
 clean: ## Remove what was made, data of `make up` excepted
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output dist build
