@@ -69,7 +69,14 @@ class TaskService:
         self._owns_app = celery is None
         self._celery = celery or self._own_app()
         self._engine = Engine(self._celery, self.settings)
-        install(self._celery, self._engine, self.tools, service=name, version=version)
+        install(
+            self._celery,
+            self._engine,
+            self.tools,
+            service=name,
+            version=version,
+            instructions=instructions or "",
+        )
 
     @property
     def celery(self) -> Celery:

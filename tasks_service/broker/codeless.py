@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from ..domain.task import Task
 from ..settings import Settings
 from ..store.outbox import Push
+from ..store.registry import NOT_TOLD, Delivery
 from .app import create_app
-from .delivery import Delivery, delivery_of
+from .delivery import delivery_of, disagreement
 from .dispatcher import Dispatcher
 
 APP_NAME = "tasks_service_front_end"
@@ -33,11 +34,34 @@ class CodelessOutbox:
         """Where messages go."""
         return self._delivery
 
-    def adopt(self, key_prefix: str) -> None:
-        """Send to queues whose keys have this prefix, from now on, if the broker is a Redis."""
-        if self._delivery.transport == "redis" and key_prefix != self._delivery.key_prefix:
-            before, self._dispatcher = self._dispatcher, self._dispatcher_of(key_prefix)
-            before.close()
+    def refusal(self, theirs: Delivery, *, is_first: bool) -> str | None:
+        """Send to where workers take messages from, or say why that is not possible.
+
+        The prefix of keys is that of the first service. Others whose workers have another one cannot share
+        its store: what workers of the one send again would not reach those of the other.
+
+        Args:
+            theirs: Where a service's workers take messages from.
+            is_first: Whether no other service is served yet.
+
+        Returns:
+            Why messages would not reach them, and what to do; None if they do.
+        """
+        if theirs == NOT_TOLD:
+            return None
+        if (problem := disagreement(theirs, self._delivery)) is not None:
+            return problem
+        if theirs.key_prefix == self._delivery.key_prefix:
+            return None
+        if not is_first:
+            return (
+                f"its workers take messages from queues with the prefix {theirs.key_prefix!r} in Redis, and "
+                f"those of other services from queues with {self._delivery.key_prefix!r}. Give it a store of "
+                "its own, by TASKS_KEY_PREFIX"
+            )
+        before, self._dispatcher = self._dispatcher, self._dispatcher_of(theirs.key_prefix)
+        before.close()
+        return None
 
     @property
     def messages(self) -> str | None:

@@ -9,31 +9,11 @@ workers have declared them, and messages go to a queue by its name.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from celery import Celery
 
 from ..addresses.broker import AMQP_SCHEMES, REDIS_SCHEMES, redis_server
 from ..addresses.encryption import split
-
-
-class Delivery(NamedTuple):
-    """Where messages must go.
-
-    Attributes:
-        transport: The kind of the broker: `redis`, `amqp`, or kombu's name of another one. Empty: not known.
-        virtual_host: The virtual host, or the number of the database.
-        key_prefix: What stands in front of the names of queues, where they are keys in Redis.
-    """
-
-    transport: str = ""
-    virtual_host: str = ""
-    key_prefix: str = ""
-
-    def __str__(self) -> str:
-        if self.transport == "redis":
-            return f"database {self.virtual_host} of a Redis"
-        return f"{self.transport}, virtual host {self.virtual_host!r}"
+from ..store.registry import Delivery
 
 
 def delivery_of(app: Celery, broker_url: str) -> Delivery:
@@ -47,6 +27,12 @@ def delivery_of(app: Celery, broker_url: str) -> Delivery:
     transport, virtual_host = _place(broker_url, str(options.get("master_name", "")))
     prefix = str(options.get("global_keyprefix", "")) if transport == "redis" else ""
     return Delivery(transport, virtual_host, prefix)
+
+
+def consumed_delivery(app: Celery) -> Delivery:
+    """Where the workers of an app take messages from by its settings; of several brokers, the first."""
+    configured = app.conf.broker_read_url or app.conf.broker_url or ""
+    return delivery_of(app, str(configured if isinstance(configured, str) else next(iter(configured), "")))
 
 
 def _place(broker_url: str, master_name: str) -> tuple[str, str]:
@@ -71,6 +57,12 @@ def disagreement(theirs: Delivery, ours: Delivery) -> str | None:
     if not theirs.transport or theirs[:2] == ours[:2]:
         return None
     return (
-        f"its workers take messages from {theirs}, and this front end sends them to {ours}: set "
-        "TASKS_BROKER_URL of the front end to the broker of the workers' Celery app"
+        f"its workers take messages from {_told(theirs)}, and this front end sends them to {_told(ours)}. "
+        "Set TASKS_BROKER_URL of the front end to the broker of the workers' Celery app"
     )
+
+
+def _told(delivery: Delivery) -> str:
+    if delivery.transport == "redis":
+        return f"database {delivery.virtual_host} of a Redis"
+    return f"{delivery.transport}, virtual host {delivery.virtual_host!r}"

@@ -26,15 +26,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def app_option(command: F) -> F:
-    """Add the option `--app` to a command."""
+    """Add the option `--app` to a command, which needs it."""
+    return _app_option(required=True, help_text=_WHERE)(command)
+
+
+def optional_app_option(without: str) -> Callable[[F], F]:
+    """Add the option `--app` to a command that works without it too.
+
+    Args:
+        without: What it does then.
+    """
+    return _app_option(required=False, help_text=f"{_WHERE} {without}")
+
+
+_WHERE = "Where the TaskService is; the current directory is searched first."
+
+
+def _app_option(*, required: bool, help_text: str) -> Callable[[F], F]:
     return click.option(
         "--app",
-        required=True,
+        required=required,
         envvar="TASKS_APP",
         show_envvar=True,
         metavar="MODULE:NAME",
-        help="Where the TaskService is; the current directory is searched first.",
-    )(command)
+        help=help_text,
+    )
 
 
 def json_option(command: F) -> F:

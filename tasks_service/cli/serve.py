@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import click
 
+from ..domain.errors import ConfigurationError
+from ..frontend.app import FrontEnd, create_codeless_app
 from ..frontend.uvicorn_server import run
 from ..settings import Settings
-from .application import app_option, load_connected_service
+from .application import load_connected_service, optional_app_option, redis_url_of
 
 #: Seconds that open requests have to end when the front end stops.
 GRACEFUL_SECONDS = 10
 
 
 @click.command()
-@app_option
-def serve(app: str) -> None:
+@optional_app_option(
+    "Without it, the tools are served that workers announce, and no code of theirs is needed."
+)
+@click.option(
+    "--together",
+    is_flag=True,
+    envvar="TASKS_TOGETHER",
+    show_envvar=True,
+    help="Without --app: serve the tools of all services at /mcp, each with its service's name in front.",
+)
+def serve(app: str | None, together: bool) -> None:
     """Serve MCP over HTTP; workers and beat run elsewhere."""
-    service = load_connected_service(app, Settings())
+    settings = Settings()
+    front_end, settings = _codeless(settings, together=together) if app is None else _of_app(app, settings)
+    if app is not None and together:
+        raise ConfigurationError("--together is for a front end without --app: an app has one service.")
     run(
-        service.asgi(),
-        host=service.settings.host,
-        port=service.settings.port,
+        front_end,
+        host=settings.host,
+        port=settings.port,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -29,3 +43,15 @@ def serve(app: str) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
+
+
+def _codeless(settings: Settings, *, together: bool) -> tuple[FrontEnd, Settings]:
+    """A front end of whatever workers announce."""
+    connected = settings.model_copy(update={"redis_url": redis_url_of(settings)})
+    return create_codeless_app(connected, together=together), connected
+
+
+def _of_app(app: str, settings: Settings) -> tuple[FrontEnd, Settings]:
+    """The front end of a service, with the settings that it was made with."""
+    service = load_connected_service(app, settings)
+    return service.asgi(), service.settings

@@ -12,36 +12,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ..authoring.library import Library
-from ..crypto.keys import load_keys
-from ..domain.errors import ConfigurationError
+from ..broker.codeless import CodelessOutbox
+from ..crypto.keys import DeploymentKeys, load_keys
+from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
 from .access.api_keys import require_auth_if_public
-from .assembly import Servers, build_router, build_servers
+from .assembly import build_router, build_servers
 from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.offer import Offer
+from .core.registered_services import RegisteredServices
 from .readiness import Readiness
-from .router import EraRouter
+from .registered_paths import RegisteredPaths
+from .served import OnePath, Paths, Served
 from .timings import DEFAULT_TIMINGS, Timings
-from .v2026_07_28.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
-
-MCP_PATHS = ("/mcp", "/mcp/")
-"""Where MCP is served; clients differ in whether they put a slash behind an address."""
 
 
 def create_app(
@@ -56,7 +56,7 @@ def create_app(
     store: FrontEndStore | None = None,
     timings: Timings = DEFAULT_TIMINGS,
 ) -> FrontEnd:
-    """Make the front end; nothing is opened until the server that runs it starts it.
+    """Make the front end of one service; nothing is opened until the server that runs it starts it.
 
     Args:
         name: What clients see as the server's name.
@@ -79,7 +79,43 @@ def create_app(
         catalogue=catalogue,
         library=library or Library(),
     )
-    return FrontEnd(offer, settings, outbox, store, timings)
+
+    @asynccontextmanager
+    async def paths(parts: Parts) -> AsyncIterator[Paths]:
+        yield OnePath(parts.serve(offer))
+
+    return FrontEnd(paths, settings, outbox, store, timings)
+
+
+def create_codeless_app(
+    settings: Settings, *, together: bool = False, timings: Timings = DEFAULT_TIMINGS
+) -> FrontEnd:
+    """Make a front end that serves what workers announce, and needs nothing of their code.
+
+    Args:
+        settings: Configuration.
+        together: Whether `/mcp` serves the tools of all services, each with its service's name in front.
+        timings: How long to wait for what.
+
+    Returns:
+        An ASGI application; see `create_app`.
+    """
+    outbox = CodelessOutbox(settings)
+
+    @asynccontextmanager
+    async def paths(parts: Parts) -> AsyncIterator[Paths]:
+        paths = RegisteredPaths(parts.serve, parts.feed, outbox.refusal, together=together)
+        services = RegisteredServices(parts.store.registry, parts.feed, paths.take)
+        with suppress(StoreUnavailable):
+            await services.read()
+        following = asyncio.create_task(services.run(), name="registry")
+        try:
+            yield paths
+        finally:
+            await _cancelled(following)
+            outbox.close()
+
+    return FrontEnd(paths, settings, outbox, None, timings)
 
 
 def check_settings(settings: Settings) -> None:
@@ -105,6 +141,32 @@ def refuse_no_redis(settings: Settings) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What all paths of a front end share.
+
+    Attributes:
+        settings: Configuration.
+        store: Where everything is recorded.
+        feed: Tells of changes in the store.
+        keys: The deployment's; they tell owners apart, and seal what travels with clients.
+    """
+
+    settings: Settings
+    store: FrontEndStore
+    feed: ChangeFeed
+    keys: DeploymentKeys
+
+    def serve(self, offer: Offer) -> Served:
+        """Make what answers requests for an offer."""
+        servers = build_servers(offer, self.settings, store=self.store, feed=self.feed, keys=self.keys)
+        return Served(servers, build_router(servers, self.settings))
+
+
+MakesPaths = Callable[[Parts], AbstractAsyncContextManager[Paths]]
+"""Opens the paths of a front end, and closes them at the end."""
+
+
 class FrontEnd:
     """An ASGI application: see `create_app`.
 
@@ -114,17 +176,15 @@ class FrontEnd:
 
     def __init__(
         self,
-        offer: Offer,
+        paths: MakesPaths,
         settings: Settings,
         outbox: Outbox,
         store: FrontEndStore | None,
         timings: Timings,
     ) -> None:
-        self._offer, self._timings = offer, timings
+        self._make_paths, self._timings = paths, timings
         self._settings, self._outbox, self._given = settings, outbox, store
-        self._endpoint: ASGIApp = _not_started
-        self._router: EraRouter | None = None
-        self._subscriptions: Subscriptions | None = None
+        self._paths: Paths | None = None
         self._readiness: Readiness | None = None
         self._site = Starlette(
             routes=[Route("/healthz", self._alive), Route("/readyz", self._ready)],
@@ -132,41 +192,41 @@ class FrontEnd:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope; `/mcp` goes the short way."""
-        if scope["type"] == "http" and _path(scope) in MCP_PATHS:
-            await self._endpoint(scope, receive, send)
+        """Serve one ASGI scope; paths of MCP go the short way."""
+        if scope["type"] == "http" and _is_mcp(path := _path(scope)):
+            paths = self._paths
+            endpoint = _not_started if paths is None else paths.find(path) or self._site
+            await endpoint(scope, receive, send)
         else:
             await self._site(scope, receive, send)
 
     def drain(self) -> None:
         """End the streams that would keep a server from stopping; to be called when it begins to."""
-        if self._router is not None:
-            self._router.drain()
-        if self._subscriptions is not None:
-            self._subscriptions.end()
+        if self._paths is not None:
+            self._paths.drain()
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Servers]:
+    async def opened(self) -> AsyncIterator[Paths]:
         """Make what answers requests, whatever the transport; the store need not answer yet.
 
         Raises:
             ConfigurationError: There is no Redis to keep tasks in, or no secret.
         """
+        settings = self._settings
         async with self._opened_store() as store:
             feed = ChangeFeed(store, self._timings)
-            settings = self._settings
             keys = load_keys(
                 settings.secret, settings.accepted_secrets, settings.owner_secret, settings.data_dir
             )
-            servers = build_servers(self._offer, settings, store=store, feed=feed, keys=keys)
             following = asyncio.create_task(feed.run(), name="change feed")
             try:
-                yield servers
+                async with self._make_paths(
+                    Parts(settings=settings, store=store, feed=feed, keys=keys)
+                ) as paths:
+                    yield paths
+                    paths.close()
             finally:
-                servers.library.close()
-                following.cancel()
-                with suppress(asyncio.CancelledError):
-                    await following
+                await _cancelled(following)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -181,21 +241,19 @@ class FrontEnd:
         Raises:
             ConfigurationError: The set-up cannot work, or the front end was started already.
         """
-        if self._router is not None:
+        if self._paths is not None:
             raise ConfigurationError("The front end was started already: enter its lifespan once")
         if self._given is None:
             check_settings(self._settings)
-        async with self.opened() as servers:
+        async with self.opened() as paths:
+            servers = paths.root.servers
             await servers.readiness.refuse_unworkable()
             await servers.services.feed.begun()
-            self._endpoint = self._router = build_router(servers, self._settings)
-            self._subscriptions = servers.subscriptions
-            self._readiness = servers.readiness
+            self._paths, self._readiness = paths, servers.readiness
             try:
                 yield
             finally:
-                self._endpoint = _not_started
-                self._router = self._subscriptions = self._readiness = None
+                self._paths = self._readiness = None
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else nullcontext(self._given)
@@ -229,6 +287,17 @@ async def _open(settings: Settings, outbox: Outbox) -> AsyncIterator[FrontEndSto
         yield store
     finally:
         await store.aclose()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait for its end."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _is_mcp(path: str) -> bool:
+    return path.endswith(("/mcp", "/mcp/"))
 
 
 def _path(scope: Scope) -> str:

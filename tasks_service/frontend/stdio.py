@@ -372,10 +372,9 @@ async def opened(
     Raises:
         ConfigurationError: There is no Redis to keep tasks in, or no secret.
     """
-    async with front_end.opened() as servers:
-        yield StdioFront(
-            servers, Pipe(source, sink, line_bytes=BODY_BYTES), limits=limits, store_timeout=store_timeout
-        )
+    async with front_end.opened() as paths:
+        pipe = Pipe(source, sink, line_bytes=BODY_BYTES)
+        yield StdioFront(paths.root.servers, pipe, limits=limits, store_timeout=store_timeout)
 
 
 def _refused(message: str, request: Request) -> Rejection:

@@ -11,6 +11,7 @@ class Timings:
 
     Attributes:
         heal: Longest wait for a change before whoever waits reads again, since a wake-up may be lost.
+        registry: Pause between two looks whether there are services that were not known.
         retry: Pause before something is tried again that the store did not answer.
         catch_up: Longest wait for reports that a read may have overtaken, and for the first subscription.
         body: How long a client may take to send the body of a request.
@@ -25,6 +26,7 @@ class Timings:
     """
 
     heal: float = 5.0
+    registry: float = 1.0
     retry: float = 1.0
     catch_up: float = 1.0
     body: float = 30.0

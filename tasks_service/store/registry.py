@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ..domain.task import SECOND, new_token
 from ..domain.tools import ToolDefinition
@@ -63,6 +63,24 @@ class AnnouncedTools:
         return max((tool.policy.queue_timeout_ms for tool in self.tools.values()), default=0)
 
 
+class Delivery(NamedTuple):
+    """Where workers take messages from, as far as whoever sends them cannot know it (see `broker.delivery`).
+
+    Attributes:
+        transport: The kind of the broker: `redis`, `amqp`, or kombu's name of another one. Empty: not known.
+        virtual_host: The virtual host, or the number of the database.
+        key_prefix: What stands in front of the names of queues, where they are keys in Redis.
+    """
+
+    transport: str = ""
+    virtual_host: str = ""
+    key_prefix: str = ""
+
+
+NOT_TOLD: Final = Delivery()
+"""What a worker of a release announces that did not announce this."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerAnnouncement:
     """What a worker says of itself.
@@ -74,6 +92,8 @@ class WorkerAnnouncement:
         queues: The queues that it takes messages from.
         version: The release of the service; empty if the service names none.
         library_version: The release of this library.
+        instructions: What the service's tools are good for, for the model; may be empty.
+        delivery: Where it takes messages from.
         pool: The kind of its pool, as `celery worker --pool` has it.
         slots: How many tools it runs at a time.
         since_ms: When it started, by the store's clock; set when it is announced.
@@ -86,6 +106,8 @@ class WorkerAnnouncement:
     queues: frozenset[str] = frozenset()
     version: str = ""
     library_version: str = ""
+    instructions: str = ""
+    delivery: Delivery = NOT_TOLD
     pool: str = ""
     slots: int = 0
     since_ms: int = 0

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..authoring.tool import ToolRegistry
 from ..broker.app import MAINTENANCE_QUEUE
+from ..broker.delivery import consumed_delivery
 from ..domain.errors import StoreUnavailable
 from ..domain.task import new_token
 from ..store.redis import RedisTaskStore
@@ -163,11 +164,15 @@ class Description:
         worker: Celery's worker, in whose process this is.
         service: The name of the service.
         version: Its release.
+        instructions: What its tools are good for, for the model.
         tools: Its tools.
     """
 
-    def __init__(self, worker: Any, service: str, version: str, tools: ToolRegistry) -> None:
+    def __init__(
+        self, worker: Any, service: str, version: str, instructions: str, tools: ToolRegistry
+    ) -> None:
         self._worker, self._service, self._version, self._tools = worker, service, version, tools
+        self._instructions, self._delivery = instructions, consumed_delivery(worker.app)
         self._instance = new_token()
         self._announced_tools = AnnouncedTools.of(())
         self._queues: frozenset[str] = frozenset()
@@ -188,6 +193,8 @@ class Description:
             queues=self._queues,
             version=self._version,
             library_version=LIBRARY_VERSION,
+            instructions=self._instructions,
+            delivery=self._delivery,
             pool=_pool(worker),
             slots=_slots(worker),
             instance=self._instance,

@@ -25,7 +25,9 @@ ANNOUNCE_DEADLINE = 2.0
 """Seconds that one word of a worker to the registry may take; it is said again soon."""
 
 
-def install(app: Celery, engine: Engine, tools: ToolRegistry, *, service: str, version: str) -> None:
+def install(
+    app: Celery, engine: Engine, tools: ToolRegistry, *, service: str, version: str, instructions: str
+) -> None:
     """Add to an app what its workers need; nothing runs in processes that are not workers.
 
     Args:
@@ -34,11 +36,12 @@ def install(app: Celery, engine: Engine, tools: ToolRegistry, *, service: str, v
         tools: The tools of the service.
         service: The name under which workers announce them.
         version: The release that they announce.
+        instructions: What the tools are good for, for the model.
     """
     announcers: list[Announcer] = []
 
     def announcer(worker: Any) -> Announcer:
-        describe = Description(worker, service, version, tools)
+        describe = Description(worker, service, version, instructions, tools)
         announcers.append(Announcer(describe, lambda: engine.store(pool=1, deadline=ANNOUNCE_DEADLINE)))
         return announcers[-1]
 
@@ -111,6 +114,7 @@ def refuse_unworkable_setup(app: Celery, engine: Engine, tools: ToolRegistry) ->
     try:
         _refuse_unworkable_store(engine)
         _refuse_taken_names(app, tools)
+        _refuse_unreadable_messages(app)
     except ConfigurationError as error:
         raise SystemExit(f"tasks-service: {error}") from None
 
@@ -136,3 +140,12 @@ def _refuse_taken_names(app: Celery, tools: ToolRegistry) -> None:
                 f"A Celery task named {name!r} exists already on this app, so that the tool of that name "
                 "cannot run. Give the tool another name=."
             )
+
+
+def _refuse_unreadable_messages(app: Celery) -> None:
+    accepted = set(app.conf.accept_content or ())
+    if not accepted & {"json", "application/json"}:
+        raise ConfigurationError(
+            f"Messages of tools are JSON, and this Celery app accepts only {', '.join(sorted(accepted))}. "
+            "Add 'json' to its setting accept_content."
+        )

@@ -10,9 +10,10 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from tasks_service.broker.codeless import CodelessOutbox
-from tasks_service.broker.delivery import Delivery, delivery_of, disagreement
+from tasks_service.broker.delivery import delivery_of, disagreement
 from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.settings import Settings
+from tasks_service.store.registry import Delivery
 
 from .test_dispatch import URL, a_task
 
@@ -48,7 +49,7 @@ def test_a_message_is_the_one_that_the_shops_own_front_end_would_send(prefix: st
     (theirs,) = Dispatcher(app, redis_url=URL).pushes(a_task(), 0)
     codeless = outbox()
 
-    codeless.adopt(delivery_of(app, URL).key_prefix)
+    assert codeless.refusal(delivery_of(app, URL), is_first=True) is None
 
     (ours,) = codeless.pushes(a_task(), 0)
     assert ours.key == f"{prefix}gpu"
@@ -82,7 +83,7 @@ def test_a_broker_of_another_kind_or_database_is_refused_with_a_sentence(theirs:
 
     assert (problem is None) is fits
     if problem is not None:
-        assert "this front end sends them to database 0 of a Redis: set TASKS_BROKER_URL" in problem
+        assert "this front end sends them to database 0 of a Redis. Set TASKS_BROKER_URL" in problem
 
 
 @pytest.mark.parametrize(

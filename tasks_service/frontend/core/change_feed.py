@@ -135,6 +135,11 @@ class ChangeFeed:
         if not waiters:
             self._waiters.pop(name, None)
 
+    def wake(self, name: str) -> None:
+        """Wake whoever watches a name in this process."""
+        for waiter in self._waiters.get(name, ()):
+            waiter.wake(name)
+
     @contextmanager
     def subscribe_reports(self, task_id: str, hearer: Hearer | None) -> Iterator[None]:
         """Give a task's reports to a hearer, as they come, while the context is open.
@@ -211,5 +216,4 @@ class ChangeFeed:
             return
         if heard is not None:
             heard.revision = max(heard.revision, change.revision)
-        for waiter in self._waiters.get(change.name, ()):
-            waiter.wake(change.name)
+        self.wake(change.name)

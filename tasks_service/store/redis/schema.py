@@ -38,7 +38,7 @@ from ...domain.task import (
 )
 from ...domain.tools import ToolDefinition
 from ..maintenance import SweepRecord
-from ..registry import AnnouncedTools, Remembered, WorkerAnnouncement
+from ..registry import NOT_TOLD, AnnouncedTools, Delivery, Remembered, WorkerAnnouncement
 from ..sessions import Session, SessionTask
 from .documents import Document, Field, Shape, StoredFields, Versions, Words
 
@@ -269,6 +269,8 @@ WORKER = Document(
             Field("queues", "queues", frozenset(), frozenset, sorted),
             Field("version", "version", ""),
             Field("library", "library_version", ""),
+            Field("instructions", "instructions", ""),
+            Field("delivery", "delivery", NOT_TOLD, lambda stored: Delivery(*stored[:3]), list),
             Field("pool", "pool", ""),
             Field("slots", "slots", 0),
             Field("since", "since_ms", 0),

@@ -1,0 +1,218 @@
+"""The services that workers have announced, as a front end serves them.
+
+The registry is read when it says that it has changed, and every few seconds in any case. What was read last
+stands while the store does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ...domain.errors import StoreUnavailable
+from ...store.registered_tools import RegisteredTool, registered_tools, release_order
+from ...store.registry import (
+    NOT_TOLD,
+    AsyncRegistryReader,
+    Delivery,
+    RegistryView,
+    WorkerAnnouncement,
+    registry_name,
+)
+from .change_feed import ChangeFeed
+
+logger = logging.getLogger(__name__)
+
+_NOT_IN_PATHS = re.compile(r"[^a-z0-9]+")
+
+
+def path_name(service: str) -> str:
+    """The name of a service in paths: its letters and digits in lower case, with hyphens between words."""
+    return _NOT_IN_PATHS.sub("-", service.lower()).strip("-") or "service"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredService:
+    """A service, as its workers have announced it.
+
+    Attributes:
+        name: Its name.
+        version: The newest release that a worker runs; empty if none names one.
+        instructions: What its tools are good for, for the model; of that release.
+        tools: Its tools that are to be listed, by name.
+        has_workers: Whether it has workers now.
+        delivery: Where its workers take messages from.
+        first_ms: When its tools were first announced, by the store's clock.
+    """
+
+    name: str
+    version: str = ""
+    instructions: str | None = None
+    tools: Mapping[str, RegisteredTool]
+    has_workers: bool = True
+    delivery: Delivery = NOT_TOLD
+    first_ms: int = 0
+
+
+def service_of(view: RegistryView) -> RegisteredService:
+    """The service that a view is of."""
+    listed = {name: tool for name, tool in registered_tools(view).items() if tool.is_listed(view.now_ms)}
+    newest = max(view.workers, key=_age, default=None)
+    return RegisteredService(
+        name=view.service,
+        version="" if newest is None else newest.version,
+        instructions=None if newest is None else newest.instructions or None,
+        tools=listed,
+        has_workers=bool(view.workers),
+        delivery=NOT_TOLD if newest is None else newest.delivery,
+        first_ms=min((times.first_ms for times in view.remembered.values()), default=view.now_ms),
+    )
+
+
+def _age(worker: WorkerAnnouncement) -> tuple[tuple[int, ...], int, str]:
+    return release_order(worker.version), worker.since_ms, worker.node
+
+
+class Refusal(Protocol):
+    """Says why messages would not reach workers."""
+
+    def __call__(self, theirs: Delivery, *, is_first: bool) -> str | None:
+        """Why messages would not reach workers that take them from there; None if they do.
+
+        Args:
+            theirs: Where they take messages from.
+            is_first: Whether they are those of the first service.
+        """
+
+
+def served_services(
+    services: Iterable[RegisteredService], refusal: Refusal
+) -> tuple[list[RegisteredService], list[str]]:
+    """The services that can be served side by side, those that came first first, and why others are not.
+
+    Args:
+        services: All that there are.
+        refusal: Says why messages would not reach workers.
+
+    Returns:
+        The services, and a sentence for each problem.
+    """
+    served: list[RegisteredService] = []
+    problems: list[str] = []
+    paths: dict[str, str] = {}
+    taken: dict[tuple[str, str], str] = {}
+    for service in sorted(services, key=lambda service: (service.first_ms, service.name)):
+        other = paths.setdefault(path_name(service.name), service.name)
+        if other != service.name:
+            problems.append(
+                f"The service {service.name!r} is not served, since its path is that of {other!r}: give it "
+                "another name."
+            )
+        elif (why := refusal(service.delivery, is_first=not served)) is not None:
+            problems.append(f"The service {service.name!r} is not served: {why}.")
+        else:
+            kept, clashes = _without_clashes(service, taken)
+            served.append(kept)
+            problems += clashes + _differences(service)
+    return served, problems
+
+
+def _without_clashes(
+    service: RegisteredService, taken: dict[tuple[str, str], str]
+) -> tuple[RegisteredService, list[str]]:
+    """The service without tools that workers of another service would take for their own."""
+    tools, problems = dict(service.tools), []
+    for name, tool in service.tools.items():
+        other = taken.setdefault((tool.definition.queue, name), service.name)
+        if other != service.name:
+            del tools[name]
+            problems.append(
+                f"The tool {name!r} of the service {service.name!r} is not offered: workers of {other!r} "
+                f"take messages for a tool of that name from the same queue, {tool.definition.queue!r}. Give "
+                "one of them another name= or queue=."
+            )
+    return replace(service, tools=tools), problems
+
+
+def _differences(service: RegisteredService) -> list[str]:
+    return [
+        f"Workers of the service {service.name!r} have different definitions of the tool {name!r}; that of "
+        f"the newest release is offered, and these have another: {', '.join(_nodes(tool))}."
+        for name, tool in service.tools.items()
+        if tool.others
+    ]
+
+
+def _nodes(tool: RegisteredTool) -> list[str]:
+    return sorted(node for nodes in tool.others.values() for node in nodes)
+
+
+class RegisteredServices:
+    """Follows the registry.
+
+    Args:
+        registry: The registry.
+        feed: Says when it has changed.
+        take: Takes all services, whenever one has been read.
+    """
+
+    def __init__(
+        self,
+        registry: AsyncRegistryReader,
+        feed: ChangeFeed,
+        take: Callable[[Sequence[RegisteredService]], None],
+    ) -> None:
+        self._registry, self._feed, self._take = registry, feed, take
+        self._views: dict[str, RegistryView] = {}
+        self._services: dict[str, RegisteredService] = {}
+        self._read_at: dict[str, float] = {}
+
+    async def read(self, woken: Iterable[str] = ()) -> None:
+        """Read what is due: services that are new or were woken, and those that were not read for a while.
+
+        Raises:
+            StoreUnavailable: No answer in time; what was read before stands.
+        """
+        clock, heal, woken = asyncio.get_running_loop().time, self._feed.timings.heal, frozenset(woken)
+        names = await self._registry.services()
+        due = [
+            name
+            for name in names
+            if registry_name(name) in woken or clock() - self._read_at.get(name, -heal) >= heal
+        ]
+        for name in due:
+            await self._read(name)
+            self._read_at[name] = clock()
+        gone = self._views.keys() - set(names)
+        for name in gone:
+            del self._views[name], self._services[name], self._read_at[name]
+        if due or gone:
+            self._take(tuple(self._services.values()))
+
+    async def _read(self, name: str) -> None:
+        before = self._views.get(name)
+        view = self._views[name] = await self._registry.read(name, before)
+        known = self._services.get(name)
+        has_lost = known is None or any(tool.lost_ms is not None for tool in known.tools.values())
+        # Without a change, only time takes tools away: those that nobody has any more.
+        if before is None or view.mark != before.mark or has_lost:
+            self._services[name] = service_of(view)
+
+    async def run(self) -> None:
+        """Follow the registry until cancelled; outlives every outage of the store."""
+        with self._feed.watch() as waiter:
+            woken: frozenset[str] = frozenset()
+            while True:
+                try:
+                    await self.read(woken)
+                except StoreUnavailable as error:
+                    logger.warning("The registry of workers cannot be read for now: %s", error)
+                except Exception:
+                    logger.exception("What the registry of workers holds cannot be served")
+                for name in self._views:
+                    self._feed.add(waiter, registry_name(name))
+                woken = await waiter.changed(self._feed.timings.registry)
