@@ -13,7 +13,7 @@ import uvicorn
 
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool
-from tasks_service.frontend.app import create_app
+from tasks_service.frontend.app import FrontEnd, create_app, create_codeless_app
 from tasks_service.frontend.core.catalogue import FixedCatalogue
 from tasks_service.frontend.timings import DEFAULT_TIMINGS, Timings
 from tasks_service.frontend.uvicorn_server import DrainingServer
@@ -56,6 +56,22 @@ def serving(
         library=library,
         timings=timings,
     )
+    with serving_app(app) as port:
+        yield port
+
+
+@contextmanager
+def serving_codeless(
+    configuration: Settings, *, together: bool = False, timings: Timings = DEFAULT_TIMINGS
+) -> Iterator[int]:
+    """Serve what workers announce, as `serving` does the tools of an app."""
+    with serving_app(create_codeless_app(configuration, together=together, timings=timings)) as port:
+        yield port
+
+
+@contextmanager
+def serving_app(app: FrontEnd) -> Iterator[int]:
+    """Serve a front end on a free port of this machine, in a thread; yields the port."""
     config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)
     server = DrainingServer(app, config)
     listener = socket.create_server(("127.0.0.1", 0))

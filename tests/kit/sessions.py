@@ -25,11 +25,13 @@ Message = dict[str, Any]
 class Stream:
     """A response that is read as it comes: JSON, or events."""
 
-    def __init__(self, port: int, method: str, body: bytes | None, headers: dict[str, str]) -> None:
+    def __init__(
+        self, port: int, method: str, body: bytes | None, headers: dict[str, str], path: str = "/mcp"
+    ) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self._connection.connect()
         self._socket = self._connection.sock
-        self._connection.request(method, "/mcp", body, headers)
+        self._connection.request(method, path, body, headers)
         self._messages: queue.Queue[Message | None] = queue.Queue()
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -99,7 +101,9 @@ class SessionClient:
         version: str = VERSION,
         capabilities: Any = EVERYTHING,
         key: str | None = None,
+        path: str = "/mcp",
     ) -> None:
+        self.path = path
         self.ports, self.version, self.capabilities, self.key = ports, version, capabilities, key
         self.session_id: str | None = None
         self._ids = itertools.count(1)
@@ -154,7 +158,7 @@ class SessionClient:
         return stream
 
     def _open(self, at: int, method: str, body: bytes | None, headers: dict[str, str]) -> Stream:
-        stream = Stream(self.ports[at], method, body, headers)
+        stream = Stream(self.ports[at], method, body, headers, self.path)
         self._streams.append(stream)
         return stream
 
@@ -184,7 +188,7 @@ class SessionClient:
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[at], timeout=60)
         try:
-            connection.request(method, "/mcp", body, self.headers(**headers))
+            connection.request(method, self.path, body, self.headers(**headers))
             response = connection.getresponse()
             return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:

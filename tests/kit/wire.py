@@ -53,9 +53,14 @@ class WireClient:
     """Sends exactly what a test says, over one connection at a time."""
 
     def __init__(
-        self, port: int, *, capabilities: dict[str, Any] = WITH_TASKS, key: str | None = None
+        self,
+        port: int,
+        *,
+        capabilities: dict[str, Any] = WITH_TASKS,
+        key: str | None = None,
+        path: str = "/mcp",
     ) -> None:
-        self.port, self.capabilities, self.key = port, capabilities, key
+        self.port, self.capabilities, self.key, self.path = port, capabilities, key, path
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def __enter__(self) -> WireClient:
@@ -104,9 +109,11 @@ class WireClient:
         body = json.dumps(self.message(method, params, **(meta or {}))).encode()
         return self.post(body, self.headers(method, params, **headers))
 
-    def post(self, body: Any, headers: dict[str, str], *, method: str = "POST", path: str = "/mcp") -> Reply:
+    def post(
+        self, body: Any, headers: dict[str, str], *, method: str = "POST", path: str | None = None
+    ) -> Reply:
         self._leave_if_left()
-        self._connection.request(method, path, body, headers)
+        self._connection.request(method, path or self.path, body, headers)
         response = self._connection.getresponse()
         return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
