@@ -130,6 +130,11 @@ def check_depth(what: str, value: Any, maximum: int) -> None:
     raise LimitExceeded(what, maximum=maximum, actual=maximum + 1, unit="levels of nesting")
 
 
+def valid_text(text: str) -> str:
+    """The text with a question mark for each half of a surrogate pair, which cannot be sent or stored."""
+    return text.encode(errors="replace").decode()
+
+
 def truncate(text: str, maximum: int) -> str:
     """Shorten a message for people to `maximum` bytes, at a character boundary, with an ellipsis."""
     encoded = text.encode(errors="replace")

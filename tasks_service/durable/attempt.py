@@ -7,7 +7,7 @@ from typing import Any, NoReturn, Protocol
 
 from ..domain.events import Question
 from ..domain.reports import LogMessage
-from ..domain.task import JournalEntry, Task
+from ..domain.task import JournalEntry, Progress, Task
 from .journal import Journal
 
 
@@ -29,7 +29,7 @@ class Attempt(Protocol):
     def check(self) -> None:
         """Raise the `AttemptEnded` that applies, if any; sends nothing."""
 
-    def progress(self, current: float, total: float | None, message: str | None) -> None:
+    def progress(self, progress: Progress) -> None:
         """Record progress; returns at once.
 
         About one write a second reaches the store; the last one always does, before the task ends. Clients

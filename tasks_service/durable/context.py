@@ -14,13 +14,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -32,6 +31,7 @@ from .attempt import Attempt
 from .content import Message
 from .journal import Call
 from .log_messages import TOOL_LOGGERS, Level, log_message, write_log
+from .progress import progress_of
 from .questions import (
     Cancelled,
     Declined,
@@ -53,6 +53,7 @@ T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Values = dict[str, Any]
 Unanswered = Declined | Cancelled
+Number = SupportsFloat | SupportsIndex
 
 SHORT_SLEEP_MS = 50
 """Milliseconds of a sleep that are waited for in the same attempt."""
@@ -154,19 +155,21 @@ class TaskContext(_Context):
         """
         self._attempt.check()
 
-    def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
+    def progress(self, current: Number, total: Number | None = None, message: object = None) -> None:
         """Report how far the tool is.
 
         Args:
-            current: A number that grows.
+            current: A number that grows, of any kind: `int`, `float`, `Decimal`, one of NumPy.
             total: The value of `current` at the end, if known.
-            message: A sentence for people; becomes the task's status message.
+            message: A sentence for people, or anything that `str` makes one of; becomes the task's status
+                message.
 
         Raises:
+            TypeError: One is no number.
             ValueError: A number is NaN or infinite.
         """
         self._attempt.check()
-        self._attempt.progress(*_finite(current, total), message)
+        self._attempt.progress(progress_of(current, total, message))
 
     def log(self, level: Level, data: Any, *, logger: str | None = None) -> None:
         """Send a log message to clients that wait for the task, and to the worker's log; records nothing.
@@ -293,6 +296,17 @@ class TaskContext(_Context):
         """Ask a person to visit a page; True means that they agreed to go, not that they finished there.
 
         Use it for what must not pass through the client: passwords, payments, consent at another service.
+
+        Args:
+            message: Why the person should go there.
+            url: The page: `https://...`, or `http://...` on a loopback address, without user or password.
+            name: The question's name; used again, it becomes `name#2`.
+            within: How long the question stays open; 7 days by default.
+
+        Raises:
+            ConfigurationError: The URL is none that a person may be sent to.
+            ClientCannot: The client did not declare that it can send people to pages.
+            ClientError: The client answered with an error.
         """
         answer: bool | Unanswered = self._ask({name: Link(message, url)}, within, {})[name]
         return answer
@@ -429,10 +443,10 @@ class AsyncTaskContext(_Context):
         """See `TaskContext.check`."""
         self._attempt.check()
 
-    async def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
+    async def progress(self, current: Number, total: Number | None = None, message: object = None) -> None:
         """See `TaskContext.progress`."""
         self._attempt.check()
-        self._attempt.progress(*_finite(current, total), message)
+        self._attempt.progress(progress_of(current, total, message))
 
     async def log(self, level: Level, data: Any, *, logger: str | None = None) -> None:
         """See `TaskContext.log`."""
@@ -654,13 +668,6 @@ def _domain_questions(
 def _answers_of(questions: Mapping[str, Question], entries: Sequence[JournalEntry]) -> dict[str, Any]:
     pairs = zip(questions.items(), entries, strict=True)
     return {name: question.read(json.loads(entry.value)) for (name, question), entry in pairs}
-
-
-def _finite(current: float, total: float | None) -> tuple[float, float | None]:
-    """The numbers, if JSON can write both."""
-    if not math.isfinite(current) or not (total is None or math.isfinite(total)):
-        raise ValueError(f"progress: expected finite numbers, got {current!r} of {total!r}")
-    return current, total
 
 
 def _for_model(question: Question, declared: frozenset[ClientCapability]) -> bool:

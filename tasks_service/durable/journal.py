@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..domain.errors import ConfigurationError, HistoryMismatch
+from ..domain.limits import valid_text
 from ..domain.task import EntryKind, JournalEntry
 
 _NUMBERED = re.compile(r"#\d+$")
@@ -61,12 +62,12 @@ class Journal:
         """Count a use of a name and return the name of that use: `name`, then `name#2`, `name#3`.
 
         Raises:
-            ConfigurationError: The name is empty, or looks like the repeated use of another.
+            ConfigurationError: The name is no text, is empty, or looks like the repeated use of another.
         """
-        if not name or _NUMBERED.search(name):
+        if not isinstance(name, str) or not name or valid_text(name) != name or _NUMBERED.search(name):
             raise ConfigurationError(
-                f"The {kind} cannot be called {name!r}: names are not empty, and those that end in # and a "
-                "number stand for repeated uses"
+                f"The {kind} cannot be called {name!r}: names are texts, not empty, and those that end in # "
+                "and a number stand for repeated uses"
             )
         self._uses[kind, name] += 1
         use = self._uses[kind, name]

@@ -21,6 +21,7 @@ from ..domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, Roo
 from ..domain.task import ClientCapability, JsonText
 from .content import Message, recorded_message
 from .forms import lower, problem_of, without_wording
+from .links import check_link
 from .replies import ModelReply, Root, SentReply, SentRoots, recorded_reply, recorded_root
 from .sdk_objects import SDKObject
 
@@ -113,7 +114,7 @@ class Link:
 
     Attributes:
         message: Why the person should visit it.
-        url: The page; never a URL that is already authenticated.
+        url: The page, with https, or http on a loopback address; never one that is already authenticated.
     """
 
     message: str
@@ -122,8 +123,12 @@ class Link:
     needs = ClientCapability.URL
 
     def recorded(self) -> LinkQuestion:
-        """See `Question.recorded`."""
-        return LinkQuestion(message=self.message, url=self.url)
+        """See `Question.recorded`.
+
+        Raises:
+            ConfigurationError: The URL is none that a person may be sent to.
+        """
+        return LinkQuestion(message=self.message, url=check_link(self.url))
 
     def read(self, answer: Any) -> Literal[True] | Declined | Cancelled:
         """See `Question.read`; True if the person agreed to go there."""

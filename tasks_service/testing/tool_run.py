@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..authoring.tool import Tool
-from ..domain.events import AnswerInput, Cancel, Create
+from ..domain.events import AnswerInput, Cancel, Create, DeadlinePassed
 from ..domain.limits import DEFAULT_LIMITS
 from ..domain.names import new_task_id, task_hash
 from ..domain.questions import parse
@@ -19,6 +19,7 @@ from ..domain.task import (
     JournalEntry,
     Owner,
     Phase,
+    Progress,
     TaskRecord,
     TaskStatus,
     new_token,
@@ -116,6 +117,11 @@ class ToolRun:
         return self._record.task.failure
 
     @property
+    def progress(self) -> Progress | None:
+        """What the tool said last of its progress: `current`, `total`, `message`."""
+        return self._record.task.progress
+
+    @property
     def journal(self) -> tuple[JournalEntry, ...]:
         """What was recorded: results of steps, answers, sleeps, in their order."""
         return self._record.journal
@@ -158,6 +164,10 @@ class ToolRun:
 
     def _go_on(self) -> None:
         while (task := self._record.task).phase is Phase.PENDING:
+            if task.due_ms >= task.deadline_ms:  # it asked for more time than it has
+                self._now_ms = max(self._now_ms, task.deadline_ms)
+                self._store.apply_sweep(self._task_id, DeadlinePassed())
+                return
             self._now_ms = max(self._now_ms, task.due_ms)
             original, celery_id = self._tool.celery_name, f"{task_hash(self._task_id)}.{task.claims + 1}"
             self._executor.run(

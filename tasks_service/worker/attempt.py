@@ -22,6 +22,7 @@ from ..domain.errors import (
     HistoryMismatch,
     JournalRolledBack,
     LeaseLost,
+    NotJson,
     Parked,
     StoreUnavailable,
     TaskCancelled,
@@ -30,7 +31,7 @@ from ..domain.errors import (
 )
 from ..domain.events import Checkpoint, RequestInput, Sleep, WorkerEvent
 from ..domain.events import Question as Asked
-from ..domain.limits import Limits, to_json
+from ..domain.limits import Limits, to_json, valid_text
 from ..domain.names import task_hash
 from ..domain.questions import headline, parse
 from ..domain.reports import LogMessage, Report
@@ -106,6 +107,7 @@ class RunningAttempt:
         self._variables = dict(task.variables)
         self._values: dict[str, Any] | None = None
         self._recording = threading.Lock()
+        self._flushing = threading.Lock()
         self._journal = journal or Journal((), ordered=True)
         self._ask = ask or {}
         digests = {name: question_digest(asked.recorded()) for name, asked in self._ask.items()}
@@ -135,9 +137,8 @@ class RunningAttempt:
         if self._stop_reason is not None:
             raise self.end_error()
 
-    def progress(self, current: float, total: float | None, message: str | None) -> None:
+    def progress(self, progress: Progress) -> None:
         """See `Attempt.progress`; the lease keeper writes it."""
-        progress = Progress(current=current, total=total, message=message)
         with self._lock:
             self._unsent = progress
         if self.progress_due <= time.monotonic():
@@ -154,6 +155,9 @@ class RunningAttempt:
 
     def write_variables(self, changes: Mapping[str, Any]) -> None:
         """See `Attempt.write_variables`; progress that waits is written in the same transaction."""
+        for name in changes:
+            if not isinstance(name, str) or valid_text(name) != name:
+                raise NotJson("variables", f"a name is a text, not {name!r}")
         maximum, depth = self._limits.variables_bytes, self._limits.depth
         texts = {
             name: None if value is None else to_json("variables", value, maximum=maximum, depth=depth)
@@ -269,17 +273,18 @@ class RunningAttempt:
         Raises:
             StoreUnavailable: The store did not answer in time; the progress still waits.
         """
-        progress = self._take_progress()
-        if progress is None:
-            return
-        try:
-            self._write(Checkpoint(lease_id=self.lease_id, progress=progress))
-        except AttemptEnded:
-            return
-        except BaseException:
-            with self._lock:
-                self._unsent = self._unsent or progress
-            raise
+        with self._flushing:  # whoever ends the attempt waits for the keeper, which may be writing the last
+            progress = self._take_progress()
+            if progress is None:
+                return
+            try:
+                self._write(Checkpoint(lease_id=self.lease_id, progress=progress))
+            except AttemptEnded:
+                return
+            except StoreUnavailable:
+                with self._lock:
+                    self._unsent = self._unsent or progress
+                raise
 
     def _take_progress(self) -> Progress | None:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from billiard import common
+from celery.worker import state
 
 
 def is_terminating() -> bool:
@@ -12,3 +13,12 @@ def is_terminating() -> bool:
     looks at is there in all releases.
     """
     return bool(common._should_have_exited[0])
+
+
+def is_shutting_down() -> bool:
+    """Whether this worker's main process has been told by a signal to shut down.
+
+    The exit status that it is given then may be 0, which is not None and not False.
+    """
+    told = (state.should_stop, state.should_terminate)
+    return any(status is not None and status is not False for status in told)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from celery.exceptions import WorkerShutdown, WorkerTerminate
@@ -37,11 +40,12 @@ from ..store.maintenance import MaintenanceStore
 from ..store.workers import Claimed, WorkerStore
 from .attempt import RunningAttempt
 from .caught import with_exception
-from .celery_releases import is_terminating
+from .celery_releases import is_shutting_down, is_terminating
 from .interrupts import Interrupter
 from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
-from .outcome import event_of_error, event_of_value, result_too_large, timed_out
+from .outcome import event_of_error, event_of_value, not_recordable, result_too_large, timed_out
+from .process_state import restored_process_state
 from .report_publisher import ReportPublisher
 
 logger = logging.getLogger(__name__)
@@ -140,18 +144,21 @@ class Executor:
         return None
 
     def _attempt(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> None:
+        ctrl_c = _is_ctrl_c_pythons()
         self._keeper.keep(attempt)
         try:
             try:
                 value = self._call(tool, claimed, attempt, body)
             except BaseException as error:
                 self._interrupter.leave()
+                if ends := _ends_the_process(error, ctrl_c=ctrl_c):
+                    attempt.request_stop(WorkerStopping)
                 self._commit_error(error, tool, attempt)
-                if _ends_the_process(error):
+                if ends:
                     raise
             else:
-                event = event_of_value(value, tool, attempt.task, attempt.lease_id, self._limits)
-                self._commit(attempt, tool, event)
+                task, lease_id = attempt.task, attempt.lease_id
+                self._settle(attempt, tool, lambda: event_of_value(value, tool, task, lease_id, self._limits))
         finally:
             attempt.close_reports(publish=False)
             self._keeper.drop(attempt)
@@ -159,7 +166,8 @@ class Executor:
     def _call(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> Any:
         arguments = tool.bind(json.loads(claimed.arguments))
         failpoint("Body", "before")
-        value = self._run_body(tool, attempt, arguments, body)
+        with restored_process_state(tool.name) if self._interrupter.engaged else nullcontext():
+            value = self._run_body(tool, attempt, arguments, body)
         failpoint("Body", "after")
         attempt.journal.finish()
         return value
@@ -190,13 +198,15 @@ class Executor:
 
     def _commit_error(self, error: BaseException, tool: Tool, attempt: RunningAttempt) -> None:
         """Commit the outcome of an attempt whose tool raised an exception."""
-        if _ends_the_process(error):
-            attempt.request_stop(WorkerStopping)
         if attempt.stop_reason is None and isinstance(error, AttemptEnded):
             logger.warning("Tool %s raised %s by itself", tool.name, type(error).__name__)
         if attempt.stop_reason is None:
-            event = event_of_error(error, tool, attempt.task, attempt.lease_id)
-            self._commit(attempt, tool, with_exception(event, error, attempt.task.claims))
+            task, lease_id = attempt.task, attempt.lease_id
+            self._settle(
+                attempt,
+                tool,
+                lambda: with_exception(event_of_error(error, tool, task, lease_id), error, task.claims),
+            )
         elif attempt.stop_reason is Parked:
             logger.debug("Task %s waits", task_hash(attempt.task.task_id))
         elif attempt.stop_reason is AttemptTimedOut:
@@ -220,6 +230,19 @@ class Executor:
         except StoreUnavailable as error:
             logger.warning("Left to the sweep: %s", error)
 
+    def _settle(self, attempt: RunningAttempt, tool: Tool, make: Callable[[], WorkerEvent]) -> None:
+        """Make the event that ends an attempt, and commit it.
+
+        One that cannot be made, because code of the author runs for it too, or cannot be written, fails the
+        task at once. Otherwise the attempt would be lost, and repeated to the same end.
+        """
+        try:
+            self._commit(attempt, tool, make())
+        except BaseException as error:
+            if _ends_the_process(error, ctrl_c=_is_ctrl_c_pythons()):
+                raise
+            self._commit(attempt, tool, not_recordable(error, tool, attempt.task, attempt.lease_id))
+
     def _commit(self, attempt: RunningAttempt, tool: Tool, event: WorkerEvent) -> None:
         """Commit an outcome once; if a result is too large, commit a failure that says so."""
         name = task_hash(attempt.task.task_id)
@@ -237,8 +260,21 @@ class Executor:
             logger.info("The outcome of task %s does not count: %s", name, refusal)
 
 
-def _ends_the_process(error: BaseException) -> bool:
-    """Whether an exit was requested by a signal to this process, rather than by the tool."""
-    if isinstance(error, KeyboardInterrupt | WorkerShutdown | WorkerTerminate):
-        return True
+def _is_ctrl_c_pythons() -> bool:
+    """Whether Ctrl-C would raise here: in a test, never in a worker, which has its own handler of SIGINT."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _ends_the_process(error: BaseException, *, ctrl_c: bool) -> bool:
+    """Whether an exit was requested by a signal to this process, rather than by the tool.
+
+    Args:
+        error: What was raised.
+        ctrl_c: Whether a `KeyboardInterrupt` may be Ctrl-C.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return ctrl_c
+    if isinstance(error, WorkerShutdown | WorkerTerminate):
+        return is_shutting_down()
     return isinstance(error, SystemExit) and is_terminating()

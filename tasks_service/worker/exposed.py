@@ -9,6 +9,7 @@ to which the tool's own retry policy applies; `replace`, `Ignore` and `Reject` f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery, Task
@@ -16,6 +17,7 @@ from celery.app.trace import task_has_custom
 from celery.exceptions import Ignore, Reject, Retry
 
 from ..domain.errors import ConfigurationError
+from ..durable.progress import finite, progress_of
 from .attempt import RunningAttempt
 from .outcome import Unsupported
 
@@ -104,7 +106,7 @@ class _DirectCallTask:
         current, total = _number(known, "current", "done"), _number(known, "total")
         messages = [known[key] for key in ("message", "status") if isinstance(known.get(key), str)]
         message = messages[0] if messages else state
-        self.attempt.progress(current or 0.0, total, message)
+        self.attempt.progress(progress_of(current or 0.0, total, message))
 
     def replace(self, sig: Any) -> Any:
         """Refuse: another task's result would be this one's."""
@@ -123,7 +125,6 @@ def _direct_call_task(original: Task) -> Any:
 
 def _number(known: Mapping[str, Any], *names: str) -> float | None:
     for name in names:
-        value = known.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+        with suppress(TypeError, ValueError):  # Celery takes any meta; what is no number says no progress
+            return float(finite(name, known.get(name)))
     return None

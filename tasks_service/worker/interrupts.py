@@ -40,10 +40,17 @@ class Interrupter:
         """Take over the handling of SIGUSR1, in a prefork child, while a task of ours runs in this thread."""
         if threading.current_thread() is not threading.main_thread():
             return
-        if signal.getsignal(signal.SIGUSR1) is soft_timeout_sighandler:
+        handler = signal.getsignal(signal.SIGUSR1)
+        if handler is soft_timeout_sighandler:
             self._in_child = True
+        if self._in_child and handler != self._handle:  # a task that is no tool may have changed it
             signal.signal(signal.SIGUSR1, self._handle)
         self._engaged = self._in_child
+
+    @property
+    def engaged(self) -> bool:
+        """Whether a task of ours runs in this thread, which is the main thread of a prefork child."""
+        return self._engaged and threading.current_thread() is threading.main_thread()
 
     def disengage(self) -> None:
         """Leave SIGUSR1 to Celery again, for other tasks of this process."""

@@ -7,11 +7,14 @@ waits for its coroutine; so a pool of a hundred threads runs a hundred I/O-bound
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .attempt import RunningAttempt
+
+logger = logging.getLogger(__name__)
 
 
 class AsyncLoop:
@@ -43,13 +46,26 @@ class AsyncLoop:
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None:
+            if self._loop is None or self._loop.is_closed():
                 self._loop = asyncio.new_event_loop()
                 thread = threading.Thread(
-                    target=self._loop.run_forever, name="tasks-service-loop", daemon=True
+                    target=_run_for_ever, args=(self._loop,), name="tasks-service-loop", daemon=True
                 )
                 thread.start()
             return self._loop
+
+
+def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop whatever its callbacks do: all async tools of the process depend on it.
+
+    asyncio lets a `SystemExit` or `KeyboardInterrupt` of a task that a tool has started through to here, and
+    a tool may call `stop()`.
+    """
+    while not loop.is_closed():
+        try:
+            loop.run_forever()
+        except BaseException:
+            logger.exception("What an async tool has started ended with this; the event loop goes on")
 
 
 async def _settle(

@@ -25,7 +25,7 @@ from ..domain.errors import (
     is_authors_code,
 )
 from ..domain.events import CompleteWithResult, FailWithError, Retry, WorkerEvent
-from ..domain.limits import Limits, to_json
+from ..domain.limits import Limits, to_json, valid_text
 from ..domain.names import task_hash
 from ..domain.task import Failure, FailureKind, JsonText, Task
 from ..durable.sdk_objects import SDK_PROTOCOL_ERRORS, SDK_TOOL_ERROR, is_sdk_object
@@ -56,14 +56,13 @@ def event_of_value(value: Any, tool: Tool, task: Task, lease_id: str, limits: Li
 
 def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) -> WorkerEvent:
     """The event for an exception of a tool, unless it is the end of the attempt."""
-    if isinstance(error, ToolError | InvalidArguments) or is_sdk_object(error, SDK_TOOL_ERROR):
-        return _completed(lease_id, error_result(str(error)), str(error))
+    if isinstance(error, ToolError | InvalidArguments | ClientError) or is_sdk_object(error, SDK_TOOL_ERROR):
+        sentence = valid_text(str(error))
+        return _completed(lease_id, error_result(sentence), sentence)
     if isinstance(error, ProtocolError):
         return _author_failure(lease_id, error.code, error.message, error.data)
     if is_sdk_object(error, *SDK_PROTOCOL_ERRORS):
         return _sdk_failure(lease_id, error)
-    if isinstance(error, ClientError):
-        return _completed(lease_id, error_result(str(error)), str(error))
     if isinstance(error, ClientCannot):
         needs = JsonText(json.dumps({"needs": error.needs}))
         return _failed(lease_id, FailureKind.CLIENT_CANNOT, str(error), needs)
@@ -83,6 +82,18 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
         delay_ms = tool.retry.delay_ms(task.attempts)
         return Retry(lease_id=lease_id, delay_ms=delay_ms, otherwise=failed, message=message)
     return failed
+
+
+def not_recordable(error: BaseException, tool: Tool, task: Task, lease_id: str) -> FailWithError:
+    """The failure of a task whose outcome, of whatever kind, could not be made into an event or written."""
+    name = task_hash(task.task_id)
+    logger.error("The outcome of tool %s cannot be recorded (task %s)", tool.name, name, exc_info=error)
+    message = (
+        f"The tool '{tool.name}' ended, but its outcome cannot be recorded ({type(error).__name__}). "
+        f"Its operator finds the reason under task {name}."
+    )
+    event = _failed(lease_id, FailureKind.RESULT_INVALID, valid_text(message))
+    return with_exception(event, error, task.claims)
 
 
 def result_too_large(tool: Tool, lease_id: str, error: LimitExceeded) -> FailWithError:
@@ -111,7 +122,7 @@ def _sdk_failure(lease_id: str, error: Any) -> FailWithError:
     if not is_authors_code(code):
         logger.warning("The code %s of an MCPError is not a tool's to use, and is left out", code)
         code = None
-    return _author_failure(lease_id, code, message.encode(errors="replace").decode(), data)
+    return _author_failure(lease_id, code, valid_text(message), data)
 
 
 def _author_failure(lease_id: str, code: int | None, message: str, data: Any) -> FailWithError:

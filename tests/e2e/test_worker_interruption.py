@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pytest_celery import CeleryTestWorker
@@ -36,6 +37,24 @@ def test_an_unresponsive_tool_is_interrupted_when_its_time_is_up(
     assert failure is not None
     assert failure.kind is FailureKind.TIMEOUT
     assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
+
+
+def test_what_a_tool_leaves_of_its_process_is_put_back_before_the_next_task(
+    start_worker: StartWorker, client: Client, tmp_path: Path
+) -> None:
+    worker = start_worker(pool="prefork", concurrency=1)
+    before = client.run("describe_process").result
+    client.run("misbehave", directory=str(tmp_path))
+
+    assert client.run("describe_process").result == before, "also the same pool child"
+    worker.wait_for_log("Tool misbehave has changed the alarm, the handler of SIGUSR1", timeout=60)
+    task = client.call("unresponsive")
+    client.running(task)
+    cancelled = time.monotonic()
+    client.cancel(task)
+    wait_until(lambda: "ended early: The task was cancelled" in worker.logs(), worker.logs)
+    assert time.monotonic() - cancelled < 8, "interrupted, and not killed at the end of its patience"
+    assert client.run("describe_process").result == before
 
 
 def test_async_tools_run_at_once_on_a_threads_pool(start_worker: StartWorker, client: Client) -> None:

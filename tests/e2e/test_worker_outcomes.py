@@ -18,7 +18,7 @@ from tasks_service.domain.task import FailureKind, JsonText, Phase, TaskStatus
 from tasks_service.store.clients import TaskView
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import quickest, wait_until
-from tests.kit.worker_app import SECRET
+from tests.kit.worker_app import ENDS, SECRET
 from tests.kit.workers import OWNER, Client, worker_node
 
 
@@ -93,6 +93,35 @@ def test_sys_exit_is_a_failure_of_the_tool_and_not_the_end_of_the_worker(
 ) -> None:
     assert client.run("exit_by_itself").task.is_error
     assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_whatever_a_tool_raises_is_counted_and_costs_no_slot(
+    worker: CeleryTestWorker, client: Client, name: str
+) -> None:
+    for tool in ("end_with", "end_with", "end_with", "end_branch_with"):  # more than the worker has slots
+        ended = client.run(tool, name=name)
+        assert (ended.task.is_error, ended.task.claims) == (True, 1)
+        assert f"The tool '{tool}' failed" in text_of(ended)
+    assert client.run("add", x=1, y=1).task.status is TaskStatus.COMPLETED
+    assert client.run("wait_async", seconds=0).task.status is TaskStatus.COMPLETED
+
+
+def test_odd_progress_is_converted_and_the_outcome_is_recorded(
+    worker: CeleryTestWorker, client: Client
+) -> None:
+    task = client.run("say_odd_things").task
+    assert (task.status, task.claims) == (TaskStatus.COMPLETED, 1)
+    assert task.progress is not None
+    assert (task.progress.current, task.progress.total) == (1.5, 10)
+    assert task.progress.message == "half ? a pair"
+
+
+def test_a_sentence_that_cannot_be_written_is_written_as_far_as_it_can_be(
+    worker: CeleryTestWorker, client: Client
+) -> None:
+    ended = client.run("refuse_oddly")
+    assert (ended.task.is_error, ended.task.claims, text_of(ended)) == (True, 1, "half ? a pair")
 
 
 def test_an_exception_is_retried_by_the_tools_policy(worker: CeleryTestWorker, client: Client) -> None:

@@ -8,9 +8,11 @@ import signal
 import sys
 import time
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from celery.exceptions import WorkerShutdown
 from pydantic import BaseModel
 
 from tasks_service import AsyncTaskContext, ProtocolError, RetryPolicy, TaskContext, TaskService, ToolError
@@ -87,6 +89,73 @@ def flaky(ctx: TaskContext, succeed_at: int) -> int:
 def exit_by_itself() -> str:
     """Call sys.exit, as scripts do."""
     sys.exit(3)
+
+
+class OwnEnd(BaseException):
+    """An author's own, no `Exception`."""
+
+
+ENDS: dict[str, BaseException] = {
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "SystemExit": SystemExit(3),
+    "GeneratorExit": GeneratorExit(),
+    "CancelledError": asyncio.CancelledError(),
+    "WorkerShutdown": WorkerShutdown(0),
+    "OwnEnd": OwnEnd(),
+}
+"""What a tool may raise that is no `Exception`, by name."""
+
+
+@service.tool()
+def end_with(name: str) -> str:
+    """Raise what is no exception."""
+    raise ENDS[name]
+
+
+@service.tool()
+async def end_branch_with(name: str) -> str:
+    """Raise it in a task of its own on the event loop."""
+
+    async def branch() -> str:
+        raise ENDS[name]
+
+    return await asyncio.create_task(branch())
+
+
+@service.tool()
+def say_odd_things(ctx: TaskContext) -> str:
+    """Report progress in numbers and sentences that JSON does not have."""
+    ctx.progress(Decimal("1.5"), 10, ValueError("half \ud800 a pair"))
+    return "said"
+
+
+@service.tool()
+def refuse_oddly() -> str:
+    """Fail with a sentence that cannot be written."""
+    raise ToolError("half \ud800 a pair")
+
+
+@service.tool()
+def misbehave(directory: str) -> str:
+    """Leave the process another than it was."""
+    os.chdir(directory)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
+    signal.alarm(3)
+    return "misbehaved"
+
+
+@service.tool()
+def describe_process() -> dict[str, Any]:
+    """Say what the process is like."""
+    return {
+        "pid": os.getpid(),
+        "directory": str(Path.cwd()),
+        "handlers": [repr(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "alarm": signal.getitimer(signal.ITIMER_REAL)[0],
+    }
 
 
 @service.tool()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 
@@ -17,10 +18,10 @@ from tasks_service import (
     WorkerStopping,
 )
 from tasks_service.domain.errors import LimitExceeded, NotJson
-from tasks_service.domain.events import Cancel, Claim, Create
+from tasks_service.domain.events import Cancel, Claim, Create, WorkerEvent
 from tasks_service.domain.limits import DEFAULT_LIMITS
 from tasks_service.domain.names import new_task_id
-from tasks_service.domain.task import JsonText, Owner, Progress, new_token
+from tasks_service.domain.task import JsonText, Owner, Progress, Task, new_token
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.worker.attempt import RunningAttempt
 
@@ -35,6 +36,10 @@ def store() -> MemoryTaskStore:
 @pytest.fixture
 def attempt(store: MemoryTaskStore) -> RunningAttempt:
     """An attempt at a task that was just claimed."""
+    return an_attempt(store)
+
+
+def an_attempt(store: MemoryTaskStore) -> RunningAttempt:
     task_id, lease_id = new_task_id(OWNER), new_token()
     store.create(Create(task_id=task_id, owner=OWNER, tool="draw", queue="tasks", arguments=JsonText("{}")))
     claimed = store.claim(task_id, Claim(lease_id=lease_id, worker="here"))
@@ -64,6 +69,36 @@ def test_progress_costs_the_tool_nothing_and_is_written_by_the_keeper(
     assert recorded_progress(store, attempt) is None
     attempt.flush_progress()
     assert recorded_progress(store, attempt) == Progress(current=1, total=10, message="begun")
+
+
+class SlowStore(MemoryTaskStore):
+    """A store whose next write takes until it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing, self.may_go_on = threading.Event(), threading.Event()
+
+    def commit(self, reference: str, event: WorkerEvent) -> Task:
+        self.writing.set()
+        assert self.may_go_on.wait(10)
+        return super().commit(reference, event)
+
+
+def test_the_end_of_an_attempt_waits_for_the_progress_that_the_keeper_is_writing() -> None:
+    store = SlowStore()
+    attempt = an_attempt(store)
+    TaskContext(attempt).progress(10, 10, "all done")
+    keeper = threading.Thread(target=attempt.flush_progress)
+    keeper.start()
+    assert store.writing.wait(10)
+    end = threading.Thread(target=attempt.flush_progress)
+    end.start()
+    end.join(0.2)
+    assert end.is_alive(), "it would end the attempt, and the keeper's write would be refused"
+    store.may_go_on.set()
+    end.join(10)
+    assert recorded_progress(store, attempt) == Progress(current=10, total=10, message="all done")
+    keeper.join(10)
 
 
 def test_only_the_last_progress_is_written_and_not_again_for_a_second(
