@@ -268,9 +268,7 @@ class StdioFront:
             message = served.work.result()
             await self._pipe.send(message)
             if listens and "result" in message:
-                # 2026-07-28, basic/patterns/subscriptions: on stdio the server says so this way too.
-                over = wire.cancelled_notification(id_, "The server has ended the subscription.")
-                await self._pipe.send(over)
+                await self._pipe.send(later.listen_over(id_))
 
         answering = self._spawn(answer())
         self._answers.add(answering)

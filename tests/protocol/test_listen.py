@@ -378,7 +378,9 @@ def test_a_stream_ends_in_order_when_its_key_runs_out(
         streams = [open_stream(client, {"toolsListChanged": True}), session.listen()]
         assert streams[0].next() is not None
 
-        assert streams[0].rest()[-1]["result"]["_meta"][SUBSCRIPTION] == 7
+        result, over = streams[0].rest()[-2:]
+        assert result["result"]["_meta"][SUBSCRIPTION] == 7
+        assert (over["method"], over["params"]["requestId"]) == ("notifications/cancelled", 7)
         assert streams[1].rest() == []
         assert time.time() >= ends.timestamp() - 0.1
         assert client.request("tools/list").status == 401
@@ -399,9 +401,10 @@ def test_a_front_end_that_is_told_to_stop_ends_its_streams_with_a_result(
             assert front_end.stop() < 50  # after 60 they would be cut off
 
             for stream in streams:
-                result = stream.rest()[-1]["result"]
-                assert result["resultType"] == "complete"
-                assert result["_meta"][SUBSCRIPTION] == 7
+                result, over = stream.rest()[-2:]
+                assert result["result"]["resultType"] == "complete"
+                assert result["result"]["_meta"][SUBSCRIPTION] == 7
+                assert (over["method"], over["params"]["requestId"]) == ("notifications/cancelled", 7)
     finally:
         front_end.kill()
 

@@ -31,10 +31,17 @@ from .rejection import Rejection
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A JSON-RPC response and the HTTP status that goes with it, where it is not too late for one."""
+    """A JSON-RPC response and what goes with it.
+
+    Attributes:
+        message: The response.
+        status: The HTTP status, where it is not too late for one.
+        last: A notification that comes after the response, on a stream.
+    """
 
     message: Mapping[str, Any]
     status: int = 200
+    last: Mapping[str, Any] | None = None
 
 
 Work = asyncio.Task[Answer | None]
@@ -101,10 +108,14 @@ async def _stream(
             await send_part(send, event(message))
         if work.done() and not outgoing:
             answer = _outcome(work)
-            await end_stream(send, b"" if answer is None else event(answer.message))
+            await end_stream(send, b"" if answer is None else _events_of(answer))
             return
         if not await _first_sign(work, gone, outgoing, deferral):
             await send_part(send, PING)
+
+
+def _events_of(answer: Answer) -> bytes:
+    return event(answer.message) + (b"" if answer.last is None else event(answer.last))
 
 
 async def _first_sign(

@@ -89,4 +89,5 @@ class RequestEndpoint:
             self._server, request, call.connection, scope, kind="streamable-http", headers=call.headers
         )
         status = ERROR_CODE_HTTP_STATUS.get(message["error"]["code"], 200) if "error" in message else 200
-        return Answer(message, status)
+        ends_stream = call.request.method == wire.LISTEN and "result" in message
+        return Answer(message, status, wire.listen_over(call.request.id) if ends_stream else None)

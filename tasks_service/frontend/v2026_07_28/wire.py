@@ -399,6 +399,15 @@ def listen_result(subscription: str | int) -> dict[str, Any]:
     return {"resultType": "complete", "_meta": {SUBSCRIPTION_ID_META_KEY: subscription}}
 
 
+def listen_over(request_id: str | int) -> dict[str, Any]:
+    """The notification after that result: the stream has ended (basic/patterns/cancellation, MUST).
+
+    After it, since a client that sees this first takes the stream for lost.
+    """
+    params = {"requestId": request_id, "reason": "The server has ended the subscription."}
+    return common.notification("notifications/cancelled", params)
+
+
 def _on_stream(method: str, params: Mapping[str, Any], subscription: str | int) -> dict[str, Any]:
     meta = {**params.get("_meta", {}), SUBSCRIPTION_ID_META_KEY: subscription}
     return common.notification(method, {**params, "_meta": meta})
