@@ -137,7 +137,11 @@ def open_store(settings: Settings) -> Iterator[RedisTaskStore]:
         ConfigurationError: No Redis is set, and no private one runs.
     """
     store = RedisTaskStore(
-        redis_url_of(settings), prefix=settings.key_prefix, shards=settings.shards, limits=settings.limits
+        redis_url_of(settings),
+        prefix=settings.key_prefix,
+        shards=settings.shards,
+        limits=settings.limits,
+        patient=False,
     )
     try:
         yield store

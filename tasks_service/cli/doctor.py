@@ -14,18 +14,18 @@ from http import HTTPStatus
 
 import click
 from celery import Celery
-from redis.exceptions import NoPermissionError, OutOfMemoryError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from rich.console import Console
 
 from ..addresses.encryption import is_open
 from ..broker.app import MAINTENANCE_QUEUE
-from ..domain.errors import StoreForbidden, StoreUnavailable
+from ..domain.errors import StoreForbidden, StoreFull, StoreRefuses, StoreUnavailable
 from ..local.ports import http_status, http_url
 from ..local.stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
 from ..service import TaskService
 from ..settings import Settings
 from ..store.findings import Finding, Severity
-from ..store.redis import RedisTaskStore, Role, refused_work
+from ..store.redis import RedisTaskStore, Role, refusal_of, refused_work
 from ..worker.maintenance.schedule import CELERY_TASKS, LATE_MS, left_to_workers
 from .application import app_option, json_option, load_connected_service, open_store
 
@@ -107,22 +107,26 @@ def doctor(app: str, as_json: bool) -> None:
 
 
 def _run_check(check: Check, examination: Examination) -> list[Finding]:
-    """Run a check; if it must write and Redis is full or does not permit it, report that instead."""
+    """Run a check; if Redis refuses what it needs (is full, say, or a replica), report that instead."""
     try:
         return list(check(examination))
-    except OutOfMemoryError as error:
+    except (OutOfMemoryError, StoreFull) as error:
         return [_error(f"It could not be checked: {error}", "Give Redis more memory first.")]
-    except (NoPermissionError, StoreForbidden) as error:
-        return [_error(f"It could not be checked: {error}", "Give the Redis user what docker/users.acl has.")]
+    except NoPermissionError as error:
+        return [_error(f"It could not be checked: {error}", StoreForbidden().remedy)]
+    except StoreRefuses as error:
+        return [_error(f"It could not be checked: {error}", error.remedy)]
+    except StoreUnavailable as error:
+        return [_error(f"It could not be checked: {error}", _START_REDIS)]
+    except RedisError as error:  # of Celery's own connections
+        refusal = refusal_of(error)
+        return [_error(f"It could not be checked: {error}", refusal.remedy if refusal else _START_REDIS)]
 
 
 def check_redis(examination: Examination) -> Iterator[Finding]:
     """Check that Redis answers, is new enough, never evicts, persists data, and permits what we do."""
-    try:
-        lacks = examination.store.check_permissions(Role.OPERATOR)
-        yield from lacks or examination.store.check()
-    except StoreUnavailable as error:
-        yield _error(str(error), "Start Redis, or correct TASKS_REDIS_URL.")
+    lacks = examination.store.check_permissions(Role.OPERATOR)
+    yield from lacks or examination.store.check()
 
 
 def check_memory(examination: Examination) -> Iterator[Finding]:
@@ -288,6 +292,8 @@ def check_flower(_: Examination) -> Iterator[Finding]:
             "Set FLOWER_BASIC_AUTH=name:password, or start Flower with --address=127.0.0.1.",
         )
 
+
+_START_REDIS = "Start Redis, or correct TASKS_REDIS_URL."
 
 REDIS = "Redis"
 CHECKS: Mapping[str, Check] = {

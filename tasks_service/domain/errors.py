@@ -208,11 +208,27 @@ class StoreUnavailable(TasksServiceError):
     Attributes:
         token: The write token; repeating the call with it cannot apply the write twice.
         retry_after_ms: Milliseconds after which to try again.
+        may_have_applied: Whether a write was sent whose answer has not come; if not, nothing was recorded.
     """
 
-    def __init__(self, reason: str, *, token: str | None = None, retry_after_ms: int = 1_000) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        token: str | None = None,
+        retry_after_ms: int = 1_000,
+        may_have_applied: bool = False,
+    ) -> None:
         super().__init__(f"The task store is unavailable: {reason}")
         self.reason, self.token, self.retry_after_ms = reason, token, retry_after_ms
+        self.may_have_applied = may_have_applied
+
+
+class Overloaded(StoreUnavailable):
+    """This process has more to ask of the store than it can; the store works, and nothing was recorded."""
+
+    def __init__(self) -> None:
+        super().__init__("this process has more to ask of it than it can: start another, or raise TASKS_POOL")
 
 
 class ExecutionForgotten(StoreUnavailable):
@@ -242,11 +258,30 @@ class StoreFull(StoreUnavailable):
         self.maximum, self.actual = maximum, actual
 
 
-class StoreForbidden(StoreUnavailable):
+class StoreRefuses(StoreUnavailable):
+    """The store is there and takes no work, mostly until an operator has acted.
+
+    Attributes:
+        told: Why, without what only operators may know: the end of a sentence about the task store.
+        remedy: What an operator does about it, as a sentence.
+    """
+
+    def __init__(
+        self, reason: str, *, told: str, remedy: str, token: str | None = None, may_have_applied: bool = False
+    ) -> None:
+        super().__init__(reason, token=token, retry_after_ms=5_000, may_have_applied=may_have_applied)
+        self.told, self.remedy = told, remedy
+
+
+class StoreForbidden(StoreRefuses):
     """Redis does not permit this process a command; it can be retried when the permission is given."""
 
     def __init__(self) -> None:
-        super().__init__("Redis does not permit what this process does; its log says what")
+        super().__init__(
+            "Redis does not permit what this process does; its log says what",
+            told="does not permit what this service does",
+            remedy="Give the Redis user what docker/users.acl has.",
+        )
 
 
 class Contention(StoreUnavailable):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ..domain.errors import ConfigurationError, StoreUnavailable
+from ..domain.errors import ConfigurationError, StoreRefuses, StoreUnavailable
 from ..store.findings import errors_among
 from ..store.front_ends import FrontEndStore
 from ..store.redis import refused_work
@@ -34,7 +34,7 @@ class Readiness:
             errors = errors_among(await self._store.check())
         except StoreUnavailable as error:
             self._checked = False
-            return str(error)
+            return f"{error}. {error.remedy}" if isinstance(error, StoreRefuses) else str(error)
         self._checked = not errors
         return " ".join(errors) or None
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ExecAbortError, MovedError, OutOfMemoryError, ReadOnlyError, ResponseError
 
-from tasks_service.domain.errors import CorruptRecord, StoreFull, StoreUnavailable
+from tasks_service.domain.errors import CorruptRecord, StoreFull, StoreRefuses, StoreUnavailable
 from tasks_service.store.redis.layout import Command
 from tasks_service.store.redis.transaction import Backoff, LostConnection, RoundTrip, Write, once, transact
 
@@ -16,6 +16,8 @@ NOT_NOW = [
     MovedError("7638 127.0.0.1:7001"),
     ResponseError("NOREPLICAS Not enough good replicas to write."),
     ResponseError("MISCONF Errors writing to the AOF file"),
+    ResponseError("BUSY Redis is busy running a script."),
+    ResponseError("LOADING Redis is loading the dataset in memory"),
     ExecAbortError("Transaction discarded because of: READONLY You can't write against a read only replica."),
     ExecAbortError("Transaction discarded because of: CLUSTERDOWN The cluster is down"),
 ]
@@ -67,6 +69,21 @@ def test_a_read_that_is_answered_not_now_leaves_the_connection_too(answer: Excep
     pause = program.send([answer])
     assert isinstance(pause, Backoff)
     assert pause.leave
+
+
+def test_a_transaction_whose_answer_is_lost_may_have_been_applied_until_its_token_is_looked_for() -> None:
+    lost = transact(Setting(), deadline=0)
+    at_exec(lost)
+    with pytest.raises(StoreUnavailable) as unknown:
+        lost.throw(LostConnection("cut"))
+    assert unknown.value.may_have_applied
+
+    refused = transact(Setting(), deadline=0)
+    at_exec(refused)
+    with pytest.raises(StoreRefuses) as known:
+        refused.send(["OK", "QUEUED", ResponseError("MISCONF Errors writing to the AOF file")])
+    assert known.value.told == "cannot write to its disk"
+    assert not known.value.may_have_applied
 
 
 def test_a_lost_race_keeps_the_connection() -> None:

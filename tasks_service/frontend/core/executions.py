@@ -44,6 +44,9 @@ from .waiting_calls import WaitingCall, WaitingCalls
 
 logger = logging.getLogger(__name__)
 
+REVEALS = 3
+"""How often it is tried to give out the handle of a task that was recorded."""
+
 _EXECUTION = "execution"
 """The purpose of a state that names an execution which asks."""
 
@@ -361,7 +364,19 @@ class Executions:
             return False
 
     async def _reveal(self, task: Task) -> Task:
-        return await self._apply(task, MakeVisible())
+        """Make a task visible. A call that is recorded is not refused for a store that is busy for a moment.
+
+        Raises:
+            StoreUnavailable: It was busy for longer; it says that the call may have been recorded.
+        """
+        for _ in range(REVEALS):
+            try:
+                return await self._apply(task, MakeVisible())
+            except StoreUnavailable as error:
+                logger.warning("The handle of a task cannot be given out for now: %s", error)
+                error.may_have_applied, failure = True, error
+                await asyncio.sleep(self._feed.timings.retry)
+        raise failure
 
     async def _apply(self, task: Task, event: ClientEvent) -> Task:
         return await self._store.apply(task.owner, task.task_id, event, hidden=True)

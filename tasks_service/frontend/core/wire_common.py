@@ -24,8 +24,10 @@ from ...domain.errors import (
     InvalidArguments,
     LimitExceeded,
     NotJson,
+    Overloaded,
     QuotaExceeded,
     StoreFull,
+    StoreRefuses,
     StoreUnavailable,
     TaskNotFound,
     TasksServiceError,
@@ -41,6 +43,7 @@ from ...domain.tools import ToolDefinition
 from ...extension import IDEMPOTENCY_META
 from ..transport.jsonrpc import EncodedList
 from ..transport.rejection import Rejection
+from .overload import OVERLOADED
 from .requests import (
     CallCancelled,
     CallTooLong,
@@ -232,9 +235,7 @@ def refusal(error: TasksServiceError) -> MCPError:
             message = "The task store has lost this call, whose tool may have begun to run; call again"
             return MCPError(INTERNAL_ERROR, message, {"retryAfterMs": error.retry_after_ms})
         case StoreUnavailable():
-            logger.warning("%s", error)
-            message = "The task store does not answer; try again"
-            return MCPError(INTERNAL_ERROR, message, {"retryAfterMs": error.retry_after_ms})
+            return _store_refusal(error)
         case CallCancelled():
             return MCPError(REQUEST_CANCELLED, str(error))
         case CallTooLong() | QuestionWithoutHandle() | FunctionFailed():
@@ -242,6 +243,27 @@ def refusal(error: TasksServiceError) -> MCPError:
         case _:
             logger.error("A request failed", exc_info=error)
             return MCPError(INTERNAL_ERROR, "Internal server error")
+
+
+def _store_refusal(error: StoreUnavailable) -> MCPError:
+    """Why the store does not take a request, and whether it may have taken it all the same."""
+    match error:
+        case Overloaded():
+            message = "This service has too much to do; nothing was recorded, try again"
+        case StoreRefuses():
+            message = f"The task store {error.told}; try again later"
+        case _:
+            message = "The task store does not answer; try again"
+    if error.may_have_applied:
+        message += ". This request may have been recorded; by an idempotency key it runs once even so"
+    logger.warning("%s%s", error, f" {error.remedy}" if isinstance(error, StoreRefuses) else "")
+    data: dict[str, Any] = {
+        "retryAfterMs": error.retry_after_ms,
+        "mayHaveBeenRecorded": error.may_have_applied,
+    }
+    if isinstance(error, Overloaded):
+        data["reason"] = OVERLOADED
+    return MCPError(INTERNAL_ERROR, message, data)
 
 
 def version_refused(

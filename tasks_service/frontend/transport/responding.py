@@ -36,11 +36,13 @@ class Answer:
     Attributes:
         message: The response.
         status: The HTTP status, where it is not too late for one.
+        headers: HTTP headers to send along, likewise.
         last: A notification that comes after the response, on a stream.
     """
 
     message: Mapping[str, Any]
     status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     last: Mapping[str, Any] | None = None
 
 
@@ -79,7 +81,7 @@ async def respond(
         if streams_at_once or answer is None or (outgoing and may_stream) or prefers_stream:
             await _stream(work, outgoing, gone, send, deferral)
         elif not gone.done():
-            await send_whole(send, answer.status, encode(answer.message), (JSON,))
+            await send_whole(send, answer.status, encode(answer.message), (JSON, *answer.headers))
     finally:
         gone.cancel()
         work.cancel()

@@ -20,6 +20,7 @@ from ...domain.limits import Limits
 from ...store.sessions import Session
 from ..access.api_keys import Authenticator
 from ..core import wire_common
+from ..core.overload import retry_after
 from ..transport.body import parse, read_body
 from ..transport.http_headers import LAST_EVENT_HEADER, SESSION_HEADER, check_content, headers_of
 from ..transport.jsonrpc import Message as JsonRpcMessage
@@ -77,7 +78,9 @@ class SessionEndpoint:
             await reject(rejection, send)
         except StoreUnavailable as error:
             refusal = wire.refusal(error).error
-            await reject(Rejection(503, refusal.code, refusal.message, data=refusal.data), send)
+            later = retry_after(error.retry_after_ms)
+            busy = Rejection(503, refusal.code, refusal.message, data=refusal.data, headers=later)
+            await reject(busy, send)
         except Disconnected:
             return
 

@@ -23,6 +23,7 @@ from ...domain.errors import StoreUnavailable
 from ...domain.task import JsonText
 from ...store.sessions import Session, calls_name
 from ..core import wire_common
+from ..core.overload import overload_answer
 from ..core.requests import Caller
 from ..core.waiting_calls import Departure
 from ..transport.http_headers import accepted, takes_stream
@@ -174,7 +175,7 @@ class SessionRequests:
             )
         except PollLater:
             return None
-        return Answer(message)
+        return overload_answer(message) or Answer(message)
 
     async def _watch_for_cancel(
         self, session_request: SessionRequest, name: JsonText, work: asyncio.Task[Any]

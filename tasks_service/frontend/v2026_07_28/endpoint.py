@@ -22,6 +22,7 @@ from mcp_types.jsonrpc import INVALID_REQUEST
 from starlette.types import Receive, Scope, Send
 
 from ..core import wire_common
+from ..core.overload import overload_answer
 from ..core.requests import RequestScope
 from ..transport.jsonrpc import encode
 from ..transport.outgoing import JSON, Outgoing, send_whole
@@ -80,7 +81,7 @@ class RequestEndpoint:
             await respond(work, outgoing, receive, send, self._deferral, may_stream=call.may_stream)
         else:
             answer = await self._serve(call, Outgoing())
-            await send_whole(send, answer.status, encode(answer.message), (JSON,))
+            await send_whole(send, answer.status, encode(answer.message), (JSON, *answer.headers))
 
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
         scope = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
@@ -88,6 +89,8 @@ class RequestEndpoint:
         message = await run_request(
             self._server, request, call.connection, scope, kind="streamable-http", headers=call.headers
         )
+        if (refused := overload_answer(message)) is not None:
+            return refused
         status = ERROR_CODE_HTTP_STATUS.get(message["error"]["code"], 200) if "error" in message else 200
         ends_stream = call.request.method == wire.LISTEN and "result" in message
-        return Answer(message, status, wire.listen_over(call.request.id) if ends_stream else None)
+        return Answer(message, status, last=wire.listen_over(call.request.id) if ends_stream else None)

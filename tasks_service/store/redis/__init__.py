@@ -9,5 +9,6 @@ from .asynchronous import AsyncRedisTaskStore
 from .blocking import RedisTaskStore
 from .memory_guard import refused_work
 from .permissions import Role
+from .refusals import refusal_of
 
-__all__ = ["AsyncRedisTaskStore", "RedisTaskStore", "Role", "refused_work"]
+__all__ = ["AsyncRedisTaskStore", "RedisTaskStore", "Role", "refusal_of", "refused_work"]

@@ -18,7 +18,7 @@ from ..findings import Finding, Memory
 from ..outbox import NoOutbox, Outbox
 from .connection import Pools, client_findings, connect_to_master_async, connection_options
 from .drivers import AsyncDriver
-from .health import examine
+from .health import examine, take_writes
 from .layout import Layout
 from .memory_guard import MemoryGuard
 from .permissions import Role, check_permissions
@@ -30,7 +30,7 @@ from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
 from .timings import DEFAULT_TIMINGS, Timings
-from .transaction import Program, once
+from .transaction import Program
 from .transitions import Transitions
 
 T = TypeVar("T")
@@ -160,8 +160,7 @@ class AsyncRedisTaskStore:
 
     async def ping(self) -> None:
         """See `FrontEndStore.ping`."""
-        program = once([("PING",)], self._reads.deadline)
-        await self.run(self._guard.beside(program, self._layout.home))
+        await self.run(self._guard.beside(take_writes(self._reads.deadline), self._layout.home))
 
     async def create(self, event: Create) -> Created:
         """See `ClientStore.create`.

@@ -60,6 +60,7 @@ class RedisTaskStore:
         deadline: Seconds that an operation may try before it raises `StoreUnavailable`.
         clock: From the server's time to the time that decisions use, in ms; for tests.
         timings: How long to wait for what.
+        patient: See `BlockingDriver`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class RedisTaskStore:
         deadline: float = 10.0,
         clock: Clock | None = None,
         timings: Timings = DEFAULT_TIMINGS,
+        patient: bool = True,
     ) -> None:
         address = parse_address(url)
         self._user, self._timings = address.user, timings
@@ -95,7 +97,7 @@ class RedisTaskStore:
             )
 
         self._pools = Pools(connections)
-        self._driver = BlockingDriver(self._pools, self._servers, url)
+        self._driver = BlockingDriver(self._pools, self._servers, url, patient=patient)
 
     def close(self) -> None:
         """Close all connections."""

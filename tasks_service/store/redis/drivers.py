@@ -7,7 +7,9 @@ before that, is said by the program.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import redis
@@ -16,11 +18,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from ...addresses.redis import Node
-from ...domain.errors import StoreUnavailable
+from ...domain.errors import Overloaded, StoreUnavailable
 from .connection import FAILURES, Pools, pack, reason
 from .redis_py import COMMAND_OF_CHECKOUT, is_connected
+from .refusals import refusal_of
 from .servers import Servers
-from .transaction import Backoff, LostConnection, Program, RoundTrip
+from .transaction import Backoff, Failure, LostConnection, Program, RoundTrip
+
+BELIEVED_AFTER = 2
+"""How often in a row, each time over a fresh connection, a server must refuse for a reason that lasts: the
+first answer may have come from one that was replaced just now."""
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -89,6 +96,30 @@ class _AsyncCheckout(_Checkout[redis.asyncio.BlockingConnectionPool, redis.async
             await self._pool.release(connection)
 
 
+class _Belief:
+    """Says when to believe that trying on is in vain.
+
+    Args:
+        servers: Whether another may take what one refuses.
+    """
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._refused = 0
+
+    def error_after(self, backoff: Backoff) -> StoreUnavailable | None:
+        """The error to end with, after a try that has failed; None: try on."""
+        failure = backoff.failure
+        refusal = None if failure is None else failure.refusal
+        if failure is None or refusal is None or refusal.passes:
+            self._refused = 0
+            return None
+        if refusal.is_local and self._servers.may_change:
+            return None
+        self._refused += 1
+        return failure.error() if self._refused >= BELIEVED_AFTER else None
+
+
 class BlockingDriver:
     """Drives programs in the calling thread. Thread-safe.
 
@@ -96,20 +127,27 @@ class BlockingDriver:
         pools: A pool of connections to each server.
         servers: Say where a program's round trips go.
         url: Where Redis is, for advice about lost connections.
+        patient: Whether to try until the deadline what a server refuses for a reason that lasts. Workers do,
+            whose outcomes wait for whoever mends it; others are told the reason at once.
     """
 
-    def __init__(self, pools: Pools[redis.BlockingConnectionPool], servers: Servers, url: str) -> None:
-        self._pools, self._servers, self._url = pools, servers, url
+    def __init__(
+        self, pools: Pools[redis.BlockingConnectionPool], servers: Servers, url: str, *, patient: bool
+    ) -> None:
+        self._pools, self._servers, self._url, self._patient = pools, servers, url, patient
 
     def run(self, program: Program[T]) -> T:
         """Drive a program to its end."""
-        checkout = _BlockingCheckout(self._pools)
+        checkout, belief = _BlockingCheckout(self._pools), _Belief(self._servers)
         program = self._servers.routed(program)
         try:
             step = next(program)
             while True:
                 if isinstance(step, Backoff):
                     checkout.release(close=step.leave)
+                    if not self._patient and (refused := belief.error_after(step)) is not None:
+                        step = program.throw(refused)
+                        continue
                     time.sleep(step.seconds)
                     step = program.send([])
                     continue
@@ -117,7 +155,7 @@ class BlockingDriver:
                     replies = exchange(checkout.connection_for(step), step)
                 except FAILURES as error:
                     checkout.release()
-                    step = program.throw(LostConnection(reason(error, self._url)))
+                    step = program.throw(LostConnection(reason(error, self._url), refusal_of(error)))
                 else:
                     step = program.send(replies)
         except StopIteration as end:
@@ -129,46 +167,105 @@ class BlockingDriver:
             checkout.release()
 
 
+@dataclass(slots=True)
+class _Progress:
+    """How far a program has come, for the error if its time is over.
+
+    Attributes:
+        timeout: Ends it.
+        seconds: How long that is.
+        failure: Why its last try has failed; None if none has.
+        is_unanswered: Whether a write was sent that has not been answered.
+        waited: Seconds that it has waited for connections that others had.
+        waits_since: When it began to wait for one, on the loop's clock; None while it has one.
+    """
+
+    timeout: asyncio.Timeout
+    seconds: float
+    failure: Failure | None = None
+    is_unanswered: bool = False
+    waited: float = 0.0
+    waits_since: float | None = None
+
+    def begin(self, round_trip: RoundTrip, now: float) -> None:
+        """Note what is sent. A write gets all the time again, so as not to be left before its answer."""
+        self.end_wait(now)
+        if round_trip.follows:
+            self.is_unanswered = True
+            self.timeout.reschedule(now + self.seconds)
+
+    def end_wait(self, now: float) -> None:
+        """Note that a connection is at hand, or that there is no more time to wait for one."""
+        if self.waits_since is not None:
+            self.waited += now - self.waits_since
+        self.waits_since = None
+
+
 class AsyncDriver:
-    """Drives programs on an event loop; arguments as of `BlockingDriver`."""
+    """Drives programs on an event loop; arguments as of `BlockingDriver`. It is never patient."""
 
     def __init__(
         self, pools: Pools[redis.asyncio.BlockingConnectionPool], servers: Servers, url: str
     ) -> None:
         self._pools, self._servers, self._url = pools, servers, url
+        self._answered = -math.inf
 
     async def run(self, program: Program[T], deadline: float) -> T:
         """Drive a program to its end.
 
+        A transaction that has been sent gets `deadline` seconds from then on.
+
         Raises:
             StoreUnavailable: It did not end within `deadline` seconds, or says so itself.
+            Overloaded: It spent that time waiting for a connection, while others were answered on theirs.
         """
-        failures: list[str] = []
+        progress = _Progress(asyncio.timeout(deadline), deadline)
         try:
-            async with asyncio.timeout(deadline):
-                return await self._drive(program, failures)
+            async with progress.timeout:
+                return await self._drive(program, progress)
         except TimeoutError:
             self._servers.doubt()
-            raise StoreUnavailable(failures[-1] if failures else "no answer in time") from None
+            raise self._too_late(progress) from None
 
-    async def _drive(self, program: Program[T], failures: list[str]) -> T:
-        checkout = _AsyncCheckout(self._pools)
+    def _too_late(self, progress: _Progress) -> StoreUnavailable:
+        if progress.failure is not None:
+            return progress.failure.error(may_have_applied=progress.is_unanswered)
+        now = asyncio.get_running_loop().time()
+        progress.end_wait(now)
+        answers = now - self._answered < progress.seconds
+        if answers and progress.waited > progress.seconds / 2 and not progress.is_unanswered:
+            return Overloaded()
+        return StoreUnavailable("no answer in time", may_have_applied=progress.is_unanswered)
+
+    async def _drive(self, program: Program[T], progress: _Progress) -> T:
+        checkout, belief = _AsyncCheckout(self._pools), _Belief(self._servers)
+        clock = asyncio.get_running_loop().time
         program = self._servers.routed(program)
         try:
             step = next(program)
             while True:
                 if isinstance(step, Backoff):
                     await checkout.release(close=step.leave)
+                    progress.failure = step.failure or progress.failure
+                    if (refused := belief.error_after(step)) is not None:
+                        step = program.throw(refused)
+                        continue
                     await asyncio.sleep(step.seconds)
                     step = program.send([])
                     continue
                 try:
-                    replies = await exchange_async(await checkout.connection_for(step), step)
+                    progress.waits_since = clock()
+                    connection = await checkout.connection_for(step)
+                    progress.begin(step, clock())
+                    replies = await exchange_async(connection, step)
                 except FAILURES as error:
                     await checkout.release()
-                    failures.append(reason(error, self._url))
-                    step = program.throw(LostConnection(failures[-1]))
+                    lost = LostConnection(reason(error, self._url), refusal_of(error))
+                    progress.failure = lost.failure
+                    step = program.throw(lost)
                 else:
+                    progress.is_unanswered = False
+                    self._answered = clock()
                     step = program.send(replies)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]

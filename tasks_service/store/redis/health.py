@@ -11,8 +11,9 @@ from ...addresses.redis import Node
 from ...domain.errors import StoreFull
 from ..findings import Finding, Severity
 from .layout import Command, Layout
+from .refusals import READ_ONLY, is_replica
 from .servers import Cluster, Sentinels, Servers
-from .transaction import Program, once
+from .transaction import Failure, Program, once
 
 OLDEST_VERSION = (7, 0)
 """From here on a watched key that expires voids the transaction, and PEXPIRE and ZADD know GT."""
@@ -35,6 +36,7 @@ def examine(servers: Servers, layout: Layout, deadline: float) -> Program[list[F
         deadline: Seconds that each question may take.
 
     Raises:
+        StoreRefuses: One takes no work.
         StoreUnavailable: No answer in time.
     """
     primaries = yield from servers.locate()
@@ -50,14 +52,29 @@ def examine(servers: Servers, layout: Layout, deadline: float) -> Program[list[F
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
 
 
+def take_writes(deadline: float) -> Program[None]:
+    """Make sure that the server that commands go to takes writes.
+
+    A replica answers every read, and so does a server whose disk is full.
+
+    Raises:
+        StoreRefuses: It takes none.
+        StoreUnavailable: No answer in time.
+    """
+    _, replication = yield from once([("PING",), ("INFO", "replication")], deadline)
+    if is_replica(replication):
+        raise Failure("the server is a replica", READ_ONLY).error()
+
+
 def _has_error(found: Sequence[Finding]) -> bool:
     return any(finding.severity is Severity.ERROR for finding in found)
 
 
 def _primary(node: Node | None, deadline: float, *, is_one_of_many: bool) -> Program[list[Finding]]:
-    replies = yield from once(_READS, deadline, node)
+    # A server that cannot write to its disk answers every read, and refuses PING.
+    *replies, _ = yield from once([*_READS, ("PING",)], deadline, node)
     told = _values("\n".join(replies))
-    found = [*_version(told), *_eviction(told), *_persistence(told)]
+    found = [*_role(told), *_version(told), *_eviction(told), *_persistence(told)]
     if node is not None:
         found += _replicas(told)
     return [replace(f, what=f"{node}: {f.what}") for f in found] if is_one_of_many else found
@@ -129,6 +146,11 @@ def _replicas(told: Mapping[str, str]) -> Iterator[Finding]:
 def run_id(info: str) -> str:
     """Which run of which server answered INFO."""
     return _values(info).get("run_id", "")
+
+
+def _role(told: Mapping[str, str]) -> Iterator[Finding]:
+    if told.get("role") == "slave":
+        yield _error(f"Redis {READ_ONLY.told}.", READ_ONLY.remedy)
 
 
 def _version(told: Mapping[str, str]) -> Iterator[Finding]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from ...domain.errors import StoreUnavailable
 from ..findings import Finding, Severity
 from .layout import Command, Layout
 from .servers import KEYLESS
@@ -223,7 +222,7 @@ def check_permissions(
         if not any(need.command[0] in ("MULTI", "DISCARD") for need, _ in denied):
             denied += yield from _denied(needs(layout, role, messages))
     except LostConnection as error:
-        raise StoreUnavailable(str(error)) from None
+        raise error.failure.error() from None
     return _findings(role, denied, user) if denied else []
 
 

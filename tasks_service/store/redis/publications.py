@@ -27,7 +27,7 @@ def report(layout: Layout, reported: Sequence[Reported]) -> Program[list[int]]:
     try:
         replies = yield RoundTrip(commands)
     except LostConnection as error:
-        raise StoreUnavailable(str(error)) from None
+        raise error.failure.error() from None
     for reply in replies:
         if isinstance(reply, Exception):
             raise StoreUnavailable(str(reply))

@@ -37,7 +37,13 @@ KEYLESS = frozenset(
 
 
 class Servers:
-    """One server, at an address that does not change."""
+    """One server, at an address that does not change.
+
+    Attributes:
+        may_change: Whether another server may take what one refuses.
+    """
+
+    may_change = False
 
     def routed(self, program: Program[T]) -> Program[T]:
         """The same program, whose round trips say which server they go to."""
@@ -71,6 +77,7 @@ class _Guided(Servers):
         guide: Who answered last.
     """
 
+    may_change = True
     question: Command
 
     def __init__(self, guides: Iterable[Node]) -> None:
@@ -108,7 +115,7 @@ class _Guided(Servers):
         try:
             yield from self._ask()
         except LostConnection as error:
-            raise StoreUnavailable(str(error)) from None
+            raise error.failure.error() from None
         return self._primaries()
 
     def _answered(self, round_trip: RoundTrip) -> Program[list[Reply]]:

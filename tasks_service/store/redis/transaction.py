@@ -55,32 +55,33 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from redis.exceptions import (
     AskError,
-    BusyLoadingError,
-    ClusterDownError,
     ExecAbortError,
-    MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
-    ReadOnlyError,
     ResponseError,
     TryAgainError,
 )
 
 from ...addresses.redis import Node
-from ...domain.errors import Contention, CorruptRecord, StoreForbidden, StoreFull, StoreUnavailable
+from ...domain.errors import (
+    Contention,
+    CorruptRecord,
+    StoreForbidden,
+    StoreFull,
+    StoreRefuses,
+    StoreUnavailable,
+)
 from ...failpoints import failpoint
 from .backoff import full_jitter
 from .layout import Command
+from .refusals import Refusal, cause_of, refusal_of
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PASSING = (AskError, BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
-"""Answers of a Redis that will be well again, or is another by now: loading, failing over, electing, moving.
-MOVED is redis-py's subclass of ASK."""
-
-_PASSING_WORDS = ("NOREPLICAS", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF")
+_MOVING = (AskError, TryAgainError)
+"""Answers of a cluster whose slots move. MOVED is redis-py's subclass of ASK."""
 
 
 class RoundTrip(NamedTuple):
@@ -98,16 +99,46 @@ class RoundTrip(NamedTuple):
     follows: bool = False
 
 
+class Failure(NamedTuple):
+    """Why a try has failed.
+
+    Attributes:
+        reason: For operators.
+        refusal: What it means, if the server has answered and refused.
+    """
+
+    reason: str
+    refusal: Refusal | None = None
+
+    def error(self, *, token: str | None = None, may_have_applied: bool = False) -> StoreUnavailable:
+        """The error that says so."""
+        if self.refusal is None:
+            return StoreUnavailable(self.reason, token=token, may_have_applied=may_have_applied)
+        return StoreRefuses(
+            self.reason,
+            told=self.refusal.told,
+            remedy=self.refusal.remedy,
+            token=token,
+            may_have_applied=may_have_applied,
+        )
+
+
 class Backoff(NamedTuple):
-    """Give the connection back and wait.
+    """Give the connection back and wait. A driver may throw the failure's error instead.
 
     Attributes:
         seconds: How long.
-        leave: The server is not well, or not the right one: close the connection, and look again where to go.
+        failure: The server is not well, or not the right one: close the connection, and look again where to
+            go. None: only a race was lost.
     """
 
     seconds: float
-    leave: bool = False
+    failure: Failure | None = None
+
+    @property
+    def leave(self) -> bool:
+        """Whether to close the connection."""
+        return self.failure is not None
 
 
 Reply = Any
@@ -115,7 +146,15 @@ Program = Generator[RoundTrip | Backoff, list[Reply], T]
 
 
 class LostConnection(Exception):
-    """Thrown into a program by its driver: no answer came, and nobody knows whether the commands ran."""
+    """Thrown into a program by its driver: no answer came, and nobody knows whether the commands ran.
+
+    Attributes:
+        failure: Why.
+    """
+
+    def __init__(self, reason: str, refusal: Refusal | None = None) -> None:
+        super().__init__(reason)
+        self.failure = Failure(reason, refusal)
 
 
 def once(commands: Sequence[Command], deadline: float, node: Node | None = None) -> Program[list[Reply]]:
@@ -130,18 +169,18 @@ def once(commands: Sequence[Command], deadline: float, node: Node | None = None)
         StoreUnavailable: No answer in time.
         StoreForbidden: The user may not do it.
     """
-    ends, failure = time.monotonic() + deadline, ""
-    for attempt in count():
+    ends, attempt = time.monotonic() + deadline, 0
+    while True:
         try:
             replies = yield RoundTrip(commands, node)
-            if not (failure := _failure(replies)):
+            if (failure := _failure(replies)) is None:
                 return replies
         except LostConnection as error:
-            failure = str(error)
+            failure = error.failure
         if time.monotonic() >= ends:
-            break
-        yield Backoff(full_jitter(attempt), leave=True)
-    raise StoreUnavailable(failure)
+            raise failure.error()
+        yield Backoff(full_jitter(attempt), failure)
+        attempt += 1
 
 
 class Write(NamedTuple, Generic[T]):
@@ -206,74 +245,70 @@ def transact(transition: Transition[T], deadline: float) -> Program[T]:
         CorruptRecord: A key has a type that it must not have.
     """
     ends = time.monotonic() + deadline
-    lost_race, failure = False, ""
+    is_unanswered = False
     for attempt in count():
         try:
             replies = yield RoundTrip([("UNWATCH",), ("WATCH", *transition.watch()), *transition.reads()])
-            failure = _failure(replies)
-            if not failure:
+            if (failure := _failure(replies)) is None:
                 _no_surprises(transition.task_id, replies)
                 if (write := transition.judge(replies[2:])) is None:
                     continue
                 if not write.commands:
                     return write.outcome
                 failpoint(transition.name, "before")
+                is_unanswered = True
                 replies = yield RoundTrip([("MULTI",), *write.commands, ("EXEC",)], follows=True)
                 if write.non_transactional and _is_full(replies):
                     replies = yield RoundTrip(write.commands)
                 failpoint(transition.name, "after")
-                failure = _failure(replies)
-                lost_race = not failure and replies[-1] is None
-                if not failure and not lost_race:
+                is_unanswered = False
+                if (failure := _failure(replies)) is None and replies[-1] is not None:
                     answers = replies[-1] if isinstance(replies[-1], list) else replies
                     _no_surprises(transition.task_id, answers)
                     return write.outcome if write.outcome_from is None else write.outcome_from(answers)
         except LostConnection as error:
-            lost_race, failure = False, str(error)
+            failure = error.failure
         if time.monotonic() >= ends:
             break
-        yield Backoff(full_jitter(attempt), leave=bool(failure))
-    if lost_race:
+        yield Backoff(full_jitter(attempt), failure)
+    if failure is None:
         raise Contention("too many writers on one task", token=transition.token)
-    raise StoreUnavailable(failure, token=transition.token)
+    raise failure.error(token=transition.token, may_have_applied=is_unanswered)
 
 
-def _failure(replies: Sequence[Reply]) -> str:
-    """Why these replies mean "not now", or nothing. A lack of memory or of rights ends the trying at once."""
+def _failure(replies: Sequence[Reply]) -> Failure | None:
+    """Why these replies mean "not now"; None if they do not.
+
+    Raises:
+        StoreFull, StoreForbidden: Trying on is in vain.
+    """
     if _is_full(replies):
         raise StoreFull
     for reply in replies:
         if is_forbidden(reply):
             logger.error("Redis: %s. Give the user what docker/users.acl has.", reply)
             raise StoreForbidden
-        if isinstance(reply, ResponseError) and _is_passing(reply):
-            return f"another node has it: {reply}" if isinstance(reply, AskError) else str(reply)
-    return ""
-
-
-def _is_passing(error: ResponseError) -> bool:
-    return isinstance(error, _PASSING) or _cause(error).startswith(_PASSING_WORDS)
+        if isinstance(reply, Exception):
+            if isinstance(reply, _MOVING) or cause_of(reply).startswith("TRYAGAIN"):
+                return Failure(f"another node has it: {reply}")
+            if (refusal := refusal_of(reply)) is not None:
+                return Failure(str(reply), refusal)
+    return None
 
 
 def is_forbidden(reply: Reply) -> bool:
     """Whether the user may not run a command, or not on its key; for EXEC Redis says so in another way."""
     return isinstance(reply, NoPermissionError) or (
-        isinstance(reply, ExecAbortError) and _cause(reply).startswith("NOPERM")
+        isinstance(reply, ExecAbortError) and cause_of(reply).startswith("NOPERM")
     )
 
 
 def _is_full(replies: Sequence[Reply]) -> bool:
     return any(
         isinstance(reply, OutOfMemoryError)
-        or (isinstance(reply, ExecAbortError) and _cause(reply).startswith("OOM"))
+        or (isinstance(reply, ExecAbortError) and cause_of(reply).startswith("OOM"))
         for reply in replies
     )
-
-
-def _cause(error: ResponseError) -> str:
-    """What an error says first; of an EXEC that was refused as a whole, what it was refused for."""
-    text = str(error)
-    return text.partition("because of: ")[2] if isinstance(error, ExecAbortError) else text
 
 
 def _no_surprises(task_id: str, replies: Sequence[Reply]) -> None:

@@ -1,0 +1,31 @@
+"""How a client is told over HTTP that this front end has too much to do: 503, and when to come back.
+
+An error of a method has HTTP status 200, or one that its code stands for. Overload is another matter: proxies
+and clients that look at the status alone can send the request to another front end, or wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mcp_types.jsonrpc import INTERNAL_ERROR
+
+from ..transport.responding import Answer
+
+OVERLOADED: Final = "overloaded"
+"""The `reason` in the data of the error."""
+
+
+def overload_answer(message: Mapping[str, Any]) -> Answer | None:
+    """The answer to a request that was refused for want of resources; None if it was not."""
+    error = message.get("error", {})
+    data = error.get("data") if error.get("code") == INTERNAL_ERROR else None
+    if not isinstance(data, Mapping) or data.get("reason") != OVERLOADED:
+        return None
+    return Answer(message, 503, retry_after(data["retryAfterMs"]))
+
+
+def retry_after(milliseconds: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The header that says when to come back, in whole seconds (RFC 9110, 10.2.3)."""
+    return ((b"retry-after", str(-(-milliseconds // 1000)).encode()),)
