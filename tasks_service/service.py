@@ -76,12 +76,18 @@ class TaskService:
             service=name,
             version=version,
             instructions=instructions or "",
+            owns_app=self._owns_app,
         )
 
     @property
     def celery(self) -> Celery:
         """The Celery app, for `celery -A module worker` and `beat`."""
         return self._celery
+
+    @property
+    def owns_app(self) -> bool:
+        """Whether the Celery app was made by this service, and is nobody else's."""
+        return self._owns_app
 
     @cached_property
     def dispatcher(self) -> Dispatcher:

@@ -1,6 +1,7 @@
-"""Redis transports for kombu that keep one client per channel, and drop malformed messages.
+"""Redis transports for kombu that keep one client per channel, and drop what is no message at all.
 
-kombu's own create a new `redis.Redis` for each command, and a malformed message ends the worker.
+kombu's own create a new `redis.Redis` for each command, and something that is no message ends whoever listens
+for remote control or events. What workers read from queues is judged in `guard`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from json import JSONDecodeError
 from typing import Any
 
 import redis
@@ -32,14 +32,6 @@ class _KeptClient:
     _create_client: Callable[[], redis.Redis]
 
     _kept: redis.Redis | None = None
-
-    def _brpop_read(self, **options: Any) -> Any:
-        """Take the next message, and drop one that is not JSON, which would end the worker."""
-        try:
-            return super()._brpop_read(**options)  # type: ignore[misc] # of the channel that this is mixed into
-        except (JSONDecodeError, UnicodeDecodeError) as error:
-            logger.warning("A message that is no JSON is dropped: %s", error)
-            return True
 
     @contextmanager
     def conn_or_acquire(self, client: redis.Redis | None = None) -> Iterator[redis.Redis]:

@@ -52,7 +52,9 @@ COMMANDS: Mapping[str, Command] = {
     "inspect": Command("inspect_commands:inspect", "Show everything that is stored of a task."),
     "cancel": Command("inspect_commands:cancel", "Cancel a task, whoever owns it."),
     "doctor": Command("doctor:doctor", "Examine Redis, broker, workers, beat, front end and Flower."),
-    "repair": Command("repair:repair", "Fix records and indexes that disagree; safe to run at any time."),
+    "repair": Command(
+        "repair:repair", "Fix records and indexes that disagree, and drop messages that nobody can run."
+    ),
 }
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from ..addresses.encryption import is_open
 from ..broker.app import MAINTENANCE_QUEUE
 from ..domain.errors import StoreForbidden, StoreFull, StoreRefuses, StoreUnavailable
+from ..domain.task import DAY
 from ..local.ports import http_status, http_url
 from ..local.stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
 from ..service import TaskService
@@ -35,6 +36,8 @@ ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 5
 CLOCK_SKEW_SECONDS = 1.0
 #: A sweep that is this many intervals late is missing.
 LATE_SWEEPS = 5
+#: For how long dropped messages are worth a word.
+DROPPED_LATELY_MS = DAY
 #: The prefix of the name with which beat answers.
 BEAT_NAME = "celerybeat@"
 #: Recommended settings of a Celery app, and what happens without them; apps that we create have them.
@@ -207,6 +210,19 @@ def check_queues(examination: Examination) -> Iterator[Finding]:
         )
 
 
+def check_messages(examination: Examination) -> Iterator[Finding]:
+    """Check that workers have lately been given nothing but messages."""
+    now_ms = examination.store.now_ms()
+    for queue, dropped in sorted(examination.store.dropped_messages().items()):
+        age_ms = max(now_ms - dropped.at_ms, 0)
+        if age_ms < DROPPED_LATELY_MS:
+            yield _warning(
+                f"Workers dropped something from the queue {queue!r} that was no message of theirs, "
+                f"{age_ms / 1000:.0f} s ago; {dropped.number} times in all.",
+                "The workers' logs say what was wrong with it. Find out who else writes to the broker.",
+            )
+
+
 def check_fairness(examination: Examination) -> Iterator[Finding]:
     """Check that the tasks of one owner cannot take all workers."""
     settings = examination.settings
@@ -304,6 +320,7 @@ CHECKS: Mapping[str, Check] = {
     "encryption": check_encryption,
     "workers": check_workers,
     "queues": check_queues,
+    "messages": check_messages,
     "fairness": check_fairness,
     "sweeps": check_sweeps,
     "beat": check_beat,

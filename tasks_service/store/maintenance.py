@@ -48,6 +48,18 @@ class SweepRecord(NamedTuple):
         return SweepMark(now_ms >= reap_from_ms, alarm), SweepRecord(now_ms, server, reap_from_ms)
 
 
+class DroppedMessages(NamedTuple):
+    """What workers have dropped from a queue because it was no message that they could run.
+
+    Attributes:
+        number: How many, ever.
+        at_ms: When the newest was dropped.
+    """
+
+    number: int
+    at_ms: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """Something wrong with what is stored, and whether it has been fixed.
@@ -145,6 +157,12 @@ class MaintenanceStore(Protocol):
 
     def last_sweep_ms(self) -> int | None:
         """How many ms ago the last sweep began; None if none ever did."""
+
+    def count_dropped(self, queue: str, number: int) -> None:
+        """Note that so many messages of a queue have just been dropped; see `DroppedMessages`."""
+
+    def dropped_messages(self) -> dict[str, DroppedMessages]:
+        """What was dropped, by queue; a queue from which nothing was is missing."""
 
     def inspect(self, reference: str) -> TaskRecord:
         """Everything stored of one task, as it is stored (not its effective state).

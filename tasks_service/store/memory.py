@@ -49,7 +49,7 @@ from ..domain.names import is_name, task_hash
 from ..domain.task import NO_TEXT, ConcurrencyKey, Owner, Phase, Slot, Task, TaskRecord
 from .changes import Reported
 from .clients import Created, Page, TaskView
-from .maintenance import MOST_GRANTED, Repair, SweepMark, SweepRecord
+from .maintenance import MOST_GRANTED, DroppedMessages, Repair, SweepMark, SweepRecord
 from .outbox import NoOutbox, Outbox
 from .workers import Claimed
 
@@ -87,6 +87,7 @@ class MemoryTaskStore:
         self._queues: set[str] = set()
         self._swept: SweepRecord | None = None
         self._beat: dict[str, int] = {}
+        self._dropped: dict[str, DroppedMessages] = {}
 
     # --- ClientStore -------------------------------------------------------------------------------------
 
@@ -269,6 +270,17 @@ class MemoryTaskStore:
         """See `MaintenanceStore.last_sweep_ms`."""
         with self._lock:
             return None if self._swept is None else self._clock() - self._swept.at_ms
+
+    def count_dropped(self, queue: str, number: int) -> None:
+        """See `MaintenanceStore.count_dropped`."""
+        with self._lock:
+            before = self._dropped[queue].number if queue in self._dropped else 0
+            self._dropped[queue] = DroppedMessages(before + number, self._clock())
+
+    def dropped_messages(self) -> dict[str, DroppedMessages]:
+        """See `MaintenanceStore.dropped_messages`."""
+        with self._lock:
+            return dict(self._dropped)
 
     def inspect(self, reference: str) -> TaskRecord:
         """See `MaintenanceStore.inspect`."""

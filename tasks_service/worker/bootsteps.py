@@ -16,6 +16,7 @@ from ..store.redis import Role
 from .announcer import Announcer, Description
 from .celery_tasks import ToolTask
 from .engine import Engine
+from .incoming import guard_messages
 from .maintenance.beat_tasks import register_beat_tasks
 from .maintenance.thread import SweepThread
 
@@ -26,7 +27,14 @@ ANNOUNCE_DEADLINE = 2.0
 
 
 def install(
-    app: Celery, engine: Engine, tools: ToolRegistry, *, service: str, version: str, instructions: str
+    app: Celery,
+    engine: Engine,
+    tools: ToolRegistry,
+    *,
+    service: str,
+    version: str,
+    instructions: str,
+    owns_app: bool,
 ) -> None:
     """Add to an app what its workers need; nothing runs in processes that are not workers.
 
@@ -37,7 +45,9 @@ def install(
         service: The name under which workers announce them.
         version: The release that they announce.
         instructions: What the tools are good for, for the model.
+        owns_app: Whether the app is ours.
     """
+    guard_messages(app, engine, tools, owns_app=owns_app)
     announcers: list[Announcer] = []
 
     def announcer(worker: Any) -> Announcer:

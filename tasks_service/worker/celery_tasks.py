@@ -29,7 +29,6 @@ class ToolTask(Task):  # type: ignore[misc]
     """The Celery task of a tool: takes a reference, returns None, or raises a bare `ToolFailed`."""
 
     Request = "tasks_service.worker.request:ToolRequest"
-    Strategy = "tasks_service.worker.request:strategy"
     abstract = True
     typing = False
     serializer = "json"

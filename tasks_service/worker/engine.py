@@ -12,6 +12,7 @@ from ..domain.errors import ConfigurationError
 from ..domain.task import SECOND
 from ..settings import Settings
 from ..store.redis import RedisTaskStore
+from .dropped import DropCounter
 from .execution import Executor
 from .interrupts import Interrupter
 from .lease_keeper import LeaseKeeper
@@ -45,6 +46,7 @@ class Engine:
         self._executor: Executor | None = None
         self._child_losses: ChildLossReporter | None = None
         self._beat_work: BeatWork | None = None
+        self._dropped: DropCounter | None = None
         self._announcer: RedisTaskStore | None = None
         os.register_at_fork(after_in_child=self._forget)
 
@@ -80,6 +82,14 @@ class Engine:
             child_losses, self._child_losses = self._child_losses, None
         if child_losses is not None:
             child_losses.close()
+
+    @property
+    def dropped(self) -> DropCounter:
+        """The counter of messages that were dropped (main process only)."""
+        with self._lock:
+            if self._dropped is None:
+                self._dropped = DropCounter(lambda: self.store(pool=1))
+            return self._dropped
 
     def sweeper(self) -> Sweeper:
         """What a worker process does by itself, with a store of its own."""
@@ -149,4 +159,4 @@ class Engine:
     def _forget(self) -> None:
         """Forget everything after a fork, which threads and connections do not survive."""
         self._lock = threading.Lock()
-        self._executor = self._child_losses = self._beat_work = self._announcer = None
+        self._executor = self._child_losses = self._beat_work = self._announcer = self._dropped = None

@@ -10,14 +10,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
-from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
-from celery.worker.strategy import default
 
 from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import FailWithError, Release, WorkerEvent
@@ -39,8 +36,6 @@ class ToolRequest(Request):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        if not (isinstance(self.id, str) and _are_limits(self.time_limits) and _is_reference(self.kwargs)):
-            raise InvalidTaskError("it is not a message of a tool")
         failpoint("Handover", "before")
         self.lease_id = new_token()
         self.request_dict[LEASE_HEADER] = self.lease_id
@@ -77,36 +72,6 @@ class ToolRequest(Request):  # type: ignore[misc]
         failpoint("ChildLoss", "before")
         self.task.engine.child_losses.put(self.kwargs["task"], event)
         failpoint("ChildLoss", "after")
-
-
-def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Celery's default strategy for taking messages, except that malformed ones are rejected.
-
-    Otherwise a malformed message would end the worker, be delivered again, and end the next one.
-    """
-    take = default(task, app, consumer, **options)
-
-    def take_or_reject(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return take(*args, **kwargs)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise InvalidTaskError(f"not a message of a tool: {error!r}") from error
-
-    return take_or_reject
-
-
-def _are_limits(limits: Any) -> bool:
-    """Whether these are a hard and a soft time limit; Celery reads them only when a child is free."""
-    if not isinstance(limits, list | tuple) or len(limits) != 2:
-        return False
-    return all(limit is None or isinstance(limit, int | float) for limit in limits)
-
-
-def _is_reference(kwargs: Any) -> bool:
-    """Whether a message's arguments are a task's reference, as `broker.message` sends it."""
-    if not isinstance(kwargs, dict):
-        return False
-    return isinstance(kwargs.get("task"), str) and isinstance(kwargs.get("dispatched_ms"), int)
 
 
 class ChildLossReporter:

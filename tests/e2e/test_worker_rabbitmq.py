@@ -122,3 +122,28 @@ def test_a_task_that_was_created_while_the_broker_was_down_runs_when_it_is_back(
     assert client.view(task).task.phase is Phase.PENDING
     broker.start()
     assert client.ended(task, timeout=120).task.status is TaskStatus.COMPLETED
+
+
+def test_a_message_of_any_shape_is_run_or_dropped_and_counted_and_the_worker_lives(
+    client: Client, broker: RabbitServer, worker: CeleryTestWorker
+) -> None:
+    with broker.connection() as connection, connection.channel() as channel:
+        for headers in ({}, {"task": "add"}, {"task": "add", "id": 5}, {"task": "add", "id": "x", "eta": []}):
+            for content_type in ("application/json", "application/x-python-serialize", None):
+                for body in (
+                    b"",
+                    b"null",
+                    b"[]",
+                    b"[[], {}, {}]",
+                    b"\xff",
+                    b'{"task": "add"}',
+                    b"[" * 100_000,
+                ):
+                    message = channel.prepare_message(
+                        body, content_type=content_type, content_encoding="utf-8", headers=headers
+                    )
+                    channel.basic_publish(message, exchange="", routing_key="tasks")
+        wait_until(lambda: not channel.queue_declare("tasks", passive=True).message_count, worker.logs)
+    assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+    assert worker.container.status == "running", worker.logs()
+    wait_until(lambda: "tasks" in client.store.dropped_messages(), worker.logs)

@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service import ConfigurationError, TaskService
 from tasks_service.domain.task import FailureKind, TaskStatus
+from tasks_service.worker.incoming import MessageInspector
+from tests.kit.hostile import variants
 from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
 from tests.kit.workers import Client, client_of, worker_node
 
 SHOW_SETTINGS = """
@@ -148,3 +152,41 @@ def test_importing_a_service_needs_no_redis() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
     code = "import tests.kit.worker_app as a; assert a.service.tools['add'].definition.queue == 'tasks'"
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
+def names(message: Any) -> Any:
+    headers = message.get("headers")
+    return headers.get("task") if isinstance(headers, dict) else None
+
+
+def test_a_message_of_any_shape_that_names_a_tool_is_dropped_in_a_queue_that_the_shop_uses_too(
+    shop_worker: CeleryTestWorker, shop: Client, module_redis: RedisServer
+) -> None:
+    from .shop_app import app
+
+    (push,) = shop.outbox.pushes(shop.run("reindex", index="books").task, 1)
+    real = json.loads(push.payload)
+    of_tool = [message for message in variants(real) if names(message) == "reindex"]
+    with module_redis.client() as admin, app.connection_for_write(url=module_redis.url) as connection:
+        for message in of_tool:
+            admin.lpush("acme-indexing", json.dumps(message))
+        app.send_task("acme.plain", (1,), queue="indexing", connection=connection)
+        wait_until(lambda: not admin.llen("acme-indexing"), shop_worker.logs)
+        wait_until(lambda: "acme.plain" in shop_worker.logs(), shop_worker.logs)
+    assert shop.run("reindex", index="films").task.status is TaskStatus.COMPLETED
+    assert shop_worker.container.status == "running", shop_worker.logs()
+    wait_until(lambda: "indexing" in shop.store.dropped_messages(), shop_worker.logs)
+
+
+def test_what_names_no_tool_is_left_to_celery_unless_the_queue_is_the_tools_alone() -> None:
+    from .shop_service import app, service
+
+    dropped: list[str] = []
+    inspector = MessageInspector(
+        app, service.tools, lambda queue, problem: dropped.append(queue), owns_app=False
+    )
+    assert [inspector.is_alone(queue) for queue in ("tasks", "indexing", "acme")] == [True, False, False]
+    assert inspector.admits("indexing", b"not JSON")
+    assert inspector.admits("acme", b"not JSON")
+    assert not inspector.admits("tasks", b"not JSON")
+    assert dropped == ["tasks"]

@@ -54,6 +54,7 @@ INDEXES = (
     "queues",
     "concurrency_keys",
     "beat",
+    "dropped",
 )
 """Shard-wide keys: one of each, without a lifetime, because they hold what lives and nothing else."""
 

@@ -19,7 +19,7 @@ from ...domain.task import Owner, Task, TaskRecord
 from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
 from ..findings import Finding, Memory
-from ..maintenance import Repair, SweepMark
+from ..maintenance import DroppedMessages, Repair, SweepMark
 from ..outbox import NoOutbox, Outbox
 from ..workers import Claimed
 from .connection import Pools, client_findings, connect_to_master, connection_options
@@ -268,6 +268,14 @@ class RedisTaskStore:
     def last_sweep_ms(self) -> int | None:
         """See `MaintenanceStore.last_sweep_ms`."""
         return self.run(self._sweeps.last_sweep_ms())
+
+    def count_dropped(self, queue: str, number: int) -> None:
+        """See `MaintenanceStore.count_dropped`."""
+        self.run(self._sweeps.count_dropped(queue, number))
+
+    def dropped_messages(self) -> dict[str, DroppedMessages]:
+        """See `MaintenanceStore.dropped_messages`."""
+        return self.run(self._sweeps.dropped_messages())
 
     def inspect(self, reference: str) -> TaskRecord:
         """See `MaintenanceStore.inspect`."""

@@ -27,7 +27,7 @@ from ...domain.errors import CorruptRecord
 from ...domain.names import is_name, task_hash
 from ...domain.reports import Report
 from ...domain.task import JournalEntry, LogEntry, Progress, Task, ToolException
-from ..maintenance import SweepRecord
+from ..maintenance import DroppedMessages, SweepRecord
 from . import schema
 from .documents import StoredFields, dumps
 
@@ -156,6 +156,20 @@ def encode_sweep(sweep: SweepRecord) -> str:
 def decode_sweep(text: str) -> SweepRecord:
     """The last sweep, read back."""
     return schema.SWEEP.value(text)
+
+
+def encode_dropped(dropped: DroppedMessages) -> str:
+    """What was dropped from a queue, as the store keeps it."""
+    return schema.DROPPED.text(dropped)
+
+
+def decode_dropped(text: str | None) -> DroppedMessages | None:
+    """What was dropped from a queue, read back; None if it cannot be read: it is only a number for people."""
+    try:
+        dropped = schema.DROPPED.value(text or "")
+    except (ValueError, TypeError):
+        return None
+    return dropped if isinstance(dropped.number, int) and isinstance(dropped.at_ms, int) else None
 
 
 def encode_remembered(remembered: IdempotencyRecord) -> str:

@@ -37,7 +37,7 @@ from ...domain.task import (
     ToolException,
 )
 from ...domain.tools import ToolDefinition
-from ..maintenance import SweepRecord
+from ..maintenance import DroppedMessages, SweepRecord
 from ..registry import NOT_TOLD, AnnouncedTools, Delivery, Remembered, WorkerAnnouncement
 from ..sessions import Session, SessionTask
 from .documents import Document, Field, Shape, StoredFields, Versions, Words
@@ -239,6 +239,8 @@ IDEMPOTENCY = Document(
 SWEEP = Document(
     Shape(SweepRecord, [Field("at", "at_ms"), Field("server", "server"), Field("reap_from", "reap_from_ms")])
 )
+
+DROPPED = Document(Shape(DroppedMessages, [Field("n", "number"), Field("at", "at_ms")]))
 
 SESSION = Document(
     Shape(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...domain.indexes import Due
 from ...domain.names import task_hash
 from ...domain.task import ConcurrencyKey
-from ..maintenance import MOST_GRANTED, SweepMark, SweepRecord
+from ..maintenance import MOST_GRANTED, DroppedMessages, SweepMark, SweepRecord
 from . import codec
 from .health import run_id
-from .layout import Command, Shard, concurrency_key_name, parse_concurrency_key
+from .layout import Command, Layout, Shard, concurrency_key_name, parse_concurrency_key
 from .programs import StorePrograms
 from .servers import Servers
 from .slots import free_slot_reads, free_slots
@@ -151,6 +151,39 @@ class Sweeps(StorePrograms):
         # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
         now_ms = yield from self.now_ms()
         return max(now_ms - codec.decode_sweep(text).at_ms, 0) if text else None
+
+    def count_dropped(self, queue: str, number: int) -> Program[None]:
+        """See `MaintenanceStore.count_dropped`."""
+        yield from transact(_CountDropped(self.layout, self.time_of, queue, number), self.deadline)
+
+    def dropped_messages(self) -> Program[dict[str, DroppedMessages]]:
+        """See `MaintenanceStore.dropped_messages`."""
+        (flat,) = yield from once([("HGETALL", self.layout.home.index("dropped"))], self.deadline)
+        found = {queue: codec.decode_dropped(text) for queue, text in zip(flat[::2], flat[1::2], strict=True)}
+        return {queue: dropped for queue, dropped in found.items() if dropped is not None}
+
+
+class _CountDropped:
+    """A queue's count of dropped messages that grows."""
+
+    name, token = "CountDropped", ""
+
+    def __init__(self, layout: Layout, time_of: Callable[[Reply], int], queue: str, number: int) -> None:
+        self.task_id = self._queue = queue
+        self._key, self._time_of, self._number = layout.home.index("dropped"), time_of, number
+
+    def watch(self) -> list[str]:
+        return [self._key]
+
+    def reads(self) -> list[Command]:
+        return [("TIME",), ("HGET", self._key, self._queue)]
+
+    def judge(self, replies: list[Reply]) -> Write[None]:
+        time, text = replies
+        before = codec.decode_dropped(text)
+        number = self._number + (0 if before is None else before.number)
+        dropped = DroppedMessages(number, self._time_of(time))
+        return Write([("HSET", self._key, self._queue, codec.encode_dropped(dropped))], None)
 
 
 class _ForgetConcurrencyKey:

@@ -84,6 +84,10 @@ _MOVING = (AskError, TryAgainError)
 """Answers of a cluster whose slots move. MOVED is redis-py's subclass of ASK."""
 
 
+_TRUTH = ("HSET", "HDEL", "RPUSH")
+"""Commands that write records and logs; all others write what can be made anew of them."""
+
+
 class RoundTrip(NamedTuple):
     """Commands that go out in one packet and are answered in order; an error is answered, not raised.
 
@@ -242,7 +246,7 @@ def transact(transition: Transition[T], deadline: float) -> Program[T]:
         StoreFull: Redis is at its memory limit.
         StoreForbidden: The user may not do it.
         Contention: Other writers won every race.
-        CorruptRecord: A key has a type that it must not have.
+        CorruptRecord: A key that was read has a type that it must not have.
     """
     ends = time.monotonic() + deadline
     is_unanswered = False
@@ -264,8 +268,9 @@ def transact(transition: Transition[T], deadline: float) -> Program[T]:
                 is_unanswered = False
                 if (failure := _failure(replies)) is None and replies[-1] is not None:
                     answers = replies[-1] if isinstance(replies[-1], list) else replies
-                    _no_surprises(transition.task_id, answers)
-                    return write.outcome if write.outcome_from is None else write.outcome_from(answers)
+                    if _is_written(transition.task_id, write.commands, answers) and write.outcome_from:
+                        return write.outcome_from(answers)
+                    return write.outcome
         except LostConnection as error:
             failure = error.failure
         if time.monotonic() >= ends:
@@ -315,6 +320,26 @@ def _no_surprises(task_id: str, replies: Sequence[Reply]) -> None:
     for reply in replies:
         if isinstance(reply, ResponseError):
             raise CorruptRecord(task_id, str(reply))
+
+
+def _is_written(task_id: str, commands: Sequence[Command], answers: Sequence[Reply]) -> bool:
+    """Whether all of a transaction was written, and not only the record.
+
+    Redis goes on when a command of a transaction fails, as one does on an index or a queue whose key is of a
+    wrong type. The event has happened by then: the record says so, and the record is the truth. What is
+    missing beside it is put right by a repair, or, a message, by a sweep.
+    """
+    failed = [
+        (command, answer)
+        for command, answer in zip(commands, answers, strict=False)
+        if isinstance(answer, ResponseError)
+    ]
+    for command, answer in failed:
+        if command[0] in _TRUTH:
+            raise CorruptRecord(task_id, str(answer))
+        key = command[1]
+        logger.error("%s is damaged, and lacks a task now: run tasks-service repair (%s)", key, answer)
+    return not failed
 
 
 def milliseconds(reply: Sequence[str]) -> int:

@@ -1,0 +1,143 @@
+"""The bootstep of a worker's consumer that has each message judged before Celery runs it.
+
+On Redis what a queue holds is judged before kombu makes a message of it (`broker.guard`). Other transports
+hand out messages only, which are judged then. What still raises in Celery's own handler is dropped as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from kombu.transport import redis as kombu_redis
+
+from ..authoring.tool import ToolRegistry
+from ..broker.app import MAINTENANCE_QUEUE
+from ..broker.guard import guard
+from ..broker.incoming import Sender, problem_of, problem_of_message
+from .celery_tasks import ToolTask
+from .engine import Engine
+from .maintenance.schedule import CELERY_TASKS
+
+logger = logging.getLogger(__name__)
+
+_BEATS = frozenset(CELERY_TASKS.values())
+_NUMBERS = count(1)
+
+_HOSTILE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Celery's handler raises over a message that is not what it expects."""
+
+
+class MessageInspector:
+    """Judges what the workers of an app read; implements `broker.guard.Inspector`.
+
+    Args:
+        app: Ours, or a shop's.
+        tools: The tools.
+        drop: Counts what is dropped: from which queue, and why.
+        owns_app: Whether the app is ours, so that its queues are ours alone.
+    """
+
+    def __init__(
+        self, app: Celery, tools: ToolRegistry, drop: Callable[[str, str], None], *, owns_app: bool
+    ) -> None:
+        self._app, self._tools, self._drop, self._owns_app = app, tools, drop, owns_app
+
+    def sender_of(self, name: str) -> Sender:
+        """Whose task a name is."""
+        if name in _BEATS:
+            return Sender.BEAT
+        return Sender.TOOL if isinstance(self._app.tasks.get(name), ToolTask) else Sender.OTHER
+
+    def queues(self) -> list[str]:
+        """See `Inspector.queues`."""
+        return list(self._app.amqp.queues.consume_from)
+
+    def is_alone(self, queue: str) -> bool:
+        """See `Inspector.is_alone`: on a shop's app, a queue of ours that its configuration does not name."""
+        if self._owns_app:
+            return True
+        ours = {MAINTENANCE_QUEUE, *(tool.definition.queue for tool in self._tools.values())}
+        return queue in ours and queue not in self._named_by_shop()
+
+    def _named_by_shop(self) -> set[str]:
+        conf = self._app.conf
+        routes = conf.task_routes.values() if isinstance(conf.task_routes, dict) else ()
+        return {
+            str(conf.task_default_queue),
+            *(str(queue.name) for queue in conf.task_queues or ()),
+            *(str(getattr(task, "queue", "")) for task in self._app.tasks.values()),
+            *(str(route.get("queue") if isinstance(route, dict) else route) for route in routes),
+        }
+
+    def admits(self, queue: str, raw: bytes) -> bool:
+        """See `Inspector.admits`."""
+        problem = problem_of(raw, self.sender_of, alone=self.is_alone(queue))
+        if problem is not None:
+            self.dropped(queue, problem)
+        return problem is None
+
+    def dropped(self, queue: str, problem: str) -> None:
+        """See `Inspector.dropped`."""
+        self._drop(queue, problem)
+
+    def handler(self, handle: Callable[[Any], Any], consumer: Any) -> Callable[[Any], Any]:
+        """Celery's handler of messages, with a judgement before it, and for whatever it cannot handle."""
+
+        def drop(message: Any, problem: str) -> None:
+            self.dropped(str((message.delivery_info or {}).get("routing_key") or ""), problem)
+            message.reject_log_error(logger, consumer.connection_errors)
+            signals.task_rejected.send(sender=consumer, message=message, exc=None)
+
+        def handle_or_drop(message: Any) -> Any:
+            if not isinstance(message.channel, kombu_redis.Channel):
+                problem = problem_of_message(message, self.sender_of)
+                if problem is not None:
+                    return drop(message, problem)
+            try:
+                return handle(message)
+            except _HOSTILE as error:
+                if message.acknowledged or not self._is_ours(message):
+                    raise
+                return drop(message, f"Celery cannot handle it ({type(error).__name__}: {error})")
+
+        return handle_or_drop
+
+    def _is_ours(self, message: Any) -> bool:
+        name = message.headers.get("task") if isinstance(message.headers, dict) else None
+        return self._owns_app or (isinstance(name, str) and self.sender_of(name) is not Sender.OTHER)
+
+
+def guard_messages(app: Celery, engine: Engine, tools: ToolRegistry, *, owns_app: bool) -> None:
+    """Have the workers of an app judge what they read; nothing happens in other processes."""
+    inspector = MessageInspector(
+        app, tools, lambda queue, problem: engine.dropped.add(queue, problem), owns_app=owns_app
+    )
+    app.steps["consumer"].add(_step(inspector))
+
+
+def _step(inspector: MessageInspector) -> type[Any]:
+    class GuardedMessages(bootsteps.Step):  # type: ignore[misc]
+        """Guards each connection that the consumer makes, and the handler of its messages."""
+
+        name = f"tasks-service-messages-{next(_NUMBERS)}"
+
+        def __init__(self, consumer: Any, **options: Any) -> None:
+            super().__init__(consumer, **options)
+            connect, create_handler = consumer.connection_for_read, consumer.create_task_handler
+
+            def connection_for_read(*args: Any, **options: Any) -> Any:
+                connection = connect(*args, **options)
+                guard(connection.transport, inspector)
+                return connection
+
+            def create_task_handler(*args: Any, **options: Any) -> Callable[[Any], Any]:
+                return inspector.handler(create_handler(*args, **options), consumer)
+
+            consumer.connection_for_read = connection_for_read
+            consumer.create_task_handler = create_task_handler
+
+    return GuardedMessages

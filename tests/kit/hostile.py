@@ -1,0 +1,80 @@
+"""Messages as nobody sends them: every field of a real one in turn replaced by every kind of JSON value."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    2**70,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "\ud800",
+    "x" * 70_000,
+    [],
+    [[]],
+    ["x", 1],
+    {},
+    {"x": {}},
+    {"__type__": "uuid", "__value__": "no"},
+    {"__type__": ["x"], "__value__": {}},
+)
+"""One of each kind that JSON has, and some that its readers stumble over."""
+
+ADDED = ("compression", "eta", "expires", "timelimit", "group", "stamped_headers", "stamps", "shadow", "meth")
+"""Headers that Celery reads and ours have not, or only as null."""
+
+ABSENT = object()
+"""Stands for a field that is not there."""
+
+
+def embedded(message: Any, body: Any) -> Any:
+    """The message with other arguments."""
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    properties = {**message["properties"], "body_encoding": "base64"}
+    return {**message, "body": base64.b64encode(text).decode(), "properties": properties}
+
+
+def variants(real: Any) -> Iterator[Any]:
+    """A message with each field of its envelope, headers and arguments damaged, in every way."""
+    for path in _paths(real):
+        for value in (ABSENT, *VALUES):
+            yield _with(real, path, value)
+    for name in ADDED:
+        for value in VALUES:
+            yield _with(real, ("headers", name), value)
+    body = json.loads(base64.b64decode(real["body"]))
+    for path in ((), *_paths(body)):
+        for value in VALUES if path == () else (ABSENT, *VALUES):
+            yield embedded(real, _with(body, path, value))
+
+
+def _paths(value: Any) -> Iterator[tuple[Any, ...]]:
+    """The places in a value, the deepest last."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield (key,)
+        yield from ((key, *path) for path in _paths(child))
+
+
+def _with(message: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    changed = copy.deepcopy(message)
+    *way, last = path
+    place = changed
+    for key in way:
+        place = place[key]
+    if value is ABSENT:
+        del place[last]
+    else:
+        place[last] = value
+    return changed
