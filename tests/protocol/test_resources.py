@@ -21,6 +21,17 @@ from tests.kit.sessions import SessionClient
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WireClient
 
+ENDS: dict[str, BaseException] = {
+    "SystemExit": SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "GeneratorExit": GeneratorExit(),
+    "CancelledError": asyncio.CancelledError(),
+    "StopIteration": StopIteration(),
+    "BaseException": BaseException(),
+}
+"""What a function may raise that would end a process, a task, or the wait for a thread."""
+
+
 RELEASE = threading.Event()
 """Lets functions go that a test holds up."""
 
@@ -91,9 +102,13 @@ def library() -> Library:
     def broken() -> str:
         raise ValueError("secret db password=hunter2")
 
-    @service.resource("acme://exits")
-    def exits() -> str:
-        raise SystemExit(3)
+    @service.resource("acme://ends/{name}")
+    def ends(name: str) -> str:
+        raise ENDS[name]
+
+    @service.resource("acme://ends-async/{name}")
+    async def ends_async(name: str) -> str:
+        raise ENDS[name]
 
     @service.resource("acme://refused")
     def refused() -> str:
@@ -245,7 +260,13 @@ def test_a_uri_without_end_is_refused(client: WireClient) -> None:
     assert read(client, "acme://" + "x" * 10_000).error["code"] == -32602
 
 
-@pytest.mark.parametrize("uri", ["acme://broken", "acme://odd", "acme://exits", "acme://unsayable"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("acme://broken", "acme://odd", "acme://unsayable"),
+        *(f"acme://{kind}/{name}" for kind in ("ends", "ends-async") for name in ENDS),
+    ],
+)
 def test_a_function_that_fails_tells_the_log_and_nobody_else(
     client: WireClient, caplog: pytest.LogCaptureFixture, uri: str
 ) -> None:
@@ -321,8 +342,8 @@ def test_the_sdks_client_reads(port: int) -> None:
             listed = await client.list_resources()
             templates = await client.list_resource_templates()
             result = await client.read_resource("acme://scenes/hall")
-        assert len(listed.resources) == 13
-        assert len(templates.resource_templates) == 4
+        assert len(listed.resources) == 12
+        assert len(templates.resource_templates) == 6
         (found,) = result.contents
         assert isinstance(found, TextResourceContents)
         assert Scene.model_validate_json(found.text).name == "hall"

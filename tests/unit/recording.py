@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tasks_service import TaskCancelled
-from tasks_service.domain.task import Owner, Policy, Task, TaskStatus
+from tasks_service.domain.task import Owner, Policy, Progress, Task, TaskStatus
 from tasks_service.durable.journal import Journal
 
 
@@ -69,8 +69,8 @@ class RecordingAttempt:
         if self.cancelled_at is not None:
             raise TaskCancelled
 
-    def progress(self, current: float, total: float | None, message: str | None) -> None:
-        self.reports.append(Report(current, total, message))
+    def progress(self, progress: Progress) -> None:
+        self.reports.append(Report(progress.current, progress.total, progress.message))
 
     def write_variables(self, changes: Mapping[str, Any]) -> None:
         raise NotImplementedError("none of the tools that ship has variables")

@@ -17,10 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, ParamSpec, TypeVar
 
-from mcp_types import ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks_service import AsyncTaskContext, TaskService, ToolError
+from tasks_service import AsyncTaskContext, TaskService, ToolAnnotations, ToolError
 
 from ..settings import ToolSettings
 from .confine import confine, open_file, relative_name

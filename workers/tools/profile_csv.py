@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import pydantic_core
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
-from tasks_service import TaskContext, TaskService
+from tasks_service import TaskContext, TaskService, ToolAnnotations
 
 from ..settings import ToolSettings
 from .confine import confine, open_file, relative_name

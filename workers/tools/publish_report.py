@@ -22,11 +22,10 @@ from mcp_types import (
     EmbeddedResource,
     TextContent,
     TextResourceContents,
-    ToolAnnotations,
 )
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks_service import Cancelled, Declined, TaskContext, TaskService, ToolError
+from tasks_service import Cancelled, Declined, TaskContext, TaskService, ToolAnnotations, ToolError
 
 from ..settings import ToolSettings
 from .confine import open_directory

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
 
-from mcp_types import CallToolResult, ImageContent, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks_service import TaskContext, TaskService, ToolError
+from tasks_service import TaskContext, TaskService, ToolAnnotations, ToolError
 
 from .fractal.colour import Colour, Painter, Palette, find_range, mean_colour
 from .fractal.escape import Escape, escape

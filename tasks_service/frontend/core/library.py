@@ -236,16 +236,21 @@ class LibraryHandlers:
             raise
         except ProtocolError as error:
             raise self._made(what, partial(self._authors_error, error)) from error
-        except (Exception, SystemExit) as error:  # an author's sys.exit() would end the front end
+        except BaseException as error:  # an author's sys.exit() or KeyboardInterrupt would end the front end
+            if _is_the_requests_end(error):
+                raise
             if limit.expired():
                 logger.warning("%s took longer than %g s", what, function.timeout)
                 raise FunctionFailed(what, f"it took longer than {function.timeout:g} s") from None
             logger.exception("%s failed", what)
             raise FunctionFailed(what) from error
 
-    def _in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
         run = copy_context().run
-        return asyncio.get_running_loop().run_in_executor(self._threads, run, call)
+        value, error = await asyncio.get_running_loop().run_in_executor(self._threads, run, _ended, call)
+        if error is not None:
+            raise error
+        return value
 
     def _made(self, what: str, make: Callable[[], T]) -> T:
         """Make a result of what a function has returned."""
@@ -254,7 +259,7 @@ class LibraryHandlers:
         except LimitExceeded as error:
             logger.error("%s: %s", what, error)  # noqa: TRY400 - no line of code is to blame
             raise FunctionFailed(what, f"it is too large: {error}") from None
-        except Exception as error:
+        except BaseException as error:  # code of the author runs here too
             logger.exception("%s: what its function returned cannot be sent", what)
             raise FunctionFailed(what) from error
 
@@ -292,6 +297,20 @@ class LibraryHandlers:
             "error", [error.message, error.data], maximum=self._limits.result_bytes, depth=self._limits.depth
         )
         return MCPError(error.code, error.message, error.data)
+
+
+def _ended(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a function returned or raised: a future cannot hold all that it may raise, `StopIteration` say."""
+    try:
+        return call(), None
+    except BaseException as error:
+        return None, error
+
+
+def _is_the_requests_end(error: BaseException) -> bool:
+    """Whether the request was cancelled, rather than that its function raised `CancelledError` by itself."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _annotations(resource: Resource) -> Annotations | None:
