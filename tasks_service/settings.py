@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveFloat,
     PositiveInt,
     SecretStr,
     field_validator,
@@ -57,6 +58,13 @@ class ApiKey(BaseModel):
     def _alone(cls, value: object) -> object:
         return {"key": value} if isinstance(value, str | SecretStr) else value
 
+
+KNOWN_CLIENTS = {"mcp": 3.5}
+"""Seconds after which calls of clients that are known to give up early are answered, by their names.
+
+`mcp` is the name under which the official Python SDK calls for whoever gives it none: among others for the
+OpenAI agents SDK, which gives up after 5 seconds unless it is told otherwise.
+"""
 
 _SLOTS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
 
@@ -112,6 +120,8 @@ class Settings(BaseSettings):
         wait_limit: Seconds that a call without a task handle may wait for its result.
         handle_after: Seconds after which such a call of an `optional` tool is answered with a text that names
             the task, if `companion_tools` are listed.
+        handle_after_by_client: The same for clients that give up earlier or later, as `name:seconds` pairs,
+            comma-separated, by the names that they give themselves; beside those that are known.
         companion_tools: Whether to list tools with which a model follows tasks that its client does not know:
             `task_status`, `task_result`, `task_answer`, `task_cancel`.
         reconnect_window: Seconds in which a caller that lost its connection may come back with its
@@ -141,7 +151,8 @@ class Settings(BaseSettings):
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
     wait_limit: float = Field(default=3600.0, gt=0)
-    handle_after: float = Field(default=45.0, gt=0)
+    handle_after: float = Field(default=20.0, gt=0)
+    handle_after_by_client: dict[str, PositiveFloat] = Field(default_factory=lambda: dict(KNOWN_CLIENTS))
     companion_tools: bool = True
     reconnect_window: float = Field(default=600.0, gt=0, le=86_400)
     max_arguments: int = Field(default=MIB, ge=KIB)
@@ -206,6 +217,24 @@ class Settings(BaseSettings):
                 )
             keys[name] = ApiKey(key=SecretStr(key), until=_moment(name, until))
         return keys
+
+    @field_validator("handle_after_by_client", mode="before")
+    @classmethod
+    def _parse_clients(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        seconds: dict[str, float] = dict(KNOWN_CLIENTS)
+        for part in (part.strip() for part in value.split(",") if part.strip()):
+            name, _, number = part.rpartition(":")
+            try:
+                seconds[name.strip().lower()] = float(number)
+            except ValueError:
+                name = ""
+            if not name:
+                raise ValueError(
+                    f"TASKS_HANDLE_AFTER_BY_CLIENT: {part!r} is not of the form name:seconds, as in mcp:3.5"
+                )
+        return seconds
 
     @field_validator("max_running_per_owner", mode="before")
     @classmethod

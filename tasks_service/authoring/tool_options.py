@@ -35,6 +35,9 @@ class ToolOptions(TypedDict, total=False):
             become a task that the client sees.
         grace: How long an `optional` call waits for its result before it is answered with a task. Default 0:
             not at all.
+        handle_after: How long a call without a task of an `optional` tool waits before it is answered with a
+            text that names the task. Default: `TASKS_HANDLE_AFTER`. Clients that are known to give up earlier
+            are answered earlier.
         ttl: A task is kept at least this long after its creation. Default 1 hour.
         retention: A task is kept at least this long after its end, too. Default 1 hour.
         queue_timeout: How long it may wait for a worker before it fails. Default 1 day.
@@ -58,6 +61,7 @@ class ToolOptions(TypedDict, total=False):
     input_schema: Mapping[str, Any] | None
     task: Support
     grace: timedelta
+    handle_after: timedelta
     ttl: timedelta
     retention: timedelta
     queue_timeout: timedelta
@@ -80,6 +84,11 @@ def tool_fields(options: ToolOptions, queue: str) -> dict[str, Any]:
     grace = options.get("grace", timedelta(0))
     if grace and support is not TaskSupport.OPTIONAL:
         raise ConfigurationError(f"{name}: grace= is for task='optional' only, not for task='{support}'")
+    handle_after = options.get("handle_after")
+    if handle_after is not None and support is not TaskSupport.OPTIONAL:
+        raise ConfigurationError(
+            f"{name}: handle_after= is for task='optional' only, not for task='{support}'"
+        )
     release_client = options.get("release_client", False)
     if not isinstance(release_client, bool):
         raise ConfigurationError(f"{name}: release_client={release_client!r}: expected True or False")
@@ -98,6 +107,7 @@ def tool_fields(options: ToolOptions, queue: str) -> dict[str, Any]:
         "queue": options.get("queue") or queue,
         "retry": options.get("retry"),
         "grace_ms": _milliseconds("grace", grace) if grace else 0,
+        "handle_after_ms": 0 if handle_after is None else _milliseconds("handle_after", handle_after),
         "ask": declared_questions(name, options.get("ask", {})),
         "release_client": release_client,
     }

@@ -56,6 +56,8 @@ class ToolDefinition:
         queue: The Celery queue that its messages go to.
         grace_ms: How long an `optional` call waits for its result before it is answered with a task; 0: not
             at all.
+        handle_after_ms: How long a call without a task of an `optional` tool waits before it is answered with
+            a text that names the task; 0: as the front end's setting says.
         ask: Questions that are asked before the task exists, by name, in this order.
         has_headers: Whether arguments are repeated in headers.
         release_client: Whether a client that waits for a plain result may be released while the tool sleeps.
@@ -72,6 +74,7 @@ class ToolDefinition:
     policy: Policy = field(default_factory=Policy)
     queue: str = DEFAULT_QUEUE
     grace_ms: int = 0
+    handle_after_ms: int = 0
     ask: Mapping[str, RecordedQuestion] = field(default_factory=dict)
     has_headers: bool = False
     release_client: bool = False
@@ -188,6 +191,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "policy": Mapping,
     "queue": str,
     "grace_ms": int,
+    "handle_after_ms": int,
     "ask": list,
     "has_headers": bool,
     "release_client": bool,

@@ -18,6 +18,7 @@ from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.companion_tools import CompanionTools
 from .core.executions import Executions
+from .core.hand_over import HandOverTimes
 from .core.library import LibraryHandlers
 from .core.offer import Offer
 from .core.pre_task_questions import PreTaskQuestions
@@ -83,8 +84,9 @@ def build_servers(
     tasks = ServiceTasks(store, offer.catalogue)
     limits, states = settings.limits, RequestStates(keys.sealing, feed.timings.answer)
     companion_tools = None
+    times = HandOverTimes(settings.handle_after, settings.handle_after_by_client, settings.wait_limit)
     if settings.companion_tools:
-        companion_tools = CompanionTools(tasks, limits=limits, longest_wait=settings.handle_after)
+        companion_tools = CompanionTools(tasks, limits=limits, times=times)
     listed = offer.catalogue if companion_tools is None else companion_tools.beside(offer.catalogue)
     library = LibraryHandlers(
         offer.library,
@@ -103,7 +105,7 @@ def build_servers(
         limits=limits,
         shards=settings.shards,
         companion_tools=companion_tools,
-        handle_after=min(settings.handle_after, settings.wait_limit),
+        hand_over_times=times,
         waiting_calls=waiting_calls,
     )
     subscriptions = Subscriptions(

@@ -28,6 +28,7 @@ class Session:
         capabilities: What the client can be asked.
         log_level: From which level on it is sent log messages.
         service: The service that it is a session with; empty at a front end's only path.
+        client: The client, as it names itself.
     """
 
     session_id: str
@@ -36,6 +37,7 @@ class Session:
     capabilities: frozenset[ClientCapability] = frozenset()
     log_level: LogLevel = LogLevel.INFO
     service: str = ""
+    client: str = ""
     unknown: Unknown = ()
 
 

@@ -102,6 +102,7 @@ def deployed(directory: Path) -> Iterator[Deployment]:
         "TASKS_REDIS_URL": redis.url,
         "TASKS_DATA_DIR": str(directory),
         "TASKS_SWEEP_INTERVAL": "0.5",
+        "TASKS_HANDLE_AFTER_BY_CLIENT": "mcp:45",  # these programs want results, however slow the machine
     }
     worker = _start(
         [

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp_types import Implementation
 
 from tests.kit.pipes import PipeClient
 from tests.kit.waiting import wait_until
@@ -203,7 +204,9 @@ def test_the_official_client_is_served_in_both_eras(desktop: Desktop, mode: str)
 
     async def talk() -> tuple[str | None, str]:
         with desktop.log.open("a") as log:
-            async with Client(stdio_client(server, errlog=log), mode=mode) as client:
+            # Under its own name it would be given a handle before the first worker has started.
+            info = Implementation(name="desktop", version="0")
+            async with Client(stdio_client(server, errlog=log), mode=mode, client_info=info) as client:
                 result = await client.call_tool("shout", {"word": "hello"})
                 return client.protocol_version, result.content[0].text  # type: ignore[union-attr]
 

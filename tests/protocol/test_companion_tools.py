@@ -507,7 +507,7 @@ def test_a_client_that_cannot_be_asked_is_told_that_a_human_must_answer(
 
 def test_the_settings_are_on_by_default() -> None:
     fields = Settings.model_fields
-    assert (fields["companion_tools"].default, fields["handle_after"].default) == (True, 45.0)
+    assert (fields["companion_tools"].default, fields["handle_after"].default) == (True, 20.0)
 
 
 def test_a_client_with_tasks_is_given_a_task_as_ever(client: WireClient) -> None:

@@ -30,6 +30,7 @@ NOT_LITERAL = {
     "tools_root",
     "reports_dir",
     "max_running_per_owner",
+    "handle_after_by_client",
 }
 """Settings whose default is told in words."""
 

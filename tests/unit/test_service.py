@@ -82,6 +82,8 @@ def test_two_services_do_not_share_tools(service: TaskService) -> None:
         ({"retention": timedelta(days=30)}, "retention"),
         ({"tiemout": timedelta(hours=1)}, "no option tiemout"),
         ({"name": "has space"}, "Tool name"),
+        ({"handle_after": 5}, "handle_after=5: expected a datetime.timedelta"),
+        ({"task": "forbidden", "handle_after": timedelta(seconds=5)}, "handle_after= is for task='optional'"),
         ({"release_client": "yes"}, "release_client='yes': expected True or False"),
         ({"task": "required", "release_client": True}, "task='required' has none of"),
         ({"ask": {"mood": str}}, "ask='mood': expected a Form or a Link"),

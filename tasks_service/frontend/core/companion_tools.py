@@ -31,6 +31,7 @@ from ...durable.annotations import ToolAnnotations
 from ...store.clients import AsyncClientStore, TaskView
 from .answers import check_answers, record_answers
 from .catalogue import Catalogue, OfVersion, Origin
+from .hand_over import HandOverTimes
 from .requests import ToolCall
 
 logger = logging.getLogger(__name__)
@@ -92,13 +93,12 @@ class CompanionTools:
     Args:
         store: Where tasks are.
         limits: What is allowed.
-        longest_wait: Seconds that `task_result` may wait.
+        times: How long `task_result` may wait: as a call may.
     """
 
-    def __init__(self, store: AsyncClientStore, *, limits: Limits, longest_wait: float) -> None:
-        self._store, self._limits = store, limits
-        self._longest_wait = longest_wait
-        self.tools = _definitions(longest_wait)
+    def __init__(self, store: AsyncClientStore, *, limits: Limits, times: HandOverTimes) -> None:
+        self._store, self._limits, self._times = store, limits, times
+        self.tools = _definitions(times.of(""))
 
     def beside(self, catalogue: Catalogue) -> Catalogue:
         """The tools of a catalogue, and these.
@@ -141,7 +141,8 @@ class CompanionTools:
                 case "task_status":
                     return self._reported(view.task)
                 case "task_result":
-                    return await self._result(view, call, arguments["wait_seconds"], wait, ask)
+                    seconds = min(arguments["wait_seconds"], self._times.of(call.client))
+                    return await self._result(view, call, seconds, wait, ask)
                 case "task_answer":
                     return await self._answer(view.task, arguments["answers"])
                 case _:

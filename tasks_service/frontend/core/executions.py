@@ -27,6 +27,7 @@ from .answers import asked_again, check_answers, record_answers
 from .catalogue import Catalogue
 from .change_feed import ChangeFeed
 from .companion_tools import CompanionTools, handle
+from .hand_over import HandOverTimes
 from .pre_task_questions import NOTHING_ASKED, Asking, PreTaskQuestions
 from .reports import Reporting
 from .request_state import RequestStates, binding_of, refused
@@ -63,7 +64,7 @@ class Executions:
         limits: What is allowed.
         shards: Of the store; new task ids are spread over them.
         companion_tools: The tools with which models follow tasks, if they are listed.
-        handle_after: Seconds that a call waits before a model is told how to follow it with them.
+        hand_over_times: How long calls wait before a model is told how to follow them with those.
         waiting_calls: Lets calls wait.
     """
 
@@ -78,7 +79,7 @@ class Executions:
         limits: Limits,
         shards: int,
         companion_tools: CompanionTools | None,
-        handle_after: float,
+        hand_over_times: HandOverTimes,
         waiting_calls: WaitingCalls,
     ) -> None:
         self._catalogue = catalogue
@@ -89,7 +90,7 @@ class Executions:
         self._limits = limits
         self._shards = shards
         self._companion_tools = companion_tools
-        self._handle_after = handle_after
+        self._hand_over_times = hand_over_times
         self._waiting_calls = waiting_calls
 
     async def call(
@@ -155,7 +156,9 @@ class Executions:
         None if it is not: it takes a handle, its tool forbids one, or the tools to go on with are not listed.
         """
         possible = tool.support is TaskSupport.OPTIONAL and not call.takes_handle
-        return self._handle_after if possible and self._companion_tools is not None else None
+        if not possible or self._companion_tools is None:
+            return None
+        return self._hand_over_times.of(call.client, tool)
 
     async def hand_over(self, task: Task) -> Rendered:
         """Make a task visible, and write the text that names it."""

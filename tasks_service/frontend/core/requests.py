@@ -42,6 +42,7 @@ class ToolCall:
         era: The protocol revision of the call.
         takes_handle: Whether the client can be answered with a task instead of a result.
         capabilities: What the client can be asked.
+        client: The client, as it names itself; empty if it does not.
         trace: W3C trace parent of the call, or empty.
         idempotency_key: The client's own name for this call, or None.
         answers: To the questions that an earlier round of this call was answered with, by key, as they came.
@@ -54,6 +55,7 @@ class ToolCall:
     era: str
     takes_handle: bool
     capabilities: frozenset[ClientCapability] = frozenset()
+    client: str = ""
     trace: str = ""
     idempotency_key: str | None = None
     answers: Mapping[str, Any] = field(default_factory=dict)

@@ -148,6 +148,12 @@ def askable(capabilities: Any, *, links: bool = True) -> frozenset[ClientCapabil
     return frozenset(capability for capability, is_able in able.items() if is_able)
 
 
+def client_name(info: Any) -> str:
+    """The name in what a client tells of itself; empty if it tells none."""
+    name = info.get("name") if isinstance(info, Mapping) else None
+    return truncate(name, NAME_CHARACTERS) if isinstance(name, str) else ""
+
+
 def sampling_params(question: SamplingQuestion) -> dict[str, Any]:
     """The parameters of a `sampling/createMessage`."""
     params = {"messages": question.messages, "maxTokens": question.max_tokens}

@@ -42,6 +42,7 @@ async def initialize(
         owner=caller.owner,
         service=service,
         version=connection.protocol_version,
+        client=wire.client_name(request.params),
         capabilities=wire.client_capabilities(request.params, connection.protocol_version),
     )
     capabilities = message["result"]["capabilities"]

@@ -222,6 +222,7 @@ class _Calls:
             context.params,
             version=request.session.version,
             capabilities=request.session.capabilities,
+            client=request.session.client,
         )
         wire.require_support(self._catalogue.tools.find(call.tool).definition, call)
         return call

@@ -106,6 +106,11 @@ def client_capabilities(params: Mapping[str, Any] | None, version: str) -> froze
     return common.askable((params or common.EMPTY).get("capabilities"), links=version == VERSION)
 
 
+def client_name(params: Mapping[str, Any] | None) -> str:
+    """The client of an `initialize`, as it names itself."""
+    return common.client_name((params or common.EMPTY).get("clientInfo"))
+
+
 def announce_changes(capabilities: dict[str, Any]) -> None:
     """Add to the capabilities of a handshake that changes of every list are told."""
     for listed in Listed:
@@ -151,6 +156,7 @@ def tool_call(
     *,
     version: str,
     capabilities: frozenset[ClientCapability],
+    client: str,
 ) -> ToolCall:
     """A `tools/call` request in the service's own words.
 
@@ -168,6 +174,7 @@ def tool_call(
         era=version,
         takes_handle=task is not None,
         capabilities=capabilities,
+        client=client,
         trace=common.trace_parent(meta),
         idempotency_key=common.idempotency_key(meta),
         ttl_ms=_ttl(task),

@@ -14,7 +14,13 @@ from typing import Any, Final
 import pydantic_core
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, ErrorData, SubscriptionFilter
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    ErrorData,
+    SubscriptionFilter,
+)
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...authoring.tool import Rendered
@@ -119,6 +125,7 @@ def tool_call(name: str, arguments: Mapping[str, Any] | None, params: Mapping[st
         era=VERSION,
         takes_handle=declares_tasks(capabilities),
         capabilities=common.askable(capabilities),
+        client=common.client_name(meta.get(CLIENT_INFO_META_KEY)),
         trace=common.trace_parent(meta),
         idempotency_key=common.idempotency_key(meta),
         answers=_responses(params) if "inputResponses" in (params or common.EMPTY) else common.EMPTY,

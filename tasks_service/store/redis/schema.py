@@ -252,6 +252,7 @@ SESSION = Document(
             CAPABILITIES.set_field("capabilities", "capabilities"),
             LOG_LEVELS.field("level", "log_level", LogLevel.INFO),
             Field("service", "service", ""),
+            Field("client", "client", ""),
         ],
         keeps=True,
     )
