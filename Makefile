@@ -89,8 +89,9 @@ bench: $(STAMP) ## What one task costs, and what waiting tasks cost the others (
 	python -m bench.latency
 	python -m bench.parked
 
-conformance: $(STAMP) ## The official conformance suite against the fixture server (needs npm; about a minute)
+conformance: $(STAMP) ## The official conformance suite against the fixture, with and without its code (needs npm)
 	python -m tests.conformance.run
+	python -m tests.conformance.run --codeless
 
 PORT ?= 8787
 

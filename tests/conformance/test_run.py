@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .run import EXPECTED, Report
+from .run import EXPECTED, EXPECTED_CODELESS, Report
 from .suite import REVISIONS, Outcome
 
 PASSED = {"id": "check", "status": "SUCCESS"}
@@ -40,6 +40,16 @@ def test_a_report_is_bad_when(outcomes: list[Outcome]) -> None:
     assert not report(*outcomes).is_good
 
 
+def test_without_the_fixtures_code_only_what_is_not_offered_may_fail() -> None:
+    missing = {"id": "check", "status": "FAILURE", "errorMessage": "Failed: Method not found"}
+    passed = Outcome("one", [PASSED] * EXPECTED_CODELESS["tasks"])
+    without = Report("tasks", [passed, Outcome("two", [missing])], 1.0, codeless=True)
+    assert without.is_good
+    assert without.counts.startswith("tasks: 44 passed, 1 failed, 1 of them not offered (")
+    assert not Report("tasks", [passed, Outcome("two", [missing])], 1.0).is_good
+    assert not Report("tasks", [passed, Outcome("two", [missing, FAILED])], 1.0, codeless=True).is_good
+
+
 def test_a_failure_is_told_with_its_scenario_and_reason() -> None:
     assert "FAILURE two: check: it does not" in report(Outcome("two", [FAILED])).table
     assert "FAILURE two: two: the scenario did not run" in report(Outcome("two", [])).table
@@ -56,4 +66,4 @@ def test_a_suite_that_cannot_be_had_is_no_success(tmp_path: Path) -> None:
 
 
 def test_every_revision_has_an_expected_count() -> None:
-    assert set(EXPECTED) == {*REVISIONS, "tasks"}
+    assert set(EXPECTED) == set(EXPECTED_CODELESS) == {*REVISIONS, "tasks"}
