@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from ..domain.errors import ConfigurationError
@@ -27,10 +29,12 @@ GRACEFUL_SECONDS = 10
 )
 def serve(app: str | None, together: bool) -> None:
     """Serve MCP over HTTP; workers and beat run elsewhere."""
-    settings = Settings()
-    front_end, settings = _codeless(settings, together=together) if app is None else _of_app(app, settings)
     if app is not None and together:
         raise ConfigurationError("--together is for a front end without --app: an app has one service.")
+    logging.basicConfig(format="%(levelname)s:     %(message)s")
+    logging.getLogger("tasks_service").setLevel(logging.INFO)
+    settings = Settings()
+    front_end, settings = _codeless(settings, together=together) if app is None else _of_app(app, settings)
     run(
         front_end,
         host=settings.host,

@@ -71,12 +71,12 @@ class Process(ProcessContainer):
 
 
 class FrontEnd(Process):
-    """`tasks-service serve`."""
+    """`tasks-service serve`; without an app, it serves what workers announce."""
 
-    def __init__(self, redis_url: str, directory: Path, app: str = APP, **env: str) -> None:
+    def __init__(self, redis_url: str, directory: Path, app: str | None = APP, **env: str) -> None:
         self.port = free_port()
         where = {"TASKS_PORT": str(self.port), "TASKS_DATA_DIR": str(directory)}
-        command = ["tasks_service", "serve", "--app", f"{app}:service"]
+        command = ["tasks_service", "serve", *([] if app is None else ["--app", f"{app}:service"])]
         super().__init__(redis_url, "web", command, **{**where, **env})
 
     def is_ready(self) -> bool:
