@@ -32,10 +32,12 @@ from .core.waiting_calls import Departure
 from .core.wire_common import version_refused
 from .transport.body import BODY_BYTES, parse
 from .transport.jsonrpc import (
+    Message,
     Notification,
     Request,
     Response,
     has_envelope,
+    parse_batch,
     parse_message,
     rejection_message,
     result_message,
@@ -154,10 +156,20 @@ class StdioFront:
             raise Rejection(413, INVALID_REQUEST, f"The message is longer than {BODY_BYTES} bytes")
         if not line.strip():
             return
-        message = parse_message(parse(line, self._limits))
+        decoded = parse(line, self._limits)
+        if isinstance(decoded, list) and self._session and wire.has_batches(self._session.version):
+            for message in parse_batch(decoded):
+                await self._take_message(message)
+        else:
+            await self._take_message(parse_message(decoded))
+
+    async def _take_message(self, message: Message) -> None:
         match message:
             case Request():
-                await self._request(message)
+                try:
+                    await self._request(message)
+                except Rejection as rejection:
+                    await self._pipe.send(rejection_message(rejection))
             case Notification():
                 self._notification(message)
             case Response() if self._session is not None:

@@ -181,16 +181,6 @@ def test_requests_on_a_pipe_are_refused_by_the_name_of_the_field(
     assert not list(filter(None, said))
 
 
-@pytest.mark.parametrize("request_id", [None, 1.5, True, [], "x" * 2000])
-def test_a_cancellation_of_something_that_is_no_id_is_refused(
-    session: SessionClient, request_id: object
-) -> None:
-    reply = session.notify("notifications/cancelled", {"requestId": request_id})
-
-    assert reply.status == 400
-    assert reply.error["message"].startswith("requestId: expected text")
-
-
 @pytest.mark.parametrize(
     ("message", "expected"),
     [

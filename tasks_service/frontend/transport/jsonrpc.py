@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,6 +62,9 @@ class Response:
 
 Message = Request | Notification | Response
 
+MOST_IN_BATCH: Final = 64
+"""Messages of one batch."""
+
 _LINE_ENDS: Final = {
     "\u0085".encode(): rb"\u0085",
     "\u2028".encode(): rb"\u2028",
@@ -88,13 +91,12 @@ _PLACE: Final = secrets.token_hex(16)
 _PLACE_TEXT: Final = pydantic_core.to_json(_PLACE)
 
 
-def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as JSON on one line, whatever a reader takes for the end of one.
+def encode(message: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bytes:
+    """A message, or a batch of them, as JSON on one line, whatever a reader takes for the end of one.
 
     A list in its result that is encoded already is not encoded again.
     """
-    result = message.get("result")
-    if isinstance(result, Mapping):
+    if isinstance(message, Mapping) and isinstance(result := message.get("result"), Mapping):
         for name, value in result.items():
             if isinstance(value, EncodedList):
                 frame = encode({**message, "result": {**result, name: _PLACE}})
@@ -111,7 +113,7 @@ def _on_one_line(text: bytes) -> bytes:
 
 
 def parse_message(decoded: Any) -> Message:
-    """Parse a decoded JSON value as a single JSON-RPC message; there are no batches.
+    """Parse a decoded JSON value as a single JSON-RPC message; see `parse_batch`.
 
     Raises:
         Rejection: 400; it is no message, or its params are no object.
@@ -128,6 +130,18 @@ def parse_message(decoded: Any) -> Message:
         case {"jsonrpc": "2.0", "id": id_, "result": result}:
             return Response(id_, result)
     raise Rejection(400, INVALID_REQUEST, _problem(decoded), request_id=request_id(decoded))
+
+
+def parse_batch(decoded: list[Any]) -> list[Message]:
+    """Parse a decoded JSON array as a batch, which one revision has.
+
+    Raises:
+        Rejection: 400; it is empty or too long, or something in it is no message.
+    """
+    if not 0 < len(decoded) <= MOST_IN_BATCH:
+        problem = f"A batch of {len(decoded)} messages: expected 1 to {MOST_IN_BATCH}"
+        raise Rejection(400, INVALID_REQUEST, problem)
+    return [parse_message(each) for each in decoded]
 
 
 def _problem(decoded: Any) -> str:

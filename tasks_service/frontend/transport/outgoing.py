@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from starlette.types import Receive, Send
@@ -134,6 +134,9 @@ async def end_stream(send: Send, part: bytes = b"") -> None:
     await send({"type": "http.response.body", "body": part, "more_body": False})
 
 
-def event(message: Mapping[str, Any]) -> bytes:
-    """A message as an event. Without an id: what went out is not sent again, see `Outgoing.prime`."""
+def event(message: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bytes:
+    """A message, or a batch of them, as an event.
+
+    Without an id: what went out is not sent again, see `Outgoing.prime`.
+    """
     return b"event: message\r\ndata: " + encode(message) + b"\r\n\r\n"

@@ -8,7 +8,7 @@ event of a stream that is kept alive, so that no proxy thinks it idle. A slow re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +34,13 @@ class Answer:
     """A JSON-RPC response and what goes with it.
 
     Attributes:
-        message: The response.
+        message: The response; for a batch of requests, all of them.
         status: The HTTP status, where it is not too late for one.
         headers: HTTP headers to send along, likewise.
         last: A notification that comes after the response, on a stream.
     """
 
-    message: Mapping[str, Any]
+    message: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
     last: Mapping[str, Any] | None = None

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mcp.server.lowlevel import Server
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-from mcp_types.jsonrpc import INVALID_PARAMS, INVALID_REQUEST
+from mcp_types.jsonrpc import INVALID_REQUEST
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,7 +24,15 @@ from ..core.overload import retry_after
 from ..transport.body import parse, read_body
 from ..transport.http_headers import LAST_EVENT_HEADER, SESSION_HEADER, check_content, headers_of
 from ..transport.jsonrpc import Message as JsonRpcMessage
-from ..transport.jsonrpc import Notification, Request, Response, encode, has_envelope, parse_message
+from ..transport.jsonrpc import (
+    Notification,
+    Request,
+    Response,
+    encode,
+    has_envelope,
+    parse_batch,
+    parse_message,
+)
 from ..transport.outgoing import JSON, send_whole
 from ..transport.rejection import Disconnected, Rejection
 from ..transport.responding import reject
@@ -108,7 +116,11 @@ class SessionEndpoint:
     async def _post(self, scope: Scope, http: HttpRequest) -> None:
         check_content(http.headers)
         body = await read_body(http.receive, http.headers, self._services.timings.body)
-        message = parse_message(parse(body, self._limits))
+        decoded = parse(body, self._limits)
+        if isinstance(decoded, list):
+            await self._batch(http, decoded)
+            return
+        message = parse_message(decoded)
         if has_envelope(message) and not _begins_session(message):
             await self._modern(scope, _replayed(body, http.receive), http.send)
             return
@@ -118,14 +130,33 @@ class SessionEndpoint:
             case Request():
                 session = await self._session(http, message.id)
                 await self._requests.answer(http, session, message)
-            case Notification():
-                session = await self._session(http)
-                await self._cancel(session, message)
+            case _:
+                await self._take(await self._session(http), message)
                 await send_whole(http.send, 202, b"")
-            case Response():
-                session = await self._session(http)
-                await self._services.questions.receive(session.owner, message)
-                await send_whole(http.send, 202, b"")
+
+    async def _take(self, session: Session, message: Notification | Response) -> None:
+        """Take a message that is not answered."""
+        if isinstance(message, Notification):
+            await self._cancel(session, message)
+        else:
+            await self._services.questions.receive(session.owner, message)
+
+    async def _batch(self, http: HttpRequest, decoded: list[Any]) -> None:
+        """Answer several messages at once, in the revision that has that."""
+        session = await self._session(http)
+        if not wire.has_batches(session.version):
+            parse_message(decoded)  # refuses it
+        messages = parse_batch(decoded)
+        requests = [message for message in messages if isinstance(message, Request)]
+        if any(_begins_session(request) for request in requests):
+            raise Rejection(400, INVALID_REQUEST, "initialize: expected alone, not in a batch")
+        for message in messages:
+            if not isinstance(message, Request):
+                await self._take(session, message)
+        if requests:
+            await self._requests.answer_batch(http, session, requests)
+        else:
+            await send_whole(http.send, 202, b"")
 
     async def _initialize(self, http: HttpRequest, request: Request) -> None:
         session, message = await initialize(
@@ -139,9 +170,6 @@ class SessionEndpoint:
 
     async def _cancel(self, session: Session, notification: Notification) -> None:
         name = wire.cancelled_request(notification.method, notification.params)
-        if name is None and notification.method == wire.CANCELLED:
-            message = f"requestId: expected text of at most {wire.REQUEST_ID_BYTES} bytes, or an integer"
-            raise Rejection(400, INVALID_PARAMS, message)
         if name is not None:
             await self._services.sessions.cancel(session.session_id, name)
 

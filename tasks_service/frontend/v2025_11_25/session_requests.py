@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -110,10 +111,35 @@ class SessionRequests:
             request: What to run.
             resume_point: Where an earlier stream of the request has ended that this one goes on with.
         """
+        outgoing = Outgoing()
+        async with self._running(http, session, request, outgoing, resume_point) as work:
+            await self._respond(http, outgoing, work, streams_at_once=resume_point is not None)
+
+    async def answer_batch(self, http: HttpRequest, session: Session, requests: Sequence[Request]) -> None:
+        """Run several requests at the same time and send their answers together."""
+        outgoing = Outgoing()
+        async with AsyncExitStack() as stack:
+            works = [
+                await stack.enter_async_context(self._running(http, session, request, outgoing))
+                for request in requests
+            ]
+            work = asyncio.create_task(_together(works))
+            await self._respond(http, outgoing, work, streams_at_once=False)
+
+    @asynccontextmanager
+    async def _running(
+        self,
+        http: HttpRequest,
+        session: Session,
+        request: Request,
+        outgoing: Outgoing,
+        resume_point: ResumePoint | None = None,
+    ) -> AsyncIterator[Work]:
+        """Run a request, for as long as its answer is wanted, and stop it when its client cancels it."""
         method = wire.served_method(request.method, request.params, session.version)
         session_request = SessionRequest(
             session=session,
-            outgoing=Outgoing(),
+            outgoing=outgoing,
             can_be_asked=http.may_stream,
             reconnects_as=request.id if http.may_stream and wire.has_polling(session.version) else None,
             resume_point=resume_point,
@@ -128,9 +154,7 @@ class SessionRequests:
             None if name is None else asyncio.create_task(self._watch_for_cancel(session_request, name, work))
         )
         try:
-            await self._respond(
-                http, session_request.outgoing, work, streams_at_once=resume_point is not None
-            )
+            yield work
         finally:
             if watch is not None:
                 watch.cancel()
@@ -200,6 +224,17 @@ class SessionRequests:
         if caller.expires_at is not None:
             timer = asyncio.get_running_loop().call_later(caller.expires_at - time.time(), work.cancel)
             work.add_done_callback(lambda _: timer.cancel())
+
+
+async def _together(works: Sequence[Work]) -> Answer:
+    """The answers of a batch; a request that its client has cancelled has none."""
+    try:
+        await asyncio.wait(works)
+    finally:
+        for work in works:
+            work.cancel()
+    answers = [work.result() for work in works if not work.cancelled()]
+    return Answer([answer.message for answer in answers if answer is not None])  # type: ignore[misc]
 
 
 async def _run_stream(session_stream: SessionStream) -> None:

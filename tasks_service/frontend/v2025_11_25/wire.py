@@ -101,6 +101,11 @@ def has_polling(version: str) -> bool:
     return version == VERSION
 
 
+def has_batches(version: str) -> bool:
+    """Whether clients of a revision may send several messages at once (2025-03-26, base protocol)."""
+    return version == "2025-03-26"
+
+
 def client_capabilities(params: Mapping[str, Any] | None, version: str) -> frozenset[ClientCapability]:
     """The kinds of questions that the client of an `initialize` can be asked."""
     return common.askable((params or common.EMPTY).get("capabilities"), links=version == VERSION)
