@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, Field
+from pydantic import Base64Bytes, BaseModel, BeforeValidator, Field
 
 from .annotations import Role, given
 from .content import Audio, Image, Text, recorded_block
@@ -87,18 +87,22 @@ class _SentAudio(BaseModel):
 _SentBlock = Annotated[_SentText | _SentImage | _SentAudio, Field(discriminator="type")]
 
 
+def _listed(content: Any) -> Any:
+    """One block as a list of blocks; MCP allows either."""
+    return content if isinstance(content, list) else [content]
+
+
 class SentReply(BaseModel):
     """A model's reply as a client sends it."""
 
     role: Role
-    content: _SentBlock | list[_SentBlock]
+    content: Annotated[list[_SentBlock], BeforeValidator(_listed)]
     model: str
     stop_reason: str | None = Field(default=None, alias="stopReason")
 
     def reply(self) -> ModelReply:
         """The reply for the tool."""
-        sent = self.content if isinstance(self.content, list) else [self.content]
-        content = tuple(block.block() for block in sent)
+        content = tuple(block.block() for block in self.content)
         return ModelReply(content, self.model, role=self.role, stop_reason=self.stop_reason)
 
 

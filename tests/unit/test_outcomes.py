@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 from mcp.server.mcpserver.exceptions import ToolError as SDKToolError
 from mcp.shared.exceptions import MCPError
@@ -331,6 +332,36 @@ def test_progress_that_is_no_number_is_refused_in_the_tool(
         return "accepted"
 
     assert ToolRun(service, "report").result.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("meta", "recorded"),
+    [
+        ({"current": Decimal("1.5"), "total": 10, "status": "drawing"}, (1.5, 10.0, "drawing")),
+        ({"current": float("nan"), "total": float("inf"), "status": Path("a")}, (0.0, None, "WORKING")),
+        ({"current": "3", "message": "half \ud800 a pair"}, (0.0, None, "half ? a pair")),
+        ({"done": 10**400}, (0.0, None, "WORKING")),
+        (ValueError("odd"), (0.0, None, "WORKING")),
+        (None, (0.0, None, "WORKING")),
+    ],
+)
+def test_the_state_of_an_exposed_task_is_progress_as_far_as_it_can_be(
+    meta: Any, recorded: tuple[Any, ...]
+) -> None:
+    shop = Celery("shop", broker="memory://")
+
+    @shop.task(name="shop.draw", bind=True, shared=False)
+    def draw(self: Any) -> str:
+        self.update_state(state="WORKING", meta=meta)
+        return "drawn"
+
+    service = TaskService("Shop", celery=shop, settings=Settings(redis_url=None))
+    service.expose("shop.draw")
+    run = ToolRun(service, "draw")
+
+    assert run.result == "drawn"
+    assert run.progress is not None
+    assert (run.progress.current, run.progress.total, run.progress.message) == recorded
 
 
 @pytest.mark.parametrize("name", ["", 3, None, "half \ud800 a pair", "upload#2"])

@@ -458,7 +458,7 @@ def test_the_clients_model_may_say_several_things() -> None:
     ("answer", "path"),
     [
         ({"role": "assistant"}, "content"),
-        ({"role": "assistant", "model": "m", "content": {"type": "tool_use"}}, "content"),
+        ({"role": "assistant", "model": "m", "content": {"type": "tool_use"}}, "content.0"),
         (
             {"role": "assistant", "model": "m", "content": {"type": "image", "mimeType": "image/png"}},
             "content",
