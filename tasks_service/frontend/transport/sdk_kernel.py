@@ -17,6 +17,7 @@ from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import ErrorData
 from mcp_types.jsonrpc import INVALID_PARAMS
+from mcp_types.methods import validate_client_request
 from pydantic import ValidationError
 
 from .invalid_params import describe_problems
@@ -80,6 +81,7 @@ async def run_request(
     transport = TransportContext(kind=kind, can_send_request=False, headers=headers)
     context = KernelContext(transport, request.id, ServerMessageMetadata(request_context=scope))
     try:
+        _check_shape(request, connection.protocol_version)
         result = await serve_one(
             server, context, request.method, request.params, connection=connection, lifespan_state={}
         )
@@ -91,3 +93,16 @@ async def run_request(
     except Exception as error:
         return error_message(request.id, modern_error_data(error))
     return result_message(request.id, result)
+
+
+def _check_shape(request: Request, version: str) -> None:
+    """Check the shape of a request that is served under another name than it was sent under.
+
+    The SDK does so for the names that it knows; ours have the original in front (`tools/list, rendered`).
+
+    Raises:
+        ValidationError: A field has the wrong type.
+    """
+    method, comma, _ = request.method.partition(", ")
+    if comma and request.params is not None:
+        validate_client_request(method, version, request.params)
