@@ -31,6 +31,7 @@ from .events import (
     DeadlinePassed,
     Event,
     Expire,
+    ExplainWait,
     FailWithError,
     GrantSlot,
     MakeVisible,
@@ -60,6 +61,7 @@ from .task import (
     Task,
     TaskStatus,
     ToolException,
+    Wait,
 )
 
 GONE = None
@@ -81,6 +83,7 @@ TRANSITIONS: Mapping[Phase | None, Mapping[type[Event], tuple[Phase | None, ...]
             CallerReturned: (_P,),
             Redispatch: (_P,),
             GrantSlot: (_P,),
+            ExplainWait: (_P,),
             RepairRecord: (_F,),
         },
         _R: {
@@ -311,6 +314,17 @@ def next_due_ms(task: Task) -> int:
 # --- time -----------------------------------------------------------------------------------------
 
 
+_WAITS: Mapping[Wait, str] = MappingProxyType(
+    {
+        Wait.QUEUED: "Waits for a worker.",
+        Wait.SLOT: "Waits for another task of the same owner to end.",
+        Wait.NO_WORKER: "Waits: no worker that has the tool '{tool}' takes the queue '{queue}' now.",
+        Wait.NO_TOOL: "Waits: no worker has the tool '{tool}' now.",
+        Wait.REMOVED: "Waits: the tool '{tool}' was removed, and no worker has it any more.",
+    }
+)
+"""What the status message of a pending task says."""
+
 _LEFT = "The caller went away and did not come back."
 _LIFETIME_OVER = "The task came to the end of the longest life that its tool allows."
 
@@ -431,6 +445,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
     policy = event.policy
     latest_ms = now_ms + policy.max_lifetime_ms - policy.retention_ms
     deadline_ms = min(now_ms + policy.queue_timeout_ms, latest_ms)
+    slot = _slot(event.queue, moment)
     task = Task(
         task_id=event.task_id,
         owner=event.owner,
@@ -447,13 +462,14 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         visible=event.visible,
         reconnect_ms=0 if event.visible else event.reconnect_ms,
         resumable_until_ms=now_ms + event.resumable_ms if event.resumable_ms else 0,
-        slot=_slot(event.queue, moment),
+        slot=slot,
         era=event.era,
         capabilities=event.capabilities,
         trace=event.trace,
         service=event.service,
         idempotency=event.idempotency,
     )
+    task = _waiting(task, Wait.SLOT if slot is Slot.WAITING else Wait.QUEUED)
     return Applied(
         task=_journaled(task, event.journal, limits),
         log=(_line(None, task, event.token, event.actor, now_ms),),
@@ -504,7 +520,7 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
         return _logged(task, _used_up(task, now_ms, "its workers were lost"), event, now_ms)
     slot = task.slot if task.slot is Slot.HELD else _slot(task.queue, moment)
     if slot is Slot.WAITING:
-        return Applied(task=replace(task, slot=slot))
+        return Applied(task=_waiting(replace(task, slot=slot), Wait.SLOT))
     deadline_ms = min(now_ms + policy.timeout_ms, _latest_ms(task))
     lease = Lease(
         lease_id=event.lease_id, until_ms=min(now_ms + policy.lease_ms, deadline_ms), worker=event.worker
@@ -709,12 +725,21 @@ def _redispatch(task: Task, event: Redispatch, moment: _Moment) -> Applied:
         raise _Refusal(_invalid(task, event, "it is not due"))
     if task.slot is Slot.WAITING:
         raise _Refusal(_invalid(task, event, "it waits for a slot"))
+    if event.dropped_ms:
+        return _replace_dropped(task, event, moment)
     again_ms = task.dispatched_ms + redispatch_backoff_ms(task.redispatches)
     if task.redispatches and moment.now_ms < again_ms:
         # Two sweepers have found the same task; one message is enough.
         raise _Refusal(_invalid(task, event, "another message has just been made"))
     again = replace(task, dispatched_ms=moment.now_ms, redispatches=task.redispatches + 1)
     return Applied(task=again)
+
+
+def _replace_dropped(task: Task, event: Redispatch, moment: _Moment) -> Applied:
+    """Another message for one that is known to be lost; it does not count among those that seem so."""
+    if task.dispatched_ms != event.dropped_ms:
+        raise _Refusal(_invalid(task, event, "another message has been made"))
+    return Applied(task=replace(task, dispatched_ms=max(moment.now_ms, event.dropped_ms + 1)))
 
 
 def _grant_slot(task: Task, event: GrantSlot, moment: _Moment) -> Applied:
@@ -731,7 +756,26 @@ def _grant_slot(task: Task, event: GrantSlot, moment: _Moment) -> Applied:
         dispatched_ms=now_ms,
         deadline_ms=deadline_ms,
     )
-    return Applied(task=called)
+    return Applied(task=_waiting(called, Wait.QUEUED))
+
+
+def _explain_wait(task: Task, event: ExplainWait, moment: _Moment) -> Applied:
+    """Its revision grows, so that whoever follows the task is told; but nothing has moved."""
+    has_message = task.updated_ms >= task.due_ms or task.redispatches > 0 or task.slot is not None
+    if task.slot is Slot.WAITING or moment.now_ms < task.due_ms or not has_message:
+        raise _Refusal(_invalid(task, event, "it does not wait for a worker"))
+    if event.waits is Wait.SLOT:
+        raise _Refusal(_invalid(task, event, "it has its slot, or needs none"))
+    if task.waits is event.waits or (task.waits is None and event.waits is Wait.QUEUED):
+        raise _Refusal(_invalid(task, event, "its status message needs no other words"))
+    dispatched_ms = moment.now_ms if event.sends else task.dispatched_ms
+    told = replace(
+        _waiting(task, event.waits),
+        revision=task.revision + 1,
+        updated_ms=max(moment.now_ms, task.updated_ms),
+        dispatched_ms=dispatched_ms,
+    )
+    return _logged(task, told, event, moment.now_ms)
 
 
 def inconsistency(task: Task, evidence: RepairRecord) -> str | None:
@@ -818,6 +862,7 @@ _HANDLERS: Mapping[type[Event], _Handler] = MappingProxyType(
         Expire: _expire,
         Redispatch: _redispatch,
         GrantSlot: _grant_slot,
+        ExplainWait: _explain_wait,
         RepairRecord: _repair_record,
     }
 )
@@ -838,6 +883,9 @@ def _moved(task: Task, now_ms: int, deadline_ms: int, **changes: Any) -> Task:
     others begin.
     """
     changes.setdefault("slot", None)
+    if task.waits is not None:
+        changes.setdefault("waits", None)
+        changes.setdefault("status_message", None)
     return replace(
         task,
         revision=task.revision + 1,
@@ -852,7 +900,7 @@ def _pending(task: Task, now_ms: int, delay_ms: int, **changes: Any) -> Task:
     latest_ms = _latest_ms(task)
     due_ms = min(now_ms + max(delay_ms, 0), latest_ms)
     deadline_ms = min(due_ms + task.policy.queue_timeout_ms, latest_ms)
-    changes.setdefault("status_message", task.status_message)
+    changes.setdefault("status_message", None if task.waits else task.status_message)
     return _moved(
         task,
         now_ms,
@@ -899,7 +947,14 @@ def _answered(
     if open_inputs:
         deadline_ms = min(asked.deadline_ms for asked in open_inputs.values())
         return _moved(noted, now_ms, deadline_ms, inputs=open_inputs)
-    return _pending(noted, now_ms, 0, inputs={}, status_message=None)
+    return _waiting(_pending(noted, now_ms, 0, inputs={}, status_message=None), Wait.QUEUED)
+
+
+def _waiting(task: Task, waits: Wait) -> Task:
+    """The task with what it waits for, and a status message that says so; a better one of its own stays."""
+    if waits is Wait.QUEUED and task.waits is None and task.status_message is not None:
+        return task
+    return replace(task, waits=waits, status_message=_WAITS[waits].format(tool=task.tool, queue=task.queue))
 
 
 def _journaled(task: Task, entries: Iterable[JournalEntry], limits: Limits | None) -> Task:

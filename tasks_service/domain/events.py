@@ -23,6 +23,7 @@ from .task import (
     Policy,
     Progress,
     ToolException,
+    Wait,
     new_token,
 )
 
@@ -328,7 +329,27 @@ class Expire(SweepEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redispatch(SweepEvent):
-    """The task's message seems lost; another one goes out in the same write."""
+    """The task's message seems lost, or a worker has dropped it; another one goes out in the same write.
+
+    Attributes:
+        dropped_ms: When the message was made that a worker has dropped, because it lacks the tool; 0: it only
+            seems lost. A message that is known to be lost is replaced at once.
+    """
+
+    dropped_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainWait(SweepEvent):
+    """It was found what a pending task waits for, and its status message says it from now on.
+
+    Attributes:
+        waits: For what.
+        sends: Whether a message goes out in the same write, because those before were dropped.
+    """
+
+    waits: Wait
+    sends: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

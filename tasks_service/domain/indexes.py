@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from .decide import Applied
-from .events import Event, GrantSlot, Redispatch
+from .events import Event, ExplainWait, GrantSlot, Redispatch
 from .task import Phase, Slot, Task
 
 
@@ -25,7 +25,8 @@ def awaits_worker(task: Task) -> bool:
 def is_sent(applied: Applied, event: Event, now_ms: int) -> bool:
     """Whether a message must be sent with the write of an event."""
     task = applied.task
-    moved = bool(applied.log) or isinstance(event, Redispatch | GrantSlot)
+    moved = event.sends if isinstance(event, ExplainWait) else bool(applied.log)
+    moved = moved or isinstance(event, Redispatch | GrantSlot)
     return moved and task is not None and awaits_worker(task) and task.due_ms <= now_ms
 
 

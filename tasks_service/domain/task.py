@@ -116,6 +116,21 @@ class Slot(StrEnum):
     """It has a slot: it runs, or a message that makes it run is on the way."""
 
 
+class Wait(StrEnum):
+    """What a pending task waits for, as its status message says it."""
+
+    QUEUED = "queued"
+    """For a worker that has the tool and takes its queue: there is one."""
+    SLOT = "slot"
+    """For another task of its owner to end: it has as many running as it may."""
+    NO_WORKER = "no_worker"
+    """For a worker: none takes its queue and has its tool, and none of the others would get its message."""
+    NO_TOOL = "no_tool"
+    """For a worker that has the tool: those that take its queue have it not, and drop its message."""
+    REMOVED = "removed"
+    """As `NO_TOOL`, and workers of its service had the tool before: it was taken away."""
+
+
 class FailureKind(StrEnum):
     """Why a task is `failed`. Wire modules turn a kind into their error code."""
 
@@ -294,6 +309,7 @@ class Task:
 
     Attributes:
         service: The service whose tool it is; empty if a release recorded it that knew of one only.
+        waits: What `status_message` says that it waits for; None if it says something else, or nothing.
         claims: Counts every claim; orders and names dispatches.
         attempts: Attempts since the last sure progress; only this meets `max_attempts`.
         revision: Counts logged transitions, from 0.
@@ -337,6 +353,7 @@ class Task:
     resumable_until_ms: int = 0
     reconnect_ms: int = 0
     slot: Slot | None = None
+    waits: Wait | None = None
     era: str = ""
     capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""

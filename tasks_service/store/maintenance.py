@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from ..domain.events import OperatorEvent, SweepEvent
 from ..domain.indexes import Due
 from ..domain.task import Task, TaskRecord
+from .registry import Registry
 
 
 class SweepMark(NamedTuple):
@@ -82,6 +83,10 @@ class MaintenanceStore(Protocol):
     `.<claim>` behind it that Celery shows, or an id.
     """
 
+    @property
+    def registry(self) -> Registry:
+        """The workers that run, and the tools that they have."""
+
     def now_ms(self) -> int:
         """The store's clock."""
 
@@ -108,8 +113,18 @@ class MaintenanceStore(Protocol):
     def queues(self) -> list[str]:
         """The queues that a pending task was ever in."""
 
-    def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
-        """Names of a queue's pending tasks whose last message was made by `until_ms`, oldest first."""
+    def pending(self, queue: str, *, since_ms: int = 0, until_ms: int, limit: int) -> list[str]:
+        """Names of a queue's pending tasks by when their last message was made, oldest first.
+
+        Args:
+            queue: The queue.
+            since_ms: Messages that were made from then on.
+            until_ms: And up to then.
+            limit: How many names at most.
+        """
+
+    def tasks(self, names: Sequence[str]) -> list[Task]:
+        """Tasks by their names, as they are stored; without those that are gone, or cannot be read."""
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
         """Names of the tasks to be granted a slot: under each concurrency key, those that wait longest.

@@ -7,7 +7,6 @@ the process.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -50,13 +49,9 @@ from ..domain.task import NO_TEXT, ConcurrencyKey, Owner, Phase, Slot, Task, Tas
 from .changes import Reported
 from .clients import Created, Page, TaskView
 from .maintenance import MOST_GRANTED, DroppedMessages, Repair, SweepMark, SweepRecord
+from .memory_registry import MemoryRegistry, wall_clock_ms
 from .outbox import NoOutbox, Outbox
 from .workers import Claimed
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since the epoch, by this machine."""
-    return time.time_ns() // 1_000_000
 
 
 class MemoryTaskStore:
@@ -78,6 +73,7 @@ class MemoryTaskStore:
         self._limits = limits
         self._outbox = outbox or NoOutbox()
         self._clock = clock
+        self._registry = MemoryRegistry(clock=clock)
         self._lock = threading.RLock()
         self._records: dict[str, TaskRecord] = {}
         self._idempotency: dict[tuple[Owner, str], IdempotencyRecord] = {}
@@ -174,6 +170,11 @@ class MemoryTaskStore:
 
     # --- MaintenanceStore ----------------------------------------------------------------------------
 
+    @property
+    def registry(self) -> MemoryRegistry:
+        """See `MaintenanceStore.registry`."""
+        return self._registry
+
     def now_ms(self) -> int:
         """See `MaintenanceStore.now_ms`."""
         return self._clock()
@@ -204,7 +205,7 @@ class MemoryTaskStore:
         with self._lock:
             return sorted(self._queues)
 
-    def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
+    def pending(self, queue: str, *, since_ms: int = 0, until_ms: int, limit: int) -> list[str]:
         """See `MaintenanceStore.pending`."""
         with self._lock:
             tasks = [(name, record.task) for name, record in self._records.items()]
@@ -213,7 +214,12 @@ class MemoryTaskStore:
                 for name, task in tasks
                 if task.queue == queue and awaits_worker(task) and not awaits_first_message(task)
             ]
-            return [name for at_ms, name in sorted(found) if at_ms <= until_ms][:limit]
+            return [name for at_ms, name in sorted(found) if since_ms <= at_ms <= until_ms][:limit]
+
+    def tasks(self, names: Sequence[str]) -> list[Task]:
+        """See `MaintenanceStore.tasks`."""
+        with self._lock:
+            return [self._records[name].task for name in map(task_hash, names) if name in self._records]
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
         """See `MaintenanceStore.waiting_for_slots`."""

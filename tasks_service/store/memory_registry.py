@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ..domain.task import new_token
-from .memory import wall_clock_ms
 from .registry import (
     LIFETIME_MS,
     AnnouncedTools,
@@ -16,6 +16,11 @@ from .registry import (
     WorkerAnnouncement,
     forgettable,
 )
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch, by this machine."""
+    return time.time_ns() // 1_000_000
 
 
 @dataclass

@@ -242,6 +242,10 @@ class RegistryReader(Protocol):
         """
 
 
+class Registry(WorkerRegistry, RegistryReader, Protocol):
+    """The registry for sweeps, blocking."""
+
+
 class AsyncRegistryReader(Protocol):
     """`RegistryReader` for an event loop; the same promises, method for method."""
 

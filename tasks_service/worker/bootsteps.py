@@ -19,6 +19,7 @@ from .engine import Engine
 from .incoming import guard_messages
 from .maintenance.beat_tasks import register_beat_tasks
 from .maintenance.thread import SweepThread
+from .unregistered import unregistered_message
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +61,16 @@ def install(
         for started in announcers:
             started.stop()
 
+    def on_unknown_task(message: Any = None, name: str = "", **_: Any) -> None:
+        lacking = unregistered_message(message, name)
+        if lacking is not None and engine.settings.redis_url is not None:
+            engine.unregistered.put(lacking)
+
     register_beat_tasks(app, lambda: engine.beat_work)
     app.steps["worker"].add(_step(engine, tools, announcer))
 
     signals.worker_shutting_down.connect(on_shutting_down, weak=False)
+    signals.task_unknown.connect(on_unknown_task, weak=False)
 
 
 def _drain(app: Celery) -> float:
@@ -103,6 +110,7 @@ def _step(engine: Engine, tools: ToolRegistry, announcer: Callable[[Any], Announ
                 self.announcer.stop()
                 self.announcer.join()
             engine.flush_child_losses()
+            engine.flush_unregistered()
 
         terminate = stop
 

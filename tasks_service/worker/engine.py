@@ -22,6 +22,7 @@ from .maintenance.thread import LEASE_MS, Sweeper
 from .report_publisher import ReportPublisher
 from .request import ChildLossReporter
 from .shutdown_deadline import ShutdownDeadline
+from .unregistered import UnregisteredMessages
 
 KEEPER_DEADLINE = 2.0
 """Seconds that a renewal may take: less than its interval, so that a slow one does not cost other leases."""
@@ -45,6 +46,7 @@ class Engine:
         self._lock = threading.Lock()
         self._executor: Executor | None = None
         self._child_losses: ChildLossReporter | None = None
+        self._unregistered: UnregisteredMessages | None = None
         self._beat_work: BeatWork | None = None
         self._dropped: DropCounter | None = None
         self._announcer: RedisTaskStore | None = None
@@ -90,6 +92,25 @@ class Engine:
             if self._dropped is None:
                 self._dropped = DropCounter(lambda: self.store(pool=1))
             return self._dropped
+
+    @property
+    def unregistered(self) -> UnregisteredMessages:
+        """Sends messages again whose tool this worker lacks (main process only).
+
+        Raises:
+            ConfigurationError: No store is configured.
+        """
+        with self._lock:
+            if self._unregistered is None:
+                self._unregistered = UnregisteredMessages(self.store(pool=1))
+            return self._unregistered
+
+    def flush_unregistered(self) -> None:
+        """Send the messages again that still wait for it, and end their thread."""
+        with self._lock:
+            unregistered, self._unregistered = self._unregistered, None
+        if unregistered is not None:
+            unregistered.close()
 
     def sweeper(self) -> Sweeper:
         """What a worker process does by itself, with a store of its own."""
@@ -160,3 +181,4 @@ class Engine:
         """Forget everything after a fork, which threads and connections do not survive."""
         self._lock = threading.Lock()
         self._executor = self._child_losses = self._beat_work = self._announcer = self._dropped = None
+        self._unregistered = None

@@ -36,6 +36,7 @@ from tasks_service.domain.events import (
     DeadlinePassed,
     Event,
     Expire,
+    ExplainWait,
     FailWithError,
     GrantSlot,
     MakeVisible,
@@ -64,6 +65,7 @@ from tasks_service.domain.task import (
     Progress,
     TaskStatus,
     ToolException,
+    Wait,
     new_token,
 )
 from tasks_service.store.memory import MemoryTaskStore
@@ -240,6 +242,10 @@ class LockStep(RuleBasedStateMachine):
     @rule(task=tasks, kind=st.sampled_from([Reap, DeadlinePassed, Expire, Redispatch, GrantSlot]))
     def apply_sweep(self, task: tuple[Owner, str], kind: type[SweepEvent]) -> None:
         self.both("apply_sweep", task[1], kind())
+
+    @rule(task=tasks, waits=st.sampled_from(Wait), sends=st.booleans())
+    def explain(self, task: tuple[Owner, str], waits: Wait, sends: bool) -> None:
+        self.both("apply_sweep", task[1], ExplainWait(waits=waits, sends=sends))
 
     @rule()
     def sweep(self) -> None:

@@ -48,6 +48,7 @@ from tasks_service.domain.events import (
     DeadlinePassed,
     Event,
     Expire,
+    ExplainWait,
     FailWithError,
     GrantSlot,
     MakeVisible,
@@ -82,6 +83,7 @@ from tasks_service.domain.task import (
     Slot,
     TaskStatus,
     ToolException,
+    Wait,
 )
 from tests.unit.life import ARGUMENTS, RESULT, START_MS, YES, Life, answer, answers, create
 
@@ -203,6 +205,7 @@ EXAMPLES: dict[type[Event], Callable[[Life], Event]] = {
     Expire: lambda _: Expire(),
     Redispatch: lambda _: Redispatch(),
     GrantSlot: lambda _: GrantSlot(),
+    ExplainWait: lambda _: ExplainWait(waits=Wait.NO_WORKER),
     RepairRecord: lambda _: fix(),
 }
 
@@ -335,6 +338,7 @@ ARROWS: dict[tuple[Phase | None, type[Event], Phase | None], Scenario] = {
     (Phase.PENDING, DeadlinePassed, Phase.CANCELLED): (later(left(pending), MINUTE), OVERDUE),
     (Phase.PENDING, Redispatch, Phase.PENDING): (pending, EXAMPLES[Redispatch]),
     (Phase.PENDING, GrantSlot, Phase.PENDING): (waiting, EXAMPLES[GrantSlot]),
+    (Phase.PENDING, ExplainWait, Phase.PENDING): (pending, EXAMPLES[ExplainWait]),
     (Phase.RUNNING, Renew, Phase.RUNNING): (running, EXAMPLES[Renew]),
     (Phase.RUNNING, Checkpoint, Phase.RUNNING): (running, EXAMPLES[Checkpoint]),
     (Phase.RUNNING, RequestInput, Phase.PARKED): (running, EXAMPLES[RequestInput]),
@@ -1316,7 +1320,8 @@ def test_a_task_takes_a_free_slot_when_it_is_created_and_waits_for_its_turn_wher
 
 def test_a_claim_that_finds_every_slot_taken_makes_the_task_wait_and_moves_nothing() -> None:
     before, after = rested().task, turned_away().task
-    assert after == replace(before, slot=Slot.WAITING)
+    words = "Waits for another task of the same owner to end."
+    assert after == replace(before, slot=Slot.WAITING, waits=Wait.SLOT, status_message=words)
 
 
 def test_a_slot_is_free_once_its_holders_deadline_has_passed() -> None:
@@ -1553,3 +1558,80 @@ def test_a_live_task_that_contradicts_itself_fails_with_the_reason(changes: dict
     task = damaged(running, **changes)().goes(fix())
     assert task.failure is not None and task.failure.kind is FailureKind.DAMAGED
     assert task.lease is None and task.journal_length == 0
+
+
+# --- what a task waits for ------------------------------------------------------------------------------
+
+
+def test_a_task_says_that_it_waits_for_a_worker_until_one_takes_it() -> None:
+    life = pending()
+    assert life.task.status_message == "Waits for a worker."
+    life.goes(EXAMPLES[Claim](life))
+    assert life.task.status_message is None
+    assert life.task.waits is None
+
+
+def test_a_task_says_that_it_waits_for_a_slot_until_it_is_granted_one() -> None:
+    life = waiting()
+    assert life.task.status_message == "Waits for another task of the same owner to end."
+    life.goes(GrantSlot())
+    assert life.task.status_message == "Waits for a worker."
+
+
+@pytest.mark.parametrize(
+    ("waits", "words"),
+    [
+        (Wait.NO_WORKER, "takes the queue"),
+        (Wait.NO_TOOL, "no worker has the tool"),
+        (Wait.REMOVED, "was removed"),
+    ],
+)
+def test_what_was_found_is_said_once_and_told_to_whoever_follows_the_task(waits: Wait, words: str) -> None:
+    life = pending()
+    before = life.task
+    after = life.goes(ExplainWait(waits=waits))
+    assert words in str(after.status_message)
+    assert after.revision == before.revision + 1
+    assert (after.phase, after.deadline_ms, after.due_ms) == (
+        Phase.PENDING,
+        before.deadline_ms,
+        before.due_ms,
+    )
+    refusal(life.meets(ExplainWait(waits=waits)), InvalidTransition)
+    after = life.goes(ExplainWait(waits=Wait.QUEUED))
+    assert after.status_message == "Waits for a worker."
+    life.goes(EXAMPLES[Claim](life))
+    assert life.task.status_message is None
+
+
+def test_what_a_task_says_of_its_last_attempt_stays_while_workers_can_take_it() -> None:
+    life = running()
+    life.passes(10 * SECOND)
+    life.goes(Reap())
+    assert "Runs again" in str(life.task.status_message)
+    refusal(life.meets(ExplainWait(waits=Wait.QUEUED)), InvalidTransition)
+    assert "no worker has the tool" in str(life.goes(ExplainWait(waits=Wait.NO_TOOL)).status_message)
+
+
+def test_nothing_is_said_of_a_task_that_waits_for_no_worker() -> None:
+    for life in (waiting(), running()):
+        refusal(life.meets(ExplainWait(waits=Wait.NO_TOOL)), InvalidTransition)
+    asleep = running()
+    asleep.goes(Sleep(lease_id=asleep.lease_id, delay_ms=SECOND))
+    refusal(asleep.meets(ExplainWait(waits=Wait.NO_TOOL)), InvalidTransition)
+    asleep.passes(SECOND)
+    refusal(asleep.meets(ExplainWait(waits=Wait.NO_TOOL)), InvalidTransition)
+    asleep.goes(Redispatch())
+    asleep.goes(ExplainWait(waits=Wait.NO_TOOL))
+
+
+def test_a_message_that_a_worker_dropped_is_replaced_at_once_and_only_once() -> None:
+    life = pending()
+    dropped_ms = life.task.dispatched_ms
+    life.passes(1)
+    life.goes(Redispatch(dropped_ms=dropped_ms))
+    refusal(life.meets(Redispatch(dropped_ms=dropped_ms)), InvalidTransition)
+    life.passes(1)
+    again = life.goes(Redispatch(dropped_ms=life.task.dispatched_ms))
+    assert again.redispatches == 0
+    assert again.dispatched_ms == dropped_ms + 2

@@ -35,6 +35,7 @@ from tasks_service.domain.events import (
     DeadlinePassed,
     Event,
     Expire,
+    ExplainWait,
     FailWithError,
     GrantSlot,
     MakeVisible,
@@ -64,6 +65,7 @@ from tasks_service.domain.task import (
     Task,
     TaskRecord,
     TaskStatus,
+    Wait,
 )
 from tests.unit.life import YES, Life, create, fold
 
@@ -187,6 +189,7 @@ other_events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Expire),
     st.builds(Redispatch),
     st.builds(GrantSlot),
+    st.builds(ExplainWait, waits=st.sampled_from(Wait), sends=st.booleans()),
     st.builds(Cancel),
     st.builds(CancelByOperator),
     st.builds(replace, policies.map(create), visible=st.booleans()),

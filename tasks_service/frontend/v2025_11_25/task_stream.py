@@ -12,7 +12,7 @@ import time
 from functools import partial
 
 from ...domain.errors import StoreUnavailable
-from ...domain.task import Phase, Task, TaskStatus, new_token
+from ...domain.task import Phase, Task, TaskStatus, Wait, new_token
 from ...store.clients import TaskView
 from ...store.sessions import REPORTS_SECONDS
 from ..core.reports import Reporting, Threshold
@@ -100,7 +100,8 @@ class TaskStream:
 
     def _report(self, task: Task) -> None:
         first = self._reported is None
-        state = (task.status, task.status_message)
+        # That it waits for a worker, or does so no more, is no news: most tasks do for a moment.
+        state = (task.status, None if task.waits is Wait.QUEUED else task.status_message)
         news = task.status is not TaskStatus.WORKING if first else state != self._reported
         self._reported = state
         if news and self._policy.reports:

@@ -110,7 +110,7 @@ class RedisTaskStore:
 
     @property
     def registry(self) -> RedisRegistry:
-        """The registry of workers and tools, on the same connections."""
+        """See `MaintenanceStore.registry`; on the same connections."""
         return self._registry
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
@@ -229,9 +229,13 @@ class RedisTaskStore:
         """See `MaintenanceStore.queues`."""
         return self.run(self._sweeps.queues())
 
-    def pending(self, queue: str, *, until_ms: int, limit: int) -> list[str]:
+    def pending(self, queue: str, *, since_ms: int = 0, until_ms: int, limit: int) -> list[str]:
         """See `MaintenanceStore.pending`."""
-        return self.run(self._sweeps.pending(queue, until_ms=until_ms, limit=limit))
+        return self.run(self._sweeps.pending(queue, since_ms=since_ms, until_ms=until_ms, limit=limit))
+
+    def tasks(self, names: Sequence[str]) -> list[Task]:
+        """See `MaintenanceStore.tasks`."""
+        return self.run(self._reads.tasks(names))
 
     def waiting_for_slots(self, *, limit: int) -> list[str]:
         """See `MaintenanceStore.waiting_for_slots`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from ...domain.decide import effective
@@ -14,6 +15,8 @@ from . import codec
 from .layout import Command, Shard, problems, sorted_index_entries
 from .programs import StorePrograms
 from .transaction import Program, Reply, once
+
+logger = logging.getLogger(__name__)
 
 _SAME_MOMENT = 64
 """How many tasks of one owner, created in the same millisecond, a page skips before it reads more."""
@@ -110,6 +113,26 @@ class Reads(StorePrograms):
             journal=codec.decode_journal(task, record),
             log=codec.decode_log(reference, lines),
         )
+
+    def tasks(self, names: Sequence[str]) -> Program[list[Task]]:
+        """See `MaintenanceStore.tasks`: one round trip."""
+        if not names:
+            return []
+        reads: list[Command] = [
+            ("HMGET", self.layout.shard_of(name).task(name), *codec.STATE_FIELDS) for name in names
+        ]
+        rows = yield from once(reads, self.deadline)
+        found = []
+        for name, values in zip(names, rows, strict=True):
+            try:
+                _no_error(name, values)
+                task = codec.decode(name, values)
+            except CorruptRecord as error:
+                logger.debug("A task is passed over: %s", error)
+                continue
+            if task is not None:
+                found.append(task)
+        return found
 
     def scan(self, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
         """One step of walking through an index: the next cursor ("0" at the end) and some names."""

@@ -35,6 +35,7 @@ from ...domain.task import (
     Task,
     TaskStatus,
     ToolException,
+    Wait,
 )
 from ...domain.tools import ToolDefinition
 from ..maintenance import DroppedMessages, SweepRecord
@@ -75,6 +76,16 @@ CAPABILITIES = Words(
         "sampling": ClientCapability.SAMPLING,
         "roots": ClientCapability.ROOTS,
         "model": ClientCapability.MODEL,
+    }
+)
+
+WAITS = Words(
+    {
+        "queued": Wait.QUEUED,
+        "slot": Wait.SLOT,
+        "no_worker": Wait.NO_WORKER,
+        "no_tool": Wait.NO_TOOL,
+        "removed": Wait.REMOVED,
     }
 )
 
@@ -174,6 +185,7 @@ TASK = Shape(
         Field("resumable_until", "resumable_until_ms", 0),
         Field("reconnect", "reconnect_ms", 0),
         SLOTS.field("slot", "slot", None),
+        WAITS.field("waits", "waits", None),
         Field("era", "era", ""),
         CAPABILITIES.set_field("capabilities", "capabilities"),
         Field("trace", "trace", ""),

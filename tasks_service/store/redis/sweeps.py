@@ -36,10 +36,10 @@ class Sweeps(StorePrograms):
         found = yield from once(reads, self.deadline)
         return sorted({queue for queues in found for queue in queues})
 
-    def pending(self, queue: str, *, until_ms: int, limit: int) -> Program[list[str]]:
+    def pending(self, queue: str, *, since_ms: int, until_ms: int, limit: int) -> Program[list[str]]:
         """See `MaintenanceStore.pending`."""
         reads: list[Command] = [
-            ("ZRANGEBYSCORE", shard.pending(queue), "-inf", until_ms, "LIMIT", 0, limit)
+            ("ZRANGEBYSCORE", shard.pending(queue), since_ms, until_ms, "LIMIT", 0, limit)
             for shard in self.layout.shards
         ]
         found = yield from once(reads, self.deadline)

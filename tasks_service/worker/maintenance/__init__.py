@@ -8,6 +8,7 @@ makes it durable, tells those who wait, and frees the memory:
     expire       removes tasks whose time is over
     reap         takes tasks from lost workers, ends what is past its deadline, grants free slots
     resend       sends messages that have come due, and again those that seem lost
+    waits        says in a task's status message what it waits for
     audit        compares records with their indexes, and reports
     thread       what every worker process does by itself, with beat and without
     settling     how one task after another is moved, within a time

@@ -14,6 +14,7 @@ from ...failpoints import failpoint
 from ...store.maintenance import MaintenanceStore
 from . import audit, expire, reap, resend
 from .schedule import AUDIT, EXPIRE, RESEND, SECONDS, left_to_workers
+from .waits import WaitExplainer
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +32,14 @@ class Swept:
     expired: int = 0
     called: int = 0
     redispatched: int = 0
+    explained: int = 0
 
 
 class Sweeper:
     """Sweeps a store, for a worker process.
 
-    Always: tasks of lost workers, timers that are due, passed deadlines, free slots, and a second look at
-    messages that seem lost. What else is on beat's schedule: only while beat is late with it.
+    Always: tasks of lost workers, timers that are due, passed deadlines, free slots, what tasks wait for, and
+    a second look at messages that seem lost. What else beat has on its schedule: only while it is late.
 
     Args:
         store: What is swept.
@@ -56,6 +58,7 @@ class Sweeper:
         lease_ms: int = LEASE_MS,
     ) -> None:
         self._store, self._dispatcher = store, dispatcher
+        self._waits = WaitExplainer(store, dispatcher)
         self._interval_ms, self._lease_ms = round(interval * SECOND), lease_ms
 
     def sweep(self) -> Swept | None:
@@ -83,6 +86,7 @@ class Sweeper:
         swept.timers = resend.send_due_messages(self._store)
         swept.overdue = reap.end_overdue_phases(self._store)
         swept.called = reap.grant_free_slots(self._store)
+        swept.explained = self._waits.explain()
         self._stand_in_for_beat(swept)
         failpoint("Sweep", "after")
         return swept

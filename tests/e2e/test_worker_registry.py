@@ -1,0 +1,126 @@
+"""What workers say of themselves, and what becomes of calls whose tool only some workers have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from pytest_celery import CeleryTestWorker
+
+from tasks_service import TaskService
+from tasks_service.domain.task import Phase, Task, Wait
+from tasks_service.settings import Settings
+from tasks_service.store.registered_tools import registered_tools
+from tasks_service.store.registry import WorkerAnnouncement
+from tests.e2e.rollout_app import service
+from tests.kit.servers import RedisServer
+from tests.kit.waiting import wait_until
+from tests.kit.workers import Client, client_of, worker_node
+
+CALLS = 25
+"""Calls of a tool that one of three workers has."""
+
+
+def start(redis: RedisServer, name: str, release: str, **options: object) -> CeleryTestWorker:
+    queues = ("-Q", "tasks,maintenance")
+    values: dict[str, object] = {"pool": "solo", "concurrency": 1, "options": queues} | options
+    return worker_node(redis.url, app="tests.e2e.rollout_app", name=name, TESTS_RELEASE=release, **values)
+
+
+@pytest.fixture(scope="module")
+def workers(module_redis: RedisServer) -> Iterator[dict[str, CeleryTestWorker]]:
+    """Two workers of the older release, and one of the newer."""
+    releases = {"old1": "old", "old2": "old", "new": "new"}
+    nodes = {name: start(module_redis, name, release) for name, release in releases.items()}
+    for node in nodes.values():
+        assert node.ready(), node.logs()
+    yield nodes
+    for node in nodes.values():
+        node.teardown()
+
+
+@pytest.fixture
+def rollout(module_redis: RedisServer) -> Iterator[Client]:
+    with client_of(service, module_redis.url) as client:
+        yield client
+
+
+def running(client: Client) -> dict[str, WorkerAnnouncement]:
+    return {worker.node: worker for worker in client.store.registry.read("Rollout").workers}
+
+
+def seconds(task: Task) -> float:
+    """From the call to the end, which must be good."""
+    assert task.phase is Phase.COMPLETED
+    return (task.updated_ms - task.created_ms) / 1000
+
+
+def tell(client: Client, command: str) -> None:
+    """Let a worker take messages from the queue "gpu", or take them no more."""
+    app = TaskService("Rollout", settings=Settings(redis_url=client.outbox.broker_url)).celery
+    getattr(app.control, command)("gpu", destination=["new@test"])
+
+
+def test_workers_say_who_they_are_and_what_they_have(
+    workers: dict[str, CeleryTestWorker], rollout: Client
+) -> None:
+    wait_until(lambda: len(running(rollout)) == 3, "all are announced")
+    told = running(rollout)["new@test"]
+    assert (told.version, told.pool, told.slots) == ("1.10", "solo", 1)
+    assert told.queues == {"tasks", "maintenance"}
+    tools = registered_tools(rollout.store.registry.read("Rollout"))
+    assert tools["fresh"].takers == ("new@test",)
+    assert tools["steady"].takers == ("new@test", "old1@test", "old2@test")
+    assert tools["distant"].takers == ()
+    assert tools["described"].definition.description == "The newer words."
+    assert list(tools["described"].others.values()) == [("old1@test", "old2@test")]
+    wait_until(
+        lambda: any("different definitions of the tool" in node.logs() for node in workers.values()),
+        "a worker's log tells of it",
+    )
+
+
+def test_calls_of_a_tool_that_one_worker_of_three_has_end_within_seconds(
+    workers: dict[str, CeleryTestWorker], rollout: Client, measured: Callable[[str, str], None]
+) -> None:
+    wait_until(lambda: len(running(rollout)) == 3, "all are announced")
+    one_by_one = sorted(seconds(rollout.run("fresh").task) for _ in range(CALLS))
+    calls = [rollout.call("fresh") for _ in range(CALLS)]
+    at_once = sorted(seconds(rollout.ended(task).task) for task in calls)
+    for how, took, most in (("one by one", one_by_one, 5), ("at once", at_once, 15)):
+        told = f"p50 {took[CALLS // 2]:.2f} s, p99 {took[-1]:.2f} s"
+        measured("B6", f"a tool that one of three workers has, {CALLS} calls {how}: {told}")
+        assert took[-1] < most
+    assert any("lacks the tool 'fresh'" in workers[name].logs() for name in ("old1", "old2"))
+
+
+def test_a_task_says_what_it_waits_for_as_that_changes(
+    workers: dict[str, CeleryTestWorker], rollout: Client
+) -> None:
+    task = rollout.call("distant")
+    assert task.status_message == "Waits for a worker."
+    wait_until(lambda: rollout.view(task).task.waits is Wait.NO_WORKER, "nobody takes its queue")
+    assert "takes the queue 'gpu'" in str(rollout.view(task).task.status_message)
+    tell(rollout, "add_consumer")
+    assert rollout.ended(task).task.phase is Phase.COMPLETED
+    wait_until(lambda: "gpu" in running(rollout)["new@test"].queues, "it says so")
+    assert registered_tools(rollout.store.registry.read("Rollout"))["distant"].takers == ("new@test",)
+    tell(rollout, "cancel_consumer")
+    wait_until(lambda: "gpu" not in running(rollout)["new@test"].queues, "it says so")
+
+
+def test_a_task_whose_tool_was_taken_away_says_so_and_runs_when_it_is_back(
+    workers: dict[str, CeleryTestWorker], rollout: Client, module_redis: RedisServer
+) -> None:
+    wait_until(lambda: len(running(rollout)) == 3, "all are announced")
+    workers["new"].container.kill("SIGTERM")
+    wait_until(lambda: "new@test" not in running(rollout), "it withdraws")
+    task = rollout.call("fresh")
+    wait_until(lambda: rollout.view(task).task.waits is Wait.REMOVED, "no worker has the tool any more")
+    assert "'fresh' was removed" in str(rollout.view(task).task.status_message)
+    again = start(module_redis, "new", "new")
+    try:
+        wait_until(lambda: "new@test" in running(rollout), again.logs)
+        assert rollout.ended(task, timeout=30).task.phase is Phase.COMPLETED
+    finally:
+        again.teardown()
