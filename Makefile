@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long upgrade-test clients up bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long upgrade-test test-matrix clients up bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ test-redis: $(STAMP) ## What meets Redis, on each Redis that is promised; SERVER
 	TASKS_TEST_REDIS=$$server pytest tests/store tests/e2e tests/faults \
 	--numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder || exit 1; done
 
+test-matrix: $(STAMP) ## The oldest and newest Python, Celery, redis-py and pydantic, together and mixed (needs the package index)
+	python -m pip install --quiet uv
+	pytest tests/matrix -m matrix
+
 clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs npm; up to ten minutes)
 	TASKS_TEST_CLIENTS=required pytest tests/clients -m clients
 
@@ -98,7 +102,7 @@ PORT ?= 8787
 conformance-server: $(STAMP) ## The fixture server on loopback, for clients and load generators of others; PORT=8787
 	python -m tests.conformance.serve --port $(PORT)
 
-docker-test: $(STAMP) ## Build the images, bring the compose stack up, call a tool, scale, take it down
+docker-test: $(STAMP) ## Build the image, bring the compose stack up, call a tool, scale, take it down
 	docker/test.sh
 
 format: $(STAMP) ## Fix what can be fixed automatically
@@ -111,9 +115,8 @@ LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --un
 lock: $(STAMP) ## Pin the newest versions that pyproject.toml allows, for each supported Python
 	python -m pip install --quiet uv
 	$(LOCK) requirements.lock --all-extras --group dev --group demo
-	$(LOCK) docker/front-end.lock --extra server
-	$(LOCK) docker/worker.lock --extra flower --group deployment
+	$(LOCK) docker/requirements.lock --extra server --extra flower --group deployment
 
 clean: ## Remove what was made, data of `make up` excepted
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output dist build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output dist build .matrix
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -74,7 +74,8 @@ def install(
 
 
 def _drain(app: Celery) -> float:
-    return float(app.conf.worker_soft_shutdown_timeout or DRAIN_SECONDS)
+    # Celery 5.4 has no such setting.
+    return float(app.conf.get("worker_soft_shutdown_timeout") or DRAIN_SECONDS)
 
 
 def _step(engine: Engine, tools: ToolRegistry, announcer: Callable[[Any], Announcer]) -> type[Any]:

@@ -1,4 +1,4 @@
-"""Where the releases of Celery differ, from 5.5 to 5.7, for workers: the one place that knows."""
+"""Where the releases of Celery differ, from 5.4 to 5.7, for workers: the one place that knows."""
 
 from __future__ import annotations
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
 import tasks_service
 from tasks_service.cli import COMMANDS
 from tasks_service.domain.errors import ConfigurationError
 from tasks_service.extras import SERVER, front_end_packages
+from tests.matrix.environments import ROOT, shops
 
 WITHOUT_EXTRAS = "import sys\nfor name in {}: sys.modules[name] = None\n"
 """Python that begins as if these modules were not installed."""
@@ -64,3 +67,23 @@ def test_a_missing_module_of_an_author_is_not_taken_for_a_missing_extra() -> Non
         import no_such_module_of_an_author  # type: ignore[import-not-found]  # noqa: F401
     with pytest.raises(ConfigurationError, match="It needs the package mcp"), front_end_packages("It"):
         raise ModuleNotFoundError(name="mcp.server")
+
+
+@pytest.mark.parametrize("kind, name", [(kind, name) for kind in ("sets", "shops") for name in shops(kind)])
+def test_our_ranges_take_the_pins_of_a_shop(kind: str, name: str) -> None:
+    """What the index has is asked by `make test-matrix`; this finds a range that was made too narrow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    ranges = {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
+    pinned = [Requirement(pin) for pin in shops(kind)[name]["pins"]]
+    for pin in pinned:
+        (version,) = pin.specifier
+        assert pin.name not in ranges or version.version in ranges[pin.name], (pin, ranges[pin.name])
+
+
+def test_nothing_is_needed_that_only_a_front_end_uses() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {Requirement(one).name for one in project["dependencies"]}
+    assert needed == {
+        *("celery", "kombu", "amqp", "redis", "packaging", "pydantic", "pydantic-settings"),
+        *("jsonschema", "referencing", "click", "rich"),
+    }
