@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from celery import Celery
 
 from .authoring.library import Library
 from .authoring.prompt import PromptOptions, build_prompt
+from .authoring.refusals import Place
 from .authoring.resource import ResourceOptions, build_resource
+from .authoring.signature import name_of, names_around
 from .authoring.tool import Tool, ToolRegistry, build_tool
 from .authoring.tool_options import ToolOptions, tool_fields
 from .broker.app import add_queues, create_app
@@ -27,6 +28,7 @@ from .worker.celery_tasks import register_tool
 from .worker.engine import Engine
 from .worker.exposed import original_task, queue_of
 from .worker.maintenance.schedule import BEAT_SCHEDULE
+from .worker.taken_names import refuse_taken_name
 
 if TYPE_CHECKING:
     from .frontend.app import FrontEnd
@@ -94,21 +96,32 @@ class TaskService:
         """The maker of Celery messages: the outbox of every store of this service."""
         return self._engine.dispatcher()
 
-    def tool(self, **options: Unpack[ToolOptions]) -> Callable[[F], F]:
+    @overload
+    def tool(self, function: F, /) -> F: ...
+
+    @overload
+    def tool(self, /, **options: Unpack[ToolOptions]) -> Callable[[F], F]: ...
+
+    def tool(self, function: Any = None, /, **options: Unpack[ToolOptions]) -> Any:
         """Make a tool of the decorated function, sync or async; the function itself stays as it is.
 
+        Both `@service.tool` and `@service.tool(...)` work.
+
         Args:
+            function: The function, where the decorator has no parentheses.
             options: See `ToolOptions`.
 
         Raises:
             ConfigurationError: An option, or the function's signature, cannot work.
         """
 
-        def decorate(function: F) -> F:
-            self._add(build_tool(function, **tool_fields(options, DEFAULT_QUEUE)))
+        def add(function: F, namespace: Mapping[str, Any]) -> F:
+            place = Place(f"Tool {options.get('name') or name_of(function) or '?'!r}", function)
+            fields = tool_fields(place, options, DEFAULT_QUEUE)
+            self._add(build_tool(function, namespace=namespace, **fields), place)
             return function
 
-        return decorate
+        return _decorator("tool", function, add)
 
     def expose(self, celery_name: str, **options: Unpack[ToolOptions]) -> None:
         """Make a tool of an existing Celery task on this service's Celery app, without changing it.
@@ -131,8 +144,9 @@ class TaskService:
                 f"A Celery task named {named['name']!r} exists already, and the tool needs one of its own: "
                 "give it another name="
             )
-        tool = build_tool(original.run, **tool_fields(named, queue_of(self._celery, original)))
-        self._add(replace(tool, fn=None, celery_name=celery_name))
+        place = Place(f"Tool {named['name']!r}", original.run)
+        fields = tool_fields(place, named, queue_of(self._celery, original))
+        self._add(build_tool(original.run, celery_name=celery_name, **fields), place)
 
     def resource(self, uri: str, **options: Unpack[ResourceOptions]) -> Callable[[F], F]:
         """Make a resource of the decorated function, or a template of resources.
@@ -153,31 +167,39 @@ class TaskService:
                 f"@service.resource: expected a URI, as in resource('acme://scenes'), not {uri!r}"
             )
 
-        def decorate(function: F) -> F:
-            self.library.resources.add(build_resource(uri, function, **options))
+        def add(function: F, namespace: Mapping[str, Any]) -> F:
+            self.library.resources.add(build_resource(uri, function, namespace, **options))
             return function
 
-        return decorate
+        return cast("Callable[[F], F]", _decorator("resource", None, add))
 
-    def prompt(self, **options: Unpack[PromptOptions]) -> Callable[[F], F]:
+    @overload
+    def prompt(self, function: F, /) -> F: ...
+
+    @overload
+    def prompt(self, /, **options: Unpack[PromptOptions]) -> Callable[[F], F]: ...
+
+    def prompt(self, function: Any = None, /, **options: Unpack[PromptOptions]) -> Any:
         """Make a prompt of the decorated function, whose parameters are the prompt's arguments.
 
         The function returns text, content blocks or messages, alone or in a list. It runs in the front end.
+        Both `@service.prompt` and `@service.prompt(...)` work.
 
         Args:
+            function: The function, where the decorator has no parentheses.
             options: See `PromptOptions`.
 
         Raises:
             ConfigurationError: An option, or the function's signature, cannot work.
         """
 
-        def decorate(function: F) -> F:
-            self.library.prompts.add(build_prompt(function, **options))
+        def add(function: F, namespace: Mapping[str, Any]) -> F:
+            self.library.prompts.add(build_prompt(function, namespace, **options))
             return function
 
-        return decorate
+        return _decorator("prompt", function, add)
 
-    def completion(self, reference: str, argument: str) -> Callable[[F], F]:
+    def completion(self, reference: str, argument: str = "") -> Callable[[F], F]:
         """Complete an argument with the decorated function, which takes the typed text and returns texts.
 
         Args:
@@ -187,12 +209,17 @@ class TaskService:
         Raises:
             ConfigurationError: There is no such argument, or the function's signature cannot work.
         """
+        if not isinstance(reference, str):
+            raise ConfigurationError(
+                "@service.completion: expected a prompt's name, or a template, and an argument of it, as "
+                f"in completion('critique', 'scene'), not {reference!r}"
+            )
 
-        def decorate(function: F) -> F:
-            self.library.completions.add(reference, argument, function)
+        def add(function: F, namespace: Mapping[str, Any]) -> F:
+            self.library.completions.add(reference, argument, function, namespace)
             return function
 
-        return decorate
+        return cast("Callable[[F], F]", _decorator("completion", None, add))
 
     def announce(self, changed: Literal["tools", "prompts", "resources"]) -> None:
         """Notify clients that a list has changed, so that they read it again.
@@ -242,12 +269,14 @@ class TaskService:
             outbox=self.dispatcher,
         )
 
-    def _add(self, tool: Tool) -> None:
+    def _add(self, tool: Tool, place: Place) -> None:
         if self.settings.companion_tools and tool.name in COMPANION_TOOLS:
             raise ConfigurationError(
                 f"The service has a tool {tool.name!r} of its own, for clients without tasks: give yours "
                 "another name=, or set TASKS_COMPANION_TOOLS=false"
             )
+        if tool.name not in self.tools:
+            refuse_taken_name(self._celery, tool.name, str(place))
         self.tools.add(tool)
         if self._owns_app:
             add_queues(self._celery, [tool.definition.queue])
@@ -260,3 +289,16 @@ class TaskService:
         app = create_app(slug, broker_url=broker_url, key_prefix=settings.key_prefix)
         app.conf.beat_schedule = BEAT_SCHEDULE
         return app
+
+
+def _decorator(
+    what: str, function: Any, add: Callable[[Any, Mapping[str, Any]], Any]
+) -> Callable[[Any], Any] | Any:
+    """What a decorator returns: what decorates; or the function, if it was used without parentheses."""
+    if function is None:
+        return lambda decorated: add(decorated, names_around(1))
+    if isinstance(function, str):
+        raise ConfigurationError(
+            f"@service.{what}({function!r}): options have names; did you mean name={function!r}?"
+        )
+    return add(function, names_around(2))

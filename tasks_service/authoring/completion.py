@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -47,13 +47,20 @@ class Completions:
         self._prompts, self._resources = prompts, resources
         self._functions: dict[tuple[str, str], Function] = {}
 
-    def add(self, reference: str, argument: str, fn: Callable[..., Any]) -> None:
+    def add(
+        self,
+        reference: str,
+        argument: str,
+        fn: Callable[..., Any],
+        namespace: Mapping[str, Any] | None = None,
+    ) -> None:
         """Register a completion.
 
         Args:
             reference: The name of a prompt, or a template; registered before.
             argument: One of its arguments or variables.
             fn: A function of the text that was typed and, optionally, a `RequestContext`.
+            namespace: Names around the decorator, for hints that are texts.
 
         Raises:
             ConfigurationError: There is no such argument, it has a completion, or the function cannot work.
@@ -65,7 +72,7 @@ class Completions:
             raise ConfigurationError(f"{what}: it has no such argument, but {', '.join(sorted(known))}")
         if (reference, argument) in self._functions:
             raise ConfigurationError(f"{what}: there is one already")
-        function = build_function(what, fn, TIMEOUT)
+        function = build_function(what, fn, TIMEOUT, namespace)
         if len(function.schema.get("properties", {})) != 1:
             raise ConfigurationError(
                 f"{what}: its function takes one argument, the text that was typed, and a RequestContext "

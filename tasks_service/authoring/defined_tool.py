@@ -13,6 +13,7 @@ from ..domain.limits import DEFAULT_LIMITS, Limits, to_json
 from ..domain.task import JsonText
 from ..domain.tools import ToolDefinition
 from ..durable.json_schema import validator_of
+from .json_schemas import read_texts, without_texts
 from .schemas import check_by_schema
 
 
@@ -31,8 +32,13 @@ class DefinedTool:
     def check_arguments(self, arguments: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> JsonText:
         """See `OfferedTool.check_arguments`."""
         text = to_json("arguments", arguments, maximum=limits.arguments_bytes, depth=limits.depth)
-        check_by_schema(self.definition.name, self._validator, arguments)
+        read = read_texts(arguments, self._without_texts) if self.definition.reads_texts else arguments
+        check_by_schema(self.definition.name, self._validator, read)
         return text
+
+    @cached_property
+    def _without_texts(self) -> frozenset[str]:
+        return without_texts(self.definition.input_schema)
 
     @cached_property
     def _validator(self) -> Validator:

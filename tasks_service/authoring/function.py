@@ -1,23 +1,23 @@
 """Functions of authors that the front end runs: for resources, prompts and completions.
 
-The official SDK's `func_metadata` reads their signatures, as it does those of tools. Arguments arrive as
-texts, because arguments of prompts and variables of URIs are texts.
+Their signatures are read like those of tools. Arguments arrive as texts, because arguments of prompts and
+variables of URIs are texts.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, func_metadata
-from pydantic import ValidationError
-
-from ..domain.errors import ConfigurationError, InvalidArguments
+from ..domain.errors import ConfigurationError
 from ..durable.context import AsyncTaskContext, TaskContext
+from .arguments import Arguments, build_arguments
+from .refusals import Place, Refusal
+from .signature import Contexts, check_function, is_coroutine_function, name_of, read_signature
+from .tool_options import check_known, quoted_duration
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 """The allowed names of prompts and resources, the same as for tools."""
@@ -59,31 +59,42 @@ class RequestContext:
         self.arguments: Mapping[str, str] = arguments or {}
 
 
+_CONTEXTS = Contexts(
+    RequestContext, {TaskContext: Refusal.TASK_CONTEXT, AsyncTaskContext: Refusal.TASK_CONTEXT}
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
     """A function, and what a front end must know to run it.
 
     Attributes:
         fn: The function, sync or async.
-        model: The pydantic model of its arguments.
-        schema: JSON schema of its arguments, an object.
-        context_parameter: Name of the parameter that receives the `RequestContext`, if there is one.
+        arguments: What it takes.
         timeout: Seconds that it may take.
     """
 
     fn: Callable[..., Any]
-    model: type[ArgModelBase]
-    schema: Mapping[str, Any]
-    context_parameter: str | None
+    arguments: Arguments
     timeout: float
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """JSON schema of its arguments, an object."""
+        return self.arguments.schema
+
+    @property
+    def context_parameter(self) -> str | None:
+        """Name of the parameter that receives the `RequestContext`, if there is one."""
+        return self.arguments.signature.context
 
     @property
     def is_async(self) -> bool:
         """Whether it is a coroutine function."""
-        return inspect.iscoroutinefunction(self.fn)
+        return self.arguments.signature.is_async
 
     def bind(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """Convert a request's texts to keyword arguments of the function, and validate them.
+        """Convert a request's texts to values of the function's parameters, and validate them.
 
         Args:
             name: The name of the resource or prompt, for the error.
@@ -92,81 +103,77 @@ class Function:
         Raises:
             InvalidArguments: Some do not fit; it names each.
         """
-        if unknown := sorted(set(arguments) - set(self.schema.get("properties", {}))):
-            raise InvalidArguments(name, tuple((argument, "unknown argument") for argument in unknown))
-        try:
-            return self.model.model_validate_strings(dict(arguments)).model_dump_one_level()
-        except ValidationError as error:
-            problems = error.errors(include_url=False, include_context=False, include_input=False)
-            listed = tuple((".".join(map(str, problem["loc"])), problem["msg"]) for problem in problems)
-            raise InvalidArguments(name, listed) from None
+        return self.arguments.bind_texts(name, arguments)
+
+    def passed(self, bound: Mapping[str, Any], context: RequestContext) -> tuple[list[Any], dict[str, Any]]:
+        """How the function is called with what `bind` returned: by position, and by name."""
+        parameter = self.context_parameter
+        return self.arguments.passed(bound if parameter is None else {**bound, parameter: context})
 
 
-def build_function(what: str, fn: Callable[..., Any], timeout: timedelta) -> Function:
+def build_function(
+    what: str, fn: Callable[..., Any], timeout: timedelta, namespace: Mapping[str, Any] | None = None
+) -> Function:
     """Read the signature of an author's function.
 
     Args:
         what: Its name in errors, such as "Prompt 'summary'".
-        fn: A sync or async function with type hints.
+        fn: A sync or async function.
         timeout: How long it may take; more than 0, at most 10 minutes.
+        namespace: Names around the decorator, for hints that are texts.
 
     Raises:
         ConfigurationError: It cannot work; the message says why.
     """
+    place = Place(what, fn)
+    check_function(place)
     if not isinstance(timeout, timedelta) or not timedelta(0) < timeout <= LONGEST_TIMEOUT:
         raise ConfigurationError(
-            f"{what}: timeout={timeout!r}: expected a datetime.timedelta of more than 0 and at most "
-            f"{LONGEST_TIMEOUT}; what takes longer should be a tool"
+            f"{place}: timeout={timeout!r}: expected a datetime.timedelta of more than 0 and at most "
+            f"{LONGEST_TIMEOUT}{quoted_duration(timeout)}; what takes longer should be a tool"
         )
-    context_parameter = _context_parameter(what, fn)
-    try:
-        metadata = func_metadata(
-            fn, skip_names=(context_parameter,) if context_parameter else (), structured_output=False
-        )
-        schema = metadata.arg_model.model_json_schema(by_alias=True)
-    except Exception as error:
-        raise ConfigurationError(f"{what}: its signature has no JSON schema: {error}") from error
-    _check_texts(what, schema)
-    return Function(
-        fn=fn,
-        model=metadata.arg_model,
-        schema=schema,
-        context_parameter=context_parameter,
-        timeout=timeout.total_seconds(),
-    )
+    signature = read_signature(place, _CONTEXTS, namespace, is_async=is_coroutine_function(fn))
+    for parameter in signature.parameters:
+        if parameter.kind in ("rest", "extras"):
+            raise place.refuse(Refusal.TOO_MANY_NAMES, parameter.name)
+    arguments = build_arguments(signature)
+    _check_texts(arguments)
+    return Function(fn=fn, arguments=arguments, timeout=timeout.total_seconds())
 
 
-def check_options(what: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def checked_name(what: str, fn: Callable[..., Any], name: str | None) -> str:
+    """The name of a prompt or resource: the one that was given, or the function's own.
+
+    Args:
+        what: "Prompt" or "Resource", for the error.
+        fn: The function.
+        name: What was given.
+
+    Raises:
+        ConfigurationError: There is none, or it has other characters than names may have.
+    """
+    place = Place(f"{what} {name or name_of(fn) or '?'!r}", fn)
+    found = name or name_of(fn)
+    if found is None:
+        raise place.refuse(Refusal.NAMELESS)
+    if not isinstance(found, str) or not NAME.fullmatch(found):
+        raise ConfigurationError(f"{place}: use 1 to 128 of the characters A-Z a-z 0-9 _ . and -")
+    return found
+
+
+def check_options(what: str, fn: Any, options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Refuse unknown options.
 
     Raises:
-        ConfigurationError: There are some; the message names them.
+        ConfigurationError: There are some; the message names them, and the nearest that there are.
     """
-    if unknown := sorted(set(options) - set(known)):
-        raise ConfigurationError(f"{what}: there is no option {', '.join(unknown)}")
+    check_known(Place(what, fn), options, known)
 
 
-def _check_texts(what: str, schema: Mapping[str, Any]) -> None:
-    definitions = schema.get("$defs", {})
-    for name, parameter in schema.get("properties", {}).items():
-        resolved = definitions.get(str(parameter.get("$ref")).rpartition("/")[2], parameter)
+def _check_texts(arguments: Arguments) -> None:
+    definitions = arguments.schema.get("$defs", {})
+    for parameter in arguments.signature.parameters:
+        schema = arguments.schema["properties"][parameter.argument]
+        resolved = definitions.get(str(schema.get("$ref")).rpartition("/")[2], schema)
         if resolved.get("type") in ("array", "object"):
-            raise ConfigurationError(
-                f"{what}: {name}: what clients send is one text, which cannot become this type; take a str, "
-                "a number, a bool, an enum or a date"
-            )
-
-
-def _context_parameter(what: str, fn: Callable[..., Any]) -> str | None:
-    try:
-        parameters = inspect.signature(fn, eval_str=True).parameters
-    except (NameError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"{what}: its annotations cannot be read: {error}") from error
-    if any(parameter.annotation in (TaskContext, AsyncTaskContext) for parameter in parameters.values()):
-        raise ConfigurationError(
-            f"{what}: only a tool has a task, and so a TaskContext; take a RequestContext, or make it a tool"
-        )
-    found = [name for name, parameter in parameters.items() if parameter.annotation is RequestContext]
-    if len(found) > 1:
-        raise ConfigurationError(f"{what}: one RequestContext is enough, not {', '.join(found)}")
-    return found[0] if found else None
+            raise arguments.signature.place.refuse(Refusal.NOT_TEXT, parameter.name)

@@ -11,7 +11,7 @@ from typing import Any, Final, TypedDict, Unpack
 from ..domain.errors import ConfigurationError, UnknownPrompt
 from ..durable.content import recorded_message
 from ..durable.questions import Form, Link, Question, declared_questions
-from .function import DEFAULT_TIMEOUT, NAME, Function, build_function, check_options
+from .function import DEFAULT_TIMEOUT, Function, build_function, check_options, checked_name
 
 _SDK_MESSAGES: Final = ("PromptMessage", "Message")
 """The SDK's classes of messages: of the protocol, and of its own prompts."""
@@ -72,22 +72,26 @@ class Prompt:
     ask: Mapping[str, Question]
 
 
-def build_prompt(fn: Callable[..., Any], **options: Unpack[PromptOptions]) -> Prompt:
+def build_prompt(
+    fn: Callable[..., Any],
+    namespace: Mapping[str, Any] | None = None,
+    /,
+    **options: Unpack[PromptOptions],
+) -> Prompt:
     """Make a prompt of a function.
 
     Args:
         fn: A sync or async function; its parameters are the prompt's arguments.
+        namespace: Names around the decorator, for hints that are texts.
         options: See `PromptOptions`.
 
     Raises:
         ConfigurationError: It cannot work; the message says why.
     """
-    name = options.get("name") or fn.__name__
+    name = checked_name("Prompt", fn, options.get("name"))
     what = f"Prompt {name!r}"
-    check_options(what, options, PromptOptions.__annotations__)
-    if not NAME.fullmatch(name):
-        raise ConfigurationError(f"{what}: use 1 to 128 of the characters A-Z a-z 0-9 _ . and -")
-    function = build_function(what, fn, options.get("timeout", DEFAULT_TIMEOUT))
+    check_options(what, fn, options, PromptOptions.__annotations__)
+    function = build_function(what, fn, options.get("timeout", DEFAULT_TIMEOUT), namespace)
     required = function.schema.get("required", ())
     return Prompt(
         name=name,

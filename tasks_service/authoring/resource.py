@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict, Unpack
@@ -13,6 +13,7 @@ from ..domain.errors import ConfigurationError
 from ..durable.annotations import Annotations, as_annotations
 from ..durable.sdk_objects import SDKObject
 from .function import DEFAULT_TIMEOUT, Function, build_function, check_options
+from .signature import name_of
 from .uri_template import template_variables
 
 URI_BYTES = 8 * 1024
@@ -83,21 +84,28 @@ class Resource:
         return bool(self.variables)
 
 
-def build_resource(uri: str, fn: Callable[..., Any], **options: Unpack[ResourceOptions]) -> Resource:
+def build_resource(
+    uri: str,
+    fn: Callable[..., Any],
+    namespace: Mapping[str, Any] | None = None,
+    /,
+    **options: Unpack[ResourceOptions],
+) -> Resource:
     """Make a resource of a function.
 
     Args:
         uri: A URI, or an RFC 6570 template whose variables are the function's parameters.
         fn: A sync or async function.
+        namespace: Names around the decorator, for hints that are texts.
         options: See `ResourceOptions`.
 
     Raises:
         ConfigurationError: It cannot work; the message says why.
     """
     what = f"Resource {uri!r}"
-    check_options(what, options, ResourceOptions.__annotations__)
+    check_options(what, fn, options, ResourceOptions.__annotations__)
     variables = _variables(what, uri)
-    function = build_function(what, fn, options.get("timeout", DEFAULT_TIMEOUT))
+    function = build_function(what, fn, options.get("timeout", DEFAULT_TIMEOUT), namespace)
     _check_parameters(what, variables, function)
     public = options.get("public", False)
     if public and function.context_parameter is not None:
@@ -108,7 +116,7 @@ def build_resource(uri: str, fn: Callable[..., Any], **options: Unpack[ResourceO
         uri=uri,
         variables=variables,
         function=function,
-        name=options.get("name") or fn.__name__,
+        name=options.get("name") or name_of(fn) or uri,
         title=options.get("title"),
         description=options.get("description") or inspect.getdoc(fn),
         mime_type=options.get("mime_type"),

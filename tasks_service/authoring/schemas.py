@@ -6,11 +6,13 @@ unconverted.
 
 from __future__ import annotations
 
-import inspect
+import json
+import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Final, cast
 
 from jsonschema import Draft202012Validator
@@ -23,6 +25,10 @@ from referencing.jsonschema import DRAFT202012
 from ..domain.errors import ConfigurationError, InvalidArguments, LimitExceeded, NotJson
 from ..domain.limits import MIB, to_json
 from ..durable.json_schema import told, validator_of
+from .refusals import Refusal
+from .signature import Signature
+
+logger = logging.getLogger(__name__)
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 """The only dialect; a schema that names none is of this one (2026-07-28, basic, "JSON Schema usage")."""
@@ -32,53 +38,74 @@ _REFERENCES: Final = ("$ref", "$dynamicRef")
 
 @dataclass(frozen=True, slots=True)
 class ExplicitSchema:
-    """A schema of arguments, and the function that takes them.
+    """A schema of arguments that an author wrote, and the function that takes them.
 
     Attributes:
         schema: The schema as the author wrote it.
+        signature: The function's.
         validator: The validator of arguments.
         takes: The names of the function's parameters; None if it takes any.
     """
 
     schema: Mapping[str, Any]
+    signature: Signature
     validator: Validator
     takes: frozenset[str] | None
 
-    def bind(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def check_names(self, what: str, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that the schema does not allow.
+
+        Raises:
+            InvalidArguments: There are some; each is named, with the nearest that is allowed.
+        """
+        if unknown := self._forbidden(arguments):
+            known = self.schema.get("properties", {})
+            raise InvalidArguments(what, tuple((name, unknown_argument(name, known)) for name in unknown))
+
+    def bind(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Validate arguments, and return those that the function takes.
 
         Args:
-            name: The tool's name, for the error.
-            arguments: The arguments as they came.
+            what: The tool's name, for the error.
+            arguments: The arguments as they came or were recorded, perhaps under an older schema.
 
         Raises:
             InvalidArguments: They do not fit the schema.
         """
-        check_by_schema(name, self.validator, arguments)
-        return {key: value for key, value in arguments.items() if self.takes is None or key in self.takes}
+        forbidden = self._forbidden(arguments)
+        if forbidden:
+            logger.warning("%s no longer takes these recorded arguments: %s", what, ", ".join(forbidden))
+        allowed = {name: value for name, value in arguments.items() if name not in forbidden}
+        check_by_schema(what, self.validator, allowed)
+        return {name: value for name, value in allowed.items() if self.takes is None or name in self.takes}
+
+    def passed(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """How a call passes what `bind` returned: all of it by name."""
+        return [], dict(bound)
+
+    def _forbidden(self, arguments: Mapping[str, Any]) -> list[str]:
+        if self.schema.get("additionalProperties", True) is not False:
+            return []
+        return sorted(unlisted(self.schema, arguments))
 
 
-def explicit_schema(
-    what: str, schema: Mapping[str, Any], fn: Callable[..., Any], context_parameter: str | None
-) -> ExplicitSchema:
+def explicit_schema(schema: Mapping[str, Any], signature: Signature) -> ExplicitSchema:
     """Check a schema, and that the function can take every argument that fits it.
 
     Args:
-        what: The tool, for errors.
         schema: The schema as the author wrote it.
-        fn: The function.
-        context_parameter: The name of its parameter that receives the context, if there is one.
+        signature: The function's.
 
     Raises:
         ConfigurationError: It is no JSON Schema 2020-12 of an object, or does not fit the function.
     """
+    what = str(signature.place)
     if not isinstance(schema, Mapping):
         raise ConfigurationError(f"{what}: input_schema: expected a mapping, not {type(schema).__name__}")
-    kept = deepcopy(dict(schema))
-    _check_dialect(what, kept)
+    kept = _checked(what, deepcopy(dict(schema)))
     _check_references(what, kept)
-    takes = _check_function(what, kept, fn, context_parameter)
-    return ExplicitSchema(kept, validator_of(kept), takes)
+    takes = _check_function(what, kept, signature)
+    return ExplicitSchema(kept, signature, validator_of(kept), takes)
 
 
 def check_by_schema(name: str, validator: Validator, arguments: Mapping[str, Any]) -> None:
@@ -100,23 +127,39 @@ def check_by_schema(name: str, validator: Validator, arguments: Mapping[str, Any
 def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     """The path of each field that an error is about, and what is wrong with it."""
     path, keyword, given = [*map(str, error.absolute_path)], error.validator, error.validator_value
-    instance: Any = error.instance
     if keyword == "required":
         missing = next(name for name in cast("list[str]", given) if error.message.startswith(repr(name)))
         yield ".".join([*path, missing]), "it is required"
     elif keyword == "additionalProperties" and given is False:
         schema = cast("Mapping[str, Any]", error.schema)
-        patterns = schema.get("patternProperties", {})
-        for name in instance:
-            if name not in schema.get("properties", {}) and not any(re.search(p, name) for p in patterns):
-                yield ".".join([*path, name]), "unknown argument"
+        for name in unlisted(schema, error.instance):
+            yield ".".join([*path, name]), unknown_argument(name, schema.get("properties", {}))
     else:
         yield ".".join(path), told(error)
 
 
-def _check_dialect(what: str, schema: dict[str, Any]) -> None:
+def unlisted(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """The names in an object that a schema does not list, neither by name nor by pattern."""
+    patterns, properties = schema.get("patternProperties", {}), schema.get("properties", {})
+    return [
+        name
+        for name in value
+        if name not in properties and not any(re.search(pattern, name) for pattern in patterns)
+    ]
+
+
+def unknown_argument(name: str, known: Iterable[str]) -> str:
+    """What is wrong with an argument that is not taken, with the nearest one that is."""
+    nearest = get_close_matches(name, list(known), n=1)
+    if nearest:
+        return f"there is no such argument; did you mean '{nearest[0]}'?"
+    return f"there is no such argument; there are: {', '.join(sorted(known)) or 'none'}"
+
+
+def _checked(what: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema as JSON has it, if it is one of the dialect."""
     try:
-        to_json("input_schema", schema, maximum=MIB)
+        text = to_json("input_schema", schema, maximum=MIB)
         Draft202012Validator.check_schema(schema)
     except (NotJson, LimitExceeded) as error:
         raise ConfigurationError(f"{what}: {error}") from error
@@ -126,6 +169,8 @@ def _check_dialect(what: str, schema: dict[str, Any]) -> None:
         raise ConfigurationError(f"{what}: input_schema: expected $schema to be {DIALECT}, or left out")
     if schema.get("type") != "object":
         raise ConfigurationError(f'{what}: input_schema: expected "type": "object", as for all arguments')
+    made: dict[str, Any] = json.loads(text)
+    return made
 
 
 def _check_references(what: str, schema: dict[str, Any]) -> None:
@@ -145,30 +190,17 @@ def _check_references(what: str, schema: dict[str, Any]) -> None:
         waiting += [(found, resolver.in_subresource(found)) for found in resource.subresources()]
 
 
-def _check_function(
-    what: str, schema: Mapping[str, Any], fn: Callable[..., Any], context_parameter: str | None
-) -> frozenset[str] | None:
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(fn).parameters.items()
-        if name != context_parameter
-    }
-    kinds = {parameter.kind for parameter in parameters.values()}
-    if kinds & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL}:
-        raise ConfigurationError(f"{what}: with input_schema, arguments are passed by name")
-    named = {
-        name: parameter
-        for name, parameter in parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
+def _check_function(what: str, schema: Mapping[str, Any], signature: Signature) -> frozenset[str] | None:
+    named = {each.name: each for each in signature.parameters if each.kind != "extras"}
+    for parameter in named.values():
+        if parameter.kind in ("positional", "rest"):
+            raise signature.place.refuse(Refusal.POSITIONAL, parameter.name)
     required = set(schema.get("required", ()))
-    if missing := [
-        name for name, found in named.items() if found.default is found.empty and name not in required
-    ]:
+    if missing := [name for name, each in named.items() if each.is_required and name not in required]:
         raise ConfigurationError(
             f"{what}: input_schema does not require {', '.join(missing)}, and the function has no default"
         )
-    takes_all = inspect.Parameter.VAR_KEYWORD in kinds
+    takes_all = len(named) < len(signature.parameters)
     if not takes_all and (untaken := sorted(set(schema.get("properties", {})) - set(named))):
         raise ConfigurationError(
             f"{what}: the function has no parameter for {', '.join(untaken)} of input_schema"

@@ -1,25 +1,20 @@
 """Tools: functions with their schemas and options, the binding of arguments and the rendering of results.
 
-Schemas come from the signature and the type hints, through the official SDK's `func_metadata`, so that a tool
-here behaves as on any server built on that SDK. Arguments are checked once, where they arrive; the worker
-binds them again from the record. Results become the JSON text of a `CallToolResult`, which the wire modules
-translate for each revision of the protocol.
+Schemas come from the signature and the type hints (`signature`, `arguments`, `results`). Arguments are
+checked where they arrive; the worker binds them again from the record. Results become the JSON text of a
+`CallToolResult`, which the wire modules translate for each revision of the protocol.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import pydantic_core
-from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_metadata
-from mcp_types import CallToolResult, TextContent
-from pydantic import ValidationError
-
-from ..domain.errors import ConfigurationError, InvalidArguments, NotJson
+from ..domain.errors import ConfigurationError
 from ..domain.limits import DEFAULT_LIMITS, Limits, to_json
 from ..domain.task import JsonText
 from ..domain.tools import ToolDefinition, ToolSet
@@ -27,11 +22,47 @@ from ..durable.annotations import ToolAnnotations
 from ..durable.context import AsyncTaskContext, TaskContext
 from ..durable.questions import Question
 from ..durable.retry import RetryPolicy
+from .arguments import build_arguments
 from .headers import has_headers
-from .schemas import ExplicitSchema, explicit_schema
+from .refusals import Place, Refusal
+from .results import Results, build_results
+from .schemas import explicit_schema
+from .signature import Contexts, Signature, check_function, is_coroutine_function, name_of, read_signature
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 """The names that the specification allows for a tool."""
+
+_NAME_FOR_HOSTS = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""The names that all hosts accept: the rule of the models' own interfaces for functions."""
+
+_SYNC = Contexts(TaskContext, {AsyncTaskContext: Refusal.ASYNC_CONTEXT})
+_ASYNC = Contexts(AsyncTaskContext, {TaskContext: Refusal.SYNC_CONTEXT})
+_EXPOSED = Contexts(
+    None,
+    {TaskContext: Refusal.EXPOSED_CONTEXT, AsyncTaskContext: Refusal.EXPOSED_CONTEXT},
+    names_alone=True,
+)
+
+
+class Binder(Protocol):
+    """Checks arguments, and makes of them what a function is called with."""
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """JSON schema of the arguments."""
+
+    @property
+    def signature(self) -> Signature:
+        """The function's signature."""
+
+    def check_names(self, what: str, arguments: Mapping[str, Any]) -> None:
+        """Refuse names that the function does not take; raises `InvalidArguments`."""
+
+    def bind(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by parameters; raises `InvalidArguments`."""
+
+    def passed(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """How a call passes what `bind` returned: by position, and by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,22 +79,21 @@ class Tool:
 
     Attributes:
         definition: What front ends and operators must know of it.
-        fn: The function; None for a Celery task that was exposed.
+        fn: The function; None for a Celery task that was exposed, and for tools of the front end itself.
+        binder: Makes what the function is called with of a call's arguments.
+        results: Makes what clients get of what the function returned.
         celery_name: The exposed Celery task's own name; None for a function.
         retry: Which exceptions of the tool are retried; None: none.
-        context_parameter: Name of the parameter that receives the context, if there is one.
         ask: The questions of the definition, as they read their answers.
-        explicit_schema: The schema of the arguments if the author wrote it; None if it is the signature's.
     """
 
     definition: ToolDefinition
     fn: Callable[..., Any] | None
-    metadata: FuncMetadata
+    binder: Binder
+    results: Results
     retry: RetryPolicy | None = None
     celery_name: str | None = None
-    context_parameter: str | None = None
     ask: Mapping[str, Question] = field(default_factory=dict)
-    explicit_schema: ExplicitSchema | None = None
 
     @property
     def name(self) -> str:
@@ -73,7 +103,12 @@ class Tool:
     @property
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
-        return inspect.iscoroutinefunction(self.fn)
+        return self.binder.signature.is_async
+
+    @property
+    def context_parameter(self) -> str | None:
+        """The name of the parameter that receives the context, if there is one."""
+        return self.binder.signature.context
 
     def check_arguments(self, arguments: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> JsonText:
         """Check the arguments of a call, and return their JSON text as it is recorded.
@@ -84,83 +119,64 @@ class Tool:
             InvalidArguments: They do not match the schema; it names each field.
         """
         text = to_json("arguments", arguments, maximum=limits.arguments_bytes, depth=limits.depth)
+        self.binder.check_names(self.name, arguments)
         self.bind(arguments)
         return text
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Convert recorded arguments to keyword arguments of the function, and validate them.
+        """Convert recorded arguments to values of the function's parameters, and validate them.
+
+        What the function does not take is passed over: the task may have been recorded under an older
+        signature.
 
         Raises:
             InvalidArguments: They do not match the schema.
         """
-        if self.explicit_schema is not None:
-            return self.explicit_schema.bind(self.name, arguments)
-        schema = self.definition.input_schema
-        unknown = set(arguments) - set(schema.get("properties", {}))
-        if unknown and schema.get("additionalProperties") is False:
-            raise InvalidArguments(self.name, tuple((name, "unknown argument") for name in sorted(unknown)))
-        try:
-            return self.metadata.validate_arguments(dict(arguments))
-        except ValidationError as error:
-            raise InvalidArguments(self.name, tuple(_problems(error))) from None
+        return self.binder.bind(self.name, arguments)
+
+    def passed(self, bound: Mapping[str, Any], context: Any = None) -> tuple[list[Any], dict[str, Any]]:
+        """How the function is called with what `bind` returned: by position, and by name.
+
+        Args:
+            bound: What `bind` returned.
+            context: For the parameter that takes the context, if there is one.
+        """
+        parameter = self.context_parameter
+        return self.binder.passed(bound if parameter is None else {**bound, parameter: context})
 
     def render(self, value: Any, limits: Limits = DEFAULT_LIMITS) -> Rendered:
         """Convert what the function returned to the result that is recorded.
 
         Text, numbers, models, dataclasses, images and MCP content blocks are supported, alone or in lists; a
-        `CallToolResult` stays as it is.
+        `ToolResult` stays as it is.
 
         Raises:
             NotJson: It cannot be serialised, or violates the output schema.
             LimitExceeded: It is too large, or nested too deeply.
         """
-        try:
-            result = self.metadata.convert_result(value)
-        except ValidationError as error:
-            raise NotJson("result", f"it does not match the output schema: {_first_problem(error)}") from None
-        except (pydantic_core.PydanticSerializationError, TypeError, ValueError) as error:
-            raise NotJson("result", "it cannot be serialised") from error
-        if not isinstance(result, CallToolResult):
-            raise NotJson("result", "a tool asks through its context, it does not return a question")
-        return rendered(result, limits)
-
-
-_STRUCTURED = str(CallToolResult.model_fields["structured_content"].alias)
-"""The SDK's JSON name of structured content."""
+        return rendered(self.results.record(value), limits)
 
 
 def error_result(message: str) -> Rendered:
     """The result of a tool that failed, with one sentence for the caller."""
-    result = CallToolResult(content=[TextContent(type="text", text=message)], is_error=True)
-    return rendered(result)
+    return rendered({"content": [{"type": "text", "text": message}], "isError": True})
 
 
-def rendered(result: CallToolResult, limits: Limits = DEFAULT_LIMITS) -> Rendered:
+def rendered(result: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> Rendered:
     """Write a result as it is recorded.
+
+    Args:
+        result: A `CallToolResult` as JSON.
+        limits: What is allowed.
 
     Raises:
         NotJson: It cannot be serialised.
         LimitExceeded: It is too large, or nested too deeply.
     """
-    omitted = {"result_type"} if result.is_error else {"result_type", "is_error"}
-    try:
-        value = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=omitted)
-    except (pydantic_core.PydanticSerializationError, UnicodeError, ValueError) as error:
-        raise NotJson("result", "it cannot be serialised") from error
-    if result.structured_content is not None:
-        value[_STRUCTURED] = result.structured_content  # pydantic would turn NaN into null
-    text = to_json("result", value, maximum=limits.result_bytes, depth=limits.depth)
-    return Rendered(result=text, is_error=bool(result.is_error))
-
-
-def _problems(error: ValidationError) -> Iterable[tuple[str, str]]:
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        yield ".".join(str(part) for part in problem["loc"]), problem["msg"]
-
-
-def _first_problem(error: ValidationError) -> str:
-    path, problem = next(iter(_problems(error)))
-    return f"{path}: {problem}" if path else problem
+    # What is structured and what is text count both, because both are stored and sent.
+    both = "result, as text and as structured content together" if "structuredContent" in result else "result"
+    text = to_json(both, result, maximum=limits.result_bytes, depth=limits.depth)
+    return Rendered(result=text, is_error=bool(result.get("isError")))
 
 
 def build_tool(
@@ -172,85 +188,94 @@ def build_tool(
     annotations: ToolAnnotations | None = None,
     retry: RetryPolicy | None = None,
     ask: Mapping[str, Question] | None = None,
+    celery_name: str | None = None,
+    namespace: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Tool:
     """Make a tool of a function.
 
     Args:
-        fn: A sync or async function with type hints. A parameter annotated `TaskContext` (sync) or
-            `AsyncTaskContext` (async) receives the context and is not part of the schema.
+        fn: A sync or async function. A parameter annotated `TaskContext` (sync) or `AsyncTaskContext` (async)
+            receives the context and is not part of the schema.
         name: Defaults to the function's name.
         description: Defaults to the docstring.
         input_schema: JSON Schema 2020-12 of the arguments; by default it is read from the signature.
         annotations: Hints for clients.
         retry: Which of its exceptions are retried.
         ask: Questions that are asked before the task exists, by name.
+        celery_name: The Celery task whose `run` the function is, if it is one that is exposed.
+        namespace: Names around the decorator, for hints that are texts.
         options: Any other field of `ToolDefinition`.
 
     Raises:
         ConfigurationError: The function or an option cannot work; the message says why.
     """
-    tool_name = name or fn.__name__
-    if not _NAME.fullmatch(tool_name):
-        raise ConfigurationError(
-            f"Tool name {tool_name!r}: use 1 to 128 of the characters A-Z a-z 0-9 _ . and -"
-        )
-    context_parameter = _context_parameter(fn)
-    what, explicit = f"Tool {tool_name!r}", None
-    skipped: Iterable[str] = (context_parameter,) if context_parameter else ()
-    if input_schema is not None:
-        explicit = explicit_schema(what, input_schema, fn, context_parameter)
-        skipped = inspect.signature(fn).parameters
-    try:
-        metadata = func_metadata(fn, skip_names=tuple(skipped))
-        schema = metadata.arg_model.model_json_schema(by_alias=True) if explicit is None else explicit.schema
-    except Exception as error:
-        raise ConfigurationError(f"{what}: its signature has no JSON schema: {error}") from error
+    place = Place(f"Tool {name or name_of(fn) or '?'!r}", fn)
+    check_function(place)
+    tool_name = _checked_name(place, name)
+    signature = _signature(place, exposed=celery_name is not None, namespace=namespace)
+    binder: Binder = (
+        build_arguments(signature) if input_schema is None else explicit_schema(input_schema, signature)
+    )
+    results = build_results(place, signature.returns)
     definition = ToolDefinition(
         name=tool_name,
         description=description or inspect.getdoc(fn) or "",
-        input_schema=schema,
-        output_schema=metadata.output_schema,
-        wraps_output=metadata.wrap_output,
+        input_schema=binder.schema,
+        reads_texts=input_schema is None,
+        output_schema=results.schema,
+        wraps_output=results.wraps,
         annotations=None if annotations is None else annotations.recorded(),
         ask={key: question.recorded() for key, question in (ask or {}).items()},
-        has_headers=has_headers(what, schema),
+        has_headers=has_headers(place.what, binder.schema),
         **options,
     )
     return Tool(
         definition=definition,
-        fn=fn,
-        metadata=metadata,
+        fn=fn if celery_name is None else None,
+        binder=binder,
+        results=results,
         retry=retry,
-        context_parameter=context_parameter,
+        celery_name=celery_name,
         ask=dict(ask or {}),
-        explicit_schema=explicit,
     )
 
 
-def _context_parameter(fn: Callable[..., Any]) -> str | None:
-    wanted = AsyncTaskContext if inspect.iscoroutinefunction(fn) else TaskContext
-    try:
-        parameters = inspect.signature(fn, eval_str=True).parameters
-    except (NameError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"{fn!r}: its annotations cannot be read: {error}") from error
-    found = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.annotation in (TaskContext, AsyncTaskContext)
-    ]
-    if len(found) > 1:
-        raise ConfigurationError(f"{fn.__name__}: one context is enough, not {', '.join(found)}")
-    for name, parameter in parameters.items():
-        if name in found:
-            if parameter.annotation is not wanted:
-                kind = "an async" if wanted is AsyncTaskContext else "a sync"
-                raise ConfigurationError(
-                    f"{fn.__name__}: {kind} tool takes {wanted.__name__}, "
-                    f"not {parameter.annotation.__name__} (parameter {name!r})"
-                )
-            return name
-    return None
+def _signature(place: Place, *, exposed: bool, namespace: Mapping[str, Any] | None) -> Signature:
+    is_async = is_coroutine_function(place.fn)
+    contexts = _EXPOSED if exposed else _ASYNC if is_async else _SYNC
+    signature = read_signature(place, contexts, namespace, is_async=is_async)
+    if exposed:
+        refuse_positional(signature)
+    return signature
+
+
+def refuse_positional(signature: Signature) -> None:
+    """Refuse what cannot be passed by name.
+
+    Raises:
+        ConfigurationError: A parameter is positional-only, or `*args`.
+    """
+    for parameter in signature.parameters:
+        if parameter.kind in ("positional", "rest"):
+            raise signature.place.refuse(Refusal.POSITIONAL, parameter.name)
+
+
+def _checked_name(place: Place, name: str | None) -> str:
+    found = name or name_of(place.fn)
+    if found is None:
+        raise place.refuse(Refusal.NAMELESS)
+    if not _NAME.fullmatch(found):
+        raise ConfigurationError(
+            f"{place}: Tool name {found!r}: use 1 to 128 of the characters A-Z a-z 0-9 _ . and -"
+        )
+    if not _NAME_FOR_HOSTS.fullmatch(found):
+        warnings.warn(
+            f"{place}: some hosts refuse the name {found!r}: their models take 1 to 64 of the characters A-Z "
+            "a-z 0-9 _ and -, no dots. Give name=.",
+            stacklevel=2,
+        )
+    return found
 
 
 class ToolRegistry(ToolSet[Tool]):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any, Literal, TypedDict
 
 from ..domain.errors import ConfigurationError
 from ..domain.task import DAY, MINUTE, Policy
 from ..domain.tools import TaskSupport
 from ..durable.annotations import ToolAnnotations, as_tool_annotations
-from ..durable.questions import Form, Link, declared_questions
+from ..durable.questions import Form, Link, Question, declared_questions
 from ..durable.retry import RetryPolicy
 from ..durable.sdk_objects import SDKObject
+from .refusals import Place
 
 Support = Literal["forbidden", "optional", "required"]
 
@@ -75,81 +77,152 @@ class ToolOptions(TypedDict, total=False):
     release_client: bool
 
 
-def tool_fields(options: ToolOptions, queue: str) -> dict[str, Any]:
-    """Check a tool's options, and convert them to what `build_tool` takes."""
-    name = options.get("name") or "the tool"
-    if unknown := set(options) - set(ToolOptions.__annotations__):
-        raise ConfigurationError(f"{name}: there is no option {', '.join(sorted(unknown))}")
-    support = _support(options)
-    grace = options.get("grace", timedelta(0))
-    if grace and support is not TaskSupport.OPTIONAL:
-        raise ConfigurationError(f"{name}: grace= is for task='optional' only, not for task='{support}'")
+def tool_fields(place: Place, options: ToolOptions, queue: str) -> dict[str, Any]:
+    """Check a tool's options, and convert them to what `build_tool` takes.
+
+    Args:
+        place: The function, for errors.
+        options: What its author wrote.
+        queue: The queue, unless an option names another.
+
+    Raises:
+        ConfigurationError: An option is unknown, or has a value that cannot work; the message names place and
+            option, and what to write instead.
+    """
+    check_known(place, options, ToolOptions.__annotations__)
+    for option in ("name", "title", "description", "queue"):
+        _check_text(place, option, options.get(option))
+    support = _support(place, options)
     handle_after = options.get("handle_after")
     if handle_after is not None and support is not TaskSupport.OPTIONAL:
         raise ConfigurationError(
-            f"{name}: handle_after= is for task='optional' only, not for task='{support}'"
+            f"{place}: handle_after= is for task='optional' only, not for task='{support}'"
         )
     release_client = options.get("release_client", False)
     if not isinstance(release_client, bool):
-        raise ConfigurationError(f"{name}: release_client={release_client!r}: expected True or False")
+        raise _refused(place, "release_client", release_client, "True or False")
     if release_client and support is TaskSupport.REQUIRED:
         raise ConfigurationError(
-            f"{name}: release_client= is for calls without a task, which task='required' has none of"
+            f"{place}: release_client= is for calls without a task, which task='required' has none of"
         )
     return {
         "name": options.get("name"),
         "title": options.get("title"),
         "description": options.get("description"),
-        "annotations": _annotations(name, options),
+        "annotations": _annotations(place, options),
         "input_schema": options.get("input_schema"),
         "support": support,
-        "policy": _policy(options),
+        "policy": _policy(place, options),
         "queue": options.get("queue") or queue,
-        "retry": options.get("retry"),
-        "grace_ms": _milliseconds("grace", grace) if grace else 0,
-        "handle_after_ms": 0 if handle_after is None else _milliseconds("handle_after", handle_after),
-        "ask": declared_questions(name, options.get("ask", {})),
+        "retry": _retry(place, options),
+        "grace_ms": _grace_ms(place, options, support),
+        "handle_after_ms": 0 if handle_after is None else _milliseconds(place, "handle_after", handle_after),
+        "ask": _questions(place, options),
         "release_client": release_client,
     }
 
 
-def _annotations(name: str, options: ToolOptions) -> ToolAnnotations | None:
+def check_known(place: Place, options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse unknown options.
+
+    Raises:
+        ConfigurationError: There are some; the message names them, and the nearest that there are.
+    """
+    names = list(known)
+    for option in sorted(set(options) - set(names)):
+        nearest = get_close_matches(option, names, n=1, cutoff=0.5)
+        advice = f"did you mean {nearest[0]}=?" if nearest else f"there are {', '.join(names)}"
+        raise ConfigurationError(f"{place}: there is no option {option}=; {advice}")
+
+
+def quoted_duration(value: Any) -> str:
+    """A number of seconds as somebody may have meant it, for an error; empty if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    return f", as in timedelta(seconds={value})"
+
+
+def _refused(place: Place, option: str, value: Any, expected: str) -> ConfigurationError:
+    return ConfigurationError(f"{place}: {option}={value!r}: expected {expected}")
+
+
+def _check_text(place: Place, option: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise _refused(place, option, value, "a text")
+
+
+def _annotations(place: Place, options: ToolOptions) -> ToolAnnotations | None:
     try:
         return as_tool_annotations(options.get("annotations"))
     except TypeError as error:
-        raise ConfigurationError(f"{name}: annotations=: {error}") from None
+        raise ConfigurationError(f"{place}: annotations=: {error}") from None
 
 
-def _support(options: ToolOptions) -> TaskSupport:
+def _support(place: Place, options: ToolOptions) -> TaskSupport:
     wanted = options.get("task", "optional")
     try:
         return TaskSupport(wanted)
     except ValueError:
-        raise ConfigurationError(f"task={wanted!r}: expected 'forbidden', 'optional' or 'required'") from None
+        raise _refused(place, "task", wanted, "'forbidden', 'optional' or 'required'") from None
 
 
-def _policy(options: ToolOptions) -> Policy:
+def _questions(place: Place, options: ToolOptions) -> dict[str, Question]:
+    ask = options.get("ask", {})
+    if not isinstance(ask, Mapping):
+        raise _refused(place, "ask", ask, "questions by their names, as in {'sure': Form('Sure?', Answer)}")
+    return declared_questions(str(place), ask)
+
+
+def _retry(place: Place, options: ToolOptions) -> RetryPolicy | None:
+    retry: Any = options.get("retry")
+    if retry is None or isinstance(retry, RetryPolicy):
+        return retry
+    kinds = retry if isinstance(retry, tuple | list) else (retry,)
+    if kinds and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        named = ", ".join(kind.__name__ for kind in kinds)
+        raise _refused(place, "retry", retry, f"a RetryPolicy, as in RetryPolicy(on=({named},))")
+    if isinstance(retry, int):
+        raise _refused(
+            place, "retry", retry, f"a RetryPolicy; the number of attempts is max_attempts={int(retry) or 1}"
+        )
+    raise _refused(place, "retry", retry, "a RetryPolicy")
+
+
+def _grace_ms(place: Place, options: ToolOptions, support: TaskSupport) -> int:
+    grace = options.get("grace", timedelta(0))
+    if grace == timedelta(0):
+        return 0
+    if support is not TaskSupport.OPTIONAL:
+        raise ConfigurationError(f"{place}: grace= is for task='optional' only, not for task='{support}'")
+    return _milliseconds(place, "grace", grace)
+
+
+def _policy(place: Place, options: ToolOptions) -> Policy:
     durations: dict[str, Any] = {
-        f"{option}_ms": _milliseconds(option, options[option])
+        f"{option}_ms": _milliseconds(place, option, options[option])
         for option in ("ttl", "retention", "queue_timeout", "timeout", "poll_interval", "lease")
         if option in options
     }
-    attempts = options.get("max_attempts", Policy().max_attempts)
-    if attempts < 1:
-        raise ConfigurationError(f"max_attempts={attempts}: at least 1 is needed")
+    attempts: Any = options.get("max_attempts", Policy().max_attempts)
+    if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
+        raise _refused(place, "max_attempts", attempts, "a whole number of at least 1")
     policy = Policy(**durations, max_attempts=attempts)
     if policy.lease_ms < 1000:
-        raise ConfigurationError("lease: at least 1 second is needed, for a worker to renew it in time")
+        raise ConfigurationError(
+            f"{place}: lease: at least 1 second is needed, for a worker to renew it in time"
+        )
     if policy.retention_ms > policy.max_lifetime_ms - MINUTE:
         raise ConfigurationError(
-            f"retention: less than {policy.max_lifetime_ms // DAY} days, or no time is left"
+            f"{place}: retention: less than {policy.max_lifetime_ms // DAY} days, or no time is left"
         )
     return policy
 
 
-def _milliseconds(option: str, duration: timedelta) -> int:
+def _milliseconds(place: Place, option: str, duration: timedelta) -> int:
     if not isinstance(duration, timedelta):
-        raise ConfigurationError(f"{option}={duration!r}: expected a datetime.timedelta")
+        raise _refused(place, option, duration, f"a datetime.timedelta{quoted_duration(duration)}")
     if not timedelta(0) < duration <= LONGEST:
-        raise ConfigurationError(f"{option}={duration}: expected more than 0 and at most {LONGEST.days} days")
+        raise ConfigurationError(
+            f"{place}: {option}={duration}: expected more than 0 and at most {LONGEST.days} days"
+        )
     return max(round(duration.total_seconds() * 1000), 1)

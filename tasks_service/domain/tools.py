@@ -45,6 +45,8 @@ class ToolDefinition:
     Attributes:
         name: The name by which clients call it; also the name of its Celery task.
         input_schema: JSON schema of the arguments.
+        reads_texts: Whether an argument that cannot be a text may be sent as the text of its JSON, as some
+            hosts do.
         title: For people; shown by clients in place of the name.
         description: A text for the model that chooses among tools.
         output_schema: JSON schema of the structured result, an object; None if the result is unstructured.
@@ -65,6 +67,7 @@ class ToolDefinition:
 
     name: str
     input_schema: Mapping[str, Any]
+    reads_texts: bool = False
     title: str | None = None
     description: str = ""
     output_schema: Mapping[str, Any] | None = None
@@ -194,6 +197,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "handle_after_ms": int,
     "ask": list,
     "has_headers": bool,
+    "reads_texts": bool,
     "release_client": bool,
 }
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ..domain.errors import ClientCannot, ClientError, ProtocolError, TasksServiceError, ToolError
+from ..domain.errors import (
+    ClientCannot,
+    ClientError,
+    ConfigurationError,
+    ProtocolError,
+    TasksServiceError,
+    ToolError,
+)
 from .sdk_objects import SDK_PROTOCOL_ERRORS, SDK_TOOL_ERROR, is_sdk_object
 
 
@@ -28,6 +35,27 @@ class RetryPolicy:
     first_delay: timedelta = timedelta(seconds=1)
     factor: float = 2.0
     longest_delay: timedelta = timedelta(minutes=5)
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail only when a tool has failed.
+
+        Raises:
+            ConfigurationError: A value of another type, or out of range.
+        """
+        if not isinstance(self.on, tuple) or not all(
+            isinstance(kind, type) and issubclass(kind, Exception) for kind in self.on
+        ):
+            raise ConfigurationError(
+                f"RetryPolicy: on={self.on!r}: expected a tuple of exception classes, as in (TimeoutError,)"
+            )
+        if isinstance(self.factor, bool) or not isinstance(self.factor, int | float) or not self.factor >= 1:
+            raise ConfigurationError(f"RetryPolicy: factor={self.factor!r}: expected a number of at least 1")
+        for name in ("first_delay", "longest_delay"):
+            delay = getattr(self, name)
+            if not isinstance(delay, timedelta) or delay < timedelta(0):
+                raise ConfigurationError(
+                    f"RetryPolicy: {name}={delay!r}: expected a datetime.timedelta of at least 0"
+                )
 
     def applies_to(self, error: BaseException) -> bool:
         """Whether an exception is retried; deliberate errors of the author and of the service never are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ from .maintenance.thread import SweepThread
 from .unregistered import unregistered_message
 
 logger = logging.getLogger(__name__)
+
+_numbers = itertools.count()
 
 ANNOUNCE_DEADLINE = 2.0
 """Seconds that one word of a worker to the registry may take; it is said again soon."""
@@ -85,6 +88,8 @@ def _step(engine: Engine, tools: ToolRegistry, announcer: Callable[[Any], Announ
         """Refuses a worker that takes tools' messages and cannot run them; else announces it, and sweeps."""
 
         requires = ("celery.worker.components:Pool",)
+        # Celery keeps one step of each name, and an app may have the tools of several services.
+        name = f"{__name__}.TasksService.{next(_numbers)}"
         label = "tasks-service"
 
         def __init__(self, worker: Any, **options: Any) -> None:

@@ -6,6 +6,7 @@ record.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import signal
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
+from ..authoring.results import gathered
 from ..authoring.tool import Tool
 from ..domain.errors import (
     AttemptEnded,
@@ -165,6 +167,8 @@ class Executor:
 
     def _call(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> Any:
         arguments = tool.bind(json.loads(claimed.arguments))
+        if tool.celery_name is not None:
+            _, arguments = tool.passed(arguments)
         failpoint("Body", "before")
         with restored_process_state(tool.name) if self._interrupter.engaged else nullcontext():
             value = self._run_body(tool, attempt, arguments, body)
@@ -174,25 +178,32 @@ class Executor:
 
     def _run_body(self, tool: Tool, attempt: RunningAttempt, arguments: dict[str, Any], body: Body) -> Any:
         if tool.is_async:
-            return body(attempt, arguments)
+            return gathered(body(attempt, arguments))
         with running_in(TaskContext(attempt)):
             try:
                 self._interrupter.enter(attempt, celery_style=tool.celery_name is not None)
-                return body(attempt, arguments)
+                return self._settled(body(attempt, arguments), attempt)
             finally:
                 self._interrupter.leave()
 
+    def _settled(self, value: Any, attempt: RunningAttempt) -> Any:
+        """What a function has come to in the end: a coroutine is awaited, an iterator is read to its end."""
+        if inspect.isawaitable(value):
+            awaitable = value
+            value = self._loop.run(lambda: awaitable, attempt)
+        return gathered(value)
+
     def _body_of(self, tool: Tool) -> Body:
-        function, parameter = tool.fn, tool.context_parameter
+        function = tool.fn
         if function is None:
             raise TypeError(f"{tool.name} has no function")
 
         def call(attempt: RunningAttempt, arguments: dict[str, Any]) -> Any:
-            if parameter is not None:
-                arguments[parameter] = AsyncTaskContext(attempt) if tool.is_async else current_context()
+            context = AsyncTaskContext(attempt) if tool.is_async else current_context()
+            by_position, by_name = tool.passed(arguments, context)
             if tool.is_async:
-                return self._loop.run(lambda: function(**arguments), attempt)
-            return function(**arguments)
+                return self._loop.run(lambda: function(*by_position, **by_name), attempt)
+            return function(*by_position, **by_name)
 
         return call
 

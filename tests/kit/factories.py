@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks_service.domain.events import Create
 from tasks_service.domain.names import new_task_id
-from tasks_service.domain.task import JsonText, Owner, Policy, Task
+from tasks_service.domain.task import JsonText, Owner, Policy, Task, TaskStatus
 from tasks_service.store.outbox import Push
 
 ALICE, BOB = Owner("alice"), Owner("bob")
@@ -55,3 +55,20 @@ def creation(owner: Owner = ALICE, policy: Policy | None = None, **options: Any)
         "policy": policy or Policy(),
     }
     return Create(**(values | options))
+
+
+def completed(tool: str) -> Task:
+    """A task of a tool that has completed."""
+    return Task(
+        task_id=new_task_id(ALICE),
+        owner=ALICE,
+        tool=tool,
+        queue="q",
+        policy=Policy(),
+        status=TaskStatus.COMPLETED,
+        revision=1,
+        created_ms=1,
+        updated_ms=1,
+        due_ms=0,
+        deadline_ms=0,
+    )

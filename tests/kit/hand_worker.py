@@ -56,7 +56,8 @@ class Worker:
         tool = self.tools.find(task.tool)
         assert tool.fn is not None
         try:
-            rendered = tool.render(tool.fn(**tool.bind(arguments)))
+            by_position, by_name = tool.passed(tool.bind(arguments))
+            rendered = tool.render(tool.fn(*by_position, **by_name))
         except ProtocolError as error:
             failure = Failure(kind=FailureKind.AUTHOR, message=error.message, code=error.code)
             return self.store.commit(task_id, FailWithError(lease_id=task.lease.lease_id, failure=failure))

@@ -156,9 +156,9 @@ def test_messages_images_and_resources_are_written(client: WireClient) -> None:
     ("prompt", "arguments", "said"),
     [
         ("nothing", {}, "Unknown prompt: nothing"),
-        ("summary", {}, "text: Field required"),
+        ("summary", {}, "text: it is required"),
         ("summary", {"text": "x", "words": "many"}, "words: "),
-        ("summary", {"text": "x", "word": "1"}, "word: unknown argument"),
+        ("summary", {"text": "x", "word": "1"}, "word: there is no such argument; did you mean 'words'?"),
     ],
 )
 def test_a_request_that_does_not_fit_is_refused_and_says_where(

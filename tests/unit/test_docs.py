@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks_service.authoring.refusals import refusal_table
 from tasks_service.authoring.tool_options import ToolOptions
 from tasks_service.cli import COMMANDS
 from tasks_service.settings import Settings
@@ -123,3 +124,8 @@ def test_the_fault_matrix_has_every_fault_and_says_of_each_what_shows_it() -> No
     assert list(rows) == [f"{kind}{number}" for kind, most in FAULTS.items() for number in range(1, most + 1)]
     for row, shown in rows.items():
         assert "`test_" in shown or "not shown" in shown, row
+
+
+def test_the_guide_lists_what_is_refused_at_registration() -> None:
+    """The table is `refusal_table()`; write it into the guide when this fails."""
+    assert refusal_table() in text_of("docs/guide-authors.md")

@@ -70,7 +70,7 @@ def test_the_functions_stay_as_they_are(service: TaskService) -> None:
         ("acme://x", nothing, {"cache": -timedelta(seconds=1)}, "cache"),
         ("acme://x", of_caller, {"public": True}, "sees who asks"),
         ("acme://x", of_task, {}, "only a tool has a task"),
-        ("acme://{names}", of_texts, {}, "names: what clients send is one text"),
+        ("acme://{names}", of_texts, {}, "parameter 'names': what clients send is one text"),
     ],
 )
 def test_a_resource_that_cannot_work_is_refused_with_a_sentence(
@@ -122,7 +122,7 @@ def test_a_single_resource_goes_before_templates_and_templates_in_the_order_of_r
         (of_caller, {"ask": {"name": Form("Name?", {"type": "array"})}}, "ask='name'"),
         (nothing, {"tilte": "x"}, "no option tilte"),
         (of_task, {}, "only a tool has a task"),
-        (of_texts, {}, "names: what clients send is one text"),
+        (of_texts, {}, "parameter 'names': what clients send is one text"),
         (nothing, {"timeout": timedelta(days=1)}, "timeout"),
     ],
 )

@@ -83,7 +83,7 @@ class TestSchemas:
     def test_a_tool_with_two_contexts_is_refused(self) -> None:
         def doubled(ctx: TaskContext, again: TaskContext) -> None: ...
 
-        with pytest.raises(ConfigurationError, match="one context is enough, not ctx, again"):
+        with pytest.raises(ConfigurationError, match=r"ctx, again.*one context is enough"):
             build_tool(doubled)
 
     @pytest.mark.parametrize("name", ["", "with space", "ü", "x" * 129, "a/b"])

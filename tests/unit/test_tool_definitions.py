@@ -137,7 +137,7 @@ class TestArgumentsOfAToolKnownByItsDefinition:
 
 def test_an_unknown_argument_is_named_where_the_schema_forbids_others() -> None:
     schema = {"type": "object", "properties": {"a": {}}, "additionalProperties": False}
-    with pytest.raises(InvalidArguments, match="b: unknown argument"):
+    with pytest.raises(InvalidArguments, match="b: there is no such argument"):
         DefinedTool(ToolDefinition(name="echo", input_schema=schema)).check_arguments({"a": 1, "b": 2})
 
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp_types import CallToolResult, TextContent
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field
 
-from ...authoring.tool import Rendered, Tool, rendered
+from ...authoring.tool import Rendered, Tool, build_tool, rendered
 from ...domain.errors import ConfigurationError, InvalidTransition, TaskNotFound
 from ...domain.events import Cancel
 from ...domain.limits import Limits
@@ -28,6 +26,7 @@ from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, he
 from ...domain.task import Owner, Task, TaskStatus
 from ...domain.tools import COMPANION_TOOLS, OfferedTool, TaskSupport, ToolDefinition, Tools, ToolSet
 from ...durable.annotations import ToolAnnotations
+from ...durable.content import ToolResult
 from ...store.clients import AsyncClientStore, TaskView
 from .answers import check_answers, record_answers
 from .catalogue import Catalogue, OfVersion, Origin
@@ -75,16 +74,14 @@ class TaskReport(BaseModel):
     next: str = Field(description="What to do now.")
 
 
-class _Task(ArgModelBase):
-    model_config = ConfigDict(extra="forbid")
-    task_id: str = Field(description="The id of the task, as an earlier result named it.")
-
-
-class _Answers(_Task):
-    answers: dict[str, dict[str, Any] | Literal["decline"]] = Field(
+TaskId = Annotated[str, Field(description="The id of the task, as an earlier result named it.")]
+Answers = Annotated[
+    dict[str, dict[str, Any] | Literal["decline"]],
+    Field(
         description="By the question's key: an object with the values that its answer_schema asks for, "
         'or the text "decline" to refuse an answer.'
-    )
+    ),
+]
 
 
 class CompanionTools:
@@ -204,11 +201,8 @@ class CompanionTools:
             questions=[_open_question(key, asked) for key, asked in open_questions(task).items()],
             next=_next(task),
         )
-        result = CallToolResult(
-            content=[TextContent(type="text", text=handle_text(task))],
-            structured_content=report.model_dump(mode="json", exclude_none=True),
-        )
-        return rendered(result, self._limits)
+        structured = report.model_dump(mode="json", exclude_none=True)
+        return rendered(ToolResult(handle_text(task), structured_content=structured).recorded(), self._limits)
 
 
 class _Beside:
@@ -329,29 +323,34 @@ def _as_answer(given: Mapping[str, Any] | str) -> dict[str, Any]:
 
 
 def _said(text: str, *, is_error: bool) -> Rendered:
-    result = CallToolResult(content=[TextContent(type="text", text=text)], is_error=is_error)
-    return rendered(result)
+    return rendered(ToolResult(text, is_error=is_error).recorded())
 
 
 def _definitions(longest_wait: float) -> ToolSet[Tool]:
     seconds = Field(
-        min(WAIT_SECONDS, longest_wait),
-        ge=0,
-        le=longest_wait,
-        description="How long to wait for the end, in seconds; 0 to look only.",
+        ge=0, le=longest_wait, description="How long to wait for the end, in seconds; 0 to look only."
     )
-    waiting = create_model("Waiting", __base__=_Task, wait_seconds=(float, seconds))
+
+    def of_task(task_id: TaskId) -> None: ...
+
+    def waiting(
+        task_id: TaskId,
+        wait_seconds: Annotated[float, seconds] = min(WAIT_SECONDS, longest_wait),
+    ) -> None: ...
+
+    def answering(task_id: TaskId, answers: Answers) -> None: ...
+
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
     answers = replace(reads, read_only_hint=False, destructive_hint=False)
     cancels = replace(reads, read_only_hint=False, destructive_hint=True)
     made = []
-    for name, title, description, arguments, hints in (
+    for name, title, description, taking, hints in (
         (
             TASK_STATUS,
             "Status of a task",
             "Tell how a tool call is that runs in the background as a task: whether it still works, how far "
             "it is, what it asks, and what to do next. Answers at once.",
-            _Task,
+            of_task,
             reads,
         ),
         (
@@ -368,7 +367,7 @@ def _definitions(longest_wait: float) -> ToolSet[Tool]:
             "Answer a task",
             "Answer questions of a task on behalf of the user. Only questions that task_status shows as "
             "answered by 'model' can be answered; answer only what you know. All answers are taken, or none.",
-            _Answers,
+            answering,
             answers,
         ),
         (
@@ -376,19 +375,21 @@ def _definitions(longest_wait: float) -> ToolSet[Tool]:
             "Cancel a task",
             "Stop a tool call that runs in the background as a task. What it has done stays done; its result "
             "is lost. A task that has ended stays as it is.",
-            _Task,
+            of_task,
             cancels,
         ),
     ):
-        definition = ToolDefinition(
+        tool = build_tool(
+            taking,
             name=name,
             title=title,
             description=description,
-            input_schema=arguments.model_json_schema(),
-            # What `task_result` returns has the schema of another tool.
-            output_schema=None if name == TASK_RESULT else TaskReport.model_json_schema(),
-            annotations=hints.recorded(),
+            annotations=hints,
             support=TaskSupport.FORBIDDEN,
+            namespace=locals(),
         )
-        made.append(Tool(definition=definition, fn=None, metadata=FuncMetadata(arg_model=arguments)))
+        # What `task_result` returns has the schema of another tool.
+        schema = None if name == TASK_RESULT else TaskReport.model_json_schema()
+        definition = replace(tool.definition, output_schema=schema, wraps_output=False)
+        made.append(replace(tool, definition=definition, fn=None))
     return Tools(*made)

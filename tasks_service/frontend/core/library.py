@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -48,6 +49,7 @@ from ...authoring.function import Function, RequestContext
 from ...authoring.library import Library
 from ...authoring.prompt import Prompt, messages_of
 from ...authoring.resource import URI_BYTES, Resource
+from ...authoring.results import gathered
 from ...domain.errors import ClientError, LimitExceeded, ProtocolError, ResourceNotFound, UnknownResource
 from ...domain.limits import Limits, check_size, to_json
 from ...domain.task import Owner
@@ -198,7 +200,8 @@ class LibraryHandlers:
         known = (params.context.arguments if params.context else None) or {}
         what = f"Completing '{argument.name}'"
         context = RequestContext(owner=owner, arguments=known)
-        value = await self._run(what, function, {typed: argument.value}, context)
+        bound = function.bind(argument.name, {typed: argument.value})
+        value = await self._run(what, function, bound, context)
         return self._made(what, lambda: self._completion(value))
 
     def _completing(self, params: CompleteRequestParams) -> Function | None:
@@ -224,14 +227,13 @@ class LibraryHandlers:
         passing: type[Exception] | tuple[()] = (),
     ) -> Any:
         """Run an author's function; of what it raises, only a `ProtocolError` and what is passing get out."""
-        keywords = dict(arguments)
-        if function.context_parameter is not None:
-            keywords[function.context_parameter] = context
-        call = partial(function.fn, **keywords)
+        by_position, by_name = function.passed(arguments, context)
+        call = partial(function.fn, *by_position, **by_name)
         limit = asyncio.timeout(function.timeout)
         try:
             async with limit:
-                return await (call() if function.is_async else self._in_thread(call))
+                value = await (call() if function.is_async else self._in_thread(lambda: gathered(call())))
+                return gathered(await value if inspect.isawaitable(value) else value)
         except passing:
             raise
         except ProtocolError as error:

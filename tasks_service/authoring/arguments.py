@@ -1,0 +1,392 @@
+"""The arguments of a function: their JSON schema, and the values that the function gets for them.
+
+An argument is accepted if its JSON schema accepts it and pydantic can read it. Pydantic's strict mode is
+asked first: for most hints it accepts nothing more than the schema, so that JSON is rarely checked twice.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import types
+import warnings
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Union, cast, get_args, get_origin
+
+import pydantic_core
+from jsonschema.protocols import Validator
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import CoreSchema, core_schema
+
+from ..domain.errors import InvalidArguments
+from ..durable.json_schema import validator_of
+from .json_schemas import ArgumentSchema, is_exact, read_texts, unreadable, without, without_texts
+from .refusals import Refusal
+from .schemas import check_by_schema, unknown_argument
+from .signature import MISSING, Kind, Parameter, Signature, arms
+
+logger = logging.getLogger(__name__)
+
+_READ_ONCE = (Iterator, Generator, AsyncIterator, AsyncGenerator, AsyncIterable)
+
+REQUIRED = "it is required"
+"""What is wrong with an argument that is missing."""
+
+_EXTRAS = "**"
+"""Where the hint of `**kwargs` is kept among the others; no parameter can have this name."""
+
+_NO_SCHEMA = (PydanticUserError, pydantic_core.SchemaError, TypeError, ValueError, NameError, KeyError)
+"""What pydantic raises, in its several releases, of a hint that it cannot use."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What arguments a function takes.
+
+    Attributes:
+        signature: The signature.
+        schema: JSON schema of the arguments, an object.
+    """
+
+    signature: Signature
+    schema: Mapping[str, Any]
+    _adapter: TypeAdapter[dict[str, Any]]
+    _exact: bool
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of the arguments."""
+        return frozenset(parameter.argument for parameter in self._named)
+
+    def check_names(self, what: str, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that the function does not take; each is named, with the nearest that it takes.
+
+        Raises:
+            InvalidArguments: There are some.
+        """
+        if self._extras is None and (unknown := sorted(set(arguments) - self.names)):
+            raise InvalidArguments(
+                what, tuple((name, unknown_argument(name, self.names)) for name in unknown)
+            )
+
+    def bind(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert arguments to what the function's parameters get, by the parameters' names.
+
+        Arguments that the function does not take are passed over: a task may have been recorded under an
+        older signature.
+
+        Args:
+            what: The tool's name, for the error.
+            arguments: As they came or were recorded: parsed JSON.
+
+        Raises:
+            InvalidArguments: They do not fit; it names each field.
+        """
+        known = arguments
+        if self._extras is None and (unknown := sorted(set(arguments) - self.names)):
+            logger.warning("%s no longer takes these recorded arguments: %s", what, ", ".join(unknown))
+            known = {name: value for name, value in arguments.items() if name in self.names}
+        self._check_present(what, known)
+        values = self._read(what, read_texts(known, self._without_texts))
+        return self._by_parameter(values)
+
+    def bind_texts(self, what: str, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Convert texts to what the function's parameters get: arguments of prompts, variables of URIs.
+
+        Raises:
+            InvalidArguments: Some do not fit, or are unknown or missing; it names each.
+        """
+        self.check_names(what, texts)
+        self._check_present(what, texts)
+        try:
+            values: dict[str, Any] = self._adapter.validator.validate_strings(cast("Any", texts))
+        except ValidationError as error:
+            raise InvalidArguments(what, _problems(error)) from None
+        return self._by_parameter(values)
+
+    def passed(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """How a call passes values to parameters: those by position, and those by name.
+
+        Args:
+            bound: What `bind` returned; with the context, if there is one.
+        """
+        by_position: list[Any] = []
+        by_name: dict[str, Any] = {}
+        kinds = self._kinds
+        rest = next((name for name, kind in kinds.items() if kind == "rest" and bound.get(name)), None)
+        leading = () if rest is None else tuple(kinds)[: tuple(kinds).index(rest)]
+        for name, kind in kinds.items():
+            if name not in bound:
+                continue
+            if kind == "rest":
+                by_position.extend(bound[name])
+            elif kind == "extras":
+                by_name.update(bound[name])
+            elif kind == "positional" or name in leading:
+                by_position.append(bound[name])
+            else:
+                by_name[name] = bound[name]
+        return by_position, by_name
+
+    def _check_present(self, what: str, arguments: Mapping[str, Any]) -> None:
+        names = (each.argument for each in self._named if each.is_required)
+        if missing := tuple((name, REQUIRED) for name in names if name not in arguments):
+            raise InvalidArguments(what, missing)
+
+    def _read(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Read JSON as pydantic does, and accept only what the JSON schema accepts, too."""
+        text = json.dumps(self._sorted_out(arguments), ensure_ascii=False, allow_nan=False)
+        try:
+            values, exact = self._adapter.validate_json(text, strict=True), self._exact
+        except ValidationError:
+            # Numbers like 3.0 are whole to a JSON schema, and not to pydantic's strict mode.
+            try:
+                values, exact = self._adapter.validate_json(text), False
+            except ValidationError as error:
+                raise InvalidArguments(what, _problems(error)) from None
+        if not exact:
+            check_by_schema(what, self._validator, arguments)
+        return values
+
+    def _sorted_out(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._extras is None:
+            return arguments
+        named = {name: value for name, value in arguments.items() if name in self.names}
+        extras = {name: value for name, value in arguments.items() if name not in self.names}
+        return {**named, _EXTRAS: extras}
+
+    def _by_parameter(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        bound: dict[str, Any] = {}
+        for parameter in self._named:
+            value = values[parameter.argument] if parameter.argument in values else default_of(parameter)
+            if value is not MISSING:
+                bound[parameter.name] = value
+        if self._extras is not None:
+            bound[self._extras.name] = values.get(_EXTRAS, {})
+        return bound
+
+    @cached_property
+    def _kinds(self) -> Mapping[str, Kind]:
+        """How each parameter is passed, in the function's order; those of an `Unpack` last."""
+        kinds = {each.name: each.kind for each in self.signature.parameters}
+        if self.signature.context is not None and self.signature.context_kind is not None:
+            kinds[self.signature.context] = self.signature.context_kind
+        order = [name for name in self.signature.order if name in kinds]
+        return {name: kinds[name] for name in [*order, *(name for name in kinds if name not in order)]}
+
+    @cached_property
+    def _named(self) -> tuple[Parameter, ...]:
+        return tuple(each for each in self.signature.parameters if each.kind != "extras")
+
+    @cached_property
+    def _extras(self) -> Parameter | None:
+        return next((each for each in self.signature.parameters if each.kind == "extras"), None)
+
+    @cached_property
+    def _without_texts(self) -> frozenset[str]:
+        return without_texts(self.schema)
+
+    @cached_property
+    def _validator(self) -> Validator:
+        return validator_of(self.schema)
+
+
+def build_arguments(signature: Signature) -> Arguments:
+    """Make the schema and the reader of a signature's arguments, and check its defaults.
+
+    Raises:
+        ConfigurationError: A hint or a default cannot work; the message names place, parameter and a way out.
+    """
+    adapter = _adapter_of(signature)
+    schema = _schema_of(signature, adapter)
+    made = Arguments(signature, without(schema, "required"), adapter, is_exact(adapter.core_schema))
+    shown = {
+        each.argument: _shown_default(made, each)
+        for each in signature.parameters
+        if each.default is not MISSING
+    }
+    properties = {
+        name: {**each, "default": shown[name]} if name in shown else each
+        for name, each in schema["properties"].items()
+    }
+    return Arguments(signature, {**schema, "properties": properties}, adapter, made._exact)
+
+
+def default_of(parameter: Parameter) -> Any:
+    """What a parameter gets without an argument; `MISSING` if it is not passed at all.
+
+    A default that can be changed is copied: what one task does to it is not seen by the next.
+    """
+    if parameter.kind == "rest":
+        return ()
+    if parameter.make_default is not None:
+        return parameter.make_default()
+    try:
+        hash(parameter.default)
+    except TypeError:
+        return copy.deepcopy(parameter.default)
+    return parameter.default
+
+
+def _problems(error: ValidationError) -> tuple[tuple[str, str], ...]:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return tuple((".".join(map(str, _path(each["loc"]))), each["msg"]) for each in problems)
+
+
+def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return location[1:] if location[:1] == (_EXTRAS,) else location
+
+
+# --- schemas ------------------------------------------------------------------------------------------
+
+
+def _adapter_of(signature: Signature) -> TypeAdapter[dict[str, Any]]:
+    hints = {_key(each): _sent(each) for each in signature.parameters}
+    try:
+        adapter = _adapter(hints)
+        problem = unreadable(adapter.core_schema)
+    except _NO_SCHEMA:
+        problem = "?"
+    if problem is None:
+        return adapter
+    for each in signature.parameters:
+        _check_hint(signature, each)
+    raise signature.place.refuse(Refusal.NO_SCHEMA, problem=problem)
+
+
+def _check_hint(signature: Signature, parameter: Parameter) -> None:
+    """Refuse the hint of one parameter, if it is this one that cannot work."""
+    place, name = signature.place, parameter.name
+    if any((get_origin(each) or each) in _READ_ONCE for each in arms(parameter.hint)):
+        raise place.refuse(Refusal.ITERATOR, name)
+    try:
+        problem = unreadable(_adapter({"argument": _sent(parameter)}).core_schema)
+    except _NO_SCHEMA as error:
+        raise place.refuse(Refusal.NO_SCHEMA, name, problem=first_line(error)) from error
+    if problem == "generator":
+        raise place.refuse(Refusal.ITERATOR, name)
+    if problem == "keys":
+        raise place.refuse(Refusal.KEYS, name)
+    if problem is not None:
+        raise place.refuse(Refusal.NO_SCHEMA, name, problem="no JSON becomes one")
+
+
+def _key(parameter: Parameter) -> str:
+    return _EXTRAS if parameter.kind == "extras" else parameter.argument
+
+
+def _sent(parameter: Parameter) -> Any:
+    """The hint of what clients send for a parameter."""
+    if parameter.kind == "extras":
+        return dict[str, parameter.hint]  # type: ignore[name-defined]
+    hint = as_list(parameter.hint)
+    return list[hint] if parameter.kind == "rest" else hint  # type: ignore[valid-type]
+
+
+def as_list(hint: Any) -> Any:
+    """A hint of an `Iterable` as one of a list, which is what arrives; others as they are."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return Annotated[(as_list(arguments[0]), *hint.__metadata__)]
+    if origin is Union or origin is types.UnionType:
+        return Union[tuple(as_list(each) for each in arguments)]  # noqa: UP007
+    return list[arguments or Any] if (origin or hint) is Iterable else hint  # type: ignore[misc]
+
+
+def _adapter(hints: Mapping[str, Any]) -> TypeAdapter[dict[str, Any]]:
+    class Arguments:
+        """Read as a mapping of values by the arguments' names, which need not be Python's."""
+
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+            fields = {
+                name: core_schema.typed_dict_field(handler.generate_schema(hint), required=False)
+                for name, hint in hints.items()
+            }
+            return core_schema.typed_dict_schema(fields, extra_behavior="ignore")
+
+    with warnings.catch_warnings():
+        # Aliases and defaults of a `Field` are read by `signature`; pydantic warns that it does not.
+        warnings.filterwarnings("ignore", message=".*has no effect.*")
+        return cast("TypeAdapter[dict[str, Any]]", TypeAdapter(Arguments))
+
+
+def _schema_of(signature: Signature, adapter: TypeAdapter[Any]) -> dict[str, Any]:
+    try:
+        schema = adapter.json_schema(schema_generator=ArgumentSchema)
+    except _NO_SCHEMA as error:
+        for each in signature.parameters:
+            _check_described(signature, each)
+        raise signature.place.refuse(Refusal.NO_SCHEMA, problem=first_line(error)) from error
+    properties: dict[str, Any] = dict(schema.get("properties", {}))
+    extras = properties.pop(_EXTRAS, {"additionalProperties": False})
+    required = [each.argument for each in signature.parameters if each.is_required]
+    return {
+        **({"$defs": schema["$defs"]} if "$defs" in schema else {}),
+        "type": "object",
+        "properties": properties,
+        **({"required": required} if required else {}),
+        "additionalProperties": extras.get("additionalProperties", True),
+    }
+
+
+def _check_described(signature: Signature, parameter: Parameter) -> None:
+    try:
+        _adapter({"argument": _sent(parameter)}).json_schema(schema_generator=ArgumentSchema)
+    except _NO_SCHEMA as error:
+        raise signature.place.refuse(Refusal.NO_SCHEMA, parameter.name, problem=first_line(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without pydantic's link and its advice for other uses."""
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
+
+
+# --- defaults -----------------------------------------------------------------------------------------
+
+
+def _shown_default(arguments: Arguments, parameter: Parameter) -> Any:
+    """A default as JSON, as clients are told of it; it must be accepted like an argument."""
+    place, default = arguments.signature.place, parameter.default
+    try:
+        shown = _as_json(parameter, default)
+    except _NO_SCHEMA as error:
+        raise place.refuse(Refusal.STRANGE_DEFAULT, parameter.name, default=_brief(default)) from error
+    try:
+        arguments._read("the default", {parameter.argument: shown})
+    except InvalidArguments as error:
+        problem = error.problems[0][1]
+        raise place.refuse(
+            Refusal.UNFIT_DEFAULT, parameter.name, default=_brief(default), problem=problem
+        ) from error
+    return shown
+
+
+def _as_json(parameter: Parameter, default: Any) -> Any:
+    if default is None or type(default) in (bool, int, str):
+        return default
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shown = _adapter({"argument": _sent(parameter)}).dump_python(
+            {"argument": default}, mode="json", by_alias=True, warnings=False
+        )["argument"]
+    json.dumps(shown, allow_nan=False)
+    return shown
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,46 @@
+"""Names of Celery tasks that are taken on an app, found without finalizing it.
+
+A tool is a Celery task of its own name. Of two tasks of one name Celery keeps the first, and calls it in
+place of the other without a word; so a tool is refused if its name is taken when it is registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from celery import Celery
+
+from ..domain.errors import ConfigurationError
+
+
+def refuse_taken_name(app: Celery, name: str, place: str) -> None:
+    """Refuse a tool whose Celery task would be another one.
+
+    Args:
+        app: The app on which it is to be registered.
+        name: The tool's name.
+        place: The tool and its function, for the error.
+
+    Raises:
+        ConfigurationError: A Celery task of the app, or a tool of another service on it, has the name.
+    """
+    if name in _names(app):
+        raise ConfigurationError(
+            f"{place}: its Celery app has a task {name!r} already, one of its own or a tool of another "
+            "service, which would be called in its place. Give one of them another name=."
+        )
+
+
+def _names(app: Celery) -> Iterator[str]:
+    # `app.tasks` would finalize the app, before its author has connected to `on_after_finalize`.
+    yield from app._tasks
+    for pending in app._pending:
+        yield _name_of(app, pending)
+
+
+def _name_of(app: Celery, pending: Any) -> str:
+    """The name that a task which Celery has not made yet will have."""
+    options = object.__getattribute__(pending, "_Proxy__kwargs")
+    (function,) = object.__getattribute__(pending, "_Proxy__args")
+    return str(options.get("name") or app.gen_task_name(function.__name__, function.__module__))
