@@ -53,6 +53,11 @@ def _app_option(*, required: bool, help_text: str) -> Callable[[F], F]:
     )
 
 
+def printable(text: str) -> str:
+    """A text for a terminal, also if bytes that are no text were read into it."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def json_option(command: F) -> F:
     """Add the option `--json` to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,11 +19,13 @@ from ..domain.decide import effective
 from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ..domain.events import CancelByOperator
 from ..domain.names import task_hash
-from ..domain.task import Phase, Slot, Task, TaskRecord
+from ..domain.task import JsonText, Phase, Slot, Task, TaskRecord
 from ..settings import Settings
 from ..store.maintenance import MaintenanceStore
-from .application import json_option, open_store
+from .application import json_option, open_store, printable
 
+#: Times from here on, in ms, have no date.
+LATEST_MS = 253_402_300_800_000
 #: Rows that `list` shows by default.
 DEFAULT_ROWS = 50
 
@@ -63,6 +66,11 @@ def inspect(task: str, as_json: bool) -> None:
     """
     with open_store(Settings()) as store:
         record = store.inspect(task)
+        record = replace(
+            record,
+            arguments=JsonText(printable(record.arguments)),
+            result=None if record.result is None else JsonText(printable(record.result)),
+        )
         problems = store.index_problems(task)
     if as_json:
         click.echo(pydantic_core.to_json({**dataclasses.asdict(record), "index_problems": problems}).decode())
@@ -94,7 +102,7 @@ def _tasks(store: MaintenanceStore, references: Iterable[str], now_ms: int) -> I
         except TaskNotFound:
             continue
         except CorruptRecord as error:
-            click.echo(f"Skipped: {error}", err=True)
+            click.echo(printable(f"Skipped: {error}"), err=True)
             continue
         if task is not None:
             yield task
@@ -172,6 +180,8 @@ def _is_timestamp(name: str) -> bool:
 
 
 def _timestamp(at_ms: int) -> str:
+    if not 0 <= at_ms < LATEST_MS:
+        return str(at_ms)  # no time of ours: a damaged record is shown as it is
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 

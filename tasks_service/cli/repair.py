@@ -12,7 +12,14 @@ import click
 from ..settings import Settings
 from ..store.maintenance import Repair
 from ..store.redis import RedisTaskStore
-from .application import json_option, load_connected_service, open_store, optional_app_option, redis_url_of
+from .application import (
+    json_option,
+    load_connected_service,
+    open_store,
+    optional_app_option,
+    printable,
+    redis_url_of,
+)
 
 #: Exit status if something was found and not fixed.
 LEFT = 1
@@ -44,7 +51,8 @@ def repair(dry_run: bool, quarantine: bool, app: str | None, as_json: bool) -> N
             if as_json:
                 click.echo(json.dumps(dataclasses.asdict(found)))
             else:
-                click.echo(f"{'fixed' if found.fixed else 'found '}  {found.task or '-'}  {found.what}")
+                line = f"{'fixed' if found.fixed else 'found '}  {found.task or '-'}  {found.what}"
+                click.echo(printable(line))
     if not as_json:
         click.echo(f"{fixed} fixed, {left} left." if fixed or left else "Nothing is wrong.", err=True)
     if left:

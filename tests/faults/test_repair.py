@@ -113,6 +113,10 @@ def key(task: Task, kind: str = "t") -> str:
     return f"{TAG}:{kind}:{name(task)}"
 
 
+def with_key(client: Any, task: Task) -> str:
+    return json.dumps({**json.loads(client.hget(key(task), "state")), "idempotency": "own"})
+
+
 def remembered(task_id: str) -> str:
     return json.dumps({"task": task_id, "digest": "d"})
 
@@ -143,6 +147,30 @@ DAMAGES: dict[str, Damage] = {
         c.zadd(f"{TAG}:owner:{BOB}", {name(s.running): 7}),
         c.expire(f"{TAG}:live:{BOB}", 1000),
         c.expire(f"{TAG}:owner:{BOB}", 1000),
+    ],
+    "an index holds what is no text": lambda c, s: [
+        c.zadd(f"{TAG}:{index}", {b"\xff": 1})
+        for index in ("leases", "overdue", "timers", "expired", "pending:q")
+    ],
+    "indexes of words hold what is none": lambda c, s: [
+        c.sadd(f"{TAG}:queues", b"\xff"),
+        c.sadd(f"{TAG}:concurrency_keys", "no owner"),
+        c.zadd(f"{TAG}:overtaken", {"q": "inf"}),
+        c.hset(f"{TAG}:beat", "reap", "never"),
+        c.hset(f"{TAG}:dropped", "q", "many"),
+    ],
+    "indexes are of a wrong type": lambda c, s: [
+        (c.delete(f"{TAG}:{index}"), c.set(f"{TAG}:{index}", "x"))
+        for index in ("leases", "queues", f"live:{ALICE}")
+    ],
+    "a log cannot be read": lambda c, s: c.lset(key(s.running, "l"), 0, b"\xff"),
+    "a log is of a wrong type": lambda c, s: (c.delete(key(s.running, "l")), c.set(key(s.running, "l"), "x")),
+    "a log is gone": lambda c, s: c.delete(key(s.parked, "l")),
+    "a result is not JSON": lambda c, s: c.hset(key(s.completed), "result", b"\xff"),
+    "an exception cannot be read": lambda c, s: c.hset(key(s.failed), "exception", "x"),
+    "an idempotency key of a living task holds nonsense": lambda c, s: [
+        c.hset(key(s.pending), "state", with_key(c, s.pending)),
+        c.set(f"{TAG}:idem:{ALICE}:own", "null", px=9999),
     ],
     "a suspect is not there": lambda c, s: c.zadd(f"{TAG}:suspects", {"00nobody": 7}),
     "an idempotency key leads nowhere": lambda c, s: c.set(
@@ -250,12 +278,15 @@ def test_a_record_of_another_schema_version_is_never_moved(damaged: Store, redis
 
 
 @pytest.mark.damages
-def test_a_broken_index_never_costs_a_record(damaged: Store, redis_server: RedisServer) -> None:
+def test_a_broken_index_is_moved_aside_and_made_anew_and_never_costs_a_record(
+    damaged: Store, redis_server: RedisServer
+) -> None:
     with redis_server.client() as client:
         client.set(f"{TAG}:leases", "not a set")
         found = list(damaged.store.repair(quarantine=True))
-        assert found and not any(repair.fixed for repair in found)
-        assert client.keys(f"{TAG}:quarantine:*") == []
+        assert found and all(repair.fixed for repair in found)
+        assert client.keys(f"{TAG}:quarantine:*") == [f"{TAG}:quarantine:leases"]
+        assert client.zrange(f"{TAG}:leases", 0, -1) == [name(damaged.running)]
         assert client.exists(key(damaged.running))
 
 

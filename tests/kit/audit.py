@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
+from math import isfinite
 from typing import Any, NamedTuple
 
 import redis
@@ -64,7 +65,7 @@ KINDS: Mapping[str, str] = {
     "owner": r"{tag}:owner:(?P<owner>.+)",
     "live": r"{tag}:live:(?P<owner>.+)",
     "idempotency": r"{tag}:idem:(?P<owner>.+):(?P<hash>[^:]+)",
-    "quarantine": r"{tag}:quarantine:(?P<task>[0-9a-f]{20})",
+    "quarantine": r"{tag}:quarantine:(?P<what>.+)",
     "pending": r"{tag}:pending:(?P<queue>.+)",
     "slots": r"{tag}:slots:(?P<owner>[^:]+):(?P<queue>.+)",
     "waiting": r"{tag}:waiting:(?P<owner>[^:]+):(?P<queue>.+)",
@@ -155,7 +156,7 @@ def client_of(url: str) -> Iterator[Any]:
     """A plain client of whatever a store's URL means."""
     address = parse_address(url)
     if address.kind is Kind.SINGLE:
-        client: Any = redis.Redis.from_url(url, decode_responses=True)
+        client: Any = redis.Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape")
     elif address.kind is Kind.CLUSTER:
         nodes = [ClusterNode(node.host, node.port) for node in address.nodes]
         client = redis.RedisCluster(startup_nodes=nodes, decode_responses=True)
@@ -204,9 +205,10 @@ def _look(client: Any, prefix: str, beside: Sequence[str]) -> _Seen:
     for kind in ("owner", "pending", "slots", "waiting", "index"):
         for key in seen.keys[kind]:
             if client.type(key) == "zset":
-                seen.scores[key] = {member: int(score) for member, score in client.zscan_iter(key)}
+                scores = client.zscan_iter(key)
+                seen.scores[key] = {member: int(score) if isfinite(score) else -1 for member, score in scores}
     for key, match in seen.keys["live"].items():
-        seen.live[match["owner"]] = set(client.smembers(key))
+        seen.live[match["owner"]] = set(client.smembers(key)) if client.type(key) == "set" else set()
     for key, match in seen.keys["index"].items():
         if match["name"] == "concurrency_keys":
             seen.waited_under |= {
@@ -278,7 +280,8 @@ def _log(task: Task, log: Sequence[LogEntry], limits: Limits) -> Iterator[str]:
     revisions = [line.revision for line in log]
     if revisions != list(range(revisions[0], revisions[0] + len(log))) or revisions[-1] != task.revision:
         yield f"revision {task.revision}, the log has {revisions}"
-    if revisions[0] != 0 and len(log) < limits.log_entries:
+    begun_anew = log[0].actor == RepairRecord.actor
+    if revisions[0] != 0 and len(log) < limits.log_entries and not begun_anew:
         yield f"the log begins at {revisions[0]}"
     if log[-1].target is not task.phase:
         yield f"{task.phase}, the log ends in {log[-1].target}"

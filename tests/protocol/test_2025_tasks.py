@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from tasks_service.authoring.tool import ToolRegistry, error_result
 from tasks_service.domain.events import Cancel, CompleteWithResult
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import DAY, Failure, FailureKind, JsonText, Progress
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import serving, settings
@@ -246,6 +248,16 @@ def test_a_task_that_has_ended_cannot_be_cancelled(session: SessionClient, worke
 
 
 # --- list ---
+
+
+def test_a_task_whose_record_cannot_be_read_is_left_out_of_the_list_and_the_rest_is_in_it(
+    session: SessionClient, redis_url: str
+) -> None:
+    damaged, sound = session.task("greet", {"name": "Ada"}), session.task("greet", {"name": "Grace"})
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset(f"ts:{{00}}:t:{task_hash(damaged)}", "state", b"\xff")
+
+    assert [task["taskId"] for task in session.result("tasks/list")["tasks"]] == [sound]
 
 
 def test_tasks_are_listed_newest_first_page_by_page(session: SessionClient) -> None:

@@ -10,7 +10,16 @@ import pytest
 from tasks_service.domain.decide import IdempotencyRecord
 from tasks_service.domain.errors import CorruptRecord, RecordTooNew
 from tasks_service.domain.names import task_hash
-from tasks_service.domain.task import ClientCapability, Lease, Owner, Policy, Progress, Task, TaskStatus
+from tasks_service.domain.task import (
+    ClientCapability,
+    Lease,
+    Owner,
+    Policy,
+    Progress,
+    Task,
+    TaskStatus,
+    ToolException,
+)
 from tasks_service.store.redis import codec, schema
 from tasks_service.store.redis.documents import (
     REQUIRED,
@@ -167,3 +176,41 @@ def test_a_renamed_field_is_read_in_both_versions_and_written_in_that_of_the_rel
     assert third.value(second.text(Thing("here"))).place == "here"
     with pytest.raises(RecordTooNew):
         first.value(third.text(Thing("here")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created": "soon"},
+        {"created": True},
+        {"created": -1},
+        {"created": 2**70},
+        {"owner": ""},
+        {"owner": "\ud800"},
+        {"message": 5},
+        {"visible": 1},
+        {"used_keys": "abc"},
+        {"lease": {"id": "l", "until": None, "worker": "w"}},
+        {"progress": {"current": float("nan")}},
+        {"policy": []},
+    ],
+    ids=str,
+)
+def test_a_value_of_another_kind_is_damage_and_not_passed_on(changes: dict[str, object]) -> None:
+    fields = stored(TASK)
+    state = json.loads(fields["state"]) | changes
+    with pytest.raises(CorruptRecord):
+        read({**fields, "state": json.dumps(state)})
+
+
+def test_a_whole_number_is_read_where_a_fraction_may_stand() -> None:
+    assert read(stored(replace(TASK, progress=Progress(current=2, total=3.5)))).progress is not None
+
+
+def test_an_exception_is_read_back_and_a_damaged_one_is_refused() -> None:
+    raised = ToolException(type="KeyError", message="é", traceback="t", claim=2)
+    assert codec.decode_exception("t", codec.encode_exception(raised)) == raised
+    assert codec.decode_exception("t", None) is None
+    for damaged in ("", "null", "[]", '{"type": 5}', "[" * 100_000):
+        with pytest.raises(CorruptRecord):
+            codec.decode_exception("t", damaged)

@@ -20,16 +20,19 @@ ever writes it or takes it away.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 
 from ...domain.decide import IdempotencyRecord
 from ...domain.errors import CorruptRecord
 from ...domain.names import is_name, task_hash
 from ...domain.reports import Report
-from ...domain.task import JournalEntry, LogEntry, Progress, Task, ToolException
+from ...domain.task import JournalEntry, LogEntry, Progress, Task, TaskStatus, ToolException
 from ..maintenance import DroppedMessages, SweepRecord
 from . import schema
 from .documents import StoredFields, dumps
+
+logger = logging.getLogger(__name__)
 
 STATE_FIELDS = ("v", "status", "rev", "state", "vars", "inputs", "failure")
 """What a transition reads."""
@@ -37,8 +40,24 @@ STATE_FIELDS = ("v", "status", "rev", "state", "vars", "inputs", "failure")
 VIEW_FIELDS = (*STATE_FIELDS, "result")
 """What a poll reads."""
 
+DAMAGES = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
+"""What reading raises over something that none of our releases has written."""
+
 _BESIDE = ("vars", "inputs", "failure")
 """The parts of a record that have a JSON field of their own, and none while they are empty."""
+
+
+def _refuse_error(reference: str, reply: object) -> None:
+    """Refuse what Redis answers where a key is of a wrong type."""
+    if isinstance(reply, Exception):
+        raise CorruptRecord(reference, str(reply))
+
+
+def _refuse_no_text(*values: str | None) -> None:
+    """Refuse bytes that are no text: see `connection.NO_TEXT_BYTES`."""
+    for value in values:
+        if value is not None and not value.isascii():
+            value.encode()
 
 
 def encode(task: Task) -> dict[str, str]:
@@ -64,10 +83,12 @@ def decode(reference: str, values: Sequence[str | None]) -> Task | None:
         RecordTooNew: A newer release has written it.
         CorruptRecord: It is damaged.
     """
+    _refuse_error(reference, values)
     version, status, revision, state, *beside = values
     if state is None and status is None:
         return None
     try:
+        _refuse_no_text(*values)
         stored: StoredFields = json.loads(state or "")
         stored["status"], stored["rev"] = status, int(revision or "")
         for name, text in zip(_BESIDE, beside, strict=True):
@@ -75,7 +96,12 @@ def decode(reference: str, values: Sequence[str | None]) -> Task | None:
                 stored[name] = json.loads(text)
         lifted = schema.RECORD_VERSIONS.lift(stored, int(version or ""), reference)
         task = schema.TASK.read(lifted)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        if not (task.owner and task.tool and task.queue):
+            raise ValueError("its owner, its tool or its queue has no name")
+        is_asked = task.status is TaskStatus.INPUT_REQUIRED
+        if is_asked and not task.inputs.keys() <= set(task.used_keys):
+            raise ValueError("a question is open that was never asked")
+    except DAMAGES as error:
         raise CorruptRecord(reference, f"{type(error).__name__}: {error}") from error
     if task.task_id == reference:
         return task
@@ -107,7 +133,7 @@ def decode_exception(reference: str, text: str | None) -> ToolException | None:
         return None
     try:
         return schema.TOOL_EXCEPTION.value(text, reference)
-    except (ValueError, TypeError, LookupError) as error:
+    except DAMAGES as error:
         raise CorruptRecord(reference, f"the exception of its tool is damaged: {error}") from error
 
 
@@ -120,7 +146,7 @@ def decode_entry(reference: str, number: int, record: Mapping[str, str]) -> Jour
     """
     try:
         return schema.JOURNAL_ENTRY.value(record[f"j:{number}"], reference)
-    except (ValueError, TypeError, LookupError) as error:
+    except DAMAGES as error:
         raise CorruptRecord(reference, f"journal entry {number} is missing or damaged") from error
 
 
@@ -143,8 +169,10 @@ def decode_log(reference: str, lines: Sequence[str]) -> tuple[LogEntry, ...]:
         CorruptRecord: A line is damaged.
     """
     try:
+        _refuse_error(reference, lines)
+        _refuse_no_text(*lines)
         return schema.LOG_ENTRY.values(lines, reference)
-    except (ValueError, TypeError, LookupError) as error:
+    except DAMAGES as error:
         raise CorruptRecord(reference, f"its transition log is damaged: {error}") from error
 
 
@@ -153,9 +181,15 @@ def encode_sweep(sweep: SweepRecord) -> str:
     return schema.SWEEP.text(sweep)
 
 
-def decode_sweep(text: str) -> SweepRecord:
-    """The last sweep, read back."""
-    return schema.SWEEP.value(text)
+def decode_sweep(text: str | Exception | None) -> SweepRecord | None:
+    """The last sweep, read back; None if there was none, or if it cannot be read."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return schema.SWEEP.value(text)
+    except DAMAGES as error:
+        logger.warning("The mark of the last sweep cannot be read, and is written anew: %r", error)
+        return None
 
 
 def encode_dropped(dropped: DroppedMessages) -> str:
@@ -166,10 +200,9 @@ def encode_dropped(dropped: DroppedMessages) -> str:
 def decode_dropped(text: str | None) -> DroppedMessages | None:
     """What was dropped from a queue, read back; None if it cannot be read: it is only a number for people."""
     try:
-        dropped = schema.DROPPED.value(text or "")
-    except (ValueError, TypeError):
+        return schema.DROPPED.value(text or "")
+    except DAMAGES:
         return None
-    return dropped if isinstance(dropped.number, int) and isinstance(dropped.at_ms, int) else None
 
 
 def encode_remembered(remembered: IdempotencyRecord) -> str:
@@ -186,10 +219,11 @@ def decode_remembered(text: str | None) -> IdempotencyRecord | None:
     """
     if text is None:
         return None
+    _refuse_error("", text)
     try:
         return schema.IDEMPOTENCY.value(text)
-    except (ValueError, TypeError) as error:
-        raise CorruptRecord("", f"an idempotency key holds {text!r}") from error
+    except DAMAGES as error:
+        raise CorruptRecord("", f"an idempotency key holds {text!r:.80}") from error
 
 
 def encode_reports(reports: Sequence[Report]) -> str:

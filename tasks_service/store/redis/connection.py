@@ -21,6 +21,9 @@ from .timings import DEFAULT_TIMINGS, Timings
 
 P = TypeVar("P")
 
+NO_TEXT_BYTES = "surrogateescape"
+"""How bytes that are no UTF-8 are read and written."""
+
 
 def connection_options(
     retry: type[Any],
@@ -45,6 +48,9 @@ def connection_options(
     return {
         "retry": retry(NoBackoff(), 0),
         "decode_responses": True,
+        # Bytes that are no text are read as what `pack` writes as the same bytes: so whatever a hand has left
+        # in Redis can be named, reported and removed, and no read of it fails.
+        "encoding_errors": NO_TEXT_BYTES,
         "socket_timeout": reply,
         "socket_connect_timeout": timings.connect,
         "health_check_interval": 0,
@@ -165,4 +171,13 @@ def client_findings(options: Mapping[str, Any]) -> Iterator[Finding]:
 
 def pack(commands: Iterable[Command]) -> list[bytes]:
     """Commands as one packet."""
-    return [b"".join(map(pack_command, commands))]
+    commands = tuple(commands)
+    try:
+        return [b"".join(map(pack_command, commands))]
+    except UnicodeEncodeError:
+        return [b"".join(pack_command(tuple(map(_as_read, command))) for command in commands)]
+
+
+def _as_read(part: str | bytes | int | float) -> str | bytes | int | float:
+    """A part of a command, as the bytes that it was read as if those were no text."""
+    return part.encode(errors=NO_TEXT_BYTES) if isinstance(part, str) else part

@@ -9,11 +9,12 @@ schema versions are read, and which one is written. docs/upgrading.md tells how 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from types import UnionType
+from typing import Any, Final, Generic, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ...domain.errors import RecordTooNew
 from ...domain.task import JsonText
@@ -71,7 +72,7 @@ class Words(Generic[E]):
         try:
             return self._members[word]
         except (KeyError, TypeError):
-            raise ValueError(f"{word!r} is not one of {', '.join(self._members)}") from None
+            raise ValueError(f"{word!r:.80} is not one of {', '.join(self._members)}") from None
 
     def write(self, member: E) -> str:
         """The stored name of a member."""
@@ -103,12 +104,24 @@ class Shape(Generic[T]):
         make: Makes the object from its names in Python.
         fields: What is stored of it.
         keeps: Whether the object is ever written back, so that it carries what is unknown (as `unknown`).
+        signed: Stored names of whole numbers that may be negative; all others are counts or times.
     """
 
-    def __init__(self, make: Callable[..., T], fields: Iterable[Field], *, keeps: bool = False) -> None:
-        self._make, self._keeps = make, keeps
+    def __init__(
+        self,
+        make: Callable[..., T],
+        fields: Iterable[Field],
+        *,
+        keeps: bool = False,
+        signed: Collection[str] = (),
+    ) -> None:
+        self._make, self._keeps, self._signed = make, keeps, frozenset(signed)
         self.fields = tuple(fields)
-        self._known = {field.stored: (field.name, field.read) for field in self.fields}
+        kinds = _kinds_of(make)
+        self._known = {
+            field.stored: (field.name, field.read, None if field.read else kinds.get(field.name))
+            for field in self.fields
+        }
         self._required = frozenset(field.stored for field in self.fields if field.default is REQUIRED)
         self._defaults = {field.name: field.default for field in self.fields if field.default is not REQUIRED}
         self._written = [(field.stored, field.default, field.write) for field in self.fields]
@@ -121,6 +134,8 @@ class Shape(Generic[T]):
         Raises:
             ValueError: It lacks a required field, or a value is none of those that there are.
         """
+        if not isinstance(stored, dict):
+            raise ValueError(f"expected an object, found {stored!r:.80}")  # noqa: TRY004 - see `Document`
         if not stored.keys() >= self._required:
             raise ValueError(f"it lacks {', '.join(sorted(self._required - stored.keys()))}")
         values = self._defaults.copy()
@@ -128,8 +143,12 @@ class Shape(Generic[T]):
         for name, value in stored.items():
             if (known := self._known.get(name)) is None:
                 unknown.append((name, JsonText(dumps(value))))
+            elif known[1] is not None:
+                values[known[0]] = known[1](value)
             else:
-                values[known[0]] = value if known[1] is None else known[1](value)
+                if known[2] is not None:
+                    _check_kind(name, value, known[2], least=-LARGEST if name in self._signed else 0)
+                values[known[0]] = value
         if unknown and self._keeps:
             values["unknown"] = tuple(unknown)
         return self._make(**values)
@@ -173,6 +192,68 @@ class Shape(Generic[T]):
 
     def _write_table(self, values: Mapping[str, T]) -> StoredFields:
         return {name: self.write(value) for name, value in values.items()}
+
+
+LARGEST = 2**53
+"""The largest number that is stored: what every JSON reader keeps as it is."""
+
+_KINDS = (bool, int, float, str, type(None))
+
+
+def _kinds_of(make: Callable[..., Any]) -> dict[str, frozenset[type]]:
+    """By a name in Python, the kinds of JSON value that its field may have, where it has none of its own."""
+    if not isinstance(make, type):
+        return {}
+    found: dict[str, frozenset[type]] = {}
+    for name, hint in get_type_hints(make).items():
+        arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        kinds = {getattr(arm, "__supertype__", arm) for arm in arms}
+        if kinds <= set(_KINDS):
+            # JSON writes a whole number without a point.
+            found[name] = frozenset(kinds | ({int} if float in kinds else set()))
+    return found
+
+
+def _check_kind(name: str, value: Any, kinds: frozenset[type], *, least: int) -> None:
+    if type(value) not in kinds:
+        raise ValueError(f"its {name} is {value!r:.80}")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, int | float):
+        lowest = -LARGEST if float in kinds else least
+        if not lowest <= value <= LARGEST:
+            raise ValueError(f"its {name} is out of range: {value!r:.80}")
+
+
+def _check_text(text: str) -> None:
+    """Refuse what JSON can hold and UTF-8 cannot: half of a pair of surrogates."""
+    if not text.isascii():
+        text.encode()
+
+
+def read_texts(stored: Any) -> dict[str, str]:
+    """Texts by name, read back.
+
+    Raises:
+        ValueError: Something else is stored.
+    """
+    if not isinstance(stored, dict) or any(type(text) is not str for text in stored.values()):
+        raise ValueError(f"expected texts by name, found {stored!r:.80}")
+    for name, text in stored.items():
+        _check_text(name + text)
+    return dict(stored)
+
+
+def read_names(stored: Any) -> tuple[str, ...]:
+    """A list of names, read back.
+
+    Raises:
+        ValueError: Something else is stored.
+    """
+    if not isinstance(stored, list) or any(type(name) is not str for name in stored):
+        raise ValueError(f"expected a list of names, found {stored!r:.80}")
+    _check_text("".join(stored))
+    return tuple(stored)
 
 
 class Step(NamedTuple):

@@ -89,8 +89,15 @@ def _shards(layout: Layout, deadline: float) -> Program[list[Finding]]:
             (noted,) = yield from once([("SET", layout.shard_count, actual, "NX", "GET")], deadline)
         except StoreFull:
             return []
-    if noted is None or int(noted) == actual:
+    if noted is None or noted == str(actual):
         return []
+    if not (isinstance(noted, str) and noted.isdecimal()):
+        return [
+            _error(
+                f"{layout.shard_count} does not say how many shards the store has: {noted!a:.80}.",
+                f"If it had {actual}, as this process has, run: redis-cli SET {layout.shard_count} {actual}",
+            )
+        ]
     return [
         _error(
             f"The store was laid out with {noted} shards, and this process has {actual}: it would not find "

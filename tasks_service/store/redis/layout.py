@@ -51,6 +51,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...domain.decide import next_due_ms
 from ...domain.indexes import awaits_first_message, awaits_worker, holds_slot
@@ -183,6 +184,14 @@ class Layout:
     def shard_of_owner(self, owner: Owner) -> Shard:
         """The shard that holds everything of an owner."""
         return self.shards[shard_of_owner(owner, len(self.shards))]
+
+
+def score_of(reply: Any) -> int | None:
+    """The score in an answer; None if there is none, or none that we have given: those are whole numbers."""
+    try:
+        return None if reply is None else int(float(reply))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def concurrency_key_name(key: ConcurrencyKey) -> str:

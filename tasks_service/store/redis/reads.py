@@ -12,7 +12,7 @@ from ...domain.names import task_hash
 from ...domain.task import JsonText, Owner, Task, TaskRecord
 from ..clients import Page, TaskView
 from . import codec
-from .layout import Command, Shard, problems, sorted_index_entries
+from .layout import Command, Shard, problems, score_of, sorted_index_entries
 from .programs import StorePrograms
 from .transaction import Program, Reply, once
 
@@ -61,7 +61,7 @@ class Reads(StorePrograms):
         if after is None:
             reads: list[Command] = [("ZREVRANGE", key, 0, limit, "WITHSCORES")]
             (flat,) = yield from once(reads, self.deadline)
-            pairs = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
+            pairs = _scored(key, flat)
         else:
             pairs = yield from self._members_after(key, after, limit)
         names = [member for member, _ in pairs[:limit]]
@@ -79,9 +79,9 @@ class Reads(StorePrograms):
         while True:
             reads: list[Command] = [("ZREVRANGEBYSCORE", key, score, "-inf", "WITHSCORES", "LIMIT", 0, count)]
             (flat,) = yield from once(reads, self.deadline)
-            found = list(zip(flat[::2], map(int, flat[1::2]), strict=True))
+            found = _scored(key, flat)
             pairs = [(m, s) for m, s in found if s < int(score) or m < member][: limit + 1]
-            if len(pairs) > limit or len(found) < count:
+            if len(pairs) > limit or len(flat) < 2 * count:
                 return pairs
             count *= 2
 
@@ -90,7 +90,7 @@ class Reads(StorePrograms):
         reads += [("HMGET", shard.task(name), *codec.STATE_FIELDS) for name in names]
         time, *records = yield from once(reads, self.deadline)
         now_ms = self.time_of(time)
-        found = (codec.decode(name, values) for name, values in zip(names, records, strict=True))
+        found = (_readable(name, values) for name, values in zip(names, records, strict=True))
         current = (effective(task, now_ms) for task in found if task is not None)
         return [task for task in current if task is not None and task.owner == owner and task.visible]
 
@@ -137,7 +137,11 @@ class Reads(StorePrograms):
     def scan(self, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
         """One step of walking through an index: the next cursor ("0" at the end) and some names."""
         reads: list[Command] = [("ZSCAN", key, cursor, "COUNT", 500)]
-        ((following, flat),) = yield from once(reads, self.deadline)
+        (reply,) = yield from once(reads, self.deadline)
+        if isinstance(reply, Exception):
+            logger.warning("%s cannot be read: %s. Run tasks-service repair.", key, reply)
+            return "0", []
+        following, flat = reply
         return following, flat[::2]
 
     def index_problems(self, reference: str) -> Program[list[str]]:
@@ -154,10 +158,30 @@ class Reads(StorePrograms):
         reads: list[Command] = [("ZSCORE", key, name) for key in keys]
         reads.append(("SISMEMBER", shard.live(task.owner), name))
         *scores, is_live = yield from once(reads, self.deadline)
-        found = {
-            key: None if score is None else int(float(score)) for key, score in zip(keys, scores, strict=True)
-        }
-        return problems(shard, task, found, bool(is_live))
+        found = {key: score_of(score) for key, score in zip(keys, scores, strict=True)}
+        broken = [f"{key}: {reply}" for key, reply in zip(keys, scores, strict=True) if _is_error(reply)]
+        return broken + problems(shard, task, found, not _is_error(is_live) and bool(is_live))
+
+
+def _is_error(reply: Reply) -> bool:
+    return isinstance(reply, Exception)
+
+
+def _readable(name: str, values: Reply) -> Task | None:
+    """A record of many; None, and a word in the log, if it cannot be read: the others still can."""
+    try:
+        return codec.decode(name, values)
+    except CorruptRecord as error:
+        logger.warning("A task is left out of its owner's list: %s", error)
+        return None
+
+
+def _scored(key: str, flat: Reply) -> list[tuple[str, int]]:
+    """Members with their scores; what has no score that we give is left out."""
+    if isinstance(flat, Exception):
+        raise CorruptRecord(key, str(flat))
+    pairs = ((member, score_of(score)) for member, score in zip(flat[::2], flat[1::2], strict=True))
+    return [(member, score) for member, score in pairs if score is not None]
 
 
 def _position(task: Task) -> str:

@@ -14,17 +14,25 @@ software's, and is only reported. A damaged one is reported, and moved aside onl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
-from ...domain.decide import Refused, Replayed, decide, inconsistency
+from ...domain.decide import (
+    IdempotencyRecord,
+    Refused,
+    Replayed,
+    decide,
+    effective,
+    inconsistency,
+)
 from ...domain.errors import CorruptRecord, RecordTooNew
 from ...domain.events import RepairRecord
 from ...domain.limits import size
-from ...domain.names import task_hash
-from ...domain.task import DAY, SECOND, Phase, Slot, Task
+from ...domain.names import is_name, task_hash
+from ...domain.task import DAY, SECOND, LogEntry, Phase, Slot, Task, new_token
 from ..maintenance import Repair
 from . import codec
 from .layout import (
@@ -34,6 +42,8 @@ from .layout import (
     Shard,
     concurrency_key_name,
     last_ms,
+    parse_concurrency_key,
+    score_of,
     sorted_index_entries,
 )
 from .records import Records
@@ -53,11 +63,23 @@ _SORTED = ("expired", "overdue", "leases", "timers", "suspects")
 """The shard-wide indexes that name tasks; `overtaken`, `queues` and `concurrency_keys` name other things."""
 
 
+_SORTED_LOOK, _SET_LOOK = ("ZCARD",), ("SCARD",)
+_LOOKS: Mapping[str, tuple[str | int, ...]] = {
+    **dict.fromkeys((*_SORTED, "owner", "pending", "slots", "waiting", "overtaken"), _SORTED_LOOK),
+    **dict.fromkeys(("live", "queues", "concurrency_keys"), _SET_LOOK),
+    **dict.fromkeys(("beat", "dropped"), ("HGET", "")),
+    "l": ("LRANGE", 0, 0),
+    "idem": ("GET",),
+}
+"""By the kind of a key: a command that only its type takes, without the key."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShardKeys:
-    """Keys of one shard that name tasks, as one step of a walk finds them."""
+    """Keys of one shard, as one step of a walk finds them."""
 
     shard: Shard
+    all: tuple[str, ...]
     records: tuple[str, ...]
     logs: tuple[str, ...]
     sets: tuple[str, ...]
@@ -88,7 +110,7 @@ class Repairs:
         )
         names: dict[str, list[str]] = {"t": [], "l": [], "sets": [], "idem": []}
         for key in keys:
-            kind, _, rest = key.removeprefix(f"{shard.tag}:").partition(":")
+            kind, rest = _kind(shard, key)
             if kind in ("t", "l"):
                 names[kind].append(rest)
             elif kind == "idem":
@@ -96,8 +118,54 @@ class Repairs:
             elif kind in (*_SORTED, "owner", "live", "pending", "slots", "waiting"):
                 names["sets"].append(key)
         return following, ShardKeys(
-            shard, tuple(names["t"]), tuple(names["l"]), tuple(names["sets"]), tuple(names["idem"])
+            shard,
+            tuple(keys),
+            tuple(names["t"]),
+            tuple(names["l"]),
+            tuple(names["sets"]),
+            tuple(names["idem"]),
         )
+
+    def misshapen(self, shard: Shard, keys: Sequence[str], *, dry_run: bool) -> Program[list[Repair]]:
+        """Move keys aside that are of a wrong type, but for records: those are moved by `task`, if asked for.
+
+        Args:
+            shard: Whose keys.
+            keys: Those to look at.
+            dry_run: Report only.
+        """
+        looks = [(key, _LOOKS[kind]) for key in keys if (kind := _kind(shard, key)[0]) in _LOOKS]
+        reads: list[Command] = [(look[0], key, *look[1:]) for key, look in looks]
+        replies = (yield from once(reads, self._deadline)) if reads else []
+        pairs = zip(looks, replies, strict=True)
+        wrong = [(key, reply) for (key, _), reply in pairs if isinstance(reply, ResponseError)]
+        for key, _ in wrong:
+            if not dry_run:
+                aside = _aside_of(key)
+                yield from once([("RENAME", key, aside), ("PEXPIRE", aside, QUARANTINE_MS)], self._deadline)
+        what = "is of a wrong type, and its place is empty now" if not dry_run else "is of a wrong type"
+        return [
+            Repair(task="", what=f"{key!a}: it {what}: {reply}", fixed=not dry_run) for key, reply in wrong
+        ]
+
+    def words(self, shard: Shard, *, dry_run: bool) -> Program[list[Repair]]:
+        """Take out of the indexes that name no tasks what cannot be what they name."""
+        words: Mapping[str, tuple[Command, str]] = {
+            "queues": (("SMEMBERS",), "SREM"),
+            "concurrency_keys": (("SMEMBERS",), "SREM"),
+            "overtaken": (("ZRANGE", 0, -1, "WITHSCORES"), "ZREM"),
+            "beat": (("HGETALL",), "HDEL"),
+            "dropped": (("HGETALL",), "HDEL"),
+        }
+        reads: list[Command] = [(read[0], shard.index(kind), *read[1:]) for kind, (read, _) in words.items()]
+        replies = yield from once(reads, self._deadline)
+        done: list[Repair] = []
+        for (kind, (_, remove)), reply in zip(words.items(), replies, strict=True):
+            key, wrong = shard.index(kind), [] if isinstance(reply, ResponseError) else _odd(kind, reply)
+            if wrong and not dry_run:
+                yield from once([(remove, key, *wrong)], self._deadline)
+            done += (Repair(task="", what=f"{key}: holds {word!a:.80}", fixed=not dry_run) for word in wrong)
+        return done
 
     def members(self, shard: Shard, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
         """One step through an index: the next cursor, and the names in it that have no business there."""
@@ -174,7 +242,10 @@ class _Fix:
 
     def __init__(self, records: Records, name: str, found_in: str | None, *, dry_run: bool) -> None:
         self._records, self.task_id, self._dry_run = records, name, dry_run
-        self._shard = records.layout.shard_of(name)
+        # What is no task's name tells no shard; it is taken out of where it was found.
+        shards = [] if found_in is None or is_name(name) else records.layout.shards
+        found = (shard for shard in shards if str(found_in).startswith(f"{shard.tag}:"))
+        self._shard = next(found, records.layout.shard_of(name))
         self._look = _Look(self._shard, name, found_in)
         self._done: list[Repair] = []
 
@@ -202,14 +273,16 @@ class _Fix:
         problems: list[str] = []
         beyond: list[str] = []
         if task is not None:
-            beyond += _misfit(task, last)
+            log_commands = list(_log(shard, task, last, now_ms, problems))
+            beyond += () if log_commands else _misfit(task, last)
             task = self._sound(shard, task, record, now_ms, commands, problems)
+            commands = [*log_commands, *commands]
             commands += _lifetime(task, {key: record_ends, log: log_ends}, problems)
             commands += _leftovers(key, task, record, problems)
         elif last:
             problems.append(f"{log}: the log of no task")
             commands.append(("DEL", log))
-        commands += self._look.moves(task, found, problems)
+        commands += self._look.moves(task, now_ms, found, problems)
         if problems or beyond:
             # An outcome that nobody told us is found fixed by the next look; it was still our finding.
             fixed = not self._dry_run
@@ -228,7 +301,7 @@ class _Fix:
     ) -> Task:
         """The task after its contradictions have been fixed, as `decide` says."""
         kept, kept_bytes = _journal(task, record)
-        has_result = "result" in record
+        has_result = _is_json(record.get("result"))
         event = RepairRecord(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
         if (what := inconsistency(task, event)) is not None:
             decision = decide(task, event, now_ms, limits=self._records.limits)
@@ -237,7 +310,7 @@ class _Fix:
                 problems.append(what)
                 commands += self._records.writes(shard, task, record, decision, now_ms, sends=False)
                 task = decision.task
-        if has_result and task.phase is not Phase.COMPLETED:
+        if "result" in record and task.phase is not Phase.COMPLETED:
             problems.append(f"it is {task.phase}, and has a result that nobody is shown")
             commands.append(("HDEL", shard.task(task.task_id), "result"))
         return task
@@ -295,6 +368,11 @@ class _Look:
     def extend(self, task: Task | None) -> bool:
         """Make `reads` complete for a task; whether anything was missing."""
         before = (len(self._sorted), len(self._sets), self._queue)
+        if task is not None and task.idempotency:
+            key = self._shard.idempotency(task.owner, task.idempotency)
+            if key not in self._idempotency:
+                self._idempotency.append(key)
+                self.watched.append(key)
         if task is not None:
             self._sorted += [
                 key for key in sorted_index_entries(self._shard, task) if key not in self._sorted
@@ -313,7 +391,7 @@ class _Look:
         return [
             ("TIME",),
             ("HGETALL", shard.task(name)),
-            ("LRANGE", shard.log(name), -1, -1),
+            ("LRANGE", shard.log(name), 0, -1),
             ("PEXPIRETIME", shard.task(name)),
             ("PEXPIRETIME", shard.log(name)),
             *(("ZSCORE", key, name) for key in self._sorted),
@@ -331,14 +409,18 @@ class _Look:
             shard.waiting(task.concurrency_key),
         )
 
-    def moves(self, task: Task | None, found: Sequence[Reply], problems: list[str]) -> Iterator[Command]:
+    def moves(
+        self, task: Task | None, now_ms: int, found: Sequence[Reply], problems: list[str]
+    ) -> Iterator[Command]:
         """The commands that make the index entries agree with the record; notes what was wrong."""
         shard, name = self._shard, self._name
         scores, rest = found[: len(self._sorted)], found[len(self._sorted) :]
         members, (knows_queue, knows_key, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]
         expected = {} if task is None else sorted_index_entries(shard, task)
         for key, score in zip(self._sorted, scores, strict=True):
-            has, wants = None if score is None else int(float(score)), expected.get(key)
+            has, wants = score_of(score), expected.get(key)
+            if score is not None and has is None:
+                has = -1  # a score that no rule of ours has given
             if key == shard.index("suspects"):
                 wants = has if task is not None else None
             if has != wants:
@@ -361,6 +443,12 @@ class _Look:
             yield ("SADD", shard.index("concurrency_keys"), self._key)
         for key, value in zip(self._idempotency, leads_to, strict=True):
             owned = task is not None and shard.idempotency(task.owner, task.idempotency) == key
+            if owned and task is not None and not _leads(value) and effective(task, now_ms) is not None:
+                problems.append(f"{key}: does not lead to it")
+                # What was asked is not known any more: whoever asks again is refused, and nothing runs twice.
+                again = IdempotencyRecord(task_id=task.task_id, request_digest="")
+                yield ("SET", key, codec.encode_remembered(again))
+                yield ("PEXPIREAT", key, last_ms(task) + (0 if task.status.is_final else BACKSTOP_MS))
             if not owned and value is not None and _led_to(value) == name:
                 problems.append(f"{key}: leads to no task of that key")
                 yield ("DEL", key)
@@ -377,9 +465,49 @@ def _led_to(value: str) -> str:
     return "" if remembered is None else task_hash(remembered.task_id)
 
 
+def _leads(value: str | None) -> bool:
+    """Whether the value of an idempotency key leads to any task."""
+    return value is not None and _led_to(value) != ""
+
+
 def _owned(shard: Shard, task: Task) -> tuple[str, ...]:
     """The sorted sets that are the owner's, and have a lifetime."""
     return shard.owner(task.owner), shard.slots(task.concurrency_key), shard.waiting(task.concurrency_key)
+
+
+def _kind(shard: Shard, key: str) -> tuple[str, str]:
+    """The kind of a shard's key, and what it is about."""
+    kind, _, rest = key.removeprefix(f"{shard.tag}:").partition(":")
+    return kind, rest
+
+
+def _odd(kind: str, flat: Sequence[str]) -> list[str]:
+    """What an index that names no tasks holds and cannot mean."""
+    if kind == "queues":
+        return [queue for queue in flat if not _is_text(queue)]
+    if kind == "concurrency_keys":
+        return [
+            name
+            for name in flat
+            if concurrency_key_name(parse_concurrency_key(name)) != name or not _is_text(name)
+        ]
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    if kind == "dropped":
+        return [queue for queue, text in pairs if codec.decode_dropped(text) is None]
+    return [word for word, moment in pairs if score_of(moment) is None or not _is_text(word)]
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _aside_of(key: str) -> str:
+    """Where a key is moved to that is not what its name says."""
+    return f"{key.partition('}:')[0]}}}:quarantine:{key.partition('}:')[2]}"
 
 
 def _aside(shard: Shard, name: str) -> str:
@@ -405,17 +533,46 @@ def _is_stray(shard: Shard, key: str, name: str, values: Reply) -> bool:
 
 def _misfit(task: Task, last: Sequence[str]) -> Iterator[str]:
     """Where the log and the record tell different stories; which of them is right, nobody can know."""
-    if not last:
-        yield "it has no transition log"
-        return
-    try:
-        (line,) = codec.decode_log(task.task_id, last)
-    except CorruptRecord:
-        yield "the last line of its transition log cannot be read"
-        return
+    line = codec.decode_log(task.task_id, last[-1:])[0]
     if (line.revision, line.target) != (task.revision, task.phase):
         told = f"{line.target} at revision {line.revision}"
         yield f"it is {task.phase} at revision {task.revision}, and its log ends in {told}"
+
+
+def _log(
+    shard: Shard, task: Task, lines: Sequence[str], now_ms: int, problems: list[str]
+) -> Iterator[Command]:
+    """Begin a log anew that is gone or cannot be read, so that no event could move the task."""
+    key = shard.log(task.task_id)
+    try:
+        problem = "" if codec.decode_log(task.task_id, lines) else "the task has no transition log"
+    except RecordTooNew:
+        raise
+    except CorruptRecord as error:
+        problem = error.reason
+    if problem:
+        problems.append(f"{key}: {problem}")
+        source = None if task.revision == 0 else task.phase
+        line = LogEntry(
+            revision=task.revision,
+            source=source,
+            target=task.phase,
+            token=new_token(),
+            actor=RepairRecord.actor,
+            at_ms=now_ms,
+        )
+        if lines:
+            yield ("RENAME", key, _aside_of(key))
+            yield ("PEXPIRE", _aside_of(key), QUARANTINE_MS)
+        yield ("RPUSH", key, codec.encode_line(line))
+        yield ("PEXPIREAT", key, last_ms(task) + BACKSTOP_MS)
+
+
+def _is_json(text: str | None) -> bool:
+    try:
+        return text is not None and (text.isascii() or bool(text.encode())) and json.loads(text) is not None
+    except (ValueError, RecursionError):
+        return False
 
 
 def _journal(task: Task, record: Mapping[str, str]) -> tuple[int, int]:
@@ -426,7 +583,7 @@ def _journal(task: Task, record: Mapping[str, str]) -> tuple[int, int]:
             total += size(codec.decode_entry(task.task_id, number, record).value)
         except RecordTooNew:
             raise
-        except (CorruptRecord, AttributeError):
+        except (CorruptRecord, *codec.DAMAGES):
             return number, total
     return task.journal_length, total
 
@@ -444,3 +601,10 @@ def _leftovers(key: str, task: Task, record: Mapping[str, str], problems: list[s
     if extra := sorted(name for name in record if name.startswith("j:") and name not in kept):
         problems.append(f"{key}: journal entries beyond its end")
         yield ("HDEL", key, *extra)
+    try:
+        codec.decode_exception(task.task_id, record.get("exception"))
+    except RecordTooNew:
+        return
+    except CorruptRecord as error:
+        problems.append(f"{key}: {error.reason}")
+        yield ("HDEL", key, "exception")

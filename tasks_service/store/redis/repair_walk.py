@@ -45,6 +45,12 @@ class RepairWalk:
                     yield repair
 
     def _shard(self, shard: Shard) -> Iterator[Repair]:
+        # Keys of a wrong type before all: what they keep out finds its place in the walks that follow.
+        for keys in self._keys(shard):
+            yield from self._run(
+                self._repairs.misshapen(shard, keys.all, dry_run=bool(self._options["dry_run"]))
+            )
+        yield from self._run(self._repairs.words(shard, dry_run=bool(self._options["dry_run"])))
         # Records first: what is moved aside then is missing from the indexes that the second walk meets.
         for keys in self._keys(shard):
             orphans = self._run(self._repairs.without_record(shard, keys.logs))

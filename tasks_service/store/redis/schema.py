@@ -41,7 +41,7 @@ from ...domain.tools import ToolDefinition
 from ..maintenance import DroppedMessages, SweepRecord
 from ..registry import NOT_TOLD, AnnouncedTools, Delivery, Remembered, WorkerAnnouncement
 from ..sessions import Session, SessionTask
-from .documents import Document, Field, Shape, StoredFields, Versions, Words
+from .documents import Document, Field, Shape, StoredFields, Versions, Words, read_names, read_texts
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +157,7 @@ FAILURE = Shape(
         Field("data", "data", None),
     ],
     keeps=True,
+    signed=("code",),
 )
 
 TASK = Shape(
@@ -193,9 +194,9 @@ TASK = Shape(
         PROGRESS.field("progress", "progress", None),
         FAILURE.field("failure", "failure", None),
         Field("is_error", "is_error", False),
-        Field("vars", "variables", {}, None, dict),
+        Field("vars", "variables", {}, read_texts, dict),
         INPUT_REQUEST.table("inputs", "inputs"),
-        Field("used_keys", "used_keys", (), tuple),
+        Field("used_keys", "used_keys", (), read_names),
         Field("entries", "journal_length", 0),
         Field("entry_bytes", "journal_bytes", 0),
         Field("idempotency", "idempotency", ""),

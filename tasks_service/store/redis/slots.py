@@ -16,7 +16,7 @@ from ...domain.events import Event
 from ...domain.limits import Limits
 from ...domain.task import ConcurrencyKey, Task
 from ..maintenance import MOST_GRANTED
-from .layout import Command, Shard
+from .layout import Command, Shard, score_of
 from .transaction import Reply
 
 
@@ -54,7 +54,7 @@ class SlotReads:
 
     def until_ms(self, replies: Sequence[Reply]) -> int:
         """What the answers to `commands` say: see `StoreCounts.slots_until_ms`."""
-        return next((int(float(last[1])) for last in replies if last), 0)
+        return next((score_of(last[1]) or 0 for last in replies if last), 0)
 
 
 class FreeSlots(NamedTuple):
@@ -78,5 +78,7 @@ def free_slot_reads(
 def free_slots(limits: Limits, key: ConcurrencyKey, replies: Sequence[Reply]) -> FreeSlots:
     """What the answers to `free_slot_reads` say."""
     taken, waiting = replies
+    if isinstance(taken, Exception) or isinstance(waiting, Exception):
+        return FreeSlots(key, 0, [])  # a key is of a wrong type: nobody knows
     slots = limits.concurrency_limit(key.queue)
     return FreeSlots(key, len(waiting) if slots is None else max(slots - taken, 0), list(waiting))

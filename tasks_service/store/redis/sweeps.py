@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from ...domain.indexes import Due
@@ -10,11 +11,13 @@ from ...domain.task import ConcurrencyKey
 from ..maintenance import MOST_GRANTED, DroppedMessages, SweepMark, SweepRecord
 from . import codec
 from .health import run_id
-from .layout import Command, Layout, Shard, concurrency_key_name, parse_concurrency_key
+from .layout import Command, Layout, Shard, concurrency_key_name, parse_concurrency_key, score_of
 from .programs import StorePrograms
 from .servers import Servers
 from .slots import free_slot_reads, free_slots
 from .transaction import Program, Reply, Write, once, transact
+
+logger = logging.getLogger(__name__)
 
 
 class Sweeps(StorePrograms):
@@ -28,13 +31,16 @@ class Sweeps(StorePrograms):
             for shard in self.layout.shards
         ]
         found = yield from once(reads, self.deadline)
-        return [name for names in found for name in names][:limit]
+        return _members(reads, found)[:limit]
 
     def queues(self) -> Program[list[str]]:
         """See `MaintenanceStore.queues`."""
         reads: list[Command] = [("SMEMBERS", shard.index("queues")) for shard in self.layout.shards]
         found = yield from once(reads, self.deadline)
-        return sorted({queue for queues in found for queue in queues})
+        names = set(_members(reads, found))
+        if unnamed := {name for name in names if not _is_text(name)}:
+            logger.warning("No queue has such a name: %a. Run tasks-service repair.", sorted(unnamed))
+        return sorted(names - unnamed)
 
     def pending(self, queue: str, *, since_ms: int, until_ms: int, limit: int) -> Program[list[str]]:
         """See `MaintenanceStore.pending`."""
@@ -43,7 +49,7 @@ class Sweeps(StorePrograms):
             for shard in self.layout.shards
         ]
         found = yield from once(reads, self.deadline)
-        return [name for names in found for name in names][:limit]
+        return _members(reads, found)[:limit]
 
     def waiting_for_slots(self, *, limit: int) -> Program[list[str]]:
         """See `MaintenanceStore.waiting_for_slots`; empty concurrency keys are forgotten."""
@@ -58,7 +64,7 @@ class Sweeps(StorePrograms):
         waiting: list[str] = []
         for (shard, key), seen in zip(keys, zip(replies[::2], replies[1::2], strict=True), strict=True):
             found = free_slots(self.limits, key, seen)
-            if not found.waiting:
+            if not found.waiting and not any(isinstance(reply, Exception) for reply in seen):
                 yield from self._forget_concurrency_key(shard, key)
             elif found.free:
                 waiting += yield from self._existing(shard, key, found.waiting[: found.free + MOST_GRANTED])
@@ -79,8 +85,15 @@ class Sweeps(StorePrograms):
         """Where a task waits for a slot, or has waited."""
         reads: list[Command] = [("SMEMBERS", shard.index("concurrency_keys")) for shard in self.layout.shards]
         found = yield from once(reads, self.deadline)
-        pairs = zip(self.layout.shards, found, strict=True)
-        return [(shard, parse_concurrency_key(name)) for shard, names in pairs for name in sorted(names)]
+        names = [
+            (shard, name)
+            for shard, reply in zip(self.layout.shards, found, strict=True)
+            for name in sorted(_members(reads, [reply]))
+        ]
+        keys = [(shard, parse_concurrency_key(name)) for shard, name in names]
+        return [
+            pair for pair, (_, name) in zip(keys, names, strict=True) if concurrency_key_name(pair[1]) == name
+        ]
 
     def _forget_concurrency_key(self, shard: Shard, key: ConcurrencyKey) -> Program[None]:
         """Take a concurrency key out of the index, unless a task has just begun to wait under it."""
@@ -91,7 +104,7 @@ class Sweeps(StorePrograms):
         now_ms = yield from self.now_ms()
         keys = [shard.index("overtaken") for shard in self.layout.shards]
         scores = yield from once([("ZSCORE", key, queue) for key in keys], self.deadline)
-        marks = [0 if score is None else int(float(score)) for score in scores]
+        marks = [score_of(score) or 0 for score in scores]
         if ahead := [key for key, mark in zip(keys, marks, strict=True) if mark > now_ms]:
             yield from once([("ZREM", key, queue) for key in ahead], self.deadline)
         return max(mark for mark in (0, *marks) if mark <= now_ms)
@@ -105,11 +118,15 @@ class Sweeps(StorePrograms):
             key = self.layout.shard_of(name).index("suspects")
             commands += [("ZADD", key, "NX", not_before_ms, name), ("ZSCORE", key, name)]
         replies = yield from once(commands, self.deadline)
-        return [int(float(score)) for score in replies[1::2]]
+        # Where it cannot be noted, nothing says that it may not be sent; the backoff of a task still does.
+        return [score_of(score) or 0 for score in replies[1::2]]
 
     def try_lock(self, name: str, *, for_ms: int) -> Program[bool]:
         """See `MaintenanceStore.try_lock`."""
-        (reply,) = yield from once([("SET", self.layout.lock(name), "1", "NX", "PX", for_ms)], self.deadline)
+        key = self.layout.lock(name)
+        # What stands there without an end is no lock of ours, and gets one: else nobody would sweep again.
+        commands: list[Command] = [("SET", key, "1", "NX", "PX", for_ms), ("PEXPIRE", key, for_ms, "NX")]
+        reply, _ = yield from once(commands, self.deadline)
         return reply is not None
 
     def mark_sweep(self, servers: Servers, *, lease_ms: int) -> Program[SweepMark]:
@@ -120,7 +137,8 @@ class Sweeps(StorePrograms):
             met.append(run_id(info))
         now_ms, server = (yield from self.now_ms()), ",".join(sorted(met))
         (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
-        before = codec.decode_sweep(text) if text else SweepRecord(now_ms, server, now_ms)
+        # One that cannot be read may hide an outage: then it is as if nobody had swept for long.
+        before = codec.decode_sweep(text) or SweepRecord(0 if text else now_ms, server, now_ms)
         mark, after = before.mark(now_ms, server, lease_ms)
         yield from once([("SET", self.layout.swept, codec.encode_sweep(after))], self.deadline)
         return mark
@@ -129,7 +147,8 @@ class Sweeps(StorePrograms):
         """See `MaintenanceStore.has_due_suspects`."""
         now_ms = yield from self.now_ms()
         keys = [shard.index("suspects") for shard in self.layout.shards]
-        return any((yield from once([("ZCOUNT", key, "-inf", now_ms) for key in keys], self.deadline)))
+        counts = yield from once([("ZCOUNT", key, "-inf", now_ms) for key in keys], self.deadline)
+        return any(isinstance(number, int) and number for number in counts)
 
     def mark_beat(self, kind: str) -> Program[None]:
         """See `MaintenanceStore.mark_beat`."""
@@ -142,15 +161,16 @@ class Sweeps(StorePrograms):
         (flat,) = yield from once(reads, self.deadline)
         # Asked alone, as when it was marked: on a cluster the time is then that of the same server.
         now_ms = yield from self.now_ms()
-        marks = zip(flat[::2], flat[1::2], strict=True)
-        return {kind: max(now_ms - int(at_ms), 0) for kind, at_ms in marks}
+        marks = [(kind, score_of(at_ms)) for kind, at_ms in _pairs(flat)]
+        return {kind: max(now_ms - at_ms, 0) for kind, at_ms in marks if at_ms is not None}
 
     def last_sweep_ms(self) -> Program[int | None]:
         """See `MaintenanceStore.last_sweep_ms`."""
         (text,) = yield from once([("GET", self.layout.swept)], self.deadline)
         # Asked alone, as when the sweep was marked: on a cluster the time is then that of the same server.
         now_ms = yield from self.now_ms()
-        return max(now_ms - codec.decode_sweep(text).at_ms, 0) if text else None
+        last = codec.decode_sweep(text)
+        return None if last is None else max(now_ms - last.at_ms, 0)
 
     def count_dropped(self, queue: str, number: int) -> Program[None]:
         """See `MaintenanceStore.count_dropped`."""
@@ -159,8 +179,32 @@ class Sweeps(StorePrograms):
     def dropped_messages(self) -> Program[dict[str, DroppedMessages]]:
         """See `MaintenanceStore.dropped_messages`."""
         (flat,) = yield from once([("HGETALL", self.layout.home.index("dropped"))], self.deadline)
-        found = {queue: codec.decode_dropped(text) for queue, text in zip(flat[::2], flat[1::2], strict=True)}
+        found = {queue: codec.decode_dropped(text) for queue, text in _pairs(flat)}
         return {queue: dropped for queue, dropped in found.items() if dropped is not None}
+
+
+def _members(reads: Sequence[Command], replies: Sequence[Reply]) -> list[str]:
+    """All that indexes hold; one whose key is of a wrong type holds nothing, and the log says so."""
+    found: list[str] = []
+    for (_, key, *_rest), reply in zip(reads, replies, strict=False):
+        if isinstance(reply, Exception):
+            logger.error("%s cannot be read: %s. Run tasks-service repair.", key, reply)
+        else:
+            found += reply
+    return found
+
+
+def _pairs(reply: Reply) -> list[tuple[str, str]]:
+    """The fields of a hash; none if its key is of a wrong type."""
+    return [] if isinstance(reply, Exception) else list(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _CountDropped:

@@ -267,10 +267,10 @@ def transact(transition: Transition[T], deadline: float) -> Program[T]:
                 failpoint(transition.name, "after")
                 is_unanswered = False
                 if (failure := _failure(replies)) is None and replies[-1] is not None:
-                    answers = replies[-1] if isinstance(replies[-1], list) else replies
-                    if _is_written(transition.task_id, write.commands, answers) and write.outcome_from:
-                        return write.outcome_from(answers)
-                    return write.outcome
+                    answers = _answers(transition.task_id, write.commands, replies)
+                    if answers is None or write.outcome_from is None:
+                        return write.outcome
+                    return write.outcome_from(answers)
         except LostConnection as error:
             failure = error.failure
         if time.monotonic() >= ends:
@@ -322,24 +322,24 @@ def _no_surprises(task_id: str, replies: Sequence[Reply]) -> None:
             raise CorruptRecord(task_id, str(reply))
 
 
-def _is_written(task_id: str, commands: Sequence[Command], answers: Sequence[Reply]) -> bool:
-    """Whether all of a transaction was written, and not only the record.
+def _answers(task_id: str, commands: Sequence[Command], replies: Sequence[Reply]) -> list[Reply] | None:
+    """What the commands of a transaction were answered; None if some of them failed.
 
     Redis goes on when a command of a transaction fails, as one does on an index or a queue whose key is of a
     wrong type. The event has happened by then: the record says so, and the record is the truth. What is
     missing beside it is put right by a repair, or, a message, by a sweep.
     """
-    failed = [
-        (command, answer)
-        for command, answer in zip(commands, answers, strict=False)
-        if isinstance(answer, ResponseError)
-    ]
+    if not isinstance(replies[-1], list):  # nothing ran, or all of it one by one
+        _no_surprises(task_id, replies)
+        return None
+    pairs = zip(commands, replies[-1], strict=True)
+    failed = [(command, answer) for command, answer in pairs if isinstance(answer, ResponseError)]
     for command, answer in failed:
         if command[0] in _TRUTH:
             raise CorruptRecord(task_id, str(answer))
         key = command[1]
         logger.error("%s is damaged, and lacks a task now: run tasks-service repair (%s)", key, answer)
-    return not failed
+    return None if failed else replies[-1]
 
 
 def milliseconds(reply: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ from ...domain.events import (
     WorkerEvent,
 )
 from ...domain.indexes import Due, awaits_worker, frees_slot, is_sent, refusal_reason
-from ...domain.names import task_hash
+from ...domain.names import is_name, task_hash
 from ...domain.task import ConcurrencyKey, JsonText, Owner, Phase, Slot, Task
 from ..clients import Created
 from ..workers import Claimed
@@ -141,11 +141,11 @@ class Transitions(Records):
         return _standing(applied)
 
     def _forget(self, reference: str) -> list[Command]:
-        shard = self.layout.shard_of(reference)
+        # An entry that is no task's name tells no shard, and is removed as it stands.
+        shards = [self.layout.shard_of(reference)] if is_name(reference) else self.layout.shards
         names = (*(index.value for index in Due), "suspects")
-        # An entry that is no task's name is removed as it stands.
         members = {task_hash(reference), reference}
-        return [("ZREM", shard.index(name), *members) for name in names]
+        return [("ZREM", shard.index(name), *members) for shard in shards for name in names]
 
     # --- what they share -------------------------------------------------------------------------------
 

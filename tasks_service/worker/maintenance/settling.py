@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from ...domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ...domain.events import DeadlinePassed, Reap, SweepEvent
 from ...domain.indexes import Due
+from ...domain.names import is_name
 from ...store.maintenance import MaintenanceStore
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ def settle(store: MaintenanceStore, name: str, event: SweepEvent) -> bool:
     try:
         store.apply_sweep(name, event)
     except (TaskNotFound, InvalidTransition) as refusal:
-        logger.debug("Task %s: %s", name, refusal)
+        if not is_name(name):
+            logger.warning("An index named %a, which is the name of no task; it was taken out", name)
+        logger.debug("Task %a: %s", name, refusal)
         return False
     except CorruptRecord as error:
         logger.warning("Task %s is left alone: %s", name, error)
