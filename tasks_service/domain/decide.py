@@ -469,7 +469,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         service=event.service,
         idempotency=event.idempotency,
     )
-    task = _waiting(task, Wait.SLOT if slot is Slot.WAITING else Wait.QUEUED)
+    task = _waiting(task, Wait.SLOT if slot is Slot.WAITING else event.waits)
     return Applied(
         task=_journaled(task, event.journal, limits),
         log=(_line(None, task, event.token, event.actor, now_ms),),

@@ -77,6 +77,7 @@ class Create(Event):
 
     Attributes:
         service: The name of the service whose tool is called.
+        waits: What it waits for, as far as whoever creates it knows.
         idempotency: Hash of the owner's idempotency key, or empty.
         reconnect_ms: How long after its end it is kept while nobody has its handle.
         resumable_ms: For how long the `requestState` that led to this call is good, so that its repetition
@@ -96,6 +97,7 @@ class Create(Event):
     capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
     service: str = ""
+    waits: Wait = Wait.QUEUED
     visible: bool = True
     reconnect_ms: int = 10 * MINUTE
     resumable_ms: int = 0

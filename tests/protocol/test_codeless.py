@@ -205,7 +205,11 @@ def test_a_tool_that_has_lost_its_last_worker_stays_listed_and_says_so_until_it_
 
     subscription.find(is_request(CHANGED))
     assert listed(client)["greet"]["description"] == f"Say hello.\n\n{NO_WORKER}"
-    assert client.get(client.task("greet", {"name": "Ada"}))["status"] == "working"
+    waiting = client.get(client.task("greet", {"name": "Ada"}))
+    assert (waiting["status"], waiting["statusMessage"]) == (
+        "working",
+        "Waits: no worker that has the tool 'greet' takes the queue 'tasks' now.",
+    )
     announcer.start("Shop", greet)
     subscription.find(is_request(CHANGED))
     assert listed(client)["greet"]["description"] == "Say hello."

@@ -22,10 +22,12 @@ class Origin(NamedTuple):
     Attributes:
         service: The service that has it.
         tool: The name by which that service, its workers and the records of its tasks know it.
+        has_worker: Whether a worker can run it now, as far as is known.
     """
 
     service: str
     tool: str
+    has_worker: bool = True
 
 
 class Catalogue(Protocol):

@@ -26,12 +26,10 @@ class ServedTool(DefinedTool):
     Attributes:
         origin: Whose it is.
         announced: Its definition, as it was announced.
-        has_worker: Whether a worker has it now.
     """
 
     origin: Origin
     announced: ToolDefinition
-    has_worker: bool
 
 
 class RegisteredCatalogue:
@@ -85,24 +83,20 @@ class RegisteredCatalogue:
     def _served(self, services: Iterable[RegisteredService]) -> Iterator[ServedTool]:
         for service in services:
             for registered in service.tools.values():
-                announced, has_worker = registered.definition, registered.lost_ms is None
-                origin = Origin(service.name, announced.name)
+                announced = registered.definition
+                origin = Origin(service.name, announced.name, has_worker=registered.lost_ms is None)
                 name = _prefixed(service.name, announced.name) if self._prefixed else announced.name
                 before = self._tools.get(name)
-                if (
-                    before is not None
-                    and (before.origin, before.has_worker) == (origin, has_worker)
-                    and before.announced == announced
-                ):
+                if before is not None and (before.origin, before.announced) == (origin, announced):
                     yield before  # with the validator that it has made
                 else:
-                    yield _tool(name, origin, announced, has_worker=has_worker)
+                    yield _tool(name, origin, announced)
 
 
-def _tool(name: str, origin: Origin, announced: ToolDefinition, *, has_worker: bool) -> ServedTool:
-    description = announced.description if has_worker else _lost(announced)
+def _tool(name: str, origin: Origin, announced: ToolDefinition) -> ServedTool:
+    description = announced.description if origin.has_worker else _lost(announced)
     shown = replace(announced, name=name, description=description)
-    return ServedTool(shown, origin=origin, announced=announced, has_worker=has_worker)
+    return ServedTool(shown, origin=origin, announced=announced)
 
 
 def _lost(tool: ToolDefinition) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ...domain.errors import TaskNotFound
 from ...domain.events import ClientEvent, Create
-from ...domain.task import Owner, Task
+from ...domain.task import Owner, Task, Wait
 from ...store.clients import AsyncClientStore, Created, Page, TaskView
 from .catalogue import Catalogue
 
@@ -29,8 +29,9 @@ class ServiceTasks:
 
     async def create(self, event: Create) -> Created:
         """See `ClientStore.create`; the event names the tool as clients do."""
-        service, tool = self._catalogue.origin(event.tool)
-        created = await self._store.create(replace(event, service=service, tool=tool))
+        service, tool, has_worker = self._catalogue.origin(event.tool)
+        waits = Wait.QUEUED if has_worker else Wait.NO_WORKER
+        created = await self._store.create(replace(event, service=service, tool=tool, waits=waits))
         return replace(created, task=self._shown(created.task))
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pydantic_core
 from mcp.shared.exceptions import MCPError
@@ -41,7 +41,7 @@ from ...domain.reports import LogMessage
 from ...domain.task import ClientCapability, Progress
 from ...domain.tools import ToolDefinition
 from ...extension import IDEMPOTENCY_META
-from ..transport.jsonrpc import EncodedList
+from ..transport.jsonrpc import EncodedList, encode
 from ..transport.rejection import Rejection
 from .overload import OVERLOADED
 from .requests import (
@@ -296,27 +296,47 @@ def listed_tool(tool: ToolDefinition, output_schema: Mapping[str, Any] | None) -
     return listed
 
 
-def sieved_tools(version: str, result: Mapping[str, Any]) -> EncodedList:
-    """The tools of a `tools/list` result, as a revision has them: what it does not know is left out.
+class _Rendered(NamedTuple):
+    """A tool of a list, as it was described, and as it is sent; None if no client could read it."""
 
-    A tool that no client could read is left out too, so that one that a worker announced does not hide the
-    others.
+    described: Mapping[str, Any]
+    sent: dict[str, Any] | None
+    text: bytes = b""
+
+
+class ListRenderer:
+    """Renders lists of tools as a revision has them: what it does not know is left out.
+
+    A tool that has not changed is rendered once. One that no client could read is left out, so that it does
+    not hide the others.
+
+    Args:
+        version: The revision.
+        frame: What its `tools/list` result must have beside the tools.
     """
-    try:
-        return EncodedList(_sieved(version, result))
-    except ValidationError:
-        fitting: list[dict[str, Any]] = []
-        for tool in result["tools"]:
-            try:
-                fitting += _sieved(version, {**result, "tools": [tool]})
-            except ValidationError as error:
-                logger.warning("The tool %s is not listed: %s", tool["name"], error)
-        return EncodedList(fitting)
 
+    def __init__(self, version: str, frame: Mapping[str, Any] = EMPTY) -> None:
+        self._version, self._frame = version, frame
+        self._known: dict[str, _Rendered] = {}
 
-def _sieved(version: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tools: list[dict[str, Any]] = serialize_server_result(TOOLS_LIST, version, result)["tools"]
-    return tools
+    def render(self, described: Iterable[Mapping[str, Any]]) -> EncodedList:
+        """Render a list; see `listed_tool` for how tools are described."""
+        self._known = {tool["name"]: self._rendered(tool) for tool in described}
+        sent = [tool for tool in self._known.values() if tool.sent is not None]
+        text = b"[" + b",".join(tool.text for tool in sent) + b"]"
+        return EncodedList((tool.sent for tool in sent if tool.sent is not None), text)
+
+    def _rendered(self, described: Mapping[str, Any]) -> _Rendered:
+        known = self._known.get(described["name"])
+        if known is not None and known.described == described:
+            return known
+        try:
+            result = serialize_server_result(TOOLS_LIST, self._version, {**self._frame, "tools": [described]})
+        except ValidationError as error:
+            logger.warning("The tool %s is not listed: %s", described["name"], error)
+            return _Rendered(described, None)
+        (sent,) = result["tools"]
+        return _Rendered(described, sent, encode(sent))
 
 
 def tool_error(text: str) -> dict[str, Any]:

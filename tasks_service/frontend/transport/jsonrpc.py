@@ -76,13 +76,17 @@ _LINE_ENDS: Final = {
 class EncodedList(list[dict[str, Any]]):
     """A list that is sent often and seldom changes, with its JSON text.
 
+    Args:
+        items: What is in it.
+        text: The JSON text of that, on one line.
+
     Attributes:
-        text: The JSON text of what was in it when it was made.
+        text: See the argument.
     """
 
-    def __init__(self, items: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, items: Iterable[dict[str, Any]], text: bytes) -> None:
         super().__init__(items)
-        self.text = _on_one_line(pydantic_core.to_json(list(self)))
+        self.text = text
 
 
 _PLACE: Final = secrets.token_hex(16)

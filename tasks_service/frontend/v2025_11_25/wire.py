@@ -238,7 +238,7 @@ class Results:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._listed = {
-            version: OfVersion(catalogue, partial(_listed, version))
+            version: OfVersion(catalogue, partial(_listed, common.ListRenderer(version), has_tasks(version)))
             for version in HANDSHAKE_PROTOCOL_VERSIONS
         }
 
@@ -299,14 +299,14 @@ class Results:
         return common.tool_error(str(error))
 
 
-def _listed(version: str, tools: ToolSet[OfferedTool]) -> EncodedList:
+def _listed(renderer: common.ListRenderer, with_support: bool, tools: ToolSet[OfferedTool]) -> EncodedList:
     listed = []
     for tool in (tool.definition for tool in tools.values()):
         shown = common.listed_tool(tool, tool.output_schema)
-        if has_tasks(version):
+        if with_support:
             shown["execution"] = {"taskSupport": tool.support.value}
         listed.append(shown)
-    return common.sieved_tools(version, {"tools": listed})
+    return renderer.render(listed)
 
 
 def task_fields(task: Task) -> dict[str, Any]:

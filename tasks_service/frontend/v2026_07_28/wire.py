@@ -235,7 +235,8 @@ class Results:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._bare_schemas = OfVersion(catalogue, _bare_schemas)
-        self._listed = OfVersion(catalogue, self._sieved)
+        self._renderer = common.ListRenderer(VERSION, self._listing([]))
+        self._listed = OfVersion(catalogue, self._rendered)
 
     def listing(self) -> dict[str, Any]:
         """The result of `tools/list`: every tool, in the order of their names, on one page."""
@@ -245,10 +246,11 @@ class Results:
         ttl_ms = self._catalogue.ttl_ms
         return {"resultType": "complete", "tools": tools, "ttlMs": ttl_ms, "cacheScope": "public"}
 
-    def _sieved(self, tools: ToolSet[OfferedTool]) -> EncodedList:
+    def _rendered(self, tools: ToolSet[OfferedTool]) -> EncodedList:
         bare, definitions = self._bare_schemas(), [tool.definition for tool in tools.values()]
-        listed = [common.listed_tool(tool, bare.get(tool.name, tool.output_schema)) for tool in definitions]
-        return common.sieved_tools(VERSION, self._listing(listed))
+        return self._renderer.render(
+            common.listed_tool(tool, bare.get(tool.name, tool.output_schema)) for tool in definitions
+        )
 
     def handle(self, task: Task) -> dict[str, Any]:
         """A `CreateTaskResult`: a task instead of a result; never with result, error or questions."""
