@@ -20,7 +20,7 @@ from rich.console import Console
 from ..addresses.encryption import is_open
 from ..broker.app import MAINTENANCE_QUEUE
 from ..domain.errors import StoreForbidden, StoreFull, StoreRefuses, StoreUnavailable
-from ..domain.task import DAY
+from ..domain.task import DAY, SECOND
 from ..local.ports import http_status, http_url
 from ..local.stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
 from ..service import TaskService
@@ -29,6 +29,7 @@ from ..store.findings import Finding, Severity
 from ..store.redis import RedisTaskStore, Role, refusal_of, refused_work
 from ..worker.maintenance.schedule import CELERY_TASKS, LATE_MS, left_to_workers
 from .application import app_option, json_option, load_connected_service, open_store
+from .tool_findings import AnsweringWorker, ToolExamination, waiting_findings
 
 #: Seconds that workers have to answer, and the broker to accept a connection.
 ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 5
@@ -38,6 +39,8 @@ CLOCK_SKEW_SECONDS = 1.0
 LATE_SWEEPS = 5
 #: For how long dropped messages are worth a word.
 DROPPED_LATELY_MS = DAY
+#: How long a task must have waited to be looked at, and how many of a queue are.
+LONG_WAIT_MS, MOST_PENDING = 2 * SECOND, 10_000
 #: The prefix of the name with which beat answers.
 BEAT_NAME = "celerybeat@"
 #: Recommended settings of a Celery app, and what happens without them; apps that we create have them.
@@ -63,6 +66,7 @@ class Examination:
     settings: Settings
     store: RedisTaskStore
     _replies: dict[str, object] | None = field(default=None)
+    _answering: tuple[AnsweringWorker, ...] | None = field(default=None)
 
     @property
     def app(self) -> Celery:
@@ -79,6 +83,23 @@ class Examination:
     def workers(self) -> set[str]:
         """The workers that answer."""
         return {name for name in self.nodes() if not name.startswith(BEAT_NAME)}
+
+    def answering(self) -> tuple[AnsweringWorker, ...]:
+        """The workers that answer, with the queues that they take and the Celery tasks that they have."""
+        if self._answering is None:
+            inspect = self.app.control.inspect(timeout=ANSWER_SECONDS)
+            active = (inspect.active_queues() or {}) if self.workers() else {}
+            tasks = (inspect.registered() or {}) if active else {}
+            self._answering = tuple(
+                AnsweringWorker(
+                    node=node,
+                    queues=frozenset(queue["name"] for queue in queues),
+                    # Behind a name may stand what is special about the task.
+                    tasks=frozenset(name.partition(" ")[0] for name in tasks.get(node, ())),
+                )
+                for node, queues in sorted(active.items())
+            )
+        return self._answering
 
     def beat_answers(self) -> bool:
         """Whether a beat answers, which only one with `--enable-remote-control` does."""
@@ -193,8 +214,7 @@ def check_queues(examination: Examination) -> Iterator[Finding]:
     """Check that a worker consumes from each tool's queue."""
     if not examination.workers():
         return
-    active = examination.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
-    taken = {queue["name"] for queues in active.values() for queue in queues}
+    taken = {queue for worker in examination.answering() for queue in worker.queues}
     wanted: dict[str, list[str]] = {}
     for tool in examination.service.tools.values():
         wanted.setdefault(tool.definition.queue, []).append(tool.name)
@@ -208,6 +228,23 @@ def check_queues(examination: Examination) -> Iterator[Finding]:
             f"No worker takes the queue {MAINTENANCE_QUEUE!r}: all do by themselves what beat asks for.",
             f"Run: {_worker_command(examination)} -Q {MAINTENANCE_QUEUE}",
         )
+
+
+def check_tools(examination: Examination) -> Iterator[Finding]:
+    """Check that workers have the tools whose messages they take, and agree about them."""
+    store, service = examination.store, examination.service
+    tools = {name: tool.definition for name, tool in service.tools.items()}
+    views = {name: store.registry.read(name) for name in {service.name, *store.registry.services()}}
+    yield from ToolExamination(
+        tools=tools,
+        view=views[service.name],
+        workers=examination.answering(),
+        command=_worker_command(examination),
+    ).findings()
+    until_ms = store.now_ms() - LONG_WAIT_MS
+    for queue in store.queues():
+        names = store.pending(queue, until_ms=until_ms, limit=MOST_PENDING)
+        yield from waiting_findings(store.tasks(names), views.values())
 
 
 def check_messages(examination: Examination) -> Iterator[Finding]:
@@ -320,6 +357,7 @@ CHECKS: Mapping[str, Check] = {
     "encryption": check_encryption,
     "workers": check_workers,
     "queues": check_queues,
+    "tools": check_tools,
     "messages": check_messages,
     "fairness": check_fairness,
     "sweeps": check_sweeps,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from pytest_celery import CeleryTestWorker
@@ -14,7 +19,7 @@ from tasks_service.store.registered_tools import registered_tools
 from tasks_service.store.registry import WorkerAnnouncement
 from tests.e2e.rollout_app import service
 from tests.kit.servers import RedisServer
-from tests.kit.waiting import wait_until
+from tests.kit.waiting import PATIENCE, wait_until
 from tests.kit.workers import Client, client_of, worker_node
 
 CALLS = 25
@@ -23,8 +28,9 @@ CALLS = 25
 
 def start(redis: RedisServer, name: str, release: str, **options: object) -> CeleryTestWorker:
     queues = ("-Q", "tasks,maintenance")
-    values: dict[str, object] = {"pool": "solo", "concurrency": 1, "options": queues} | options
-    return worker_node(redis.url, app="tests.e2e.rollout_app", name=name, TESTS_RELEASE=release, **values)
+    usual = {"app": "tests.e2e.rollout_app", "pool": "solo", "concurrency": 1, "options": queues}
+    values: dict[str, Any] = {**usual, **options}
+    return worker_node(redis.url, name=name, TESTS_RELEASE=release, **values)
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +130,34 @@ def test_a_task_whose_tool_was_taken_away_says_so_and_runs_when_it_is_back(
         assert rollout.ended(task, timeout=30).task.phase is Phase.COMPLETED
     finally:
         again.teardown()
+
+
+def command(redis: RedisServer, *words: str) -> str:
+    """What a command of an operator prints."""
+    env = {**os.environ, "TASKS_REDIS_URL": redis.url, "TASKS_APP": "tests.e2e.rollout_app:service"}
+    run = [sys.executable, "-m", "tasks_service", *words]
+    return subprocess.run(run, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
+
+
+def test_commands_tell_who_runs_and_which_worker_lacks_what(
+    workers: dict[str, CeleryTestWorker], rollout: Client, module_redis: RedisServer
+) -> None:
+    bare = start(module_redis, "bare", "new", app="tests.e2e.bare_app", options=("-Q", "tasks"))
+    try:
+        assert bare.ready(), bare.logs()
+        told = json.loads(command(module_redis, "workers", "--json"))
+        report = json.loads(command(module_redis, "doctor", "--json"))
+    finally:
+        bare.teardown()
+    assert {worker["worker"] for worker in told} >= {"old1@test", "old2@test"}
+    assert {tuple(worker["tools"]) for worker in told if "old" in worker["worker"]} == {
+        ("described", "distant", "steady")
+    }
+    (tools,) = (check for check in report if check["check"] == "tools")
+    found = [finding["what"] for finding in tools["findings"]]
+    assert any(
+        what.startswith("The worker bare@test takes the messages of tools that it has not")
+        and "started from another module" in what
+        for what in found
+    )
+    assert any("worker old1@test" in what and "them: fresh." in what for what in found)
