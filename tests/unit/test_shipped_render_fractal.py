@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import random
 import struct
 from itertools import pairwise
 
 import pytest
-from mcp_types import CallToolResult, ImageContent, TextContent
-from PIL import Image
+from PIL import Image as Picture
 
-from tasks_service import TaskCancelled, TaskContext, ToolError
+from tasks_service import Image, TaskCancelled, TaskContext, ToolError, ToolResult
 from tests.unit.recording import RecordingAttempt
 from workers.tools.fractal.colour import Palette
 from workers.tools.fractal.escape import escape
@@ -21,11 +19,11 @@ from workers.tools.render_fractal import MAX_PNG, FractalSummary, View, encode, 
 WHOLE_SET = View(width=120, height=80, center=-0.6 + 0j, scale=3.4, max_iterations=100)
 
 
-def picture_of(result: CallToolResult) -> Image.Image:
-    content = result.content[1]
-    assert isinstance(content, ImageContent)
+def picture_of(result: ToolResult) -> Picture.Image:
+    content = result.blocks[1]
+    assert isinstance(content, Image)
     assert content.mime_type == "image/png"
-    return Image.open(io.BytesIO(base64.b64decode(content.data)))
+    return Picture.open(io.BytesIO(content.data))
 
 
 @pytest.mark.parametrize("c", [0j, -1 + 0j, -0.1 + 0.75j, 0.25 + 0j, -1.75 + 0j, 1j, -2 + 0j])
@@ -55,11 +53,11 @@ def test_the_slope_leads_towards_the_set_against_the_distance() -> None:
 
 def test_the_result_is_an_image_a_sentence_and_a_summary() -> None:
     result = render(WHOLE_SET, Palette.GLACIER, TaskContext(RecordingAttempt()))
-    picture, text = picture_of(result), result.content[0]
+    picture, text = picture_of(result), result.blocks[0]
     summary = FractalSummary.model_validate(result.structured_content)
 
-    assert isinstance(text, TextContent)
-    assert "120 x 80" in text.text
+    assert isinstance(text, str)
+    assert "120 x 80" in text
     assert picture.size == (summary.width, summary.height) == (120, 80)
     # The area of the set is 1.5066; the view's is 3.4 x 3.4 x 2 / 3.
     assert summary.inside_fraction == pytest.approx(1.5066 / 7.7067, abs=0.02)
@@ -77,7 +75,7 @@ def test_the_upper_half_of_the_whole_set_mirrors_the_lower_one() -> None:
     assert agree / (120 * 80) > 0.95
 
 
-def _rows(picture: Image.Image) -> list[list[tuple[int, int, int]]]:
+def _rows(picture: Picture.Image) -> list[list[tuple[int, int, int]]]:
     data = picture.convert("RGB").tobytes()
     pixels = list(struct.iter_unpack("BBB", data))
     return [pixels[start : start + picture.width] for start in range(0, len(pixels), picture.width)]
@@ -92,7 +90,7 @@ def test_every_palette_paints_another_picture_with_many_colours(palette: Palette
 
 def test_even_noise_is_reduced_until_it_fits_into_a_result() -> None:
     noise = random.Random(1).randbytes(3 * 1024 * 1024)
-    picture = Image.frombytes("RGB", (1024, 1024), noise)
+    picture = Picture.frombytes("RGB", (1024, 1024), noise)
     png, colours = encode(_rows(picture))
 
     assert len(png) <= MAX_PNG

@@ -17,15 +17,18 @@ from html import escape as html_escape
 from pathlib import Path
 from typing import Annotated, Literal
 
-from mcp_types import (
-    CallToolResult,
-    EmbeddedResource,
-    TextContent,
-    TextResourceContents,
-)
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks_service import Cancelled, Declined, TaskContext, TaskService, ToolAnnotations, ToolError
+from tasks_service import (
+    Cancelled,
+    Declined,
+    EmbeddedResource,
+    TaskContext,
+    TaskService,
+    ToolAnnotations,
+    ToolError,
+    ToolResult,
+)
 
 from ..settings import ToolSettings
 from .confine import open_directory
@@ -113,7 +116,7 @@ def register(service: TaskService, settings: ToolSettings) -> None:
             float,
             Field(gt=0, le=14 * 24, description="When silence counts as no."),
         ] = 24.0,
-    ) -> Annotated[CallToolResult, Publication]:
+    ) -> Annotated[ToolResult, Publication]:
         """Profile a CSV file, ask a person for approval and a title, wait, and publish a report of it.
 
         The person is asked through the client (elicitation, form), which must have declared that it can be
@@ -243,19 +246,17 @@ def write_report(reports: Path, name: str, text: str) -> str:
     return name
 
 
-def _result(publication: Publication) -> CallToolResult:
-    content: list[TextContent | EmbeddedResource] = [TextContent(type="text", text=publication.summary)]
+def _result(publication: Publication) -> ToolResult:
+    content: list[str | EmbeddedResource] = [publication.summary]
     if publication.report is not None:
         content.append(_resource(publication.report, publication.file))
-    return CallToolResult(content=content, structured_content=publication.model_dump(mode="json"))
+    return ToolResult(content, structured_content=publication.model_dump(mode="json"))
 
 
 def _resource(text: str, file: str | None) -> EmbeddedResource:
     suffix, media_type = _TYPES["html" if text.startswith("<!doctype") else "markdown"]
     uri = f"report:///{file or f'report.{suffix}'}"
-    return EmbeddedResource(
-        type="resource", resource=TextResourceContents(uri=uri, mime_type=media_type, text=text)
-    )
+    return EmbeddedResource(uri, text, mime_type=media_type)
 
 
 def _rows(table: CsvProfile) -> Iterator[list[str]]:

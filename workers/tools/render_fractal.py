@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import time
 from collections.abc import Iterator, Sequence
@@ -10,11 +9,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
 
-from mcp_types import CallToolResult, ImageContent, TextContent
-from PIL import Image
+from PIL import Image as Picture
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks_service import TaskContext, TaskService, ToolAnnotations, ToolError
+from tasks_service import Image, TaskContext, TaskService, ToolAnnotations, ToolError, ToolResult
 
 from .fractal.colour import Colour, Painter, Palette, find_range, mean_colour
 from .fractal.escape import Escape, escape
@@ -85,7 +83,7 @@ def register(service: TaskService) -> None:
             int, Field(ge=10, le=20_000, description="More of them show more detail in deep zooms.")
         ] = 1000,
         palette: Annotated[Palette, Field(description="The colours.")] = Palette.EMBER,
-    ) -> Annotated[CallToolResult, FractalSummary]:
+    ) -> Annotated[ToolResult, FractalSummary]:
         """Draw a part of the Mandelbrot set, smoothly coloured and lit, as a PNG image.
 
         Computed in Python, so it keeps a processor busy: some seconds for a small picture, minutes for a
@@ -122,7 +120,7 @@ class View:
         return escape(self.center + offset, self.max_iterations)
 
 
-def render(view: View, palette: Palette, ctx: TaskContext) -> CallToolResult:
+def render(view: View, palette: Palette, ctx: TaskContext) -> ToolResult:
     """Draw a view.
 
     Args:
@@ -159,11 +157,8 @@ def render(view: View, palette: Palette, ctx: TaskContext) -> CallToolResult:
         refined_fraction=round(refined / pixels, 4),
         seconds=round(time.monotonic() - start, 3),
     )
-    return CallToolResult(
-        content=[
-            TextContent(type="text", text=_sentence(view, palette, summary)),
-            ImageContent(type="image", data=base64.b64encode(png).decode(), mime_type="image/png"),
-        ],
+    return ToolResult(
+        [_sentence(view, palette, summary), Image(data=png)],
         structured_content=summary.model_dump(mode="json"),
     )
 
@@ -221,7 +216,7 @@ def encode(rows: Sequence[Sequence[Colour]]) -> tuple[bytes, int | None]:
     Returns:
         The PNG, and the number of colours that it was reduced to; None: not reduced.
     """
-    image = Image.new("RGB", (len(rows[0]), len(rows)))
+    image = Picture.new("RGB", (len(rows[0]), len(rows)))
     image.putdata([colour for row in rows for colour in row])
     png = _png(image)
     if len(png) <= MAX_PNG:
@@ -234,7 +229,7 @@ def encode(rows: Sequence[Sequence[Colour]]) -> tuple[bytes, int | None]:
     return png, colours
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Picture.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
