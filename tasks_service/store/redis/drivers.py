@@ -25,6 +25,12 @@ from .refusals import refusal_of
 from .servers import Servers
 from .transaction import Backoff, Failure, LostConnection, Program, RoundTrip
 
+ANSWER_DEADLINES = 3
+"""For how many deadlines the answer to a write is waited for, from when it was sent.
+
+Whoever leaves before does not know whether it was recorded, so a process that is only slow had better stay.
+"""
+
 BELIEVED_AFTER = 2
 """How often in a row, each time over a fresh connection, a server must refuse for a reason that lasts: the
 first answer may have come from one that was replaced just now."""
@@ -176,7 +182,7 @@ class _Progress:
         seconds: How long that is.
         failure: Why its last try has failed; None if none has.
         is_unanswered: Whether a write was sent that has not been answered.
-        waited: Seconds that it has waited for connections that others had.
+        waited: Seconds that it has waited for connections that others had, or that were being made.
         waits_since: When it began to wait for one, on the loop's clock; None while it has one.
     """
 
@@ -188,11 +194,11 @@ class _Progress:
     waits_since: float | None = None
 
     def begin(self, round_trip: RoundTrip, now: float) -> None:
-        """Note what is sent. A write gets all the time again, so as not to be left before its answer."""
+        """Note what is sent; see `ANSWER_DEADLINES`."""
         self.end_wait(now)
         if round_trip.follows:
             self.is_unanswered = True
-            self.timeout.reschedule(now + self.seconds)
+            self.timeout.reschedule(now + ANSWER_DEADLINES * self.seconds)
 
     def end_wait(self, now: float) -> None:
         """Note that a connection is at hand, or that there is no more time to wait for one."""
@@ -213,7 +219,7 @@ class AsyncDriver:
     async def run(self, program: Program[T], deadline: float) -> T:
         """Drive a program to its end.
 
-        A transaction that has been sent gets `deadline` seconds from then on.
+        A transaction that has been sent gets longer; see `ANSWER_DEADLINES`.
 
         Raises:
             StoreUnavailable: It did not end within `deadline` seconds, or says so itself.
@@ -228,13 +234,14 @@ class AsyncDriver:
             raise self._too_late(progress) from None
 
     def _too_late(self, progress: _Progress) -> StoreUnavailable:
-        if progress.failure is not None:
-            return progress.failure.error(may_have_applied=progress.is_unanswered)
-        now = asyncio.get_running_loop().time()
+        now, failure = asyncio.get_running_loop().time(), progress.failure
         progress.end_wait(now)
         answers = now - self._answered < progress.seconds
-        if answers and progress.waited > progress.seconds / 2 and not progress.is_unanswered:
+        is_refused = failure is not None and failure.refusal is not None
+        if answers and progress.waited > progress.seconds / 2 and not (progress.is_unanswered or is_refused):
             return Overloaded()
+        if failure is not None:
+            return failure.error(may_have_applied=progress.is_unanswered)
         return StoreUnavailable("no answer in time", may_have_applied=progress.is_unanswered)
 
     async def _drive(self, program: Program[T], progress: _Progress) -> T:
@@ -259,6 +266,7 @@ class AsyncDriver:
                     progress.begin(step, clock())
                     replies = await exchange_async(connection, step)
                 except FAILURES as error:
+                    progress.end_wait(clock())
                     await checkout.release()
                     lost = LostConnection(reason(error, self._url), refusal_of(error))
                     progress.failure = lost.failure
