@@ -103,6 +103,12 @@ class CancelTask(mcp_types.Request[TaskParams, Literal["tasks/cancel"]]):
     name_param = "taskId"
 
 
-def is_retryable(error: MCPError) -> bool:
-    """Whether the server says in an error when to send the request again."""
-    return "retryAfterMs" in (error.data or {})
+SOONEST_SECONDS = 0.05
+"""Seconds before a request is sent again, at least, whatever the server says."""
+
+
+def retry_seconds(error: MCPError) -> float | None:
+    """After how many seconds the server asks for the request again; None if it does not."""
+    data = error.data
+    after_ms = data.get("retryAfterMs") if isinstance(data, dict) else None
+    return max(after_ms / 1000, SOONEST_SECONDS) if isinstance(after_ms, int | float) else None

@@ -11,11 +11,13 @@ Source: MCP extension `io.modelcontextprotocol/tasks` (SEP-2663); field names ar
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 import httpx2
@@ -38,7 +40,7 @@ from mcp_types import (
 )
 
 from ..domain.errors import ConfigurationError, TasksServiceError
-from ..extension import TASKS_EXTENSION
+from ..extension import IDEMPOTENCY_META, TASKS_EXTENSION
 from .messages import (
     CancelTask,
     DetailedTask,
@@ -48,15 +50,17 @@ from .messages import (
     TaskState,
     UpdateParams,
     UpdateTask,
-    is_retryable,
+    retry_seconds,
 )
 
 #: Seconds for the server to accept a connection, and to answer any request but a tool call.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 #: Seconds that a tool call without a task may take; the server has its own limit.
 CALL_SECONDS = 24 * 3600.0
-#: Seconds for which polling goes on while the server cannot answer; the task is not affected.
+#: Seconds for which a request is sent again, as the server asks for it or after a lost connection.
 OUTAGE_SECONDS = 60.0
+#: Seconds before a request is sent again whose connection was lost.
+RECONNECT_SECONDS = 1.0
 
 
 class CannotConnect(ConfigurationError):
@@ -66,6 +70,8 @@ class CannotConnect(ConfigurationError):
 class TaskEnded(TasksServiceError):
     """The task ended without a result: it failed with a JSON-RPC error, or was cancelled."""
 
+
+T = TypeVar("T")
 
 Watch = Callable[[TaskState], None]
 
@@ -110,7 +116,7 @@ class ServiceClient:
         found: list[Tool] = []
         cursor: str | None = None
         while True:
-            page = await self._client.list_tools(cursor=cursor)
+            page = await send_insistently(partial(self._client.list_tools, cursor=cursor))
             found += page.tools
             cursor = page.next_cursor
             if cursor is None:
@@ -138,13 +144,17 @@ class ServiceClient:
     async def start(self, tool: str, arguments: Mapping[str, Any]) -> CallToolResult | NewTask:
         """Call a tool, answering any questions before the task; return the result, or the new task.
 
+        A call that the server asks for again, or whose connection is lost, is sent again with the same
+        idempotency key: so it runs once.
+
         Raises:
             MCPError: The server refused.
         """
         responses: InputResponses | None = None
         state: str | None = None
         while True:
-            answer = await self._client.session.call_tool(
+            send = partial(
+                self._client.session.call_tool,
                 tool,
                 dict(arguments),
                 read_timeout_seconds=CALL_SECONDS,
@@ -152,7 +162,9 @@ class ServiceClient:
                 request_state=state,
                 allow_input_required=True,
                 allow_claimed=True,
+                meta={IDEMPOTENCY_META: secrets.token_urlsafe(16)},
             )
+            answer: Any = await send_insistently(send)
             if isinstance(answer, CallToolResult | NewTask):
                 return answer
             if not isinstance(answer, InputRequiredResult) or self._answer is None:
@@ -177,7 +189,7 @@ class ServiceClient:
         Raises:
             MCPError: There is no such task for this caller.
         """
-        return await _get(self._client.session, task_id)
+        return await send_insistently(lambda: _get(self._client.session, task_id))
 
     async def update(self, task_id: str, answers: Mapping[str, ElicitResult]) -> None:
         """Answer questions of a task; the server takes all of these answers, or none.
@@ -186,7 +198,8 @@ class ServiceClient:
             MCPError: An answer does not fit, or there is no such task for this caller.
         """
         params = UpdateParams(task_id=task_id, input_responses=dict(answers))
-        await self._client.session.send_request(UpdateTask(params=params), mcp_types.EmptyResult)
+        request = UpdateTask(params=params)
+        await send_insistently(lambda: self._client.session.send_request(request, mcp_types.EmptyResult))
 
     async def cancel(self, task_id: str) -> None:
         """Request the cancellation of a task; `get` shows when it has ended.
@@ -194,9 +207,8 @@ class ServiceClient:
         Raises:
             MCPError: There is no such task for this caller.
         """
-        await self._client.session.send_request(
-            CancelTask(params=TaskParams(task_id=task_id)), mcp_types.EmptyResult
-        )
+        request = CancelTask(params=TaskParams(task_id=task_id))
+        await send_insistently(lambda: self._client.session.send_request(request, mcp_types.EmptyResult))
 
     async def _poll_to_the_end(self, task: TaskState, watch: Watch | None) -> CallToolResult:
         session = self._client.session
@@ -290,26 +302,35 @@ async def _states(session: Any, task: TaskState, *, answering: bool) -> AsyncIte
         answered = answering and isinstance(task, DetailedTask) and bool(task.input_requests)
         if not (task.is_final or answered):
             await asyncio.sleep(task.poll_seconds)
-        task = await _after_outages(session, task)
+        task = await send_insistently(partial(_get, session, task.task_id))
 
 
-async def _after_outages(session: Any, task: TaskState) -> DetailedTask:
-    """The next state of a task; repeats the request while the server cannot answer."""
+async def send_insistently(send: Callable[[], Awaitable[T]]) -> T:
+    """Send a request, and send it again for as long as the server asks for that, or does not answer.
+
+    Args:
+        send: Sends it; must be the same request each time, which does its work once.
+
+    Raises:
+        MCPError: The server refused it for good, or still after `OUTAGE_SECONDS`.
+        httpx2.HTTPError: There was no connection for so long.
+    """
     until = time.monotonic() + OUTAGE_SECONDS
     while True:
         try:
-            return await _get(session, task.task_id)
+            return await send()
         except (httpx2.HTTPError, MCPError) as error:
-            if time.monotonic() > until or not _is_temporary(error):
+            seconds = _wait_seconds(error)
+            if seconds is None or time.monotonic() + seconds > until:
                 raise
-        await asyncio.sleep(task.poll_seconds)
+        await asyncio.sleep(seconds)
 
 
-def _is_temporary(error: httpx2.HTTPError | MCPError) -> bool:
-    """Whether an error means that the server cannot answer now; any other error is final."""
+def _wait_seconds(error: httpx2.HTTPError | MCPError) -> float | None:
+    """When to send a request again that got this answer; None: never."""
     if isinstance(error, MCPError):
-        return is_retryable(error)
-    return isinstance(error, httpx2.TransportError)
+        return retry_seconds(error)
+    return RECONNECT_SECONDS if isinstance(error, httpx2.TransportError) else None
 
 
 async def _get(session: Any, task_id: str) -> DetailedTask:
