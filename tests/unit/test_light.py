@@ -85,5 +85,5 @@ def test_nothing_is_needed_that_only_a_front_end_uses() -> None:
     needed = {Requirement(one).name for one in project["dependencies"]}
     assert needed == {
         *("celery", "kombu", "amqp", "redis", "packaging", "pydantic", "pydantic-settings"),
-        *("jsonschema", "referencing", "click", "rich"),
+        *("jsonschema", "referencing", "typing-extensions", "click", "rich"),
     }
