@@ -50,7 +50,9 @@ COMMANDS: Mapping[str, Command] = {
     "call": Command("call:call", "Call TOOL and wait, with a progress bar; Ctrl-C cancels the task."),
     "list": Command("inspect_commands:list_tasks", "List tasks of all owners, newest first."),
     "inspect": Command("inspect_commands:inspect", "Show everything that is stored of a task."),
-    "workers": Command("workers:workers", "List the workers that run, with their releases, queues and tools."),
+    "workers": Command(
+        "workers:workers", "List the workers that run, with their releases, queues and tools."
+    ),
     "cancel": Command("inspect_commands:cancel", "Cancel a task, whoever owns it."),
     "doctor": Command("doctor:doctor", "Examine Redis, broker, workers, beat, front end and Flower."),
     "repair": Command(
