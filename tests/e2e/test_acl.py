@@ -97,6 +97,19 @@ def test_a_task_sleeps_asks_and_completes_and_a_dead_child_is_replaced(
         completed(client, client.task("die_after_step", dying))
 
 
+def test_a_front_end_without_code_serves_what_the_worker_has_announced(
+    service: Service, tmp_path: Path
+) -> None:
+    web = FrontEnd(service.redis.url_of("web"), tmp_path, app=None, **CAPPED)
+    try:
+        ready(web, "/readyz")
+        with WireClient(web.port) as client:
+            wait_until(lambda: "nap" in client.request("tools/list").body.decode(), web.logs)
+            completed(client, client.task("nap", {"path": str(tmp_path / "nap"), "seconds": 0.2}))
+    finally:
+        web.teardown()
+
+
 def test_a_session_lists_cancels_and_is_asked_on_its_stream(service: Service) -> None:
     with SessionClient([service.web.port]) as client:
         client.initialize()
