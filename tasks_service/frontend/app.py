@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,6 +27,7 @@ from ..authoring.library import Library
 from ..broker.codeless import CodelessOutbox
 from ..crypto.keys import DeploymentKeys, load_keys
 from ..domain.errors import ConfigurationError, StoreUnavailable
+from ..domain.task import Owner
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
@@ -150,16 +152,20 @@ class Parts:
         store: Where everything is recorded.
         feed: Tells of changes in the store.
         keys: The deployment's; they tell owners apart, and seal what travels with clients.
+        streams: The open streams by their owners.
     """
 
     settings: Settings
     store: FrontEndStore
     feed: ChangeFeed
     keys: DeploymentKeys
+    streams: Counter[Owner] = field(default_factory=Counter)
 
     def serve(self, offer: Offer) -> Served:
         """Make what answers requests for an offer."""
-        servers = build_servers(offer, self.settings, store=self.store, feed=self.feed, keys=self.keys)
+        servers = build_servers(
+            offer, self.settings, store=self.store, feed=self.feed, keys=self.keys, streams=self.streams
+        )
         return Served(servers, build_router(servers, self.settings))
 
 

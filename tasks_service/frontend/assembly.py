@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from mcp.server.lowlevel import Server
 
 from ..crypto.keys import DeploymentKeys
 from ..crypto.sealing import Sealer
+from ..domain.task import Owner
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
@@ -70,7 +72,13 @@ class Servers:
 
 
 def build_servers(
-    offer: Offer, settings: Settings, *, store: FrontEndStore, feed: ChangeFeed, keys: DeploymentKeys
+    offer: Offer,
+    settings: Settings,
+    *,
+    store: FrontEndStore,
+    feed: ChangeFeed,
+    keys: DeploymentKeys,
+    streams: Counter[Owner],
 ) -> Servers:
     """Put together what answers requests; opens nothing.
 
@@ -80,6 +88,7 @@ def build_servers(
         store: Where everything is recorded.
         feed: Tells of changes in the store.
         keys: The deployment's; they seal what travels with clients.
+        streams: The open streams of the process by their owners, at all its paths.
     """
     tasks = ServiceTasks(store, offer.catalogue)
     limits, states = settings.limits, RequestStates(keys.sealing, feed.timings.answer)
@@ -114,6 +123,7 @@ def build_servers(
         results=wire.Results(offer.catalogue),
         library=offer.library,
         tools_changed=offer.catalogue.changed,
+        streams=streams,
     )
     services = SessionServices(
         service=offer.service,

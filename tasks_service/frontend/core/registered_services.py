@@ -170,6 +170,7 @@ class RegisteredServices:
         self._views: dict[str, RegistryView] = {}
         self._services: dict[str, RegisteredService] = {}
         self._read_at: dict[str, float] = {}
+        self._is_cut_off = False
 
     async def read(self, woken: Iterable[str] = ()) -> None:
         """Read what is due: services that are new or were woken, and those that were not read for a while.
@@ -202,6 +203,12 @@ class RegisteredServices:
         if before is None or view.mark != before.mark or has_lost:
             self._services[name] = service_of(view)
 
+    def _missed(self, error: StoreUnavailable) -> None:
+        """Note that the store did not answer; told once for each outage."""
+        if not self._is_cut_off:
+            logger.warning("The registry of workers cannot be read; what was read last is served: %s", error)
+        self._is_cut_off = True
+
     async def run(self) -> None:
         """Follow the registry until cancelled; outlives every outage of the store."""
         with self._feed.watch() as waiter:
@@ -210,9 +217,11 @@ class RegisteredServices:
                 try:
                     await self.read(woken)
                 except StoreUnavailable as error:
-                    logger.warning("The registry of workers cannot be read for now: %s", error)
+                    self._missed(error)
                 except Exception:
                     logger.exception("What the registry of workers holds cannot be served")
+                else:
+                    self._is_cut_off = False
                 for name in self._views:
                     self._feed.add(waiter, registry_name(name))
                 woken = await waiter.changed(self._feed.timings.registry)

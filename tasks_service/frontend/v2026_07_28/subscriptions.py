@@ -50,6 +50,7 @@ class Subscriptions:
         results: Says how they look.
         library: What else clients may hear of: only of what there is.
         tools_changed: The name that is woken when the tools have changed by themselves.
+        streams: The open streams of the process by their owners, at all its paths.
 
     Attributes:
         heal_seconds: After how many seconds a stream reads its tasks again, woken or not.
@@ -63,12 +64,13 @@ class Subscriptions:
         results: wire.Results,
         library: Library,
         tools_changed: str,
+        streams: Counter[Owner],
     ) -> None:
         self._tools_changed = tools_changed
         self._store, self._feed, self._results, self._library = store, feed, results, library
         self._finder = ResourceFinder(library.resources)
         self.heal_seconds = feed.timings.heal
-        self._open: Counter[Owner] = Counter()
+        self._open = streams
         self._end = asyncio.Event()
 
     def __len__(self) -> int:
