@@ -102,7 +102,7 @@ PORT ?= 8787
 conformance-server: $(STAMP) ## The fixture server on loopback, for clients and load generators of others; PORT=8787
 	python -m tests.conformance.serve --port $(PORT)
 
-docker-test: $(STAMP) ## Build the image, bring the compose stack up, call a tool, scale, take it down
+docker-test: $(STAMP) ## Build the images, bring the compose stack up, call a tool, scale, take it down
 	docker/test.sh
 
 format: $(STAMP) ## Fix what can be fixed automatically
@@ -115,7 +115,8 @@ LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --un
 lock: $(STAMP) ## Pin the newest versions that pyproject.toml allows, for each supported Python
 	python -m pip install --quiet uv
 	$(LOCK) requirements.lock --all-extras --group dev --group demo
-	$(LOCK) docker/requirements.lock --extra server --extra flower --group deployment
+	$(LOCK) docker/front-end.lock --extra server
+	$(LOCK) docker/worker.lock --extra flower --group deployment
 
 clean: ## Remove what was made, data of `make up` excepted
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output dist build .matrix

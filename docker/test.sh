@@ -30,6 +30,7 @@ work=$(mktemp -d)
 key=$(random_text)
 port=$(free_port)
 export TASKS_IMAGE=tasks-service:test-$$
+export TASKS_WORKER_IMAGE=tasks-service-worker:test-$$
 export TASKS_API_KEYS="tester:$key"
 TASKS_SECRET=$(random_text)
 export TASKS_SECRET
@@ -52,7 +53,7 @@ clean_up() {
   fi
   say "Taking the stack down"
   "${stack[@]}" down --volumes --timeout 20 >"$work/down.log" 2>&1 || cat "$work/down.log" >&2
-  docker image rm "$TASKS_IMAGE" >/dev/null 2>&1 || true
+  docker image rm "$TASKS_IMAGE" "$TASKS_WORKER_IMAGE" >/dev/null 2>&1 || true
   rm -rf "$work"
   if [ "$status" -eq 0 ]; then
     printf '\nPASSED in %d s: %s\n' "$SECONDS" "$summary"
@@ -84,7 +85,7 @@ flower_shows() { # a number of workers
   [ "$up" -eq "$1" ]
 }
 has_workers() { # a number
-  [ "$("${stack[@]}" exec -T worker celery -A workers.app inspect ping --timeout 3 2>/dev/null | grep -c pong)" -ge "$1" ]
+  [ "$("${stack[@]}" exec -T worker sh -c 'celery -A "$TASKS_APP" inspect ping --timeout 3' 2>/dev/null | grep -c pong)" -ge "$1" ]
 }
 operator() { "${stack[@]}" run --rm -T operator "$@"; }
 shares_of() { # tool: how many of its tasks each worker ran, from the history that is stored with each task
@@ -114,22 +115,30 @@ if (unset TASKS_API_KEYS; "${stack[@]}" config) >"$work/refusal.log" 2>&1; then
 fi
 grep -i 'TASKS_API_KEYS' "$work/refusal.log"
 
-say "Building the image"
+say "Building the images"
 arguments=()
 for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST; do
   [ -z "${!name:-}" ] || arguments+=(--build-arg "$name")
 done
 read -ra options <<<"${DOCKER_BUILD_OPTIONS---network host}"
-docker build "${options[@]}" "${arguments[@]}" --quiet --file docker/Dockerfile --tag "$TASKS_IMAGE" .
-size=$(docker image inspect --format '{{.Size}}' "$TASKS_IMAGE")
-user=$(docker run --rm "$TASKS_IMAGE" id -un)
-[ "$user" = tasks ] || fail "the image runs as $user"
-echo "$((size / 1000000)) MB, runs as $user"
+sizes=()
+for image in "Dockerfile $TASKS_IMAGE" "worker.Dockerfile $TASKS_WORKER_IMAGE"; do
+  read -r file tag <<<"$image"
+  docker build "${options[@]}" "${arguments[@]}" --quiet --file "docker/$file" --tag "$tag" .
+  sizes+=($(($(docker image inspect --format '{{.Size}}' "$tag") / 1000000)))
+  user=$(docker run --rm "$tag" id -un)
+  [ "$user" = tasks ] || fail "the image $tag runs as $user"
+  echo "$tag: ${sizes[-1]} MB, runs as $user"
+done
+if docker run --rm "$TASKS_IMAGE" python -c 'import workers' 2>/dev/null; then fail "the front end has the workers' code"; fi
+if docker run --rm "$TASKS_WORKER_IMAGE" python -c 'import mcp' 2>/dev/null; then fail "the workers have the MCP SDK"; fi
+echo "the front end has none of the workers' code, and the workers have none of the MCP SDK"
 
 say "Bringing the stack up"
 "${stack[@]}" up --detach --no-build 2>&1 | tail -8
 wait_for "The front end is ready" 90 is_ready
 wait_for "A worker answers" 60 has_workers 1
+wait_for "The front end offers the workers' tools" 30 call checksum_tree --arg path=years
 operator doctor
 
 say "Calling tools from outside"
@@ -166,4 +175,4 @@ shares_of render_fractal | tee "$work/shares"
 [ "$(wc -l <"$work/shares")" -eq 2 ] || fail "two workers run, but not both of them took one of eight calls"
 shares=$(cut -d' ' -f1 "$work/shares" | paste -sd+)
 
-summary="image of $((size / 1000000)) MB, tools called from outside, two workers shared eight calls ($shares)"
+summary="images of ${sizes[0]} MB (front end) and ${sizes[1]} MB (workers), tools called from outside, two workers shared eight calls ($shares)"
