@@ -108,6 +108,8 @@ class Settings(BaseSettings):
             matter. Unset: `secret`, which then may not change either.
         host: The address that HTTP is served on.
         port: The port that HTTP is served on.
+        together: Whether a front end without an app serves the tools of all services at `/mcp`, each with its
+            service's name in front.
         api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until`
             expires, at a time in UTC like 2027-01-31T12:00:00Z. Required unless `host` is a loopback address.
         allowed_hosts: Host headers to accept besides the bound address, as `host` (on any port) or
@@ -144,6 +146,7 @@ class Settings(BaseSettings):
     owner_secret: SecretStr | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
+    together: bool = False
     api_keys: dict[str, ApiKey] = Field(default_factory=dict)
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = LOOPBACK_ORIGINS

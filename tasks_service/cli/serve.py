@@ -23,9 +23,8 @@ GRACEFUL_SECONDS = 10
 @click.option(
     "--together",
     is_flag=True,
-    envvar="TASKS_TOGETHER",
-    show_envvar=True,
-    help="Without --app: serve the tools of all services at /mcp, each with its service's name in front.",
+    help="Without --app: serve the tools of all services at /mcp, each with its service's name in front; "
+    "also TASKS_TOGETHER.",
 )
 def serve(app: str | None, together: bool) -> None:
     """Serve MCP over HTTP; workers and beat run elsewhere."""
@@ -52,7 +51,7 @@ def serve(app: str | None, together: bool) -> None:
 def _codeless(settings: Settings, *, together: bool) -> tuple[FrontEnd, Settings]:
     """A front end of whatever workers announce."""
     connected = settings.model_copy(update={"redis_url": redis_url_of(settings)})
-    return create_codeless_app(connected, together=together), connected
+    return create_codeless_app(connected, together=together or settings.together), connected
 
 
 def _of_app(app: str, settings: Settings) -> tuple[FrontEnd, Settings]:
