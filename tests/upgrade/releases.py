@@ -123,7 +123,7 @@ def _renamed(tree: Path) -> None:
             path.write_text(re.sub(r"\bjournal_bytes\b", "journal_size", text))
     _replace(tree, SCHEMA, 'Field("entry_bytes", ', 'Field("journal_size", ')
     _replace(tree, SCHEMA, "RECORD_VERSIONS = Versions()\n", VERSIONS)
-    _replace(tree, SCHEMA, "Shape, Versions, Words", "Shape, Step, Versions, Words")
+    _replace(tree, SCHEMA, "Versions, Words", "Step, Versions, Words")
 
 
 def _gone(tree: Path) -> None:
