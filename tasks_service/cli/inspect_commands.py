@@ -116,8 +116,6 @@ def _print_table(tasks: list[Task], now_ms: int) -> None:
     for task in tasks:
         phase = f"{task.phase.value} (error)" if task.is_error else task.phase.value
         where = f"on {task.lease.worker}" if task.lease else ""
-        if task.slot is Slot.WAITING:
-            where = "waits for a slot"
         details = " ".join(filter(None, (where, task.status_message)))
         age = _age(now_ms - task.created_ms)
         table.add_row(task_hash(task.task_id), task.tool, phase, age, str(task.attempts), details)
@@ -137,6 +135,7 @@ def _summary(task: Task) -> dict[str, Any]:
         "updated": _timestamp(task.updated_ms),
         "worker": task.lease.worker if task.lease else None,
         "waits_for_slot": task.slot is Slot.WAITING,
+        "waits": task.waits and task.waits.value,
         "status_message": task.status_message,
     }
 

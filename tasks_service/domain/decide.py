@@ -317,7 +317,7 @@ def next_due_ms(task: Task) -> int:
 _WAITS: Mapping[Wait, str] = MappingProxyType(
     {
         Wait.QUEUED: "Waits for a worker.",
-        Wait.SLOT: "Waits for another task of the same owner to end.",
+        Wait.SLOT: "Waits for a slot: another task of the same owner must end first.",
         Wait.NO_WORKER: "Waits: no worker that has the tool '{tool}' takes the queue '{queue}' now.",
         Wait.NO_TOOL: "Waits: no worker has the tool '{tool}' now.",
         Wait.REMOVED: "Waits: the tool '{tool}' was removed, and no worker has it any more.",

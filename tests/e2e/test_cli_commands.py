@@ -222,7 +222,7 @@ def test_list_says_who_waits_for_its_turn(redis_url: str, service: RunningUp) ->
     shown = service.run("list", TASKS_REDIS_URL=redis_url).stdout
 
     assert [entry["task_id"] for entry in listed if entry["waits_for_slot"]] == [waiting.task_id]
-    assert shown.count("waits for a slot") == 1
+    assert shown.count("Waits for a slot") == 1
 
 
 def test_a_second_up_says_that_the_port_is_taken(service: RunningUp) -> None:

@@ -44,6 +44,9 @@ POINTS: Mapping[str, tuple[Kind, ...]] = {
     # After an end that gave a slot back. Front ends (a cancellation) and sweeps of parents come here as well,
     # so rarely that no campaign can wait for it; what they do here is what a child does.
     "GrantSlot": (C,),
+    # No campaign comes here: workers that have lost a tool, an operator's command.
+    "ExplainWait": (),
+    "CancelByOperator": (),
     "RepairRecord": (Kind.REPAIR,),
     # An answer that is one document; a part of a stream.
     "Answer": (F,),

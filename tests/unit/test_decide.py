@@ -1320,7 +1320,7 @@ def test_a_task_takes_a_free_slot_when_it_is_created_and_waits_for_its_turn_wher
 
 def test_a_claim_that_finds_every_slot_taken_makes_the_task_wait_and_moves_nothing() -> None:
     before, after = rested().task, turned_away().task
-    words = "Waits for another task of the same owner to end."
+    words = "Waits for a slot: another task of the same owner must end first."
     assert after == replace(before, slot=Slot.WAITING, waits=Wait.SLOT, status_message=words)
 
 
@@ -1573,7 +1573,7 @@ def test_a_task_says_that_it_waits_for_a_worker_until_one_takes_it() -> None:
 
 def test_a_task_says_that_it_waits_for_a_slot_until_it_is_granted_one() -> None:
     life = waiting()
-    assert life.task.status_message == "Waits for another task of the same owner to end."
+    assert life.task.status_message == "Waits for a slot: another task of the same owner must end first."
     life.goes(GrantSlot())
     assert life.task.status_message == "Waits for a worker."
 
