@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 from tasks_service.extras import SERVER
+
+ROOT = Path(__file__).parents[2]
 
 WITHOUT = """
 import importlib.abc, sys
@@ -195,3 +199,15 @@ def test_where_the_sdk_is_installed_a_worker_does_not_import_it_either() -> None
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "set()\n"
+
+
+def test_the_contract_on_imports_covers_every_room_that_workers_have() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = [
+        contract
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if "uvicorn" in contract.get("forbidden_modules", ())
+    ]
+    rooms = {path.stem for path in (ROOT / "tasks_service").iterdir() if not path.name.startswith("_")}
+    with_the_sdk = {"frontend", "client", "local", "cli", "py"}
+    assert {f"tasks_service.{room}" for room in rooms - with_the_sdk} <= set(contract["source_modules"])
