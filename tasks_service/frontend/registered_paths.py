@@ -137,7 +137,9 @@ class _Path:
         """Serve these services; whether the tools are not those of before."""
         changed = self.catalogue.take(services)
         described = _description(services)
-        if described != self._described:
+        # A service without workers is described by nobody: it stays what it was.
+        is_left = described[0] == self._described[0] and not any(one.has_workers for one in services)
+        if described != self._described and not is_left:
             self._described = described
             self.served = self._serving()
         return changed

@@ -197,7 +197,7 @@ def test_what_the_tools_are_good_for_is_told_as_the_workers_announce_it(
 def test_a_tool_that_has_lost_its_last_worker_stays_listed_and_says_so_until_it_is_back(
     client: WireClient, announcer: Announcer
 ) -> None:
-    worker = announcer.start("Shop", greet)
+    worker = announcer.start("Shop", greet, instructions="Greets.")
     until_listed(client, "greet")
     subscription = listening(client)
 
@@ -205,6 +205,7 @@ def test_a_tool_that_has_lost_its_last_worker_stays_listed_and_says_so_until_it_
 
     subscription.find(is_request(CHANGED))
     assert listed(client)["greet"]["description"] == f"Say hello.\n\n{NO_WORKER}"
+    assert client.request("server/discover").result["instructions"] == "Greets."
     waiting = client.get(client.task("greet", {"name": "Ada"}))
     assert (waiting["status"], waiting["statusMessage"]) == (
         "working",
@@ -232,6 +233,18 @@ def test_a_tool_is_gone_when_no_call_could_find_a_worker_in_time(
     until_listed(client)
     assert client.call("greet", {"name": "Ada"}).error["message"] == "Unknown tool: greet"
     subscription.close()
+
+
+def test_a_tool_with_the_name_of_one_of_the_front_ends_own_is_not_offered(
+    client: WireClient, announcer: Announcer, caplog: pytest.LogCaptureFixture
+) -> None:
+    announcer.start("Shop", build_tool(greet, name="task_status"), add, version="1.0")
+    until_listed(client, "add")
+    announcer.start("Shop", build_tool(greet, name="task_status"), add, greet, version="1.1")
+    until_listed(client, "add", "greet")
+
+    assert "Tools with the names of the front end's own are not offered: task_status" in caplog.text
+    assert "no such task" in client.call("task_status", {"task_id": "00"}).result["content"][0]["text"]
 
 
 def test_a_definition_that_no_client_could_read_hides_no_other_tool(

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 from ...authoring.tool import Rendered, Tool, build_tool, rendered
-from ...domain.errors import ConfigurationError, InvalidTransition, TaskNotFound
+from ...domain.errors import InvalidTransition, TaskNotFound
 from ...domain.events import Cancel
 from ...domain.limits import Limits
 from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, headline, open_questions
@@ -98,17 +98,7 @@ class CompanionTools:
         self.tools = _definitions(times.of(""))
 
     def beside(self, catalogue: Catalogue) -> Catalogue:
-        """The tools of a catalogue, and these.
-
-        Raises:
-            ConfigurationError: A tool that is in it now has the name of one of these. One that comes later is
-                not offered, and the log says why.
-        """
-        if taken := sorted(set(catalogue.tools) & set(self.tools)):
-            raise ConfigurationError(
-                f"The service has a tool {taken[0]!r} of its own, for clients without tasks: give yours "
-                "another name=, or set TASKS_COMPANION_TOOLS=false"
-            )
+        """The tools of a catalogue, and these; one with the name of one of these is not offered."""
         return _Beside(catalogue, self.tools)
 
     async def call(
