@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from ..service import TaskService
 
+#: Seconds that a command waits for an answer of Redis.
+ANSWER_SECONDS = 2.0
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -147,6 +150,7 @@ def open_store(settings: Settings) -> Iterator[RedisTaskStore]:
         shards=settings.shards,
         limits=settings.limits,
         patient=False,
+        deadline=ANSWER_SECONDS,
     )
     try:
         yield store

@@ -14,14 +14,14 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..authoring.library import Library
 from ..broker.codeless import CodelessOutbox
@@ -33,7 +33,7 @@ from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
 from .access.api_keys import require_auth_if_public
-from .assembly import build_router, build_servers
+from .assembly import Servers, build_router, build_servers
 from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.offer import Offer
@@ -178,6 +178,9 @@ class FrontEnd:
 
     Run by itself, it starts and stops with its server. Mounted in another application, under any path, it
     starts and stops with `lifespan`, which that application enters.
+
+    Attributes:
+        refusal: Why it refused to start, if its set-up cannot work.
     """
 
     def __init__(
@@ -190,6 +193,7 @@ class FrontEnd:
     ) -> None:
         self._make_paths, self._timings = paths, timings
         self._settings, self._outbox, self._given = settings, outbox, store
+        self.refusal: ConfigurationError | None = None
         self._paths: Paths | None = None
         self._readiness: Readiness | None = None
         self._site = Starlette(
@@ -203,8 +207,20 @@ class FrontEnd:
             paths = self._paths
             endpoint = _not_started if paths is None else paths.find(path) or self._site
             await endpoint(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._site(scope, receive, self._saying_why(send))
         else:
             await self._site(scope, receive, send)
+
+    def _saying_why(self, send: Send) -> Send:
+        """Tell a server the sentence of a refusal to start, in place of a traceback."""
+
+        async def say(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.refusal is not None:
+                message = {**message, "message": str(self.refusal)}
+            await send(message)
+
+        return say
 
     def drain(self) -> None:
         """End the streams that would keep a server from stopping; to be called when it begins to."""
@@ -247,19 +263,29 @@ class FrontEnd:
         Raises:
             ConfigurationError: The set-up cannot work, or the front end was started already.
         """
-        if self._paths is not None:
-            raise ConfigurationError("The front end was started already: enter its lifespan once")
-        if self._given is None:
-            check_settings(self._settings)
-        async with self.opened() as paths:
-            servers = paths.root.servers
-            await servers.readiness.refuse_unworkable()
-            await servers.services.feed.begun()
-            self._paths, self._readiness = paths, servers.readiness
+        async with AsyncExitStack() as stack:
+            try:
+                servers = await self._start(stack)
+            except ConfigurationError as error:
+                self.refusal = error
+                raise
+            self._readiness = servers.readiness
             try:
                 yield
             finally:
                 self._paths = self._readiness = None
+
+    async def _start(self, stack: AsyncExitStack) -> Servers:
+        if self._paths is not None:
+            raise ConfigurationError("The front end was started already: enter its lifespan once")
+        if self._given is None:
+            check_settings(self._settings)
+        paths = await stack.enter_async_context(self.opened())
+        servers = paths.root.servers
+        await servers.readiness.refuse_unworkable()
+        await servers.services.feed.begun()
+        self._paths = paths
+        return servers
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self._settings, self._outbox) if self._given is None else nullcontext(self._given)

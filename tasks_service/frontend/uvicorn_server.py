@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -41,10 +40,18 @@ def run(front_end: FrontEnd, **options: Any) -> None:
         options: Of `uvicorn.Config`; one process, no reloading.
 
     Raises:
-        SystemExit: It could not start.
+        ConfigurationError: The front end refused to start.
+        SystemExit: The server could not start.
     """
     server = DrainingServer(front_end, uvicorn.Config(front_end, **options))
-    with suppress(KeyboardInterrupt):
+    try:
         server.run()
+    except KeyboardInterrupt:
+        pass
+    except SystemExit:
+        if front_end.refusal is None:
+            raise
+    if front_end.refusal is not None:
+        raise front_end.refusal
     if not server.started:
         sys.exit(EXIT_NOT_STARTED)

@@ -22,6 +22,8 @@ FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
 STABLE_AFTER_SECONDS = 30.0
 #: A process that ends this often in a row without becoming stable ends the service.
 MOST_FAILURES = 5
+#: The exit status of a process that cannot work as it is set up, which no other start would change.
+UNUSABLE = 2
 #: Seconds between two checks of the processes.
 CHECK_SECONDS = 0.1
 
@@ -30,7 +32,7 @@ Emit = Callable[[str, str], None]
 
 
 class ProcessKeepsFailing(TasksServiceError):
-    """A process has ended, or ends again and again; its own output says why."""
+    """A process has ended, cannot start, or ends again and again; its own output says why."""
 
 
 @dataclass(slots=True)
@@ -133,6 +135,11 @@ class Supervisor:
         status = running.process.returncode
         if status is None or not self.restart:
             return
+        if status == UNUSABLE:
+            raise ProcessKeepsFailing(
+                f"{running.spec.name} cannot start as it is set up (exit status {status}); "
+                "its last lines above say why."
+            )
         now = time.monotonic()
         running.failures = 1 if now - running.started >= STABLE_AFTER_SECONDS else running.failures + 1
         if running.failures >= MOST_FAILURES:
