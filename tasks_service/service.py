@@ -80,6 +80,7 @@ class TaskService:
             instructions=instructions or "",
             owns_app=self._owns_app,
         )
+        refuse_later_tasks(self._celery, self.tools)
 
     @property
     def celery(self) -> Celery:

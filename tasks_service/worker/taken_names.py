@@ -6,10 +6,13 @@ place of the other without a word; so a tool is refused if its name is taken whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from celery import Celery
+from celery._state import connect_on_app_finalize
 
 from ..domain.errors import ConfigurationError
 
@@ -30,6 +33,28 @@ def refuse_taken_name(app: Celery, name: str, place: str) -> None:
             f"{place}: its Celery app has a task {name!r} already, one of its own or a tool of another "
             "service, which would be called in its place. Give one of them another name=."
         )
+
+
+def refuse_later_tasks(app: Celery, tools: Iterable[str]) -> None:
+    """Refuse Celery tasks that get the name of a tool after it was registered, when the app is finalized.
+
+    Args:
+        app: The app of the tools.
+        tools: Their names, looked at then.
+    """
+    watched = weakref.ref(app)
+
+    def check(finalized: Celery) -> None:
+        if finalized is not watched():
+            return
+        counted = Counter(_names(finalized))
+        if twice := sorted(name for name in tools if counted[name] > 1):
+            raise ConfigurationError(
+                f"There are two tasks {twice[0]!r} on the Celery app, one of them a tool; Celery would call one "
+                "in the other's place. Give one of them another name=."
+            )
+
+    connect_on_app_finalize(check)
 
 
 def _names(app: Celery) -> Iterator[str]:

@@ -24,7 +24,16 @@ from uuid import UUID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    TypeAdapter,
+    computed_field,
+    field_serializer,
+)
 from typing_extensions import TypeAliasType, TypedDict
 
 from tasks_service.authoring.defined_tool import DefinedTool
@@ -135,6 +144,21 @@ class Point:
 class Pair(NamedTuple):
     a: int
     b: str = "x"
+
+
+class Shown(BaseModel):
+    """Sent under other names than it is read, and with more."""
+
+    n: int = Field(serialization_alias="number")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def double(self) -> int:
+        return self.n * 2
+
+    @field_serializer("n")
+    def as_text(self, value: int) -> str:
+        return str(value)
 
 
 class Row(TypedDict):
@@ -545,9 +569,13 @@ def texts_fit(schema: Mapping[str, Any]) -> bool:
     return any(validator.is_valid(text) for text in TEXTS_TO_TRY)
 
 
+SHOWN = kind(Shown, st.builds(Shown, n=INTEGERS), "object", hashable=False)
+MANY_SHOWN = kind(list[Shown], st.lists(SHOWN.values, max_size=2), "array", hashable=False)
+
+
 @st.composite
 def results(draw: st.DrawFn) -> tuple[Kind, Any]:
-    of = draw(kinds())
+    of = draw(st.sampled_from([SHOWN, MANY_SHOWN])) if draw(st.integers(0, 9)) == 0 else draw(kinds())
     return of, draw(of.values)
 
 
@@ -572,8 +600,9 @@ def test_what_is_sent_matches_the_output_schema_and_means_what_was_returned(resu
     Draft202012Validator(tool.definition.output_schema).validate(structured)
     (block,) = recorded["content"]
     assert block["text"] == bare if isinstance(bare, str) else json.loads(block["text"]) == bare
-    back = TypeAdapter(of.hint).validate_json(json.dumps(bare))
-    assert comparable(back) == comparable(value)
+    if of not in (SHOWN, MANY_SHOWN):
+        back = TypeAdapter(of.hint).validate_json(json.dumps(bare))
+        assert comparable(back) == comparable(value)
     check_revisions(tool, rendered.result)
 
 

@@ -30,7 +30,16 @@ from typing import (
 
 import pytest
 from celery import Celery
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, computed_field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    computed_field,
+    field_serializer,
+)
 
 from tasks_service import (
     AsyncTaskContext,
@@ -1028,3 +1037,50 @@ def test_a_result_and_a_function_without_a_hint_promise_nothing() -> None:
 
     assert tool_of(whole).definition.output_schema is None
     assert result_of(whole) == {"content": [{"type": "text", "text": "no"}], "isError": True}
+
+
+@pytest.mark.parametrize("name", ["args", "kwargs"])
+def test_prompts_and_resources_list_each_argument(service: TaskService, name: str) -> None:
+    def many(*args: str) -> str:
+        return ""
+
+    def named(**kwargs: str) -> str:
+        return ""
+
+    fn = many if name == "args" else named
+    for decorate in (service.prompt, service.resource("acme://{x}")):
+        with pytest.raises(ConfigurationError, match=rf"parameter '{name}'.*take each by name"):
+            decorate(fn)
+
+
+def test_arguments_of_a_schema_by_hand_are_passed_by_name() -> None:
+    def positional(a: int, /) -> int:
+        return a
+
+    schema = {"type": "object", "properties": {"a": {}}, "required": ["a"]}
+    assert "arguments are passed by name there" in refusal_of(positional, input_schema=schema)
+
+
+def test_a_serializer_that_does_not_say_what_it_writes_promises_nothing() -> None:
+    class Odd(BaseModel):
+        n: int
+
+        @field_serializer("n")
+        def written(self, value: int):  # type: ignore[no-untyped-def]
+            return f"no. {value}"
+
+    def make() -> Odd:
+        return Odd(n=1)
+
+    schema = tool_of(make).definition.output_schema
+    assert schema is not None
+    assert "type" not in schema["properties"]["n"]
+    assert result_of(make)["structuredContent"] == {"n": "no. 1"}
+
+
+def test_a_task_of_the_tools_name_that_comes_later_is_refused_when_the_app_is_finalized() -> None:
+    shop = Celery("shop")
+    TaskService("one", celery=shop).tool(resize)
+    shop.task(name="resize", shared=False)(with_self)
+    with pytest.raises(ConfigurationError, match="two tasks 'resize'"):
+        shop.finalize()
