@@ -121,6 +121,7 @@ def test_a_task_whose_tool_was_taken_away_says_so_and_runs_when_it_is_back(
     wait_until(lambda: len(running(rollout)) == 3, "all are announced")
     workers["new"].container.kill("SIGTERM")
     wait_until(lambda: "new@test" not in running(rollout), "it withdraws")
+    wait_until(lambda: workers["new"].container.status == "exited", "it takes no message any more")
     task = rollout.call("fresh")
     wait_until(lambda: rollout.view(task).task.waits is Wait.REMOVED, "no worker has the tool any more")
     assert "'fresh' was removed" in str(rollout.view(task).task.status_message)

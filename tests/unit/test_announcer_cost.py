@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 from tasks_service.authoring.tool import ToolRegistry, build_tool
 from tasks_service.store.redis import RedisTaskStore
@@ -24,9 +25,9 @@ def many_tools() -> ToolRegistry:
         """Draw a scene, and say where it is."""
         return f"{scene}{frames}{size}{title}"
 
-    tools = ToolRegistry()
+    tools, one = ToolRegistry(), build_tool(draw)
     for number in range(TOOLS):
-        tools.add(build_tool(draw, name=f"draw_{number}"))
+        tools.add(replace(one, definition=replace(one.definition, name=f"draw_{number}")))
     return tools
 
 
