@@ -17,6 +17,7 @@ from ..store.redis import Role
 from .announcer import Announcer, Description
 from .celery_tasks import ToolTask
 from .engine import Engine
+from .hub_timers import forget_cancelled_timers
 from .incoming import guard_messages
 from .maintenance.beat_tasks import register_beat_tasks
 from .maintenance.thread import SweepThread
@@ -52,6 +53,7 @@ def install(
         owns_app: Whether the app is ours.
     """
     guard_messages(app, engine, tools, owns_app=owns_app)
+    forget_cancelled_timers(app)
     announcers: list[Announcer] = []
 
     def announcer(worker: Any) -> Announcer:
