@@ -28,7 +28,7 @@ from .worker.celery_tasks import register_tool
 from .worker.engine import Engine
 from .worker.exposed import original_task, queue_of
 from .worker.maintenance.schedule import BEAT_SCHEDULE
-from .worker.taken_names import refuse_taken_name
+from .worker.taken_names import refuse_later_tasks, refuse_taken_name
 
 if TYPE_CHECKING:
     from .frontend.app import FrontEnd

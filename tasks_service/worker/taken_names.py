@@ -50,8 +50,8 @@ def refuse_later_tasks(app: Celery, tools: Iterable[str]) -> None:
         counted = Counter(_names(finalized))
         if twice := sorted(name for name in tools if counted[name] > 1):
             raise ConfigurationError(
-                f"There are two tasks {twice[0]!r} on the Celery app, one of them a tool; Celery would call one "
-                "in the other's place. Give one of them another name=."
+                f"There are two tasks {twice[0]!r} on the Celery app, and one is a tool: it would be called "
+                "in place of the other. Give one of them another name=."
             )
 
     connect_on_app_finalize(check)
