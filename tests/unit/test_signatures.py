@@ -844,12 +844,10 @@ def test_a_tool_of_the_name_of_another_services_tool_is_refused() -> None:
 
 def test_each_service_of_an_app_has_a_boot_step_of_its_own() -> None:
     shop = Celery("shop")
-    before = len(shop.steps["worker"])
     for name in ("one", "two"):
         TaskService(name, celery=shop)
-    added = list(shop.steps["worker"])
-    assert len(added) == before + 2
-    assert len({step.name for step in added}) == len(added)
+    ours = {step.name for step in shop.steps["worker"] if ".TasksService." in step.name}
+    assert len(ours) == 2
 
 
 # --- A21 ----------------------------------------------------------------------------------------------
