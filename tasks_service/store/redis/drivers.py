@@ -193,6 +193,13 @@ class _Progress:
     waited: float = 0.0
     waits_since: float | None = None
 
+    @property
+    def was_delayed(self) -> bool:
+        """Whether nothing has failed but for slowness, in making connections or in waiting for one."""
+        if self.failure is None:
+            return True
+        return self.failure.refusal is None and self.waited > self.seconds / 2
+
     def begin(self, round_trip: RoundTrip, now: float) -> None:
         """Note what is sent; see `ANSWER_DEADLINES`."""
         self.end_wait(now)
@@ -223,7 +230,7 @@ class AsyncDriver:
 
         Raises:
             StoreUnavailable: It did not end within `deadline` seconds, or says so itself.
-            Overloaded: It spent that time waiting for a connection, while others were answered on theirs.
+            Overloaded: Nothing has failed, and others were answered meanwhile: this process is too slow.
         """
         progress = _Progress(asyncio.timeout(deadline), deadline)
         try:
@@ -236,9 +243,8 @@ class AsyncDriver:
     def _too_late(self, progress: _Progress) -> StoreUnavailable:
         now, failure = asyncio.get_running_loop().time(), progress.failure
         progress.end_wait(now)
-        answers = now - self._answered < progress.seconds
-        is_refused = failure is not None and failure.refusal is not None
-        if answers and progress.waited > progress.seconds / 2 and not (progress.is_unanswered or is_refused):
+        others_are_answered = now - self._answered < progress.seconds
+        if others_are_answered and progress.was_delayed and not progress.is_unanswered:
             return Overloaded()
         if failure is not None:
             return failure.error(may_have_applied=progress.is_unanswered)
