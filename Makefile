@@ -89,7 +89,8 @@ upgrade-test: $(STAMP) ## Neighbouring releases on one store, forward and back (
 up: $(STAMP) ## The whole service from the Procfile, Flower included, until Ctrl-C
 	tasks-service up --procfile Procfile
 
-bench: $(STAMP) ## What one task costs, and what waiting tasks cost the others (two minutes)
+bench: $(STAMP) ## What one task costs, what waiting tasks cost the others, and what a start costs (three minutes)
+	python -m bench.startup
 	python -m bench.latency
 	python -m bench.parked
 

@@ -37,29 +37,35 @@ def told(problem: jsonschema.ValidationError) -> str:
 
 _checker = jsonschema.FormatChecker(formats=("email", "ipv4", "ipv6"))
 
-_READERS: Mapping[str, tuple[TypeAdapter[Any], re.Pattern[str]]] = {
-    "date": (TypeAdapter(date), re.compile(r"\d{4}-\d\d-\d\d")),
-    "date-time": (TypeAdapter(datetime), re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")),
-    "time": (TypeAdapter(time), re.compile(r"\d\d:\d\d.*")),
-    "duration": (TypeAdapter(timedelta), re.compile(r"-?P.+")),
-    "uri": (TypeAdapter(AnyUrl), re.compile(r".+")),
-    "uuid": (TypeAdapter(UUID), re.compile(r".+")),
+_SHAPES: Mapping[str, tuple[Any, re.Pattern[str]]] = {
+    "date": (date, re.compile(r"\d{4}-\d\d-\d\d")),
+    "date-time": (datetime, re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")),
+    "time": (time, re.compile(r"\d\d:\d\d.*")),
+    "duration": (timedelta, re.compile(r"-?P.+")),
+    "uri": (AnyUrl, re.compile(r".+")),
+    "uuid": (UUID, re.compile(r".+")),
 }
 
 
+@lru_cache(maxsize=len(_SHAPES))
+def _reader(name: str) -> TypeAdapter[Any]:
+    """What reads a format; made when a value is first checked, for the sake of a process's start."""
+    return TypeAdapter(_SHAPES[name][0])
+
+
 def _reads(value: object, name: str) -> bool:
-    reader, shape = _READERS[name]
-    if isinstance(value, str) and not shape.fullmatch(value):
+    if not isinstance(value, str):
+        return True
+    if not _SHAPES[name][1].fullmatch(value):
         return False
     try:
-        if isinstance(value, str):
-            reader.validate_python(value)
+        _reader(name).validate_python(value)
     except ValidationError:
         return False
     return True
 
 
-for _name in _READERS:
+for _name in _SHAPES:
     _checker.checks(_name)(lambda value, name=_name: _reads(value, name))
 
 

@@ -36,12 +36,12 @@ class Cancelled:
     """The person dismissed the question without an answer."""
 
 
-class _Error(BaseModel):
+class _Error(BaseModel, defer_build=True):
     code: int
     message: str
 
 
-class _ErrorAnswer(BaseModel):
+class _ErrorAnswer(BaseModel, defer_build=True):
     error: _Error
 
 

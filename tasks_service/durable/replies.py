@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, BeforeValidator, Field
+from pydantic import Base64Bytes, BaseModel, BeforeValidator, ConfigDict, Field
 
 from .annotations import Role, given
 from .content import Audio, Image, Text, recorded_block
@@ -58,7 +58,13 @@ class Root:
         return {"uri": str(self.uri), **given(name=self.name)}
 
 
-class _SentText(BaseModel):
+class _Sent(BaseModel):
+    """What a client sends; its validator is made at the first answer, since few processes ever see one."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class _SentText(_Sent):
     type: Literal["text"]
     text: str
 
@@ -66,7 +72,7 @@ class _SentText(BaseModel):
         return Text(self.text)
 
 
-class _SentImage(BaseModel):
+class _SentImage(_Sent):
     type: Literal["image"]
     data: Base64Bytes
     mime_type: str = Field(alias="mimeType")
@@ -75,7 +81,7 @@ class _SentImage(BaseModel):
         return Image(data=self.data, mime_type=self.mime_type)
 
 
-class _SentAudio(BaseModel):
+class _SentAudio(_Sent):
     type: Literal["audio"]
     data: Base64Bytes
     mime_type: str = Field(alias="mimeType")
@@ -92,7 +98,7 @@ def _listed(content: Any) -> Any:
     return content if isinstance(content, list) else [content]
 
 
-class SentReply(BaseModel):
+class SentReply(_Sent):
     """A model's reply as a client sends it."""
 
     role: Role
@@ -106,12 +112,12 @@ class SentReply(BaseModel):
         return ModelReply(content, self.model, role=self.role, stop_reason=self.stop_reason)
 
 
-class _SentRoot(BaseModel):
+class _SentRoot(_Sent):
     uri: str = Field(pattern="^file://")
     name: str | None = None
 
 
-class SentRoots(BaseModel):
+class SentRoots(_Sent):
     """A client's roots as it sends them."""
 
     roots: list[_SentRoot]

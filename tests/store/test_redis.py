@@ -522,8 +522,7 @@ def test_the_librarys_own_retries_are_off(redis_url: str) -> None:
 
 @pytest.mark.parametrize("packed", [("PING",), ("SET", "k\u00e4se", 1, 1.5, b"\xff\x00", -3), ("ECHO", 1e22)])
 def test_a_command_is_packed_without_hiredis_as_hiredis_packs_it(packed: Any) -> None:
-    import hiredis
-
+    hiredis = pytest.importorskip("hiredis")
     from tasks_service.store.redis.redis_py import pack_in_python
 
     assert pack_in_python(packed) == hiredis.pack_command(packed)

@@ -5,10 +5,24 @@ writes a record. `transitions` says what each event reads and writes, `reads` wh
 up, `sweeps` what sweeps look up and note. All are programs; `blocking` and `asynchronous` drive them.
 """
 
-from .asynchronous import AsyncRedisTaskStore
+from typing import TYPE_CHECKING, Any
+
 from .blocking import RedisTaskStore
 from .memory_guard import refused_work
 from .permissions import Role
 from .refusals import refusal_of
 
+if TYPE_CHECKING:
+    from .asynchronous import AsyncRedisTaskStore
+
 __all__ = ["AsyncRedisTaskStore", "RedisTaskStore", "Role", "refusal_of", "refused_work"]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name != "AsyncRedisTaskStore":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Not at the top: workers and commands need none of it.
+        from .asynchronous import AsyncRedisTaskStore
+
+        return AsyncRedisTaskStore
