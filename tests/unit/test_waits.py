@@ -13,6 +13,7 @@ from tasks_service.domain.tools import ToolDefinition
 from tasks_service.store.memory import MemoryTaskStore
 from tasks_service.store.registry import AnnouncedTools, WorkerAnnouncement
 from tasks_service.store.wait_reasons import WaitReasons
+from tasks_service.worker.maintenance import waits
 from tasks_service.worker.maintenance.waits import PATIENCE_MS, WaitExplainer
 from tests.kit.factories import ALICE, Clock, RecordingOutbox, creation
 
@@ -146,6 +147,21 @@ def test_each_task_is_looked_at_once_while_nothing_changes(
     bench.create()
     bench.explain()
     assert len(looked) == 6
+
+
+def test_tasks_of_the_same_moment_are_all_looked_at_though_a_batch_ends_among_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waits, "BATCH", 3)
+    worker = bench.start("noop")
+    tasks = [bench.create()]
+    bench.clock.pass_ms(1)
+    tasks += [bench.create() for _ in range(3)]
+    bench.store.registry.withdraw(worker)
+    bench.clock.pass_ms(PATIENCE_MS)
+    while bench.explainer.explain():
+        """The rest comes in the next round."""
+    assert [bench.waits(task) for task in tasks] == [Wait.NO_WORKER] * 4
 
 
 def test_a_task_that_runs_or_has_only_just_been_sent_is_left_alone(bench: Bench) -> None:

@@ -39,7 +39,7 @@ class WaitExplainer:
         self._store, self._dispatcher = store, dispatcher
         self._views: dict[str, RegistryView] = {}
         self._reasons = WaitReasons(())
-        self._seen_ms: dict[str, int] = {}
+        self._since_ms: dict[str, int] = {}
         self._told: set[str] = set()
 
     def explain(self) -> int:
@@ -56,19 +56,22 @@ class WaitExplainer:
         self._views = {name: registry.read(name, self._views.get(name)) for name in registry.services()}
         if {name: view.mark for name, view in self._views.items()} != before:
             self._reasons = WaitReasons(self._views.values())
-            self._seen_ms.clear()
+            self._since_ms.clear()
             self._tell_of_conflicts()
 
     def _explain(self, queue: str, until_ms: int) -> int:
         """Look at the tasks of a queue that were not looked at yet, oldest message first."""
         explained, ends = 0, time.monotonic() + BUDGET
         while True:
-            since_ms = self._seen_ms.get(queue, -1) + 1
+            since_ms = self._since_ms.get(queue, 0)
             names = self._store.pending(queue, since_ms=since_ms, until_ms=until_ms, limit=BATCH)
             tasks = self._store.tasks(names)
             explained += sum(map(self._explain_task, tasks))
             if tasks:
-                self._seen_ms[queue] = max(since_ms, *(task.dispatched_ms for task in tasks))
+                last_ms = max(task.dispatched_ms for task in tasks)
+                # Of a full batch, others may have the time of the last one.
+                is_cut = len(names) == BATCH and last_ms > since_ms
+                self._since_ms[queue] = last_ms if is_cut else last_ms + 1
             if len(names) < BATCH or not tasks or time.monotonic() > ends:
                 return explained
 
