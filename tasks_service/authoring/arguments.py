@@ -9,46 +9,29 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import types
 import warnings
 from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Generator,
-    Iterable,
-    Iterator,
     Mapping,
 )
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from typing import Any, cast
 
-import pydantic_core
 from jsonschema.protocols import Validator
-from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
-from pydantic_core import CoreSchema, core_schema
+from pydantic import TypeAdapter, ValidationError
 
 from ..domain.errors import InvalidArguments
 from ..durable.json_schema import validator_of
-from .json_schemas import ArgumentSchema, is_exact, read_texts, unreadable, without, without_texts
+from .hints import EXTRAS, NO_SCHEMA, adapter_for, adapter_of, hint_sent, schema_of
+from .json_schemas import is_exact, read_texts, without, without_texts
 from .refusals import Refusal
 from .schemas import check_by_schema, unknown_argument
-from .signature import MISSING, Kind, Parameter, Signature, arms
+from .signature import MISSING, Kind, Parameter, Signature
 
 logger = logging.getLogger(__name__)
 
-_READ_ONCE = (Iterator, Generator, AsyncIterator, AsyncGenerator, AsyncIterable)
-
 REQUIRED = "it is required"
 """What is wrong with an argument that is missing."""
-
-_EXTRAS = "**"
-"""Where the hint of `**kwargs` is kept among the others; no parameter can have this name."""
-
-_NO_SCHEMA = (PydanticUserError, pydantic_core.SchemaError, TypeError, ValueError, NameError, KeyError)
-"""What pydantic raises, in its several releases, of a hint that it cannot use."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +148,7 @@ class Arguments:
             return arguments
         named = {name: value for name, value in arguments.items() if name in self.names}
         extras = {name: value for name, value in arguments.items() if name not in self.names}
-        return {**named, _EXTRAS: extras}
+        return {**named, EXTRAS: extras}
 
     def _by_parameter(self, values: Mapping[str, Any]) -> dict[str, Any]:
         bound: dict[str, Any] = {}
@@ -174,7 +157,7 @@ class Arguments:
             if value is not MISSING:
                 bound[parameter.name] = value
         if self._extras is not None:
-            bound[self._extras.name] = values.get(_EXTRAS, {})
+            bound[self._extras.name] = values.get(EXTRAS, {})
         return bound
 
     @cached_property
@@ -209,8 +192,8 @@ def build_arguments(signature: Signature) -> Arguments:
     Raises:
         ConfigurationError: A hint or a default cannot work; the message names place, parameter and a way out.
     """
-    adapter = _adapter_of(signature)
-    schema = _schema_of(signature, adapter)
+    adapter = adapter_of(signature)
+    schema = schema_of(signature, adapter)
     made = Arguments(signature, without(schema, "required"), adapter, is_exact(adapter.core_schema))
     shown = {
         each.argument: _shown_default(made, each)
@@ -246,113 +229,7 @@ def _problems(error: ValidationError) -> tuple[tuple[str, str], ...]:
 
 
 def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    return location[1:] if location[:1] == (_EXTRAS,) else location
-
-
-# --- schemas ------------------------------------------------------------------------------------------
-
-
-def _adapter_of(signature: Signature) -> TypeAdapter[dict[str, Any]]:
-    hints = {_key(each): _sent(each) for each in signature.parameters}
-    try:
-        adapter = _adapter(hints)
-        problem = unreadable(adapter.core_schema)
-    except _NO_SCHEMA:
-        problem = "?"
-    if problem is None:
-        return adapter
-    for each in signature.parameters:
-        _check_hint(signature, each)
-    raise signature.place.refuse(Refusal.NO_SCHEMA, problem=problem)
-
-
-def _check_hint(signature: Signature, parameter: Parameter) -> None:
-    """Refuse the hint of one parameter, if it is this one that cannot work."""
-    place, name = signature.place, parameter.name
-    if any((get_origin(each) or each) in _READ_ONCE for each in arms(parameter.hint)):
-        raise place.refuse(Refusal.ITERATOR, name)
-    try:
-        problem = unreadable(_adapter({"argument": _sent(parameter)}).core_schema)
-    except _NO_SCHEMA as error:
-        raise place.refuse(Refusal.NO_SCHEMA, name, problem=first_line(error)) from error
-    if problem == "generator":
-        raise place.refuse(Refusal.ITERATOR, name)
-    if problem == "keys":
-        raise place.refuse(Refusal.KEYS, name)
-    if problem is not None:
-        raise place.refuse(Refusal.NO_SCHEMA, name, problem="no JSON becomes one")
-
-
-def _key(parameter: Parameter) -> str:
-    return _EXTRAS if parameter.kind == "extras" else parameter.argument
-
-
-def _sent(parameter: Parameter) -> Any:
-    """The hint of what clients send for a parameter."""
-    if parameter.kind == "extras":
-        return dict[str, parameter.hint]  # type: ignore[name-defined]
-    hint = as_list(parameter.hint)
-    return list[hint] if parameter.kind == "rest" else hint  # type: ignore[valid-type]
-
-
-def as_list(hint: Any) -> Any:
-    """A hint of an `Iterable` as one of a list, which is what arrives; others as they are."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return Annotated[(as_list(arguments[0]), *hint.__metadata__)]
-    if origin is Union or origin is types.UnionType:
-        return Union[tuple(as_list(each) for each in arguments)]  # noqa: UP007
-    return list[arguments or Any] if (origin or hint) is Iterable else hint  # type: ignore[misc]
-
-
-def _adapter(hints: Mapping[str, Any]) -> TypeAdapter[dict[str, Any]]:
-    class Arguments:
-        """Read as a mapping of values by the arguments' names, which need not be Python's."""
-
-        @classmethod
-        def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-            fields = {
-                name: core_schema.typed_dict_field(handler.generate_schema(hint), required=False)
-                for name, hint in hints.items()
-            }
-            return core_schema.typed_dict_schema(fields, extra_behavior="ignore")
-
-    with warnings.catch_warnings():
-        # Aliases and defaults of a `Field` are read by `signature`; pydantic warns that it does not.
-        warnings.filterwarnings("ignore", message=".*has no effect.*")
-        return cast("TypeAdapter[dict[str, Any]]", TypeAdapter(Arguments))
-
-
-def _schema_of(signature: Signature, adapter: TypeAdapter[Any]) -> dict[str, Any]:
-    try:
-        schema = adapter.json_schema(schema_generator=ArgumentSchema)
-    except _NO_SCHEMA as error:
-        for each in signature.parameters:
-            _check_described(signature, each)
-        raise signature.place.refuse(Refusal.NO_SCHEMA, problem=first_line(error)) from error
-    properties: dict[str, Any] = dict(schema.get("properties", {}))
-    extras = properties.pop(_EXTRAS, {"additionalProperties": False})
-    required = [each.argument for each in signature.parameters if each.is_required]
-    return {
-        **({"$defs": schema["$defs"]} if "$defs" in schema else {}),
-        "type": "object",
-        "properties": properties,
-        **({"required": required} if required else {}),
-        "additionalProperties": extras.get("additionalProperties", True),
-    }
-
-
-def _check_described(signature: Signature, parameter: Parameter) -> None:
-    try:
-        _adapter({"argument": _sent(parameter)}).json_schema(schema_generator=ArgumentSchema)
-    except _NO_SCHEMA as error:
-        raise signature.place.refuse(Refusal.NO_SCHEMA, parameter.name, problem=first_line(error)) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without pydantic's link and its advice for other uses."""
-    lines = str(error).strip().splitlines()
-    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
+    return location[1:] if location[:1] == (EXTRAS,) else location
 
 
 # --- defaults -----------------------------------------------------------------------------------------
@@ -363,7 +240,7 @@ def _shown_default(arguments: Arguments, parameter: Parameter) -> Any:
     place, default = arguments.signature.place, parameter.default
     try:
         shown = _as_json(parameter, default)
-    except _NO_SCHEMA as error:
+    except NO_SCHEMA as error:
         raise place.refuse(Refusal.STRANGE_DEFAULT, parameter.name, default=_brief(default)) from error
     try:
         arguments._read("the default", {parameter.argument: shown})
@@ -380,7 +257,7 @@ def _as_json(parameter: Parameter, default: Any) -> Any:
         return default
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        shown = _adapter({"argument": _sent(parameter)}).dump_python(
+        shown = adapter_for({"argument": hint_sent(parameter)}).dump_python(
             {"argument": default}, mode="json", by_alias=True, warnings=False
         )["argument"]
     json.dumps(shown, allow_nan=False)

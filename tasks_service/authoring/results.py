@@ -29,7 +29,6 @@ from typing import Annotated, Any, Final, Never, NoReturn, get_args, get_origin
 import pydantic_core
 from jsonschema.protocols import Validator
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
 
 from ..domain.errors import NotJson
 from ..durable.content import (
@@ -42,11 +41,10 @@ from ..durable.content import (
 )
 from ..durable.json_schema import validator_of
 from ..durable.sdk_objects import is_sdk_class
+from .hints import NO_SCHEMA, first_line
 from .json_schemas import result_schema
 from .refusals import Place, Refusal
 from .signature import MISSING, arms
-
-_NO_SCHEMA = (PydanticUserError, pydantic_core.SchemaError, TypeError, ValueError, NameError, KeyError)
 
 _ONE_BY_ONE: Final = (Iterator, Iterable, Generator)
 _ASYNC_ONE_BY_ONE: Final = (AsyncIterator, AsyncIterable, AsyncGenerator)
@@ -155,9 +153,8 @@ def build_results(place: Place, hint: Any) -> Results:
             warnings.simplefilter("ignore")
             adapter: TypeAdapter[Any] = TypeAdapter(hint)
             schema = result_schema(adapter)
-    except _NO_SCHEMA as error:
-        problem = str(error).strip().partition("\n")[0].split(". ")[0].rstrip(".")
-        raise place.refuse(Refusal.RESULT_SCHEMA, problem=problem or type(error).__name__) from error
+    except NO_SCHEMA as error:
+        raise place.refuse(Refusal.RESULT_SCHEMA, problem=first_line(error)) from error
     if schema.get("type") == "object":
         return Results(schema, False, adapter)
     return Results(_wrapped(schema), True, adapter)

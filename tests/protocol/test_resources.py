@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
@@ -145,6 +147,18 @@ def library() -> Library:
             raise
         return "too late"
 
+    @service.resource("acme://counted/{n}")
+    def counted(n: int) -> Iterator[int]:
+        yield from range(n)
+
+    @service.resource("acme://later/{word}")
+    def later(word: str) -> Any:
+        async def awaited() -> str:
+            await asyncio.sleep(0)
+            return word
+
+        return awaited()
+
     return service.library
 
 
@@ -156,6 +170,11 @@ def content(client: WireClient, uri: str) -> dict[str, Any]:
     (found,) = read(client, uri).result["contents"]
     assert found["uri"] == uri
     return dict(found)
+
+
+def test_what_a_function_comes_to_in_the_end_is_read(client: WireClient) -> None:
+    assert json.loads(content(client, "acme://counted/3")["text"]) == [0, 1, 2]
+    assert content(client, "acme://later/soon")["text"] == "soon"
 
 
 # --- 2026-07-28 --------------------------------------------------------------------------------------
@@ -343,7 +362,7 @@ def test_the_sdks_client_reads(port: int) -> None:
             templates = await client.list_resource_templates()
             result = await client.read_resource("acme://scenes/hall")
         assert len(listed.resources) == 12
-        assert len(templates.resource_templates) == 6
+        assert len(templates.resource_templates) == 8
         (found,) = result.contents
         assert isinstance(found, TextResourceContents)
         assert Scene.model_validate_json(found.text).name == "hall"
