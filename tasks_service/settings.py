@@ -259,6 +259,21 @@ class Settings(BaseSettings):
     def _parse_list(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
 
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        try:
+            if ":" in value:
+                ipaddress.ip_address(value)
+            else:
+                parse_host(value)
+        except ValueError:
+            raise ValueError(
+                f"TASKS_HOST: {value!r} is neither an address nor the name of one, as in 127.0.0.1; "
+                "a port goes into TASKS_PORT"
+            ) from None
+        return value
+
     @field_validator("allowed_hosts")
     @classmethod
     def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:

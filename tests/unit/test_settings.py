@@ -161,3 +161,14 @@ def test_limits_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_schedule_of_this_deployment_is_the_default_one() -> None:
     assert BEAT_SCHEDULE == tasks_service.BEAT_SCHEDULE
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "fe80::1%eth0", "0.0.0.0", "web_1"])
+def test_an_address_or_a_name_can_be_served_on(host: str) -> None:
+    assert Settings(host=host).host == host
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1:8787", "http://localhost", "local host"])
+def test_what_is_no_address_is_refused_and_told_where_a_port_goes(host: str) -> None:
+    with pytest.raises(ValueError, match=r"TASKS_HOST: .* TASKS_PORT"):
+        Settings(host=host)
