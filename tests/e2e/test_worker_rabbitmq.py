@@ -15,8 +15,11 @@ from tasks_service.domain.task import Phase, TaskStatus
 from tests.kit.rabbitmq import RabbitServer, require_rabbitmq
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import wait_until
+from tests.kit.wire import WireClient
 from tests.kit.worker_app import service
 from tests.kit.workers import Client, client_of, worker_node
+
+from .roles import FrontEnd, ready
 
 BACKLOG = 2_000
 
@@ -47,6 +50,23 @@ def client(broker: RabbitServer, module_redis: RedisServer, worker: CeleryTestWo
 
 def test_a_task_runs(client: Client) -> None:
     assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+
+
+def test_a_front_end_without_code_publishes_where_it_is_told_and_says_so_where_it_is_not(
+    worker: CeleryTestWorker, broker: RabbitServer, module_redis: RedisServer, tmp_path: Path
+) -> None:
+    told = FrontEnd(module_redis.url, tmp_path, app=None, TASKS_BROKER_URL=broker.url)
+    untold = FrontEnd(module_redis.url, tmp_path, app=None)
+    try:
+        ready(told, "/readyz")
+        with WireClient(told.port) as client:
+            wait_until(lambda: "add" in client.request("tools/list").body.decode(), told.logs)
+            task_id = client.task("add", {"x": 1, "y": 2})
+            wait_until(lambda: client.get(task_id)["status"] == "completed", told.logs)
+        wait_until(lambda: "Set TASKS_BROKER_URL of the front end" in untold.logs(), untold.logs)
+    finally:
+        told.teardown()
+        untold.teardown()
 
 
 def test_messages_that_were_lost_are_sent_again(
