@@ -1,4 +1,4 @@
-"""The front end as one ASGI application: `/mcp`, and `/healthz` and `/readyz` beside it.
+"""The front end as one ASGI application: `/mcp`, or a path for each service, and `/healthz` and `/readyz`.
 
 It starts without Redis: whoever restarts everything at once need not think of an order. Readiness is red
 until the store answers and has passed its self check, and whenever it does not answer. What no waiting can
