@@ -9,12 +9,11 @@ from __future__ import annotations
 import base64
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from pytest_celery import CeleryTestWorker
 from tasks_service.cli import commands
 from tasks_service.domain.task import TaskStatus
 from tests.kit.audit import audit, told
-from tests.kit.hostile import variants
+from tests.kit.hostile import damaged_twice, variants
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import wait_until
 from tests.kit.workers import Client, client_of, worker_node
@@ -69,19 +68,10 @@ def runs_a_task(client: Client, path: Path) -> bool:
     return client.run("good", path=str(path), seconds=0.0).task.status is TaskStatus.COMPLETED
 
 
-def hostile(real: Any) -> Iterator[Any]:
-    """Every variant once; then, for as long as anybody asks, variants of variants."""
-    damaged = []
-    for variant in variants(real):
-        damaged.append(variant)
-        yield variant
-    draw = random.Random(0)
-    while True:
-        once = draw.choice(damaged)
-        try:
-            yield from islice(variants(once), draw.randrange(2_000), None, 97)
-        except (TypeError, ValueError, LookupError):
-            continue
+def hostile(real: Any, number: int) -> list[Any]:
+    """Each field damaged in every way; then, for as many as are wanted, two at once."""
+    messages, draw = list(variants(real)), Random(0)
+    return messages + [damaged_twice(real, draw) for _ in range(number - len(messages))]
 
 
 @pytest.mark.timeout(1_800)
@@ -92,7 +82,7 @@ def test_a_message_of_any_shape_is_run_or_dropped_and_counted_and_the_worker_liv
     ((key, payload),) = client.outbox.pushes(task, task.created_ms)
     assert key == QUEUE
     real = json.loads(payload)
-    messages = list(variants(real)) if not NUMBER else list(islice(hostile(real), NUMBER))
+    messages = hostile(real, NUMBER)
     before = client.store.dropped_messages()
     with redis.client() as admin:
         for raw in (*RAW, *(json.dumps(message).encode() for message in messages)):

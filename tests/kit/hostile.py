@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 VALUES: tuple[Any, ...] = (
@@ -55,6 +56,26 @@ def variants(real: Any) -> Iterator[Any]:
     for path in ((), *_paths(body)):
         for value in VALUES if path == () else (ABSENT, *VALUES):
             yield embedded(real, _with(body, path, value))
+
+
+def damaged_twice(real: Any, draw: Random) -> Any:
+    """A message with two of its fields damaged, whichever."""
+    return _damaged(_damaged(real, draw), draw)
+
+
+def _damaged(message: Any, draw: Random) -> Any:
+    body = _body_of(message) if draw.random() < 0.5 else None
+    target = message if body is None else body
+    changed = _with(target, draw.choice([*_paths(target), ()]), draw.choice(VALUES))
+    return changed if body is None else embedded(message, changed)
+
+
+def _body_of(message: Any) -> Any:
+    try:
+        assert isinstance(message["properties"], dict)
+        return json.loads(base64.b64decode(message["body"]))
+    except (AssertionError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _paths(value: Any) -> Iterator[tuple[Any, ...]]:
