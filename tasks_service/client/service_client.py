@@ -14,7 +14,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -55,6 +55,8 @@ from .messages import (
 
 #: Seconds for the server to accept a connection, and to answer any request but a tool call.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
+#: Seconds that a call which is cancelled stays for the task that it may have become.
+LEAVE_SECONDS = 3.0
 #: Seconds that a tool call without a task may take; the server has its own limit.
 CALL_SECONDS = 24 * 3600.0
 #: Seconds for which a request is sent again, as the server asks for it or after a lost connection.
@@ -164,7 +166,7 @@ class ServiceClient:
                 allow_claimed=True,
                 meta={IDEMPOTENCY_META: secrets.token_urlsafe(16)},
             )
-            answer: Any = await send_insistently(send)
+            answer = await self._answer_to(send)
             if isinstance(answer, CallToolResult | NewTask):
                 return answer
             if not isinstance(answer, InputRequiredResult) or self._answer is None:
@@ -173,6 +175,23 @@ class ServiceClient:
             state = answer.request_state
             asked = Asked(requests=answer.input_requests or {})
             responses = dict(await self._answer(asked)) if asked.requests else None
+
+    async def _answer_to(self, send: Callable[[], Awaitable[Any]]) -> Any:
+        """Send a call; if the wait for its answer is cancelled, so is the task that the answer names.
+
+        The server may have made one by then, which nobody would know, and which would run to its end.
+        """
+        sending = asyncio.ensure_future(send_insistently(send))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            with anyio.move_on_after(LEAVE_SECONDS, shield=True), suppress(MCPError):
+                answer = await sending
+                if isinstance(answer, NewTask):
+                    await self.cancel(answer.task_id)
+            raise
+        finally:
+            sending.cancel()
 
     async def follow(self, task: TaskState, watch: Watch | None = None) -> CallToolResult:
         """Poll a task until it ends, and return its result; see `call`."""

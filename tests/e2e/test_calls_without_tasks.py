@@ -91,7 +91,9 @@ def test_a_tool_that_asks_twice_is_answered_in_two_rounds(ports: list[int]) -> N
             result = call(client, "ask_twice", {}, inputResponses=answers, requestState=state)
 
     assert rounds == ["question", "question#2"]
-    assert "question#2" in result["content"][1]["text"]
+    first, second = result["structuredContent"]
+    assert "question" in first
+    assert "question#2" in second
 
 
 @pytest.mark.parametrize("timings", [Timings(answer=1.0)])

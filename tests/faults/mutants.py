@@ -46,7 +46,9 @@ class Mutant:
 MUTANTS: dict[str, Mutant] = {
     "no WATCH": Mutant(TRANSACTION, '("WATCH", *transition.watch())', '("PING",)'),
     "a lost race counts as won": Mutant(
-        TRANSACTION, "lost_race = not failure and replies[-1] is None", "lost_race = False"
+        TRANSACTION,
+        "if (failure := _failure(replies)) is None and replies[-1] is not None:",
+        "if (failure := _failure(replies)) is None:",
     ),
     "no token lookup": Mutant(DECIDE, "        if entry.token == token:", "        if False:"),
     "only the last token is looked up": Mutant(DECIDE, "in reversed(log):", "in reversed(log[-1:]):"),
@@ -69,7 +71,7 @@ MUTANTS: dict[str, Mutant] = {
         by="cluster",
     ),
     "a server that refuses is not left": Mutant(
-        TRANSACTION, "leave=bool(failure)", "leave=False", by="behaviour"
+        TRANSACTION, "return self.failure is not None", "return False", by="behaviour"
     ),
     "commands for two nodes all go to one": Mutant(
         SERVERS, "self._owner(first if slot is None else slot)", "self._owner(first)", by="cluster"

@@ -75,6 +75,27 @@ def test_an_error_that_does_not_say_when_is_final(data: object) -> None:
     assert retry_seconds(MCPError(-32603, "no", data)) is None
 
 
+def test_a_call_that_is_given_up_before_its_task_is_named_cancels_it_all_the_same(
+    redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path
+) -> None:
+    """The front end waits for a moment whether the tool is quick, and names the task then."""
+
+    async def leave(port: int) -> str:
+        async with connect(f"http://127.0.0.1:{port}/mcp") as client:
+            call = asyncio.ensure_future(client.call("late", {"name": "Ada"}))
+            task_id = await asyncio.to_thread(worker.recorded)
+            assert not call.done()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            return task_id
+
+    with serving(tools, settings(redis_url, tmp_path)) as port:
+        task_id = asyncio.run(leave(port))
+
+        assert worker.store.inspect(task_id).task.status == "cancelled"
+
+
 def test_a_task_is_followed_through_an_outage_of_the_store(tools: ToolRegistry, tmp_path: Path) -> None:
     redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
     seen: list[TaskState] = []
