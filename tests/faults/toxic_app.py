@@ -60,7 +60,7 @@ def good(path: str, ctx: TaskContext, seconds: float = 0.05) -> int:
     return ctx.claims
 
 
-@service.tool(**BRIEF, lease=timedelta(seconds=1))
+@service.tool(**BRIEF, lease=timedelta(seconds=5))
 def nap(path: str, ctx: TaskContext) -> int:
     """Sleep durably, with a step before and after."""
     ctx.step("before", write_line, path, task=ctx.task_id, step="before")
