@@ -1,4 +1,4 @@
-"""Names that server and client share: the tasks extension and our own `_meta` keys."""
+"""Names that server and client share: the tasks extension, our own `_meta` keys, and a code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 
 TASK_META: Final = "io.github.tasks-service/task"
 """Our own key in a task's `_meta`: progress and variables, which the extension has no fields for."""
+
+
+REQUEST_CANCELLED: Final = -32800
+"""The code of a call, or of a `tasks/result`, whose task was cancelled."""
 
 
 IDEMPOTENCY_META: Final = "io.github.tasks-service/idempotency-key"

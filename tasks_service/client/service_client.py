@@ -40,7 +40,7 @@ from mcp_types import (
 )
 
 from ..domain.errors import ConfigurationError, TasksServiceError
-from ..extension import IDEMPOTENCY_META, TASKS_EXTENSION
+from ..extension import IDEMPOTENCY_META, REQUEST_CANCELLED, TASKS_EXTENSION
 from .messages import (
     CancelTask,
     DetailedTask,
@@ -136,7 +136,7 @@ class ServiceClient:
 
         Raises:
             MCPError: The server refused.
-            TaskEnded: The task failed or was cancelled.
+            TaskEnded: The task failed or was cancelled, perhaps before the server named it.
         """
         answer = await self.start(tool, arguments)
         if isinstance(answer, CallToolResult):
@@ -151,6 +151,7 @@ class ServiceClient:
 
         Raises:
             MCPError: The server refused.
+            TaskEnded: The task was cancelled before the server named it.
         """
         responses: InputResponses | None = None
         state: str | None = None
@@ -184,6 +185,10 @@ class ServiceClient:
         sending = asyncio.ensure_future(send_insistently(send))
         try:
             return await asyncio.shield(sending)
+        except MCPError as error:
+            if error.code == REQUEST_CANCELLED:
+                raise TaskEnded(str(error)) from error
+            raise
         except asyncio.CancelledError:
             with anyio.move_on_after(LEAVE_SECONDS, shield=True), suppress(MCPError):
                 answer = await sending

@@ -122,7 +122,7 @@ def test_cancel_ends_the_task_of_another(
     _, errors = call.communicate(timeout=300)
 
     assert done.returncode == 0, done.stderr
-    assert call.returncode == 1
+    assert call.returncode == 1, errors
     assert "An operator cancelled the task." in errors
     history = json.loads(service.run("inspect", "--json", task_id).stdout)["log"]
     assert history[-1]["actor"] == "operator"

@@ -408,7 +408,7 @@ def test_a_state_of_an_execution_that_was_cancelled_gets_a_clear_error(
 
     error = retry(client, round_one["requestState"], {"name": ADA}).error
 
-    assert error == {"code": -32800, "message": "The call was cancelled"}
+    assert error == {"code": -32800, "message": "The call was cancelled. The client cancelled the task."}
 
 
 # --- a client that does not come back ---

@@ -15,7 +15,8 @@ from mcp_types import CallToolResult
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.client.messages import NewTask, TaskState, retry_seconds
-from tasks_service.client.service_client import connect, send_insistently
+from tasks_service.client.service_client import TaskEnded, connect, send_insistently
+from tasks_service.domain.events import CancelByOperator
 from tests.kit.hand_worker import Worker
 from tests.kit.servers import RedisServer
 from tests.kit.serving import serving, settings
@@ -94,6 +95,21 @@ def test_a_call_that_is_given_up_before_its_task_is_named_cancels_it_all_the_sam
         task_id = asyncio.run(leave(port))
 
         assert worker.store.inspect(task_id).task.status == "cancelled"
+
+
+def test_a_call_that_another_cancels_before_its_task_is_named_ends_as_a_cancelled_task_does(
+    redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path
+) -> None:
+    async def call(port: int) -> None:
+        async with connect(f"http://127.0.0.1:{port}/mcp") as client:
+            call = asyncio.ensure_future(client.call("soon", {"name": "Ada"}))
+            task_id = await asyncio.to_thread(worker.recorded)
+            worker.store.apply_order(task_id, CancelByOperator())
+            with pytest.raises(TaskEnded, match="An operator cancelled the task"):
+                await call
+
+    with serving(tools, settings(redis_url, tmp_path)) as port:
+        asyncio.run(call(port))
 
 
 def test_a_task_is_followed_through_an_outage_of_the_store(tools: ToolRegistry, tmp_path: Path) -> None:

@@ -413,5 +413,5 @@ def _missing(call: ToolCall, task: Task) -> list[ClientCapability]:
 
 def _ended(view: TaskView) -> TaskView:
     if view.task.status is TaskStatus.CANCELLED:
-        raise CallCancelled
+        raise CallCancelled(view.task.status_message)
     return view

@@ -171,10 +171,14 @@ class FunctionFailed(TasksServiceError):
 
 
 class CallCancelled(TasksServiceError):
-    """Somebody cancelled the execution that a call was waiting for."""
+    """Somebody cancelled the execution that a call was waiting for.
 
-    def __init__(self) -> None:
-        super().__init__("The call was cancelled")
+    Args:
+        told: What its task says of it, a sentence; None: nothing.
+    """
+
+    def __init__(self, told: str | None) -> None:
+        super().__init__(f"The call was cancelled. {told or ''}".strip())
 
 
 class CallTooLong(TasksServiceError):

@@ -40,7 +40,7 @@ from ...domain.questions import SamplingQuestion
 from ...domain.reports import LogMessage
 from ...domain.task import ClientCapability, Progress
 from ...domain.tools import ToolDefinition
-from ...extension import IDEMPOTENCY_META
+from ...extension import IDEMPOTENCY_META, REQUEST_CANCELLED
 from ..transport.jsonrpc import EncodedList, encode
 from ..transport.rejection import Rejection
 from .overload import OVERLOADED
@@ -69,10 +69,6 @@ PROMPTS_GET: Final = "prompts/get"
 COMPLETE: Final = "completion/complete"
 SERVED_VERSIONS: Final = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
 """Every revision that is served here, of both eras: a client that is refused one may choose another."""
-
-REQUEST_CANCELLED: Final = -32800
-"""A plain call whose execution was cancelled by another hand."""
-
 
 KEY_BYTES: Final = 128
 """Longest idempotency key."""

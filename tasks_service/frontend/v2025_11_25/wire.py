@@ -23,6 +23,7 @@ from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel, LogMessage
 from ...domain.task import ClientCapability, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...domain.tools import OfferedTool, TaskSupport, ToolDefinition, ToolSet
+from ...extension import REQUEST_CANCELLED
 from ...store.announcements import Listed
 from ...store.clients import TaskView
 from ..core import wire_common as common
@@ -62,8 +63,6 @@ IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
 RESOURCE_NOT_FOUND: Final = -32002
 """The code of an unknown resource (2025-11-25, resources, error handling); the later revision retired it."""
 
-REQUEST_CANCELLED: Final = -32800
-"""The code of a call, or of a `tasks/result`, whose task was cancelled."""
 
 TASKS_CAPABILITY: Final[Mapping[str, Any]] = {
     "list": {},
