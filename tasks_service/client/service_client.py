@@ -190,7 +190,7 @@ class ServiceClient:
                 raise TaskEnded(str(error)) from error
             raise
         except asyncio.CancelledError:
-            with anyio.move_on_after(LEAVE_SECONDS, shield=True), suppress(MCPError):
+            with anyio.move_on_after(LEAVE_SECONDS, shield=True), suppress(MCPError, httpx2.HTTPError):
                 answer = await sending
                 if isinstance(answer, NewTask):
                     await self.cancel(answer.task_id)

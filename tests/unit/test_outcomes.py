@@ -277,7 +277,7 @@ PROGRESS: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = [
     ((Decimal("1.5"), 10), (1.5, 10, None)),
     ((Fraction(1, 2), Decimal(2)), (0.5, 2.0, None)),
     ((True, 2), (1, 2, None)),
-    ((1, 2, Path("/tmp/scene")), (1, 2, "/tmp/scene")),
+    ((1, 2, Path("/srv/scene")), (1, 2, "/srv/scene")),
     ((1, 2, ValueError("no light")), (1, 2, "no light")),
     ((1, 2, Odd()), (1, 2, "half ? a pair")),
     ((2**63, None), (2**63, None, None)),
