@@ -70,6 +70,11 @@ _SLOTS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
 
 _EXPIRING_KEY = re.compile(r"(.+?):(\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?)")
 
+_DATED_KEY = re.compile(r".*:(\d{4}-\d{1,2}-\d{1,2}(?!\d).*)")
+"""A key that ends in what its writer must have meant for a moment."""
+
+_MOMENT = "a moment in UTC like 2027-01-31T12:00:00Z"
+
 
 class _AsWritten(EnvSettingsSource):
     """Variables whose values are handed to validators as they are written, and not read as JSON.
@@ -111,7 +116,8 @@ class Settings(BaseSettings):
         together: Whether a front end without an app serves the tools of all services at `/mcp`, each with its
             service's name in front.
         api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until`
-            expires, at a time in UTC like 2027-01-31T12:00:00Z. Required unless `host` is a loopback address.
+            expires, at a time in UTC like 2027-01-31T12:00:00Z. While a key is replaced a name has two, of
+            which one expires. Required unless `host` is a loopback address.
         allowed_hosts: Host headers to accept besides the bound address, as `host` (on any port) or
             `host:port`; needed behind a proxy.
         allowed_origins: The origins of web pages that may call besides the service's own, as `scheme://host`,
@@ -147,7 +153,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
     together: bool = False
-    api_keys: dict[str, ApiKey] = Field(default_factory=dict)
+    api_keys: dict[str, tuple[ApiKey, ...]] = Field(default_factory=dict)
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = LOOPBACK_ORIGINS
     pool: int = Field(default=16, ge=2, le=1000)
@@ -205,21 +211,37 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _parse_keys(cls, value: object) -> object:
+        if isinstance(value, dict):
+            return {name: keys if isinstance(keys, list | tuple) else (keys,) for name, keys in value.items()}
         if not isinstance(value, str):
             return value
-        pairs = [pair.strip() for pair in value.split(",") if pair.strip()]
-        keys = {}
-        for pair in pairs:
-            name, colon, key = pair.partition(":")
-            expiring = _EXPIRING_KEY.fullmatch(key)
-            key, until = expiring.groups() if expiring else (key, None)
-            if not (colon and name and len(key) >= 16):
-                raise ValueError(
-                    f"TASKS_API_KEYS: {name or pair!r} is not of the form name:key or name:key:until, with a "
-                    "key of at least 16 characters and a moment in UTC like 2027-01-31T12:00:00Z"
-                )
-            keys[name] = ApiKey(key=SecretStr(key), until=_moment(name, until))
+        keys: dict[str, list[ApiKey]] = {}
+        for pair in (pair.strip() for pair in value.split(",") if pair.strip()):
+            name, _, text = (part.strip() for part in pair.partition(":"))
+            keys.setdefault(name, []).append(_api_key(name, text))
         return keys
+
+    @field_validator("api_keys")
+    @classmethod
+    def _refuse_ambiguous_keys(cls, value: dict[str, tuple[ApiKey, ...]]) -> dict[str, tuple[ApiKey, ...]]:
+        owners: dict[str, str] = {}
+        for name, keys in value.items():
+            for key in keys:
+                other = owners.setdefault(key.key.get_secret_value(), name)
+                if other != name:
+                    raise ValueError(
+                        f"TASKS_API_KEYS: {other!r} and {name!r} have the same key, so that nobody knows who "
+                        "calls with it. Give each a key of its own"
+                    )
+            if len({key.key.get_secret_value() for key in keys}) < len(keys):
+                raise ValueError(f"TASKS_API_KEYS: {name!r} has the same key twice. Leave one of them out")
+            if sum(key.until is None for key in keys) > 1:
+                raise ValueError(
+                    f"TASKS_API_KEYS: {name!r} has several keys that never end. To replace a key, give the "
+                    f"old one an end, as in {name}:OLD:2027-01-31T12:00:00Z,{name}:NEW. If they are of several "
+                    "people, give each a name of their own"
+                )
+        return value
 
     @field_validator("handle_after_by_client", mode="before")
     @classmethod
@@ -327,6 +349,25 @@ def _each(name: str, parse: Callable[[str], object], value: tuple[str, ...]) -> 
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return value
+
+
+def _api_key(name: str, text: str) -> ApiKey:
+    """The key that stands behind a name, and its end."""
+    expiring = _EXPIRING_KEY.fullmatch(text)
+    key, until = expiring.groups() if expiring else (text, None)
+    if not name or len(key) < 16:
+        raise ValueError(
+            f"TASKS_API_KEYS: {name or 'a key without a name'!r} is not of the form name:key or "
+            f"name:key:until, with a key of at least 16 characters and {_MOMENT}"
+        )
+    if until is None and (dated := _DATED_KEY.fullmatch(key)) is not None:
+        raise ValueError(f"TASKS_API_KEYS: the key of {name!r} ends at {dated[1]!r}, which is not {_MOMENT}")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ValueError(
+            f"TASKS_API_KEYS: the key of {name!r} has a character that no client can send in a header. Use "
+            "letters, digits and punctuation of ASCII, without spaces"
+        )
+    return ApiKey(key=SecretStr(key), until=_moment(name, until))
 
 
 def _moment(name: str, text: str | None) -> datetime | None:

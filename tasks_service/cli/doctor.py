@@ -267,7 +267,7 @@ def check_fairness(examination: Examination) -> Iterator[Finding]:
     shared = [queue for queue in queues if settings.limits.concurrency_limit(queue) is None]
     if len(settings.api_keys) > 1 and shared:
         yield _warning(
-            f"{len(settings.api_keys)} API keys share the workers of these queues, and the tasks of one can "
+            f"{len(settings.api_keys)} owners share the workers of these queues, and the tasks of one can "
             f"take them all: {', '.join(shared)}.",
             "Set TASKS_MAX_RUNNING_PER_OWNER to fewer than the workers have slots.",
         )

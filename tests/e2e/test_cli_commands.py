@@ -207,7 +207,7 @@ def test_doctor_warns_where_the_tasks_of_one_owner_can_take_every_worker(service
         (findings,) = (e["findings"] for e in json.loads(done.stdout) if e["check"] == "fairness")
         return json.dumps(findings)
 
-    assert "2 API keys share the workers" in said(shared)
+    assert "2 owners share the workers" in said(shared)
     assert "Set TASKS_MAX_RUNNING_PER_OWNER" in said(shared)
     assert said(limited) == "[]"
 

@@ -31,7 +31,7 @@ def test_api_keys_are_pairs_of_name_and_key(monkeypatch: pytest.MonkeyPatch) -> 
 
     keys = Settings().api_keys
 
-    assert {name: key.key.get_secret_value() for name, key in keys.items()} == {
+    assert {name: key.key.get_secret_value() for name, (key,) in keys.items()} == {
         "ann": "0123456789abcdef",
         "bob": "fedcba9876543210",
     }
@@ -43,13 +43,63 @@ def test_a_key_may_end_at_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
         "ann:0123456789abcdef:2027-01-31T12:00:00Z,bob:fedcba9876543210:2027-01-31,cy:a:b:c:d:e:f:g:h:i",
     )
 
-    keys = Settings().api_keys
+    keys = {name: key for name, (key,) in Settings().api_keys.items()}
 
     assert keys["ann"].until == datetime(2027, 1, 31, 12, tzinfo=UTC)
     assert keys["ann"].key.get_secret_value() == "0123456789abcdef"
     assert keys["bob"].until == datetime(2027, 1, 31, tzinfo=UTC)
     assert keys["cy"].until is None
     assert keys["cy"].key.get_secret_value() == "a:b:c:d:e:f:g:h:i"
+
+
+OLD, NEW = "the-key-of-last-year", "the-key-of-this-year"
+
+
+def test_a_name_has_two_keys_while_one_replaces_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", f"ann:{OLD}:2099-01-01T00:00:00Z,ann:{NEW}")
+
+    (keys,) = Settings().api_keys.values()
+
+    assert [key.key.get_secret_value() for key in keys] == [OLD, NEW]
+    assert [key.until for key in keys] == [datetime(2099, 1, 1, tzinfo=UTC), None]
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (f"ann:{OLD},ann:{NEW}", f"'ann' has several keys that never end. .* as in ann:OLD:.*,ann:NEW"),
+        (f"ann:{OLD},ann:{OLD}:2099-01-01", "'ann' has the same key twice"),
+        (f"ann:{OLD},bob:{OLD}", "'ann' and 'bob' have the same key"),
+    ],
+)
+def test_a_second_key_that_must_be_a_mistake_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, keys: str, sentence: str
+) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", keys)
+
+    with pytest.raises(ValidationError, match=sentence) as refusal:
+        Settings()
+
+    assert all(OLD not in problem["msg"] for problem in refusal.value.errors())
+
+
+@pytest.mark.parametrize(
+    "until", ["2099-01-01T00:00:00", "2099-01-01T00:00:00+01:00", "2099-1-1", "2099-01-01 00:00"]
+)
+def test_an_end_of_another_form_is_not_taken_for_a_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch, until: str
+) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", f"ann:{OLD}:{until}")
+
+    with pytest.raises(ValidationError, match=r"not a moment in UTC like 2027-01-31T12:00:00Z"):
+        Settings()
+
+
+def test_a_key_that_no_client_can_send_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", "ann:a key with spaces in it")
+
+    with pytest.raises(ValidationError, match="no client can send in a header"):
+        Settings()
 
 
 def test_no_api_keys_is_an_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,8 @@ class Authenticator:
                     expires_at=None if api_key.until is None else api_key.until.timestamp(),
                 ),
             )
-            for name, api_key in settings.api_keys.items()
+            for name, api_keys in settings.api_keys.items()
+            for api_key in api_keys
         ]
         self._local = None if self._keys else Caller(owner=owner_of(LOCAL_USER, owner_secret))
 
