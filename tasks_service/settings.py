@@ -238,8 +238,8 @@ class Settings(BaseSettings):
             if sum(key.until is None for key in keys) > 1:
                 raise ValueError(
                     f"TASKS_API_KEYS: {name!r} has several keys that never end. To replace a key, give the "
-                    f"old one an end, as in {name}:OLD:2027-01-31T12:00:00Z,{name}:NEW. If they are of several "
-                    "people, give each a name of their own"
+                    f"old one an end, as in {name}:OLD:2027-01-31T12:00:00Z,{name}:NEW. If they are of "
+                    "several people, give each a name of their own"
                 )
         return value
 

@@ -34,10 +34,13 @@ def test_while_a_key_is_replaced_both_are_of_one_owner(
     redis_url: str, tools: ToolRegistry, tmp_path: Path
 ) -> None:
     keys = f"alice:{ALICE}:2099-01-01T00:00:00Z,alice:{BOB}"
-    with serving(tools, settings(redis_url, tmp_path, api_keys=keys)) as port:
-        with WireClient(port, key=ALICE) as old, WireClient(port, key=BOB) as new:
-            task_id = old.task("heavy", {})
-            assert new.get(task_id)["taskId"] == task_id
+    with (
+        serving(tools, settings(redis_url, tmp_path, api_keys=keys)) as port,
+        WireClient(port, key=ALICE) as old,
+        WireClient(port, key=BOB) as new,
+    ):
+        task_id = old.task("heavy", {})
+        assert new.get(task_id)["taskId"] == task_id
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong-wrong-wrong", ALICE[:-1], f"{ALICE} {BOB}", "alice"])

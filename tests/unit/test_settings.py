@@ -67,7 +67,7 @@ def test_a_name_has_two_keys_while_one_replaces_the_other(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        (f"ann:{OLD},ann:{NEW}", f"'ann' has several keys that never end. .* as in ann:OLD:.*,ann:NEW"),
+        (f"ann:{OLD},ann:{NEW}", "'ann' has several keys that never end. .* as in ann:OLD:.*,ann:NEW"),
         (f"ann:{OLD},ann:{OLD}:2099-01-01", "'ann' has the same key twice"),
         (f"ann:{OLD},bob:{OLD}", "'ann' and 'bob' have the same key"),
     ],
