@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long upgrade-test test-matrix clients up bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long upgrade-test test-matrix clients dist up bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,10 @@ faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 
 upgrade-test: $(STAMP) ## Neighbouring releases on one store, forward and back (needs the git history; some minutes)
 	TASKS_TEST_UPGRADE_CALLS=100 pytest tests/upgrade -m "upgrade or not upgrade"
+
+dist: $(STAMP) ## The wheel and the source distribution, in dist/
+	rm -rf dist
+	python -m hatchling build
 
 up: $(STAMP) ## The whole service from the Procfile, Flower included, until Ctrl-C
 	tasks-service up --procfile Procfile

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -42,7 +43,10 @@ def optional_app_option(without: str) -> Callable[[F], F]:
     return _app_option(required=False, help_text=f"{_WHERE} {without}")
 
 
-_WHERE = "Where the TaskService is; the current directory is searched first."
+_WHERE = (
+    "The module that has the TaskService, as `service` unless a name follows; the current directory is "
+    "searched first."
+)
 
 
 def _app_option(*, required: bool, help_text: str) -> Callable[[F], F]:
@@ -51,7 +55,7 @@ def _app_option(*, required: bool, help_text: str) -> Callable[[F], F]:
         required=required,
         envvar="TASKS_APP",
         show_envvar=True,
-        metavar="MODULE:NAME",
+        metavar="MODULE[:NAME]",
         help=help_text,
     )
 
@@ -88,12 +92,26 @@ def load_service(path: str) -> TaskService:
             raise
         raise ConfigurationError(
             f"There is no module {module_name!r} in {here} or on the Python path. "
-            "Name the module of your TaskService with --app module:service."
+            "Name the module of your TaskService with --app, such as acme.service."
         ) from None
     service = getattr(module, name or "service", None)
     if not isinstance(service, TaskService):
-        raise ConfigurationError(f"{path}: expected a TaskService, found {type(service).__name__}.")
+        raise ConfigurationError(_no_service(module, name or "service", service))
     return service
+
+
+def _no_service(module: ModuleType, name: str, found: object) -> str:
+    """Why there is no TaskService of a name in a module, and what to write."""
+    from ..service import TaskService
+
+    there = [known for known, value in vars(module).items() if isinstance(value, TaskService)]
+    what = f"{name} is of type {type(found).__name__}" if hasattr(module, name) else f"it has no {name!r}"
+    way_out = (
+        f"Name it: --app {module.__name__}:{there[0]}."
+        if there
+        else f"Add `{name} = TaskService(...)`, or name the module that has it."
+    )
+    return f"There is no TaskService {name!r} in the module {module.__name__!r}: {what}. {way_out}"
 
 
 def load_connected_service(path: str, settings: Settings) -> TaskService:
@@ -112,14 +130,23 @@ def celery_path(path: str) -> str:
     Raises:
         ConfigurationError: The service's module does not name its Celery app.
     """
+    if (found := find_celery_path(path)) is not None:
+        return found
+    module_name, _, name = path.partition(":")
+    raise ConfigurationError(
+        f"Celery cannot find the app of {path}: add the line `app = {name or 'service'}.celery` "
+        f"to {module_name}."
+    )
+
+
+def find_celery_path(path: str) -> str | None:
+    """As `celery_path`; None if the service's module does not name its Celery app."""
     app: Celery = load_service(path).celery
     module_name = path.partition(":")[0]
-    for name, value in vars(sys.modules[module_name]).items():
-        if value is app:
-            return f"{module_name}:{name}"
-    raise ConfigurationError(
-        f"Celery cannot find the app of {path}: add the line `app = service.celery` to {module_name}."
-    )
+    names = [name for name, value in vars(sys.modules[module_name]).items() if value is app]
+    if "app" in names:
+        return module_name  # Celery looks for this name by itself
+    return f"{module_name}:{names[0]}" if names else None
 
 
 def redis_url_of(settings: Settings) -> str:

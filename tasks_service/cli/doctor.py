@@ -28,7 +28,7 @@ from ..settings import Settings
 from ..store.findings import Finding, Severity
 from ..store.redis import RedisTaskStore, Role, refusal_of, refused_work
 from ..worker.maintenance.schedule import CELERY_TASKS, LATE_MS, left_to_workers
-from .application import app_option, json_option, load_connected_service, open_store
+from .application import app_option, find_celery_path, json_option, load_connected_service, open_store
 from .tool_findings import AnsweringWorker, ToolExamination, waiting_findings
 
 #: Seconds that workers have to answer, and the broker to accept a connection.
@@ -65,6 +65,8 @@ class Examination:
     service: TaskService
     settings: Settings
     store: RedisTaskStore
+    celery_path: str | None = None
+    """With which `celery -A` finds its Celery app, if the service's module names it."""
     _replies: dict[str, object] | None = field(default=None)
     _answering: tuple[AnsweringWorker, ...] | None = field(default=None)
 
@@ -117,7 +119,8 @@ def doctor(app: str, as_json: bool) -> None:
     settings = Settings()
     report: list[tuple[str, list[Finding]]] = []
     with open_store(settings) as store:
-        examination = Examination(load_connected_service(app, settings), settings, store)
+        service = load_connected_service(app, settings)
+        examination = Examination(service, settings, store, find_celery_path(app))
         for title, check in CHECKS.items():
             found = _run_check(check, examination)
             report.append((title, found))
@@ -373,7 +376,7 @@ def _worker_command(examination: Examination) -> str:
 
 
 def _celery_command(examination: Examination) -> str:
-    return f"celery -A {examination.app.main or '...'}"
+    return f"celery -A {examination.celery_path or examination.app.main or '...'}"
 
 
 def _outer_address() -> str | None:

@@ -23,6 +23,7 @@ from ..domain.task import JsonText, Phase, Slot, Task, TaskRecord
 from ..settings import Settings
 from ..store.maintenance import MaintenanceStore
 from .application import json_option, open_store, printable
+from .tables import age, print_table
 
 #: Times from here on, in ms, have no date.
 LATEST_MS = 253_402_300_800_000
@@ -117,9 +118,9 @@ def _print_table(tasks: list[Task], now_ms: int) -> None:
         phase = f"{task.phase.value} (error)" if task.is_error else task.phase.value
         where = f"on {task.lease.worker}" if task.lease else ""
         details = " ".join(filter(None, (where, task.status_message)))
-        age = _age(now_ms - task.created_ms)
-        table.add_row(task_hash(task.task_id), task.tool, phase, age, str(task.attempts), details)
-    Console().print(table)
+        since = age(now_ms - task.created_ms)
+        table.add_row(task_hash(task.task_id), task.tool, phase, since, str(task.attempts), details)
+    print_table(table)
 
 
 def _summary(task: Task) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def _summary(task: Task) -> dict[str, Any]:
 
 
 def _print_record(record: TaskRecord, problems: list[str]) -> None:
-    console, task = Console(), record.task
+    task = record.task
     fields = Table("field", "value", show_header=False)
     fields.add_row("task", task_hash(task.task_id))
     for field in dataclasses.fields(task):
@@ -155,14 +156,14 @@ def _print_record(record: TaskRecord, problems: list[str]) -> None:
         said = f"{exception.type}: {exception.message}"
         fields.add_row("exception", Text(f"{said}\n\n{exception.traceback}" if exception.traceback else said))
         fields.add_row("exception of claim", str(exception.claim))
-    console.print(fields)
+    print_table(fields)
     history = Table("revision", "from", "to", "who", "when", title="history")
     for entry in record.log:
         source = entry.source.value if entry.source else ""
         history.add_row(str(entry.revision), source, entry.target.value, entry.actor, _timestamp(entry.at_ms))
-    console.print(history)
+    print_table(history)
     for problem in problems:
-        console.print(f"[red]index:[/red] {problem}")
+        Console().print(f"[red]index:[/red] {problem}", soft_wrap=True)
 
 
 def _is_timestamp(name: str) -> bool:
@@ -182,11 +183,3 @@ def _timestamp(at_ms: int) -> str:
     if not 0 <= at_ms < LATEST_MS:
         return str(at_ms)  # no time of ours: a damaged record is shown as it is
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-
-
-def _age(age_ms: int) -> str:
-    seconds = max(age_ms, 0) // 1000
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"

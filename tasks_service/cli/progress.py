@@ -16,10 +16,11 @@ from rich.progress import (
 )
 
 from ..client.messages import TaskState
+from .waiting import WaitReporter
 
 
 class ProgressBar:
-    """A progress bar that disappears when it ends; without a terminal nothing is shown.
+    """A progress bar that disappears when it ends; without a terminal, only what a task waits for is told.
 
     Args:
         title: The text in front.
@@ -40,6 +41,7 @@ class ProgressBar:
             disable=not shown_on.is_terminal,
         )
         self._bar = self._progress.add_task(title, total=None)
+        self._waiting = WaitReporter(self._print)
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -59,6 +61,7 @@ class ProgressBar:
 
     def watch(self, state: TaskState) -> None:
         """Show a state of the task."""
+        self._waiting.watch(state)
         progress = state.progress
         message = state.status_message or state.status
         self._progress.update(
@@ -67,3 +70,6 @@ class ProgressBar:
             total=progress.total if progress else None,
             completed=progress.progress if progress else 0.0,
         )
+
+    def _print(self, line: str) -> None:
+        self._progress.console.print(f"{self._title}: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from ..settings import Settings
 from ..store.registry import RegistryView, WorkerAnnouncement
 from .application import json_option, open_store
+from .tables import age, print_table
 
 
 @click.command()
@@ -20,12 +20,13 @@ from .application import json_option, open_store
 def workers(as_json: bool) -> None:
     """List the workers that run, with their releases, queues and tools."""
     with open_store(Settings()) as store:
+        now_ms = store.now_ms()
         views = [store.registry.read(service) for service in store.registry.services()]
     if as_json:
         click.echo(json.dumps([_summary(view, worker) for view in views for worker in view.workers]))
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("worker", "service", "release", "pool", "slots", "tools", "since", "queues"):
+    for name in ("worker", "service", "release", "pool", "slots", "tools", "age", "queues"):
         table.add_column(name, no_wrap=name != "queues")
     for view in views:
         for worker in view.workers:
@@ -36,11 +37,11 @@ def workers(as_json: bool) -> None:
                 worker.pool,
                 str(worker.slots),
                 str(len(_tools(view, worker))),
-                _timestamp(worker.since_ms),
+                age(now_ms - worker.since_ms),
                 ", ".join(sorted(worker.queues)),
             )
     if table.row_count:
-        Console().print(table)
+        print_table(table)
     else:
         click.echo("No worker runs.", err=True)
 

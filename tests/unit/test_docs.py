@@ -52,6 +52,13 @@ def test_the_operators_guide_has_every_setting_with_its_default() -> None:
             assert told[name] == str(field.default), name
 
 
+def test_the_operators_guide_has_every_variable_of_a_command() -> None:
+    loaded = [command.load() for command in COMMANDS.values()]
+    read = {str(option.envvar) for command in loaded for option in command.params if option.envvar}
+    told = set(re.findall(r"^\| [^|]+ \| `(TASKS_\w+)` \|", text_of("docs/guide-operators.md"), re.MULTILINE))
+    assert told == read
+
+
 def test_the_authors_guide_has_every_option_of_a_tool() -> None:
     guide = text_of("docs/guide-authors.md")
     table = guide[guide.index("## All options") :]
