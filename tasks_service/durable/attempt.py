@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Protocol
 from ..domain.events import Question
 from ..domain.reports import LogMessage
 from ..domain.task import JournalEntry, Progress, Task
+from .clock import Clock
 from .journal import Journal
 
 
@@ -49,6 +50,10 @@ class Attempt(Protocol):
     @property
     def answers(self) -> Mapping[str, Any]:
         """The answers to the questions that the tool declared with `ask=`, decoded."""
+
+    @property
+    def clock(self) -> Clock:
+        """What short waits within the attempt are measured by."""
 
     def now_ms(self) -> int:
         """The store's time in milliseconds, estimated from the claim and this process's clock."""

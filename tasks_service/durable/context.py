@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,6 +39,7 @@ from .questions import (
     Question,
     Roots,
     Sampling,
+    compared_of,
     default_text,
     question_digest,
 )
@@ -126,9 +126,10 @@ class _Context:
             if question.needs not in declared and not _for_model(question, declared):
                 raise ClientCannot(question.needs)
         kind, journal = EntryKind.ANSWER, self._journal
+        asked = {name: question.recorded() for name, question in questions.items()}
         return [
-            Call(kind, journal.name_of_use(kind, name), question_digest(question.recorded()))
-            for name, question in questions.items()
+            Call(kind, journal.name_of_use(kind, name), question_digest(recorded), compared_of(recorded))
+            for name, recorded in asked.items()
         ]
 
     def _timer(self, duration: timedelta | float, name: str) -> tuple[JournalEntry, int, bool]:
@@ -405,7 +406,7 @@ class TaskContext(_Context):
         timer, left_ms, recorded = self._timer(duration, name)
         if left_ms > SHORT_SLEEP_MS or not recorded:
             self._attempt.suspend(max(left_ms, 0), None if recorded else timer)
-        time.sleep(max(left_ms, 0) / 1000)
+        self._attempt.clock.sleep(max(left_ms, 0) / 1000)
 
     def _ask(
         self, questions: Mapping[str, Question], within: timedelta | None, defaults: Mapping[str, Any]
@@ -425,10 +426,11 @@ class TaskContext(_Context):
             except Exception as error:
                 if retry is None or not retry.applies_to(error) or attempt == STEP_ATTEMPTS:
                     raise
-            until = time.monotonic() + retry.delay_ms(attempt) / 1000
-            while (left := until - time.monotonic()) > 0:
+            clock = self._attempt.clock
+            until = clock.monotonic() + retry.delay_ms(attempt) / 1000
+            while (left := until - clock.monotonic()) > 0:
                 self._attempt.check()
-                time.sleep(min(left, 0.25))
+                clock.sleep(min(left, 0.25))
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -593,7 +595,7 @@ class AsyncTaskContext(_Context):
                 await asyncio.to_thread(self._attempt.record, timer)
         if left_ms > SHORT_SLEEP_MS:
             await self._suspension.sleep(left_ms)
-        await asyncio.sleep(max(left_ms, 0) / 1000)
+        await self._attempt.clock.sleep_async(max(left_ms, 0) / 1000)
 
     async def _ask(
         self, questions: Mapping[str, Question], within: timedelta | None, defaults: Mapping[str, Any]
@@ -618,7 +620,7 @@ class AsyncTaskContext(_Context):
             except Exception as error:
                 if retry is None or not retry.applies_to(error) or attempt == STEP_ATTEMPTS:
                     raise
-            await asyncio.sleep(retry.delay_ms(attempt) / 1000)
+            await self._attempt.clock.sleep_async(retry.delay_ms(attempt) / 1000)
         raise AssertionError("the last attempt returns or raises")
 
 

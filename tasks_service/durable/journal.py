@@ -31,11 +31,19 @@ _OTHER: Mapping[EntryKind, str] = {
 
 
 class Call(NamedTuple):
-    """A call on the context that the journal may hold an outcome of."""
+    """A call on the context that the journal may hold an outcome of.
+
+    Attributes:
+        kind: What is called.
+        name: The name of this use.
+        digest: Of what must not change: a step's arguments, a question's schema.
+        compared: What the digest is of, as JSON text, for those who explain a difference; empty if unknown.
+    """
 
     kind: EntryKind
     name: str
     digest: str
+    compared: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
@@ -57,6 +65,11 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def unmatched(self) -> tuple[JournalEntry, ...]:
+        """The entries that no call of this attempt has matched yet."""
+        return tuple(entry for entry, met in zip(self._entries, self._matched, strict=True) if not met)
 
     def name_of_use(self, kind: EntryKind, name: str) -> str:
         """Count a use of a name and return the name of that use: `name`, then `name#2`, `name#3`.

@@ -234,10 +234,14 @@ def default_text(name: str, question: Question, value: Any) -> JsonText:
 
 
 def question_digest(recorded: RecordedQuestion) -> str:
-    """A digest of a question's kind and schema without wording; an earlier answer fits if it is equal."""
+    """A digest of what must not change of a question; an earlier answer fits if it is equal."""
+    return blake2b(compared_of(recorded).encode(), digest_size=8).hexdigest()
+
+
+def compared_of(recorded: RecordedQuestion) -> str:
+    """What must not change of a question, as JSON text: its kind, and its schema without wording."""
     schema = recorded.answer_schema if isinstance(recorded, FormQuestion) else {}
-    essence = [recorded.kind, without_wording(schema)]
-    return blake2b(json.dumps(essence, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return json.dumps([recorded.kind, without_wording(schema)], sort_keys=True)
 
 
 def check_answer(key: str, question: RecordedQuestion, answer: Any) -> JsonText:

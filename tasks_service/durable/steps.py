@@ -33,7 +33,7 @@ def step_call(journal: Journal, name: str, args: Any, kwargs: Mapping[str, Any])
     except (pydantic_core.PydanticSerializationError, ValueError) as error:
         raise NotJson(f"arguments of step {name!r}", str(error)) from None
     digest = blake2b(text, digest_size=8).hexdigest()
-    return Call(EntryKind.STEP, journal.name_of_use(EntryKind.STEP, name), digest)
+    return Call(EntryKind.STEP, journal.name_of_use(EntryKind.STEP, name), digest, text.decode())
 
 
 def step_entry(call: Call, value: Any) -> JournalEntry:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,11 +35,12 @@ from ..domain.names import task_hash
 from ..domain.questions import headline, parse
 from ..domain.reports import LogMessage, Report
 from ..domain.task import JournalEntry, Phase, Progress, Task
+from ..durable.clock import SYSTEM_CLOCK, Clock
 from ..durable.journal import Journal
 from ..durable.questions import Question, question_digest
 from ..store.redis.backoff import full_jitter
 from ..store.workers import WorkerStore
-from .report_publisher import ReportPublisher, ReportQueue
+from .report_publisher import Reporting
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two writes of progress to the record."""
@@ -74,7 +74,8 @@ class RunningAttempt:
         journal: The entries of earlier attempts; empty for the first.
         ask: The questions that the tool declared; their answers are the journal's first entries.
         wake: Called when progress is due to be written.
-        publisher: Publishes reports; None: they are dropped.
+        publisher: Takes reports; None: they are dropped.
+        clock: Measures the attempt's time.
     """
 
     def __init__(
@@ -88,14 +89,16 @@ class RunningAttempt:
         journal: Journal | None = None,
         ask: Mapping[str, Question] | None = None,
         wake: Callable[[], None] = lambda: None,
-        publisher: ReportPublisher | None = None,
+        publisher: Reporting | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._task = task
         self.lease_id = lease_id
         self.started = started
         self.deadline = started + max(task.deadline_ms - task.updated_ms, 0) / 1000
         self._store, self._limits, self._wake = store, limits, wake
-        self._reports = None if publisher is None else ReportQueue(task.task_id, limits, publisher)
+        self._clock = clock
+        self._reports = None if publisher is None else publisher.queue(task.task_id, limits)
         self._lock = threading.Lock()
         self._stop_reason: type[AttemptEnded] | None = None
         self.stop_requested_at: float | None = None
@@ -141,7 +144,7 @@ class RunningAttempt:
         """See `Attempt.progress`; the lease keeper writes it."""
         with self._lock:
             self._unsent = progress
-        if self.progress_due <= time.monotonic():
+        if self.progress_due <= self._clock.monotonic():
             self._wake()
         self._report(progress)
 
@@ -191,9 +194,14 @@ class RunningAttempt:
             raise HistoryMismatch(len(given), f"its question {missing[0]!r}", "something else")
         return {name: self._ask[name].read(json.loads(entry.value)) for name, entry in given.items()}
 
+    @property
+    def clock(self) -> Clock:
+        """See `Attempt.clock`."""
+        return self._clock
+
     def now_ms(self) -> int:
         """See `Attempt.now_ms`; never behind the store's clock."""
-        return self._task.updated_ms + round((time.monotonic() - self.started) * 1000)
+        return self._task.updated_ms + round((self._clock.monotonic() - self.started) * 1000)
 
     def record(self, entry: JournalEntry) -> None:
         """See `Attempt.record`; progress that waits is written in the same transaction."""
@@ -237,7 +245,7 @@ class RunningAttempt:
             if self._stop_reason is not None and self._stop_reason is not WorkerStopping:
                 return
             if self._stop_reason is None:
-                self.stop_requested_at = time.monotonic()
+                self.stop_requested_at = self._clock.monotonic()
             self._stop_reason = kind
             callbacks, self._on_stop = self._on_stop, []
         for callback in callbacks:
@@ -290,7 +298,7 @@ class RunningAttempt:
         with self._lock:
             progress, self._unsent = self._unsent, None
             if progress is not None:
-                self._progress_written = time.monotonic()
+                self._progress_written = self._clock.monotonic()
             return progress
 
     def commit(self, event: WorkerEvent) -> Task:
@@ -313,10 +321,10 @@ class RunningAttempt:
             except JournalRolledBack as behind:
                 self._record_again(behind.kept)
             except StoreUnavailable as error:
-                if time.monotonic() > self._commit_deadline:
+                if self._clock.monotonic() > self._commit_deadline:
                     raise
                 logger.warning("A write of task %s is tried again: %s", self._name, error)
-                time.sleep(full_jitter(tries, first=0.05, most=LONGEST_PAUSE))
+                self._clock.sleep(full_jitter(tries, first=0.05, most=LONGEST_PAUSE))
                 tries += 1
 
     def _record_again(self, kept: int) -> None:

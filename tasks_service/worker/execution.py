@@ -11,8 +11,7 @@ import json
 import logging
 import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -34,7 +33,8 @@ from ..domain.errors import (
 from ..domain.events import Claim, CompleteWithResult, DeadlinePassed, Release, WorkerEvent
 from ..domain.limits import Limits
 from ..domain.names import task_hash
-from ..domain.task import Task
+from ..domain.task import JournalEntry, Task
+from ..durable.clock import SYSTEM_CLOCK, Clock
 from ..durable.context import AsyncTaskContext, TaskContext, current_context, running_in
 from ..durable.journal import Journal
 from ..failpoints import failpoint
@@ -48,12 +48,19 @@ from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
 from .outcome import event_of_error, event_of_value, not_recordable, result_too_large, timed_out
 from .process_state import restored_process_state
-from .report_publisher import ReportPublisher
+from .report_publisher import Reporting
 
 logger = logging.getLogger(__name__)
 
 Body = Callable[[RunningAttempt, dict[str, Any]], Any]
 """A function that calls a tool's body, given the attempt and the bound arguments."""
+
+
+class JournalFactory(Protocol):
+    """Makes the journal of an attempt; see `Journal`."""
+
+    def __call__(self, entries: Sequence[JournalEntry], *, ordered: bool) -> Journal:
+        """The journal that has these entries as of the claim."""
 
 
 class ExecutorStore(WorkerStore, MaintenanceStore, Protocol):
@@ -68,8 +75,10 @@ class Executor:
         keeper: Renews the leases.
         interrupter: Interrupts unresponsive tools.
         loop: The event loop of async tools.
-        publisher: Publishes what tools report.
+        publisher: Takes what tools report.
         limits: The limits of what is recorded.
+        clock: Measures the time of attempts.
+        journal: Makes the journal of an attempt, as `Journal` does.
     """
 
     def __init__(
@@ -78,11 +87,15 @@ class Executor:
         keeper: LeaseKeeper,
         interrupter: Interrupter,
         loop: AsyncLoop,
-        publisher: ReportPublisher,
+        publisher: Reporting,
         limits: Limits,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        journal: JournalFactory = Journal,
     ) -> None:
         self._store, self._keeper, self._interrupter = store, keeper, interrupter
         self._loop, self._publisher, self._limits = loop, publisher, limits
+        self._clock, self._journal = clock, journal
 
     def run(
         self,
@@ -112,7 +125,7 @@ class Executor:
         """
         self._interrupter.engage()
         try:
-            started = time.monotonic()
+            started = self._clock.monotonic()
             claim = Claim(lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms)
             claimed = self._claim(reference, claim)
             if claimed is None:
@@ -123,12 +136,13 @@ class Executor:
                 store=self._store,
                 limits=self._limits,
                 started=started,
-                journal=Journal(claimed.journal, ordered=not tool.is_async),
+                journal=self._journal(claimed.journal, ordered=not tool.is_async),
                 ask=tool.ask,
                 wake=self._keeper.wake,
                 publisher=self._publisher,
+                clock=self._clock,
             )
-            self._attempt(tool, claimed, attempt, body or self._body_of(tool))
+            self._attempt(tool, claimed, attempt, body or self.body_of(tool))
             return attempt.outcome
         finally:
             self._interrupter.disengage()
@@ -193,7 +207,12 @@ class Executor:
             value = self._loop.run(lambda: awaitable, attempt)
         return gathered(value)
 
-    def _body_of(self, tool: Tool) -> Body:
+    def body_of(self, tool: Tool) -> Body:
+        """What calls a tool's function; see `run`.
+
+        Raises:
+            TypeError: It has none: it is an exposed Celery task.
+        """
         function = tool.fn
         if function is None:
             raise TypeError(f"{tool.name} has no function")

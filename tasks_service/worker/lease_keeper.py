@@ -25,6 +25,7 @@ from ..domain.errors import (
 )
 from ..domain.events import Renew
 from ..domain.names import task_hash
+from ..durable.clock import SYSTEM_CLOCK, Clock
 from ..failpoints import failpoint
 from ..store.changes import Change
 from ..store.workers import WorkerStore
@@ -67,16 +68,27 @@ class _Lease:
 
 
 class LeaseKeeper:
-    """Renews the leases of this process; starts with its first attempt.
+    """Renews the leases of this process; its thread starts with the first attempt.
 
     Args:
         store: A store with a short deadline, so that one dead connection does not cost all leases.
         stop: When the worker's tools must end.
         interrupter: Interrupts unresponsive tools.
+        clock: The clock of the attempts.
+        by_hand: Start no thread: whoever moves the clock calls `tick`, and `renew_all` after a change.
     """
 
-    def __init__(self, store: LeaseStore, stop: ShutdownDeadline, interrupter: Interrupter) -> None:
-        self._store, self._stop, self._interrupter = store, stop, interrupter
+    def __init__(
+        self,
+        store: LeaseStore,
+        stop: ShutdownDeadline,
+        interrupter: Interrupter,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        by_hand: bool = False,
+    ) -> None:
+        self._store, self._stop, self._interrupter, self._clock = store, stop, interrupter, clock
+        self._by_hand = by_hand
         self._leases: dict[str, _Lease] = {}
         self._by_task: dict[str, _Lease] = {}
         self._changed = threading.Condition()
@@ -90,7 +102,7 @@ class LeaseKeeper:
         with self._changed:
             lease = _Lease(attempt)
             self._leases[attempt.lease_id] = self._by_task[_name(attempt)] = lease
-            if self._thread is None:
+            if self._thread is None and not self._by_hand:
                 self._thread = _start(self._run, "tasks-service-keeper")
             if self._asleep:
                 self._changed.notify()
@@ -100,13 +112,35 @@ class LeaseKeeper:
         with self._changed:
             self._leases.pop(attempt.lease_id, None)
             self._by_task.pop(_name(attempt), None)
-            self._idle_since = time.monotonic()
+            self._idle_since = self._clock.monotonic()
+
+    @property
+    def attempts(self) -> list[RunningAttempt]:
+        """The attempts whose leases are renewed now."""
+        with self._changed:
+            return [lease.attempt for lease in self._leases.values()]
 
     def wake(self) -> None:
         """Make the next tick come at once."""
+        if self._by_hand:
+            self.tick()
+            return
         with self._changed:
             self._woken = True
             self._changed.notify()
+
+    def tick(self) -> None:
+        """Do for each attempt what is due now: renew, write progress, stop it."""
+        with self._changed:
+            leases = list(self._leases.values())
+        self._tick(leases)
+
+    def renew_all(self) -> None:
+        """Renew all leases now, to find what has changed in the store."""
+        with self._changed:
+            leases = list(self._leases.values())
+        for lease in leases:
+            self._renew_now(lease)
 
     def _run(self) -> None:
         while True:
@@ -124,7 +158,7 @@ class LeaseKeeper:
                 time.sleep(TICK)
 
     def _tick(self, leases: list[_Lease]) -> None:
-        now, stopping = time.monotonic(), self._stop.reached
+        now, stopping = self._clock.monotonic(), self._stop.reached
         reachable = True
         for lease in leases:
             attempt = lease.attempt
@@ -137,7 +171,7 @@ class LeaseKeeper:
                 reachable = self._renew(lease)
             if reachable and now >= attempt.progress_due:
                 reachable = _flushed(attempt)
-        if any(now - lease.attempt.started > LISTEN_AFTER for lease in leases):
+        if not self._by_hand and any(now - lease.attempt.started > LISTEN_AFTER for lease in leases):
             self._listen()
 
     def _renew(self, lease: _Lease) -> bool:
@@ -153,10 +187,10 @@ class LeaseKeeper:
             lease.due = float("inf")
         except StoreUnavailable as error:
             logger.warning("The lease of task %s could not be renewed: %s", _name(attempt), error)
-            lease.due = time.monotonic() + RETRY
+            lease.due = self._clock.monotonic() + RETRY
             return False
         else:
-            lease.due = time.monotonic() + lease.interval
+            lease.due = self._clock.monotonic() + lease.interval
         return True
 
     def _listen(self) -> None:
@@ -171,7 +205,7 @@ class LeaseKeeper:
                     return
                 if change is None:
                     if not subscribed:
-                        self._renew_all_now()
+                        self.renew_all()  # what was published before the subscription began is missed
                     subscribed = True
                     continue
                 failpoint("Change", "before")
@@ -188,15 +222,8 @@ class LeaseKeeper:
             lease.due = 0.0
             self.wake()
 
-    def _renew_all_now(self) -> None:
-        """Renew all leases now, to find what was published before the subscription began."""
-        with self._changed:
-            leases = list(self._leases.values())
-        for lease in leases:
-            self._renew_now(lease)
-
     def _idle_for(self, seconds: float) -> bool:
-        return not self._leases and time.monotonic() - self._idle_since > seconds
+        return not self._leases and self._clock.monotonic() - self._idle_since > seconds
 
 
 def _flushed(attempt: RunningAttempt) -> bool:

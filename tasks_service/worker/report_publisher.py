@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
@@ -49,6 +49,28 @@ LONGEST_BACKOFF: Final = 1.0
 
 FLUSH_SECONDS: Final = 1.0
 """Most seconds that the end of an attempt waits for a report that is being published."""
+
+
+class Reports(Protocol):
+    """Takes the reports of one attempt."""
+
+    def add(self, report: Report) -> None:
+        """Take a report; returns at once."""
+
+    def close(self, *, publish: bool) -> None:
+        """Take no more reports; publish those that wait, or drop them."""
+
+
+class Reporting(Protocol):
+    """Takes what the tools of this process report."""
+
+    def queue(self, task_id: str, limits: Limits) -> Reports:
+        """What takes the reports of a new attempt.
+
+        Args:
+            task_id: The task.
+            limits: They say how long a message of progress may be.
+        """
 
 
 class ReportQueue:
@@ -189,6 +211,10 @@ class ReportPublisher:
         self._queues: set[ReportQueue] = set()
         self._thread: threading.Thread | None = None
         self._failing = False
+
+    def queue(self, task_id: str, limits: Limits) -> ReportQueue:
+        """See `Reporting.queue`."""
+        return ReportQueue(task_id, limits, self)
 
     def watch(self, queue: ReportQueue) -> None:
         """Publish the reports of a queue that is no longer empty."""
