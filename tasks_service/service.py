@@ -21,9 +21,10 @@ from .broker.dispatcher import Dispatcher
 from .domain.errors import ConfigurationError
 from .domain.tools import COMPANION_TOOLS, DEFAULT_QUEUE
 from .extras import front_end_packages
-from .settings import Settings
+from .settings import Settings, load_settings
 from .store.announcements import Listed, list_name, resource_name
 from .worker.bootsteps import install
+from .worker.celery_command import operators_mistakes
 from .worker.celery_tasks import register_tool
 from .worker.engine import Engine
 from .worker.exposed import original_task, queue_of
@@ -65,11 +66,12 @@ class TaskService:
         instructions: str | None = None,
     ) -> None:
         self.name, self.version, self.instructions = name, version, instructions
-        self.settings = settings or Settings()
         self.tools = ToolRegistry()
         self.library = Library()
         self._owns_app = celery is None
-        self._celery = celery or self._own_app()
+        with operators_mistakes():
+            self.settings = settings or load_settings()
+            self._celery = celery or self._own_app()
         self._engine = Engine(self._celery, self.settings)
         install(
             self._celery,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,13 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -34,9 +37,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from .addresses.encryption import check_encryption, split
+from .addresses.broker import check_broker
+from .addresses.encryption import check_encryption
 from .addresses.redis import CLUSTER_SHARDS, parse_address
 from .addresses.web import LOOPBACK_ORIGINS, parse_host, parse_origin
+from .domain.errors import ConfigurationError
 from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
 
 
@@ -58,6 +63,8 @@ class ApiKey(BaseModel):
     def _alone(cls, value: object) -> object:
         return {"key": value} if isinstance(value, str | SecretStr) else value
 
+
+_PREFIX = "TASKS_"
 
 KNOWN_CLIENTS = {"mcp": 3.5}
 """Seconds after which calls of clients that are known to give up early are answered, by their names.
@@ -139,7 +146,9 @@ class Settings(BaseSettings):
             no limit.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TASKS_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     redis_url: str | None = None
     broker_url: str | None = None
@@ -191,22 +200,17 @@ class Settings(BaseSettings):
             values.setdefault("shards", CLUSTER_SHARDS)
         return values
 
-    @field_validator("redis_url")
-    @classmethod
-    def _check_address(cls, value: str | None) -> str | None:
-        if value:
-            try:
-                parse_address(value)
-            except ValueError as error:
-                raise ValueError(f"TASKS_REDIS_URL: {error}") from None
-        return value
-
     @field_validator("redis_url", "broker_url")
     @classmethod
-    def _check_encryption(cls, value: str | None) -> str | None:
+    def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value:
-            check_encryption(value)
-        return value
+            try:
+                for one in value.split(";"):
+                    check_encryption(one)
+                _URL_CHECKS[str(info.field_name)](value)
+            except ValueError as error:
+                raise ValueError(f"TASKS_{str(info.field_name).upper()}: {error}") from None
+        return value or None
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -338,8 +342,46 @@ class Settings(BaseSettings):
             return False
 
 
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: Some cannot work; the message has a sentence for each, without secrets.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(refusal_of_settings(error)) from None
+
+
+def refusal_of_settings(error: ValidationError) -> str:
+    """What is wrong with variables, a sentence for each; nothing that may be a secret is quoted."""
+    return "\n".join(_sentence(problem) for problem in error.errors())
+
+
+_EXPECTED: Mapping[str, str] = {
+    "bool_parsing": "true or false",
+    "int_parsing": "a whole number, without a unit",
+    "int_from_float": "a whole number, without a unit",
+    "float_parsing": "a number of seconds, without a unit, as in 2.5",
+    "finite_number": "a number of seconds that is not endless",
+}
+"""What was expected, by pydantic's type of an error."""
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    name = _PREFIX + "_".join(str(part).upper() for part in problem["loc"])
+    if (expected := _EXPECTED.get(problem["type"])) is not None:
+        return f"{name}: expected {expected}, not {str(problem['input'])!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return message if message.startswith(_PREFIX) else f"{name}: {message}"
+
+
+_URL_CHECKS: Mapping[str, Callable[[str], object]] = {"redis_url": parse_address, "broker_url": check_broker}
+
+
 def _is_cluster(url: object) -> bool:
-    return isinstance(url, str) and split(url).scheme.endswith("+cluster")
+    return isinstance(url, str) and url.partition("://")[0].lower().endswith("+cluster")
 
 
 def _each(name: str, parse: Callable[[str], object], value: tuple[str, ...]) -> tuple[str, ...]:

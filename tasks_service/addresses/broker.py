@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit
 
 from ..domain.errors import ConfigurationError
 from .encryption import redis_encryption, secured, split
 from .redis import SENTINEL_PORT, Address, parse_address
+from .url_options import AMQP, DATABASES, LOGIN, check_options, check_place, database_of, query_of
 
 SOCKET_TIMEOUT = 10.0
 """Seconds that a command to the broker may take; kombu's default is to wait for ever."""
@@ -97,6 +98,69 @@ class Broker(NamedTuple):
     ssl: Mapping[str, Any] | None = None
 
 
+_NO_CLUSTER = (
+    "A Redis Cluster cannot be Celery's broker. Set TASKS_BROKER_URL to one that can, for example "
+    "amqp://user:password@host// or a single Redis, redis://host:6379/0"
+)
+
+_LISTED = frozenset({"redis", "rediss", "sentinel", *AMQP_SCHEMES})
+"""Schemes of which several URLs may be given: kombu goes on to the next when one does not answer."""
+
+
+def check_broker(url: str) -> None:
+    """Refuse a URL of a broker, or several between semicolons, that Celery could not use.
+
+    Raises:
+        ValueError: The message says what was expected, and shows no password.
+    """
+    ones = url.split(";")
+    for one in ones:
+        if one.count("://") != 1:
+            raise ValueError(
+                "expected a URL, such as amqp://user:password@host// or redis://host:6379/0; several are "
+                "separated by semicolons"
+            )
+        _check_one(one)
+    schemes = {split(one).scheme for one in ones}
+    if len(ones) > 1 and (len(schemes) > 1 or not schemes <= _LISTED):
+        raise ValueError(
+            "of several URLs all must have the same scheme, one of "
+            f"{', '.join(f'{scheme}://' for scheme in sorted(_LISTED))}"
+        )
+    if len({str(secured(_kombu_url(one))[1]) for one in ones if split(one).scheme == "rediss"}) > 1:
+        raise ValueError("of several URLs all must have the same options of encryption")
+
+
+def _check_one(url: str) -> None:
+    parts = split(url)
+    if parts.scheme.endswith("+cluster"):
+        raise ValueError(_NO_CLUSTER)
+    if parts.scheme in ("redis", "rediss"):
+        check_options(url, LOGIN | {*DATABASES})
+        check_place(parts)
+    elif parts.scheme in ("redis+socket", "sentinel"):
+        check_options(url, frozenset(DATABASES if parts.scheme == "redis+socket" else ()))
+        check_place(parts)
+    elif parts.scheme in AMQP_SCHEMES:
+        check_options(url, AMQP)
+    elif parts.scheme == "unix" or parts.scheme.endswith("+sentinel"):
+        parse_address(url)
+    else:
+        _ask_kombu(url)
+
+
+def _ask_kombu(url: str) -> None:
+    from kombu import Connection  # not at the top: what needs no other broker starts without it
+
+    try:
+        Connection(url)
+    except ImportError:
+        return  # whoever sends messages needs the package, and says so; not every command does
+    except Exception as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise ValueError(f"Celery's library for brokers, kombu, does not take it: {reason}") from None
+
+
 def broker_of(url: str) -> Broker:
     """Convert a URL of `TASKS_REDIS_URL` or of kombu to a broker for Celery.
 
@@ -105,13 +169,10 @@ def broker_of(url: str) -> Broker:
     """
     scheme = split(url).scheme
     if scheme.endswith("+cluster"):
-        raise ConfigurationError(
-            "A Redis Cluster cannot be Celery's broker. Set TASKS_BROKER_URL to one that can, for example "
-            "amqp://user:password@host// or a single Redis, redis://host:6379/0"
-        )
+        raise ConfigurationError(_NO_CLUSTER)
     if scheme not in ("redis+sentinel", "rediss+sentinel"):
-        bare_url, encryption = secured(_broker_url(url))
-        return Broker(bare_url, ssl=encryption)
+        brokers = [secured(_kombu_url(one)) for one in url.split(";")]
+        return Broker(";".join(bare_url for bare_url, _ in brokers), ssl=brokers[0][1])
     address = parse_address(url)
     tls = redis_encryption(dict(address.query)) if address.encrypted else {}
     guarded: dict[str, Any] = {"ssl": True, **tls} if tls else {}
@@ -123,14 +184,24 @@ def broker_of(url: str) -> Broker:
     return Broker(";".join(_kombu_urls(address)), options, tls or None)
 
 
-def _broker_url(redis_url: str) -> str:
-    parts = urlsplit(redis_url)
-    if parts.scheme != "unix":
-        return redis_url
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    username, password = parts.username or "", parts.password or query.get("password", "")
-    login = f"{username}:{quote(unquote(password), safe='')}@" if username or password else ""
-    return f"redis+socket://{login}{parts.path}?virtual_host={query.get('db', '0')}"
+def _kombu_url(url: str) -> str:
+    """The same place in kombu's words, which knows no options for it but that of a socket's database."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix", "redis+socket") or not (
+        parts.query or parts.scheme == "unix"
+    ):
+        return url
+    query = query_of(parts)
+    username = parts.username or quote(query.get("username", ""), safe="")
+    password = parts.password or quote(query.get("password", ""), safe="")
+    login = f"{username}:{password}@" if username or password else ""
+    others = {name: value for name, value in query.items() if name not in {*LOGIN, *DATABASES}}
+    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme in ("redis", "rediss"):
+        path = f"/{database_of(parts)}"
+        return parts._replace(netloc=f"{login}{host}", path=path, query=urlencode(others)).geturl()
+    query_text = urlencode({"virtual_host": database_of(parts), **others})
+    return f"redis+socket://{login}{host}{parts.path}?{query_text}"
 
 
 def bounded(broker_url: str, timeout: float) -> dict[str, Any]:

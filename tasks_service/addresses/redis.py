@@ -4,7 +4,8 @@
     redis+sentinel://[user:password@]host:port[,...]/<db>?service=<name> the master that the sentinels watch
     redis+cluster://[user:password@]host:port[,...]                     the nodes of a cluster
 
-`rediss+sentinel://` and `rediss+cluster://` are encrypted. Other options in the query are redis-py's.
+`rediss+sentinel://` and `rediss+cluster://` are encrypted. What else may stand in the query
+is in `url_options`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from .encryption import split
+from .url_options import LOGIN, SENTINEL, check_options, check_place
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
@@ -58,7 +60,7 @@ class Address:
         sentinel_username: The user at sentinels.
         sentinel_password: The password at sentinels.
         encrypted: Whether connections use TLS.
-        query: Options for redis-py.
+        query: Options for redis-py: those of encryption.
         single: The URL itself, for a single server.
     """
 
@@ -108,8 +110,17 @@ def parse_address(url: str) -> Address:
     Raises:
         ValueError: It is none; the message says what was expected, and shows no password.
     """
+    if url.count("://") > 1:
+        raise ValueError(
+            "expected one URL. For a master with replicas, name the sentinels that watch it: "
+            "redis+sentinel://host:port,host:port/0?service=name"
+        )
+    if ";" in url:
+        raise ValueError("a semicolon would end the URL for Celery; in a password, write %3B")
     scheme, _, group = split(url).scheme.partition("+")
     if not group and scheme in ("redis", "rediss", "unix"):
+        check_options(url, LOGIN | {"db"})
+        check_place(split(url))
         return Address(Kind.SINGLE, single=url)
     if scheme not in ("redis", "rediss") or group not in (Kind.SENTINEL, Kind.CLUSTER):
         raise ValueError(
@@ -120,6 +131,7 @@ def parse_address(url: str) -> Address:
 
 
 def _group(url: str, kind: Kind, *, encrypted: bool) -> Address:
+    check_options(url, SENTINEL | {"db"})
     parts = split(url)
     login, _, hosts = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
@@ -158,6 +170,7 @@ def _nodes(texts: Sequence[str], *, is_sentinel: bool) -> tuple[Node, ...]:
         parts = urlsplit(f"//{text.strip()}")
         if not parts.hostname:
             raise ValueError("expected host:port[,host:port...], and a host is missing")
+        check_place(parts)
         port = parts.port or (SENTINEL_PORT if is_sentinel else REDIS_PORT)
         nodes.append(Node(parts.hostname, port, is_sentinel))
     return tuple(nodes)

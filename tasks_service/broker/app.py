@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
 from ..addresses.broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Broker, broker_of
 from ..addresses.encryption import split
+from ..domain.errors import ConfigurationError
 from .transport import KeptClientAMQP
 
 logger = logging.getLogger(__name__)
@@ -50,8 +51,12 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         broker_url: The broker, in a form that `broker_of` takes; may be empty until a worker or a front end
             is configured.
         key_prefix: The prefix of the broker's keys, where the broker is Redis.
+
+    Raises:
+        ConfigurationError: Celery cannot use the broker.
     """
     broker = broker_of(broker_url)
+    _refuse_unusable(broker)
     app = Celery(name, broker=broker.url or None, amqp=KeptClientAMQP)
     app.conf.update(
         task_serializer="json",
@@ -81,6 +86,20 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
         broker_use_ssl=broker.ssl and dict(broker.ssl),
     )
     return app
+
+
+def _refuse_unusable(broker: Broker) -> None:
+    if split(broker.url).scheme == "sentinel" and "master_name" not in broker.options:
+        raise ConfigurationError(
+            "TASKS_BROKER_URL: sentinel:// does not say which master is meant. Write "
+            "redis+sentinel://host:port,host:port/0?service=name"
+        )
+    try:
+        Connection(broker.url or None)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"TASKS_BROKER_URL: a package is missing that Celery needs for this broker ({error})"
+        ) from None
 
 
 def _transport_options(broker: Broker, key_prefix: str) -> dict[str, Any]:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import click
 from pydantic_core import ValidationError
 
 from ..domain.errors import ConfigurationError, TasksServiceError
 from ..extras import front_end_packages
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 #: Exit statuses: the command failed; it could not be tried at all.
 FAILED, UNUSABLE = 1, 2
@@ -101,15 +98,11 @@ def main() -> None:
     except ConfigurationError as error:
         _fail(str(error), UNUSABLE)
     except ValidationError as error:
-        _fail("\n".join(_setting_problem(problem) for problem in error.errors()), UNUSABLE)
+        from ..settings import refusal_of_settings  # not at the top: `--help` needs no settings
+
+        _fail(refusal_of_settings(error), UNUSABLE)
     except TasksServiceError as error:
         _fail(str(error), FAILED)
-
-
-def _setting_problem(problem: ErrorDetails) -> str:
-    name = "_".join(["TASKS", *(str(part).upper() for part in problem["loc"])])
-    message = problem["msg"].removeprefix("Value error, ")
-    return message if name in message else f"{name}: {message}"
 
 
 def _fail(message: str, status: int) -> None:

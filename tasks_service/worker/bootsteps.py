@@ -15,6 +15,7 @@ from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..store.findings import errors_among
 from ..store.redis import Role
 from .announcer import Announcer, Description
+from .celery_command import refuse_to_start
 from .celery_tasks import ToolTask
 from .engine import Engine
 from .hub_timers import forget_cancelled_timers
@@ -142,7 +143,7 @@ def refuse_unworkable_setup(app: Celery, engine: Engine, tools: ToolRegistry) ->
         _refuse_taken_names(app, tools)
         _refuse_unreadable_messages(app)
     except ConfigurationError as error:
-        raise SystemExit(f"tasks-service: {error}") from None
+        refuse_to_start(error)
 
 
 def _refuse_unworkable_store(engine: Engine) -> None:

@@ -1,0 +1,256 @@
+"""What an operator got wrong is said at start, by every process alike, in one sentence and with status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from celery.bin.celery import celery as celery_command
+from click.testing import CliRunner, Result
+from pydantic import ValidationError
+
+from tasks_service import TaskService
+from tasks_service.addresses.broker import broker_of
+from tasks_service.broker.app import create_app
+from tasks_service.cli import main
+from tasks_service.domain.errors import ConfigurationError
+from tasks_service.settings import Settings, load_settings
+from tasks_service.store.redis import RedisTaskStore
+
+TUNED = "redis://host/0?socket_timeout=5&health_check_interval=30"
+
+
+@pytest.fixture(autouse=True)
+def _only_our_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("TASKS_REDIS_URL", "TASKS_BROKER_URL", "TASKS_DATA_DIR", "TASKS_PORT", "TASKS_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# --- URLs ---
+
+
+@pytest.mark.parametrize("setting", ["redis_url", "broker_url"])
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        (TUNED, "socket_timeout cannot stand in the URL, since .*TASKS_STORE_DEADLINE"),
+        ("redis://host?max_connections=9", "max_connections cannot .*TASKS_POOL"),
+        ("redis://host?retry_on_timeout=true", "tries again by itself"),
+        ("rediss://host?health_check_interval=30", "finds out by itself"),
+        ("redis://host?decode_responses=true", "read and write in one way"),
+        ("redis://host?ssl=true", "has rediss:// or amqps:// in front"),
+        ("redis://host?pasword=x", r"pasword is not known; did you mean password\?"),
+        ("unix:///run/redis.sock?colour=red", "colour is not known; expected one of db, password, username"),
+        ("redis+sentinel://host?service=m&socket_timeout=5", "socket_timeout cannot"),
+        ("redis://host/zero", "number of a database behind the host, not 'zero'"),
+        ("redis://host?db=zero", "number of a database behind the host, not 'zero'"),
+        ("redis://:pa/ss@host/0", "write %2F"),
+        ("redis://host:port/0", "the port is no number"),
+        ("redis://one/0,redis://two/0", "expected (one|a) URL"),
+        ("redis://:pass;word@host/0", "write .*%3B"),
+        ("redis://[::1/0", "Invalid IPv6 URL"),
+    ],
+)
+def test_an_option_that_libraries_would_take_differently_or_not_at_all_is_refused(
+    setting: str, url: str, sentence: str
+) -> None:
+    with pytest.raises(ValidationError, match=sentence) as refusal:
+        Settings(_env_file=None, **{setting: url})
+
+    (problem,) = refusal.value.errors()
+    assert f"TASKS_{setting.upper()}: " in problem["msg"]
+    assert "ss@" not in problem["msg"], "nothing of a password"
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("amqp://host//?heartbeat=30", "heartbeat cannot stand in the URL"),
+        ("amqp://host//?frame_max=3", "frame_max is not known"),
+        ("redis+cluster://host", "A Redis Cluster cannot be Celery's broker"),
+        ("rabbit://host", "No such transport: rabbit"),
+        ("redis://one/0;amqp://two//", "the same scheme"),
+        ("redis+sentinel://one?service=m;redis+sentinel://two?service=m", "the same scheme, one of"),
+        ("rediss://one/0;rediss://two/0?ssl_cert_reqs=none", "the same options of encryption"),
+        ("amqp://one//,amqp://two//", "separated by semicolons"),
+        ("rabbit.example", "expected a URL"),
+    ],
+)
+def test_a_broker_that_celery_could_not_use_is_refused(url: str, sentence: str) -> None:
+    with pytest.raises(ValidationError, match=rf"TASKS_BROKER_URL: .*{sentence}"):
+        Settings(_env_file=None, broker_url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "for_kombu"),
+    [
+        ("redis://host/2", "redis://host/2"),
+        ("redis://host?db=2", "redis://host/2"),
+        ("redis://host/1?virtual_host=2", "redis://host/2"),
+        ("redis://host/2?username=ann&password=p%40w", "redis://ann:p%40w@host/2"),
+        ("redis://eve@host?username=ann&password=p%40w", "redis://eve:p%40w@host/0"),
+        ("rediss://:pw@host?db=2&ssl_cert_reqs=none", "rediss://:pw@host/2"),
+        ("unix:///r.sock?db=2&username=ann&password=pw", "redis+socket://ann:pw@/r.sock?virtual_host=2"),
+        ("redis+socket:///r.sock?db=2", "redis+socket:///r.sock?virtual_host=2"),
+        ("redis://one?db=2;redis://two?db=2", "redis://one/2;redis://two/2"),
+        ("amqp://one//;amqp://two//?login_method=PLAIN", "amqp://one//;amqp://two//?login_method=PLAIN"),
+        ("memory://", "memory://"),
+    ],
+)
+def test_what_both_libraries_have_is_told_to_celery_in_kombus_words(url: str, for_kombu: str) -> None:
+    accepted = Settings(_env_file=None, broker_url=url).broker_url
+
+    assert broker_of(str(accepted)).url == for_kombu
+    with create_app("acme", broker_url=url, key_prefix="ts").connection_for_write() as connection:
+        assert connection.as_uri()
+
+
+def test_the_database_of_a_query_is_that_of_the_store(redis_url: str) -> None:
+    server = redis_url.rpartition("/")[0]
+    with closing(RedisTaskStore(f"{server}?db=7&username=default")) as store:
+        store.count_dropped("gpu", 1)
+    with closing(RedisTaskStore(f"{server}/7")) as same, closing(RedisTaskStore(redis_url)) as other:
+        assert (list(same.dropped_messages()), list(other.dropped_messages())) == (["gpu"], [])
+
+
+def test_sentinels_of_kombus_form_are_refused_by_an_app_that_cannot_know_the_master() -> None:
+    with pytest.raises(ConfigurationError, match=r"Write redis\+sentinel://host:port"):
+        create_app("acme", broker_url="sentinel://host:26379/0", key_prefix="ts")
+
+
+def test_a_variable_that_is_empty_is_not_set() -> None:
+    settings = Settings(_env_file=None, redis_url="", broker_url="")
+
+    assert (settings.redis_url, settings.broker_url) == (None, None)
+
+
+# --- numbers ---
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("TASKS_WAIT_LIMIT", "60s", "expected a number of seconds, without a unit, as in 2.5, not '60s'"),
+        ("TASKS_HANDLE_AFTER", "inf", "expected a number of seconds that is not endless, not 'inf'"),
+        ("TASKS_MAX_RESULT", "1M", "expected a whole number, without a unit, not '1M'"),
+        ("TASKS_PORT", "", "expected a whole number, without a unit, not ''"),
+        ("TASKS_TOGETHER", "maybe", "expected true or false, not 'maybe'"),
+    ],
+)
+def test_a_number_of_another_form_is_refused_with_what_was_expected(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings()
+
+    assert str(refusal.value) == f"{variable}: {sentence}"
+
+
+def test_each_mistake_has_a_sentence_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_PORT", "x")
+    monkeypatch.setenv("TASKS_REDIS_URL", TUNED)
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings()
+
+    assert [line.partition(":")[0] for line in str(refusal.value).splitlines()] == [
+        "TASKS_REDIS_URL",
+        "TASKS_PORT",
+    ]
+
+
+# --- commands ---
+
+
+@pytest.fixture
+def app_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with a service, that nobody has imported yet."""
+    (tmp_path / "acme_mistaken.py").write_text(
+        "from tasks_service import TaskService\nservice = TaskService('acme')\napp = service.celery\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "acme_mistaken", raising=False)
+    return "acme_mistaken"
+
+
+def celery(*arguments: str) -> Result:
+    return CliRunner().invoke(celery_command, arguments)
+
+
+@pytest.mark.parametrize("command", ["worker", "beat", "report"])
+def test_celerys_own_commands_say_a_mistake_in_one_sentence(
+    app_module: str, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("TASKS_REDIS_URL", TUNED)
+
+    ended = celery("-A", app_module, command)
+
+    assert ended.exit_code == 2
+    (line,) = ended.output.splitlines()
+    assert line.startswith("tasks-service: TASKS_REDIS_URL: the option socket_timeout")
+
+
+def test_in_any_other_process_it_is_an_error_that_can_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_PORT", "x")
+
+    with pytest.raises(ConfigurationError, match="TASKS_PORT"):
+        TaskService("acme")
+
+
+def test_what_an_author_got_wrong_keeps_its_traceback(app_module: str, tmp_path: Path) -> None:
+    module = tmp_path / f"{app_module}.py"
+    module.write_text(module.read_text() + "service.expose('no.such.task')\n")
+
+    ended = celery("-A", app_module, "report")
+
+    assert ended.exit_code == 2
+    assert "Traceback" in ended.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve"],
+        ["serve", "--app", "acme_mistaken"],
+        ["up", "--app", "acme_mistaken"],
+        ["doctor", "--app", "acme_mistaken"],
+        ["list"],
+        ["workers"],
+        ["repair"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_says_a_mistake_in_one_sentence(
+    app_module: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    monkeypatch.setenv("TASKS_REDIS_URL", TUNED)
+    monkeypatch.setattr(sys, "argv", ["tasks-service", *arguments])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("Error: TASKS_REDIS_URL: the option socket_timeout")
+
+
+def test_stdio_says_a_mistake_on_stderr_and_nothing_to_its_host(
+    app_module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKS_REDIS_URL", TUNED)
+
+    command = [sys.executable, "-m", "tasks_service", "stdio", "--app", app_module]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("Error: TASKS_REDIS_URL: the option socket_timeout")
