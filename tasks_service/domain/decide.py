@@ -288,6 +288,19 @@ def effective(task: Task, now_ms: int) -> Task | None:
     return _apply_deadlines(task, now_ms)[0]
 
 
+def kept_until_ms(task: Task) -> int:
+    """Until when a task is kept at least: as long as if it ended at the moment of which this is its state.
+
+    While the task lives, that grows with time.
+    """
+    return task.expires_ms if task.status.is_final else _expiry_ms(task, task.as_of_ms)
+
+
+def ttl_ms(task: Task) -> int:
+    """How long a task is kept at least, from its creation: `kept_until_ms` (docs/protocol.md, "ttlMs")."""
+    return kept_until_ms(task) - task.created_ms
+
+
 def needs_slot(task: Task | None, event: Event) -> bool:
     """Whether what an event does depends on the slots in the task's key, so that they have to be counted."""
     if isinstance(event, Claim):
@@ -353,9 +366,8 @@ def _apply_deadlines(
 
 
 def _as_of(task: Task, now_ms: int) -> Task:
-    """The task with what is promised of its lifetime at this moment: as much as if it ended now."""
-    kept_ms = task.expires_ms if task.status.is_final else _expiry_ms(task, now_ms)
-    return replace(task, kept_until_ms=kept_ms)
+    # A copy of a task costs more than all else that a poll decides.
+    return task if task.as_of_ms == now_ms else replace(task, as_of_ms=now_ms)
 
 
 def _expiry_ms(task: Task, ended_ms: int) -> int:
@@ -446,6 +458,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
     latest_ms = now_ms + policy.max_lifetime_ms - policy.retention_ms
     deadline_ms = min(now_ms + policy.queue_timeout_ms, latest_ms)
     slot = _slot(event.queue, moment)
+    waits = Wait.SLOT if slot is Slot.WAITING else event.waits
     task = Task(
         task_id=event.task_id,
         owner=event.owner,
@@ -453,7 +466,10 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         queue=event.queue,
         policy=policy,
         status=TaskStatus.WORKING,
+        status_message=_wait_message(waits, event.tool, event.queue),
+        waits=waits,
         revision=0,
+        as_of_ms=now_ms,
         created_ms=now_ms,
         updated_ms=now_ms,
         due_ms=now_ms,
@@ -469,7 +485,6 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         service=event.service,
         idempotency=event.idempotency,
     )
-    task = _waiting(task, Wait.SLOT if slot is Slot.WAITING else event.waits)
     return Applied(
         task=_journaled(task, event.journal, limits),
         log=(_line(None, task, event.token, event.actor, now_ms),),
@@ -954,11 +969,16 @@ def _waiting(task: Task, waits: Wait) -> Task:
     """The task with what it waits for, and a status message that says so; a better one of its own stays."""
     if waits is Wait.QUEUED and task.waits is None and task.status_message is not None:
         return task
-    return replace(task, waits=waits, status_message=_WAITS[waits].format(tool=task.tool, queue=task.queue))
+    return replace(task, waits=waits, status_message=_wait_message(waits, task.tool, task.queue))
+
+
+def _wait_message(waits: Wait, tool: str, queue: str) -> str:
+    return _WAITS[waits].format(tool=tool, queue=queue)
 
 
 def _journaled(task: Task, entries: Iterable[JournalEntry], limits: Limits | None) -> Task:
-    entries = tuple(entries)
+    if not (entries := tuple(entries)):
+        return task
     length = task.journal_length + len(entries)
     total = task.journal_bytes + sum(size(entry.value) for entry in entries)
     if limits is not None and length > limits.journal_entries:

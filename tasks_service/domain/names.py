@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from secrets import token_urlsafe
 
@@ -21,6 +22,7 @@ _NAME = re.compile(rf"[0-9a-f]{{{SHARD_DIGITS + 2 * HASH_BYTES}}}")
 _SHARD = re.compile(rf"[0-9a-f]{{{SHARD_DIGITS}}}")
 
 
+@lru_cache(maxsize=4096)  # every key and every message is made of it, a dozen times in one transition
 def task_hash(reference: str) -> str:
     """The short name of a task: its shard, then a hash of its id, in lower-case hex.
 

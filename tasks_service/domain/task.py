@@ -317,8 +317,7 @@ class Task:
         due_ms: While pending, when it may be claimed.
         deadline_ms: When the present phase is overdue; the end itself for a final phase.
         expires_ms: When a final task goes, fixed when it ends; 0 before.
-        kept_until_ms: Until when it is kept at least, as of the moment it was read or moved. Not stored:
-            while the task lives it grows with time.
+        as_of_ms: The moment it was read or moved, of which this is its state. Not stored.
         dispatched_ms: When its last message was made; lets a sweep see that it was overtaken.
         visible: Whether its handle was ever given out.
         return_by_ms: When it is cancelled unless its caller has come back; 0 while nobody has left.
@@ -341,7 +340,7 @@ class Task:
     due_ms: int
     deadline_ms: int
     expires_ms: int = 0
-    kept_until_ms: int = field(default=0, compare=False)
+    as_of_ms: int = field(default=0, compare=False)
     status_message: str | None = None
     claims: int = 0
     attempts: int = 0
@@ -380,11 +379,6 @@ class Task:
     def concurrency_key(self) -> ConcurrencyKey:
         """Where it waits for the owner's other tasks."""
         return ConcurrencyKey(self.owner, self.queue)
-
-    @property
-    def ttl_ms(self) -> int:
-        """How long it is kept at least, from creation, as of when it was read (docs/protocol.md, "ttlMs")."""
-        return self.kept_until_ms - self.created_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
+from tasks_service.domain.decide import kept_until_ms
 from tasks_service.domain.errors import StoreUnavailable, TasksServiceError
 from tasks_service.domain.events import (
     AnswerInput,
@@ -193,7 +194,7 @@ class Wanderer:
                 ended_ns=time.monotonic_ns(),
                 revision=None if task is None else task.revision,
                 lease_id=lease_id,
-                until_ms=0 if task is None else task.kept_until_ms,
+                until_ms=0 if task is None else kept_until_ms(task),
                 attempts=tries,
             )
         )

@@ -19,6 +19,7 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service.broker.dispatcher import Dispatcher
+from tasks_service.domain.decide import ttl_ms
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Expire
 from tasks_service.domain.names import new_task_id, task_hash
@@ -115,7 +116,7 @@ def test_a_message_that_comes_after_the_end_changes_nothing(
     client.running(cancelled)
     client.cancel(cancelled)
     expired = client.run("good", path=str(path)).task
-    late = RedisTaskStore(redis.url, clock=lambda server_ms: server_ms + expired.ttl_ms + MINUTE)
+    late = RedisTaskStore(redis.url, clock=lambda server_ms: server_ms + ttl_ms(expired) + MINUTE)
     assert late.apply_sweep(expired.task_id, Expire()) is None
     late.close()
     before = [client.record(task) for task in (completed, cancelled)]

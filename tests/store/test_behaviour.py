@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from tasks_service.domain.decide import ttl_ms
 from tasks_service.domain.errors import (
     IdempotencyConflict,
     InvalidTransition,
@@ -440,7 +441,7 @@ def test_a_task_that_nobody_takes_fails_when_its_patience_ends(face: Face) -> No
 
 def test_an_expired_task_is_not_found_before_and_after_its_sweep(face: Face) -> None:
     task = face.finish(idempotency="k", request_digest="d")
-    face.clock.pass_ms(task.ttl_ms)
+    face.clock.pass_ms(ttl_ms(task))
     with pytest.raises(TaskNotFound):
         face.store.get(ALICE, task.task_id)
     assert face.store.page(ALICE).tasks == ()

@@ -109,9 +109,9 @@ def test_the_expiry_that_an_older_release_wrote_into_a_live_record_ends_nothing(
 
 
 def test_a_live_task_stores_no_expiry_and_no_task_what_is_kept_as_of_now() -> None:
-    state = json.loads(stored(replace(TASK, expires_ms=0, kept_until_ms=9))["state"])
+    state = json.loads(stored(replace(TASK, expires_ms=0, as_of_ms=9))["state"])
     assert not {"expires", "kept_until"} & state.keys()
-    assert read(stored(replace(TASK, kept_until_ms=9))).kept_until_ms == 0
+    assert read(stored(replace(TASK, as_of_ms=9))).as_of_ms == 0
 
 
 def test_the_end_of_an_idempotency_key_that_an_older_release_wrote_is_read_over() -> None:

@@ -32,12 +32,14 @@ class ServiceTasks:
         service, tool, has_worker = self._catalogue.origin(event.tool)
         waits = Wait.QUEUED if has_worker else Wait.NO_WORKER
         created = await self._store.create(replace(event, service=service, tool=tool, waits=waits))
-        return replace(created, task=self._shown(created.task))
+        shown = self._shown(created.task)
+        return created if shown is created.task else replace(created, task=shown)
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `ClientStore.get`."""
         view = await self._store.get(owner, task_id, hidden=hidden)
-        return replace(view, task=self._shown(view.task))
+        shown = self._shown(view.task)
+        return view if shown is view.task else replace(view, task=shown)
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
         """See `ClientStore.apply`."""

@@ -102,7 +102,7 @@ def encode(message: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bytes:
     """
     if isinstance(message, Mapping) and isinstance(result := message.get("result"), Mapping):
         for name, value in result.items():
-            if isinstance(value, EncodedList):
+            if type(value) is EncodedList:
                 frame = encode({**message, "result": {**result, name: _PLACE}})
                 before, after = frame.split(_PLACE_TEXT)
                 return before + value.text + after

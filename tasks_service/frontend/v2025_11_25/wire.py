@@ -18,6 +18,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from ...authoring.tool import Rendered
 from ...domain import questions
+from ...domain.decide import ttl_ms
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel, LogMessage
@@ -316,7 +317,7 @@ def task_fields(task: Task) -> dict[str, Any]:
         "status": TaskStatus.FAILED.value if failed else task.status.value,
         "createdAt": common.timestamp(task.created_ms),
         "lastUpdatedAt": common.timestamp(task.updated_ms),
-        "ttl": task.ttl_ms,
+        "ttl": ttl_ms(task),
         "pollInterval": task.policy.poll_interval_ms,
     }
     message = task.status_message or (_TOOL_ERROR if failed else None)

@@ -85,7 +85,9 @@ class RequestEndpoint:
 
     async def _serve(self, call: Admitted, outgoing: Outgoing) -> Answer:
         scope = RequestScope(caller=call.caller, outgoing=outgoing, may_stream=call.may_stream)
-        request = replace(call.request, method=wire.served_method(call.request.method))
+        request, method = call.request, wire.served_method(call.request.method)
+        if method != request.method:
+            request = replace(request, method=method)
         message = await run_request(
             self._server, request, call.connection, scope, kind="streamable-http", headers=call.headers
         )

@@ -25,6 +25,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_C
 
 from ...authoring.tool import Rendered
 from ...domain import questions
+from ...domain.decide import ttl_ms
 from ...domain.errors import InvalidArguments, LimitExceeded, TasksServiceError, UnknownResource
 from ...domain.reports import LogLevel
 from ...domain.task import ClientCapability, Failure, FailureKind, Task, TaskStatus
@@ -325,7 +326,7 @@ def _task_fields(task: Task) -> dict[str, Any]:
         "status": task.status.value,
         "createdAt": common.timestamp(task.created_ms),
         "lastUpdatedAt": common.timestamp(task.updated_ms),
-        "ttlMs": task.ttl_ms,
+        "ttlMs": ttl_ms(task),
         "pollIntervalMs": task.policy.poll_interval_ms,
     }
     if task.status_message is not None:

@@ -69,12 +69,13 @@ def encode(task: Task) -> dict[str, str]:
     return {**fields, "state": dumps(stored), **beside}
 
 
-def decode(reference: str, values: Sequence[str | None]) -> Task | None:
+def decode(reference: str, values: Sequence[str | None], as_of_ms: int = 0) -> Task | None:
     """The task of a record read as `STATE_FIELDS`.
 
     Args:
         reference: The id or the name that led to the record.
         values: What was read there.
+        as_of_ms: When it was read, for whoever asks what time has made of it.
 
     Returns:
         The task; None if there is no record, or if it is that of another id of the same hash.
@@ -95,7 +96,7 @@ def decode(reference: str, values: Sequence[str | None]) -> Task | None:
             if text:
                 stored[name] = json.loads(text)
         lifted = schema.RECORD_VERSIONS.lift(stored, int(version or ""), reference)
-        task = schema.TASK.read(lifted)
+        task = schema.TASK.read(lifted, as_of_ms=as_of_ms)
         if not (task.owner and task.tool and task.queue):
             raise ValueError("its owner, its tool or its queue has no name")
         is_asked = task.status is TaskStatus.INPUT_REQUIRED

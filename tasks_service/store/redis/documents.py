@@ -87,7 +87,8 @@ class Words(Generic[E]):
 
         Words that only a newer release knows are passed over, and not written back.
         """
-        return Field(stored, name, frozenset(), self._read_set, self._write_set)
+        # There are few different sets, and a poll reads one.
+        return Field(stored, name, frozenset(), lru_cache(maxsize=256)(self._read_set), self._write_set)
 
     def _read_set(self, text: str) -> frozenset[E]:
         words = json.loads(text)
@@ -115,11 +116,16 @@ class Shape(Generic[T]):
         keeps: bool = False,
         signed: Collection[str] = (),
     ) -> None:
-        self._make, self._keeps, self._signed = make, keeps, frozenset(signed)
+        self._make, self._keeps = make, keeps
         self.fields = tuple(fields)
         kinds = _kinds_of(make)
         self._known = {
-            field.stored: (field.name, field.read, None if field.read else kinds.get(field.name))
+            field.stored: (
+                field.name,
+                field.read,
+                None if field.read else kinds.get(field.name),
+                _least(kinds.get(field.name), is_signed=field.stored in signed),
+            )
             for field in self.fields
         }
         self._required = frozenset(field.stored for field in self.fields if field.default is REQUIRED)
@@ -128,8 +134,12 @@ class Shape(Generic[T]):
         # With one name more, since a getter of a single one returns no tuple.
         self._values = attrgetter(*(field.name for field in self.fields), "__class__")
 
-    def read(self, stored: Mapping[str, Any]) -> T:
+    def read(self, stored: Mapping[str, Any], **beside: Any) -> T:
         """The object of what is stored.
+
+        Args:
+            stored: Its fields.
+            beside: Values by their names in Python that are not stored.
 
         Raises:
             ValueError: It lacks a required field, or a value is none of those that there are.
@@ -138,17 +148,26 @@ class Shape(Generic[T]):
             raise ValueError(f"expected an object, found {stored!r:.80}")  # noqa: TRY004 - see `Document`
         if not stored.keys() >= self._required:
             raise ValueError(f"it lacks {', '.join(sorted(self._required - stored.keys()))}")
-        values = self._defaults.copy()
+        values = self._defaults | beside
         unknown: list[tuple[str, JsonText]] = []
         for name, value in stored.items():
             if (known := self._known.get(name)) is None:
                 unknown.append((name, JsonText(dumps(value))))
-            elif known[1] is not None:
-                values[known[0]] = known[1](value)
-            else:
-                if known[2] is not None:
-                    _check_kind(name, value, known[2], least=-LARGEST if name in self._signed else 0)
-                values[known[0]] = value
+                continue
+            python, read, kinds, least = known
+            if read is not None:
+                values[python] = read(value)
+                continue
+            # Written out, since every poll comes by here with each field.
+            if kinds is not None:
+                if (kind := type(value)) not in kinds:
+                    raise ValueError(f"its {name} is {value!r:.80}")
+                if kind is str:
+                    if not value.isascii():
+                        value.encode()  # refuses what JSON can hold and UTF-8 cannot
+                elif kind in _NUMBERS and not least <= value <= LARGEST:
+                    raise ValueError(f"its {name} is out of range: {value!r:.80}")
+            values[python] = value
         if unknown and self._keeps:
             values["unknown"] = tuple(unknown)
         return self._make(**values)
@@ -198,6 +217,7 @@ LARGEST = 2**53
 """The largest number that is stored: what every JSON reader keeps as it is."""
 
 _KINDS = (bool, int, float, str, type(None))
+_NUMBERS = (int, float)
 
 
 def _kinds_of(make: Callable[..., Any]) -> dict[str, frozenset[type]]:
@@ -214,15 +234,9 @@ def _kinds_of(make: Callable[..., Any]) -> dict[str, frozenset[type]]:
     return found
 
 
-def _check_kind(name: str, value: Any, kinds: frozenset[type], *, least: int) -> None:
-    if type(value) not in kinds:
-        raise ValueError(f"its {name} is {value!r:.80}")
-    if isinstance(value, str):
-        _check_text(value)
-    elif isinstance(value, int | float):
-        lowest = -LARGEST if float in kinds else least
-        if not lowest <= value <= LARGEST:
-            raise ValueError(f"its {name} is out of range: {value!r:.80}")
+def _least(kinds: frozenset[type] | None, *, is_signed: bool) -> int:
+    """The least number that a field may hold."""
+    return -LARGEST if is_signed or (kinds and float in kinds) else 0
 
 
 def _check_text(text: str) -> None:

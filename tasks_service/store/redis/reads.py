@@ -33,8 +33,9 @@ class Reads(StorePrograms):
         reads: list[Command] = [("TIME",), ("HMGET", shard.task(task_id), *codec.VIEW_FIELDS)]
         time, values = yield from once(reads, self.deadline)
         _no_error(task_id, values)
-        task = codec.decode(task_id, values[:_STATE])
-        now = None if task is None else effective(task, self.time_of(time))
+        now_ms = self.time_of(time)
+        task = codec.decode(task_id, values[:_STATE], now_ms)
+        now = None if task is None else effective(task, now_ms)
         # A name leads to the record as well, and the hash is no proof of the id.
         if now is None or now.task_id != task_id or now.owner != owner or not (now.visible or hidden):
             raise TaskNotFound(task_id)

@@ -55,9 +55,10 @@ class Records(StorePrograms):
     def stored(self, reference: str, replies: list[Reply]) -> Stored:
         """What the answers to `state_reads` say; more answers than that are its `rest`."""
         time, values, lines, *rest = replies
-        task, log = codec.decode(reference, values), codec.decode_log(reference, lines)
+        now_ms = self.time_of(time)
+        task, log = codec.decode(reference, values, now_ms), codec.decode_log(reference, lines)
         fields = dict(zip(codec.STATE_FIELDS, values, strict=True))
-        return Stored(self.time_of(time), task, fields, log, rest)
+        return Stored(now_ms, task, fields, log, rest)
 
     def writes(
         self,
