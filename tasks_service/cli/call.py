@@ -23,6 +23,8 @@ from .results import readable_text, save
 
 #: Exit statuses: ended by Ctrl-C, as shells expect it; a question is open that could not be answered.
 INTERRUPTED, UNANSWERED = 130, 3
+#: Seconds for which the service may be starting, or starting again with other code.
+STARTING_SECONDS = 5.0
 
 
 @click.command()
@@ -102,7 +104,7 @@ async def _call(
 ) -> CallToolResult:
     with ProgressBar(name) as bar:
         answerer = Answerer(prepared, bar)
-        async with connect(url, key, answerer.answer) as client:
+        async with connect(url, key, answerer.answer, starting_seconds=STARTING_SECONDS) as client:
             tool = await _find(client, name)
             if resume is not None:
                 return await client.follow(await client.get(resume), bar.watch)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..local.procfile import DEFAULT_PROCFILE, ProcessSpec, parse_procfile
+from ..local.source_watch import SourceWatch
 from ..local.stack import Stack
 from ..settings import Settings
 from .application import app_option, celery_path
@@ -31,7 +32,13 @@ READY_SECONDS = 0.2
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run the processes of this Procfile instead of the usual ones.",
 )
-def up(app: str, procfile: Path | None) -> None:
+@click.option(
+    "--reload",
+    is_flag=True,
+    help="For development: start front end, worker and beat again when a Python file below the current "
+    "directory changes.",
+)
+def up(app: str, procfile: Path | None, reload: bool) -> None:
     """Run everything on this machine: Redis, front end, worker, beat, Flower.
 
     Without TASKS_REDIS_URL a private Redis keeps its data in TASKS_DATA_DIR. Ctrl-C stops everything in
@@ -39,14 +46,16 @@ def up(app: str, procfile: Path | None) -> None:
     """
     specs = [spec for spec in _processes(app, procfile) if spec.name != "flower" or _has_flower()]
     emit = line_printer([spec.name for spec in specs])
-    stack = Stack(Settings(), specs, emit)
+    settings = Settings()
+    stack = Stack(settings, specs, emit, reloading=reload)
+    changed = SourceWatch(Path.cwd(), [settings.data_dir]).changed if reload else tuple
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
         stack.start()
         threading.Thread(target=_announce, args=(stack, stop, emit), daemon=True).start()
-        stack.processes.run(stop)
+        stack.processes.run(stop, changed)
     finally:
         stop.set()
         stack.stop()

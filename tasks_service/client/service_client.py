@@ -61,6 +61,8 @@ LEAVE_SECONDS = 3.0
 CALL_SECONDS = 24 * 3600.0
 #: Seconds for which a request is sent again, as the server asks for it or after a lost connection.
 OUTAGE_SECONDS = 60.0
+#: Seconds before the next try to reach a server that does not listen yet.
+LISTEN_SECONDS = 0.2
 #: Seconds before a request is sent again whose connection was lost.
 RECONNECT_SECONDS = 1.0
 
@@ -262,7 +264,7 @@ class ServiceClient:
 
 @asynccontextmanager
 async def connect(
-    url: str, key: str | None = None, answer: Answer | None = None
+    url: str, key: str | None = None, answer: Answer | None = None, *, starting_seconds: float = 0.0
 ) -> AsyncIterator[ServiceClient]:
     """Connect to an MCP endpoint over HTTP.
 
@@ -270,6 +272,7 @@ async def connect(
         url: The endpoint, such as `http://127.0.0.1:8787/mcp`.
         key: An API key, sent as a bearer token.
         answer: Answers questions; None declares to the server that this client cannot be asked.
+        starting_seconds: For how long nobody may listen there yet: a server that starts, or starts again.
 
     Raises:
         CannotConnect: Nothing answers there, or the server refuses the connection.
@@ -277,23 +280,38 @@ async def connect(
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=CALL_SECONDS)
     async with httpx2.AsyncClient(headers=headers, timeout=timeout) as http:
-        client = Client(
-            streamable_http_client(url, http_client=http),
-            extensions=[_TasksExtension()],
-            read_timeout_seconds=ANSWER_SECONDS,
-            elicitation_callback=None if answer is None else _refuse_to_be_called,
-        )
-        try:
-            await client.__aenter__()
-        except (httpx2.HTTPError, MCPError, ExceptionGroup) as error:
-            raise CannotConnect(
-                f"No MCP server answers at {url} ({_innermost(error)}). "
-                "Is it up (`tasks-service up`), is the address right (--url), does it want a key (--key)?"
-            ) from error
+
+        def make() -> Client:
+            return Client(
+                streamable_http_client(url, http_client=http),
+                extensions=[_TasksExtension()],
+                read_timeout_seconds=ANSWER_SECONDS,
+                elicitation_callback=None if answer is None else _refuse_to_be_called,
+            )
+
+        client = await _connected(make, url, time.monotonic() + starting_seconds)
         try:
             yield ServiceClient(client, answer)
         finally:
             await client.__aexit__(None, None, None)
+
+
+async def _connected(make: Callable[[], Client], url: str, until: float) -> Client:
+    """A client that has connected; tried again until then, while nobody listens at the address."""
+    while True:
+        client = make()
+        try:
+            await client.__aenter__()
+        except (httpx2.HTTPError, MCPError, ExceptionGroup) as error:
+            reason = _innermost(error)
+            if isinstance(reason, httpx2.ConnectError) and time.monotonic() < until:
+                await asyncio.sleep(LISTEN_SECONDS)
+                continue
+            raise CannotConnect(
+                f"No MCP server answers at {url} ({reason}). "
+                "Is it up (`tasks-service up`), is the address right (--url), does it want a key (--key)?"
+            ) from error
+        return client
 
 
 async def _refuse_to_be_called(

@@ -48,6 +48,11 @@ class ProcessSpec:
         return ["/bin/sh", "-c", f"exec {self.command}"]
 
     @property
+    def runs_code(self) -> bool:
+        """Whether it runs the author's code, and not only looks at those that do."""
+        return _kind(self.name) != "flower"
+
+    @property
     def stop_seconds(self) -> float:
         """Seconds that it may take to stop."""
         return STOP_SECONDS.get(_kind(self.name), DEFAULT_STOP_SECONDS)

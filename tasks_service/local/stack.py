@@ -33,6 +33,7 @@ class Stack:
         emit: Prints their output.
         changes: Further environment variables of the processes.
         restart: Whether a process that ends by itself is started again.
+        reloading: See `Supervisor`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Stack:
         *,
         changes: Mapping[str, str] | None = None,
         restart: bool = True,
+        reloading: bool = False,
     ) -> None:
         self.flower_port = int(os.environ.get(FLOWER_PORT) or DEFAULT_FLOWER_PORT)
         self._flower_host = os.environ.get(FLOWER_ADDRESS) or "127.0.0.1"
@@ -52,7 +54,7 @@ class Stack:
         self.host, self.port = settings.host, settings.port or free_port()
         self._redis = None if settings.redis_url else EmbeddedRedis(settings.data_dir)
         self._specs, self._emit = specs, emit
-        self._changes, self._restart = dict(changes or {}), restart
+        self._changes, self._restart, self._reloading = dict(changes or {}), restart, reloading
         self.redis_url = settings.redis_url or ""
         self.processes = Supervisor(specs, {}, emit, restart)
 
@@ -78,7 +80,7 @@ class Stack:
         if self._redis is not None:
             self.redis_url = self._redis.start().url
         env = environment({"TASKS_REDIS_URL": self.redis_url, "TASKS_PORT": str(self.port), **self._changes})
-        self.processes = Supervisor(self._specs, env, self._emit, self._restart)
+        self.processes = Supervisor(self._specs, env, self._emit, self._restart, self._reloading)
         self.processes.start()
 
     def stop(self) -> None:
