@@ -73,6 +73,9 @@ KNOWN_CLIENTS = {"mcp": 3.5}
 OpenAI agents SDK, which gives up after 5 seconds unless it is told otherwise.
 """
 
+DRAIN_DELAY = 5.0
+"""The drain delay where others than this machine send requests: two checks of a proxy, 2 seconds apart."""
+
 _SLOTS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
 
 _EXPIRING_KEY = re.compile(r"(.+?):(\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?)")
@@ -132,6 +135,8 @@ class Settings(BaseSettings):
         pool: Redis connections per process and server, at most; operations wait for a free one.
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it answers with an error.
+        drain_delay: Seconds that a front end serves on, not ready, after it was told to stop, until its
+            proxies have noticed. Unset: 5, or 0 where only this machine can reach it.
         wait_limit: Seconds that a call without a task handle may wait for its result.
         handle_after: Seconds after which such a call of an `optional` tool is answered with a text that names
             the task, if `companion_tools` are listed.
@@ -168,6 +173,7 @@ class Settings(BaseSettings):
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
+    drain_delay: float | None = Field(default=None, ge=0, le=300)
     wait_limit: float = Field(default=3600.0, gt=0)
     handle_after: float = Field(default=20.0, gt=0)
     handle_after_by_client: dict[str, PositiveFloat] = Field(default_factory=lambda: dict(KNOWN_CLIENTS))
@@ -330,6 +336,13 @@ class Settings(BaseSettings):
             tasks_per_shard=self.max_tasks_per_shard,
             running_per_owner=self.max_running_per_owner,
         )
+
+    @property
+    def seconds_to_drain(self) -> float:
+        """The drain delay; where it is unset, its default."""
+        if self.drain_delay is not None:
+            return self.drain_delay
+        return 0.0 if self.is_loopback else DRAIN_DELAY
 
     @property
     def is_loopback(self) -> bool:

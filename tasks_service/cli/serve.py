@@ -12,6 +12,10 @@ from ..frontend.uvicorn_server import run
 from ..settings import Settings
 from .application import load_connected_service, optional_app_option, redis_url_of
 
+#: Seconds that an idle connection stays open: longer than proxies keep theirs (nginx: 60), so that none of
+#: them sends a request on one that is about to be closed.
+KEEP_ALIVE_SECONDS = 75
+
 #: Seconds that open requests have to end when the front end stops.
 GRACEFUL_SECONDS = 10
 
@@ -44,6 +48,7 @@ def serve(app: str | None, together: bool) -> None:
         lifespan="on",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
 

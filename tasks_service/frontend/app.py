@@ -38,6 +38,7 @@ from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.offer import Offer
 from .core.registered_services import RegisteredServices
+from .core.stopping import Stopping
 from .readiness import Readiness
 from .registered_paths import RegisteredPaths
 from .served import OnePath, Paths, Served
@@ -152,6 +153,7 @@ class Parts:
         store: Where everything is recorded.
         feed: Tells of changes in the store.
         keys: The deployment's; they tell owners apart, and seal what travels with clients.
+        stopping: Ends waits when the process stops.
         streams: The open streams by their owners.
     """
 
@@ -159,12 +161,19 @@ class Parts:
     store: FrontEndStore
     feed: ChangeFeed
     keys: DeploymentKeys
+    stopping: Stopping
     streams: Counter[Owner] = field(default_factory=Counter)
 
     def serve(self, offer: Offer) -> Served:
         """Make what answers requests for an offer."""
         servers = build_servers(
-            offer, self.settings, store=self.store, feed=self.feed, keys=self.keys, streams=self.streams
+            offer,
+            self.settings,
+            store=self.store,
+            feed=self.feed,
+            keys=self.keys,
+            streams=self.streams,
+            stopping=self.stopping,
         )
         return Served(servers, build_router(servers, self.settings))
 
@@ -181,6 +190,8 @@ class FrontEnd:
 
     Attributes:
         refusal: Why it refused to start, if its set-up cannot work.
+        drain_delay: Seconds that a server lets it serve on between `begin_to_stop` and `drain`, so that
+            proxies notice.
     """
 
     def __init__(
@@ -194,6 +205,8 @@ class FrontEnd:
         self._make_paths, self._timings = paths, timings
         self._settings, self._outbox, self._given = settings, outbox, store
         self.refusal: ConfigurationError | None = None
+        self.drain_delay = settings.seconds_to_drain
+        self._stopping, self._stops = Stopping(), False
         self._paths: Paths | None = None
         self._readiness: Readiness | None = None
         self._site = Starlette(
@@ -203,6 +216,8 @@ class FrontEnd:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; paths of MCP go the short way."""
+        if scope["type"] == "http":
+            send = self._ending_connections(send)
         if scope["type"] == "http" and _is_mcp(path := _path(scope)):
             paths = self._paths
             endpoint = _not_started if paths is None else paths.find(path) or self._site
@@ -211,6 +226,19 @@ class FrontEnd:
             await self._site(scope, receive, self._saying_why(send))
         else:
             await self._site(scope, receive, send)
+
+    def _ending_connections(self, send: Send) -> Send:
+        """While it stops, answers say that no other request should come by their connection.
+
+        A proxy that keeps connections would send the next request on one that is about to be closed.
+        """
+
+        async def answer(message: Message) -> None:
+            if self._stops and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        return answer
 
     def _saying_why(self, send: Send) -> Send:
         """Tell a server the sentence of a refusal to start, in place of a traceback."""
@@ -222,10 +250,20 @@ class FrontEnd:
 
         return say
 
+    def begin_to_stop(self) -> None:
+        """Say that it stops soon: `/readyz` is 503, and every answer ends its connection; it serves on."""
+        self._stops = True
+
     def drain(self) -> None:
-        """End the streams that would keep a server from stopping; to be called when it begins to."""
+        """End what would keep a server from stopping; to be called, in the event loop, when it begins to.
+
+        Streams end now. Requests that wait have a moment to end by themselves; then they are answered with
+        what their clients can act on.
+        """
+        self.begin_to_stop()
         if self._paths is not None:
             self._paths.drain()
+        asyncio.get_running_loop().call_later(self._timings.stop, self._stopping.end)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Paths]:
@@ -242,8 +280,9 @@ class FrontEnd:
             )
             following = asyncio.create_task(feed.run(), name="change feed")
             try:
+                stopping = self._stopping = Stopping()
                 async with self._make_paths(
-                    Parts(settings=settings, store=store, feed=feed, keys=keys)
+                    Parts(settings=settings, store=store, feed=feed, keys=keys, stopping=stopping)
                 ) as paths:
                     yield paths
                     paths.close()
@@ -284,7 +323,7 @@ class FrontEnd:
         servers = paths.root.servers
         await servers.readiness.refuse_unworkable()
         await servers.services.feed.begun()
-        self._paths = paths
+        self._paths, self._stops = paths, False
         return servers
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
@@ -295,6 +334,8 @@ class FrontEnd:
         return JSONResponse({"status": "alive"})
 
     async def _ready(self, _: Request) -> Response:
+        if self._stops:
+            return JSONResponse({"status": "stopping"}, status_code=503)
         problem = (
             "the front end has not started" if self._readiness is None else await self._readiness.problem()
         )

@@ -27,6 +27,7 @@ from .core.pre_task_questions import PreTaskQuestions
 from .core.request_state import RequestStates
 from .core.requests import Caller
 from .core.service_tasks import ServiceTasks
+from .core.stopping import Stopping
 from .core.waiting_calls import WaitingCalls
 from .readiness import Readiness
 from .router import EraRouter
@@ -79,6 +80,7 @@ def build_servers(
     feed: ChangeFeed,
     keys: DeploymentKeys,
     streams: Counter[Owner],
+    stopping: Stopping,
 ) -> Servers:
     """Put together what answers requests; opens nothing.
 
@@ -89,21 +91,27 @@ def build_servers(
         feed: Tells of changes in the store.
         keys: The deployment's; they seal what travels with clients.
         streams: The open streams of the process by their owners, at all its paths.
+        stopping: Ends waits when the process stops.
     """
     tasks = ServiceTasks(store, offer.catalogue)
     limits, states = settings.limits, RequestStates(keys.sealing, feed.timings.answer)
     companion_tools = None
     times = HandOverTimes(settings.handle_after, settings.handle_after_by_client, settings.wait_limit)
     if settings.companion_tools:
-        companion_tools = CompanionTools(tasks, limits=limits, times=times)
+        companion_tools = CompanionTools(tasks, limits=limits, times=times, stopping=stopping)
     listed = offer.catalogue if companion_tools is None else companion_tools.beside(offer.catalogue)
     library = LibraryHandlers(
         offer.library,
         pre_task_questions=PreTaskQuestions(states, limits=limits, request="request for a prompt"),
         limits=limits,
+        stopping=stopping,
     )
     waiting_calls = WaitingCalls(
-        tasks, feed, wait_limit=settings.wait_limit, reconnect_window=settings.reconnect_window
+        tasks,
+        feed,
+        wait_limit=settings.wait_limit,
+        reconnect_window=settings.reconnect_window,
+        stopping=stopping,
     )
     executions = Executions(
         catalogue=offer.catalogue,
@@ -133,6 +141,7 @@ def build_servers(
         feed=feed,
         resume_points=ResumePoints(keys.sealing),
         waiting_calls=waiting_calls,
+        stopping=stopping,
         tools_changed=offer.catalogue.changed,
     )
     return Servers(
@@ -178,6 +187,7 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
         authenticator=authenticator,
         limits=limits,
         body_seconds=timings.body,
+        stopping=servers.services.stopping,
     )
     modern = RequestEndpoint(server=servers.modern, admission=admission, deferral=timings.deferral)
     legacy = SessionEndpoint(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .access.address_guard import AddressGuard
 from .access.cross_origin import answer_preflight, is_preflight, readable_by
+from .core.stopping import FrontEndStops
+from .core.wire_common import stopped
 from .transport.http_headers import SESSION_HEADER, headers_of
 from .transport.rejection import Rejection
 from .transport.responding import reject
@@ -47,6 +51,12 @@ class EraRouter:
             if is_preflight(scope, headers):
                 await answer_preflight(headers, send)
                 return
+        try:
+            await self._answer(headers, scope, receive, send)
+        except FrontEndStops as error:
+            await reject(stopped(error), send)
+
+    async def _answer(self, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:
         version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
         has_handshake = version is None or version in HANDSHAKE_PROTOCOL_VERSIONS or SESSION_HEADER in headers
         if has_handshake and version not in MODERN_PROTOCOL_VERSIONS:

@@ -1,10 +1,20 @@
-"""Running a front end so that it stops soon: streams that clients hold open for ever are ended first."""
+"""Running a front end so that it stops without losing a request, and soon.
+
+A front end that is told to stop serves on for the drain delay, not ready, until its proxies send requests
+elsewhere. Then what waits is ended (`FrontEnd.drain`), nothing new is accepted, and what has reached this
+machine is answered before its connection is closed.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import select
+import signal
 import socket
 import sys
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
 
 import uvicorn
 
@@ -13,9 +23,15 @@ from .app import FrontEnd
 EXIT_NOT_STARTED = 3
 """The exit status of a server that could not start, as uvicorn's own command has it."""
 
+_LATE_SECONDS: Final = 0.3
+"""How long the first request of a connection may take to arrive once nothing more is accepted."""
+
+_ACCEPT_SECONDS: Final = 1.0
+"""How long connections are accepted that come one upon the other."""
+
 
 class DrainingServer(uvicorn.Server):
-    """A server that lets the front end end its streams before it waits for them.
+    """A server that lets the front end answer who waits, and closes no connection on which a request comes.
 
     Args:
         front_end: What is served.
@@ -25,11 +41,55 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, front_end: FrontEnd, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._front_end = front_end
+        self._interrupted = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; a person at a terminal does not wait for proxies."""
+        self._interrupted = self._interrupted or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Uvicorn waits for open responses before it ends the application's lifespan."""
+        """Serve on for the drain delay, answer who waits, and stop."""
+        self._front_end.begin_to_stop()
+        await self._serve_on(self._front_end.drain_delay, lambda: self._interrupted, pause=0.05)
         self._front_end.drain()
+        # The kernel has accepted connections that this process has not; closing the socket would reset them.
+        await self._serve_on(_ACCEPT_SECONDS, lambda: not _readable(self._listeners()), pause=0)
+        for server in self.servers:
+            server.close()
+        await self._serve_on(_LATE_SECONDS, lambda: not self._awaits_requests(), pause=0.005)
+        # Uvicorn closes idle connections before anything else can come, and then waits for open responses.
         await super().shutdown(sockets)
+
+    def _listeners(self) -> list[int]:
+        return [listener.fileno() for server in self.servers for listener in server.sockets]
+
+    def _awaits_requests(self) -> bool:
+        """Whether a request may be on its way by a connection that looks idle."""
+        idle = []
+        for connection in self.server_state.connections:
+            request = getattr(connection, "cycle", None)
+            if request is None:
+                return True
+            if request.response_complete:
+                idle.append(connection.transport.get_extra_info("socket").fileno())
+        return _readable(idle)
+
+    async def _serve_on(self, seconds: float, enough: Callable[[], bool], *, pause: float) -> None:
+        """Serve on for so long, or until it is enough; both are things that no event tells of."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
+        while not (enough() or self.force_exit or clock() >= until):  # noqa: ASYNC110
+            await asyncio.sleep(pause)
+
+
+def _readable(descriptors: list[int]) -> bool:
+    """Whether there is something to read, or to accept, from one of these."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def run(front_end: FrontEnd, **options: Any) -> None:

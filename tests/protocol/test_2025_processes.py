@@ -92,7 +92,10 @@ def test_a_front_end_that_is_told_to_stop_ends_its_streams_and_nothing_is_lost(
 
         assert front_ends[0].stop() < 50  # after 60 they would be cut off
 
-        assert (listening.next(), waiting.next()) == (None, None)
+        assert listening.next() is None
+        answer = waiting.find(is_answer)
+        assert answer["error"]["data"]["reason"] == "stopping"
+        assert answer["error"]["data"]["retryAfterMs"] > 0
         worker.run(task_id)
         assert (
             session.result("tasks/result", {"taskId": task_id}, at=1)["content"][0]["text"] == "Hello, Ada!"

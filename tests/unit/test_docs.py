@@ -30,6 +30,7 @@ NOT_LITERAL = {
     "allowed_origins",
     "tools_root",
     "reports_dir",
+    "drain_delay",
     "max_running_per_owner",
     "handle_after_by_client",
 }

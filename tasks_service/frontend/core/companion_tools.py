@@ -32,6 +32,7 @@ from .answers import check_answers, record_answers
 from .catalogue import Catalogue, OfVersion, Origin
 from .hand_over import HandOverTimes
 from .requests import ToolCall
+from .stopping import FrontEndStops, Stopping
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +92,13 @@ class CompanionTools:
         store: Where tasks are.
         limits: What is allowed.
         times: How long `task_result` may wait: as a call may.
+        stopping: Ends its wait when the front end stops.
     """
 
-    def __init__(self, store: AsyncClientStore, *, limits: Limits, times: HandOverTimes) -> None:
-        self._store, self._limits, self._times = store, limits, times
+    def __init__(
+        self, store: AsyncClientStore, *, limits: Limits, times: HandOverTimes, stopping: Stopping
+    ) -> None:
+        self._store, self._limits, self._times, self._stopping = store, limits, times, stopping
         self.tools = _definitions(times.of(""))
 
     def beside(self, catalogue: Catalogue) -> Catalogue:
@@ -145,8 +149,9 @@ class CompanionTools:
         checked = check_answers(open_questions(task), answers, self._limits)
         await record_answers(self._store, task.owner, task.task_id, checked.fitting)
         try:
-            latest = await wait(task, seconds)
-        except TimeoutError:
+            async with self._stopping.ends_wait():
+                latest = await wait(task, seconds)
+        except (TimeoutError, FrontEndStops):
             latest = await self._store.get(task.owner, task.task_id)
         task = latest.task
         if task.status is TaskStatus.COMPLETED:

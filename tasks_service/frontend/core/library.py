@@ -57,6 +57,7 @@ from . import wire_common
 from .pre_task_questions import Answered, Asking, PreTaskQuestions
 from .requests import FunctionFailed, InputRequired, InvalidRequest, PromptCall
 from .resource_finder import ResourceFinder
+from .stopping import FrontEndStops, Stopping
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +74,19 @@ class LibraryHandlers:
         library: What it has; looked at anew for each request.
         pre_task_questions: Asks what prompts declare.
         limits: How large a resource or a prompt may be: as large as a tool's result.
+        stopping: Ends waiting for functions when the front end stops.
     """
 
-    def __init__(self, library: Library, *, pre_task_questions: PreTaskQuestions, limits: Limits) -> None:
+    def __init__(
+        self,
+        library: Library,
+        *,
+        pre_task_questions: PreTaskQuestions,
+        limits: Limits,
+        stopping: Stopping,
+    ) -> None:
         self.library, self.finder = library, ResourceFinder(library.resources)
-        self._pre_task_questions, self._limits = pre_task_questions, limits
+        self._pre_task_questions, self._limits, self._stopping = pre_task_questions, limits, stopping
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="library")
 
     def close(self) -> None:
@@ -231,9 +240,11 @@ class LibraryHandlers:
         call = partial(function.fn, *by_position, **by_name)
         limit = asyncio.timeout(function.timeout)
         try:
-            async with limit:
+            async with self._stopping.ends_wait(), limit:
                 value = await (call() if function.is_async else self._in_thread(lambda: gathered(call())))
                 return gathered(await value if inspect.isawaitable(value) else value)
+        except FrontEndStops:
+            raise
         except passing:
             raise
         except ProtocolError as error:

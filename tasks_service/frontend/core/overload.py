@@ -1,7 +1,8 @@
-"""How a client is told over HTTP that this front end has too much to do: 503, and when to come back.
+"""How a client is told over HTTP that this front end cannot serve it for now: 503, and when to come back.
 
-An error of a method has HTTP status 200, or one that its code stands for. Overload is another matter: proxies
-and clients that look at the status alone can send the request to another front end, or wait.
+An error of a method has HTTP status 200, or one that its code stands for. Overload is another matter, and so
+is a front end that stops: proxies and clients that look at the status alone can send the request to another
+front end, or wait. So 503 is only said where nothing was recorded.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from mcp_types.jsonrpc import INTERNAL_ERROR
 from ..transport.responding import Answer
 
 OVERLOADED: Final = "overloaded"
-"""The `reason` in the data of the error."""
+"""The `reason` in the data of the error of a front end that has too much to do."""
+
+STOPPING: Final = "stopping"
+"""And of one that stops."""
 
 
 def overload_answer(message: Mapping[str, Any]) -> Answer | None:
-    """The answer to a request that was refused for want of resources; None if it was not."""
+    """The answer to a request that another front end may serve at once; None to any other."""
     error = message.get("error", {})
     data = error.get("data") if error.get("code") == INTERNAL_ERROR else None
-    if not isinstance(data, Mapping) or data.get("reason") != OVERLOADED:
+    if not isinstance(data, Mapping) or data.get("reason") not in (OVERLOADED, STOPPING):
+        return None
+    if data["mayHaveBeenRecorded"]:
         return None
     return Answer(message, 503, retry_after(data["retryAfterMs"]))
 

@@ -16,6 +16,7 @@ from ...store.clients import AsyncClientStore
 from .change_feed import ChangeFeed
 from .reports import Reporting
 from .requests import CallTooLong
+from .stopping import FrontEndStops, Stopping
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class WaitingCalls:
         feed: Says when they change.
         wait_limit: Seconds that a call may wait.
         reconnect_window: Seconds that an execution is kept for a caller that left and may come back.
+        stopping: Ends the waits when the front end stops.
 
     Attributes:
         wait_limit: See the argument.
@@ -72,9 +74,16 @@ class WaitingCalls:
     """
 
     def __init__(
-        self, store: AsyncClientStore, feed: ChangeFeed, *, wait_limit: float, reconnect_window: float
+        self,
+        store: AsyncClientStore,
+        feed: ChangeFeed,
+        *,
+        wait_limit: float,
+        reconnect_window: float,
+        stopping: Stopping,
     ) -> None:
         self._store, self._feed, self.wait_limit = store, feed, wait_limit
+        self._stopping = stopping
         self.reconnect_ms = round(reconnect_window * SECOND)
 
     async def hold(
@@ -84,6 +93,7 @@ class WaitingCalls:
         *,
         departure: Callable[[], Departure] = lambda: Departure.GONE,
         too_late: Callable[[Task], Awaitable[Ended]] | None = None,
+        at_stop: Callable[[Task], Awaitable[Ended]] | None = None,
     ) -> Ended:
         """Wait for an execution on behalf of a call.
 
@@ -92,20 +102,29 @@ class WaitingCalls:
             work: Begins or finds the execution, and waits; raises `TimeoutError` if that takes too long.
             departure: Why the call leaves, if it is cancelled.
             too_late: What it is answered with then; None if the execution is to be abandoned.
+            at_stop: What it is answered with when the front end stops; None: as if it were too late.
 
         Raises:
+            FrontEndStops: It stops, and there is nothing to answer the call with.
             CallTooLong: It has waited enough, and there is nothing to answer it with.
             ExecutionForgotten: The store has lost the execution.
         """
         try:
             # Before there is a task, so that nothing that its tool says is missed.
             with self._feed.subscribe_reports(call.task_id, call.reporting):
-                return await work
+                async with self._stopping.ends_wait():
+                    return await work
         except TimeoutError:
             if too_late is not None and call.task is not None:
                 return await too_late(call.task)
             await self.leave(call)
             raise CallTooLong(self.wait_limit) from None
+        except FrontEndStops:
+            answer = at_stop or too_late
+            if answer is not None and call.task is not None:
+                return await answer(call.task)
+            await self.leave(call)
+            raise FrontEndStops(may_have_recorded=True, is_kept=call.may_reconnect) from None
         except asyncio.CancelledError:
             why = departure()
             if why is not Departure.LOST:

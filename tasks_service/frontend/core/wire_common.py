@@ -43,7 +43,7 @@ from ...domain.tools import ToolDefinition
 from ...extension import IDEMPOTENCY_META, REQUEST_CANCELLED
 from ..transport.jsonrpc import EncodedList, encode
 from ..transport.rejection import Rejection
-from .overload import OVERLOADED
+from .overload import OVERLOADED, STOPPING, retry_after
 from .requests import (
     CallCancelled,
     CallTooLong,
@@ -52,6 +52,7 @@ from .requests import (
     QuestionWithoutHandle,
     StateRefused,
 )
+from .stopping import FrontEndStops
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +239,8 @@ def refusal(error: TasksServiceError) -> MCPError:
             return MCPError(INTERNAL_ERROR, message, {"retryAfterMs": error.retry_after_ms})
         case StoreUnavailable():
             return _store_refusal(error)
+        case FrontEndStops():
+            return MCPError(INTERNAL_ERROR, str(error), stop_facts(error))
         case CallCancelled():
             return MCPError(REQUEST_CANCELLED, str(error))
         case CallTooLong() | QuestionWithoutHandle() | FunctionFailed():
@@ -266,6 +269,21 @@ def _store_refusal(error: StoreUnavailable) -> MCPError:
     if isinstance(error, Overloaded):
         data["reason"] = OVERLOADED
     return MCPError(INTERNAL_ERROR, message, data)
+
+
+def stop_facts(error: FrontEndStops) -> dict[str, Any]:
+    """What the data of an error says of a front end that stops."""
+    return {
+        "retryAfterMs": error.retry_after_ms,
+        "mayHaveBeenRecorded": error.may_have_recorded,
+        "reason": STOPPING,
+    }
+
+
+def stopped(error: FrontEndStops) -> Rejection:
+    """The answer to a request that was not read before the front end stopped."""
+    headers = retry_after(error.retry_after_ms)
+    return Rejection(503, INTERNAL_ERROR, str(error), data=stop_facts(error), headers=headers)
 
 
 def version_refused(

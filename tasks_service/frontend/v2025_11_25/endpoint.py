@@ -115,7 +115,8 @@ class SessionEndpoint:
 
     async def _post(self, scope: Scope, http: HttpRequest) -> None:
         check_content(http.headers)
-        body = await read_body(http.receive, http.headers, self._services.timings.body)
+        async with self._services.stopping.ends_wait():
+            body = await read_body(http.receive, http.headers, self._services.timings.body)
         decoded = parse(body, self._limits)
         if isinstance(decoded, list):
             await self._batch(http, decoded)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -185,7 +185,9 @@ class _Calls:
         self._prime(request, resume_point.task_id, resume_point.progress_token)
         waiting = WaitingCall(request.session.owner, resume_point.task_id, True, policy.reporting)
         run = self._stream(resume_point.task_id, policy, None)
-        view = await self._services.waiting_calls.hold(waiting, run, departure=lambda: request.departure)
+        view = await self._services.waiting_calls.hold(
+            waiting, run, departure=lambda: request.departure, at_stop=_come_back
+        )
         return self._results.call(view)
 
     def _prime(
@@ -246,6 +248,9 @@ class _Calls:
         may_reconnect = call.idempotency_key is not None
         waiting = WaitingCall(event.owner, event.task_id, may_reconnect, policy.reporting)
 
+        handed_over = None if give_up_after is None else self._executions.hand_over
+        may_come_back = _come_back if request.reconnects_as is not None else None
+
         async def run() -> TaskView | Rendered:
             task = waiting.found((await self._services.store.create(event)).task)
             if may_poll_later:
@@ -258,7 +263,8 @@ class _Calls:
                 waiting,
                 run(),
                 departure=lambda: request.departure,
-                too_late=None if give_up_after is None else self._executions.hand_over,
+                too_late=handed_over,
+                at_stop=handed_over or may_come_back,
             )
         except PollLater as leave:
             self._prime(request, leave.task_id, token, leave.retry_ms)
@@ -303,7 +309,8 @@ class _Tasks:
             reporting=await self._reporting(request, task_id),
             takes_reports=True,
         )
-        view = await TaskStream(self._services, task_id, policy).run()
+        async with self._services.stopping.ends_wait():
+            view = await TaskStream(self._services, task_id, policy).run()
         return self._results.outcome(view)
 
     async def _reporting(self, request: SessionRequest, task_id: str) -> Reporting | None:
@@ -373,6 +380,11 @@ class _Library:
     async def unsubscribe(self, context: Context, params: UnsubscribeRequestParams) -> Result:
         await self._services.sessions.unsubscribe(_request(context).session.session_id, params.uri)
         return {}
+
+
+async def _come_back(task: Task) -> NoReturn:
+    """Answer a call by ending its stream: its client goes on with it elsewhere."""
+    raise PollLater(task.task_id, RETRY_MS)
 
 
 def _on_the_stream(_: Task, __: Mapping[str, str]) -> None:

@@ -41,6 +41,7 @@ class QuestionsOnStream:
 
         Raises:
             QuestionWithoutHandle: The client did not answer in time.
+            FrontEndStops: The front end stops first.
             StoreUnavailable: The answers cannot be read.
         """
         interview = new_token()
@@ -54,7 +55,7 @@ class QuestionsOnStream:
             )
             self._outgoing.put(request)
         try:
-            async with asyncio.timeout(self._services.timings.answer):
+            async with self._services.stopping.ends_wait(), asyncio.timeout(self._services.timings.answer):
                 return await self._answers(interview, len(questions))
         except TimeoutError:
             raise QuestionWithoutHandle from None

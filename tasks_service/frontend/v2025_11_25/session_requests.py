@@ -96,7 +96,7 @@ class SessionRequests:
         self._resumable: set[asyncio.Task[Any]] = set()
 
     def drain(self) -> None:
-        """End what clients can begin again elsewhere: sessions' streams, and waits for results."""
+        """End what clients go on with elsewhere by themselves: sessions' streams, and resumed ones."""
         for work in tuple(self._resumable):
             work.cancel()
 
@@ -148,7 +148,9 @@ class SessionRequests:
             method = wire.RESUMED_CALL
         work = asyncio.create_task(self._run(http, replace(request, method=method), session_request))
         if method in (wire.TASKS_RESULT, wire.RESUMED_CALL):
-            self._end_early(work, http.caller)
+            _end_with_its_proof(work, http.caller)
+        if method == wire.RESUMED_CALL:
+            self._end_at_drain(work)
         name = wire.request_name(request.id) if method in _CANCELLABLE else None
         watch = (
             None if name is None else asyncio.create_task(self._watch_for_cancel(session_request, name, work))
@@ -164,7 +166,8 @@ class SessionRequests:
         """Send what becomes of a session's tasks, until the session, the service or the client ends it."""
         outgoing = Outgoing()
         work = asyncio.create_task(_run_stream(SessionStream(self._services, session, outgoing)))
-        self._end_early(work, http.caller)
+        _end_with_its_proof(work, http.caller)
+        self._end_at_drain(work)
         await self._respond(http, outgoing, work, streams_at_once=True)
 
     async def _respond(
@@ -217,13 +220,16 @@ class SessionRequests:
                 except StoreUnavailable as error:
                     logger.warning("Whether a request was cancelled is not known for now: %s", error)
 
-    def _end_early(self, work: asyncio.Task[Any], caller: Caller) -> None:
-        """End work when the service stops, and when the proof of who asked for it runs out."""
+    def _end_at_drain(self, work: asyncio.Task[Any]) -> None:
         self._resumable.add(work)
         work.add_done_callback(self._resumable.discard)
-        if caller.expires_at is not None:
-            timer = asyncio.get_running_loop().call_later(caller.expires_at - time.time(), work.cancel)
-            work.add_done_callback(lambda _: timer.cancel())
+
+
+def _end_with_its_proof(work: asyncio.Task[Any], caller: Caller) -> None:
+    """End work when the proof of who asked for it runs out."""
+    if caller.expires_at is not None:
+        timer = asyncio.get_running_loop().call_later(caller.expires_at - time.time(), work.cancel)
+        work.add_done_callback(lambda _: timer.cancel())
 
 
 async def _together(works: Sequence[Work]) -> Answer:

@@ -8,6 +8,7 @@ from ...store.clients import AsyncClientStore
 from ...store.sessions import Session, SessionStore
 from ..core.change_feed import ChangeFeed
 from ..core.reports import Reporting
+from ..core.stopping import Stopping
 from ..core.waiting_calls import WaitingCalls
 from ..timings import Timings
 from ..transport.outgoing import Outgoing
@@ -55,6 +56,7 @@ class SessionServices:
         feed: Says when something has changed.
         resume_points: Make the ids of events that a stream can go on from.
         waiting_calls: Lets calls wait.
+        stopping: Ends other waits when the front end stops.
         service: The service that sessions are with; empty where there is one path only.
         tools_changed: The name that is woken when the tools have changed by themselves.
     """
@@ -65,6 +67,7 @@ class SessionServices:
     feed: ChangeFeed
     resume_points: ResumePoints
     waiting_calls: WaitingCalls
+    stopping: Stopping
     service: str
     tools_changed: str
 

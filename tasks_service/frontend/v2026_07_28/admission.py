@@ -31,6 +31,7 @@ from ..access.api_keys import Authenticator
 from ..core import wire_common
 from ..core.catalogue import Catalogue
 from ..core.requests import Caller
+from ..core.stopping import Stopping
 from ..transport.body import parse, read_body
 from ..transport.http_headers import check_content, headers_of, takes_stream
 from ..transport.jsonrpc import Notification, Request, Response, parse_message
@@ -68,6 +69,7 @@ class Admission:
         authenticator: Says who calls.
         limits: How deep a message may be.
         body_seconds: How long a client may take to send a body.
+        stopping: Ends waiting for it when the front end stops.
     """
 
     def __init__(
@@ -77,9 +79,10 @@ class Admission:
         authenticator: Authenticator,
         limits: Limits,
         body_seconds: float,
+        stopping: Stopping,
     ) -> None:
         self._catalogue, self._authenticator = catalogue, authenticator
-        self._limits, self._body_seconds = limits, body_seconds
+        self._limits, self._body_seconds, self._stopping = limits, body_seconds, stopping
 
     async def admit(self, scope: Scope, receive: Receive) -> Admitted | None:
         """Check a request; each step trusts those before it (docs/protocol.md, "order of checks").
@@ -91,6 +94,7 @@ class Admission:
         Raises:
             Rejection: It gets no further.
             Disconnected: The client is gone.
+            FrontEndStops: Its body is not here yet.
         """
         raw = headers_of(scope)
         headers = dict(raw)
@@ -98,7 +102,9 @@ class Admission:
             raise Rejection(405, INVALID_REQUEST, "Use POST", headers=((b"allow", b"POST"),))
         caller = self._authenticator.authenticate(headers)
         check_content(headers)
-        message = parse_message(parse(await read_body(receive, headers, self._body_seconds), self._limits))
+        async with self._stopping.ends_wait():
+            body = await read_body(receive, headers, self._body_seconds)
+        message = parse_message(parse(body, self._limits))
         if isinstance(message, Notification):
             _check_notification(message, headers)
             return None
