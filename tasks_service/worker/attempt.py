@@ -111,7 +111,7 @@ class RunningAttempt:
         self._values: dict[str, Any] | None = None
         self._recording = threading.Lock()
         self._flushing = threading.Lock()
-        self._journal = journal or Journal((), ordered=True)
+        self._journal = Journal((), ordered=True) if journal is None else journal
         self._ask = ask or {}
         digests = {name: question_digest(asked.recorded()) for name, asked in self._ask.items()}
         self._declared_answers = self._journal.take_answers(digests)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,16 +10,23 @@ from typing import Any
 
 import pytest
 
-from tasks_service import AsyncTaskContext, ClientCannot, ConfigurationError, Form, TaskContext, TaskService
-from tasks_service.domain.errors import HistoryMismatch, Parked
+from tasks_service import (
+    Cancelled,
+    ClientCannot,
+    ConfigurationError,
+    Declined,
+    Form,
+    ModelReply,
+    Root,
+    TaskContext,
+    TaskService,
+)
 from tasks_service.domain.limits import DEFAULT_LIMITS
-from tasks_service.domain.task import ClientCapability, Phase
-from tasks_service.durable.context import running_in
-from tests.unit.replay import Life, until_parked
+from tasks_service.domain.task import Policy
+from tasks_service.testing import Answer, Crash, NotDeterministic, ToolRun
 
 GUIDE = Path(__file__).parents[2] / "docs/guide-asking.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-HOUR = 3_600_000
 
 
 @pytest.fixture(scope="module")
@@ -34,144 +39,123 @@ def trips() -> Mapping[str, Any]:
     return module
 
 
-@pytest.fixture
-def life() -> Life:
-    return Life()
+def run(trips: Mapping[str, Any], tool: str, arguments: Mapping[str, Any], **options: Any) -> ToolRun:
+    return ToolRun(trips["service"], tool, arguments, **options)
 
 
-def run(life: Life, tool: Any, *args: Any, **options: Any) -> Any:
-    """One run of a sync tool; None if it waits now."""
-    attempt = life.attempt(**options)
-    try:
-        with running_in(TaskContext(attempt)):
-            value = tool(*args, TaskContext(attempt))
-    except Parked:
-        return None
-    attempt.journal.finish()
-    return value
+FLIGHT = {"flight": "AB1"}
 
 
-def test_the_first_question(trips: Mapping[str, Any], life: Life) -> None:
-    assert run(life, trips["reserve"], "AB1") is None
-    assert life.asked == {"question"}
-    life.accept("question", seat="window", meal=True)
-    assert run(life, trips["reserve"], "AB1") == "Reserved: window, with a meal."
+def test_the_first_question(trips: Mapping[str, Any]) -> None:
+    reserve = run(trips, "reserve", FLIGHT)
+    assert set(reserve.questions) == {"question"}
+    reserve.accept("question", seat="window", meal=True)
+    assert reserve.result == "Reserved: window, with a meal."
 
 
-@pytest.mark.parametrize("action", ["decline", "cancel"])
-def test_a_person_who_gives_no_answer(trips: Mapping[str, Any], life: Life, action: str) -> None:
-    run(life, trips["reserve"], "AB1")
-    life.answer({"question": {"action": action}})
-    assert run(life, trips["reserve"], "AB1") == "No seat was reserved."
+@pytest.mark.parametrize("answer", [Declined(), Cancelled()])
+def test_a_person_who_gives_no_answer(trips: Mapping[str, Any], answer: Answer) -> None:
+    assert run(trips, "reserve", FLIGHT, answers={"question": answer}).result == "No seat was reserved."
 
 
 def test_a_model_may_answer_only_what_the_author_says(trips: Mapping[str, Any]) -> None:
-    life = Life(capabilities=[ClientCapability.MODEL])
-    assert run(life, trips["paint"], "left") is None
-    life.accept("question", seat="window")
-    assert run(life, trips["paint"], "left") == "Painted behind the window seat."
-    with pytest.raises(ClientCannot):
-        run(Life(capabilities=[ClientCapability.MODEL]), trips["reserve"], "AB1")
-    with pytest.raises(ClientCannot):
-        run(Life(capabilities=[]), trips["paint"], "left")
+    wall = {"wall": "left"}
+    paint = run(trips, "paint", wall, client_can=["model"])
+    paint.accept("question", seat="window")
+    assert paint.result == "Painted behind the window seat."
+    assert isinstance(run(trips, "reserve", FLIGHT, client_can=["model"]).exception, ClientCannot)
+    assert isinstance(run(trips, "paint", wall, client_can=()).exception, ClientCannot)
 
 
 def test_a_client_that_cannot_be_asked(trips: Mapping[str, Any]) -> None:
-    with pytest.raises(ClientCannot):
-        run(Life(capabilities=[]), trips["reserve"], "AB1")
+    failure = run(trips, "reserve", FLIGHT, client_can=()).failure
+    assert failure is not None
+    assert (failure.kind, failure.data) == ("client_cannot", '{"needs": "form"}')
 
 
-def test_deadlines_and_defaults(trips: Mapping[str, Any], life: Life) -> None:
-    run(life, trips["choose"], "AB1")
-    life.now_ms += 12 * HOUR + 1
-    assert run(life, trips["choose"], "AB1") == "aisle"
+def test_deadlines_and_defaults(trips: Mapping[str, Any]) -> None:
+    choose = run(trips, "choose", FLIGHT)
+    choose.clock.advance(timedelta(hours=12))
+    assert choose.result == "aisle"
 
 
-def test_several_questions_at_once(trips: Mapping[str, Any], life: Life) -> None:
-    run(life, trips["check_in"], "AB1")
-    assert life.asked == {"who", "where"}
-    life.accept("where", seat="window")
-    assert life.phase is Phase.PARKED
-    life.accept("who", name="Ann")
-    assert run(life, trips["check_in"], "AB1") == "Ann: window"
+def test_several_questions_at_once(trips: Mapping[str, Any]) -> None:
+    check_in = run(trips, "check_in", FLIGHT)
+    assert set(check_in.questions) == {"who", "where"}
+    check_in.accept("where", seat="window")
+    assert (check_in.status, check_in.attempts) == ("input_required", 1)
+    check_in.accept("who", name="Ann")
+    assert check_in.result == "Ann: window"
 
 
 def test_a_page_instead_of_a_form(trips: Mapping[str, Any]) -> None:
-    life = Life(capabilities=[ClientCapability.URL])
-    run(life, trips["pay"], "B7")
-    life.answer({"link": {"action": "accept"}})
-    assert run(life, trips["pay"], "B7") == "The person has gone to pay."
+    pay = run(trips, "pay", {"booking": "B7"}, client_can=["url"])
+    assert pay.questions["link"].url == "https://pay.example/B7"
+    pay.answer("link", True)
+    assert pay.result == "The person has gone to pay."
 
 
 def test_questions_before_the_task(trips: Mapping[str, Any]) -> None:
-    ask = trips["service"].tools["book"].ask
-    life = Life(ask=ask, given={"passenger": {"action": "accept", "content": {"name": "Ann"}}})
-    assert run(life, trips["book"], "AB1", ask=ask) == "Booked AB1 for Ann."
+    assert run(trips, "book", FLIGHT, answers={"passenger": {"name": "Ann"}}).result == "Booked AB1 for Ann."
 
 
-def test_the_runs_of_the_picture(trips: Mapping[str, Any], life: Life) -> None:
-    assert run(life, trips["buy"], "AB1") is None
-    assert [entry.value for entry in life.journal] == ["120"]
-    assert json.loads(life.task.inputs["question"].request)["message"] == "AB1 costs 120. Buy it?"
-    life.accept("question", agreed=True)
-    assert run(life, trips["buy"], "AB1") is None
-    assert life.phase is Phase.PENDING
-    assert life.task.due_ms - life.now_ms == pytest.approx(HOUR / 2, abs=1000)
-    life.now_ms += HOUR
-    assert run(life, trips["buy"], "AB1").endswith("for 120")
-    assert life.task.claims == 3
-    assert life.task.attempts == 1
+def test_the_runs_of_the_picture(trips: Mapping[str, Any]) -> None:
+    buy = run(trips, "buy", FLIGHT, sleep_at_once=False)
+    assert buy.steps == {"price": 120}
+    assert buy.questions["question"].message == "AB1 costs 120. Buy it?"
+    buy.accept("question", agreed=True)
+    assert (buy.status, buy.attempts) == ("working", 2)
+    assert buy.due == buy.clock.now + timedelta(minutes=30)
+    buy.clock.advance(timedelta(minutes=30))
+    assert buy.result.endswith("for 120")
+    assert (buy.attempts, list(buy.steps)) == (3, ["price", "charge"])
 
 
-def test_a_step_with_a_policy(trips: Mapping[str, Any], life: Life) -> None:
-    assert run(life, trips["fetch_rates"], "EUR") == 1.08
+def test_after_a_crash_inside_a_step_the_step_runs_again(trips: Mapping[str, Any]) -> None:
+    crash = Crash(before_recording="charge")
+    buy = ToolRun(trips["service"], "buy", FLIGHT, crash, answers={"question": {"agreed": True}})
+    assert buy.result == f"receipt {buy.task_id[:4]} for 120"
 
 
-def test_async_branches(trips: Mapping[str, Any], life: Life) -> None:
-    names = ["Ann", "Bob"]
-    asyncio.run(until_parked(life.attempt(is_async=True), lambda ctx: trips["family"](names, ctx)))
-    assert life.asked == {"seat of Ann", "seat of Bob"}
-    life.accept("seat of Bob", seat="window")
-    life.accept("seat of Ann", seat="aisle")
-    context = AsyncTaskContext(life.attempt(is_async=True))
-    assert asyncio.run(trips["family"](names, context)) == ["aisle", "window"]
+def test_a_step_with_a_policy(trips: Mapping[str, Any]) -> None:
+    assert run(trips, "fetch_rates", {"currency": "EUR"}).result == 1.08
 
 
-def test_changing_a_tool_while_tasks_wait(trips: Mapping[str, Any], life: Life) -> None:
-    run(life, trips["buy"], "AB1")
-    life.accept("question", agreed=True)
+def test_async_branches(trips: Mapping[str, Any]) -> None:
+    family = run(trips, "family", {"names": ["Ann", "Bob"]})
+    assert set(family.questions) == {"seat of Ann", "seat of Bob"}
+    family.accept("seat of Bob", seat="window")
+    family.accept("seat of Ann", seat="aisle")
+    assert family.result == ["aisle", "window"]
 
-    def changed(flight: str, ctx: TaskContext) -> None:
+
+def test_changing_a_tool_while_tasks_wait(trips: Mapping[str, Any]) -> None:
+    changed = TaskService("Acme trips")
+
+    @changed.tool(name="buy")
+    def ask_for_seats(flight: str, ctx: TaskContext) -> None:
         ctx.step("seats", lambda: 3)
 
-    with pytest.raises(
-        HistoryMismatch, match=r"entry 0 is step 'price', but the tool now comes to step 'seats'"
-    ):
-        run(life, changed, "AB1")
+    buy = run(trips, "buy", FLIGHT)
+    buy.deploy(changed)
+    with pytest.raises(NotDeterministic, match=r"before: step 'price'.*\n  now:    step 'seats'") as told:
+        buy.accept("question", agreed=True)
+    failed = "entry 0 is step 'price', but the tool now comes to step 'seats'"
+    assert failed in str(told.value.__cause__)
+    assert buy.failure is not None and failed in buy.failure.message
 
 
-def test_a_celery_task_that_exists_already(trips: Mapping[str, Any], life: Life) -> None:
-    refund = trips["refund"].run
-
-    def exposed(_: TaskContext) -> str:
-        result: str = refund("B7")
-        return result
-
-    assert refund("B7") == "Refunded B7."
-    assert run(life, exposed) is None
-    life.accept("question", agreed=True)
-    assert run(life, exposed) == "Refunded B7."
-    assert "refund" in trips["service"].tools
+def test_a_celery_task_that_exists_already(trips: Mapping[str, Any]) -> None:
+    assert trips["refund"].run("B7") == "Refunded B7."
+    refund = run(trips, "refund", {"booking": "B7"})
+    refund.accept("question", agreed=True)
+    assert refund.result == "Refunded B7."
 
 
 def test_the_clients_model_and_roots(trips: Mapping[str, Any]) -> None:
-    life = Life(capabilities=[ClientCapability.SAMPLING, ClientCapability.ROOTS])
-    run(life, trips["slogan"], "Rome")
-    said = {"role": "assistant", "content": {"type": "text", "text": "Come!"}, "model": "some-model"}
-    life.answer({"sample": said})
-    run(life, trips["slogan"], "Rome")
-    life.answer({"roots": {"roots": [{"uri": "file:///home/ann"}]}})
-    assert run(life, trips["slogan"], "Rome") == "Come! (1 roots)"
+    answers = {"sample": ModelReply("Come!", model="some-model"), "roots": [Root("file:///home/ann")]}
+    slogan = run(trips, "slogan", {"place": "Rome"}, client_can=["sampling", "roots"], answers=answers)
+    assert slogan.result == "Come! (1 roots)"
 
 
 def test_the_guide_says_which_fields_cannot_be_asked() -> None:
@@ -187,4 +171,4 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"open at once | {limits.open_inputs} |" in text
     assert limits.answers_bytes == limits.variables_bytes == 64 * 1024
     assert f"| {limits.journal_entries:,}, and {limits.journal_bytes // 1024**2} MiB together |" in text
-    assert timedelta(days=7).total_seconds() * 1000 == Life().task.policy.question_ms
+    assert timedelta(days=7).total_seconds() * 1000 == Policy().question_ms

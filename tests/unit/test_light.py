@@ -47,6 +47,11 @@ def test_the_help_imports_no_command() -> None:
     assert "doctor" in ended.stdout
 
 
+def test_tools_are_tested_with_neither_an_extra_nor_pytest() -> None:
+    ended = run_without(SERVER | {"pytest", "_pytest"}, "import tasks_service.testing")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_operators_commands_need_neither_celery_nor_a_front_end() -> None:
     code = "import tasks_service.cli.inspect_commands, tasks_service.cli.repair"
     ended = run_without(SERVER | {"celery", "kombu", "hiredis"}, code)

@@ -29,7 +29,7 @@ from ...domain.decide import ttl_ms
 from ...domain.errors import InvalidArguments, LimitExceeded, TasksServiceError, UnknownResource
 from ...domain.reports import LogLevel
 from ...domain.task import ClientCapability, Failure, FailureKind, Task, TaskStatus
-from ...domain.tools import OfferedTool, ToolDefinition, ToolSet
+from ...domain.tools import OfferedTool, ToolSet
 from ...extension import TASK_META, TASKS_EXTENSION
 from ...store.announcements import Listed
 from ...store.clients import TaskView
@@ -45,6 +45,7 @@ from ..core.requests import (
     Wanted,
 )
 from ..transport.jsonrpc import EncodedList
+from .structured_results import bare_schema, complete_result
 
 logger = logging.getLogger(__name__)
 
@@ -223,11 +224,7 @@ def _state(params: Mapping[str, Any] | None) -> str | None:
 
 
 class Results:
-    """Renders results.
-
-    Structured results that are not objects were wrapped for older revisions; this one shows them as they are
-    (docs/protocol.md, "structured results"). Those that may be null stay wrapped: the SDK's serializer drops
-    a null `structuredContent`, and clients then miss what the output schema promised.
+    """Renders results; structured ones as `structured_results` says.
 
     Args:
         catalogue: The tools of the service.
@@ -278,11 +275,7 @@ class Results:
         """
         if view.result is None:
             raise MCPError.from_error_data(_error_of(view.task))
-        result: dict[str, Any] = pydantic_core.from_json(view.result)
-        structured = result.get("structuredContent")
-        if view.task.tool in self._bare_schemas() and isinstance(structured, dict) and "result" in structured:
-            result["structuredContent"] = structured["result"]
-        return {"resultType": "complete", **result}
+        return complete_result(view.result, bare=view.task.tool in self._bare_schemas())
 
     def rendered(self, made: Rendered) -> dict[str, Any]:
         """A `CallToolResult` that the service has made itself."""
@@ -347,31 +340,8 @@ def _own_meta(task: Task) -> dict[str, Any]:
 
 def _bare_schemas(tools: ToolSet[OfferedTool]) -> dict[str, dict[str, Any]]:
     """The bare output schemas of the tools that have one, by their names."""
-    bare = ((name, _bare_schema(tool.definition)) for name, tool in tools.items())
+    bare = ((name, bare_schema(tool.definition)) for name, tool in tools.items())
     return {name: schema for name, schema in bare if schema is not None}
-
-
-def _bare_schema(tool: ToolDefinition) -> dict[str, Any] | None:
-    """The output schema without the `{"result": ...}` around it, where there is one to take off."""
-    if not tool.wraps_output or tool.output_schema is None:
-        return None
-    schema = tool.output_schema
-    bare = dict(schema["properties"]["result"])
-    definitions = schema.get("$defs", {})
-    if _admits_null(bare, definitions):
-        return None
-    return {**bare, "$defs": definitions} if definitions else bare
-
-
-def _admits_null(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> bool:
-    """Whether a schema may accept null; True where that is not plain to see."""
-    if "$ref" in schema:
-        return _admits_null(definitions.get(schema["$ref"].rpartition("/")[2], {}), definitions)
-    for keyword in ("anyOf", "oneOf"):
-        if keyword in schema:
-            return any(_admits_null(choice, definitions) for choice in schema[keyword])
-    kind = schema.get("type")
-    return not isinstance(kind, str) or kind == "null"
 
 
 # --- what the server sends by itself -----------------------------------------------------------------
