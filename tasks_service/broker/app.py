@@ -13,7 +13,14 @@ from typing import Any
 from celery import Celery
 from kombu import Connection, Exchange, Queue
 
-from ..addresses.broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Broker, broker_of
+from ..addresses.broker import (
+    AMQP_SCHEMES,
+    CONNECT_TIMEOUT,
+    REDIS_SCHEMES,
+    SOCKET_TIMEOUT,
+    Broker,
+    broker_of,
+)
 from ..addresses.encryption import split
 from ..domain.errors import ConfigurationError
 from .transport import KeptClientAMQP
@@ -89,13 +96,16 @@ def create_app(name: str, *, broker_url: str, key_prefix: str) -> Celery:
 
 
 def _refuse_unusable(broker: Broker) -> None:
-    if split(broker.url).scheme == "sentinel" and "master_name" not in broker.options:
+    scheme = split(broker.url).scheme
+    if scheme == "sentinel" and "master_name" not in broker.options:
         raise ConfigurationError(
             "TASKS_BROKER_URL: sentinel:// does not say which master is meant. Write "
             "redis+sentinel://host:port,host:port/0?service=name"
         )
+    if scheme.partition("+")[0] in ("", *REDIS_SCHEMES, *AMQP_SCHEMES):
+        return
     try:
-        Connection(broker.url or None)
+        Connection(broker.url)
     except ImportError as error:
         raise ConfigurationError(
             f"TASKS_BROKER_URL: a package is missing that Celery needs for this broker ({error})"

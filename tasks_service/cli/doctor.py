@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ..addresses.encryption import is_open
 from ..broker.app import MAINTENANCE_QUEUE
+from ..crypto.keys import existing_keys
 from ..domain.errors import StoreForbidden, StoreFull, StoreRefuses, StoreUnavailable
 from ..domain.task import DAY, SECOND
 from ..local.ports import http_status, http_url
@@ -154,6 +155,14 @@ def check_redis(examination: Examination) -> Iterator[Finding]:
     """Check that Redis answers, is new enough, never evicts, persists data, and permits what we do."""
     lacks = examination.store.check_permissions(Role.OPERATOR)
     yield from lacks or examination.store.check()
+
+
+def check_secrets(examination: Examination) -> Iterator[Finding]:
+    """Check that the secret here, if there is one, is that of the front ends."""
+    settings = examination.settings
+    keys = existing_keys(settings.secret, settings.accepted_secrets, settings.owner_secret, settings.data_dir)
+    if keys is not None:
+        yield from examination.store.check_secrets(keys.fingerprints)
 
 
 def check_memory(examination: Examination) -> Iterator[Finding]:
@@ -354,6 +363,7 @@ _START_REDIS = "Start Redis, or correct TASKS_REDIS_URL."
 REDIS = "Redis"
 CHECKS: Mapping[str, Check] = {
     REDIS: check_redis,
+    "secrets": check_secrets,
     "memory": check_memory,
     "clock": check_clock,
     "broker": check_broker,

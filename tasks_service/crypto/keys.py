@@ -9,10 +9,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from .secret import check_secret, load_secret
+from .secret import check_secret, has_secret, load_secret
 
 KEY_BYTES = 32
 """Length of a key: what AES-256 takes."""
+
+FINGERPRINT_BYTES = 8
+"""Length of a fingerprint: secrets that differ by mistake have the same one by no chance that matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,19 @@ class KeyRing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprints:
+    """What tells secrets apart and says nothing else about them.
+
+    Attributes:
+        owners: Of the secret that keys the hash of owners.
+        sealing: Of the secrets that open what was sealed; the first one seals.
+    """
+
+    owners: str
+    sealing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentKeys:
     """What every front end of a deployment must share.
 
@@ -41,6 +57,14 @@ class DeploymentKeys:
 
     sealing: KeyRing
     owner_secret: bytes
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """The fingerprints of the secrets, for the store to compare."""
+        return Fingerprints(
+            owners=_fingerprint(self.owner_secret, "owners"),
+            sealing=tuple(_fingerprint(secret, "sealing") for secret in self.sealing.secrets),
+        )
 
 
 def load_keys(
@@ -63,6 +87,19 @@ def load_keys(
         sealing=KeyRing((first, *others)),
         owner_secret=first if owner_secret is None else check_secret("TASKS_OWNER_SECRET", owner_secret),
     )
+
+
+def existing_keys(
+    secret: SecretStr | None, accepted: Sequence[SecretStr], owner_secret: SecretStr | None, data_dir: Path
+) -> DeploymentKeys | None:
+    """As `load_keys`, but makes no secret; None where there is none yet."""
+    if secret is None and not has_secret(data_dir):
+        return None
+    return load_keys(secret, accepted, owner_secret, data_dir)
+
+
+def _fingerprint(secret: bytes, purpose: str) -> str:
+    return derive_key(secret, f"fingerprint of the secret of {purpose}")[:FINGERPRINT_BYTES].hex()
 
 
 def derive_key(secret: bytes, purpose: str) -> bytes:

@@ -39,6 +39,11 @@ def load_secret(configured: SecretStr | None, data_dir: Path) -> bytes:
     return check_secret("TASKS_SECRET", configured)
 
 
+def has_secret(data_dir: Path) -> bool:
+    """Whether a secret was made in `TASKS_DATA_DIR`."""
+    return (data_dir / SECRET_FILE).exists()
+
+
 def check_secret(variable: str, configured: SecretStr) -> bytes:
     """A secret that is configured, as bytes.
 

@@ -164,7 +164,7 @@ def build_servers(
         store=store,
         subscriptions=subscriptions,
         library=library,
-        readiness=Readiness(store),
+        readiness=Readiness(store, keys.fingerprints),
         keys=keys,
         local=Caller(owner=owner_of(LOCAL_USER, keys.owner_secret)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from ..crypto.keys import Fingerprints
 from ..domain.errors import ConfigurationError, StoreRefuses, StoreUnavailable
 from ..store.findings import errors_among
 from ..store.front_ends import FrontEndStore
@@ -19,10 +20,11 @@ class Readiness:
 
     Args:
         store: The store.
+        secrets: The fingerprints of this front end's secrets.
     """
 
-    def __init__(self, store: FrontEndStore) -> None:
-        self._store = store
+    def __init__(self, store: FrontEndStore, secrets: Fingerprints) -> None:
+        self._store, self._secrets = store, secrets
         self._checked = False
 
     async def problem(self) -> str | None:
@@ -31,7 +33,7 @@ class Readiness:
             if self._checked:
                 await self._store.ping()
                 return None
-            errors = errors_among(await self._store.check())
+            errors = errors_among(await self._store.check(self._secrets))
         except StoreUnavailable as error:
             self._checked = False
             return f"{error}. {error.remedy}" if isinstance(error, StoreRefuses) else str(error)
@@ -52,7 +54,7 @@ class Readiness:
             ConfigurationError: It answers, and its set-up would lose tasks.
         """
         try:
-            errors = errors_among(await self._store.check())
+            errors = errors_among(await self._store.check(self._secrets))
         except StoreUnavailable as error:
             logger.warning("Starting without a store, not ready until it answers: %s", error)
             return

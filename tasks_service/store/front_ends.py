@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..crypto.keys import Fingerprints
 from .changes import ChangeSource
 from .clients import AsyncClientStore
 from .findings import Finding, Memory
@@ -36,8 +37,13 @@ class FrontEndStore(AsyncClientStore, ChangeSource, Protocol):
         None if no server has a limit, or tells.
         """
 
-    async def check(self) -> list[Finding]:
+    async def check(self, secrets: Fingerprints) -> list[Finding]:
         """What is wrong with the servers, with this client, and with what its user may do as a front end.
+
+        Also whether its secrets are those of the store's other front ends.
+
+        Args:
+            secrets: Of this front end; the first of all to ask has them noted.
 
         Raises:
             StoreUnavailable: No answer in time.

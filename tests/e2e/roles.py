@@ -70,12 +70,16 @@ class Process(ProcessContainer):
         super().__init__(name, [sys.executable, "-m", *command], {**where, **env})
 
 
+SECRET = "the-secret-of-these-front-ends"
+"""Front ends of one store have one secret, wherever their data is."""
+
+
 class FrontEnd(Process):
     """`tasks-service serve`; without an app, it serves what workers announce."""
 
     def __init__(self, redis_url: str, directory: Path, app: str | None = APP, **env: str) -> None:
         self.port = free_port()
-        where = {"TASKS_PORT": str(self.port), "TASKS_DATA_DIR": str(directory)}
+        where = {"TASKS_PORT": str(self.port), "TASKS_DATA_DIR": str(directory), "TASKS_SECRET": SECRET}
         command = ["tasks_service", "serve", *([] if app is None else ["--app", f"{app}:service"])]
         super().__init__(redis_url, "web", command, **{**where, **env})
 

@@ -56,6 +56,7 @@ INDEXES = (
     "concurrency_keys",
     "beat",
     "dropped",
+    "secrets",
 )
 """Shard-wide keys: one of each, without a lifetime, because they hold what lives and nothing else."""
 

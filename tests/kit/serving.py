@@ -46,7 +46,19 @@ def serving(
     timings: Timings = DEFAULT_TIMINGS,
 ) -> Iterator[int]:
     """Serve the front end on a free port of this machine, in a thread; yields the port."""
-    app = create_app(
+    with serving_app(front_end_of(tools, configuration, library, outbox, timings)) as port:
+        yield port
+
+
+def front_end_of(
+    tools: ToolRegistry,
+    configuration: Settings,
+    library: Library | None = None,
+    outbox: Outbox | None = None,
+    timings: Timings = DEFAULT_TIMINGS,
+) -> FrontEnd:
+    """A front end of these tools, which nobody has started."""
+    return create_app(
         name="Test service",
         version="1.2.3",
         instructions="Call the tools.",
@@ -56,8 +68,6 @@ def serving(
         library=library,
         timings=timings,
     )
-    with serving_app(app) as port:
-        yield port
 
 
 @contextmanager

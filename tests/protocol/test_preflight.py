@@ -406,7 +406,7 @@ def test_any_front_end_of_a_deployment_goes_on_with_a_state_and_no_other_does(
 ) -> None:
     state = first_round(client, "introduce", HELLO)["requestState"]
     answers = {"user_name": ADA}
-    foreign = settings(redis_url, tmp_path, secret=secrets.token_hex(32))
+    foreign = settings(redis_url, tmp_path, secret=secrets.token_hex(32), key_prefix="foreign")
 
     with (
         serving(tools, foreign) as port,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks_service.authoring.tool import ToolRegistry, build_tool
+from tasks_service.domain.errors import ConfigurationError
 from tasks_service.domain.tools import TaskSupport
 from tasks_service.durable.questions import Form
+from tasks_service.frontend.app import FrontEnd
 
-from ..kit.serving import registry, serving, settings
+from ..kit.serving import front_end_of, registry, serving, settings
 from ..kit.wire import WITH_TASKS, WireClient
 
 OLD, NEW = "the-secret-of-the-beginning", "the-secret-of-next-year"
@@ -62,3 +65,21 @@ def test_a_deployment_whose_secret_is_changed_goes_on_with_what_was_begun(
         assert client.request("tasks/get", {"taskId": task_id}).result["status"] == "working"
         assert go_on(client, new).result["resultType"] == "task"
         assert "requestState" in go_on(client, old).error["message"]
+
+
+def test_a_front_end_with_another_secret_than_the_first_is_refused_at_start(
+    redis_url: str, tools: ToolRegistry, tmp_path: Path
+) -> None:
+    first, second = (settings(redis_url, tmp_path / name) for name in ("first", "second"))
+    with serving(tools, first) as port, WireClient(port, capabilities=CAPABILITIES) as client:
+        task_id = client.task("note", {})
+
+        with pytest.raises(ConfigurationError, match="Set TASKS_SECRET to the same secret"):
+            asyncio.run(start(front_end_of(tools, second)))
+
+        assert client.get(task_id)["status"] == "working"
+
+
+async def start(front_end: FrontEnd) -> None:
+    async with front_end.lifespan():
+        """It has started."""

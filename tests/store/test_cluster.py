@@ -29,6 +29,7 @@ from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, RESULT, Clock, creation
 from tests.kit.groups import ClusterServers
 from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.secrets import secrets_problems
 from tests.kit.store_adapter import AsyncWorkerStore, counts
 from tests.kit.stored import ids_of
 from tests.kit.waiting import quickest, wait_until
@@ -55,6 +56,12 @@ def cluster(running: ClusterServers) -> Iterator[ClusterServers]:
 def store(cluster: ClusterServers) -> Iterator[RedisTaskStore]:
     with closing(RedisTaskStore(cluster.url)) as store:
         yield store
+
+
+def test_front_ends_with_different_secrets_are_told_apart(cluster: ClusterServers) -> None:
+    assert secrets_problems(cluster.url, "first") == []
+    (problem,) = secrets_problems(cluster.url, "second")
+    assert "another secret" in problem
 
 
 def created(store: RedisTaskStore, owner: Owner = ALICE) -> str:

@@ -20,6 +20,7 @@ from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, creation
 from tests.kit.groups import SentinelGroup, stopped
+from tests.kit.secrets import secrets_problems
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import wait_until
 
@@ -66,6 +67,12 @@ def test_connections_to_the_master_are_bounded_and_work_waits_for_one(group: Sen
         with ThreadPoolExecutor(24) as pool:
             list(pool.map(lambda _: store.create(creation()), range(100)))
         assert len(client.client_list(_type="normal")) - before <= 3
+
+
+def test_front_ends_with_different_secrets_are_told_apart(group: SentinelGroup) -> None:
+    assert secrets_problems(group.url, "first") == []
+    (problem,) = secrets_problems(group.url, "second")
+    assert "another secret" in problem
 
 
 def test_a_server_that_has_become_a_replica_is_left_by_every_connection(

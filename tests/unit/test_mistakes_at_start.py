@@ -254,3 +254,23 @@ def test_stdio_says_a_mistake_on_stderr_and_nothing_to_its_host(
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith("Error: TASKS_REDIS_URL: the option socket_timeout")
+
+
+def test_a_broker_whose_package_is_missing_is_refused_by_whoever_sends_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pymongo", None)
+    url = str(Settings(_env_file=None, broker_url="mongodb://host/db").broker_url)
+
+    with pytest.raises(ConfigurationError, match=r"TASKS_BROKER_URL: a package is missing.*pymongo"):
+        create_app("acme", broker_url=url, key_prefix="ts")
+
+
+def test_an_encrypted_broker_is_not_looked_at_without_its_encryption(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    url = str(Settings(_env_file=None, broker_url="rediss://host/0").broker_url)
+
+    create_app("acme", broker_url=url, key_prefix="ts")
+
+    assert "insecure" not in caplog.text

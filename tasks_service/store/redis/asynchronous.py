@@ -9,6 +9,7 @@ from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
 
 from ...addresses.redis import Kind, Node, parse_address
+from ...crypto.keys import Fingerprints
 from ...domain.events import AnswerInput, ClientEvent, Create
 from ...domain.limits import DEFAULT_LIMITS, Limits
 from ...domain.task import Owner, Task
@@ -26,6 +27,7 @@ from .programs import Clock
 from .reads import Reads
 from .registry import RegistryPrograms
 from .registry_faces import AsyncRedisRegistry
+from .secrets import compare_secrets
 from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
@@ -142,13 +144,14 @@ class AsyncRedisTaskStore:
         """See `ChangeSource.catch_up`."""
         await self._subscription.catch_up()
 
-    async def check(self) -> list[Finding]:
+    async def check(self, secrets: Fingerprints) -> list[Finding]:
         """See `FrontEndStore.check`."""
         messages = self._transitions.outbox.messages
         rights = check_permissions(self._layout, Role.FRONT_END, messages=messages, user=self._user)
         if lacks := await self.run(rights):
             return lacks  # it may not ask the rest either
         found = await self.run(examine(self._servers, self._layout, self._reads.deadline))
+        found += await self.run(compare_secrets(self._layout, secrets, self._reads.deadline))
         await self.ping()
         clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
         return [*clients, *found]

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ...addresses.redis import Kind, Node, parse_address
+from ...crypto.keys import Fingerprints
 from ...domain.errors import StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, OperatorEvent, SweepEvent, WorkerEvent
 from ...domain.indexes import Due
@@ -35,6 +36,7 @@ from .registry import RegistryPrograms
 from .registry_faces import RedisRegistry
 from .repair import Repairs
 from .repair_walk import RepairWalk
+from .secrets import compare_secrets
 from .servers import servers_at
 from .sweeps import Sweeps
 from .timings import DEFAULT_TIMINGS, Timings
@@ -157,6 +159,14 @@ class RedisTaskStore:
         found = self.run(examine(self._servers, self._layout, self._reads.deadline))
         clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
         return [*clients, *found]
+
+    def check_secrets(self, secrets: Fingerprints) -> list[Finding]:
+        """Whether secrets are those of the store's front ends; notes nothing.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        return self.run(compare_secrets(self._layout, secrets, self._reads.deadline, notes=False))
 
     def check_permissions(self, role: Role) -> list[Finding]:
         """Ask the servers whether this store's user may do what a role does.

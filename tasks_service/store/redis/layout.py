@@ -21,6 +21,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:overtaken           ZSET  queues, by the newest dispatch that was claimed from them
     ts:{00}:beat                HASH  kind of work, by when beat last had it done; in the first shard alone
     ts:{00}:dropped             HASH  queue, by what workers dropped of its messages; in the first shard alone
+    ts:{00}:secrets             HASH  use, by the fingerprint of the front ends' secret for it; there as well
     ts:registry:{00}:services              ZSET  services whose workers or tools are known, by the last word
     ts:registry:{00}:alive:<service>       ZSET  its workers, by when they count as lost
     ts:registry:{00}:workers:<service>     HASH  worker, by what it announced of itself, as JSON

@@ -73,6 +73,7 @@ _TASKS: dict[Role, Sequence[Command]] = {
         *_READS,
         *_WRITES,
         ("SET", "key", "value"),
+        ("HSETNX", "key", "field", "value"),
         ("SCARD", "key"),
         ("ZREVRANGEBYSCORE", "key", 1, 0),
     ),

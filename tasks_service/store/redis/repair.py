@@ -67,7 +67,7 @@ _SORTED_LOOK, _SET_LOOK = ("ZCARD",), ("SCARD",)
 _LOOKS: Mapping[str, tuple[str | int, ...]] = {
     **dict.fromkeys((*_SORTED, "owner", "pending", "slots", "waiting", "overtaken"), _SORTED_LOOK),
     **dict.fromkeys(("live", "queues", "concurrency_keys"), _SET_LOOK),
-    **dict.fromkeys(("beat", "dropped"), ("HGET", "")),
+    **dict.fromkeys(("beat", "dropped", "secrets"), ("HGET", "")),
     "l": ("LRANGE", 0, 0),
     "idem": ("GET",),
 }

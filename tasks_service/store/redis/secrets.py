@@ -1,0 +1,91 @@
+"""Whether the front ends of a store have the same secrets: the store keeps fingerprints, and never a secret.
+
+A front end whose secret keys other hashes of owners finds none of their tasks, and everything else about it
+is well. So the first front end that reaches a store notes the fingerprints of its secrets, and every later
+one compares. That of owners never changes. That of sealing may, one step at a time: whoever can open what the
+noted secret has sealed may seal with another, and notes that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from redis.exceptions import ResponseError
+
+from ...crypto.keys import Fingerprints
+from ...domain.errors import StoreFull
+from ..findings import Finding, Severity
+from .layout import Command, Layout
+from .transaction import Program, Reply, once
+
+OWNERS, SEALING = "owners", "sealing"
+"""The fields: what a secret is for."""
+
+
+def compare_secrets(
+    layout: Layout, ours: Fingerprints, deadline: float, *, notes: bool = True
+) -> Program[list[Finding]]:
+    """What is wrong with the secrets of a front end, as one error at most.
+
+    Args:
+        layout: Names the keys.
+        ours: The fingerprints of its secrets.
+        deadline: Seconds that each question may take.
+        notes: Whether they are noted where nothing is known yet, or where they replace what was noted.
+
+    Raises:
+        StoreUnavailable: No answer in time.
+    """
+    key = layout.home.index("secrets")
+    read: Command = ("HGETALL", key)
+    (reply,) = yield from once([read], deadline)
+    if isinstance(reply, ResponseError):
+        return [_misshapen(key, reply)]
+    first = {OWNERS: ours.owners, SEALING: ours.sealing[0]}
+    lacking: list[Command] = [("HSETNX", key, *item) for item in first.items() if item[0] not in reply[::2]]
+    if lacking and notes:
+        # Of several who are first at once, one is; all read who.
+        *_, reply = yield from _written([*lacking, read], deadline, otherwise=reply)
+    noted = dict(zip(reply[::2], reply[1::2], strict=True))
+    found = list(_differences(key, noted, ours))
+    if notes and not found and noted.get(SEALING) != ours.sealing[0]:
+        yield from _written([("HSET", key, SEALING, ours.sealing[0])], deadline, otherwise=None)
+    return found
+
+
+def _written(commands: Sequence[Command], deadline: float, *, otherwise: Reply) -> Program[list[Reply]]:
+    """The replies to writes; a store that has no memory for them is told of elsewhere."""
+    try:
+        return (yield from once(commands, deadline))
+    except StoreFull:
+        return [otherwise]
+
+
+def _differences(key: str, noted: dict[str, str], ours: Fingerprints) -> Iterator[Finding]:
+    if noted.get(OWNERS, ours.owners) != ours.owners:
+        yield Finding(
+            severity=Severity.ERROR,
+            what="This process has another secret than the front ends that have used this store: it would "
+            "find none of the tasks that their callers own.",
+            fix="Set TASKS_SECRET to the same secret for every front end (where it is not set, each "
+            "TASKS_DATA_DIR has a secret of its own, in the file named secret), and TASKS_OWNER_SECRET too "
+            "if theirs have it; or give this deployment a store of its own, by TASKS_KEY_PREFIX. If no "
+            f"stored task matters any more, run: redis-cli DEL '{key}'",
+        )
+    elif noted.get(SEALING, ours.sealing[0]) not in ours.sealing:
+        yield Finding(
+            severity=Severity.ERROR,
+            what="This process seals with another secret than the front ends that have used this store, and "
+            "cannot open what they have sealed.",
+            fix="Set TASKS_SECRET to that of the other front ends. To change it, let TASKS_ACCEPTED_SECRETS "
+            "name the old one meanwhile. If the old one has leaked and must not be accepted, stop all front "
+            f"ends and run: redis-cli HDEL '{key}' {SEALING}",
+        )
+
+
+def _misshapen(key: str, reply: ResponseError) -> Finding:
+    return Finding(
+        severity=Severity.ERROR,
+        what=f"{key} does not say which secrets the front ends have: {reply}.",
+        fix="Run tasks-service repair, which moves it aside.",
+    )
