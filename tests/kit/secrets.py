@@ -20,7 +20,7 @@ def secrets_problems(url: str, owners: str, *sealing: str) -> list[str]:
     """What a front end with these secrets is refused for, when it starts on a store."""
 
     async def ask() -> list[str]:
-        async with aclosing(AsyncRedisTaskStore(url)) as store:
+        async with aclosing(AsyncRedisTaskStore(url, deadline=60.0)) as store:
             found = await store.check(keys(owners, *sealing).fingerprints)
         return [f"{f.what} {f.fix}" for f in found if f.severity is Severity.ERROR]
 

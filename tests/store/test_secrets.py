@@ -84,7 +84,8 @@ def test_of_many_that_are_first_at_once_those_of_one_secret_start(redis_url: str
     async def start_all() -> list[tuple[str, bool]]:
         async with AsyncExitStack() as stack:
             stores = [
-                await stack.enter_async_context(aclosing(AsyncRedisTaskStore(redis_url))) for _ in range(12)
+                await stack.enter_async_context(aclosing(AsyncRedisTaskStore(redis_url, deadline=60.0)))
+                for _ in range(12)
             ]
             pairs = list(zip([OLD, NEW, OTHER] * 4, stores, strict=True))
             found = await asyncio.gather(*(store.check(keys(secret).fingerprints) for secret, store in pairs))
