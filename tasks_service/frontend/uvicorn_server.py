@@ -8,11 +8,14 @@ machine is answered before its connection is closed.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import select
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -23,11 +26,27 @@ from .app import FrontEnd
 EXIT_NOT_STARTED = 3
 """The exit status of a server that could not start, as uvicorn's own command has it."""
 
-_LATE_SECONDS: Final = 0.3
+_LATE_SECONDS: Final = 1.0
 """How long the first request of a connection may take to arrive once nothing more is accepted."""
 
+_HANDSHAKE_SECONDS: Final = 0.05
+"""How long a connection that is being opened may take until it can be accepted."""
+
 _ACCEPT_SECONDS: Final = 1.0
-"""How long connections are accepted that come one upon the other."""
+"""How long connections are accepted, at most, that come one upon the other."""
+
+_SO_ATTACH_FILTER: Final = 26
+_NO_SYN: Final = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the flags of the TCP header
+        (0x54, 0, 0, 0x12),  # keep SYN and ACK
+        (0x15, 0, 1, 0x02),  # SYN alone?
+        (0x06, 0, 0, 0),  # then drop the packet
+        (0x06, 0, 0, 0xFFFFFFFF),  # else take it
+    )
+)
+"""A socket filter of Linux that drops the packets with which connections begin."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -53,16 +72,24 @@ class DrainingServer(uvicorn.Server):
         self._front_end.begin_to_stop()
         await self._serve_on(self._front_end.drain_delay, lambda: self._interrupted, pause=0.05)
         self._front_end.drain()
-        # The kernel has accepted connections that this process has not; closing the socket would reset them.
-        await self._serve_on(_ACCEPT_SECONDS, lambda: not _readable(self._listeners()), pause=0)
+        await self._accept_the_last()
         for server in self.servers:
             server.close()
         await self._serve_on(_LATE_SECONDS, lambda: not self._awaits_requests(), pause=0.005)
         # Uvicorn closes idle connections before anything else can come, and then waits for open responses.
         await super().shutdown(sockets)
 
-    def _listeners(self) -> list[int]:
-        return [listener.fileno() for server in self.servers for listener in server.sockets]
+    async def _accept_the_last(self) -> None:
+        """Take all connections that the kernel has for this process: closing its socket would reset them.
+
+        What begins to connect meanwhile gets no answer, tries again a second later, and is refused.
+        """
+        listeners = [listener for server in self.servers for listener in server.sockets]
+        for listener in listeners:
+            _begin_no_connection(listener)
+        await self._serve_on(_HANDSHAKE_SECONDS, lambda: False, pause=_HANDSHAKE_SECONDS)
+        descriptors = [listener.fileno() for listener in listeners]
+        await self._serve_on(_ACCEPT_SECONDS, lambda: not _readable(descriptors), pause=0)
 
     def _awaits_requests(self) -> bool:
         """Whether a request may be on its way by a connection that looks idle."""
@@ -81,6 +108,15 @@ class DrainingServer(uvicorn.Server):
         until = clock() + seconds
         while not (enough() or self.force_exit or clock() >= until):  # noqa: ASYNC110
             await asyncio.sleep(pause)
+
+
+def _begin_no_connection(listener: Any) -> None:
+    """Let no other connection begin at a socket that still accepts; elsewhere than on Linux nothing can."""
+    program = ctypes.create_string_buffer(_NO_SYN)
+    described = struct.pack("@HP", len(_NO_SYN) // 8, ctypes.addressof(program))
+    if sys.platform == "linux":
+        with suppress(OSError):  # a kernel without it: a request may be lost in the moment of closing
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 
 def _readable(descriptors: list[int]) -> bool:

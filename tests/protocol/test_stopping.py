@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -288,7 +289,7 @@ def test_no_request_is_lost_that_is_sent_while_it_stops(front_end: Stoppable) ->
             try:
                 connection.connect()
             except ConnectionRefusedError:
-                time.sleep(0.001)
+                time.sleep(0.01)
                 continue
             try:
                 connection.request("GET", "/healthz")
@@ -300,12 +301,12 @@ def test_no_request_is_lost_that_is_sent_while_it_stops(front_end: Stoppable) ->
 
     with ThreadPoolExecutor(8) as pool:
         storms = [pool.submit(storm) for _ in range(8)]
-        for _ in range(5):
+        for _ in range(3):
             served = len(outcomes)
-            wait_until(lambda served=served: len(outcomes) > served + 50, "requests are answered")  # type: ignore[misc]
+            wait_until(lambda served=served: len(outcomes) > served + 30, "requests are answered")  # type: ignore[misc]
             front_end.stop()
             front_end.start()
         over.set()
         for one in storms:
             one.result()
-    assert set(outcomes) == {"200"}
+    assert Counter(outcomes) == {"200": len(outcomes)}
