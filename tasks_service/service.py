@@ -27,7 +27,7 @@ from .worker.bootsteps import install
 from .worker.celery_command import operators_mistakes
 from .worker.celery_tasks import register_tool
 from .worker.engine import Engine
-from .worker.exposed import original_task, queue_of
+from .worker.exposed import exposed_task, options_of, queue_of, refuse_unfaithful, task_named
 from .worker.maintenance.schedule import BEAT_SCHEDULE
 from .worker.taken_names import refuse_later_tasks, refuse_taken_name
 
@@ -126,30 +126,34 @@ class TaskService:
 
         return _decorator("tool", function, add)
 
-    def expose(self, celery_name: str, **options: Unpack[ToolOptions]) -> None:
+    def expose(self, celery_task: Any, /, **options: Unpack[ToolOptions]) -> None:
         """Make a tool of an existing Celery task on this service's Celery app, without changing it.
 
-        Its arguments are those of its `run`; its queue is the Celery task's own, unless `queue` is given.
-        `update_state` becomes progress; `self.retry` raises its cause, to which the tool's `retry` applies;
-        `replace`, `Ignore` and `Reject` fail the task.
+        Its arguments are those of its `run`; its queue is the Celery task's own, unless `queue` is given; its
+        `time_limit` is the tool's timeout, unless `timeout` is given. It runs as if Celery ran it:
+        docs/guide-celery.md says what is kept, mapped and refused.
 
         Args:
-            celery_name: The Celery task's name.
-            options: See `ToolOptions`; `name` defaults to the last part of `celery_name`.
+            celery_task: The Celery task, or its name.
+            options: See `ToolOptions`; `name` defaults to the last part of the Celery task's name.
 
         Raises:
-            ConfigurationError: There is no such task, or an option cannot work.
+            ConfigurationError: There is no such task, it could not run as Celery runs it, or an option cannot
+                work.
         """
-        original = original_task(self._celery, celery_name)
-        named: ToolOptions = {**options, "name": options.get("name") or celery_name.rpartition(".")[2]}
-        if named["name"] in self._celery.tasks:
+        original = task_named(self._celery, celery_task)
+        name = options.get("name") or str(original.name).rpartition(".")[2]
+        named = ToolOptions(**{**options_of(original), **options, "name": name})
+        place = Place(f"Tool {name!r}", original.run)
+        if name in self._celery._tasks:
             raise ConfigurationError(
-                f"A Celery task named {named['name']!r} exists already, and the tool needs one of its own: "
+                f"A Celery task named {name!r} exists already, and the tool needs one of its own: "
                 "give it another name="
             )
-        place = Place(f"Tool {named['name']!r}", original.run)
+        refuse_unfaithful(place, original)
         fields = tool_fields(place, named, queue_of(self._celery, original))
-        self._add(build_tool(original.run, celery_name=celery_name, **fields), place)
+        exposed = exposed_task(original, fields["policy"].timeout_ms)
+        self._add(build_tool(original.run, exposed=exposed, **fields), place)
 
     def resource(self, uri: str, **options: Unpack[ResourceOptions]) -> Callable[[F], F]:
         """Make a resource of the decorated function, or a template of resources.

@@ -74,6 +74,24 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExposedTask:
+    """What an exposed Celery task has set for itself, and a worker honours.
+
+    Attributes:
+        name: Its own name.
+        soft_time_limit: Seconds after which Celery's `SoftTimeLimitExceeded` is raised in it, if that is
+            before the tool's timeout; None: never.
+        rate_limit: How often each worker may start it, as Celery writes it; None: without a limit.
+        throws: Exceptions that it raises in normal operation, which are logged without a traceback.
+    """
+
+    name: str
+    soft_time_limit: float | None = None
+    rate_limit: str | float | None = None
+    throws: tuple[type[BaseException], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """A function that clients may call: its definition, which front ends see, and its code.
 
@@ -82,7 +100,7 @@ class Tool:
         fn: The function; None for a Celery task that was exposed, and for tools of the front end itself.
         binder: Makes what the function is called with of a call's arguments.
         results: Makes what clients get of what the function returned.
-        celery_name: The exposed Celery task's own name; None for a function.
+        exposed: The Celery task that was exposed; None for a function.
         retry: Which exceptions of the tool are retried; None: none.
         ask: The questions of the definition, as they read their answers.
     """
@@ -92,7 +110,7 @@ class Tool:
     binder: Binder
     results: Results
     retry: RetryPolicy | None = None
-    celery_name: str | None = None
+    exposed: ExposedTask | None = None
     ask: Mapping[str, Question] = field(default_factory=dict)
 
     @property
@@ -188,7 +206,7 @@ def build_tool(
     annotations: ToolAnnotations | None = None,
     retry: RetryPolicy | None = None,
     ask: Mapping[str, Question] | None = None,
-    celery_name: str | None = None,
+    exposed: ExposedTask | None = None,
     namespace: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Tool:
@@ -203,7 +221,7 @@ def build_tool(
         annotations: Hints for clients.
         retry: Which of its exceptions are retried.
         ask: Questions that are asked before the task exists, by name.
-        celery_name: The Celery task whose `run` the function is, if it is one that is exposed.
+        exposed: The Celery task whose `run` the function is, if it is one that is exposed.
         namespace: Names around the decorator, for hints that are texts.
         options: Any other field of `ToolDefinition`.
 
@@ -213,7 +231,7 @@ def build_tool(
     place = Place(f"Tool {name or name_of(fn) or '?'!r}", fn)
     check_function(place)
     tool_name = _checked_name(place, name)
-    signature = _signature(place, exposed=celery_name is not None, namespace=namespace)
+    signature = _signature(place, exposed=exposed is not None, namespace=namespace)
     binder: Binder = (
         build_arguments(signature) if input_schema is None else explicit_schema(input_schema, signature)
     )
@@ -232,11 +250,11 @@ def build_tool(
     )
     return Tool(
         definition=definition,
-        fn=fn if celery_name is None else None,
+        fn=fn if exposed is None else None,
         binder=binder,
         results=results,
         retry=retry,
-        celery_name=celery_name,
+        exposed=exposed,
         ask=dict(ask or {}),
     )
 

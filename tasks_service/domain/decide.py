@@ -640,11 +640,18 @@ def _sleep(task: Task, event: Sleep, moment: _Moment) -> Applied:
 
 
 def _retry(task: Task, event: Retry, moment: _Moment) -> Applied:
-    if task.attempts >= task.policy.max_attempts:
+    if event.limited and task.attempts >= task.policy.max_attempts:
         ended = replace(event.otherwise, token=event.token, exception=event.exception)
         return _HANDLERS[type(ended)](task, ended, moment)  # type: ignore[return-value]
     message = _message(event.message, moment.limits)
-    again = _pending(task, moment.now_ms, event.delay_ms, status_message=message)
+    again = _pending(
+        task,
+        moment.now_ms,
+        event.delay_ms,
+        status_message=message,
+        retries=task.retries + 1,
+        attempts=task.attempts if event.limited else 0,
+    )
     applied = _logged(task, again, event, moment.now_ms)
     return replace(applied, exception=_kept(event.exception, moment.limits))
 

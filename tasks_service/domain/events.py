@@ -292,12 +292,15 @@ class Retry(WorkerEvent):
         otherwise: How the task ends if no attempt is left: with the tool's own error.
         message: What went wrong this time, for people.
         exception: What was raised this time, for operators.
+        limited: Whether `max_attempts` applies. False where the tool counts its own retries, as an exposed
+            Celery task does against its `max_retries`: that it decided so is sure progress.
     """
 
     delay_ms: int
     otherwise: CompleteWithResult | FailWithError
     message: str | None = None
     exception: ToolException | None = None
+    limited: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

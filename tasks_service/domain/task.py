@@ -312,6 +312,7 @@ class Task:
         waits: What `status_message` says that it waits for; None if it says something else, or nothing.
         claims: Counts every claim; orders and names dispatches.
         attempts: Attempts since the last sure progress; only this meets `max_attempts`.
+        retries: How often an attempt ended with a retry; what an exposed Celery task sees as its own.
         revision: Counts logged transitions, from 0.
         updated_ms: When the task last moved; reads and renewals leave it alone.
         due_ms: While pending, when it may be claimed.
@@ -344,6 +345,7 @@ class Task:
     status_message: str | None = None
     claims: int = 0
     attempts: int = 0
+    retries: int = 0
     lease: Lease | None = None
     dispatched_ms: int = 0
     redispatches: int = 0

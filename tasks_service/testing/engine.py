@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
 from celery import Celery
+from celery.app.task import Context
 
 from ..authoring.tool import Tool
 from ..domain.errors import HistoryMismatch, InvalidTransition, Parked, WorkerStopping
@@ -33,10 +34,11 @@ from ..store.changes import Change
 from ..store.memory import MemoryTaskStore
 from ..worker.attempt import RunningAttempt
 from ..worker.execution import Executor
-from ..worker.exposed import exposed_body
+from ..worker.exposed_run import Body, run_exposed
 from ..worker.interrupts import Interrupter
 from ..worker.lease_keeper import LeaseKeeper
 from ..worker.loop import AsyncLoop
+from ..worker.outcome import cause_of
 from ..worker.report_publisher import Reporting
 from ..worker.shutdown_deadline import ShutdownDeadline
 from .clock import Clock
@@ -169,14 +171,22 @@ class Engine:
     def run(self, tool: Tool, task: Task) -> None:
         """Make one attempt."""
         self.raised, self.went_on = None, False
-        self._executor.run(
-            tool,
-            task.task_id,
-            lease_id=new_token(),
-            worker=WORKER,
-            dispatched_ms=self._clock.now_ms,
-            body=self._body(tool, task),
-        )
+
+        def execute(body: Body) -> Task | None:
+            return self._executor.run(
+                tool,
+                task.task_id,
+                lease_id=new_token(),
+                worker=WORKER,
+                dispatched_ms=self._clock.now_ms,
+                body=self._watched(body),
+            )
+
+        if tool.exposed is None:
+            execute(self._executor.body_of(tool))
+        else:
+            message = Context(id=f"{task_hash(task.task_id)}.{task.claims + 1}", hostname=WORKER)
+            run_exposed(self._app, tool.exposed.name, message, execute)
 
     def lose_worker(self) -> None:
         """Let the worker die of the attempt that runs now: its task is handed back by whoever notices."""
@@ -201,17 +211,12 @@ class Engine:
         attempt.request_stop(Parked)
         raise attempt.end_error()
 
-    def _body(self, tool: Tool, task: Task) -> Callable[[RunningAttempt, dict[str, Any]], Any]:
-        if tool.celery_name is None:
-            body = self._executor.body_of(tool)
-        else:
-            body = exposed_body(self._app, tool.celery_name, f"{task_hash(task.task_id)}.{task.claims + 1}")
-
+    def _watched(self, body: Body) -> Body:
         def watched(attempt: RunningAttempt, arguments: dict[str, Any]) -> Any:
             try:
                 value = body(attempt, arguments)
             except BaseException as error:
-                self.raised = error
+                self.raised = cause_of(error)
                 raise
             self.went_on = attempt.stop_reason is Parked
             return value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from typing import Any
 
 from celery import Celery, Task
@@ -14,7 +15,7 @@ from celery import Celery, Task
 from ..authoring.tool import Tool
 from ..domain.task import new_token
 from .engine import Engine
-from .exposed import exposed_body
+from .exposed_run import run_exposed
 from .request import LEASE_HEADER
 
 HARD_LIMIT_AFTER = 15
@@ -29,6 +30,7 @@ class ToolTask(Task):  # type: ignore[misc]
     """The Celery task of a tool: takes a reference, returns None, or raises a bare `ToolFailed`."""
 
     Request = "tasks_service.worker.request:ToolRequest"
+    Strategy = "tasks_service.worker.rate_limits:strategy"
     abstract = True
     typing = False
     serializer = "json"
@@ -41,6 +43,10 @@ class ToolTask(Task):  # type: ignore[misc]
     track_started = False
     max_retries = 0
     throws = (ToolFailed,)
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Take nothing from the app's `task_annotations`: those for `*` mean the shop's own tasks."""
 
     engine: Engine
     tool: Tool
@@ -55,6 +61,7 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
         tool: What it runs.
     """
     timeout = math.ceil(tool.definition.policy.timeout_ms / 1000)
+    exposed = tool.exposed
 
     @app.task(  # type: ignore[untyped-decorator]
         name=tool.name,
@@ -63,18 +70,22 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
         bind=True,
         engine=engine,
         tool=tool,
-        soft_time_limit=timeout,
+        soft_time_limit=(exposed and exposed.soft_time_limit) or timeout,
         time_limit=timeout + HARD_LIMIT_AFTER,
+        # 0 is no limit; None would be the app's `task_default_rate_limit`.
+        rate_limit=(exposed and exposed.rate_limit) or 0,
     )
     def run_tool(self: ToolTask, task: str, dispatched_ms: int, **_: Any) -> None:
-        request, original = self.request, tool.celery_name
-        ended = engine.executor.run(
+        request = self.request
+        execute = partial(
+            engine.executor.run,
             tool,
             task,
             lease_id=request.get(LEASE_HEADER) or new_token(),
             worker=f"{request.hostname}/{os.getpid()}",
             dispatched_ms=dispatched_ms,
-            body=None if original is None else exposed_body(app, original, str(request.id)),
         )
+        exposed = tool.exposed
+        ended = execute() if exposed is None else run_exposed(app, exposed.name, request, execute)
         if ended is not None and (ended.failure is not None or ended.is_error):
             raise ToolFailed(f"the record of task {task} says why") from None

@@ -46,7 +46,7 @@ from .celery_releases import is_shutting_down, is_terminating
 from .interrupts import Interrupter
 from .lease_keeper import LeaseKeeper
 from .loop import AsyncLoop
-from .outcome import event_of_error, event_of_value, not_recordable, result_too_large, timed_out
+from .outcome import cause_of, event_of_error, event_of_value, not_recordable, result_too_large, timed_out
 from .process_state import restored_process_state
 from .report_publisher import Reporting
 
@@ -181,7 +181,7 @@ class Executor:
 
     def _call(self, tool: Tool, claimed: Claimed, attempt: RunningAttempt, body: Body) -> Any:
         arguments = tool.bind(json.loads(claimed.arguments))
-        if tool.celery_name is not None:
+        if tool.exposed is not None:
             _, arguments = tool.passed(arguments)
         failpoint("Body", "before")
         with restored_process_state(tool.name) if self._interrupter.engaged else nullcontext():
@@ -195,7 +195,12 @@ class Executor:
             return gathered(body(attempt, arguments))
         with running_in(TaskContext(attempt)):
             try:
-                self._interrupter.enter(attempt, celery_style=tool.celery_name is not None)
+                exposed = tool.exposed
+                self._interrupter.enter(
+                    attempt,
+                    celery_style=exposed is not None,
+                    soft_limited=exposed is not None and exposed.soft_time_limit is not None,
+                )
                 return self._settled(body(attempt, arguments), attempt)
             finally:
                 self._interrupter.leave()
@@ -235,7 +240,9 @@ class Executor:
             self._settle(
                 attempt,
                 tool,
-                lambda: with_exception(event_of_error(error, tool, task, lease_id), error, task.claims),
+                lambda: with_exception(
+                    event_of_error(error, tool, task, lease_id), cause_of(error), task.claims
+                ),
             )
         elif attempt.stop_reason is Parked:
             logger.debug("Task %s waits", task_hash(attempt.task.task_id))

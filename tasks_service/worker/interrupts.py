@@ -34,6 +34,7 @@ class Interrupter:
         self._engaged = False
         self._body: RunningAttempt | None = None
         self._celery_style = False
+        self._soft_limited = False
         self._next_interrupt = 0.0
 
     def engage(self) -> None:
@@ -57,15 +58,20 @@ class Interrupter:
         if threading.current_thread() is threading.main_thread():
             self._engaged, self._body = False, None
 
-    def enter(self, attempt: RunningAttempt, *, celery_style: bool = False) -> None:
+    def enter(
+        self, attempt: RunningAttempt, *, celery_style: bool = False, soft_limited: bool = False
+    ) -> None:
         """Allow interruption from here on: the body begins.
 
         Args:
             attempt: The attempt whose body begins.
             celery_style: Whether to raise Celery's `SoftTimeLimitExceeded` at the timeout.
+            soft_limited: Whether it has a soft time limit of its own, before the timeout: the body may go on
+                after it, and still end with a result.
         """
         if self._engaged and threading.current_thread() is threading.main_thread():
-            self._celery_style, self._next_interrupt = celery_style, 0.0
+            self._celery_style, self._soft_limited = celery_style, soft_limited
+            self._next_interrupt = 0.0
             self._body = attempt
 
     def leave(self) -> None:
@@ -93,6 +99,8 @@ class Interrupter:
         if body is None:
             return
         if not body.cancelled:
+            if self._soft_limited and time.monotonic() < body.deadline:
+                raise SoftTimeLimitExceeded
             body.request_stop(AttemptTimedOut)
         if body.is_shielded:
             return

@@ -11,6 +11,8 @@ import json
 import logging
 from typing import Any
 
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
+
 from ..authoring.tool import Rendered, Tool, error_result
 from ..domain.errors import (
     ClientCannot,
@@ -37,8 +39,29 @@ STORE_RETRY_MS = 2_000
 """Milliseconds before the next attempt, if a tool failed because the store did not answer it."""
 
 
-class Unsupported(Exception):
-    """An exposed Celery task used a feature that a durable task cannot have; the message names it."""
+class Unsupported(Ignore):  # type: ignore[misc]
+    """An exposed Celery task used a feature that a durable task cannot have; the message names it.
+
+    Celery's own code for `autoretry_for` lets an `Ignore` through, whatever it is told to retry.
+    """
+
+
+class RetryRequested(Exception):
+    """An exposed Celery task asked for a retry that its own `max_retries` allows.
+
+    Attributes:
+        cause: Why.
+        delay_ms: After which time.
+    """
+
+    def __init__(self, cause: BaseException, delay_ms: int) -> None:
+        super().__init__(str(delay_ms))
+        self.cause, self.delay_ms = cause, delay_ms
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What the tool itself raised."""
+    return error.cause if isinstance(error, RetryRequested) else error
 
 
 def event_of_value(value: Any, tool: Tool, task: Task, lease_id: str, limits: Limits) -> WorkerEvent:
@@ -71,10 +94,23 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
         return _failed(lease_id, FailureKind.HISTORY, str(error))
     if isinstance(error, Unsupported):
         return _failed(lease_id, FailureKind.AUTHOR, str(error))
+    if isinstance(error, RetryRequested):
+        if tool.retry is not None:
+            return event_of_error(error.cause, tool, task, lease_id)
+        return _retry_as_asked(error, tool, task, lease_id)
     name = task_hash(task.task_id)
-    logger.error("Tool %s failed (task %s, claim %d)", tool.name, name, task.claims, exc_info=error)
+    expected = tool.exposed is not None and isinstance(error, tool.exposed.throws)
+    logger.log(
+        logging.INFO if expected else logging.ERROR,
+        "Tool %s failed (task %s, claim %d)%s",
+        tool.name,
+        name,
+        task.claims,
+        f": {error!r}" if expected else "",
+        exc_info=None if expected else error,
+    )
     sentence = f"The tool '{tool.name}' failed. Its operator finds the reason under task {name}."
-    failed = _completed(lease_id, error_result(sentence), sentence)
+    failed = _soft_timed_out(error, tool, lease_id) or _completed(lease_id, error_result(sentence), sentence)
     if isinstance(error, StoreUnavailable):
         return Retry(lease_id=lease_id, delay_ms=STORE_RETRY_MS, otherwise=failed)
     if tool.retry is not None and tool.retry.applies_to(error):
@@ -82,6 +118,23 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
         delay_ms = tool.retry.delay_ms(task.attempts)
         return Retry(lease_id=lease_id, delay_ms=delay_ms, otherwise=failed, message=message)
     return failed
+
+
+def _retry_as_asked(asked: RetryRequested, tool: Tool, task: Task, lease_id: str) -> Retry:
+    name, delay = task_hash(task.task_id), asked.delay_ms / 1000
+    logger.info("Tool %s runs again in %g s (task %s): %r", tool.name, delay, name, asked.cause)
+    message = f"The tool asked to run again in {delay:g} s."
+    otherwise = _completed(lease_id, error_result(message), message)
+    return Retry(
+        lease_id=lease_id, delay_ms=asked.delay_ms, otherwise=otherwise, message=message, limited=False
+    )
+
+
+def _soft_timed_out(error: BaseException, tool: Tool, lease_id: str) -> FailWithError | None:
+    limit = None if tool.exposed is None else tool.exposed.soft_time_limit
+    if limit is None or not isinstance(error, SoftTimeLimitExceeded):
+        return None
+    return _failed(lease_id, FailureKind.TIMEOUT, f"The tool ran longer than its soft limit of {limit:g} s.")
 
 
 def not_recordable(error: BaseException, tool: Tool, task: Task, lease_id: str) -> FailWithError:

@@ -61,11 +61,13 @@ def _names(app: Celery) -> Iterator[str]:
     # `app.tasks` would finalize the app, before its author has connected to `on_after_finalize`.
     yield from app._tasks
     for pending in app._pending:
-        yield _name_of(app, pending)
+        yield pending_name(app, pending)
 
 
-def _name_of(app: Celery, pending: Any) -> str:
-    """The name that a task which Celery has not made yet will have."""
+def pending_name(app: Celery, pending: Any) -> str:
+    """The name that a task which Celery has not made yet will have, or has, if it was made meanwhile."""
+    if pending.__evaluated__():
+        return str(pending.name)
     options = object.__getattribute__(pending, "_Proxy__kwargs")
     (function,) = object.__getattribute__(pending, "_Proxy__args")
     return str(options.get("name") or app.gen_task_name(function.__name__, function.__module__))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from typing import Any
 
 from celery import Celery, Task
@@ -21,6 +23,32 @@ app.conf.update(
 
 
 class AcmeTask(Task):  # type: ignore[misc]
+    """Keeps a connection, and logs each hook."""
+
+    connections = 0
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        self.connections += 1
+        self.log("before_start", task_id)
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        self.log("on_success", task_id)
+
+    def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        self.log("on_retry", task_id)
+
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        self.log("on_failure", task_id)
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
+        self.log("after_return", task_id)
+
+    def log(self, hook: str, task_id: str) -> None:
+        key = f"{hook} {self.name} {task_id} try {self.request.retries}"
+        logging.getLogger("acme").warning("hook: %s", key)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.connection_opened = True
         return self.run(*args, **kwargs)
@@ -50,13 +78,36 @@ def moody(self: Any, mood: str) -> str:
     return "fine"
 
 
+@app.task(name="acme.flaky", bind=True, base=AcmeTask, autoretry_for=(ConnectionError,), retry_backoff=True)
+def flaky(self: Any, failures: int) -> dict[str, Any]:
+    """Fail for some time, as connections do."""
+    if self.request.retries < failures:
+        raise ConnectionError("no line")
+    return {"retries": self.request.retries, "id": self.request.id, "max": self.max_retries}
+
+
+@app.task(name="acme.patient", soft_time_limit=1, time_limit=60, base=AcmeTask)
+def patient(catches: bool) -> str:
+    try:
+        time.sleep(50)
+    except SoftTimeLimitExceeded:
+        if not catches:
+            raise
+        return "tidied up"
+    return "slept"
+
+
+@app.task(name="acme.rationed", rate_limit="60/m")
+def rationed(number: int) -> float:
+    return time.time()
+
+
 @app.task(name="acme.tidy")
 def tidy(seconds: float) -> str:
-    import time
-
     try:
         time.sleep(seconds)
     except SoftTimeLimitExceeded:
+        time.sleep(0.5)
         return "tidied up"
     return "slept"
 

@@ -12,6 +12,9 @@ service = TaskService("Acme", celery=app)
 service.expose("acme.reindex", description="Rebuild an index.")
 service.expose("acme.moody", retry=RetryPolicy(first_delay=timedelta(milliseconds=10)), max_attempts=2)
 service.expose("acme.tidy", timeout=timedelta(seconds=1))
+service.expose("acme.flaky", max_attempts=1)
+service.expose("acme.patient")
+service.expose("acme.rationed")
 
 
 @service.tool()

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service import ConfigurationError, TaskService
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import FailureKind, TaskStatus
 from tasks_service.worker.incoming import MessageInspector
 from tests.kit.hostile import variants
@@ -70,7 +72,7 @@ def test_an_exposed_task_runs_as_its_shop_wrote_it(shop_worker: CeleryTestWorker
     assert json.loads(ended.result or "")["structuredContent"] == {
         "index": "books",
         "opened": True,
-        "direct": True,
+        "direct": False,
     }
     assert ended.task.queue == "indexing"
 
@@ -103,6 +105,53 @@ def test_an_exposed_task_gets_the_soft_time_limit_that_it_knows(
     assert failure is not None
     assert failure.kind is FailureKind.TIMEOUT
     shop_worker.assert_log_does_not_exist("Hard time limit", timeout=1)
+
+
+def test_its_hooks_run_once_for_each_attempt_beside_celerys_signals_for_the_tool(
+    shop_worker: CeleryTestWorker, shop: Client
+) -> None:
+    ended = shop.run("flaky", failures=1)
+
+    name = task_hash(ended.task.task_id)
+    result = json.loads(ended.result or "")["structuredContent"]
+    assert result == {"retries": 1, "id": name, "max": 3}
+    assert (ended.task.claims, ended.task.is_error) == (2, False)
+
+    def hooks() -> list[str]:
+        lines = [line for line in shop_worker.logs().splitlines() if "hook: " in line and name in line]
+        return [line.partition("hook: ")[2].replace(f" acme.flaky {name}", "") for line in lines]
+
+    first = ["before_start try 0", "on_retry try 0"]
+    second = ["before_start try 1", "on_success try 1", "after_return try 1"]
+    # The second attempt may begin in another child before the first has called its hook, as Celery's may.
+    wait_until(lambda: sorted(hooks()) == sorted([*first, *second]), shop_worker.logs)
+
+
+@pytest.mark.parametrize("catches", [True, False])
+def test_a_task_may_still_end_with_a_result_after_its_own_soft_time_limit(
+    shop_worker: CeleryTestWorker, shop: Client, catches: bool
+) -> None:
+    ended = shop.run("patient", catches=catches)
+    if catches:
+        assert "tidied up" in (ended.result or "")
+    else:
+        failure = ended.task.failure
+        assert failure is not None
+        assert (failure.kind, failure.message) == (
+            FailureKind.TIMEOUT,
+            "The tool ran longer than its soft limit of 1 s.",
+        )
+
+
+def test_its_rate_limit_holds_and_no_turn_is_lost_to_messages_that_were_sent_again(
+    shop_worker: CeleryTestWorker, shop: Client
+) -> None:
+    calls = [shop.call("rationed", number=number) for number in range(6)]
+    ended = [shop.ended(call) for call in calls]
+    times = sorted(json.loads(record.result or "")["structuredContent"]["result"] for record in ended)
+    assert all(later - earlier > 0.8 for earlier, later in pairwise(times))
+    assert times[-1] - times[0] < 12
+    assert {record.task.claims for record in ended} == {1}
 
 
 def test_tools_and_the_shops_own_tasks_share_a_worker(shop_worker: CeleryTestWorker, shop: Client) -> None:

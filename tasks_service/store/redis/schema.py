@@ -178,6 +178,7 @@ TASK = Shape(
         Field("message", "status_message", None),
         Field("claims", "claims", 0),
         Field("attempts", "attempts", 0),
+        Field("retries", "retries", 0),
         LEASE.field("lease", "lease", None),
         Field("dispatched", "dispatched_ms", 0),
         Field("redispatches", "redispatches", 0),
