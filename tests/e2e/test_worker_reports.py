@@ -15,6 +15,7 @@ from tasks_service.domain.task import JsonText, Progress
 from tasks_service.store.changes import Change, Reported
 from tasks_service.store.redis import AsyncRedisTaskStore
 from tests.kit.servers import RedisServer
+from tests.kit.waiting import PATIENCE
 from tests.kit.workers import OWNER, Client, worker_node
 
 
@@ -28,7 +29,7 @@ def worker(module_redis: RedisServer, request: pytest.FixtureRequest) -> Iterato
 
 async def heard_until_the_end(client: Client, url: str, tool_name: str) -> tuple[list[Report], bool]:
     """What is said before the task's last change; and whether anything came after it."""
-    store = AsyncRedisTaskStore(url)
+    store = AsyncRedisTaskStore(url, deadline=PATIENCE)
     tool = client.service.tools[tool_name]
     event = Create(
         task_id=new_task_id(OWNER),

@@ -34,7 +34,7 @@ from tests.kit.proxy import Answer, CuttingProxy, Torn, Verdict, commands
 from tests.kit.servers import RedisServer
 from tests.kit.serving import registry, serving, settings
 from tests.kit.sessions import SessionClient, is_request
-from tests.kit.waiting import wait_until
+from tests.kit.waiting import PATIENCE, wait_until
 from tests.kit.wire import WireClient
 
 MIB = 1024 * 1024
@@ -197,7 +197,7 @@ def test_what_was_created_under_a_key_is_found_again_when_nothing_new_is_taken(
     small_redis: SmallRedis,
 ) -> None:
     async def create_twice() -> None:
-        store = AsyncRedisTaskStore(small_redis.url)
+        store = AsyncRedisTaskStore(small_redis.url, deadline=PATIENCE)
         event = creation(idempotency="k", request_digest="d")
         try:
             created = await store.create(event)

@@ -21,6 +21,7 @@ from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, RESULT, Clock, RecordingOutbox, creation
 from tests.kit.groups import ClusterServers, SentinelGroup
 from tests.kit.store_adapter import AsyncWorkerStore
+from tests.kit.waiting import PATIENCE
 
 
 class Awaited:
@@ -140,7 +141,7 @@ def make_face(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -
         if not is_asyncio:
             return Face(blocking, blocking, clock, outbox)
         runner = asyncio.Runner()
-        store = AsyncWorkerStore(url, shards=1, limits=limits, outbox=outbox, clock=clock)
+        store = AsyncWorkerStore(url, shards=1, limits=limits, outbox=outbox, clock=clock, deadline=PATIENCE)
         cleanups.extend([runner.close, lambda: runner.run(store.aclose())])
         return Face(Awaited(store, runner), blocking, clock, outbox)
 

@@ -32,7 +32,7 @@ from tests.kit.proxy import CuttingProxy, Verdict
 from tests.kit.secrets import secrets_problems
 from tests.kit.store_adapter import AsyncWorkerStore, counts
 from tests.kit.stored import ids_of
-from tests.kit.waiting import quickest, wait_until
+from tests.kit.waiting import PATIENCE, quickest, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_cut_completion_never_overwrites_a_rivals_cancellation(
 
 
 async def committed(url: str, task_id: str, event: CompleteWithResult) -> None:
-    store = AsyncWorkerStore(url)
+    store = AsyncWorkerStore(url, deadline=PATIENCE)
     try:
         await store.commit(task_id, event)
     finally:
@@ -225,7 +225,7 @@ def test_locks_and_the_last_sweep_are_one_for_all_nodes(store: RedisTaskStore) -
 
 def test_sessions_work_wherever_their_keys_are(cluster: ClusterServers) -> None:
     async def scenario() -> None:
-        store = AsyncRedisTaskStore(cluster.url)
+        store = AsyncRedisTaskStore(cluster.url, deadline=PATIENCE)
         for number in range(12):
             session = Session(
                 session_id=f"session-{number:016}",
@@ -388,7 +388,7 @@ def test_the_memory_that_is_told_is_that_of_the_fullest_node(
 def test_creates_are_refused_where_the_node_is_nearly_full_and_nowhere_else(cluster: ClusterServers) -> None:
     async def refused() -> dict[str, bool]:
         told_: dict[str, bool] = {}
-        store = AsyncRedisTaskStore(cluster.url)
+        store = AsyncRedisTaskStore(cluster.url, deadline=PATIENCE)
         for number in range(40):
             owner = Owner(f"owner-{number}")
             event = creation(owner, task_id=new_task_id(owner, 16))

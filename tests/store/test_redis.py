@@ -35,7 +35,7 @@ from tests.kit.proxy import CuttingProxy, Verdict
 from tests.kit.servers import RedisServer, free_port
 from tests.kit.store_adapter import counts
 from tests.kit.stored import ids_of
-from tests.kit.waiting import quickest
+from tests.kit.waiting import PATIENCE, quickest
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_the_asyncio_face_settles_a_cut_exec_as_well(
     proxy: CuttingProxy, redis_url: str, verdict: Verdict
 ) -> None:
     async def scenario() -> Task:
-        store = AsyncRedisTaskStore(proxy.url)
+        store = AsyncRedisTaskStore(proxy.url, deadline=PATIENCE)
         event = creation()
         proxy.cut_exec(verdict)
         await store.create(event)
@@ -420,7 +420,7 @@ def test_the_asyncio_subscription_says_when_it_was_made_again(
     redis_url: str, redis_server: RedisServer
 ) -> None:
     async def scenario() -> list[Change | None]:
-        store = AsyncRedisTaskStore(redis_url)
+        store = AsyncRedisTaskStore(redis_url, deadline=PATIENCE)
         changes = store.changes()
         seen = [await anext(changes)]
         event = creation()
@@ -490,7 +490,7 @@ def test_a_connection_that_answers_readonly_is_given_up_for_a_new_one(face: str)
             proxy.target = second.port
 
         async def scenario() -> None:
-            store = AsyncRedisTaskStore(proxy.url, pool=1)
+            store = AsyncRedisTaskStore(proxy.url, pool=1, deadline=PATIENCE)
             await store.create(creation())
             demote()
             await store.create(creation())

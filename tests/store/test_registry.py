@@ -27,6 +27,7 @@ from tasks_service.store.registry import (
 )
 from tests.kit.audit import client_of
 from tests.kit.factories import Clock
+from tests.kit.waiting import PATIENCE
 
 
 class Registry(WorkerRegistry, RegistryReader, Protocol):
@@ -84,7 +85,7 @@ def bench(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -> It
             yield Bench(store.registry, clock)
             return
         with asyncio.Runner() as runner:
-            reader = AsyncRedisTaskStore(url, clock=clock)
+            reader = AsyncRedisTaskStore(url, clock=clock, deadline=PATIENCE)
             yield Bench(ReadByLoop(store.registry, reader, runner), clock)
             runner.run(reader.aclose())
 

@@ -17,7 +17,7 @@ from tests.kit.factories import ALICE, creation
 from tests.kit.groups import ClusterServers, SentinelGroup
 from tests.kit.servers import RedisServer
 from tests.kit.tls import Authority, TlsProxy
-from tests.kit.waiting import wait_until
+from tests.kit.waiting import PATIENCE, wait_until
 
 DEADLINE = 2.0
 """Seconds that a store may try that will not succeed."""
@@ -76,7 +76,7 @@ def _told(server: RedisServer) -> set[int]:
 
 def test_both_faces_write_and_read_over_tls(servers: Encrypted, ca: Authority) -> None:
     async def read(task_id: str) -> str:
-        store = AsyncRedisTaskStore(servers.url(ca))
+        store = AsyncRedisTaskStore(servers.url(ca), deadline=PATIENCE)
         try:
             return (await store.get(ALICE, task_id)).task.task_id
         finally:
