@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import stat
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tasks_service import Settings, TaskContext, TaskService, ToolError
-from tasks_service.domain.errors import AnswerRefused, Parked
-from tasks_service.domain.task import EntryKind, Phase
-from tests.unit.replay import Life
+from tasks_service import Cancelled, Declined, Settings, TaskContext, TaskService, ToolError
+from tasks_service.domain.errors import AnswerRefused
+from tasks_service.domain.task import EntryKind
+from tasks_service.testing import RESULT, Answer, Crash, ToolRun
+from tests.unit.recording import RecordingAttempt
 from workers.settings import ToolSettings
+from workers.tools import publish_report
 from workers.tools.profile_csv import profile
 from workers.tools.publish_report import (
     Publication,
     file_name,
     html,
     markdown,
-    publish,
     register,
     write_report,
 )
@@ -43,148 +42,118 @@ def reports(tmp_path: Path) -> Path:
     return tmp_path / "reports"
 
 
-@pytest.fixture
-def life() -> Life:
-    return Life()
+def run(
+    root: Path, reports: Path | None, *crashes: Crash, path: str = "people.csv", answer: Answer | None = None
+) -> ToolRun:
+    """A call of the tool, until it has ended or asks."""
+    service = TaskService("T", settings=Settings(redis_url=None))
+    register(service, ToolSettings(tools_root=root, reports_dir=reports))
+    arguments = {"path": path, "delay_seconds": 30, "answer_within_hours": 1}
+    answers = {} if answer is None else {"approval": answer}
+    return ToolRun(service, "publish_report", arguments, *crashes, answers=answers)
 
 
-def run(life: Life, root: Path, reports: Path | None, path: str = "people.csv") -> Publication | None:
-    """One attempt; None if the task waits."""
-    attempt = life.attempt()
-    try:
-        return publish(
-            root,
-            reports,
-            path,
-            TaskContext(attempt),
-            delay=timedelta(seconds=30),
-            within=timedelta(hours=1),
-        )
-    except Parked:
-        return None
+APPROVED = {"publish": True, "title": "Our people"}
 
 
-def pass_time(life: Life, delta: timedelta) -> None:
-    life.now_ms += round(delta.total_seconds() * 1000)
-
-
-def finish(life: Life, root: Path, reports: Path | None, **answer: Any) -> Publication:
-    """The whole life of a task whose report is approved."""
-    assert run(life, root, reports) is None
-    life.accept("approval", **{"publish": True, "title": "Our people", **answer})
-    assert run(life, root, reports) is None
-    assert life.phase is Phase.PENDING
-    pass_time(life, timedelta(seconds=31))
-    published = run(life, root, reports)
-    assert published is not None
-    return published
-
-
-def test_it_says_what_it_found_and_asks_before_it_writes(life: Life, root: Path, reports: Path) -> None:
-    assert run(life, root, reports) is None
-    assert life.asked == {"approval"}
-    asked = json.loads(life.task.inputs["approval"].request)
-    assert asked["message"] == "people.csv has 3 rows and 2 columns. Publish a report of it?"
-    assert asked["schema"]["required"] == ["publish", "title"]
+def test_it_says_what_it_found_and_asks_before_it_writes(root: Path, reports: Path) -> None:
+    asked = run(root, reports).questions["approval"]
+    assert asked.message == "people.csv has 3 rows and 2 columns. Publish a report of it?"
+    assert asked.schema["required"] == ["publish", "title"]
     assert not reports.exists()
 
 
-def test_an_approved_report_is_written_after_the_delay_and_returned(
-    life: Life, root: Path, reports: Path
-) -> None:
-    publication = finish(life, root, reports)
+def test_an_approved_report_is_written_after_the_delay_and_returned(root: Path, reports: Path) -> None:
+    approved = run(root, reports, answer=APPROVED)
+    publication = Publication.model_validate(approved.result)
     assert publication.file is not None
     assert [path.name for path in reports.iterdir()] == [publication.file]
     assert (reports / publication.file).read_text() == publication.report
     assert publication.file.startswith("our-people-")
     assert publication.summary == "Published 'Our people': people.csv has 3 rows and 2 columns."
-    kinds = [(entry.kind, entry.name) for entry in life.journal]
+    kinds = [(entry.kind, entry.name) for entry in approved.journal]
     assert kinds == [
         (EntryKind.STEP, "profile"),
         (EntryKind.ANSWER, "approval"),
         (EntryKind.TIMER, "delay"),
         (EntryKind.STEP, "write"),
     ]
+    assert approved.progress is not None
+    assert approved.progress.message == "Approved as 'Our people'; publishing in 30 s"
 
 
-def test_without_a_directory_the_report_is_in_the_result_alone(life: Life, root: Path) -> None:
-    publication = finish(life, root, None, format="html")
-    assert publication.file is None
-    assert publication.report is not None
-    assert publication.report.startswith("<!doctype html>")
+def test_without_a_directory_the_report_is_in_the_result_alone(root: Path) -> None:
+    publication = run(root, None, answer={**APPROVED, "format": "html"}).result
+    assert publication["file"] is None
+    assert publication["report"].startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"action": "decline"},
-        {"action": "cancel"},
-        {"action": "accept", "content": {"publish": False, "title": "Our people"}},
-    ],
-)
-def test_a_no_writes_nothing_and_says_so(life: Life, root: Path, reports: Path, answer: Any) -> None:
-    run(life, root, reports)
-    life.answer({"approval": answer})
-    publication = run(life, root, reports)
-    assert publication is not None
-    assert not publication.published
-    assert publication.summary == "Nothing was published: a report of people.csv was not approved."
+@pytest.mark.parametrize("answer", [Declined(), Cancelled(), {"publish": False, "title": "Our people"}])
+def test_a_no_writes_nothing_and_says_so(root: Path, reports: Path, answer: Answer) -> None:
+    publication = run(root, reports, answer=answer).result
+    assert not publication["published"]
+    assert publication["summary"] == "Nothing was published: a report of people.csv was not approved."
     assert not reports.exists()
 
 
-def test_silence_is_a_no(life: Life, root: Path, reports: Path) -> None:
-    run(life, root, reports)
-    pass_time(life, timedelta(hours=1, seconds=1))
-    publication = run(life, root, reports)
-    assert publication is not None
-    assert not publication.published
+def test_silence_is_a_no(root: Path, reports: Path) -> None:
+    silent = run(root, reports)
+    silent.clock.advance(timedelta(hours=1))
+    assert not silent.result["published"]
 
 
 @pytest.mark.parametrize("title", ["", "   ", "x" * 121])
-def test_a_title_that_is_none_is_refused_and_the_question_stays_open(
-    life: Life, root: Path, title: str
-) -> None:
-    run(life, root, None)
+def test_a_title_that_is_none_is_refused_and_the_question_stays_open(root: Path, title: str) -> None:
+    asking = run(root, None)
     with pytest.raises(AnswerRefused, match=r"approval\.content\.title"):
-        life.accept("approval", publish=True, title=title)
-    assert life.asked == {"approval"}
+        asking.accept("approval", publish=True, title=title)
+    assert set(asking.questions) == {"approval"}
 
 
-def test_the_table_is_read_once_even_if_it_is_gone_when_the_answer_comes(
-    life: Life, root: Path, reports: Path
-) -> None:
-    run(life, root, reports)
+def test_the_table_is_read_once_even_if_it_is_gone_when_the_answer_comes(root: Path, reports: Path) -> None:
+    asking = run(root, reports)
     (root / "people.csv").unlink()
-    life.accept("approval", publish=True, title="Our people")
-    run(life, root, reports)
-    pass_time(life, timedelta(seconds=31))
-    publication = run(life, root, reports)
-    assert publication is not None
-    assert publication.published
+    asking.answer("approval", APPROVED)
+    assert asking.result["published"]
 
 
-def test_a_worker_that_dies_after_writing_does_not_write_again(life: Life, root: Path, reports: Path) -> None:
-    publication = finish(life, root, reports)
-    assert publication.file is not None
-    (reports / publication.file).write_text("seen")
-    lease = life.task.lease
-    assert lease is not None
-    life.lose_lease(lease.lease_id)
-    assert run(life, root, reports) == publication
-    assert (reports / publication.file).read_text() == "seen"
+@pytest.mark.parametrize(
+    "crash",
+    [
+        *(Crash(before_recording=name) for name in ("profile", "write", RESULT)),
+        *(Crash(after=name) for name in ("profile", "approval", "delay", "write")),
+    ],
+    ids=str,
+)
+def test_whichever_worker_dies_one_report_is_published(root: Path, reports: Path, crash: Crash) -> None:
+    publication = run(root, reports, crash, answer=APPROVED).result
+    assert [path.name for path in reports.iterdir()] == [publication["file"]]
 
 
-def test_a_path_outside_the_root_is_refused_before_anybody_is_asked(life: Life, root: Path) -> None:
+def test_a_worker_that_dies_after_writing_does_not_write_again(
+    root: Path, reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def write(directory: Path, name: str, text: str) -> str:
+        written.append(name)
+        return write_report(directory, name, text)
+
+    monkeypatch.setattr(publish_report, "write_report", write)
+    publication = run(root, reports, Crash(after="write"), answer=APPROVED).result
+    assert written == [publication["file"]]
+
+
+def test_a_path_outside_the_root_is_refused_before_anybody_is_asked(root: Path) -> None:
     (root.parent / "secret.csv").write_text(TABLE)
-    with pytest.raises(ToolError, match="outside"):
-        run(life, root, None, "../secret.csv")
-    assert not life.asked
+    refused = run(root, None, path="../secret.csv")
+    assert refused.error is not None and "outside" in refused.error
 
 
-def test_values_from_the_file_never_become_markup(life: Life, root: Path) -> None:
+def test_values_from_the_file_never_become_markup(root: Path) -> None:
     rows = ["a|b,<b>c</b>", *["<script>alert(1)</script>,[x](http://evil.example)"] * 3]
     (root / "evil.csv").write_text("\n".join(rows))
-    table = profile(root, "evil.csv", TaskContext(life.attempt()))
+    table = profile(root, "evil.csv", TaskContext(RecordingAttempt()))
     assert "<script>" not in html(table, "<i>T</i>")
     lines = markdown(table, "# T | `x`").splitlines()
     assert lines[0] == r"# \# T \| \`x\`"
@@ -192,7 +161,7 @@ def test_values_from_the_file_never_become_markup(life: Life, root: Path) -> Non
     assert "](http" not in markdown(table, "T").replace(r"\]", "")
 
 
-def test_the_page_is_well_formed(life: Life, root: Path) -> None:
+def test_the_page_is_well_formed(root: Path) -> None:
     class Cells(HTMLParser):
         def __init__(self) -> None:
             super().__init__()
@@ -202,7 +171,7 @@ def test_the_page_is_well_formed(life: Life, root: Path) -> None:
             self.cells.append(data.strip())
 
     parser = Cells()
-    parser.feed(html(profile(root, "people.csv", TaskContext(life.attempt())), "People & places"))
+    parser.feed(html(profile(root, "people.csv", TaskContext(RecordingAttempt())), "People & places"))
     assert {"People & places", "height", "1.7 to 1.82"} <= set(parser.cells)
 
 
@@ -249,20 +218,8 @@ def test_a_directory_that_cannot_be_written_is_the_tools_error_without_its_path(
     assert str(tmp_path) not in str(refused.value)
 
 
-def test_the_result_holds_the_report_for_programs_and_for_people(
-    life: Life, root: Path, reports: Path
-) -> None:
-    service = TaskService("T", settings=Settings(redis_url=None))
-    register(service, ToolSettings(tools_root=root, reports_dir=reports))
-    tool = service.tools["publish_report"]
-    assert tool.fn is not None
-    for _ in range(2):
-        with pytest.raises(Parked):
-            tool.fn("people.csv", TaskContext(life.attempt()))
-        if life.asked:
-            life.accept("approval", publish=True, title="Our people")
-    pass_time(life, timedelta(seconds=3))
-    result = json.loads(tool.render(tool.fn("people.csv", TaskContext(life.attempt()))).result)
+def test_the_result_holds_the_report_for_programs_and_for_people(root: Path, reports: Path) -> None:
+    result = run(root, reports, answer=APPROVED).call_result()
     sentence, report = result["content"]
     assert sentence["text"].startswith("Published 'Our people'")
     assert report["resource"]["mimeType"] == "text/markdown"
