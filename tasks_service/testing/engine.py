@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Protocol
 from celery import Celery
 from celery.app.task import Context
 
+from ..authoring.results import gathered
 from ..authoring.tool import Tool
 from ..domain.errors import HistoryMismatch, InvalidTransition, Parked, WorkerStopping
 from ..domain.events import (
@@ -214,7 +215,7 @@ class Engine:
     def _watched(self, body: Body) -> Body:
         def watched(attempt: RunningAttempt, arguments: dict[str, Any]) -> Any:
             try:
-                value = body(attempt, arguments)
+                value = gathered(body(attempt, arguments))
             except BaseException as error:
                 self.raised = cause_of(error)
                 raise

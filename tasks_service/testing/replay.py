@@ -47,16 +47,17 @@ class Calls:
 
     def __init__(self) -> None:
         self._made: dict[tuple[EntryKind, str], Call] = {}
-        self._begun: set[tuple[EntryKind, str]] = set()
+        self.newest: Sequence[Call] = ()
+        """The last calls of which nothing was recorded."""
 
     def add(self, calls: Sequence[Call]) -> None:
         """Note calls of which nothing was recorded yet."""
         self._made |= {(call.kind, call.name): call for call in calls}
-        self._begun |= {(call.kind, call.name) for call in calls}
+        self.newest = calls
 
     def has(self, call: Call) -> bool:
         """Whether the tool has made a call of that kind and name."""
-        return (call.kind, call.name) in self._begun
+        return (call.kind, call.name) in self._made
 
     def told(self, entry: JournalEntry | None) -> str:
         """A recorded call in words."""
@@ -126,11 +127,16 @@ class Replay:
         if not is_step(calls):
             return
         (call,) = calls
-        if not (self._tool.is_async and self._calls.has(call)):
-            # The branches of an async tool may come to what another attempt was in the middle of.
+        if not self._came_to(call):
             raised = call.name if self._calls.has(call) else ""
             self._differs(self._until_told(), told(call), step_raised=raised)
         self._stop()
+
+    def _came_to(self, call: Call) -> bool:
+        """Whether the attempt came to the same call, of which nothing was recorded then either."""
+        if self._tool.is_async:  # a branch may have been in the middle of it
+            return self._calls.has(call)
+        return isinstance(self._until, Sleep) and self._until.timer is None and self._calls.newest == [call]
 
     def goes_along(self, journal: Journal) -> None:
         """See `Watcher.goes_along`: an attempt that ended has come to its last call, and goes no further."""
@@ -139,7 +145,8 @@ class Replay:
 
     def differs(self, calls: Sequence[Call], entry: JournalEntry | None, mismatch: HistoryMismatch) -> None:
         """See `Watcher.differs`."""
-        difference = difference_of(self._calls, calls, entry)
+        recorded = () if self._engine is None else self._engine.journal.since(0)
+        difference = difference_of(self._calls, calls, entry, recorded)
         self._differs(difference.recorded, difference.now, step_raised=difference.step_raised)
 
     # --- what it finds ------------------------------------------------------------------------------------
@@ -185,21 +192,25 @@ class Replay:
         return None
 
 
-def difference_of(calls: Calls, made: Sequence[Call], entry: JournalEntry | None) -> Difference:
+def difference_of(
+    calls: Calls, made: Sequence[Call], entry: JournalEntry | None, recorded: Sequence[JournalEntry]
+) -> Difference:
     """The difference where calls do not match the journal.
 
     Args:
         calls: The calls of the run so far.
         made: The calls that the tool makes now; none where it has ended.
         entry: The entry that they were compared with; None: there is none.
+        recorded: All entries of the journal.
     """
     call = next(
         (each for each in made if entry is None or each.name == entry.name), made[0] if made else None
     )
     now = "the end of the tool" if call is None else told(call)
-    # A step that was begun before another call, and is not recorded, has raised an exception.
-    other = call is not None and (entry is None or (call.kind, call.name) != (entry.kind, entry.name))
-    raised = call.name if call is not None and other and is_step([call]) and calls.has(call) else ""
+    # A step that was begun before, and is not recorded, has raised an exception.
+    names = [(each.kind, each.name) for each in recorded]
+    is_lost = call is not None and is_step([call]) and (call.kind, call.name) not in names
+    raised = call.name if call is not None and is_lost and calls.has(call) else ""
     return Difference(calls.told(entry), now, raised)
 
 

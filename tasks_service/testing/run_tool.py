@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..service import TaskService
-from .answers import Answer
 from .clock import Clock
 from .interruptions import Interruption
 from .tool_run import ALL_CAPABILITIES, ToolRun
@@ -29,7 +28,7 @@ class RunTool:
         tool: str,
         arguments: Mapping[str, Any] | None = None,
         *interruptions: Interruption,
-        answers: Mapping[str, Answer] | None = None,
+        answers: Mapping[str, Any] | None = None,
         client_can: Collection[str] = ALL_CAPABILITIES,
         sleep_at_once: bool = True,
         replay: bool = True,

@@ -95,12 +95,14 @@ class ToolRun:
         tool: str,
         arguments: Mapping[str, Any] | None = None,
         *interruptions: Interruption,
-        answers: Mapping[str, Answer] | None = None,
+        answers: Mapping[str, Any] | None = None,
         client_can: Collection[str] = ALL_CAPABILITIES,
         clock: Clock | None = None,
         sleep_at_once: bool = True,
         replay: bool = True,
     ) -> None:
+        if isinstance(arguments, Interruption):
+            raise RunError(f"{arguments} stands where the arguments are: write None, or {{}}, before it")
         self.clock = clock or Clock()
         self._service, self._tool = service, service.tools.find(tool)
         self._limits = service.settings.limits
@@ -278,7 +280,7 @@ class ToolRun:
         """
         self.answer_all({key: answer})
 
-    def answer_all(self, answers: Mapping[str, Answer]) -> None:
+    def answer_all(self, answers: Mapping[str, Any]) -> None:
         """Answer several questions in one request; see `answer`."""
         self._send(answers)
         self._go_on()
@@ -371,7 +373,8 @@ class ToolRun:
 
     def differs(self, calls: Sequence[Call], entry: JournalEntry | None, mismatch: HistoryMismatch) -> None:
         """See `Watcher.differs`."""
-        self._differences.append(difference_of(self._calls, calls, entry))
+        recorded = self._engine.journal.since(0)
+        self._differences.append(difference_of(self._calls, calls, entry, recorded))
 
     # --- how it goes on -----------------------------------------------------------------------------------
 
@@ -455,7 +458,7 @@ class ToolRun:
         if due:
             self._engine.keeper.renew_all()
 
-    def _send(self, answers: Mapping[str, Answer]) -> None:
+    def _send(self, answers: Mapping[str, Any]) -> None:
         open_now = self._record.task.inputs
         if unknown := [key for key in answers if key not in open_now]:
             known = ", ".join(map(repr, open_now)) or "none"

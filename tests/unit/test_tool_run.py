@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from enum import Enum
 from typing import Any
@@ -201,6 +202,17 @@ def test_what_a_tool_raised_is_told_to_the_test_and_to_no_client(service: TaskSe
     with pytest.raises(NoResult, match="It raised ZeroDivisionError: a secret") as told:
         run.result  # noqa: B018
     assert told.value.__cause__ is run.exception
+
+
+def test_a_tool_that_yields_raises_while_its_items_are_read(service: TaskService) -> None:
+    @service.tool()
+    def listed(names: list[str]) -> Iterator[str]:
+        for name in names:
+            yield name.upper()
+            raise KeyError(name)
+
+    assert ToolRun(service, "listed", {"names": []}).result == []
+    assert isinstance(ToolRun(service, "listed", {"names": ["a"]}).exception, KeyError)
 
 
 def test_a_failed_task_has_its_failure_and_no_result(service: TaskService) -> None:

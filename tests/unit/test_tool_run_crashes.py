@@ -135,6 +135,8 @@ def test_what_never_happens_is_an_error_that_names_what_did(service: TaskService
         Crash()
     with pytest.raises(RunError, match="give one of"):
         Crash(before="one", after="one")
+    with pytest.raises(RunError, match="stands where the arguments are"):
+        ToolRun(service, "sync", Crash(before="one"))  # type: ignore[arg-type]
 
 
 def test_more_can_be_planned_while_a_question_is_open(service: TaskService, effects: Effects) -> None:
