@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long upgrade-test test-matrix clients dist up bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long upgrade-test test-matrix clients dist up recording bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,10 @@ dist: $(STAMP) ## The wheel and the source distribution, in dist/
 
 up: $(STAMP) ## The whole service from the Procfile, Flower included, until Ctrl-C
 	tasks-service up --procfile Procfile
+
+recording: $(STAMP) ## Record the session that the README shows (needs the package index, Linux)
+	python -m pip install --quiet pyte
+	python docs/record_session.py
 
 bench: $(STAMP) ## What one task costs, what waiting tasks cost the others, and what a start costs (three minutes)
 	python -m bench.startup

@@ -15,10 +15,9 @@ from tasks_service.authoring.refusals import refusal_table
 from tasks_service.authoring.tool_options import ToolOptions
 from tasks_service.cli import COMMANDS
 from tasks_service.settings import Settings
+from tests.kit.pages import PAGES, ROOT, blocks
 from workers.settings import ToolSettings
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NOT_LITERAL = {
     "redis_url",
     "broker_url",
@@ -86,12 +85,13 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_example_is_python_that_imports_what_there_is(page: Path) -> None:
-    for example in re.findall(
-        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    ):
-        tree = ast.parse(example)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module:
+    examples = blocks(page, "python")
+    of_the_reader = {example.file.partition("/")[0] for example in examples if example.file}
+    for example in examples:
+        for node in ast.walk(ast.parse(example.text)):
+            if not isinstance(node, ast.ImportFrom) or node.level:
+                continue
+            if node.module and node.module.partition(".")[0] not in of_the_reader:
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, name.name) for name in node.names)
 

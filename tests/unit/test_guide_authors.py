@@ -1,119 +1,103 @@
-"""The examples of the guide "Writing tools", run as the guide says."""
+"""The guide "Writing tools": its examples are one module, and do what the guide says."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from tasks_service import Declined, RequestContext, ResourceNotFound, Settings, TaskService
+from tasks_service import Declined, RequestContext, ResourceNotFound
 from tasks_service.authoring.prompt import messages_of
 from tasks_service.domain.errors import InvalidArguments
+from tasks_service.domain.task import TaskStatus
 from tasks_service.frontend.core.resource_finder import ResourceFinder
 from tasks_service.testing import Logged, ToolRun
+from tests.kit.pages import ROOT, run_as_one_module
 
-GUIDE = Path(__file__).parents[2] / "docs/guide-authors.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-TOOLS = (
-    "def render(",
-    "def chart(",
-    "def work(",
-    "def convert(",
-    "def publish(",
-    "def crawl(",
-    "def test_what_was_approved",
-)
-WANTED = ("service.resource(", "service.prompt(", "service.completion(", "input_schema=", "Header(")
-
-
-class Mood(BaseModel):
-    name: str
-
-
-class Approval(BaseModel):
-    agreed: bool
-
-
-async def fetch(url: str) -> None:
-    """What a crawler fetches."""
-
-
-def module_of(names: Mapping[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
-    """The module that the examples are together that have one of these words."""
-    module: dict[str, Any] = {"__name__": "acme.service", "timedelta": timedelta, **names}
-    chosen = [example for example in EXAMPLES if any(word in example for word in words)]
-    assert all(any(word in example for example in chosen) for word in words)
-    for number, example in enumerate(chosen):
-        exec(compile(example, f"{GUIDE.name}, example {number + 1}", "exec", dont_inherit=True), module)
-    return module
+GUIDE = ROOT / "docs/guide-authors.md"
 
 
 @pytest.fixture(scope="module")
 def acme() -> Mapping[str, Any]:
-    """What goes with tools."""
-    names = {
-        "service": TaskService("Acme", settings=Settings(redis_url=None)),
-        "SCENES": {"hall": SimpleNamespace(notes="# Hall"), "kitchen": SimpleNamespace(notes="# Kitchen")},
-        "Mood": Mood,
-    }
-    return module_of(names, WANTED)
+    """The module that the examples are together."""
+    return run_as_one_module(GUIDE, "acme.service")
 
 
-@pytest.fixture(scope="module")
-def tools() -> Mapping[str, Any]:
-    """The tools, with what they call."""
-    names: dict[str, Any] = {
-        "Approval": Approval,
-        "draw": lambda scene, frame: f"https://acme.example/{scene}/{frame}",
-        "draw_chart": lambda scene: scene.encode(),
-        "handle": str.upper,
-        "measure": len,
-        "put": lambda url: "published",
-        "fetch": fetch,
-    }
-    module = module_of(names, TOOLS)
-    module["service"].tool(module["work"])
-    module["service"].tool(module["convert"])
-    return module
+def result(acme: Mapping[str, Any], tool: str, **arguments: Any) -> Any:
+    """The result of a tool of the guide."""
+    run = ToolRun(acme["service"], tool, arguments)
+    assert run.status is TaskStatus.COMPLETED, run.failure
+    return run.result
 
 
-def run(tools: Mapping[str, Any], name: str, **arguments: Any) -> ToolRun:
-    return ToolRun(tools["service"], name, arguments)
+def test_every_tool_of_the_guide_has_a_description(acme: Mapping[str, Any]) -> None:
+    tools = acme["service"].tools.values()
+    assert len(tools) >= 15
+    assert [tool.name for tool in tools if not tool.definition.description] == []
 
 
-def test_a_tool_that_renders(tools: Mapping[str, Any]) -> None:
-    rendered = run(tools, "render", scene="hall", frames=2)
-    assert rendered.result == ["https://acme.example/hall/0", "https://acme.example/hall/1"]
-    assert [progress.current for progress in rendered.all_progress] == [0, 1, 2]
+def test_the_first_tool(acme: Mapping[str, Any]) -> None:
+    frames = result(acme, "render", scene="kitchen", frames=2)
+    assert frames == ["https://renders.example/kitchen/0.png", "https://renders.example/kitchen/1.png"]
 
 
-def test_a_tool_that_draws(tools: Mapping[str, Any]) -> None:
-    text, image = run(tools, "chart", scene="hall").call_result()["content"]
+def test_a_model_as_a_result(acme: Mapping[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("name,height\nann,1.7\n")
+    found = result(acme, "profile", path=str(tmp_path / "people.csv"))
+    assert found == {"rows": 1, "columns": ["name", "height"]}
+
+
+def test_contents(acme: Mapping[str, Any]) -> None:
+    text, image = ToolRun(acme["service"], "chart", {"scene": "hall"}).call_result()["content"]
     assert (text["text"], image["mimeType"]) == ("The chart of hall:", "image/png")
+    recorded = ToolRun(acme["service"], "recording", {"scene": "hall"}).call_result()
+    assert [block["type"] for block in recorded["content"]] == ["text", "audio", "resource_link", "resource"]
 
 
-def test_progress_and_log_messages(tools: Mapping[str, Any]) -> None:
-    worked = run(tools, "work", items=["a", "b"])
-    assert worked.progress is not None
-    assert (worked.progress.current, worked.progress.message) == (10, "half-way")
-    assert run(tools, "convert", path="a").logs == (
+def test_errors(acme: Mapping[str, Any]) -> None:
+    kitchen, cellar, attic, roof = (
+        ToolRun(acme["service"], "licences", {"scene": scene})
+        for scene in ("kitchen", "cellar", "attic", "roof")
+    )
+    assert (kitchen.result, kitchen.is_error) == (3, False)
+    assert cellar.error == "There is no scene called 'cellar'."
+    assert attic.status is TaskStatus.FAILED and "4001" in str(attic.failure)
+    assert roof.is_error and "broken" not in str(roof.error)
+
+
+def test_progress_and_log_messages(acme: Mapping[str, Any]) -> None:
+    copied = ToolRun(acme["service"], "copy", {"items": ["a", "b"]})
+    assert copied.progress is not None
+    assert (copied.progress.current, copied.progress.message) == (2, "almost done")
+    assert ToolRun(acme["service"], "convert", {"path": "a"}).logs == (
         Logged("info", "found a cover sheet"),
         Logged("notice", {"pages": 12}, "converter"),
     )
 
 
-def test_an_async_tool(tools: Mapping[str, Any]) -> None:
-    assert run(tools, "crawl", urls=["a", "b"]).result == 2
+def test_variables(acme: Mapping[str, Any]) -> None:
+    assert result(acme, "upload", parts=["a", "b"]) == 2
 
 
-def test_questions_steps_and_sleeps_in_the_test_that_the_guide_shows(tools: Mapping[str, Any]) -> None:
-    tools["test_what_was_approved_is_put_once_even_if_the_worker_dies"]()
+def test_retries_and_async_tools(acme: Mapping[str, Any], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("hello")
+    assert result(acme, "fetch", url=page.as_uri()) == "hello"
+    assert result(acme, "crawl", urls=[page.as_uri()] * 2) == 2
+
+
+def test_the_tests_of_the_guide_pass(acme: Mapping[str, Any]) -> None:
+    tests = [test for name, test in acme.items() if name.startswith("test_")]
+    assert tests
+    for test in tests:
+        test()
+
+
+def test_an_exposed_celery_task(acme: Mapping[str, Any]) -> None:
+    assert acme["service"].tools["reindex"].definition.description == "Rebuild the search index."
+    assert result(acme, "reindex") == "all is new"
 
 
 def test_a_resource(acme: Mapping[str, Any]) -> None:
@@ -134,7 +118,7 @@ def test_a_prompt(acme: Mapping[str, Any]) -> None:
 
 
 def test_a_prompt_that_asks(acme: Mapping[str, Any]) -> None:
-    answered = RequestContext(owner="ada", answers={"mood": Mood(name="gloomy")})
+    answered = RequestContext(owner="ada", answers={"mood": acme["Mood"](name="gloomy")})
     declined = RequestContext(owner="ada", answers={"mood": Declined()})
     assert acme["improvise"]("hall", answered) == "Play hall, gloomy."
     assert acme["improvise"]("hall", declined) == "Play hall."
