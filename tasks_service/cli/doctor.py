@@ -14,6 +14,7 @@ from http import HTTPStatus
 
 import click
 from celery import Celery
+from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from rich.console import Console
 
@@ -79,7 +80,10 @@ class Examination:
     def nodes(self) -> set[str]:
         """The workers and beats that answer."""
         if self._replies is None:
-            answers = self.app.control.ping(timeout=ANSWER_SECONDS)
+            try:
+                answers = self.app.control.ping(timeout=ANSWER_SECONDS)
+            except OperationalError:
+                answers = ()  # what is wrong with the broker has been told; asking it again takes seconds
             self._replies = {name: reply for answer in answers for name, reply in answer.items()}
         return set(self._replies)
 

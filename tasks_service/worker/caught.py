@@ -1,4 +1,4 @@
-"""What a tool raised, as the task's record keeps it for operators."""
+"""What a tool raised, made fit to be looked at, and as the task's record keeps it for operators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,41 @@ from ..domain.task import ToolException
 
 _OURS = __name__.partition(".")[0] + "."
 
+LONGEST_CHAIN = 50
+"""How many causes of causes are kept, at most: showing a chain takes the square of its length."""
+
 E = TypeVar("E", bound=WorkerEvent)
+
+
+class UnreadableException(Exception):
+    """Stands for an exception of which nothing but its class can be known, since looking at it raises."""
+
+
+def readable(error: BaseException) -> BaseException:
+    """What a tool raised, such that it can be asked for its class, and logged: mostly itself.
+
+    An author's class may raise something else whenever it is looked at, also by `isinstance` or by a logging
+    handler. And a chain of causes may be so long that showing it takes minutes; it is cut.
+    """
+    try:
+        _ = error.__class__
+        _cut_causes(error)
+        traceback.format_exception(error)
+    except BaseException:
+        kind = type(error)
+        return UnreadableException(f"{kind.__module__}.{kind.__qualname__}, which cannot be looked at")
+    return error
+
+
+def _cut_causes(error: BaseException) -> None:
+    link = error
+    for _ in range(LONGEST_CHAIN):
+        is_cause = link.__suppress_context__ or link.__cause__ is not None
+        following = link.__cause__ if is_cause else link.__context__
+        if following is None:
+            return
+        link = following
+    link.__cause__ = link.__context__ = None
 
 
 def with_exception(event: E, error: BaseException, claim: int) -> E:

@@ -41,7 +41,7 @@ from ..failpoints import failpoint
 from ..store.maintenance import MaintenanceStore
 from ..store.workers import Claimed, WorkerStore
 from .attempt import RunningAttempt
-from .caught import with_exception
+from .caught import readable, with_exception
 from .celery_releases import is_shutting_down, is_terminating
 from .interrupts import Interrupter
 from .lease_keeper import LeaseKeeper
@@ -165,8 +165,9 @@ class Executor:
         try:
             try:
                 value = self._call(tool, claimed, attempt, body)
-            except BaseException as error:
+            except BaseException as raised:
                 self._interrupter.leave()
+                error = readable(raised)
                 if ends := _ends_the_process(error, ctrl_c=ctrl_c):
                     attempt.request_stop(WorkerStopping)
                 self._commit_error(error, tool, attempt)
@@ -275,7 +276,8 @@ class Executor:
         """
         try:
             self._commit(attempt, tool, make())
-        except BaseException as error:
+        except BaseException as raised:
+            error = readable(raised)
             if _ends_the_process(error, ctrl_c=_is_ctrl_c_pythons()):
                 raise
             self._commit(attempt, tool, not_recordable(error, tool, attempt.task, attempt.lease_id))

@@ -46,16 +46,16 @@ def embedded(message: Any, body: Any) -> Any:
 
 def variants(real: Any) -> Iterator[Any]:
     """A message with each field of its envelope, headers and arguments damaged, in every way."""
-    for path in _paths(real):
+    for path in paths(real):
         for value in (ABSENT, *VALUES):
-            yield _with(real, path, value)
+            yield replaced(real, path, value)
     for name in ADDED:
         for value in VALUES:
-            yield _with(real, ("headers", name), value)
+            yield replaced(real, ("headers", name), value)
     body = json.loads(base64.b64decode(real["body"]))
-    for path in ((), *_paths(body)):
+    for path in ((), *paths(body)):
         for value in VALUES if path == () else (ABSENT, *VALUES):
-            yield embedded(real, _with(body, path, value))
+            yield embedded(real, replaced(body, path, value))
 
 
 def damaged_twice(real: Any, draw: Random) -> Any:
@@ -66,7 +66,7 @@ def damaged_twice(real: Any, draw: Random) -> Any:
 def _damaged(message: Any, draw: Random) -> Any:
     body = _body_of(message) if draw.random() < 0.5 else None
     target = message if body is None else body
-    changed = _with(target, draw.choice([*_paths(target), ()]), draw.choice(VALUES))
+    changed = replaced(target, draw.choice([*paths(target), ()]), draw.choice(VALUES))
     return changed if body is None else embedded(message, changed)
 
 
@@ -78,15 +78,16 @@ def _body_of(message: Any) -> Any:
         return None
 
 
-def _paths(value: Any) -> Iterator[tuple[Any, ...]]:
+def paths(value: Any) -> Iterator[tuple[Any, ...]]:
     """The places in a value, the deepest last."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in items:
         yield (key,)
-        yield from ((key, *path) for path in _paths(child))
+        yield from ((key, *path) for path in paths(child))
 
 
-def _with(message: Any, path: tuple[Any, ...], value: Any) -> Any:
+def replaced(message: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A JSON value with another one in a place; `ABSENT`: without that place."""
     if not path:
         return value
     changed = copy.deepcopy(message)

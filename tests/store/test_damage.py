@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import redis
 
+from tasks_service.domain.errors import CorruptRecord
 from tasks_service.domain.events import Claim, Reap
 from tasks_service.domain.indexes import Due
 from tasks_service.domain.names import task_hash
@@ -26,6 +28,17 @@ def test_one_record_that_cannot_be_read_leaves_the_rest_of_its_owners_list(redis
         client.zrem("ts:{00}:owner:alice", b"\xff")
         client.hset(f"ts:{{00}}:t:{name}", "state", state or b"")
     assert listed == {tasks[0].task_id, tasks[2].task_id}
+    store.close()
+
+
+@pytest.mark.parametrize("text", ['{"task":"","digest":"d"}', '{"task":5}', "5", "no JSON"])
+def test_an_idempotency_key_that_leads_nowhere_refuses_the_call(redis_url: str, text: str) -> None:
+    store = RedisTaskStore(redis_url)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("ts:{00}:idem:alice:k", text, px=60_000)
+        with pytest.raises(CorruptRecord):
+            store.create(creation(idempotency="k", request_digest="d"))
+        client.delete("ts:{00}:idem:alice:k")
     store.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -339,3 +340,55 @@ def test_a_worker_announces_its_tools_again_when_the_store_has_lost_them(
     assert not redis_bench.registry.refresh(worker, tools)
     redis_bench.registry.announce(worker, tools)
     assert list(registered_tools(redis_bench.read())) == ["draw"]
+
+
+KEYS = ("services", "alive:shop", "workers:shop", "sets:shop", "mark:shop")
+
+
+@pytest.mark.parametrize("name", [*KEYS, "tools"])
+def test_a_worker_that_goes_on_mends_a_key_of_a_wrong_type(
+    redis_bench: Bench, redis_url: str, name: str
+) -> None:
+    worker = redis_bench.start("celery@a", tool("draw"))
+    tools = redis_bench.read().sets[worker.tools]
+    with client_of(redis_url) as client:
+        key = f"ts:registry:{{00}}:{name if name in KEYS else f'tools:shop:{worker.tools}'}"
+        client.delete(key)
+        client.rpush(key, "no such thing")
+        client.expire(key, 60)
+    assert redis_bench.registry.services() in (["shop"], [])
+    redis_bench.read()
+    redis_bench.registry.forget_lost()
+    redis_bench.registry.refresh(worker, tools) or redis_bench.registry.announce(worker, tools)
+    assert redis_bench.registry.services() == ["shop"]
+    assert redis_bench.nodes() == ["celery@a"]
+    assert list(registered_tools(redis_bench.read())) == ["draw"]
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", "", "[" * 100_000])
+def test_tools_that_cannot_be_read_are_forgotten_and_their_worker_says_them_again(
+    redis_bench: Bench, redis_url: str, text: str
+) -> None:
+    worker = redis_bench.start("celery@a", tool("draw"))
+    tools = redis_bench.read().sets[worker.tools]
+    with client_of(redis_url) as client:
+        client.set(f"ts:registry:{{00}}:tools:shop:{worker.tools}", text, keepttl=True)
+    assert registered_tools(redis_bench.read()) == {}
+    redis_bench.registry.forget_lost()
+    assert not redis_bench.registry.refresh(worker, tools)
+    redis_bench.registry.announce(worker, tools)
+    assert list(registered_tools(redis_bench.read())) == ["draw"]
+
+
+@pytest.mark.parametrize("taken", ['{"tasks":[1]}', '{"tasks":"x"}', '{"tasks":null}', "5"])
+def test_times_of_a_set_of_tools_that_are_none_are_passed_over(
+    redis_bench: Bench, redis_url: str, taken: str
+) -> None:
+    worker = redis_bench.start("celery@a", tool("draw"))
+    with client_of(redis_url) as client:
+        key = "ts:registry:{00}:sets:shop"
+        row = json.loads(client.hget(key, worker.tools))
+        client.hset(key, worker.tools, json.dumps({**row, "taken": json.loads(taken)}))
+    assert list(registered_tools(redis_bench.read())) == ["draw"]
+    redis_bench.registry.withdraw(worker)
+    assert registered_tools(redis_bench.read()) == {}

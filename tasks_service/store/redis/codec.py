@@ -222,9 +222,12 @@ def decode_remembered(text: str | None) -> IdempotencyRecord | None:
         return None
     _refuse_error("", text)
     try:
-        return schema.IDEMPOTENCY.value(text)
+        remembered = schema.IDEMPOTENCY.value(text)
     except DAMAGES as error:
         raise CorruptRecord("", f"an idempotency key holds {text!r:.80}") from error
+    if not remembered.task_id:
+        raise CorruptRecord("", f"an idempotency key leads to no task: {text!r:.80}")
+    return remembered
 
 
 def encode_reports(reports: Sequence[Report]) -> str:

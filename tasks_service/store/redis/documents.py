@@ -258,6 +258,20 @@ def read_texts(stored: Any) -> dict[str, str]:
     return dict(stored)
 
 
+def read_counts(stored: Any) -> dict[str, int]:
+    """Counts or times by name, read back.
+
+    Raises:
+        ValueError: Something else is stored.
+    """
+    if not isinstance(stored, dict):
+        raise ValueError(f"expected numbers by name, found {stored!r:.80}")  # noqa: TRY004 - see `Document`
+    for name, number in stored.items():
+        _check_text(name)
+        _check_kind(name, number, frozenset({int}), least=0)
+    return dict(stored)
+
+
 def read_names(stored: Any) -> tuple[str, ...]:
     """A list of names, read back.
 

@@ -11,6 +11,7 @@ reads again. The keys are in `layout`.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from ..registry import (
     registry_name,
 )
 from . import schema
+from .codec import DAMAGES
 from .layout import Command
 from .programs import StorePrograms
 from .transaction import Program, Reply, Write, once, transact
@@ -51,20 +53,19 @@ class RegistryPrograms(StorePrograms):
     def announce(self, worker: WorkerAnnouncement, tools: AnnouncedTools) -> Program[WorkerAnnouncement]:
         """See `WorkerRegistry.announce`."""
         keys, service = self.layout.registry, worker.service
-        reads: list[Command] = [
-            ("TIME",),
-            ("HGET", keys.sets(service), worker.tools),
-            ("EXISTS", keys.tools(service, worker.tools)),
-        ]
-        time, remembered, exists = yield from once(reads, self.deadline)
+        time, *rows = yield from once([("TIME",), *self._rows_of(worker)], self.deadline)
         now_ms = self.time_of(time)
         worker = replace(worker, since_ms=worker.since_ms or now_ms)
-        writes: list[Command] = []
-        if not exists:
-            text, life_ms = schema.ANNOUNCED_TOOLS.text(tools), _life_ms(tools)
-            writes.append(("SET", keys.tools(service, worker.tools), text, "PX", life_ms))
-        writes += [
-            *self._remember(worker, tools, remembered, now_ms),
+        used = (keys.workers(service), keys.alive(service), keys.sets(service), keys.services)
+        writes: list[Command] = [
+            # Whatever stands in the way is no registry: a key of another type is made anew, and the tools are
+            # written also where some text has their name. Other workers notice, and say again what they said.
+            *(("UNLINK", key) for key, row in zip(used, rows, strict=True) if isinstance(row, Exception)),
+            (
+                *("SET", keys.tools(service, worker.tools), schema.ANNOUNCED_TOOLS.text(tools)),
+                *("PX", _life_ms(tools)),
+            ),
+            *self._remember(worker, tools, rows[2], now_ms),
             ("ZADD", keys.alive(service), now_ms + LIFETIME_MS, worker.node),
             ("HSET", keys.workers(service), worker.node, schema.WORKER.text(worker)),
             ("ZADD", keys.services, now_ms, service),
@@ -77,15 +78,11 @@ class RegistryPrograms(StorePrograms):
     def refresh(self, worker: WorkerAnnouncement, tools: AnnouncedTools) -> Program[bool]:
         """See `WorkerRegistry.refresh`."""
         keys, service = self.layout.registry, worker.service
-        reads: list[Command] = [
-            ("TIME",),
-            ("HGET", keys.workers(service), worker.node),
-            ("ZSCORE", keys.alive(service), worker.node),
-            ("HGET", keys.sets(service), worker.tools),
-            ("EXISTS", keys.tools(service, worker.tools)),
-        ]
-        time, row, until_ms, remembered, exists = yield from once(reads, self.deadline)
+        reads = [("TIME",), ("EXISTS", keys.tools(service, worker.tools)), *self._rows_of(worker)]
+        time, exists, row, until_ms, remembered, listed = yield from once(reads, self.deadline)
         now_ms = self.time_of(time)
+        if any(isinstance(reply, Exception) for reply in (row, until_ms, remembered, listed)):
+            return False  # a key is of another type: none of this says that the worker runs
         if not exists or not _is_of(row, worker):
             return False
         if until_ms is None or float(until_ms) <= now_ms:
@@ -109,6 +106,9 @@ class RegistryPrograms(StorePrograms):
         forgotten = 0
         for service in (yield from self.services()):
             rows = yield from once(self.row_reads(service), self.deadline)
+            if any(isinstance(row, Exception) for row in rows):
+                continue  # a key is of another type, until a worker of that service announces itself again
+            yield from self._forget_unreadable_tools(service, [digest for digest, _ in _pairs(rows[3])])
             if self.lost(service, rows) != ([], []):
                 forgotten += yield from transact(_Forgetting(self, service), self.deadline)
         return forgotten
@@ -118,7 +118,7 @@ class RegistryPrograms(StorePrograms):
     def services(self) -> Program[list[str]]:
         """See `RegistryReader.services`."""
         (names,) = yield from once([("ZRANGE", self.layout.registry.services, 0, -1)], self.deadline)
-        return sorted(names)
+        return sorted(_listed(names))
 
     def read(self, service: str, known: RegistryView | None = None) -> Program[RegistryView]:
         """See `RegistryReader.read`."""
@@ -151,7 +151,7 @@ class RegistryPrograms(StorePrograms):
         ]
         time, mark, first = yield from once(reads, self.deadline)
         now_ms = self.time_of(time)
-        nobody_lost = not first or float(first[1]) > now_ms
+        nobody_lost = all(float(until_ms) > now_ms for _, until_ms in _pairs(first))
         return now_ms if nobody_lost and (mark or "") == known.mark.rpartition(":")[0] else None
 
     def _fetched(self, service: str, digests: Sequence[str]) -> Program[dict[str, AnnouncedTools]]:
@@ -165,7 +165,30 @@ class RegistryPrograms(StorePrograms):
                 found[digest] = tools
         return found
 
+    def _forget_unreadable_tools(self, service: str, digests: Sequence[str]) -> Program[None]:
+        """Remove what stands where tools should be and is no object: their workers announce them again.
+
+        An object that cannot be read is left alone: a newer release may have written it.
+        """
+        keys = [self.layout.registry.tools(service, digest) for digest in digests]
+        if not keys:
+            return
+        texts = yield from once([("GET", key) for key in keys], self.deadline)
+        if wrong := [key for key, text in zip(keys, texts, strict=True) if not _may_be_tools(text)]:
+            logger.warning("Registry: of %r, what workers have announced cannot be read: %s", service, wrong)
+            yield from once([("UNLINK", key) for key in wrong], self.deadline)
+
     # --- what they write -------------------------------------------------------------------------------
+
+    def _rows_of(self, worker: WorkerAnnouncement) -> list[Command]:
+        """What is read of a worker, from each key that it shares with others."""
+        keys, service = self.layout.registry, worker.service
+        return [
+            ("HGET", keys.workers(service), worker.node),
+            ("ZSCORE", keys.alive(service), worker.node),
+            ("HGET", keys.sets(service), worker.tools),
+            ("ZSCORE", keys.services, service),
+        ]
 
     def _remember(
         self, worker: WorkerAnnouncement, tools: AnnouncedTools, before: str | None, now_ms: int
@@ -296,7 +319,7 @@ def _read(decode: Callable[[str], T], text: Any, what: str) -> T | None:
         return None
     try:
         return decode(text)
-    except (TasksServiceError, TypeError, ValueError) as error:
+    except (TasksServiceError, *DAMAGES) as error:
         logger.warning("Registry: the %s is passed over: %s", what, error)
         return None
 
@@ -307,8 +330,24 @@ def _readable(decode: Callable[[str], T], reply: Reply, kind: str) -> Iterator[t
             yield name, value
 
 
+def _may_be_tools(text: Reply) -> bool:
+    """Whether what was read is missing, or the JSON of an object, as each release writes it."""
+    if text is None:
+        return True
+    try:
+        return isinstance(json.loads(text), dict)
+    except DAMAGES:
+        return False
+
+
 def _pairs(reply: Reply) -> list[tuple[str, str]]:
+    listed = _listed(reply)
+    return list(zip(listed[::2], listed[1::2], strict=True))
+
+
+def _listed(reply: Reply) -> list[str]:
+    """What a key holds; nothing, if it is of another type."""
     if isinstance(reply, Exception):
         logger.warning("Registry: a key is passed over: %s", reply)
         return []
-    return list(zip(reply[::2], reply[1::2], strict=True))
+    return list(reply)

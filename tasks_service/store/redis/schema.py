@@ -41,7 +41,17 @@ from ...domain.tools import ToolDefinition
 from ..maintenance import DroppedMessages, SweepRecord
 from ..registry import NOT_TOLD, AnnouncedTools, Delivery, Remembered, WorkerAnnouncement
 from ..sessions import Session, SessionTask
-from .documents import Document, Field, Shape, StoredFields, Versions, Words, read_names, read_texts
+from .documents import (
+    Document,
+    Field,
+    Shape,
+    StoredFields,
+    Versions,
+    Words,
+    read_counts,
+    read_names,
+    read_texts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +297,7 @@ WORKER = Document(
             Field("version", "version", ""),
             Field("library", "library_version", ""),
             Field("instructions", "instructions", ""),
-            Field("delivery", "delivery", NOT_TOLD, lambda stored: Delivery(*stored[:3]), list),
+            Field("delivery", "delivery", NOT_TOLD, lambda stored: Delivery(*read_names(stored)[:3]), list),
             Field("pool", "pool", ""),
             Field("slots", "slots", 0),
             Field("since", "since_ms", 0),
@@ -318,7 +328,7 @@ ANNOUNCED_TOOLS = Document(
         [
             Field("digest", "digest"),
             Field("tools", "tools", {}, _read_tools, _write_tools),
-            Field("digests", "digests", {}, None, dict),
+            Field("digests", "digests", {}, read_texts, dict),
         ],
     )
 )
@@ -330,7 +340,7 @@ REMEMBERED = Document(
             Field("first", "first_ms"),
             Field("last", "last_ms"),
             Field("until", "until_ms", 0),
-            Field("taken", "taken_ms", {}, None, dict),
+            Field("taken", "taken_ms", {}, read_counts, dict),
         ],
     )
 )

@@ -11,6 +11,7 @@ import time
 
 from ...broker.dispatcher import Dispatcher
 from ...domain.events import ExplainWait
+from ...domain.names import task_hash
 from ...domain.task import SECOND, Phase, Slot, Task, Wait
 from ...store.maintenance import MaintenanceStore
 from ...store.registered_tools import RegisteredTool, registered_tools
@@ -82,7 +83,7 @@ class WaitExplainer:
         if waits is task.waits or (waits is Wait.QUEUED and task.waits is None):
             return False
         sends = waits is Wait.QUEUED and self._was_dropped(task)
-        return settle(self._store, task.task_id, ExplainWait(waits=waits, sends=sends))
+        return settle(self._store, task_hash(task.task_id), ExplainWait(waits=waits, sends=sends))
 
     def _was_dropped(self, task: Task) -> bool:
         """Whether the message of a task that a worker can run now is not in the queue any more."""
