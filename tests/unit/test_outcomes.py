@@ -93,7 +93,7 @@ def test_whatever_a_tool_raises_is_a_failed_attempt(
     for name in raised:
         run = run_in_a_thread(service, "failing", name=name)
         ended = (run.status, run.is_error, run.attempts)
-        if ended != (TaskStatus.COMPLETED, True, 1) or "The tool 'failing' failed" not in run.result:
+        if ended != (TaskStatus.COMPLETED, True, 1) or "The tool 'failing' failed" not in run.text:
             wrong.append((name, ended))
     assert not wrong
     assert run_in_a_thread(service, "after").result == "still here"
@@ -170,7 +170,7 @@ def test_an_authors_sentence_reaches_the_caller_whatever_is_in_it(
         raise error
 
     run = ToolRun(service, "refuse")
-    assert (run.is_error, run.result, run.attempts) == (True, said, 1)
+    assert (run.is_error, run.text, run.attempts) == (True, said, 1)
 
 
 @pytest.mark.parametrize(
