@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile memory upgrade-test test-matrix clients dist up recording bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile upgrade-test test-matrix clients dist up recording bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -36,7 +36,8 @@ SDK_PROTOCOL_ERRORS: Final = ("MCPError", "McpError")
 def is_sdk_class(kind: Any, *names: str) -> bool:
     """Whether something is a class of the SDK with one of these names, or derives from one."""
     return isinstance(kind, type) and any(
-        base.__name__ in names and base.__module__.partition(".")[0] in _PACKAGES for base in kind.__mro__
+        base.__name__ in names and str(base.__module__).partition(".")[0] in _PACKAGES
+        for base in kind.__mro__
     )
 
 

@@ -521,5 +521,5 @@ def _is_of_a_step(event: WorkerEvent) -> bool:
 
 def _let_through(raised: BaseException) -> None:
     """Let the outcomes of pytest reach it: what a fake that a tool calls has skipped or failed on purpose."""
-    if any(base.__module__.startswith("_pytest.") for base in type(raised).__mro__):
+    if any(str(base.__module__).startswith("_pytest.") for base in type(raised).__mro__):
         raise raised

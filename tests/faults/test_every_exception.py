@@ -90,4 +90,4 @@ def test_whatever_a_tool_raises_ends_its_task_alone(
 ) -> None:
     number = raised_in_a_worker(server, pool, {**CLASSES, **AUTHORS})
     what = f"{len(CLASSES) + len(AUTHORS)} classes in {len(TOOLS)} ways"
-    measured("B5", f"{pool}: {what}: {number} tasks of {number} ended, 0 processes")
+    measured("B17", f"{pool}: {what}: {number} tasks of {number} ended, 0 processes")

@@ -264,6 +264,7 @@ AUTHORS: dict[str, Make] = {
     "an odd object": lambda: AttributeError("no", name="x", obj=Odd()),
     "an odd name": lambda: NameError("no", name="half \ud800"),
     "a class of a wrong module": lambda: _named(__module__=5),
+    "an error of a wrong module": lambda: type("ToolError", (Exception,), {"__module__": 5})("x"),
     "a class of no module": lambda: _named(__module__="half \ud800"),
     "a class of a long name": lambda: _named(__qualname__="x" * 1_000_000),
     "invalid input": _invalid,
