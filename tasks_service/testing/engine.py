@@ -34,6 +34,7 @@ from ..durable.journal import Call, Journal
 from ..store.changes import Change
 from ..store.memory import MemoryTaskStore
 from ..worker.attempt import RunningAttempt
+from ..worker.engine import announcing_to
 from ..worker.execution import Executor
 from ..worker.exposed_run import Body, run_exposed
 from ..worker.interrupts import Interrupter
@@ -159,6 +160,8 @@ class Engine:
         self._executor = Executor(
             self.store, self.keeper, interrupter, LOOP, reporting, limits, clock=clock, journal=journal
         )
+        self.announced: list[str] = []
+        """The names that the tool has announced; see `store.announcements`."""
         self.raised: BaseException | None = None
         """What the tool raised in the newest attempt."""
         self.went_on = False
@@ -183,11 +186,12 @@ class Engine:
                 body=self._watched(body),
             )
 
-        if tool.exposed is None:
-            execute(self._executor.body_of(tool))
-        else:
-            message = Context(id=f"{task_hash(task.task_id)}.{task.claims + 1}", hostname=WORKER)
-            run_exposed(self._app, tool.exposed.name, message, execute)
+        with announcing_to(self.announced.append):
+            if tool.exposed is None:
+                execute(self._executor.body_of(tool))
+            else:
+                message = Context(id=f"{task_hash(task.task_id)}.{task.claims + 1}", hostname=WORKER)
+                run_exposed(self._app, tool.exposed.name, message, execute)
 
     def lose_worker(self) -> None:
         """Let the worker die of the attempt that runs now: its task is handed back by whoever notices."""

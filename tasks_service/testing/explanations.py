@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import warnings
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from ..authoring.tool import Tool
 from .failures import NotDeterministic, NotInAStep
 from .reads import Read
 from .replay import Difference
 
-_ASSIGNMENT = re.compile(r"(?P<name>[A-Za-z_]\w*)(?:\s*:[^=]+)?\s*=\s*(?P<value>[^=].*)")
+_HEAD = re.compile(r"^(?:if|elif|while) ")
+"""What begins a statement that cannot be read by its first line alone."""
 
 _RULE = "What decides about the calls of a tool must come from its arguments, from answers or from steps."
 
@@ -73,19 +76,46 @@ def _steps(tool: Tool, reads: Iterable[Read]) -> list[str]:
 
 
 def _as_a_step(tool: Tool, read: Read) -> list[str]:
-    assigned = _ASSIGNMENT.fullmatch(read.source)
-    name = assigned["name"] if assigned else "value"
-    value = assigned["value"] if assigned else f"{read.call}()"
-    if not read.is_clock:
+    name, value, is_moment = _written(read)
+    if not is_moment:
         return [f"  {name} = {_step(tool, name, value)}"]
     # What a lambda returns is read back as plain JSON: a moment would become a text.
     kind = "date" if read.call.endswith("today") else "datetime"
-    made = value if assigned and value.endswith(")") and value.count("(") == 1 else f"{read.call}()"
     return [
         f"  def take_{name}() -> {kind}:",
-        f"      return {made}",
+        f"      return {value}",
         f'  {name} = {_await(tool)}ctx.step("{name}", take_{name})',
     ]
+
+
+def _written(read: Read) -> tuple[str, str, bool]:
+    """What the author's line assigns: the name, the value, and whether that is a moment of `datetime`.
+
+    Of a line that assigns nothing, it is the call, under its own name.
+    """
+    source = _HEAD.sub("", read.source).removesuffix(":")
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a part of a longer statement
+        return _called(read), f"{read.call}()", read.is_clock
+    match tree.body:
+        case [ast.Assign(targets=[ast.Name(id=name)], value=value)]:
+            pass
+        case [ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)]:
+            pass
+        case _:
+            calls = [node for node in ast.walk(tree) if _is_call(node, read)]
+            name, value = _called(read), calls[0] if calls else ast.Name(read.call)
+    is_moment = _is_call(value, read) or (isinstance(value, ast.BinOp) and _is_call(value.left, read))
+    return name, ast.get_source_segment(source, value) or f"{read.call}()", is_moment and read.is_clock
+
+
+def _called(read: Read) -> str:
+    return read.call.rpartition(".")[2]
+
+
+def _is_call(node: ast.AST, read: Read) -> TypeGuard[ast.expr]:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == _called(read)
 
 
 def _step(tool: Tool, name: str, value: str) -> str:

@@ -28,6 +28,7 @@ from ..durable.journal import Call, Journal
 from ..durable.questions import Declined, check_answer, question_digest
 from ..frontend.v2026_07_28.structured_results import bare_schema, complete_result
 from ..service import TaskService
+from ..store.announcements import Listed, list_name, resource_name
 from .answers import Answer, as_sent
 from .clock import Clock
 from .engine import End, Engine, is_step
@@ -247,6 +248,14 @@ class ToolRun:
     def journal(self) -> tuple[JournalEntry, ...]:
         """What was recorded: results of steps, answers, sleeps, in their order."""
         return self._record.journal
+
+    def has_announced(self, changed: Literal["tools", "prompts", "resources"]) -> bool:
+        """Whether the tool has called `service.announce` for a list."""
+        return list_name(Listed(changed)) in self._engine.announced
+
+    def has_announced_resource(self, uri: str) -> bool:
+        """Whether the tool has called `service.announce_resource` for a resource."""
+        return resource_name(uri) in self._engine.announced
 
     @property
     def attempts(self) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from celery import Celery
 
@@ -29,6 +32,25 @@ KEEPER_DEADLINE = 2.0
 
 KEEPER_POOL = 2
 """Connections for renewing leases and for publishing reports, one each; the subscription has its own."""
+
+
+_Take = Callable[[str], None]
+
+_announced_to: ContextVar[_Take | None] = ContextVar("tasks_service_announced_to", default=None)
+
+
+@contextmanager
+def announcing_to(take: _Take) -> Iterator[None]:
+    """Give what the code here announces to somebody else than front ends; for `tasks_service.testing`.
+
+    Args:
+        take: Takes the names; see `store.announcements`.
+    """
+    token = _announced_to.set(take)
+    try:
+        yield
+    finally:
+        _announced_to.reset(token)
 
 
 class Engine:
@@ -138,6 +160,9 @@ class Engine:
             ConfigurationError: No store is configured.
             StoreUnavailable: No answer in time.
         """
+        if (take := _announced_to.get()) is not None:
+            take(name)
+            return
         with self._lock:
             if self._announcer is None:
                 self._announcer = self.store(pool=1, deadline=self.settings.store_deadline)

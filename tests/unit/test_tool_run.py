@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -250,6 +251,22 @@ def test_progress_and_log_messages_are_seen_all_of_them(service: TaskService) ->
     assert run.status_message is None
 
 
+def test_announcements_of_a_tool_reach_the_test_and_no_redis(service: TaskService) -> None:
+    @service.tool()
+    def restock(ctx: TaskContext) -> None:
+        ctx.step("announce", service.announce, "tools")
+
+    @service.tool()
+    async def recount(ctx: AsyncTaskContext) -> None:
+        await asyncio.to_thread(service.announce_resource, "shop://stock/42")
+
+    listed, read = ToolRun(service, "restock"), ToolRun(service, "recount")
+
+    assert (listed.has_announced("tools"), listed.has_announced("prompts")) == (True, False)
+    assert read.has_announced_resource("shop://stock/42")
+    assert not read.has_announced_resource("shop://stock/43")
+
+
 def test_both_revisions_are_shown_what_they_know() -> None:
     service = TaskService("Tests", settings=Settings(redis_url=None))
 
@@ -278,8 +295,6 @@ async def _both_kinds(ctx: AsyncTaskContext) -> str:
 
 
 def test_an_async_tool_asks_sleeps_and_has_steps_also_within_a_loop(service: TaskService) -> None:
-    import asyncio
-
     service.tool(name="both")(_both_kinds)
 
     async def within() -> Any:

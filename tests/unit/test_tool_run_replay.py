@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,6 +158,39 @@ def test_what_to_write_instead_of_a_draw_is_told() -> None:
 
     assert "test_tool_run_replay.py" in str(found.value)
     assert '  prize = ctx.step("prize", lambda: random.random())' in str(found.value)
+
+
+ADVICE = {
+    'prize = ctx.step("prize", lambda: random.choice(["a", "b"]))': 'prize: str = random.choice(["a", "b"])',
+    'uuid4 = ctx.step("uuid4", lambda: uuid.uuid4())': "assert uuid.uuid4()",
+    'name = ctx.step("name", lambda: f"{uuid.uuid4()}.txt")': 'name = f"{uuid.uuid4()}.txt"',
+    "def take_until() -> datetime: return datetime.now(tz=None) + timedelta(days=7)": (
+        "until = datetime.now(tz=None) + timedelta(days=7)"
+    ),
+    "def take_now() -> datetime: return datetime.now(tz=None)": (
+        "while datetime.now(tz=None).year < 5:\n        pass"
+    ),
+    'day = ctx.step("day", lambda: datetime.now().isoformat())': "day = datetime.now().isoformat()",
+    'choice = ctx.step("choice", lambda: random.choice())': 'names = [\n        random.choice("ab")]',
+}
+"""What to write instead, by the line that is written."""
+
+
+@pytest.mark.parametrize("advice", ADVICE)
+def test_the_advice_is_made_of_the_authors_own_line(tmp_path: Path, advice: str) -> None:
+    module = tmp_path / "acme.py"
+    module.write_text(
+        "import random, uuid\nfrom datetime import datetime, timedelta\n"
+        f"def tool(ctx):\n    {ADVICE[advice]}\n    ctx.sleep(60)\n"
+    )
+    names: dict[str, Any] = {"TaskContext": TaskContext}
+    exec(compile(module.read_text(), str(module), "exec"), names)
+    names["tool"].__annotations__["ctx"] = TaskContext
+
+    with pytest.warns(NotInAStep) as told:
+        run(names["tool"])
+
+    assert advice in str(told[0].message)
 
 
 def test_what_to_write_instead_in_an_async_tool_is_told() -> None:
