@@ -12,12 +12,13 @@ import threading
 import click
 
 from ..domain.errors import ConfigurationError
-from ..local.procfile import DEFAULT_PROCFILE, STOP_SECONDS, environment, parse_procfile
+from ..local.procfile import STOP_SECONDS, environment
 from ..local.redis_server import STOP_SECONDS as REDIS_STOP_SECONDS
 from ..local.redis_server import EmbeddedRedis
 from ..local.supervisor import CHECK_SECONDS, Supervisor
 from ..settings import Settings
-from .application import app_option, celery_path
+from .application import app_option
+from .own_processes import own_processes, queues_option
 
 #: The processes of the default Procfile that this command runs.
 BACK_END_PROCESSES = ("worker", "beat")
@@ -29,7 +30,8 @@ ALL_STOP_SECONDS = STOP_SECONDS["worker"] + REDIS_STOP_SECONDS + 5.0
 
 @click.command("back-end", hidden=True)
 @app_option
-def back_end(app: str) -> None:
+@queues_option
+def back_end(app: str, queues: tuple[str, ...]) -> None:
     """Run Redis, worker and beat in TASKS_DATA_DIR; wait while another process does."""
     settings = Settings()
     if settings.redis_url is not None:
@@ -42,17 +44,19 @@ def back_end(app: str) -> None:
         while not stop.is_set():
             redis.start()
             if redis.owned:
-                _run(redis, app, stop)
+                _run(redis, app, queues, stop)
             while redis.runs and not redis.owned and not stop.wait(WAIT_SECONDS):
                 """Another process runs the back end."""
     finally:
         redis.stop()
 
 
-def _run(redis: EmbeddedRedis, app: str, stop: threading.Event) -> None:
+def _run(redis: EmbeddedRedis, app: str, queues: tuple[str, ...], stop: threading.Event) -> None:
     """Run worker and beat until `stop` is set, or Redis has ended."""
-    listed = DEFAULT_PROCFILE.substitute(app=app, celery_app=celery_path(app))
-    specs = [spec for spec in parse_procfile(listed) if spec.name in BACK_END_PROCESSES]
+    listed, sentences = own_processes(app, queues)
+    specs = [spec for spec in listed if spec.name in BACK_END_PROCESSES]
+    for sentence in sentences:
+        _emit("back-end", sentence)
     supervisor = Supervisor(specs, environment({"TASKS_REDIS_URL": redis.url}), _emit)
     supervisor.start()
     try:

@@ -21,6 +21,7 @@ from ..local.redis_server import START_SECONDS, address
 from ..settings import Settings
 from .application import app_option, load_service
 from .back_end import ALL_STOP_SECONDS
+from .own_processes import queues_option
 
 #: Seconds between two checks whether the back end still runs.
 CHECK_SECONDS = 0.5
@@ -28,20 +29,23 @@ CHECK_SECONDS = 0.5
 
 @click.command()
 @app_option
-def stdio(app: str) -> None:
+@queues_option
+def stdio(app: str, queues: tuple[str, ...]) -> None:
     """Serve MCP on stdin and stdout, for a desktop host.
 
     Without TASKS_REDIS_URL it brings its own Redis, worker and beat, or shares those of another such process
-    with the same TASKS_DATA_DIR. With it, it is a front end of that deployment. Logs go to stderr.
+    with the same TASKS_DATA_DIR; on a Celery app of your own they take the tools' queues only. With it, it is
+    a front end of that deployment. Logs go to stderr.
     """
     source, sink = _take_standard_streams()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     settings = Settings()
     back_end = None
+    wanted = ["--queues", ",".join(queues)] if queues else []
     if settings.redis_url is None:
         url = address(settings.data_dir)
         back_end = ManagedProcess(
-            [sys.executable, "-m", "tasks_service", "back-end", "--app", app],
+            [sys.executable, "-m", "tasks_service", "back-end", "--app", app, *wanted],
             env=environment({}),
             grace=ALL_STOP_SECONDS,
         )

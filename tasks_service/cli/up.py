@@ -13,11 +13,13 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ..local.procfile import DEFAULT_PROCFILE, ProcessSpec, parse_procfile
+from ..domain.errors import ConfigurationError
+from ..local.procfile import ProcessSpec, parse_procfile
 from ..local.source_watch import SourceWatch
 from ..local.stack import Stack
 from ..settings import Settings
-from .application import app_option, celery_path
+from .application import app_option
+from .own_processes import own_processes, queues_option
 
 #: One colour for each process, in their order.
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -32,20 +34,26 @@ READY_SECONDS = 0.2
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run the processes of this Procfile instead of the usual ones.",
 )
+@queues_option
 @click.option(
     "--reload",
     is_flag=True,
     help="For development: start front end, worker and beat again when a Python file below the current "
     "directory changes.",
 )
-def up(app: str, procfile: Path | None, reload: bool) -> None:
+def up(app: str, procfile: Path | None, queues: tuple[str, ...], reload: bool) -> None:
     """Run everything on this machine: Redis, front end, worker, beat, Flower.
 
     Without TASKS_REDIS_URL a private Redis keeps its data in TASKS_DATA_DIR. Ctrl-C stops everything in
-    order. Flower runs where it is installed (`pip install 'tasks-service[flower]'`), for this machine only.
+    order. On a Celery app of your own its worker takes the tools' queues only, and its beat asks for
+    maintenance only. Flower runs where it is installed (`pip install 'tasks-service[flower]'`), for this
+    machine only.
     """
-    specs = [spec for spec in _processes(app, procfile) if spec.name != "flower" or _has_flower()]
+    specs, sentences = _processes(app, procfile, queues)
+    specs = [spec for spec in specs if spec.name != "flower" or _has_flower()]
     emit = line_printer([spec.name for spec in specs])
+    for sentence in sentences:
+        emit("up", sentence)
     settings = Settings()
     stack = Stack(settings, specs, emit, reloading=reload)
     changed = SourceWatch(Path.cwd(), [settings.data_dir]).changed if reload else tuple
@@ -75,10 +83,16 @@ def line_printer(names: list[str]) -> Callable[[str, str], None]:
     return emit
 
 
-def _processes(app: str, procfile: Path | None) -> list[ProcessSpec]:
-    if procfile is not None:
-        return parse_procfile(procfile.read_text())
-    return parse_procfile(DEFAULT_PROCFILE.substitute(app=app, celery_app=celery_path(app)))
+def _processes(
+    app: str, procfile: Path | None, queues: tuple[str, ...]
+) -> tuple[list[ProcessSpec], list[str]]:
+    if procfile is None:
+        return own_processes(app, queues)
+    if queues:
+        raise ConfigurationError(
+            "--queues is for the usual processes; with --procfile, name the queues there (-Q)."
+        )
+    return parse_procfile(procfile.read_text()), []
 
 
 def _has_flower() -> bool:

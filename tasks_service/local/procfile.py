@@ -15,10 +15,13 @@ from ..domain.errors import ConfigurationError
 #: The processes of an author's own service; the repository's `Procfile` has the same, with its own names.
 DEFAULT_PROCFILE = Template("""\
 web: tasks-service serve --app $app
-worker: celery -A $celery_app worker --task-events --without-mingle --without-gossip
-beat: celery -A $celery_app beat --scheduler celery.beat:Scheduler --enable-remote-control
+worker: celery -A $celery_app worker --task-events --without-mingle --without-gossip$worker_options
+beat: celery -A $celery_app beat --scheduler $scheduler --enable-remote-control
 flower: celery -A $celery_app flower --address=$${FLOWER_ADDRESS:-127.0.0.1} --read_only
 """)
+
+#: The scheduler of beat: Celery's own, which keeps no file.
+DEFAULT_SCHEDULER = "celery.beat:Scheduler"
 
 #: The order in which processes are stopped: first those that create work, then those that do it.
 STOP_ORDER = ("web", "beat", "worker", "flower")

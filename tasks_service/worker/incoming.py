@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..broker.incoming import Sender, problem_of, problem_of_message
 from .celery_tasks import ToolTask
 from .engine import Engine
 from .maintenance.schedule import CELERY_TASKS
+from .queues import queues_of_shop
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +63,12 @@ class MessageInspector:
         if self._owns_app:
             return True
         ours = {MAINTENANCE_QUEUE, *(tool.definition.queue for tool in self._tools.values())}
-        return queue in ours and queue not in self._named_by_shop()
+        return queue in ours and queue not in self._shop
 
-    def _named_by_shop(self) -> set[str]:
-        conf = self._app.conf
-        routes = conf.task_routes.values() if isinstance(conf.task_routes, dict) else ()
-        return {
-            str(conf.task_default_queue),
-            *(str(queue.name) for queue in conf.task_queues or ()),
-            *(str(getattr(task, "queue", "")) for task in self._app.tasks.values()),
-            *(str(route.get("queue") if isinstance(route, dict) else route) for route in routes),
-        }
+    @cached_property
+    def _shop(self) -> frozenset[str]:
+        """Looked up once, when the first message is judged: the app has all of its tasks by then."""
+        return queues_of_shop(self._app)
 
     def admits(self, queue: str, raw: bytes) -> bool:
         """See `Inspector.admits`."""

@@ -18,6 +18,7 @@ app.conf.update(
     task_default_queue="acme",
     task_routes={"acme.reindex": {"queue": "indexing"}},
     worker_prefetch_multiplier=7,
+    beat_schedule={"every-second": {"task": "acme.plain", "schedule": 1.0, "args": (1,)}},
     broker_transport_options={"global_keyprefix": "acme-"},
 )
 

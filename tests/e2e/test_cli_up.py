@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks_service.local.procfile import DEFAULT_PROCFILE, parse_procfile
+from tasks_service.local.procfile import DEFAULT_PROCFILE, DEFAULT_SCHEDULER, parse_procfile
 from tests.kit.waiting import wait_until
 
 from .running_up import REPOSITORY, RunningUp
@@ -102,7 +102,9 @@ def test_an_app_that_is_not_there_is_named(service: RunningUp) -> None:
 
 
 def test_the_procfile_lists_what_up_runs_by_itself() -> None:
-    ours = DEFAULT_PROCFILE.substitute(app="workers.app", celery_app="workers.app")
+    ours = DEFAULT_PROCFILE.substitute(
+        app="workers.app", celery_app="workers.app", worker_options="", scheduler=DEFAULT_SCHEDULER
+    )
 
     assert parse_procfile((REPOSITORY / "Procfile").read_text()) == parse_procfile(ours)
 
