@@ -134,6 +134,7 @@ def _summary(task: Task) -> dict[str, Any]:
         "attempts": task.attempts,
         "created": _timestamp(task.created_ms),
         "updated": _timestamp(task.updated_ms),
+        "parent": task.parent or None,
         "worker": task.lease.worker if task.lease else None,
         "waits_for_slot": task.slot is Slot.WAITING,
         "waits": task.waits and task.waits.value,

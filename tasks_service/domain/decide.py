@@ -484,6 +484,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         trace=event.trace,
         service=event.service,
         idempotency=event.idempotency,
+        parent=event.parent,
     )
     return Applied(
         task=_journaled(task, event.journal, limits),

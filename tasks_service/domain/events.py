@@ -84,6 +84,7 @@ class Create(Event):
             must find the same task; 0 if there was none.
         request_digest: Hash of the request, to tell a repetition from another request with the same key.
         journal: The answers that were given before the task existed.
+        parent: The name of the task whose tool submits this one; empty if none does.
     """
 
     actor: ClassVar[str] = "client"
@@ -104,6 +105,7 @@ class Create(Event):
     idempotency: str = ""
     request_digest: str = ""
     journal: tuple[JournalEntry, ...] = ()
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

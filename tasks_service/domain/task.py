@@ -327,6 +327,7 @@ class Task:
         reconnect_ms: How long after its end it is kept for a caller without a handle.
         slot: Whether it has a slot or waits for one; None while it needs none, or where there is no limit.
         capabilities: What the client of the creating call can be asked.
+        parent: The name of the task whose tool has submitted it; empty if none has.
     """
 
     task_id: str
@@ -368,6 +369,7 @@ class Task:
     journal_length: int = 0
     journal_bytes: int = 0
     idempotency: str = ""
+    parent: str = ""
     unknown: Unknown = ()
 
     @property

@@ -9,13 +9,13 @@ from typing import Any
 from mcp.server.lowlevel import Server
 
 from ..crypto.keys import DeploymentKeys
+from ..crypto.owners import LOCAL_USER, owner_of
 from ..crypto.sealing import Sealer
 from ..domain.task import Owner
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
 from .access.api_keys import Authenticator
-from .access.owner import LOCAL_USER, owner_of
 from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.companion_tools import CompanionTools

@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from tasks_service.authoring.tool import ToolRegistry
+from tasks_service.crypto.owners import LOCAL_USER, Principal, owner_of
 from tasks_service.crypto.secret import SECRET_FILE, load_secret
 from tasks_service.domain.errors import ConfigurationError
-from tasks_service.frontend.access.owner import LOCAL_USER, Principal, owner_of
 from tasks_service.frontend.app import check_settings
 from tests.kit.serving import serving, settings
 from tests.kit.wire import WireClient

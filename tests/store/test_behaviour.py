@@ -74,7 +74,11 @@ def assert_consistent(face: Face) -> None:
 
 def test_a_created_task_is_read_back_by_its_owner(face: Face) -> None:
     task = face.create(
-        capabilities=frozenset(ClientCapability), era="2026-07-28", trace="00-1", service="Shop"
+        capabilities=frozenset(ClientCapability),
+        era="2026-07-28",
+        trace="00-1",
+        service="Shop",
+        parent="00ab",
     )
     assert face.store.get(ALICE, task.task_id).task == task
     assert task.phase is Phase.PENDING

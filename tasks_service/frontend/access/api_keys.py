@@ -15,14 +15,11 @@ from dataclasses import dataclass
 
 from mcp_types.jsonrpc import INVALID_REQUEST
 
+from ...crypto.owners import API_KEY_ISSUER, LOCAL_USER, Principal, owner_of
 from ...domain.errors import ConfigurationError
 from ...settings import Settings
 from ..core.requests import Caller
 from ..transport.rejection import Rejection
-from .owner import LOCAL_USER, Principal, owner_of
-
-API_KEY_ISSUER = "api-key"
-"""The issuer of principals that an API key names."""
 
 CHALLENGE = b'Bearer realm="tasks-service"'
 """What a 401 asks for (RFC 6750, section 3)."""

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from ...authoring.tool import Rendered
+from ...domain.digests import digest, request_digest
 from ...domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import CallerLeft, Cancel, ClientEvent, Create, MakeVisible
 from ...domain.limits import Limits, to_json
@@ -37,8 +38,6 @@ from .requests import (
     HandleRequired,
     InputRequired,
     ToolCall,
-    digest,
-    request_digest,
 )
 from .task_watch import watch_task
 from .waiting_calls import WaitingCall, WaitingCalls

@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from ...crypto.keys import KeyRing
 from ...crypto.sealing import SealBroken, Sealer
+from ...domain.digests import request_digest
 from ...domain.task import SECOND, Owner
-from .requests import StateRefused, request_digest
+from .requests import StateRefused
 
 logger = logging.getLogger(__name__)
 

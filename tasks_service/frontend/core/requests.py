@@ -5,8 +5,6 @@ Wire modules make these from a request, and turn refusals into error codes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,16 +78,6 @@ class PromptCall:
     capabilities: frozenset[ClientCapability] = frozenset()
     answers: Mapping[str, Any] = field(default_factory=dict)
     state: str | None = None
-
-
-def digest(text: str) -> str:
-    """A hash of a text, of 128 bits."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def request_digest(name: str, arguments: Mapping[str, Any]) -> str:
-    """A hash of a call, whatever the order of its arguments."""
-    return digest(json.dumps([name, arguments], sort_keys=True, ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from mcp_types.methods import serialize_server_result
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from ...domain.digests import KEY_BYTES
 from ...domain.errors import (
     AnswerRefused,
     ExecutionForgotten,
@@ -70,9 +71,6 @@ PROMPTS_GET: Final = "prompts/get"
 COMPLETE: Final = "completion/complete"
 SERVED_VERSIONS: Final = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
 """Every revision that is served here, of both eras: a client that is refused one may choose another."""
-
-KEY_BYTES: Final = 128
-"""Longest idempotency key."""
 
 PROBLEMS_BYTES: Final = 4 * KIB
 """Longest list of argument problems that a caller is shown."""

@@ -12,10 +12,11 @@ from typing import Any
 
 import pydantic_core
 
+from ...domain.digests import digest
 from ...domain.questions import RecordedQuestion
 from ...domain.task import new_token
 from ...store.sessions import Session, interview_name
-from ..core.requests import QuestionWithoutHandle, digest
+from ..core.requests import QuestionWithoutHandle
 from ..transport.outgoing import Outgoing
 from . import wire
 from .session_services import SessionServices

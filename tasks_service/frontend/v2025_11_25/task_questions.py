@@ -9,12 +9,12 @@ import logging
 import math
 import time
 
+from ...domain.digests import digest
 from ...domain.errors import StoreUnavailable
 from ...domain.questions import RecordedQuestion, open_questions
 from ...domain.task import Task
 from ...store.sessions import ASK_LOCK_SECONDS
 from ..core.answers import asked_again
-from ..core.requests import digest
 from . import wire
 from .session_services import SessionServices, StreamPolicy
 

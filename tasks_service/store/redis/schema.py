@@ -211,6 +211,7 @@ TASK = Shape(
         Field("entries", "journal_length", 0),
         Field("entry_bytes", "journal_bytes", 0),
         Field("idempotency", "idempotency", ""),
+        Field("parent", "parent", ""),
     ],
     keeps=True,
 )

@@ -11,7 +11,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from ...domain.task import Owner
+from ..domain.task import Owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,9 @@ class Principal:
 
 LOCAL_USER = Principal(issuer="local", subject="user")
 """The one user of a service that only this machine can reach: stdio, and loopback without API keys."""
+
+API_KEY_ISSUER = "api-key"
+"""The issuer of principals that an API key names."""
 
 
 def owner_of(principal: Principal, secret: bytes) -> Owner:
