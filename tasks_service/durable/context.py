@@ -25,8 +25,9 @@ from pydantic import BaseModel
 from ..domain.errors import ClientCannot
 from ..domain.events import Question as DomainQuestion
 from ..domain.questions import encode
-from ..domain.task import ClientCapability, EntryKind, JournalEntry, JsonText
+from ..domain.task import ClientCapability, EntryKind, JournalEntry
 from .attempt import Attempt
+from .children import AsyncChildren, Children
 from .content import Message
 from .journal import Call
 from .log_messages import TOOL_LOGGERS, Level, log_message, write_log
@@ -46,8 +47,9 @@ from .questions import (
 from .replies import ModelReply, Root
 from .retry import RetryPolicy
 from .sdk_objects import SDKObject
-from .steps import inside_step, refuse_inside_step, step_call, step_entry, step_value
+from .steps import AsyncSteps, Steps, refuse_inside_step, step_call, step_value
 from .suspension import Suspension
+from .timers import Timer, timer_of
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -78,6 +80,11 @@ class _Context:
     def owner(self) -> str:
         """The owner of the task: an opaque, stable hash."""
         return self._attempt.task.owner
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C trace parent of the call that made the task; empty if it had none."""
+        return self._attempt.task.trace
 
     @property
     def tool(self) -> str:
@@ -132,21 +139,24 @@ class _Context:
             for name, recorded in asked.items()
         ]
 
-    def _timer(self, duration: timedelta | float, name: str) -> tuple[JournalEntry, int, bool]:
-        """The timer of a sleep, the milliseconds left of it, and whether it was recorded before."""
+    def _timer(self, duration: timedelta | float, name: str) -> Timer:
+        """The timer of a sleep."""
         refuse_inside_step("sleep")
-        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-        call = Call(EntryKind.TIMER, self._journal.name_of_use(EntryKind.TIMER, name), "")
-        now_ms = self._attempt.now_ms()
-        if (entries := self._journal.match([call])) is not None:
-            return entries[0], int(entries[0].value) - now_ms, True
-        until_ms = now_ms + max(round(seconds * 1000), 0)
-        entry = JournalEntry(kind=call.kind, name=call.name, digest="", value=JsonText(str(until_ms)))
-        return entry, until_ms - now_ms, False
+        return timer_of(self._attempt, duration, name)
 
 
 class TaskContext(_Context):
     """The context of a sync tool."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(attempt)
+        self._steps = Steps(attempt)
+        self._children = Children(attempt, self._steps)
+
+    @property
+    def children(self) -> Children:
+        """For the engine: see `TaskService.submit`."""
+        return self._children
 
     def check(self) -> None:
         """Stop here if the attempt must stop; cheap enough for every loop.
@@ -386,12 +396,7 @@ class TaskContext(_Context):
         self._attempt.check()
         refuse_inside_step(f"take step {name!r}")
         call = step_call(self._journal, name, args, kwargs)
-        if (entries := self._journal.match([call])) is not None:
-            (entry,) = entries
-        else:
-            with inside_step(name):
-                entry = step_entry(call, self._with_retries(fn, args, kwargs, retry))
-            self._attempt.record(entry)
+        entry = self._steps.once(call, lambda: self._with_retries(fn, args, kwargs, retry))
         value: T = step_value(fn, entry.value)
         return value
 
@@ -440,6 +445,13 @@ class AsyncTaskContext(_Context):
     def __init__(self, attempt: Attempt) -> None:
         super().__init__(attempt)
         self._suspension = Suspension(attempt)
+        self._steps = AsyncSteps(attempt, self._suspension)
+        self._children = AsyncChildren(attempt, self._steps, self._suspension)
+
+    @property
+    def children(self) -> AsyncChildren:
+        """For the engine: see `TaskService.asubmit`."""
+        return self._children
 
     async def check(self) -> None:
         """See `TaskContext.check`."""
@@ -574,14 +586,7 @@ class AsyncTaskContext(_Context):
         self._attempt.check()
         refuse_inside_step(f"take step {name!r}")
         call = step_call(self._journal, name, args, kwargs)
-        if (entries := self._journal.match([call])) is not None:
-            (entry,) = entries
-        else:
-            await self._suspension.wait_until_open()
-            with self._suspension.busy():
-                with inside_step(name):
-                    entry = step_entry(call, await self._with_retries(fn, args, kwargs, retry))
-                await asyncio.to_thread(self._attempt.record, entry)
+        entry = await self._steps.once(call, lambda: self._with_retries(fn, args, kwargs, retry))
         value: T = step_value(fn, entry.value)
         return value
 
@@ -590,9 +595,7 @@ class AsyncTaskContext(_Context):
         self._attempt.check()
         timer, left_ms, recorded = self._timer(duration, name)
         if not recorded:
-            await self._suspension.wait_until_open()
-            with self._suspension.busy():
-                await asyncio.to_thread(self._attempt.record, timer)
+            await self._steps.record(timer)
         if left_ms > SHORT_SLEEP_MS:
             await self._suspension.sleep(left_ms)
         await self._attempt.clock.sleep_async(max(left_ms, 0) / 1000)
@@ -624,7 +627,10 @@ class AsyncTaskContext(_Context):
         raise AssertionError("the last attempt returns or raises")
 
 
-_current: ContextVar[TaskContext | None] = ContextVar("tasks_service_context", default=None)
+RunningContext = TaskContext | AsyncTaskContext
+"""The context of a tool that runs."""
+
+_current: ContextVar[RunningContext | None] = ContextVar("tasks_service_context", default=None)
 
 
 def current_context() -> TaskContext:
@@ -633,14 +639,20 @@ def current_context() -> TaskContext:
     Raises:
         LookupError: No sync tool runs here.
     """
-    if (context := _current.get()) is None:
+    context = _current.get()
+    if context is None or isinstance(context, AsyncTaskContext):
         raise LookupError("No tool runs here; current_context() is for code that a sync tool calls")
     return context
 
 
+def running_context() -> RunningContext | None:
+    """The context of the tool that runs here, sync or async; None if none does."""
+    return _current.get()
+
+
 @contextmanager
-def running_in(context: TaskContext) -> Iterator[None]:
-    """Make `current_context` return a context; for the engine of a worker."""
+def running_in(context: RunningContext) -> Iterator[None]:
+    """Make a context that of the tool that runs here; for the engine of a worker."""
     token = _current.set(context)
     try:
         yield

@@ -1,10 +1,11 @@
-"""Steps: their journal entries, and reading their results back."""
+"""Steps: running each once, their journal entries, and reading their results back."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
@@ -17,7 +18,9 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from ..domain.errors import NotJson
 from ..domain.limits import DEFAULT_LIMITS, to_json
 from ..domain.task import EntryKind, JournalEntry
+from .attempt import Attempt
 from .journal import Call, Journal
+from .suspension import Suspension
 
 _inside: ContextVar[str | None] = ContextVar("tasks_service_step", default=None)
 
@@ -60,6 +63,55 @@ def step_value(fn: Callable[..., Any], text: str) -> Any:
     except (TypeError, ValueError, NameError, PydanticUserError):
         return json.loads(text)
     return adapter.validate_json(text)
+
+
+class Steps:
+    """Runs what must not happen twice in a sync tool.
+
+    Args:
+        attempt: The attempt, whose journal is read and written.
+    """
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def once(self, call: Call, run: Callable[[], Any]) -> JournalEntry:
+        """What a call has come to, in an earlier attempt or now."""
+        if (entries := self._attempt.journal.match([call])) is not None:
+            return entries[0]
+        with inside_step(call.name):
+            entry = step_entry(call, run())
+        self._attempt.record(entry)
+        return entry
+
+
+class AsyncSteps:
+    """`Steps` for an async tool, whose attempt does not end while one is taken.
+
+    Args:
+        attempt: See `Steps`.
+        suspension: Ends the attempt.
+    """
+
+    def __init__(self, attempt: Attempt, suspension: Suspension) -> None:
+        self._attempt, self._suspension = attempt, suspension
+
+    async def once(self, call: Call, run: Callable[[], Awaitable[Any]]) -> JournalEntry:
+        """See `Steps.once`."""
+        if (entries := self._attempt.journal.match([call])) is not None:
+            return entries[0]
+        await self._suspension.wait_until_open()
+        with self._suspension.busy():
+            with inside_step(call.name):
+                entry = step_entry(call, await run())
+            await asyncio.to_thread(self._attempt.record, entry)
+        return entry
+
+    async def record(self, entry: JournalEntry) -> None:
+        """Record an entry."""
+        await self._suspension.wait_until_open()
+        with self._suspension.busy():
+            await asyncio.to_thread(self._attempt.record, entry)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 from celery.exceptions import WorkerShutdown, WorkerTerminate
@@ -35,7 +36,7 @@ from ..domain.limits import Limits
 from ..domain.names import task_hash
 from ..domain.task import JournalEntry, Task
 from ..durable.clock import SYSTEM_CLOCK, Clock
-from ..durable.context import AsyncTaskContext, TaskContext, current_context, running_in
+from ..durable.context import AsyncTaskContext, RunningContext, TaskContext, current_context, running_in
 from ..durable.journal import Journal
 from ..failpoints import failpoint
 from ..store.maintenance import MaintenanceStore
@@ -209,8 +210,7 @@ class Executor:
     def _settled(self, value: Any, attempt: RunningAttempt) -> Any:
         """What a function has come to in the end: a coroutine is awaited, an iterator is read to its end."""
         if inspect.isawaitable(value):
-            awaitable = value
-            value = self._loop.run(lambda: awaitable, attempt)
+            value = self._loop.run(partial(_awaited, value, AsyncTaskContext(attempt)), attempt)
         return gathered(value)
 
     def body_of(self, tool: Tool) -> Body:
@@ -224,11 +224,12 @@ class Executor:
             raise TypeError(f"{tool.name} has no function")
 
         def call(attempt: RunningAttempt, arguments: dict[str, Any]) -> Any:
-            context = AsyncTaskContext(attempt) if tool.is_async else current_context()
+            if not tool.is_async:
+                by_position, by_name = tool.passed(arguments, current_context())
+                return function(*by_position, **by_name)
+            context = AsyncTaskContext(attempt)
             by_position, by_name = tool.passed(arguments, context)
-            if tool.is_async:
-                return self._loop.run(lambda: function(*by_position, **by_name), attempt)
-            return function(*by_position, **by_name)
+            return self._loop.run(lambda: _called(function, by_position, by_name, context), attempt)
 
         return call
 
@@ -297,6 +298,19 @@ class Executor:
             self._commit(attempt, tool, result_too_large(tool, attempt.lease_id, error))
         except (TaskNotFound, InvalidTransition) as refusal:
             logger.info("The outcome of task %s does not count: %s", name, refusal)
+
+
+async def _called(
+    function: Callable[..., Any], by_position: list[Any], by_name: dict[str, Any], context: RunningContext
+) -> Any:
+    """Call an async tool on the loop, where its context is that of the tool that runs."""
+    with running_in(context):
+        return await function(*by_position, **by_name)
+
+
+async def _awaited(awaitable: Awaitable[Any], context: RunningContext) -> Any:
+    with running_in(context):
+        return await awaitable
 
 
 def _is_ctrl_c_pythons() -> bool:

@@ -38,6 +38,7 @@ class Life:
         capabilities: What the client can be asked.
         ask: The questions that the tool declares.
         given: The answers to them.
+        store: Where the task is.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class Life:
         capabilities: Collection[ClientCapability] = (ClientCapability.FORM,),
         ask: Mapping[str, Question] | None = None,
         given: Mapping[str, Any] | None = None,
+        store: type[MemoryTaskStore] = MemoryTaskStore,
     ) -> None:
         self.now_ms = 1_700_000_000_000
-        self.store = MemoryTaskStore(clock=lambda: self.now_ms)
+        self.store = store(clock=lambda: self.now_ms)
         self.task_id = new_task_id(OWNER)
         self.store.create(
             Create(
