@@ -39,7 +39,8 @@ class Fingerprints:
 
     Attributes:
         owners: Of the secret that keys the hash of owners.
-        sealing: Of the secrets that open what was sealed; the first one seals.
+        sealing: Of the secrets that open what was sealed; the first one seals. Empty: of a program that seals
+            nothing.
     """
 
     owners: str
@@ -100,6 +101,21 @@ def existing_keys(
 
 def _fingerprint(secret: bytes, purpose: str) -> str:
     return derive_key(secret, f"fingerprint of the secret of {purpose}")[:FINGERPRINT_BYTES].hex()
+
+
+def existing_owner_secret(
+    secret: SecretStr | None, owner_secret: SecretStr | None, data_dir: Path
+) -> bytes | None:
+    """As `existing_keys`, for a program that only names owners: the owner secret alone is enough."""
+    if owner_secret is not None:
+        return check_secret("TASKS_OWNER_SECRET", owner_secret)
+    keys = existing_keys(secret, (), None, data_dir)
+    return None if keys is None else keys.owner_secret
+
+
+def owners_fingerprint(owner_secret: bytes) -> Fingerprints:
+    """The fingerprints of a program that seals nothing, and only names owners."""
+    return Fingerprints(owners=_fingerprint(owner_secret, "owners"), sealing=())
 
 
 def derive_key(secret: bytes, purpose: str) -> bytes:

@@ -174,7 +174,12 @@ class Engine:
         return Dispatcher(self.app, redis_url=self.settings.redis_url, broker_url=self.settings.broker_url)
 
     def store(
-        self, outbox: Dispatcher | None = None, *, deadline: float = 10.0, pool: int | None = None
+        self,
+        outbox: Dispatcher | None = None,
+        *,
+        deadline: float = 10.0,
+        pool: int | None = None,
+        guarded: bool = False,
     ) -> RedisTaskStore:
         """A store for this process.
 
@@ -182,6 +187,7 @@ class Engine:
             outbox: Makes messages; a new dispatcher if not given.
             deadline: Seconds that an operation may take.
             pool: The most connections; the settings' number if not given.
+            guarded: Whether new tasks are refused while Redis is short of memory.
 
         Raises:
             ConfigurationError: No store is configured.
@@ -200,6 +206,7 @@ class Engine:
             outbox=outbox or self.dispatcher(),
             pool=pool or settings.pool,
             deadline=deadline,
+            guarded=guarded,
         )
 
     def _forget(self) -> None:

@@ -27,7 +27,7 @@ from .connection import Pools, client_findings, connect_to_master, connection_op
 from .drivers import BlockingDriver, exchange
 from .health import examine
 from .layout import Layout
-from .memory_guard import fullest
+from .memory_guard import MemoryGuard, fullest
 from .permissions import Role, check_permissions
 from .programs import Clock
 from .publications import announce, parse_change, report
@@ -63,6 +63,7 @@ class RedisTaskStore:
         clock: From the server's time to the time that decisions use, in ms; for tests.
         timings: How long to wait for what.
         patient: See `BlockingDriver`.
+        guarded: Whether new tasks are refused while the server's memory is short (see `memory_guard`).
     """
 
     def __init__(
@@ -78,13 +79,16 @@ class RedisTaskStore:
         clock: Clock | None = None,
         timings: Timings = DEFAULT_TIMINGS,
         patient: bool = True,
+        guarded: bool = False,
     ) -> None:
         address = parse_address(url)
         self._user, self._timings = address.user, timings
         self._layout = Layout(prefix, shards or address.shards)
         shared = (self._layout, limits, deadline, clock)
         self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
-        self._transitions = Transitions(*shared, outbox or NoOutbox(), None, self._reads, timings)
+        each_shard = address.kind is Kind.CLUSTER
+        self._guard = MemoryGuard(timings.memory, each_shard=each_shard) if guarded else None
+        self._transitions = Transitions(*shared, outbox or NoOutbox(), self._guard, self._reads, timings)
         self._repairs = Repairs(self._transitions)
         self._registry = RedisRegistry(self, RegistryPrograms(*shared))
         self._servers = servers_at(address, self._layout.home)
@@ -188,8 +192,15 @@ class RedisTaskStore:
     # --- ClientStore -------------------------------------------------------------------------------------
 
     def create(self, event: Create) -> Created:
-        """See `ClientStore.create`."""
-        return self.run(self._transitions.create(event))
+        """See `ClientStore.create`.
+
+        Raises:
+            StoreFull: The server's memory is short, and this store is `guarded`.
+        """
+        program = self._transitions.create(event)
+        if self._guard is not None:
+            program = self._guard.beside(program, self._layout.shard_of_owner(event.owner))
+        return self.run(program)
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `ClientStore.get`."""

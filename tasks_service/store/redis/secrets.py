@@ -41,14 +41,14 @@ def compare_secrets(
     (reply,) = yield from once([read], deadline)
     if isinstance(reply, ResponseError):
         return [_misshapen(key, reply)]
-    first = {OWNERS: ours.owners, SEALING: ours.sealing[0]}
+    first = {OWNERS: ours.owners} if not ours.sealing else {OWNERS: ours.owners, SEALING: ours.sealing[0]}
     lacking: list[Command] = [("HSETNX", key, *item) for item in first.items() if item[0] not in reply[::2]]
     if lacking and notes:
         # Of several who are first at once, one is; all read who.
         *_, reply = yield from _written([*lacking, read], deadline, otherwise=reply)
     noted = dict(zip(reply[::2], reply[1::2], strict=True))
     found = list(_differences(key, noted, ours))
-    if notes and not found and noted.get(SEALING) != ours.sealing[0]:
+    if notes and not found and noted.get(SEALING) != first.get(SEALING):
         yield from _written([("HSET", key, SEALING, ours.sealing[0])], deadline, otherwise=None)
     return found
 
@@ -72,7 +72,7 @@ def _differences(key: str, noted: dict[str, str], ours: Fingerprints) -> Iterato
             "if theirs have it; or give this deployment a store of its own, by TASKS_KEY_PREFIX. If no "
             f"stored task matters any more, run: redis-cli DEL '{key}'",
         )
-    elif noted.get(SEALING, ours.sealing[0]) not in ours.sealing:
+    elif ours.sealing and noted.get(SEALING, ours.sealing[0]) not in ours.sealing:
         yield Finding(
             severity=Severity.ERROR,
             what="This process seals with another secret than the front ends that have used this store, and "
