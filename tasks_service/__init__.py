@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .authoring.completion import Completion
     from .authoring.function import RequestContext
     from .authoring.headers import Header
+    from .crypto.owners import LOCAL_USER, Principal
     from .domain.errors import (
         AttemptEnded,
         AttemptLost,
@@ -21,12 +22,22 @@ if TYPE_CHECKING:
         ClientCannot,
         ClientError,
         ConfigurationError,
+        IdempotencyConflict,
+        InvalidArguments,
+        LimitExceeded,
+        NotJson,
         ProtocolError,
+        QuotaExceeded,
         ResourceNotFound,
+        StoreUnavailable,
         TaskCancelled,
+        TaskFailed,
+        TaskNotFound,
+        TaskWasCancelled,
         ToolError,
         WorkerStopping,
     )
+    from .domain.task import Progress, TaskStatus
     from .durable.annotations import Annotations, ToolAnnotations
     from .durable.content import Audio, EmbeddedResource, Image, Message, ResourceLink, Text, ToolResult
     from .durable.context import AsyncTaskContext, TaskContext, current_context
@@ -35,10 +46,12 @@ if TYPE_CHECKING:
     from .durable.retry import RetryPolicy
     from .service import TaskService
     from .settings import Settings
+    from .submission.handle import TaskHandle, TaskState
     from .worker.maintenance.schedule import BEAT_SCHEDULE
 
 __all__ = [
     "BEAT_SCHEDULE",
+    "LOCAL_USER",
     "Annotations",
     "AsyncTaskContext",
     "AttemptEnded",
@@ -54,11 +67,18 @@ __all__ = [
     "EmbeddedResource",
     "Form",
     "Header",
+    "IdempotencyConflict",
     "Image",
+    "InvalidArguments",
+    "LimitExceeded",
     "Link",
     "Message",
     "ModelReply",
+    "NotJson",
+    "Principal",
+    "Progress",
     "ProtocolError",
+    "QuotaExceeded",
     "RequestContext",
     "ResourceLink",
     "ResourceNotFound",
@@ -67,9 +87,16 @@ __all__ = [
     "Roots",
     "Sampling",
     "Settings",
+    "StoreUnavailable",
     "TaskCancelled",
     "TaskContext",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskNotFound",
     "TaskService",
+    "TaskState",
+    "TaskStatus",
+    "TaskWasCancelled",
     "Text",
     "ToolAnnotations",
     "ToolError",
@@ -82,6 +109,10 @@ _MODULES = {
     ".authoring.completion": ("Completion",),
     ".authoring.function": ("RequestContext",),
     ".authoring.headers": ("Header",),
+    ".crypto.owners": (
+        "LOCAL_USER",
+        "Principal",
+    ),
     ".domain.errors": (
         "AttemptEnded",
         "AttemptLost",
@@ -89,11 +120,24 @@ _MODULES = {
         "ClientCannot",
         "ClientError",
         "ConfigurationError",
+        "IdempotencyConflict",
+        "InvalidArguments",
+        "LimitExceeded",
+        "NotJson",
         "ProtocolError",
+        "QuotaExceeded",
         "ResourceNotFound",
+        "StoreUnavailable",
         "TaskCancelled",
+        "TaskFailed",
+        "TaskNotFound",
+        "TaskWasCancelled",
         "ToolError",
         "WorkerStopping",
+    ),
+    ".domain.task": (
+        "Progress",
+        "TaskStatus",
     ),
     ".durable.annotations": (
         "Annotations",
@@ -128,6 +172,10 @@ _MODULES = {
     ".durable.retry": ("RetryPolicy",),
     ".service": ("TaskService",),
     ".settings": ("Settings",),
+    ".submission.handle": (
+        "TaskHandle",
+        "TaskState",
+    ),
     ".worker.maintenance.schedule": ("BEAT_SCHEDULE",),
 }
 """Where each of these names is defined."""

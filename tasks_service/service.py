@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from datetime import timedelta
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from celery import Celery
@@ -18,11 +19,15 @@ from .authoring.tool import Tool, ToolRegistry, build_tool
 from .authoring.tool_options import ToolOptions, tool_fields
 from .broker.app import add_queues, create_app
 from .broker.dispatcher import Dispatcher
+from .crypto.owners import Principal
 from .domain.errors import ConfigurationError
 from .domain.tools import COMPANION_TOOLS, DEFAULT_QUEUE
 from .extras import front_end_packages
 from .settings import Settings, load_settings
 from .store.announcements import Listed, list_name, resource_name
+from .submission.handle import TaskHandle
+from .submission.process_store import ProcessStore
+from .submission.submitter import SubmitOptions, Submitter
 from .worker.bootsteps import install
 from .worker.celery_command import operators_mistakes
 from .worker.celery_tasks import register_tool
@@ -83,6 +88,8 @@ class TaskService:
             owns_app=self._owns_app,
         )
         refuse_later_tasks(self._celery, self.tools)
+        store = ProcessStore(partial(self._engine.store, deadline=self.settings.store_deadline, guarded=True))
+        self._submitter = Submitter(name, self.tools, self.settings, store)
 
     @property
     def celery(self) -> Celery:
@@ -227,6 +234,102 @@ class TaskService:
             return function
 
         return cast("Callable[[F], F]", _decorator("completion", None, add))
+
+    def submit(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        owner: str | Principal | None = None,
+        visible: bool | None = None,
+        ttl: timedelta | None = None,
+        retention: timedelta | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str = "",
+        step: str | None = None,
+        **named: Any,
+    ) -> TaskHandle:
+        """Start a tool from Python, as in `service.submit("render", scene="kitchen")`; returns at once.
+
+        Arguments are checked, and quotas hold, as for a client. Inside a tool, this is a step: it submits
+        once, however often the tool runs, and the record of the new task names the one that submitted it.
+
+        Args:
+            tool: The tool's name. Its module must be imported in this process.
+            arguments: The tool's arguments, where one of them is called like an option of this method.
+            owner: Whose task it is: the name of an API key, `LOCAL_USER`, or a `Principal`. None: nobody's
+                whom a front end knows; inside a tool, whose task the tool runs.
+            visible: Whether the owner's clients see the task. None: if an owner is given.
+            ttl: As the option of the tool, for this task.
+            retention: As the option of the tool, for this task.
+            idempotency_key: A text of at most 128 bytes. While its task is kept, the same key of the same
+                owner leads to that task, and starts no other.
+            traceparent: The W3C trace parent; inside a tool, by default, that of its own call.
+            step: Inside a tool, the step's name, which concurrent branches of an async tool must choose.
+                None: `submit` and the name of the tool.
+            named: The tool's arguments by name: JSON, or what pydantic makes JSON of.
+
+        Returns:
+            A handle, to follow the task, wait for its result, and cancel it.
+
+        Raises:
+            ConfigurationError: There is no such tool here, an option cannot work, or no Redis is configured.
+            InvalidArguments, NotJson, LimitExceeded: The arguments are refused; nothing was recorded.
+            QuotaExceeded: The owner, or the store, has too many tasks.
+            IdempotencyConflict: The key was used for another tool or other arguments.
+            StoreUnavailable: Redis did not answer in time; submit again, with an idempotency key if the tool
+                may run once only.
+        """
+        options = SubmitOptions(
+            owner=owner,
+            visible=visible,
+            ttl=ttl,
+            retention=retention,
+            idempotency_key=idempotency_key,
+            traceparent=traceparent,
+            step=step,
+        )
+        return self._submitter.submit(tool, arguments, named, options)
+
+    async def asubmit(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        owner: str | Principal | None = None,
+        visible: bool | None = None,
+        ttl: timedelta | None = None,
+        retention: timedelta | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str = "",
+        step: str | None = None,
+        **named: Any,
+    ) -> TaskHandle:
+        """`submit` for an event loop, and for async tools."""
+        options = SubmitOptions(
+            owner=owner,
+            visible=visible,
+            ttl=ttl,
+            retention=retention,
+            idempotency_key=idempotency_key,
+            traceparent=traceparent,
+            step=step,
+        )
+        return await self._submitter.asubmit(tool, arguments, named, options)
+
+    def handle(self, task_id: str, *, owner: str | Principal | None = None) -> TaskHandle:
+        """The handle of a task whose id was kept; connects to nothing.
+
+        Args:
+            task_id: The `task_id` of a handle, or the id that a client was given.
+            owner: Whose task it is; as it was given to `submit`.
+
+        Raises:
+            ConfigurationError: The owner cannot be, or this is no id.
+        """
+        return self._submitter.handle(task_id, owner)
 
     def announce(self, changed: Literal["tools", "prompts", "resources"]) -> None:
         """Notify clients that a list has changed, so that they read it again.

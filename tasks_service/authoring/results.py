@@ -83,6 +83,24 @@ class Results:
         content = blocks if blocks is not None else [_text(sent)]
         return {"content": content, "structuredContent": {"result": sent} if self.wraps else sent}
 
+    def read(self, recorded: Mapping[str, Any]) -> Any:
+        """The value that a recorded result stands for, for a caller in Python.
+
+        What is structured becomes a value of the hint's type. Without a hint it is the text; what holds more
+        than one text is the list of blocks, as they are recorded.
+        """
+        if "structuredContent" not in recorded:
+            return _plain(recorded["content"])
+        sent = recorded["structuredContent"]
+        if self.wraps and isinstance(sent, Mapping) and sent.keys() == {"result"}:
+            sent = sent["result"]
+        if self._adapter is None:
+            return sent
+        try:
+            return self._adapter.validate_json(json.dumps(sent))
+        except ValidationError:
+            return sent  # recorded under an older hint
+
     def _whole(self, result: ToolResult) -> dict[str, Any]:
         try:
             recorded = result.recorded()
@@ -241,6 +259,16 @@ def _mismatch(error: ValidationError, value: Any) -> str:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     path = ".".join(map(str, problem["loc"]))
     return f"it does not match the output schema: {path + ': ' if path else ''}{problem['msg']}"
+
+
+def blocks_text(blocks: Sequence[Mapping[str, Any]]) -> str:
+    """The text of recorded blocks, line by line; other blocks are left out."""
+    return "\n".join(block["text"] for block in blocks if block.get("type") == "text")
+
+
+def _plain(blocks: Sequence[Mapping[str, Any]]) -> Any:
+    """The text of a block that is one and alone; otherwise the blocks."""
+    return blocks[0]["text"] if len(blocks) == 1 and blocks[0].get("type") == "text" else list(blocks)
 
 
 def _blocks(value: Any) -> list[dict[str, Any]] | None:

@@ -116,7 +116,7 @@ def tool_fields(place: Place, options: ToolOptions, queue: str) -> dict[str, Any
         "queue": options.get("queue") or queue,
         "retry": _retry(place, options),
         "grace_ms": _grace_ms(place, options, support),
-        "handle_after_ms": 0 if handle_after is None else _milliseconds(place, "handle_after", handle_after),
+        "handle_after_ms": 0 if handle_after is None else duration_ms(place, "handle_after", handle_after),
         "ask": _questions(place, options),
         "release_client": release_client,
     }
@@ -142,7 +142,7 @@ def quoted_duration(value: Any) -> str:
     return f", as in timedelta(seconds={value})"
 
 
-def _refused(place: Place, option: str, value: Any, expected: str) -> ConfigurationError:
+def _refused(place: Place | str, option: str, value: Any, expected: str) -> ConfigurationError:
     return ConfigurationError(f"{place}: {option}={value!r}: expected {expected}")
 
 
@@ -194,12 +194,12 @@ def _grace_ms(place: Place, options: ToolOptions, support: TaskSupport) -> int:
         return 0
     if support is not TaskSupport.OPTIONAL:
         raise ConfigurationError(f"{place}: grace= is for task='optional' only, not for task='{support}'")
-    return _milliseconds(place, "grace", grace)
+    return duration_ms(place, "grace", grace)
 
 
 def _policy(place: Place, options: ToolOptions) -> Policy:
     durations: dict[str, Any] = {
-        f"{option}_ms": _milliseconds(place, option, options[option])
+        f"{option}_ms": duration_ms(place, option, options[option])
         for option in ("ttl", "retention", "queue_timeout", "timeout", "poll_interval", "lease")
         if option in options
     }
@@ -211,14 +211,33 @@ def _policy(place: Place, options: ToolOptions) -> Policy:
         raise ConfigurationError(
             f"{place}: lease: at least 1 second is needed, for a worker to renew it in time"
         )
+    check_retention(place, policy)
+    return policy
+
+
+def check_retention(place: Place | str, policy: Policy) -> None:
+    """Refuse a retention that leaves a task no time to run.
+
+    Raises:
+        ConfigurationError: It is as long as the longest life of a task.
+    """
     if policy.retention_ms > policy.max_lifetime_ms - MINUTE:
         raise ConfigurationError(
             f"{place}: retention: less than {policy.max_lifetime_ms // DAY} days, or no time is left"
         )
-    return policy
 
 
-def _milliseconds(place: Place, option: str, duration: timedelta) -> int:
+def duration_ms(place: Place | str, option: str, duration: timedelta) -> int:
+    """The milliseconds of a duration.
+
+    Args:
+        place: Where the option is written, for errors.
+        option: Its name.
+        duration: Its value.
+
+    Raises:
+        ConfigurationError: It is none, or not positive, or too long.
+    """
     if not isinstance(duration, timedelta):
         raise _refused(place, option, duration, f"a datetime.timedelta{quoted_duration(duration)}")
     if not timedelta(0) < duration <= LONGEST:

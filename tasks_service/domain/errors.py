@@ -311,6 +311,35 @@ class RecordTooNew(CorruptRecord):
         self.version, self.newest = version, newest
 
 
+class TaskFailed(TasksServiceError):
+    """A task that was submitted has failed, or its result reports an error.
+
+    Attributes:
+        message: What its caller may know; the exception itself is in the record, for operators.
+        kind: Why, as in `timeout` or `attempts` (see docs/guarantees.md); None: its tool raised an exception.
+        code: The code of an author's `ProtocolError`, or None.
+        data: The data of an author's `ProtocolError`.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str | None = None, code: int | None = None, data: Any = None
+    ) -> None:
+        super().__init__(message)
+        self.message, self.kind, self.code, self.data = message, kind, code, data
+
+
+class TaskWasCancelled(TasksServiceError):
+    """A task that was submitted was cancelled, so that it has no result.
+
+    Attributes:
+        reason: What its status message says; None: nothing.
+    """
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(reason or "The task was cancelled.")
+        self.reason = reason
+
+
 class ToolError(Exception):
     """An author's error for the caller: the client gets the message as an `isError` result; never retried.
 
