@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import subprocess
 import sys
@@ -92,8 +91,7 @@ def test_every_example_is_python_that_imports_what_there_is(page: Path) -> None:
             if not isinstance(node, ast.ImportFrom) or node.level:
                 continue
             if node.module and node.module.partition(".")[0] not in of_the_reader:
-                module = importlib.import_module(node.module)
-                assert all(hasattr(module, name.name) for name in node.names)
+                exec(compile(ast.Module([node], type_ignores=[]), example.where, "exec"), {})
 
 
 def anchors(page: Path) -> set[str]:

@@ -126,6 +126,7 @@ RUN_BY = {
     "guide-celery.md": "test_pages.py",
     "guide-operators.md": "test_pages.py",
     "guide-testing.md": "test_guide_testing.py",
+    "guide-submitting.md": "../e2e/test_guide_submitting.py",
 }
 """Which file of tests runs the Python of a page, as one module."""
 
