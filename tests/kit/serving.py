@@ -44,10 +44,11 @@ def serving(
     library: Library | None = None,
     outbox: Outbox | None = None,
     timings: Timings = DEFAULT_TIMINGS,
+    port: int = 0,
 ) -> Iterator[int]:
-    """Serve the front end on a free port of this machine, in a thread; yields the port."""
-    with serving_app(front_end_of(tools, configuration, library, outbox, timings)) as port:
-        yield port
+    """Serve the front end on a port of this machine, by default a free one, in a thread; yields the port."""
+    with serving_app(front_end_of(tools, configuration, library, outbox, timings), port) as served:
+        yield served
 
 
 def front_end_of(
@@ -80,11 +81,11 @@ def serving_codeless(
 
 
 @contextmanager
-def serving_app(app: FrontEnd) -> Iterator[int]:
-    """Serve a front end on a free port of this machine, in a thread; yields the port."""
+def serving_app(app: FrontEnd, port: int = 0) -> Iterator[int]:
+    """Serve a front end on a port of this machine, by default a free one, in a thread; yields the port."""
     config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)
     server = DrainingServer(app, config)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     thread.start()
     try:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from tasks_service.domain.task import TaskStatus
 from tasks_service.domain.tools import TaskSupport
 from tasks_service.extension import IDEMPOTENCY_META
 from tasks_service.frontend.timings import Timings
+from tests.kit.balancer import balancing
 from tests.kit.hand_worker import Worker
+from tests.kit.servers import free_port
 from tests.kit.serving import registry, serving, settings
 from tests.kit.sessions import SessionClient, is_answer, is_request
 from tests.kit.stored import ids_of
@@ -310,3 +313,45 @@ def test_no_request_is_lost_that_is_sent_while_it_stops(front_end: Stoppable) ->
         for one in storms:
             one.result()
     assert Counter(outcomes) == {"200": len(outcomes)}
+
+
+def test_no_call_fails_behind_a_balancer_while_front_ends_are_restarted_in_turn(
+    redis_url: str, tools: ToolRegistry, tmp_path: Path, busy_worker: Worker
+) -> None:
+    """What the guide's proxies do in earnest (tests/proxies), with the simplest that there is."""
+    made = [
+        Stoppable(
+            partial(
+                serving,
+                tools,
+                settings(redis_url, tmp_path, drain_delay=0),
+                timings=Timings(stop=0.2),
+                port=port,
+            )
+        )
+        for port in (free_port(), free_port())
+    ]
+    outcomes: Counter[str] = Counter()
+    over = threading.Event()
+
+    def calls(port: int) -> None:
+        while not over.is_set():
+            try:
+                text = called(port, "greet").result["content"][0]["text"]
+                outcomes["ok" if text == "Hello, Ada!" or "task_result" in text else text] += 1
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                outcomes[repr(error)] += 1
+
+    with balancing([front_end.start() for front_end in made]) as port, ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(calls, port) for _ in range(4)]
+        for front_end in made:
+            served = outcomes.total()
+            wait_until(lambda served=served: outcomes.total() > served + 20, "calls are answered")  # type: ignore[misc]
+            front_end.stop()
+            front_end.start()
+        over.set()
+        for client in clients:
+            client.result()
+    for front_end in made:
+        front_end.stop()
+    assert outcomes == {"ok": outcomes.total()}
