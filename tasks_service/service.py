@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
@@ -54,6 +54,8 @@ class TaskService:
         settings: Configuration; read from `TASKS_*` variables if not given.
         version: The server's version, for clients.
         instructions: What these tools are good for, for the model.
+        former_names: Names that the service had before. Workers run tasks that were recorded under them too;
+            those of any other service they leave to that service's workers.
 
     Attributes:
         tools: The tools, by name.
@@ -69,6 +71,7 @@ class TaskService:
         settings: Settings | None = None,
         version: str = "",
         instructions: str | None = None,
+        former_names: Iterable[str] = (),
     ) -> None:
         self.name, self.version, self.instructions = name, version, instructions
         self.tools = ToolRegistry()
@@ -77,7 +80,7 @@ class TaskService:
         with operators_mistakes():
             self.settings = settings or load_settings()
             self._celery = celery or self._own_app()
-        self._engine = Engine(self._celery, self.settings)
+        self._engine = Engine(self._celery, self.settings, frozenset({name, *former_names}))
         install(
             self._celery,
             self._engine,

@@ -530,6 +530,12 @@ def _check_quotas(counts: StoreCounts, limits: Limits) -> None:
 
 def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
     now_ms, policy = moment.now_ms, task.policy
+    if task.service and event.services and task.service not in event.services:
+        raise _Refusal(
+            errors.OfAnotherService(
+                task.task_id, task.phase, type(event).__name__, service=task.service, queue=task.queue
+            )
+        )
     if now_ms < task.due_ms:
         raise _Refusal(_invalid(task, event, f"not due for another {task.due_ms - now_ms} ms"))
     if task.attempts >= policy.max_attempts:

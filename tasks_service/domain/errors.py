@@ -142,6 +142,19 @@ class LeaseLost(InvalidTransition):
     """The writer's lease is no longer the task's; `current` says what became of the task."""
 
 
+class OfAnotherService(InvalidTransition):
+    """A worker would run a tool of its own service for a task of another service that has one of that name.
+
+    Attributes:
+        service: The name of the task's service.
+        queue: The queue of the task.
+    """
+
+    def __init__(self, task_id: str, current: str, attempted: str, *, service: str, queue: str) -> None:
+        super().__init__(task_id, current, attempted, f"of the service {service!r}")
+        self.service, self.queue = service, queue
+
+
 class JournalRolledBack(InvalidTransition):
     """The record lacks journal entries that the writer has recorded: the store has lost recent writes.
 

@@ -173,12 +173,15 @@ class Claim(Event):
         lease_id: A random id, drawn for this delivery.
         worker: The worker's name, for people.
         dispatched_ms: When the message was made; older messages of the queue are overtaken.
+        services: The names, present and former, of the service whose tool the worker would run. Empty: not
+            known.
     """
 
     actor: ClassVar[str] = "worker"
     lease_id: str
     worker: str
     dispatched_ms: int = 0
+    services: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

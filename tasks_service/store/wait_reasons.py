@@ -27,9 +27,9 @@ class WaitReasons:
         """
         return self._looked_up(task.service, task.tool, task.queue)
 
-    def of_any(self, tool: str, queue: str) -> Wait:
-        """The same, of a task whose service is not known: any that has such a tool may be its own."""
-        return self._looked_up("", tool, queue)
+    def of_named(self, service: str, tool: str, queue: str) -> Wait:
+        """The same, by names; if no service is named, any that has such a tool may be the task's own."""
+        return self._looked_up(service, tool, queue)
 
     def _looked_up(self, *key: str) -> Wait:
         if key not in self._found:

@@ -11,8 +11,10 @@ from celery import Celery, bootsteps, signals
 
 from ..authoring.tool import ToolRegistry
 from ..broker.app import DRAIN_SECONDS, MAINTENANCE_QUEUE
+from ..broker.delivery import consumed_delivery
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..store.findings import errors_among
+from ..store.neighbours import conflicts
 from ..store.redis import Role
 from .announcer import Announcer, Description
 from .celery_command import refuse_to_start
@@ -139,18 +141,22 @@ def refuse_unworkable_setup(app: Celery, engine: Engine, tools: ToolRegistry) ->
         SystemExit: It cannot work; the message says why and how to fix it.
     """
     try:
-        _refuse_unworkable_store(engine)
+        _refuse_unworkable_store(app, engine, tools)
         _refuse_taken_names(app, tools)
         _refuse_unreadable_messages(app)
     except ConfigurationError as error:
         refuse_to_start(error)
 
 
-def _refuse_unworkable_store(engine: Engine) -> None:
+def _refuse_unworkable_store(app: Celery, engine: Engine, tools: ToolRegistry) -> None:
     store = engine.store(pool=1, deadline=engine.settings.store_deadline)
     try:
         # Without the permissions, the other checks would not be permitted either.
         errors = errors_among(store.check_permissions(Role.WORKER) or store.check())
+        if not errors:
+            definitions = {name: tool.definition for name, tool in tools.items()}
+            views = [store.registry.read(service) for service in store.registry.services()]
+            errors = list(conflicts(engine.services, definitions, consumed_delivery(app), views))
     except StoreUnavailable as error:
         logger.warning("Starting without a store: %s", error)
         return

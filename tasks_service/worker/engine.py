@@ -59,11 +59,13 @@ class Engine:
     Args:
         app: The Celery app.
         settings: The settings; they say where the store is.
+        services: The names of the service, its present one and former ones.
     """
 
-    def __init__(self, app: Celery, settings: Settings) -> None:
+    def __init__(self, app: Celery, settings: Settings, services: frozenset[str]) -> None:
         self.app = app
         self.settings = settings
+        self.services = services
         self.stop = ShutdownDeadline()
         self._lock = threading.Lock()
         self._executor: Executor | None = None
@@ -88,7 +90,14 @@ class Engine:
                 kept = self.store(deadline=KEEPER_DEADLINE, pool=KEEPER_POOL)
                 keeper = LeaseKeeper(kept, self.stop, interrupter)
                 self._executor = Executor(
-                    store, keeper, interrupter, AsyncLoop(), ReportPublisher(kept), self.settings.limits
+                    store,
+                    keeper,
+                    interrupter,
+                    AsyncLoop(),
+                    ReportPublisher(kept),
+                    self.settings.limits,
+                    services=self.services,
+                    hand_on=lambda misdirected: self.unregistered.put(misdirected),
                 )
             return self._executor
 
@@ -117,7 +126,7 @@ class Engine:
 
     @property
     def unregistered(self) -> UnregisteredMessages:
-        """Sends messages again whose tool this worker lacks (main process only).
+        """Sends messages again whose tool this worker lacks, or has of another service.
 
         Raises:
             ConfigurationError: No store is configured.

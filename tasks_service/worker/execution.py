@@ -26,6 +26,7 @@ from ..domain.errors import (
     CorruptRecord,
     InvalidTransition,
     LimitExceeded,
+    OfAnotherService,
     Parked,
     StoreUnavailable,
     TaskNotFound,
@@ -50,6 +51,7 @@ from .loop import AsyncLoop
 from .outcome import cause_of, event_of_error, event_of_value, not_recordable, result_too_large, timed_out
 from .process_state import restored_process_state
 from .report_publisher import Reporting
+from .unregistered import Misdirected
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ class Executor:
         loop: The event loop of async tools.
         publisher: Takes what tools report.
         limits: The limits of what is recorded.
+        services: The names, present and former, of the tools' service; empty: any task is run.
+        hand_on: Takes a task whose message was another service's, for that service's workers to be sent one.
         clock: Measures the time of attempts.
         journal: Makes the journal of an attempt, as `Journal` does.
     """
@@ -91,11 +95,14 @@ class Executor:
         publisher: Reporting,
         limits: Limits,
         *,
+        services: frozenset[str] = frozenset(),
+        hand_on: Callable[[Misdirected], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
         journal: JournalFactory = Journal,
     ) -> None:
         self._store, self._keeper, self._interrupter = store, keeper, interrupter
         self._loop, self._publisher, self._limits = loop, publisher, limits
+        self._services, self._hand_on = services, hand_on
         self._clock, self._journal = clock, journal
 
     def run(
@@ -127,8 +134,10 @@ class Executor:
         self._interrupter.engage()
         try:
             started = self._clock.monotonic()
-            claim = Claim(lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms)
-            claimed = self._claim(reference, claim)
+            claim = Claim(
+                lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms, services=self._services
+            )
+            claimed = self._claim(tool, reference, claim)
             if claimed is None:
                 return None
             attempt = RunningAttempt(
@@ -148,10 +157,13 @@ class Executor:
         finally:
             self._interrupter.disengage()
 
-    def _claim(self, reference: str, claim: Claim) -> Claimed | None:
+    def _claim(self, tool: Tool, reference: str, claim: Claim) -> Claimed | None:
         """Claim the task; None if the message was a duplicate or came early, or the store did not answer."""
         try:
             return self._store.claim(reference, claim)
+        except OfAnotherService as refusal:
+            task = task_hash(reference)
+            self._hand_on(Misdirected(task, tool.name, refusal.queue, claim.dispatched_ms, refusal.service))
         except (TaskNotFound, InvalidTransition) as refusal:
             logger.debug("The message for task %s is dropped: %s", task_hash(reference), refusal)
         except StoreUnavailable as error:

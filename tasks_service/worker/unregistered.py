@@ -1,4 +1,4 @@
-"""Messages that a worker has dropped because it lacks their tool, which only other workers have.
+"""Messages that a worker has dropped because only other workers have their tool.
 
 While a release is rolled out, some workers have a new tool and others have not. Celery lets any of them take
 the message of a call, and one that lacks the tool drops it ("unregistered task"). So the worker that dropped
@@ -48,16 +48,25 @@ CLOSE_SECONDS = 2.0
 """Seconds that a stopping worker waits at most until what it has dropped is sent again."""
 
 
-class Unregistered(NamedTuple):
-    """A message that was dropped: the name of its task, the tool, its queue, and when it was made."""
+class Misdirected(NamedTuple):
+    """A message that was dropped.
+
+    Attributes:
+        task: The name of its task.
+        tool: The tool, which this worker lacks, or has of another service.
+        queue: Where it came from.
+        dispatched_ms: When it was made.
+        service: Whose tool it is, where that is known.
+    """
 
     task: str
     tool: str
     queue: str
     dispatched_ms: int
+    service: str = ""
 
 
-def unregistered_message(message: Any, tool: str) -> Unregistered | None:
+def unregistered_message(message: Any, tool: str) -> Misdirected | None:
     """What a message was whose Celery task is not registered; None if it is none of ours.
 
     Args:
@@ -71,7 +80,7 @@ def unregistered_message(message: Any, tool: str) -> Unregistered | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     is_ours = isinstance(task, str) and is_name(task) and isinstance(dispatched_ms, int)
-    return Unregistered(task, tool, str(queue), dispatched_ms) if is_ours else None
+    return Misdirected(task, tool, str(queue), dispatched_ms) if is_ours else None
 
 
 class UnregisteredMessages:
@@ -83,7 +92,7 @@ class UnregisteredMessages:
 
     def __init__(self, store: MaintenanceStore) -> None:
         self._store = store
-        self._waiting: list[tuple[float, Unregistered]] = []
+        self._waiting: list[tuple[float, Misdirected]] = []
         self._counts: OrderedDict[str, int] = OrderedDict()
         self._changed = threading.Condition()
         self._closed = False
@@ -93,7 +102,7 @@ class UnregisteredMessages:
         self._thread = threading.Thread(target=self._run, name="tasks-service-unregistered", daemon=True)
         self._thread.start()
 
-    def put(self, dropped: Unregistered) -> None:
+    def put(self, dropped: Misdirected) -> None:
         """Send another message soon; returns at once."""
         with self._changed:
             if len(self._waiting) < REMEMBERED_TASKS:
@@ -127,7 +136,7 @@ class UnregisteredMessages:
             except Exception:
                 logger.exception("A message of task %s is left to the sweep", dropped.task)
 
-    def _next(self) -> Unregistered | None:
+    def _next(self) -> Misdirected | None:
         """The next message to send again, when its time has come; None at the end."""
         with self._changed:
             while True:
@@ -138,14 +147,17 @@ class UnregisteredMessages:
                     return None
                 self._changed.wait(self._waiting[0][0] - now if self._waiting else None)
 
-    def _send_again(self, dropped: Unregistered) -> None:
-        waits = self._reasons().of_any(dropped.tool, dropped.queue)
+    def _send_again(self, dropped: Misdirected) -> None:
+        waits = self._reasons().of_named(dropped.service, dropped.tool, dropped.queue)
+        whose = repr(dropped.tool)
+        if dropped.service:
+            whose += f" of the service {dropped.service!r}"
         if waits is Wait.QUEUED:
             self._store.apply_sweep(dropped.task, Redispatch(dropped_ms=dropped.dispatched_ms))
-            logger.info("Task %s: this worker lacks the tool %r; sent again", dropped.task, dropped.tool)
+            logger.info("Task %s: this worker lacks the tool %s; sent again", dropped.task, whose)
         else:
             self._store.apply_sweep(dropped.task, ExplainWait(waits=waits))
-            logger.warning("Task %s: no worker of its queue has the tool %r", dropped.task, dropped.tool)
+            logger.warning("Task %s: no worker of its queue has the tool %s", dropped.task, whose)
 
     def _reasons(self) -> WaitReasons:
         if time.monotonic() >= self._read_at + REGISTRY_SECONDS:

@@ -1,4 +1,7 @@
-"""A service of which some workers are of the release before: they lack a tool, and have another one still."""
+"""A service of which some workers are of the release before: they lack a tool, and have another one still.
+
+The same module is another service's, of the name that TESTS_SERVICE has.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from tasks_service import TaskService
 
 IS_OLD = os.environ.get("TESTS_RELEASE") == "old"
 
-service = TaskService("Rollout", version="1.9" if IS_OLD else "1.10")
+service = TaskService(os.environ.get("TESTS_SERVICE", "Rollout"), version="1.9" if IS_OLD else "1.10")
 app = service.celery
 app.conf.worker_soft_shutdown_timeout = 0.5
 

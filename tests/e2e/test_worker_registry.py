@@ -13,11 +13,13 @@ import pytest
 from pytest_celery import CeleryTestWorker
 
 from tasks_service import TaskService
+from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Phase, Task, Wait
 from tasks_service.settings import Settings
 from tasks_service.store.registered_tools import registered_tools
 from tasks_service.store.registry import WorkerAnnouncement
 from tests.e2e.rollout_app import service
+from tests.kit.factories import creation
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import PATIENCE, wait_until
 from tests.kit.workers import Client, client_of, worker_node
@@ -98,6 +100,43 @@ def test_calls_of_a_tool_that_one_worker_of_three_has_end_within_seconds(
         measured("B6", f"a tool that one of three workers has, {CALLS} calls {how}: {told}")
         assert took[-1] < most
     assert any("lacks the tool 'fresh'" in workers[name].logs() for name in ("old1", "old2"))
+
+
+def test_a_worker_of_another_service_with_a_tool_of_that_name_on_that_queue_is_refused_at_start(
+    workers: dict[str, CeleryTestWorker], rollout: Client, module_redis: RedisServer
+) -> None:
+    wait_until(lambda: len(running(rollout)) == 3, "all are announced")
+    other = start(module_redis, "other", "new", TESTS_SERVICE="Other")
+    try:
+        assert not other.ready()
+        said = other.logs().splitlines()[-1]
+        status = other.container.process.wait()
+    finally:
+        other.teardown()
+
+    assert said.startswith("tasks-service: Workers of the service 'Rollout' use the same store, and have a")
+    assert "by TASKS_KEY_PREFIX" in said
+    assert status == 2
+
+
+def test_a_task_of_another_service_is_run_by_no_worker_that_has_a_tool_of_that_name(
+    workers: dict[str, CeleryTestWorker], rollout: Client
+) -> None:
+    calls = [
+        rollout.store.create(creation(service="Other", tool="steady", queue="tasks")).task
+        for _ in range(CALLS)
+    ]
+
+    def handed_on() -> bool:
+        logs = "".join(node.logs() for node in workers.values())
+        return all(f"Task {task_hash(task.task_id)}: this worker lacks the tool" in logs for task in calls)
+
+    wait_until(handed_on, lambda: "".join(node.logs() for node in workers.values()))
+    assert rollout.run("steady").task.phase is Phase.COMPLETED, "the workers' own goes on"
+    ended = [rollout.view(task).task for task in calls]
+    assert [(task.phase, task.claims) for task in ended] == [(Phase.PENDING, 0)] * CALLS
+    for task in calls:
+        rollout.cancel(task)
 
 
 def test_a_task_says_what_it_waits_for_as_that_changes(

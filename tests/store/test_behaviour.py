@@ -13,6 +13,7 @@ from tasks_service.domain.errors import (
     InvalidTransition,
     LeaseLost,
     LimitExceeded,
+    OfAnotherService,
     QuotaExceeded,
     TaskNotFound,
 )
@@ -169,6 +170,32 @@ def test_a_claim_brings_arguments_and_journal(face: Face) -> None:
     assert claimed.arguments == '{"x":1}'
     assert claimed.journal == (step,)
     assert claimed.task.claims == 2
+
+
+@pytest.mark.parametrize(
+    ("recorded", "services", "is_claimed"),
+    [
+        ("Shop", {"Shop"}, True),
+        ("Shop", {"Store", "Shop"}, True),
+        ("Shop", {"Office"}, False),
+        ("", {"Office"}, True),
+        ("Shop", set(), True),
+    ],
+)
+def test_a_worker_claims_tasks_of_its_own_service_under_its_present_and_former_names(
+    face: Face, recorded: str, services: set[str], is_claimed: bool
+) -> None:
+    task = face.store.create(creation(service=recorded)).task
+    claim = Claim(lease_id=new_token(), worker="w", services=frozenset(services))
+
+    if is_claimed:
+        assert face.store.claim(task.task_id, claim).task.phase is Phase.RUNNING
+        return
+    with pytest.raises(OfAnotherService) as refusal:
+        face.store.claim(task.task_id, claim)
+    assert (refusal.value.service, refusal.value.queue) == (recorded, task.queue)
+    assert face.maintenance.inspect(task.task_id).task.claims == 0
+    assert_consistent(face)
 
 
 def test_only_one_of_two_claims_gets_the_task(face: Face) -> None:
