@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -35,10 +36,42 @@ def outbox() -> CodelessOutbox:
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [("Acme renders", "acme-renders"), ("acme", "acme"), ("A/B  c.2", "a-b-c-2"), ("東京", "service")],
+    [
+        ("Acme renders", "acme-renders"),
+        ("acme", "acme"),
+        ("A/B  c.2", "a-b-c-2"),
+        ("Café Olé", "cafe-ole"),
+        ("!", "service"),
+    ],
 )
 def test_a_path_is_named_after_the_words_of_its_service(name: str, path: str) -> None:
     assert path_name(name) == path
+
+
+def test_services_whose_names_differ_in_other_scripts_alone_have_paths_of_their_own() -> None:
+    names = ["東京", "大阪", "東京 Shop", "大阪 Shop", "Shop", "Кухня"]
+
+    paths = [path_name(name) for name in names]
+
+    assert len(set(paths)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9-]+", path) for path in paths), "in any client's URL"
+    assert paths == [path_name(name) for name in names], "in every process"
+    served, problems = served_services([service(name, "a") for name in names], lambda *_, **__: None)
+    assert (len(served), problems) == (len(names), [])
+
+
+def test_of_two_tools_that_would_have_one_name_among_all_that_of_the_first_service_is_offered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    catalogue = RegisteredCatalogue(prefixed=True)
+
+    for _ in range(2):
+        catalogue.take([service("acme", "shop_render"), service("Acme shop", "render", "print")])
+
+    assert sorted(catalogue.tools) == ["acme_shop_print", "acme_shop_render"]
+    assert catalogue.origin("acme_shop_render").service == "acme"
+    (said,) = (record.message for record in caplog.records)
+    assert "The tool 'render' of the service 'Acme shop' is not offered here" in said
 
 
 def test_of_two_services_with_one_path_that_which_came_first_is_served(outbox: CodelessOutbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -17,6 +18,8 @@ LIVING_TTL_MS = 5_000
 
 
 _paths = count(1)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class RegisteredCatalogue:
     def __init__(self, *, service: str | None = None, prefixed: bool = False) -> None:
         self._service, self._prefixed = service, prefixed
         self._tools: ToolSet[ServedTool] = Tools()
+        self._clashes: frozenset[str] = frozenset()
         self.version = 1
         self.changed = f"catalogue:{next(_paths)}"
 
@@ -60,7 +64,7 @@ class RegisteredCatalogue:
 
     def take(self, services: Sequence[RegisteredService]) -> bool:
         """Offer what there is now; whether that is not what was offered before."""
-        tools = Tools(*self._served(services))
+        tools = Tools(*self._without_clashes(services))
         if dict(tools) == dict(self._tools):
             return False
         self._tools = tools
@@ -79,6 +83,24 @@ class RegisteredCatalogue:
         if self._prefixed and task.service:
             return replace(task, tool=_prefixed(task.service, task.tool))
         return task
+
+    def _without_clashes(self, services: Sequence[RegisteredService]) -> Iterator[ServedTool]:
+        """One tool of each name: with prefixes, `a_b` of the service `c` is `b` of the service `c a`."""
+        offered: dict[str, ServedTool] = {}
+        clashes = set()
+        for tool in self._served(services):
+            name = tool.definition.name
+            first = offered.setdefault(name, tool)
+            if first is not tool:
+                clashes.add(
+                    f"The tool {tool.origin.tool!r} of the service {tool.origin.service!r} is not offered "
+                    f"here, since {name!r} is {first.origin.tool!r} of {first.origin.service!r}: give "
+                    "one of them another name."
+                )
+        for clash in sorted(clashes - self._clashes):
+            logger.warning(clash)
+        self._clashes = frozenset(clashes)
+        yield from offered.values()
 
     def _served(self, services: Iterable[RegisteredService]) -> Iterator[ServedTool]:
         for service in services:

@@ -11,7 +11,9 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Protocol
+from unicodedata import normalize
 
 from ...domain.errors import StoreUnavailable
 from ...store.registered_tools import RegisteredTool, registered_tools, release_order
@@ -30,9 +32,21 @@ logger = logging.getLogger(__name__)
 _NOT_IN_PATHS = re.compile(r"[^a-z0-9]+")
 
 
+_DIGEST_BYTES = 4
+
+
 def path_name(service: str) -> str:
-    """The name of a service in paths: its letters and digits in lower case, with hyphens between words."""
-    return _NOT_IN_PATHS.sub("-", service.lower()).strip("-") or "service"
+    """The name of a service in paths: its letters and digits in lower case, with hyphens between words.
+
+    Accents are left out. Where that leaves out letters of other scripts as well, a digest of the whole name
+    stands behind: services whose names differ in these alone have different paths.
+    """
+    folded = normalize("NFKD", service)
+    plain = _NOT_IN_PATHS.sub("-", folded.lower()).strip("-")
+    if not any(character.isalnum() and not character.isascii() for character in folded):
+        return plain or "service"
+    digest = blake2b(service.encode(errors="replace"), digest_size=_DIGEST_BYTES).hexdigest()
+    return f"{plain or 'service'}-{digest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
