@@ -74,13 +74,14 @@ class TaskService:
         former_names: Iterable[str] = (),
     ) -> None:
         self.name, self.version, self.instructions = name, version, instructions
+        self.former_names = frozenset(former_names)
         self.tools = ToolRegistry()
         self.library = Library()
         self._owns_app = celery is None
         with operators_mistakes():
             self.settings = settings or load_settings()
             self._celery = celery or self._own_app()
-        self._engine = Engine(self._celery, self.settings, frozenset({name, *former_names}))
+        self._engine = Engine(self._celery, self.settings, self.former_names | {name})
         install(
             self._celery,
             self._engine,
@@ -376,7 +377,7 @@ class TaskService:
             name=self.name,
             version=self.version,
             instructions=self.instructions,
-            catalogue=FixedCatalogue(self.name, self.tools),
+            catalogue=FixedCatalogue(self.name, self.tools, self.former_names),
             library=self.library,
             settings=self.settings,
             outbox=self.dispatcher,

@@ -164,7 +164,7 @@ def build_servers(
         store=store,
         subscriptions=subscriptions,
         library=library,
-        readiness=Readiness(store, keys.fingerprints),
+        readiness=Readiness(store, keys.fingerprints, offer.catalogue),
         keys=keys,
         local=Caller(owner=owner_of(LOCAL_USER, keys.owner_secret)),
     )

@@ -9,6 +9,7 @@ from ..domain.errors import ConfigurationError, StoreRefuses, StoreUnavailable
 from ..store.findings import errors_among
 from ..store.front_ends import FrontEndStore
 from ..store.redis import refused_work
+from .core.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +22,11 @@ class Readiness:
     Args:
         store: The store.
         secrets: The fingerprints of this front end's secrets.
+        catalogue: What it serves.
     """
 
-    def __init__(self, store: FrontEndStore, secrets: Fingerprints) -> None:
-        self._store, self._secrets = store, secrets
+    def __init__(self, store: FrontEndStore, secrets: Fingerprints, catalogue: Catalogue) -> None:
+        self._store, self._secrets, self._catalogue = store, secrets, catalogue
         self._checked = False
 
     async def problem(self) -> str | None:
@@ -54,10 +56,15 @@ class Readiness:
             ConfigurationError: It answers, and its set-up would lose tasks.
         """
         try:
-            errors = errors_among(await self._store.check(self._secrets))
+            errors = errors_among(await self._store.check(self._secrets)) or await self._conflicts()
         except StoreUnavailable as error:
             logger.warning("Starting without a store, not ready until it answers: %s", error)
             return
         if errors:
             raise ConfigurationError(" ".join(errors))
         self._checked = True
+
+    async def _conflicts(self) -> list[str]:
+        registry = self._store.registry
+        views = [await registry.read(service) for service in await registry.services()]
+        return list(self._catalogue.conflicts(views))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.bin.celery import celery as celery_command
@@ -17,8 +20,11 @@ from tasks_service.addresses.broker import broker_of
 from tasks_service.broker.app import create_app
 from tasks_service.cli import main
 from tasks_service.domain.errors import ConfigurationError
+from tasks_service.domain.tools import ToolDefinition
+from tasks_service.local.redis_server import EmbeddedRedis
 from tasks_service.settings import Settings, load_settings
 from tasks_service.store.redis import RedisTaskStore
+from tasks_service.store.registry import AnnouncedTools, WorkerAnnouncement
 
 TUNED = "redis://host/0?socket_timeout=5&health_check_interval=30"
 
@@ -274,3 +280,73 @@ def test_an_encrypted_broker_is_not_looked_at_without_its_encryption(
     create_app("acme", broker_url=url, key_prefix="ts")
 
     assert "insecure" not in caplog.text
+
+
+# --- two services ---
+
+
+def announce(url: str, service: str, *tools: str) -> None:
+    """A worker of a service says that it runs."""
+    announced = AnnouncedTools.of(
+        ToolDefinition(name=name, input_schema={"type": "object"}, queue="tasks") for name in tools
+    )
+    worker = WorkerAnnouncement(service=service, node="w@host", tools=announced.digest)
+    with closing(RedisTaskStore(url)) as store:
+        store.registry.announce(worker, announced)
+
+
+def service_of(redis_url: str, tmp_path: Path, **options: Any) -> TaskService:
+    settings = Settings(_env_file=None, redis_url=redis_url, data_dir=tmp_path)
+    service = TaskService("Office", settings=settings, **options)
+
+    @service.tool
+    def render() -> str:
+        return "the office's"
+
+    return service
+
+
+async def start(service: TaskService) -> None:
+    async with service.asgi().lifespan():
+        """It has started."""
+
+
+def test_a_front_end_is_refused_where_another_services_workers_would_take_its_calls(
+    redis_url: str, tmp_path: Path
+) -> None:
+    announce(redis_url, "Shop", "render")
+
+    with pytest.raises(ConfigurationError, match=r"service 'Shop' use the same store.*TASKS_KEY_PREFIX"):
+        asyncio.run(start(service_of(redis_url, tmp_path)))
+
+    asyncio.run(start(service_of(redis_url, tmp_path, former_names=["Shop"])))
+
+
+def test_front_ends_of_services_with_tools_of_other_names_share_a_store(
+    redis_url: str, tmp_path: Path
+) -> None:
+    announce(redis_url, "Shop", "print")
+
+    asyncio.run(start(service_of(redis_url, tmp_path)))
+
+
+def test_a_desktop_hosts_service_is_refused_in_the_data_directory_of_another_service(
+    app_module: str, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    with EmbeddedRedis(data_dir) as redis:
+        announce(redis.url, "Shop", "render")
+        command = [sys.executable, "-m", "tasks_service", "back-end", "--app", app_module]
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "TASKS_DATA_DIR": str(data_dir)},
+        )
+
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"Error: The service 'Shop' uses {data_dir} already")
+    assert "Set TASKS_DATA_DIR to another directory for 'acme'." in line

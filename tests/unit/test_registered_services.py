@@ -42,6 +42,7 @@ def outbox() -> CodelessOutbox:
         ("A/B  c.2", "a-b-c-2"),
         ("Café Olé", "cafe-ole"),
         ("!", "service"),
+        ("東京", "service-bd8aa045"),
     ],
 )
 def test_a_path_is_named_after_the_words_of_its_service(name: str, path: str) -> None:

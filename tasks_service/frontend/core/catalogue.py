@@ -6,12 +6,14 @@ them. Whoever keeps something that is made of a catalogue (a rendered list, say)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ...domain.task import Task
 from ...domain.tools import OfferedTool, Tools, ToolSet
 from ...store.announcements import Listed, list_name
+from ...store.neighbours import conflicts
+from ...store.registry import NOT_TOLD, RegistryView
 
 T = TypeVar("T")
 
@@ -59,6 +61,13 @@ class Catalogue(Protocol):
     def hides(self) -> bool:
         """Whether any task is not to be seen here."""
 
+    def conflicts(self, others: Iterable[RegistryView]) -> Iterable[str]:
+        """Why these tools cannot be served on this store, a sentence for each reason.
+
+        Args:
+            others: What the registry knows of every service.
+        """
+
 
 FIXED_TTL_MS = 60_000
 """How long a client may keep a list that changes only with a deployment."""
@@ -70,6 +79,7 @@ class FixedCatalogue:
     Args:
         service: The name of their service.
         tools: The tools.
+        former_names: Names that the service had before.
     """
 
     version = 1
@@ -77,8 +87,8 @@ class FixedCatalogue:
     ttl_ms = FIXED_TTL_MS
     hides = False
 
-    def __init__(self, service: str, tools: ToolSet[OfferedTool]) -> None:
-        self._service = service
+    def __init__(self, service: str, tools: ToolSet[OfferedTool], former_names: Iterable[str] = ()) -> None:
+        self._service, self._names = service, frozenset({service, *former_names})
         self.tools: ToolSet[OfferedTool] = Tools(*tools.values())
 
     def origin(self, tool: str) -> Origin:
@@ -88,6 +98,11 @@ class FixedCatalogue:
     def shown(self, task: Task) -> Task | None:
         """See `Catalogue.shown`; with an app, a front end serves all that its store has."""
         return task
+
+    def conflicts(self, others: Iterable[RegistryView]) -> Iterable[str]:
+        """See `Catalogue.conflicts`; where workers take messages from is looked at by them."""
+        definitions = {name: tool.definition for name, tool in self.tools.items()}
+        return conflicts(self._names, definitions, NOT_TOLD, others)
 
 
 class OfVersion(Generic[T]):

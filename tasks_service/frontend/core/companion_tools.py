@@ -12,7 +12,7 @@ clients without tasks").
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -28,6 +28,7 @@ from ...domain.tools import COMPANION_TOOLS, OfferedTool, TaskSupport, ToolDefin
 from ...durable.annotations import ToolAnnotations
 from ...durable.content import ToolResult
 from ...store.clients import AsyncClientStore, TaskView
+from ...store.registry import RegistryView
 from .answers import check_answers, record_answers
 from .catalogue import Catalogue, OfVersion, Origin
 from .hand_over import HandOverTimes
@@ -221,6 +222,9 @@ class _Beside:
 
     def shown(self, task: Task) -> Task | None:
         return self._catalogue.shown(task)
+
+    def conflicts(self, others: Iterable[RegistryView]) -> Iterable[str]:
+        return self._catalogue.conflicts(others)
 
     def _together(self, tools: ToolSet[OfferedTool]) -> ToolSet[OfferedTool]:
         if taken := sorted(set(tools) & set(self._companions)):

@@ -10,6 +10,7 @@ from itertools import count
 from ...authoring.defined_tool import DefinedTool
 from ...domain.task import DAY, HOUR, MINUTE, SECOND, Task
 from ...domain.tools import OfferedTool, ToolDefinition, Tools, ToolSet
+from ...store.registry import RegistryView
 from .catalogue import Origin
 from .registered_services import RegisteredService, path_name
 
@@ -83,6 +84,10 @@ class RegisteredCatalogue:
         if self._prefixed and task.service:
             return replace(task, tool=_prefixed(task.service, task.tool))
         return task
+
+    def conflicts(self, others: Iterable[RegistryView]) -> Iterable[str]:
+        """See `Catalogue.conflicts`; what cannot be served beside others is left out instead."""
+        return ()
 
     def _without_clashes(self, services: Sequence[RegisteredService]) -> Iterator[ServedTool]:
         """One tool of each name: with prefixes, `a_b` of the service `c` is `b` of the service `c a`."""
