@@ -297,6 +297,22 @@ class StoreForbidden(StoreRefuses):
         )
 
 
+class StoreDamaged(StoreRefuses):
+    """A key by which tasks are counted cannot be read, so that no limit can be kept to.
+
+    Args:
+        key: The key.
+        reason: Why.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(
+            f"{key} is damaged ({reason}), so that tasks cannot be counted",
+            told="is damaged where tasks are counted, and takes no new ones",
+            remedy="Run tasks-service repair.",
+        )
+
+
 class Contention(StoreUnavailable):
     """Too many writers changed one task for too long; the store itself works."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 import redis
 
-from tasks_service.domain.errors import CorruptRecord
+from tasks_service.domain.errors import CorruptRecord, StoreDamaged
 from tasks_service.domain.events import Claim, Reap
 from tasks_service.domain.indexes import Due
 from tasks_service.domain.names import task_hash
@@ -75,3 +77,22 @@ def test_a_task_is_recorded_though_an_index_of_a_wrong_type_cannot_take_it(redis
         assert all(found.fixed for found in store.repair())
         assert client.zrange("ts:{00}:pending:q", 0, -1) == [task_hash(task.task_id).encode()]
     store.close()
+
+
+@pytest.mark.parametrize("key", ["ts:{00}:expired", "ts:{00}:overdue", f"ts:{{00}}:live:{ALICE}"])
+def test_a_create_that_cannot_be_counted_is_refused_with_the_key_and_the_remedy(
+    redis_url: str, key: str
+) -> None:
+    with closing(RedisTaskStore(redis_url)) as store, redis.Redis.from_url(redis_url) as client:
+        client.set(key, "no index")
+        with pytest.raises(StoreDamaged) as refusal:
+            store.create(creation())
+        assert f"{key} is damaged" in str(refusal.value)
+        assert refusal.value.remedy == "Run tasks-service repair."
+        assert not refusal.value.may_have_applied
+        if "live" not in key:
+            assert any(f"{key} is damaged" in finding.what for finding in store.check())
+
+        assert all(found.fixed for found in store.repair())
+
+        assert store.create(creation()).task.phase is Phase.PENDING

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from redis.exceptions import ResponseError
+
 from ...domain.decide import Applied, IdempotencyRecord, Refused, Replayed, StoreCounts, decide
-from ...domain.errors import CorruptRecord
+from ...domain.errors import CorruptRecord, StoreDamaged
 from ...domain.events import Create
 from ...domain.indexes import is_sent
 from ...domain.limits import size
@@ -12,7 +14,7 @@ from . import codec
 from .layout import OWNER_KEYS_MS, Command
 from .records import Records, Stored, state_reads
 from .slots import SlotReads
-from .transaction import Reply, Write
+from .transaction import Program, Reply, Write, once
 
 QUOTA_HEADROOM = 256
 """Further below its quota than this, an owner's create does not WATCH the quota.
@@ -49,13 +51,30 @@ class Creation:
         named = [("HMGET", self._shard.task(self._named), *codec.STATE_FIELDS)] if self._named else []
         return [
             *state_reads(self._shard, self.task_id),
-            ("SCARD", self._live),
-            ("ZCARD", self._shard.index("expired")),
-            ("ZCARD", self._shard.index("overdue")),
+            *self._counts(),
             *(("GET", key) for key in self._keyed),
             *named,
             *self._slots.commands(),
         ]
+
+    def _counts(self) -> list[Command]:
+        return [
+            ("SCARD", self._live),
+            ("ZCARD", self._shard.index("expired")),
+            ("ZCARD", self._shard.index("overdue")),
+        ]
+
+    def refuse_damaged_counts(self) -> Program[None]:
+        """Find out whether it was a key by which tasks are counted that could not be read.
+
+        Raises:
+            StoreDamaged: It was.
+            StoreUnavailable: No answer in time.
+        """
+        counts = self._counts()
+        for command, reply in zip(counts, (yield from once(counts, self._store.deadline)), strict=True):
+            if isinstance(reply, ResponseError):
+                raise StoreDamaged(str(command[1]), str(reply))
 
     def judge(self, replies: list[Reply]) -> Write[Applied | Replayed] | None:
         """See `Transition.judge`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+from redis.exceptions import ResponseError
 
 from ...addresses.redis import Node
 from ...domain.errors import StoreFull
@@ -47,6 +48,7 @@ def examine(servers: Servers, layout: Layout, deadline: float) -> Program[list[F
         for node in primaries:
             found += yield from _primary(node, deadline, is_one_of_many=len(primaries) > 1)
         found += yield from _shards(layout, deadline)
+        found += yield from _counts(layout, deadline)
     if isinstance(servers, Sentinels):
         found += yield from _sentinels(servers, deadline)
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
@@ -104,6 +106,19 @@ def _shards(layout: Layout, deadline: float) -> Program[list[Finding]]:
             "the tasks of the others.",
             f"Set TASKS_SHARDS={noted} for every process.",
         )
+    ]
+
+
+def _counts(layout: Layout, deadline: float) -> Program[list[Finding]]:
+    """Look whether tasks can be counted, without which none can be created."""
+    counts: list[Command] = [
+        ("ZCARD", shard.index(kind)) for shard in layout.shards for kind in ("expired", "overdue")
+    ]
+    replies = yield from once(counts, deadline)
+    return [
+        _warning(f"{key!s} is damaged, so that no task can be created: {reply}.", "Run tasks-service repair.")
+        for (_, key), reply in zip(counts, replies, strict=True)
+        if isinstance(reply, ResponseError)
     ]
 
 

@@ -83,7 +83,12 @@ class Transitions(Records):
 
     def create(self, event: Create) -> Program[Created]:
         """See `ClientStore.create`."""
-        decision = yield from transact(Creation(self, event), self.deadline)
+        creation = Creation(self, event)
+        try:
+            decision = yield from transact(creation, self.deadline)
+        except CorruptRecord:
+            yield from creation.refuse_damaged_counts()
+            raise
         if isinstance(decision, Applied) and decision.task is not None:
             if awaits_worker(decision.task):
                 self.outbox.committed(decision.task)
