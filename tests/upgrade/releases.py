@@ -83,6 +83,9 @@ DECIDE = "tasks_service/domain/decide.py"
 IN_TASK, IN_DECIDE = '    trace: str = ""\n', "        trace=event.trace,\n"
 IN_SCHEMA = '        Field("trace", "trace", ""),\n'
 VERSIONS = """
+from .documents import Step
+
+
 def _moved(stored, old, new):
     if old in stored:
         stored[new] = stored.pop(old)
@@ -123,7 +126,6 @@ def _renamed(tree: Path) -> None:
             path.write_text(re.sub(r"\bjournal_bytes\b", "journal_size", text))
     _replace(tree, SCHEMA, 'Field("entry_bytes", ', 'Field("journal_size", ')
     _replace(tree, SCHEMA, "RECORD_VERSIONS = Versions()\n", VERSIONS)
-    _replace(tree, SCHEMA, "Versions, Words", "Step, Versions, Words")
 
 
 def _gone(tree: Path) -> None:
