@@ -113,6 +113,10 @@ def test_the_examples_for_existing_celery_tasks_are_one_module() -> None:
     def resize(path: str) -> str:
         return path
 
+    @app.task(name="acme.export")
+    def export(path: str) -> str:
+        return path
+
     given = {"TaskService": TaskService, "timedelta": timedelta, "app": app, "resize": resize}
     module = run_as_one_module(ROOT / "docs/guide-celery.md", "acme.service", **given)
     assert module["service"].tools.keys() >= {"reindex", "resize"}
