@@ -29,9 +29,6 @@ logger = logging.getLogger(__name__)
 RETRY = 0.5
 """Seconds until a store that did not answer is read again."""
 
-IN_PLACE = 0.3
-"""Seconds that a tool waits for another task before it gives its worker back."""
-
 CANCELLED = "The program that has its handle cancelled the task."
 
 
@@ -179,13 +176,13 @@ class TaskHandle:
         return f"result of {task_hash(self.task_id)}"
 
     def _look(self) -> Seen:
-        wait = _Wait(self._view, IN_PLACE)
+        wait = _Wait(self._view, self._process.in_place)
         with suppress(TimeoutError):
             self._until_ended(wait)
         return wait.seen()
 
     async def _alook(self) -> Seen:
-        wait = _Wait(self._view, IN_PLACE)
+        wait = _Wait(self._view, self._process.in_place)
         with suppress(TimeoutError):
             await self._auntil_ended(wait)
         return wait.seen()

@@ -17,9 +17,11 @@ from celery.app.task import Context
 
 from ..authoring.results import gathered
 from ..authoring.tool import Tool
+from ..crypto.keys import Fingerprints
 from ..domain.errors import HistoryMismatch, InvalidTransition, Parked, WorkerStopping
 from ..domain.events import (
     CompleteWithResult,
+    Create,
     FailWithError,
     Release,
     RequestInput,
@@ -32,7 +34,10 @@ from ..domain.names import task_hash
 from ..domain.task import EntryKind, JournalEntry, Task, TaskRecord, new_token
 from ..durable.journal import Call, Journal
 from ..store.changes import Change
+from ..store.clients import Created
+from ..store.findings import Finding
 from ..store.memory import MemoryTaskStore
+from ..submission.process_store import standing_in
 from ..worker.attempt import RunningAttempt
 from ..worker.engine import announcing_to
 from ..worker.execution import Executor
@@ -70,27 +75,46 @@ class Watcher(Protocol):
     def goes_along(self, journal: Journal) -> None:
         """The tool has made a call that is recorded, and gets its outcome."""
 
+    def submitted(self, task: Task) -> None:
+        """The tool has submitted a task."""
+
     def differs(self, calls: Sequence[Call], entry: JournalEntry | None, mismatch: HistoryMismatch) -> None:
         """The tool makes other calls than it did: none, where it has ended."""
 
 
 class WatchedStore(MemoryTaskStore):
-    """A store in memory that tells a watcher of what a worker records."""
+    """A store in memory that tells, for each task, a watcher of what a worker records and submits."""
 
-    def __init__(self, clock: Callable[[], int], limits: Limits, watcher: Watcher) -> None:
+    def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
         super().__init__(limits=limits, clock=clock)
-        self._watcher = watcher
+        self._watchers: dict[str, Watcher] = {}
+
+    def watch(self, task_id: str, watcher: Watcher) -> None:
+        """Tell somebody from now on what happens to a task."""
+        self._watchers[task_hash(task_id)] = watcher
 
     def commit(self, reference: str, event: WorkerEvent) -> Task:
         """See `WorkerStore.commit`."""
-        self._watcher.recording(event)
+        watcher = self._watchers[task_hash(reference)]
+        watcher.recording(event)
         task = super().commit(reference, event)
-        self._watcher.recorded(event)
+        watcher.recorded(event)
         return task
+
+    def create(self, event: Create) -> Created:
+        """See `ClientStore.create`."""
+        created = super().create(event)
+        if not created.replayed and (parent := self._watchers.get(event.parent)) is not None:
+            parent.submitted(created.task)
+        return created
 
     def hold(self, record: TaskRecord) -> None:
         """Begin with a record of another store."""
         self._records[task_hash(record.task.task_id)] = record
+
+    def check_secrets(self, secrets: Fingerprints) -> list[Finding]:
+        """Nothing: there is no front end that could have others."""
+        return []
 
     def changes(self, *, poll: float = 1.0) -> Iterator[Change | None]:
         """None at each poll; nobody listens, since no thread runs."""
@@ -140,13 +164,23 @@ class Engine:
         limits: The service's limits.
         watcher: Is told of what the tool does.
         reporting: Takes what the tool reports.
+        store: Where the task is; the watcher is told of it by `WatchedStore.watch`.
+        others: Where the tasks are that the tool submits; by default in the same store.
     """
 
     def __init__(
-        self, app: Celery, clock: Clock, limits: Limits, watcher: Watcher, reporting: Reporting
+        self,
+        app: Celery,
+        clock: Clock,
+        limits: Limits,
+        watcher: Watcher,
+        reporting: Reporting,
+        *,
+        store: WatchedStore,
+        others: WatchedStore | None = None,
     ) -> None:
         self._app, self._clock = app, clock
-        self.store = WatchedStore(lambda: clock.now_ms, limits, watcher)
+        self.store, self._others = store, others or store
         interrupter = Interrupter()
         self.keeper = LeaseKeeper(self.store, ShutdownDeadline(), interrupter, clock=clock, by_hand=True)
 
@@ -186,7 +220,7 @@ class Engine:
                 body=self._watched(body),
             )
 
-        with announcing_to(self.announced.append):
+        with announcing_to(self.announced.append), standing_in(self._others):
             if tool.exposed is None:
                 execute(self._executor.body_of(tool))
             else:

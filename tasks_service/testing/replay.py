@@ -19,10 +19,10 @@ from ..domain.errors import HistoryMismatch
 from ..domain.events import Release, RequestInput, Sleep, WorkerEvent
 from ..domain.limits import Limits
 from ..domain.questions import FormQuestion, LinkQuestion, parse
-from ..domain.task import EntryKind, JournalEntry, TaskRecord
+from ..domain.task import EntryKind, JournalEntry, Task, TaskRecord
 from ..durable.journal import Call, Journal
 from .clock import Clock
-from .engine import End, Engine, is_step
+from .engine import End, Engine, WatchedStore, is_step
 from .reads import Reads
 from .reports import ReportRecorder
 
@@ -84,7 +84,9 @@ class Replay:
         self._end: WorkerEvent | None = None
         self._stopped = False
 
-    def run(self, record: TaskRecord, app: Celery, limits: Limits, clock: Clock) -> Difference | None:
+    def run(
+        self, record: TaskRecord, app: Celery, limits: Limits, clock: Clock, others: WatchedStore
+    ) -> Difference | None:
         """Replay an attempt.
 
         Args:
@@ -92,6 +94,7 @@ class Replay:
             app: The Celery app.
             limits: The service's limits.
             clock: The run's clock, which is not moved.
+            others: Where the tasks are that the tool has submitted.
 
         Returns:
             Where the tool did not come to what it came to before; None if it did.
@@ -99,9 +102,12 @@ class Replay:
         lease = record.task.lease
         if lease is None:
             return None
-        engine = Engine(app, Clock(clock.now), limits, self, ReportRecorder())
+        still = Clock(clock.now)
+        store = WatchedStore(lambda: still.now_ms, limits)
+        engine = Engine(app, still, limits, self, ReportRecorder(), store=store, others=others)
         self._engine = engine
-        engine.store.hold(record)
+        store.hold(record)
+        store.watch(record.task.task_id, self)
         engine.store.commit(record.task.task_id, Release(lease_id=lease.lease_id))
         engine.run(self._watched(), record.task)
         return self.difference or self._at_the_end(engine)
@@ -121,6 +127,9 @@ class Replay:
 
     def recorded(self, event: WorkerEvent) -> None:
         """See `Watcher.recorded`."""
+
+    def submitted(self, task: Task) -> None:
+        """See `Watcher.submitted`."""
 
     def goes_on(self, calls: Sequence[Call]) -> None:
         """See `Watcher.goes_on`: a step must not run."""

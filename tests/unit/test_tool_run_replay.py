@@ -271,7 +271,7 @@ def test_clocks_in_steps_in_libraries_and_after_the_last_call_are_no_concern() -
 
     def tool(ctx: TaskContext) -> str:
         logging.getLogger("acme").warning("a record has a time")
-        drawn = random.Random(5).random()
+        drawn = random.Random(5).choice([1, 2])
         moment = ctx.step("now", now)
         random.random()
         return f"{drawn} {moment.year} {datetime.now()}"
