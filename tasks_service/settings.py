@@ -7,10 +7,12 @@ that cannot work is refused at start, with a message that says how to fix it.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property
+from difflib import get_close_matches
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,7 +66,13 @@ class ApiKey(BaseModel):
         return {"key": value} if isinstance(value, str | SecretStr) else value
 
 
+logger = logging.getLogger(__name__)
+
 _PREFIX = "TASKS_"
+
+_SIMILAR = 0.8
+"""How alike two names are of which one must be a mistake, as difflib has it: letters swapped, left out, or
+one too many. Less alike are the variables of others, who may begin theirs with the same word."""
 
 KNOWN_CLIENTS = {"mcp": 3.5}
 """Seconds after which calls of clients that are known to give up early are answered, by their names.
@@ -196,8 +204,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read variables as they are written."""
         path = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
-        file = _FileAsWritten(settings_cls, env_file=path)
-        return init_settings, _AsWritten(settings_cls), file, file_secret_settings
+        variables, file = _AsWritten(settings_cls), _FileAsWritten(settings_cls, env_file=path)
+        for name in (*variables.env_vars, *file.env_vars):
+            tell_if_misspelled(name.upper())
+        return init_settings, variables, file, file_secret_settings
 
     @model_validator(mode="before")
     @classmethod
@@ -353,6 +363,22 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+@cache
+def tell_if_misspelled(variable: str) -> None:
+    """Warn, once, of a variable that is read by nobody and looks like one that is."""
+    if (nearest := _nearest(variable)) is not None:
+        logger.warning("%s is read by nobody; did you mean %s?", variable, nearest)
+
+
+def _nearest(variable: str) -> str | None:
+    """The variable that one of another name was meant to be; None if that is not likely."""
+    name = variable.removeprefix(_PREFIX).lower()
+    if not variable.startswith(_PREFIX) or name in Settings.model_fields:
+        return None
+    found = get_close_matches(name, Settings.model_fields, n=1, cutoff=_SIMILAR)
+    return f"{_PREFIX}{found[0].upper()}" if found else None
 
 
 def load_settings() -> Settings:

@@ -9,6 +9,7 @@ import click
 from ..domain.errors import ConfigurationError
 from ..frontend.app import FrontEnd, create_codeless_app
 from ..frontend.uvicorn_server import run
+from ..local.ports import refuse_taken
 from ..settings import Settings
 from .application import load_connected_service, optional_app_option, redis_url_of
 
@@ -38,6 +39,7 @@ def serve(app: str | None, together: bool) -> None:
     logging.getLogger("tasks_service").setLevel(logging.INFO)
     settings = Settings()
     front_end, settings = _codeless(settings, together=together) if app is None else _of_app(app, settings)
+    refuse_taken(settings.host, settings.port, "TASKS_PORT")
     run(
         front_end,
         host=settings.host,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from contextlib import closing
@@ -22,7 +23,7 @@ from tasks_service.cli import main
 from tasks_service.domain.errors import ConfigurationError
 from tasks_service.domain.tools import ToolDefinition
 from tasks_service.local.redis_server import EmbeddedRedis
-from tasks_service.settings import Settings, load_settings
+from tasks_service.settings import Settings, load_settings, tell_if_misspelled
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.store.registry import AnnouncedTools, WorkerAnnouncement
 
@@ -169,6 +170,74 @@ def test_each_mistake_has_a_sentence_of_its_own(monkeypatch: pytest.MonkeyPatch)
         "TASKS_REDIS_URL",
         "TASKS_PORT",
     ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("TASKS_REDIS_ULR", "TASKS_REDIS_URL"),
+        ("TASKS_SERCET", "TASKS_SECRET"),
+        ("TASKS_API_KEY", "TASKS_API_KEYS"),
+        ("TASKS_ALOWED_HOSTS", "TASKS_ALLOWED_HOSTS"),
+    ],
+)
+@pytest.mark.parametrize("is_in_a_file", [False, True], ids=["environment", "file"])
+def test_a_variable_that_is_misspelled_is_told_once_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+    meant: str,
+    is_in_a_file: bool,
+) -> None:
+    tell_if_misspelled.cache_clear()
+    if is_in_a_file:
+        (tmp_path / ".env").write_text(f"{variable}=x\n")
+    else:
+        monkeypatch.setenv(variable, "x")
+
+    load_settings()
+    load_settings()
+
+    assert caplog.messages == [f"{variable} is read by nobody; did you mean {meant}?"]
+
+
+def test_variables_of_others_that_begin_alike_are_nobodys_business(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (
+        "TASKS_APP",
+        "TASKS_URL",
+        "TASKS_KEY",
+        "TASKS_TOOLS_ROOT",
+        "TASKS_DATABASE",
+        "TASKS_TIMEOUT",
+    ):
+        monkeypatch.setenv(name, "x")
+
+    load_settings()
+
+    assert caplog.messages == []
+
+
+# --- ports ---
+
+
+def test_a_port_that_is_taken_is_refused_with_the_variable_that_chooses_another(
+    app_module: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("TASKS_REDIS_URL", "redis://127.0.0.1:1/0")
+        monkeypatch.setenv("TASKS_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setattr(sys, "argv", ["tasks-service", "serve", "--app", app_module])
+
+        with pytest.raises(SystemExit) as ended:
+            main()
+
+    assert ended.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "cannot be used (Address already in use)" in line
+    assert line.endswith("Choose another port with TASKS_PORT.")
 
 
 # --- commands ---
