@@ -36,7 +36,7 @@ from .replay import Calls, Difference, Replay, difference_of
 from .reports import ReportRecorder
 
 
-class Family:
+class Group:
     """A task and those that were submitted for it, which one clock moves on together.
 
     Args:
@@ -86,7 +86,7 @@ class Driver:
         service: Where the tool is registered.
         task: The task, as it was recorded.
         store: Where it is recorded.
-        family: The task, and those that were submitted for it.
+        group: The task, and those that were submitted for it.
         answers: Answers to questions that will be asked, by key.
         interruptions: What happens to its attempts.
     """
@@ -96,13 +96,13 @@ class Driver:
         service: TaskService,
         task: Task,
         store: WatchedStore,
-        family: Family,
+        group: Group,
         *,
         answers: Mapping[str, Any] | None = None,
         interruptions: Sequence[Interruption] = (),
     ) -> None:
         self.service, self.tool = service, service.tools.find(task.tool)
-        self.clock, self._store, self._family = family.clock, store, family
+        self.clock, self._store, self._group = group.clock, store, group
         self._owner, self.task_id = task.owner, task.task_id
         self._limits = service.settings.limits
         self.answers = dict(answers or {})
@@ -118,7 +118,7 @@ class Driver:
         self._before_end: tuple[TaskRecord, End] | None = None
         self._warned: set[Read] = set()
         store.watch(self.task_id, self)
-        family.add(self)
+        group.add(self)
 
     @property
     def record(self) -> TaskRecord:
@@ -161,7 +161,7 @@ class Driver:
 
     def go_on(self) -> None:
         """Drive the task, and those that belong to it, as far as they go by themselves."""
-        self._family.go_on()
+        self._group.go_on()
 
     def check_at_the_end(self) -> None:
         """Check, if the task has ended, that all has happened that was planned."""
@@ -183,7 +183,7 @@ class Driver:
     def next_due_ms(self) -> int | None:
         """See `Follower.next_due_ms`."""
         task = self.record.task
-        if self._family.is_driving or task.status.is_final:
+        if self._group.is_driving or task.status.is_final:
             return None
         return (
             min(self._due_ms(task), next_due_ms(task)) if task.phase is Phase.PENDING else next_due_ms(task)
@@ -224,7 +224,7 @@ class Driver:
 
     def submitted(self, task: Task) -> None:
         """See `Watcher.submitted`."""
-        self.children.append(Driver(self.service, task, self._store, self._family))
+        self.children.append(Driver(self.service, task, self._store, self._group))
 
     def differs(self, calls: Sequence[Call], entry: JournalEntry | None, mismatch: HistoryMismatch) -> None:
         """See `Watcher.differs`."""
@@ -296,7 +296,7 @@ class Driver:
         """Raise what the attempt did otherwise than those before, and replay it."""
         if self._differences:
             raise not_deterministic(self.tool, self._differences[0], ()) from self.engine.raised
-        if self._family.replay and self._before_end is not None:
+        if self._group.replay and self._before_end is not None:
             self._replay(*self._before_end)
 
     def _replay(self, record: TaskRecord, end: End) -> None:

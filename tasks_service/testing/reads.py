@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ _OURS: Final = __name__.partition(".")[0]
 _LIBRARIES: Final = tuple(
     os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+_PACKAGES: Final = frozenset({"site-packages", "dist-packages"})
 _CLOCKS: Final = frozenset({"now", "utcnow", "today"})
 _DRAWING: Final = frozenset({"random", "uuid", "secrets"})
 _SHARED_RANDOM: Final = random.random.__self__  # type: ignore[attr-defined]
@@ -141,4 +143,5 @@ def _is_authors(frame: FrameType) -> bool:
     name = str(frame.f_globals.get("__name__", ""))
     if name.partition(".")[0] in (_OURS, *sys.stdlib_module_names):
         return False
-    return not os.path.realpath(frame.f_code.co_filename).startswith(_LIBRARIES)
+    path = os.path.realpath(frame.f_code.co_filename)
+    return not path.startswith(_LIBRARIES) and _PACKAGES.isdisjoint(Path(path).parts)

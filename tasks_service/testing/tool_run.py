@@ -26,7 +26,7 @@ from ..service import TaskService
 from ..store.announcements import Listed, list_name, resource_name
 from .answers import Answer, as_sent
 from .clock import Clock
-from .driver import Driver, Family, text_of
+from .driver import Driver, Group, text_of
 from .engine import WatchedStore
 from .failures import NoResult, RunError
 from .interruptions import (
@@ -106,10 +106,8 @@ class ToolRun:
                 journal=_answers_before_the_task(found, given),
             )
         )
-        family = Family(clock, sleep_at_once=sleep_at_once, replay=replay)
-        self._driver = Driver(
-            service, created.task, store, family, answers=given, interruptions=interruptions
-        )
+        group = Group(clock, sleep_at_once=sleep_at_once, replay=replay)
+        self._driver = Driver(service, created.task, store, group, answers=given, interruptions=interruptions)
         self._driver.go_on()
 
     @classmethod

@@ -281,6 +281,20 @@ def test_clocks_in_steps_in_libraries_and_after_the_last_call_are_no_concern() -
         assert run(tool).status == "completed"
 
 
+def test_a_library_that_draws_is_no_concern(tmp_path: Path) -> None:
+    library = tmp_path / "dist-packages" / "library.py"
+    names: dict[str, Any] = {"__name__": "library"}
+    exec(compile("import uuid\ndef draw(): return uuid.uuid4()", str(library), "exec"), names)
+
+    def tool(ctx: TaskContext) -> None:
+        names["draw"]()
+        ctx.sleep(60)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(tool).status == "completed"
+
+
 def test_a_replay_stops_at_the_last_recorded_call_and_runs_no_step() -> None:
     done: list[str] = []
 
