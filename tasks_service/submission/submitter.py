@@ -29,9 +29,11 @@ from ..domain.errors import (
     StoreUnavailable,
 )
 from ..domain.events import Create, MakeVisible
+from ..domain.limits import valid_text
 from ..domain.names import new_task_id, task_hash
 from ..domain.task import Owner, Policy, Task
 from ..domain.tools import TaskSupport
+from ..domain.traces import is_trace_parent
 from ..durable.context import RunningContext, running_context
 from ..settings import Settings
 from ..store.redis.backoff import full_jitter
@@ -160,7 +162,7 @@ class Submitter:
         owner, policy = self._owner(options.owner, running), _policy(place, definition.policy, options)
         visible = _visible(place, definition.support, options)
         key = _key(place, options.idempotency_key)
-        trace = options.traceparent or ("" if running is None else running.traceparent)
+        trace = _trace(place, options.traceparent) or ("" if running is None else running.traceparent)
         event = Create(
             task_id=new_task_id(owner, self._settings.shards),
             owner=owner,
@@ -213,7 +215,7 @@ class Submitter:
 
     def _key_name(self, name: str) -> str:
         known = self._settings.api_keys
-        if not name or (known and name not in known):
+        if not name or valid_text(name) != name or (known and name not in known):
             nearest = get_close_matches(name, list(known), n=1)
             advice = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise ConfigurationError(f"owner={name!r}: TASKS_API_KEYS has no key of that name{advice}")
@@ -340,9 +342,17 @@ def _visible(place: str, support: TaskSupport, options: SubmitOptions) -> bool:
     return options.visible
 
 
+def _trace(place: str, traceparent: str) -> str:
+    if traceparent and not is_trace_parent(traceparent):
+        raise ConfigurationError(
+            f"{place}: traceparent={traceparent!r}: expected a W3C trace parent, as in 00-...-...-01"
+        )
+    return traceparent
+
+
 def _key(place: str, key: str | None) -> str:
     if key is None:
         return ""
-    if not isinstance(key, str) or not 0 < len(key.encode()) <= KEY_BYTES:
+    if not isinstance(key, str) or valid_text(key) != key or not 0 < len(key.encode()) <= KEY_BYTES:
         raise ConfigurationError(f"{place}: idempotency_key={key!r}: expected text of 1 to {KEY_BYTES} bytes")
     return key

@@ -12,16 +12,19 @@ from typing import Any, NamedTuple
 import pytest
 from redis.exceptions import NoPermissionError
 
+from tasks_service import TaskService
 from tasks_service.domain.errors import StoreForbidden, TaskNotFound
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.store.redis import RedisTaskStore, Role
+from tests.kit.serving import settings
 from tests.kit.sessions import SessionClient, is_request
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WITH_TASKS, WireClient
 from tests.kit.workers import OWNER
 
-from .roles import APP, ROLES, Flower, FrontEnd, GuardedRedis, Process, command, operate, ready, users
+from .asking_app import nap
+from .roles import APP, ROLES, SECRET, Flower, FrontEnd, GuardedRedis, Process, command, operate, ready, users
 
 WORKER = [
     *("celery", "-A", APP, "worker", "--concurrency", "2", "--task-events"),
@@ -95,6 +98,21 @@ def test_a_task_sleeps_asks_and_completes_and_a_dead_child_is_replaced(
         completed(client, client.task("nap", {"path": str(tmp_path / "nap"), "seconds": 0.2}))
         dying = {"path": str(tmp_path / "steps"), "marker": str(tmp_path / "died")}
         completed(client, client.task("die_after_step", dying))
+
+
+@pytest.mark.parametrize("user", ["web", "worker"])
+def test_a_program_starts_a_tool_and_waits_for_it_as_either_user(
+    service: Service, tmp_path: Path, user: str
+) -> None:
+    shop = TaskService("Asking", settings=settings(service.redis.url_of(user), tmp_path, secret=SECRET))
+    shop.tool()(nap)
+    handles = [
+        shop.submit("nap", path=str(tmp_path / "nap"), seconds=0.2, owner=owner, idempotency_key=user)
+        for owner in (None, "alice")
+    ]
+    for handle in handles:
+        handle.result(60)
+    assert not handles[0].cancel()
 
 
 def test_a_front_end_without_code_serves_what_the_worker_has_announced(

@@ -47,7 +47,7 @@ class Life:
         capabilities: Collection[ClientCapability] = (ClientCapability.FORM,),
         ask: Mapping[str, Question] | None = None,
         given: Mapping[str, Any] | None = None,
-        store: type[MemoryTaskStore] = MemoryTaskStore,
+        store: Callable[..., MemoryTaskStore] = MemoryTaskStore,
     ) -> None:
         self.now_ms = 1_700_000_000_000
         self.store = store(clock=lambda: self.now_ms)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ from tasks_service.crypto.keys import Fingerprints, load_keys
 from tasks_service.crypto.owners import API_KEY_ISSUER, Principal, owner_of
 from tasks_service.domain.errors import HistoryMismatch, Parked, StoreFull
 from tasks_service.domain.events import Claim, CompleteWithResult, Create
-from tasks_service.domain.limits import Limits
+from tasks_service.domain.limits import OTHER_QUEUES, Limits
 from tasks_service.domain.names import task_hash
-from tasks_service.domain.task import DAY, HOUR, MINUTE, EntryKind, Phase, Task, new_token
+from tasks_service.domain.task import DAY, HOUR, MINUTE, EntryKind, Phase, Slot, Task, new_token
 from tasks_service.durable.context import running_in
 from tasks_service.store.changes import Change
 from tasks_service.store.clients import Created
@@ -51,6 +52,7 @@ from tasks_service.worker.attempt import RunningAttempt
 from tests.unit.replay import OWNER, Life
 
 SECRET = "0123456789abcdef0123456789abcdef"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Kind(Enum):
@@ -232,6 +234,9 @@ def test_a_tool_that_asks_before_it_runs_is_refused(program: Program) -> None:
         ({"retention": timedelta(days=30)}, "retention: less than 30 days"),
         ({"idempotency_key": "é" * 65}, "text of 1 to 128 bytes"),
         ({"idempotency_key": ""}, "text of 1 to 128 bytes"),
+        ({"idempotency_key": "\ud800"}, "text of 1 to 128 bytes"),
+        ({"traceparent": "00-1"}, "expected a W3C trace parent"),
+        ({"owner": "\ud800"}, "TASKS_API_KEYS has no key of that name"),
         ({"owner": 3}, "the name of an API key, LOCAL_USER, or a Principal"),
         ({"owner": ""}, "TASKS_API_KEYS has no key of that name"),
     ],
@@ -243,10 +248,10 @@ def test_options_that_cannot_work_are_refused(program: Program, options: dict[st
 
 
 def test_options_of_one_task_replace_those_of_its_tool(program: Program) -> None:
-    options = {"ttl": timedelta(hours=3), "retention": timedelta(days=2), "traceparent": "00-1"}
+    options = {"ttl": timedelta(hours=3), "retention": timedelta(days=2), "traceparent": TRACE}
     task = program.submit_with("render", options, scene="hall")
 
-    assert (task.policy.ttl_ms, task.policy.retention_ms, task.trace) == (3 * HOUR, 2 * DAY, "00-1")
+    assert (task.policy.ttl_ms, task.policy.retention_ms, task.trace) == (3 * HOUR, 2 * DAY, TRACE)
 
 
 @pytest.mark.parametrize("options", [{}, {"owner": LOCAL_USER}, {"owner": LOCAL_USER, "visible": False}])
@@ -627,6 +632,19 @@ def test_a_longer_wait_is_looked_after_less_often(tool: Tool) -> None:
         tool.life.now_ms += 40_000
     assert pauses[0] < 1_500
     assert 9_000 < pauses[1] < pauses[2] < 31_000
+
+
+def test_a_tool_that_waits_leaves_its_slot_to_the_one_that_it_waits_for(service: TaskService) -> None:
+    limits = Limits(running_per_owner={OTHER_QUEUES: 1})
+    tool = Tool(service, Life(store=partial(Followed, limits=limits)))
+    with running_in(TaskContext(tool.life.attempt())), pytest.raises(Parked):
+        handle = tool.submitter.submit("render", None, {"scene": "hall"})
+        (child,) = tool.children()
+        assert child.slot is Slot.WAITING
+        handle.result()
+
+    assert tool.children()[0].slot is Slot.HELD
+    tool.program.finish(child.task_id)
 
 
 def test_an_async_tool_waits_for_its_children_all_at_once(tool: Tool) -> None:

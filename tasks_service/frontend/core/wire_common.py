@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
@@ -41,6 +40,7 @@ from ...domain.questions import SamplingQuestion
 from ...domain.reports import LogMessage
 from ...domain.task import ClientCapability, Progress
 from ...domain.tools import ToolDefinition
+from ...domain.traces import is_trace_parent
 from ...extension import IDEMPOTENCY_META, REQUEST_CANCELLED
 from ..transport.jsonrpc import EncodedList, encode
 from ..transport.rejection import Rejection
@@ -78,8 +78,6 @@ PROBLEMS_BYTES: Final = 4 * KIB
 NAME_CHARACTERS: Final = 128
 """Longest tool name that an error repeats."""
 
-_TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
 EMPTY: Final[Mapping[str, Any]] = {}
 """No fields."""
 
@@ -105,7 +103,7 @@ def request_meta(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
 def trace_parent(meta: Mapping[str, Any]) -> str:
     """The W3C trace parent in a request's `_meta`; empty if there is none that is well formed."""
     value = meta.get("traceparent")
-    return value if isinstance(value, str) and _TRACE_PARENT.fullmatch(value) else ""
+    return str(value) if is_trace_parent(value) else ""
 
 
 def idempotency_key(meta: Mapping[str, Any]) -> str | None:
