@@ -46,12 +46,11 @@ def build(settings: Settings | None = None) -> TaskService:
         raise ProtocolError(4001, "no more", {"left": 0})
 
     @service.tool()
-    def album(scenes: list[str], runs: str, ctx: TaskContext) -> list[str]:
+    def album(scenes: list[str], runs: str) -> list[str]:
         """Render scenes by another tool, and wait for them."""
         with Path(runs).open("a") as lines:
             lines.write("run\n")
         handles = [service.submit("render", scene=scene) for scene in scenes]
-        ctx.sleep(0.1)
         return [handle.result().scene for handle in handles]
 
     service.tool(name="doomed_album", queue="doomed")(album)
