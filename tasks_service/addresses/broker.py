@@ -36,6 +36,15 @@ class Server(NamedTuple):
     encrypted: bool
 
 
+def listed(configured: str | Sequence[str] | None) -> str:
+    """The URL of a broker as one text, whichever way a Celery app has it.
+
+    Args:
+        configured: One URL, several separated by semicolons, or a list of them; None: none.
+    """
+    return (configured if isinstance(configured, str) else ";".join(configured)) if configured else ""
+
+
 def redis_server(url: str, *, master_name: str = "", encrypted: bool = False) -> Server | None:
     """The Redis that a URL means; None if it is neither a single server nor a master behind sentinels.
 

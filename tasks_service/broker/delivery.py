@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from ..addresses.broker import AMQP_SCHEMES, REDIS_SCHEMES, redis_server
+from ..addresses.broker import AMQP_SCHEMES, REDIS_SCHEMES, listed, redis_server
 from ..addresses.encryption import split
 from ..store.registry import Delivery
 
@@ -31,8 +31,7 @@ def delivery_of(app: Celery, broker_url: str) -> Delivery:
 
 def consumed_delivery(app: Celery) -> Delivery:
     """Where the workers of an app take messages from by its settings; of several brokers, the first."""
-    configured = app.conf.broker_read_url or app.conf.broker_url or ""
-    return delivery_of(app, str(configured if isinstance(configured, str) else next(iter(configured), "")))
+    return delivery_of(app, listed(app.conf.broker_read_url or app.conf.broker_url))
 
 
 def _place(broker_url: str, master_name: str) -> tuple[str, str]:
@@ -40,7 +39,8 @@ def _place(broker_url: str, master_name: str) -> tuple[str, str]:
     parts = split(first)
     scheme = parts.scheme.partition("+")[0]
     if scheme in REDIS_SCHEMES:
-        server = redis_server(broker_url, master_name=master_name)
+        # Sentinels are listed, all of one master; of other servers that are listed, one is the broker.
+        server = redis_server(broker_url if scheme == "sentinel" else first, master_name=master_name)
         return "redis", str(0 if server is None else server.database)
     if scheme in AMQP_SCHEMES:
         return "amqp", parts.path[1:] or "/"

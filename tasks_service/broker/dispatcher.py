@@ -20,7 +20,15 @@ from kombu import Connection, Queue
 from kombu.exceptions import ChannelError
 from kombu.transport import redis as kombu_redis
 
-from ..addresses.broker import CONNECT_TIMEOUT, SOCKET_TIMEOUT, Server, bounded, broker_of, redis_server
+from ..addresses.broker import (
+    CONNECT_TIMEOUT,
+    SOCKET_TIMEOUT,
+    Server,
+    bounded,
+    broker_of,
+    listed,
+    redis_server,
+)
 from ..domain.task import Task
 from ..store.outbox import Push
 from .app import direct_queue
@@ -84,7 +92,7 @@ class Dispatcher:
     @property
     def broker_url(self) -> str:
         """The URL of the broker."""
-        return self._broker.url if self._broker else str(self._app.conf.broker_write_url or "")
+        return self._broker.url if self._broker else listed(self._app.conf.broker_write_url)
 
     @property
     def messages(self) -> str | None:

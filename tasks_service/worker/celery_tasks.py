@@ -10,12 +10,13 @@ import os
 from functools import partial
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery
 
 from ..authoring.tool import Tool
 from ..domain.task import new_token
 from .engine import Engine
 from .exposed_run import run_exposed
+from .own_task import OwnTask
 from .request import LEASE_HEADER
 
 HARD_LIMIT_AFTER = 15
@@ -26,7 +27,7 @@ class ToolFailed(Exception):
     """What Celery, and so Flower, sees of a tool that failed: that it did, and under which name to look."""
 
 
-class ToolTask(Task):  # type: ignore[misc]
+class ToolTask(OwnTask):
     """The Celery task of a tool: takes a reference, returns None, or raises a bare `ToolFailed`."""
 
     Request = "tasks_service.worker.request:ToolRequest"
@@ -43,10 +44,6 @@ class ToolTask(Task):  # type: ignore[misc]
     track_started = False
     max_retries = 0
     throws = (ToolFailed,)
-
-    @classmethod
-    def annotate(cls) -> None:
-        """Take nothing from the app's `task_annotations`: those for `*` mean the shop's own tasks."""
 
     engine: Engine
     tool: Tool
@@ -72,8 +69,7 @@ def register_tool(app: Celery, engine: Engine, tool: Tool) -> None:
         tool=tool,
         soft_time_limit=(exposed and exposed.soft_time_limit) or timeout,
         time_limit=timeout + HARD_LIMIT_AFTER,
-        # 0 is no limit; None would be the app's `task_default_rate_limit`.
-        rate_limit=(exposed and exposed.rate_limit) or 0,
+        rate_limit=(exposed and exposed.rate_limit) or OwnTask.rate_limit,
     )
     def run_tool(self: ToolTask, task: str, dispatched_ms: int, **_: Any) -> None:
         request = self.request

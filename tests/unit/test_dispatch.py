@@ -13,6 +13,7 @@ from celery import Celery
 
 from tasks_service.addresses.broker import broker_of, redis_server
 from tasks_service.broker.app import create_app
+from tasks_service.broker.delivery import consumed_delivery
 from tasks_service.broker.dispatcher import Dispatcher
 from tasks_service.broker.message import celery_id
 from tasks_service.domain.errors import ConfigurationError
@@ -88,6 +89,17 @@ def test_threads_build_messages_at_once(dispatcher: Dispatcher) -> None:
     for thread in threads:
         thread.join()
     assert built == ["ok"] * 4
+
+
+@pytest.mark.parametrize(
+    "urls", [[URL, "redis://other/3"], (URL, "redis://other/3"), f"{URL};redis://other/3"]
+)
+def test_several_brokers_of_a_shops_app_are_told_to_kombu_in_their_order(urls: Any) -> None:
+    shop = Celery("shop", broker=urls, set_as_current=False)
+    dispatcher = Dispatcher(shop, redis_url=URL)
+    assert dispatcher.broker_url == f"{URL};redis://other/3"
+    assert not dispatcher.in_store  # which of them is the broker is not known
+    assert consumed_delivery(Celery("shop", broker=["redis://a/3", "redis://b/3"])).virtual_host == "3"
 
 
 def test_a_broker_that_is_down_costs_a_commit_nothing() -> None:

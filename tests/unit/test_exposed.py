@@ -16,6 +16,7 @@ from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
 from tasks_service import ConfigurationError, RetryPolicy, Settings, TaskService, ToolError, current_context
 from tasks_service.domain.task import FailureKind, TaskStatus
 from tasks_service.testing import ToolRun
+from tasks_service.worker.maintenance.schedule import CELERY_TASKS, REAP
 
 CALLS: list[tuple[Any, ...]] = []
 
@@ -424,6 +425,7 @@ def test_settings_of_the_shop_for_all_its_tasks_are_not_the_tools(shop: Celery) 
     @service.tool
     def fresh() -> None: ...
 
+    assert shop.tasks[CELERY_TASKS[REAP]].rate_limit == 0
     tool = shop.tasks["fresh"]
     assert (tool.rate_limit, tool.time_limit, tool.acks_late) == (0, 86_415, True)
     assert tool.on_failure.__func__ is Task.on_failure

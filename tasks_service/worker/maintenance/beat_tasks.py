@@ -13,6 +13,7 @@ from ...broker.dispatcher import Dispatcher
 from ...domain.errors import StoreFull, StoreUnavailable
 from ...failpoints import failpoint
 from ...store.maintenance import MaintenanceStore
+from ..own_task import OwnTask
 from . import audit, expire, reap, resend
 from .schedule import AUDIT, CELERY_TASKS, EXPIRE, REAP, RESEND
 
@@ -94,6 +95,7 @@ def register_beat_tasks(app: Celery, work: Callable[[], BeatWork]) -> None:
         return app.task(
             name=CELERY_TASKS[kind],
             shared=False,
+            base=OwnTask,
             ignore_result=True,
             acks_late=False,
             typing=False,
