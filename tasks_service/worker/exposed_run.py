@@ -23,9 +23,8 @@ from celery.utils.saferepr import saferepr
 from celery.utils.time import maybe_make_aware
 from kombu.exceptions import EncodeError
 
-from ..domain.errors import AttemptTimedOut
 from ..domain.names import task_hash
-from ..domain.task import FailureKind, Phase, TaskStatus
+from ..domain.task import FailureKind, TaskStatus
 from ..domain.task import Task as TaskState
 from .attempt import RunningAttempt
 from .exposed import find_task
@@ -122,11 +121,9 @@ class _ExposedRun:
         request, task = self._request, self._task
         if request is None or task is None or ended is None or isinstance(self._raised, Ignore | Reject):
             return
-        stopped = request.attempt.stop_reason
-        if stopped is not None and stopped is not AttemptTimedOut:
-            return
-        if ended.phase is Phase.PENDING:
-            self._call_on_retry(task, request)
+        if not ended.status.is_final:
+            if ended.retries > request.attempt.task.retries:  # otherwise it was handed back
+                self._call_on_retry(task, request)
         elif ended.status is TaskStatus.COMPLETED and self._raised is None:
             _call(task.on_success, self._value, request.id, request.args, request.kwargs)
             self._call_after_return(task, request, states.SUCCESS, self._value)

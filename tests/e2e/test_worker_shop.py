@@ -124,7 +124,9 @@ def test_its_hooks_run_once_for_each_attempt_beside_celerys_signals_for_the_tool
     first = ["before_start try 0", "on_retry try 0"]
     second = ["before_start try 1", "on_success try 1", "after_return try 1"]
     # The second attempt may begin in another child before the first has called its hook, as Celery's may.
-    wait_until(lambda: sorted(hooks()) == sorted([*first, *second]), shop_worker.logs)
+    wait_until(
+        lambda: sorted(hooks()) == sorted([*first, *second]), lambda: f"{hooks()}\n{shop_worker.logs()}"
+    )
 
 
 @pytest.mark.parametrize("catches", [True, False])
