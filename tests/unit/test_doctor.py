@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 from celery import Celery
 
 from tasks_service import TaskService
-from tasks_service.cli.doctor import Examination, check_encryption, check_settings
+from tasks_service.cli.doctor import Examination, check_encryption, check_secrets, check_settings
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
+from tests.kit.secrets import secrets_problems
 
 LOCAL = "redis://127.0.0.1:1/0"
 
@@ -37,3 +41,20 @@ def test_it_says_what_rabbitmqs_consumer_timeout_does_to_an_application_of_ones_
     found = list(check_settings(patient(Celery("shop"))))
     assert any("consumer_timeout" in finding.what for finding in found)
     assert list(check_settings(patient())) == []
+
+
+def test_it_says_that_the_secret_here_is_not_that_of_the_front_ends(redis_url: str, tmp_path: Path) -> None:
+    assert secrets_problems(redis_url, "the-secret-of-the-front-ends") == []
+
+    with closing(RedisTaskStore(redis_url, deadline=60.0)) as store:
+
+        def said(**options: str) -> list[str]:
+            settings = Settings(_env_file=None, redis_url=redis_url, data_dir=tmp_path, **options)
+            examination = Examination(TaskService("Test", settings=settings), settings, store)
+            return [finding.what for finding in check_secrets(examination)]
+
+        assert said(secret="the-secret-of-the-front-ends") == []
+        (what,) = said(secret="the-secret-of-somebody-else")
+        assert "another secret" in what
+        assert said() == [], "where there is no secret, there is nothing to compare"
+    assert list(tmp_path.iterdir()) == [], "and none is made"
