@@ -60,7 +60,7 @@ def shop(module_redis: RedisServer) -> Iterator[Any]:
     """The module that the examples are together."""
     if not django_settings.configured:
         database = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-        django_settings.configure(DATABASES={"default": database})
+        django_settings.configure(DATABASES={"default": database}, LOGGING_CONFIG=None)
         django.setup()
     from django.db import connection, models
 
