@@ -15,7 +15,7 @@ from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
 
 from tasks_service import ConfigurationError, RetryPolicy, Settings, TaskService, ToolError, current_context
 from tasks_service.domain.task import FailureKind, TaskStatus
-from tasks_service.testing import ToolRun
+from tasks_service.testing import Crash, Shutdown, ToolRun
 from tasks_service.worker.maintenance.schedule import CELERY_TASKS, REAP
 
 CALLS: list[tuple[Any, ...]] = []
@@ -223,6 +223,23 @@ def test_a_task_that_waits_or_was_cancelled_has_ended_for_no_hook(shop: Celery) 
     CALLS.clear()
     ToolRun(service, "refund", replay=False).cancel()
     assert [call[0] for call in CALLS] == ["before_start"]
+
+
+def test_an_attempt_that_is_handed_back_or_lost_has_ended_for_no_hook(shop: Celery) -> None:
+    @shop.task(name="shop.bake", base=Noted)
+    def bake() -> str:
+        ctx = current_context()
+        return str(ctx.step("knead", lambda: "dough")) + str(ctx.step("heat", lambda: ""))
+
+    service = service_of(shop)
+    service.expose("shop.bake")
+
+    for interruption in (Shutdown(after="knead"), Crash(after="knead")):
+        CALLS.clear()
+        ran = ToolRun(service, "bake", None, interruption, replay=False)
+        assert (ran.result, ran.attempts) == ("dough", 2)
+        assert [call[0] for call in CALLS] == ["before_start", "before_start", "on_success", "after_return"]
+        assert {call[3] for call in CALLS if call[0] == "before_start"} == {0}
 
 
 def test_the_shops_own_instance_runs_and_keeps_what_it_has_opened(shop: Celery) -> None:
