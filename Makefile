@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile upgrade-test test-matrix clients proxies dist up recording bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile memory upgrade-test test-matrix clients proxies dist up recording bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,7 +87,11 @@ faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 	TASKS_TEST_TASKS=20000 TASKS_TEST_FAULTS=200 pytest tests/faults/test_chaos.py -m faults -s
 
 hostile: $(STAMP) ## Every message, stored byte and exception that does harm, in every pool (some minutes)
-	TASKS_TEST_HOSTILE=20000 pytest tests/faults -m hostile
+	TASKS_TEST_HOSTILE=20000 pytest tests/faults/test_damaged_store.py tests/faults/test_every_exception.py \
+	tests/faults/test_hostile_messages.py -m "hostile or not hostile"
+
+memory: $(STAMP) ## The memory of each kind of process over 100,000 tasks (half an hour)
+	pytest tests/faults/test_memory.py -m memory -s
 
 upgrade-test: $(STAMP) ## Neighbouring releases on one store, forward and back (needs the git history; some minutes)
 	TASKS_TEST_UPGRADE_CALLS=100 pytest tests/upgrade -m "upgrade or not upgrade"

@@ -64,9 +64,9 @@ def guard(transport: Any, inspector: Inspector) -> None:
             return
         try:
             deliver(message, queue)
-        except transport.connection_errors:
+        except (*transport.connection_errors, *transport.channel_errors):
             raise
-        except _HOSTILE as error:
+        except Exception as error:  # of any class: also bodies are decoded here, by whatever they name
             inspector.dropped(queue, f"{type(error).__name__}: {error}")
 
     transport.create_channel, transport._deliver = create_channel, deliver_or_drop

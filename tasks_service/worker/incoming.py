@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any
 
 from celery import Celery, bootsteps, signals
+from celery.worker.consumer.gossip import Gossip
 from kombu.transport import redis as kombu_redis
 
 from ..authoring.tool import ToolRegistry
@@ -116,14 +117,41 @@ def guard_messages(app: Celery, engine: Engine, tools: ToolRegistry, *, owns_app
     app.steps["consumer"].add(_step(inspector))
 
 
+def _drop_what_is_no_event(consumer: Any, inspector: MessageInspector) -> None:
+    """Have events of other workers dropped that cannot be read, with any broker: they would end this one."""
+    gossip = consumer.gossip
+    hear, get_consumers = gossip.on_message, gossip.get_consumers
+
+    def drop(_: Any, error: Exception) -> None:
+        inspector.dropped("", f"it is no event of a worker ({type(error).__name__})")
+
+    def hear_or_drop(prepare: Any, message: Any) -> None:
+        try:
+            hear(prepare, message)
+        except consumer.connection_errors + consumer.channel_errors:
+            raise
+        except Exception as error:
+            drop(message, error)
+
+    def get_dropping_consumers(channel: Any) -> Any:
+        consumers = get_consumers(channel)
+        for listener in consumers:
+            listener.on_decode_error = drop
+        return consumers
+
+    gossip.on_message, gossip.get_consumers = hear_or_drop, get_dropping_consumers
+
+
 def _step(inspector: MessageInspector) -> type[Any]:
     class GuardedMessages(bootsteps.Step):  # type: ignore[misc]
         """Guards each connection that the consumer makes, and the handler of its messages."""
 
         name = f"tasks-service-messages-{next(_NUMBERS)}"
+        requires = (Gossip,)
 
         def __init__(self, consumer: Any, **options: Any) -> None:
             super().__init__(consumer, **options)
+            _drop_what_is_no_event(consumer, inspector)
             connect, create_handler = consumer.connection_for_read, consumer.create_task_handler
 
             def connection_for_read(*args: Any, **options: Any) -> Any:

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_celery import CeleryTestWorker
@@ -36,7 +38,9 @@ def broker() -> Iterator[RabbitServer]:
 def worker(broker: RabbitServer, module_redis: RedisServer) -> Iterator[CeleryTestWorker]:
     # It takes no message from the queue `elsewhere`, and sweeps it all the same.
     only = ("-Q", "tasks,maintenance")
-    node = worker_node(module_redis.url, name="rabbit", options=only, TASKS_BROKER_URL=broker.url)
+    node = worker_node(
+        module_redis.url, name="rabbit", options=only, hears_others=True, TASKS_BROKER_URL=broker.url
+    )
     assert node.ready(), node.logs()
     yield node
     node.teardown()
@@ -144,26 +148,62 @@ def test_a_task_that_was_created_while_the_broker_was_down_runs_when_it_is_back(
     assert client.ended(task, timeout=120).task.status is TaskStatus.COMPLETED
 
 
+TYPES = ("application/json", "application/x-python-serialize", "application/x-yaml", "text/plain", "x", None)
+BODIES = (b"", b"null", b"5", b"[]", b"[[], {}, {}]", b"\xff", b'{"task": "add"}', b"[" * 100_000)
+VALUES = (None, True, -1, 2**40, 1.5, "", "x", "x" * 5_000, [], ["x", 1], {}, {"x": {}})
+"""One of each kind that a header of AMQP may have."""
+
+HEADERS = {
+    "task": "add",
+    "id": "x",
+    "root_id": "x",
+    "parent_id": None,
+    "lang": "py",
+    "argsrepr": "()",
+    "kwargsrepr": "{}",
+    "origin": "gen@x",
+    "retries": 0,
+    "eta": None,
+    "expires": None,
+    "timelimit": [None, None],
+    "group": None,
+    "group_index": None,
+    "shadow": None,
+    "meth": None,
+    "ignore_result": True,
+    "replaced_task_nesting": 0,
+    "stamps": {},
+    "stamped_headers": None,
+    "compression": None,
+}
+BODY = b'[[], {"task": "00aaaaaaaaaaaaaaaaaaaa", "dispatched_ms": 1}, {"callbacks": null}]'
+
+
+def shapes() -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Messages of any shape: a body, and its properties."""
+    usual: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8"}
+    for headers, kind, body in product(({}, {"task": "add"}, {"task": "add", "id": 5}), TYPES, BODIES):
+        yield body, {**usual, "content_type": kind, "headers": headers}
+    for name, value in product(HEADERS, VALUES):
+        yield BODY, {**usual, "headers": {**HEADERS, name: value}}
+    for encoding, body in product(("utf-16", "binary", "x", None), (BODY, b"\xff")):
+        yield body, {**usual, "content_encoding": encoding, "headers": HEADERS}
+    for name in ("correlation_id", "reply_to", "message_id", "type", "app_id"):
+        yield BODY, {**usual, "headers": HEADERS, "properties": {name: "x" * 255}}
+    yield BODY, {}
+
+
 def test_a_message_of_any_shape_is_run_or_dropped_and_counted_and_the_worker_lives(
-    client: Client, broker: RabbitServer, worker: CeleryTestWorker
+    client: Client, broker: RabbitServer, worker: CeleryTestWorker, measured: Callable[[str, str], None]
 ) -> None:
+    process, number = worker.container.process.pid, 0
     with broker.connection() as connection, connection.channel() as channel:
-        for headers in ({}, {"task": "add"}, {"task": "add", "id": 5}, {"task": "add", "id": "x", "eta": []}):
-            for content_type in ("application/json", "application/x-python-serialize", None):
-                for body in (
-                    b"",
-                    b"null",
-                    b"[]",
-                    b"[[], {}, {}]",
-                    b"\xff",
-                    b'{"task": "add"}',
-                    b"[" * 100_000,
-                ):
-                    message = channel.prepare_message(
-                        body, content_type=content_type, content_encoding="utf-8", headers=headers
-                    )
-                    channel.basic_publish(message, exchange="", routing_key="tasks")
+        for body, properties in shapes():
+            number += 1
+            for exchange, key in (("", "tasks"), ("celeryev", "worker.heartbeat"), ("celery.pidbox", "")):
+                channel.basic_publish(channel.prepare_message(body, **properties), exchange, key)
         wait_until(lambda: not channel.queue_declare("tasks", passive=True).message_count, worker.logs)
     assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
-    assert worker.container.status == "running", worker.logs()
+    assert (worker.container.status, worker.container.process.pid) == ("running", process), worker.logs()
     wait_until(lambda: "tasks" in client.store.dropped_messages(), worker.logs)
+    measured("D3", f"RabbitMQ: {number} messages, events and orders of any shape: the worker lives")

@@ -6,7 +6,6 @@ two damages at once when each field has had its turn.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
@@ -20,12 +19,13 @@ import pytest
 from click.testing import CliRunner
 from pytest_celery import CeleryTestWorker
 
+from tasks_service.broker.app import create_app
 from tasks_service.cli import commands
 from tasks_service.domain.task import TaskStatus
 from tests.kit.audit import audit, told
-from tests.kit.hostile import damaged_twice, variants
+from tests.kit.hostile import ABSENT, VALUES, damaged_twice, embedded, paths, replaced, variants
 from tests.kit.servers import RedisServer
-from tests.kit.waiting import wait_until
+from tests.kit.waiting import PATIENCE, wait_until
 from tests.kit.workers import Client, client_of, worker_node
 
 from .toxic_app import service
@@ -44,9 +44,14 @@ def redis() -> Iterator[RedisServer]:
     server.close()
 
 
-@pytest.fixture(scope="module")
-def worker(redis: RedisServer) -> Iterator[CeleryTestWorker]:
-    node = worker_node(redis.url, app="tests.faults.toxic_app", concurrency=2)
+POOLS = ["prefork", *(pytest.param(pool, marks=pytest.mark.hostile) for pool in ("threads", "solo"))]
+
+
+@pytest.fixture(scope="module", params=POOLS)
+def worker(request: pytest.FixtureRequest, redis: RedisServer) -> Iterator[CeleryTestWorker]:
+    node = worker_node(
+        redis.url, app="tests.faults.toxic_app", pool=request.param, concurrency=2, hears_others=True
+    )
     assert node.ready(), node.logs()
     yield node
     node.teardown()
@@ -124,29 +129,84 @@ def test_bookkeeping_of_any_shape_is_dropped_and_the_worker_lives(
     assert runs_a_task(client, tmp_path / "last")
 
 
+CHANNELS = (
+    ("ts:mq:/0.celeryev/worker.heartbeat", "celeryev", "worker.heartbeat"),
+    ("ts:mq:/0.celeryev/worker.online", "celeryev", "worker.online"),
+    ("ts:mq:/0.celeryev/worker.elect", "celeryev", "worker.elect"),
+    ("ts:mq:/0.celery.pidbox", "celery.pidbox", ""),
+)
+"""Where workers tell each other of themselves, and where all are told what to do."""
+
+EVENT = {
+    "hostname": "celery@elsewhere",
+    "type": "worker-heartbeat",
+    "timestamp": 1.0,
+    "local_received": 1.0,
+    "utcoffset": 0,
+    "pid": 1,
+    "clock": 1,
+    "freq": 2.0,
+    "active": 0,
+    "processed": 0,
+    "loadavg": [0, 0, 0],
+    "sw_ident": "py-celery",
+    "id": "election",
+    "topic": "task",
+    "cver": 1,
+    "uuid": "x",
+}
+ORDER = {
+    "method": "ping",
+    "arguments": {},
+    "destination": None,
+    "pattern": None,
+    "matcher": None,
+    "ticket": "t",
+    "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "r"},
+}
+
+
+def published(exchange: str, routing_key: str, real: Any) -> Iterator[bytes]:
+    """What somebody may publish: an event or an order with each field damaged, or another envelope."""
+    properties = {
+        "body_encoding": "base64",
+        "delivery_tag": "x",
+        "delivery_info": {"exchange": exchange, "routing_key": routing_key},
+    }
+    envelope = {"content-type": "application/json", "content-encoding": "utf-8", "headers": {}}
+    sound = embedded({**envelope, "properties": properties}, real)
+    yield from (raw for raw in RAW if raw)
+    for path in paths(sound):
+        for value in VALUES:
+            yield json.dumps(replaced(sound, path, value)).encode()
+    for kind in ("application/x-python-serialize", "application/x-yaml", "text/plain", "x"):
+        for body in (b"\x80\x04N.", b"- x", b"\xff"):
+            yield json.dumps(embedded({**sound, "content-type": kind}, body)).encode()
+    for body in (b"", b"not JSON", b"\xff", b"[" * 100_000):
+        yield json.dumps(embedded(sound, body)).encode()
+    for value in VALUES:
+        yield json.dumps(embedded(sound, value)).encode()
+    for path in paths(real):
+        for value in (ABSENT, *VALUES):
+            yield json.dumps(embedded(sound, replaced(real, path, value))).encode()
+
+
 def test_remote_control_and_events_of_any_shape_are_dropped_and_the_worker_lives(
-    client: Client, redis: RedisServer, worker: CeleryTestWorker, tmp_path: Path
+    client: Client, redis: RedisServer, worker: CeleryTestWorker, tmp_path: Path, measured: Measured
 ) -> None:
-    body = base64.b64encode(b"{}").decode()
-    where = {"exchange": "celeryev", "routing_key": "worker.heartbeat"}
-    properties = {"body_encoding": "base64", "delivery_tag": "x", "delivery_info": where}
-    envelope = {"body": body, "content-type": "application/json", "content-encoding": "utf-8"}
-    shapes = [
-        *(raw for raw in RAW if raw),
-        *(
-            json.dumps({**envelope, "headers": headers, "properties": properties}).encode()
-            for headers in ({}, {"hostname": "elsewhere"}, {"hostname": 5}, None, [])
-        ),
-    ]
-    channels = (
-        "ts:mq:/0.celeryev/worker.heartbeat",
-        "ts:mq:/0.celeryev/worker.online",
-        "ts:mq:/0.celery.pidbox",
-    )
+    number = 0
     with redis.client() as admin:
-        heard = sum(admin.publish(channel, shape) for channel in channels for shape in shapes)
-    assert heard, "nobody listens there"
+        for channel, exchange, routing_key in CHANNELS:
+            wait_until(lambda c=channel: admin.publish(c, "not JSON"), worker.logs)  # type: ignore[misc]
+            for raw in published(exchange, routing_key, EVENT if exchange == "celeryev" else ORDER):
+                number += 1
+                admin.publish(channel, raw)
+        for channel, _, _ in CHANNELS:
+            wait_until(lambda c=channel: admin.publish(c, "not JSON"), worker.logs)  # type: ignore[misc]
     assert runs_a_task(client, tmp_path / "last")
+    app = create_app("asking", broker_url=redis.url, key_prefix="ts")
+    assert app.control.ping(timeout=PATIENCE, limit=1), "nobody answers"
+    measured("D6", f"{number} events and orders damaged in every field: the worker lives")
 
 
 def test_a_worker_starts_beside_bookkeeping_that_cannot_be_read(tmp_path: Path) -> None:

@@ -114,13 +114,15 @@ def worker_node(
     concurrency: int = 2,
     name: str = "worker",
     options: tuple[str, ...] = (),
+    hears_others: bool = False,
     **env: str,
 ) -> CeleryTestWorker:
-    """Start a worker; it may not be ready yet."""
+    """Start a worker; it may not be ready yet. It listens to other workers only if `hears_others`."""
+    alone = () if hears_others else ("--without-mingle", "--without-gossip", "--without-heartbeat")
     command = [
         *(sys.executable, "-m", "celery", "-A", app, "worker"),
         *("--pool", pool, "--concurrency", str(concurrency), "--hostname", f"{name}@test"),
-        *("--loglevel", "INFO", "--without-mingle", "--without-gossip", "--without-heartbeat", *options),
+        *("--loglevel", "INFO", *alone, *options),
     ]
     quick = {"TASKS_SWEEP_INTERVAL": "0.3"}
     where = {"TASKS_REDIS_URL": redis_url} if redis_url else {}
