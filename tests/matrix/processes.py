@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,14 @@ class Process:
 class Worker(Process):
     """A Celery worker, started as a shop starts it."""
 
-    def __init__(self, installed: Installed, directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, installed: Installed, directory: Path, env: Mapping[str, str], options: Sequence[str] = ()
+    ) -> None:
         shutil.copy(HERE / "shop.py", directory)
         celery = ["celery", "-A", "shop", "worker", "--loglevel", "INFO", "-Q", "shop,celery,maintenance"]
-        super().__init__(installed, [*celery, "--concurrency", "2", "--without-mingle"], directory, env)
+        super().__init__(
+            installed, [*celery, "--concurrency", "2", "--without-mingle", *options], directory, env
+        )
 
     def start(self) -> None:
         before = self._log.read_text().count(" ready.") if self._log.exists() else 0
@@ -105,9 +109,15 @@ class FrontEnd(Process):
 
 @contextmanager
 def running(
-    front: Installed, behind: Installed, redis_url: str, home: Path, *, codeless: bool
+    front: Installed,
+    behind: Installed,
+    redis_url: str,
+    home: Path,
+    *,
+    codeless: bool,
+    options: Sequence[str] = (),
 ) -> Iterator[tuple[FrontEnd, Worker]]:
-    """A front end and a worker on one store, each in its environment."""
+    """A front end and a worker on one store, each in its environment; the worker with options of its own."""
     env = {
         "TASKS_REDIS_URL": redis_url,
         "TASKS_SECRET": "the-secret-of-this-deployment",
@@ -116,7 +126,7 @@ def running(
     places = [home / "front", home / "worker"]
     for place in places:
         place.mkdir()
-    worker = Worker(behind, places[1], env)
+    worker = Worker(behind, places[1], env, options)
     try:
         front_end = FrontEnd(front, places[0], env, codeless=codeless)
         try:
