@@ -180,11 +180,8 @@ class Executor:
                 value = self._call(tool, claimed, attempt, body)
             except BaseException as raised:
                 self._interrupter.leave()
-                error = readable(raised)
-                if ends := _ends_the_process(error, ctrl_c=ctrl_c):
-                    attempt.request_stop(WorkerStopping)
-                self._commit_error(error, tool, attempt)
-                if ends:
+                # No name here outlives this block: its traceback would keep it until a rare collection.
+                if self._commit_raised(readable(raised), tool, attempt, ctrl_c=ctrl_c):
                     raise
             else:
                 task, lease_id = attempt.task, attempt.lease_id
@@ -245,6 +242,16 @@ class Executor:
 
         return call
 
+    def _commit_raised(
+        self, error: BaseException, tool: Tool, attempt: RunningAttempt, *, ctrl_c: bool
+    ) -> bool:
+        """Commit what a tool's exception means; whether the process must end by it."""
+        ends = _ends_the_process(error, ctrl_c=ctrl_c)
+        if ends:
+            attempt.request_stop(WorkerStopping)
+        self._commit_error(error, tool, attempt)
+        return ends
+
     def _commit_error(self, error: BaseException, tool: Tool, attempt: RunningAttempt) -> None:
         """Commit the outcome of an attempt whose tool raised an exception."""
         if attempt.stop_reason is None and isinstance(error, AttemptEnded):
@@ -290,10 +297,10 @@ class Executor:
         try:
             self._commit(attempt, tool, make())
         except BaseException as raised:
-            error = readable(raised)
-            if _ends_the_process(error, ctrl_c=_is_ctrl_c_pythons()):
+            if _ends_the_process(readable(raised), ctrl_c=_is_ctrl_c_pythons()):
                 raise
-            self._commit(attempt, tool, not_recordable(error, tool, attempt.task, attempt.lease_id))
+            event = not_recordable(readable(raised), tool, attempt.task, attempt.lease_id)
+            self._commit(attempt, tool, event)
 
     def _commit(self, attempt: RunningAttempt, tool: Tool, event: WorkerEvent) -> None:
         """Commit an outcome once; if a result is too large, commit a failure that says so."""
