@@ -74,8 +74,10 @@ class ChangeListener:
                     wake()
         except TasksServiceError as error:
             logger.warning("Changes are not heard for now, and are read every %s s: %s", HEAL, error)
-        with self._lock:
-            self._thread = None
+        finally:
+            with self._lock:  # whoever waits next begins anew, whatever has ended this thread
+                if self._thread is threading.current_thread():
+                    self._thread = None
 
     def _ends(self) -> bool:
         with self._lock:

@@ -46,9 +46,11 @@ from tasks_service.store.changes import Change
 from tasks_service.store.clients import Created
 from tasks_service.store.findings import Finding
 from tasks_service.store.memory import MemoryTaskStore
+from tasks_service.submission.change_listener import ChangeListener
 from tasks_service.submission.process_store import ProcessStore
 from tasks_service.submission.submitter import NOBODY, SubmitOptions, Submitter
 from tasks_service.worker.attempt import RunningAttempt
+from tests.kit.waiting import wait_until
 from tests.unit.replay import OWNER, Life
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -409,6 +411,27 @@ def test_a_result_that_reports_an_error_is_raised(program: Program) -> None:
     with pytest.raises(TaskFailed, match="There is no such scene") as raised:
         handle.result()
     assert raised.value.kind is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_listener_that_has_broken_begins_anew_for_whoever_waits_next() -> None:
+    begun: list[threading.Thread] = []
+    broken = threading.Event()
+
+    def changes() -> Iterator[Change | None]:
+        begun.append(threading.current_thread())
+        if len(begun) == 1:
+            broken.set()
+            raise RuntimeError
+        yield Change("task", 1)
+        time.sleep(60)
+
+    listener, woken = ChangeListener(changes), threading.Event()
+    with listener.listening("task", lambda: None):
+        assert broken.wait(60)
+    wait_until(lambda: not begun[0].is_alive(), "the first has ended")
+    with listener.listening("task", woken.set):
+        assert woken.wait(60)
 
 
 # --- inside a tool ---------------------------------------------------------------------------------------

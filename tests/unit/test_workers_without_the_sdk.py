@@ -34,8 +34,8 @@ from pydantic import BaseModel, Field
 
 from tasks_service import (
     Annotations, AsyncTaskContext, Audio, Completion, Declined, EmbeddedResource, Form, Header, Image, Link,
-    Message, RequestContext, ResourceLink, RetryPolicy, Settings, TaskContext, TaskService, Text,
-    ToolAnnotations, ToolError, ToolResult,
+    Message, ModelReply, RequestContext, ResourceLink, RetryPolicy, Root, Settings, TaskContext, TaskService,
+    Text, ToolAnnotations, ToolError, ToolResult,
 )
 from tasks_service.testing import ToolRun
 
@@ -143,15 +143,14 @@ assert service.dispatcher and service.celery is shop
 
 run = ToolRun(service, "publish", {"scene": "hall", "size": 2})
 run.accept("approval", publish=True)
-said = {"type": "text", "text": "Go!"}
-run.answer("sample", {"role": "assistant", "content": said, "model": "some-model"})
-run.answer("roots", {"roots": [{"uri": "file:///home"}]})
+run.answer("sample", ModelReply([Text("Go!")], "some-model"))
+run.answer("roots", [Root("file:///home")])
 assert run.failure is None, run.failure
 assert run.result == {"uploaded": ["hall"], "publish": True, "root": "file:///home"}, run.result
 assert ToolRun(service, "wait").result == [1, 1]
 assert ToolRun(service, "resize", {"width": 8}).result == 4
 refused = ToolRun(service, "refuse", {"x": 1})
-assert (refused.is_error, refused.result) == (True, "No.")
+assert (refused.is_error, refused.text) == (True, "No.")
 """
 
 PROCESSES = """
