@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Tool
 
 from ..client.service_client import CannotConnect, ServiceClient, TaskEnded, connect
+from ..domain.tools import COMPANION_TOOLS
 from ..local.ports import http_url
 from ..settings import Settings
 from .answers import Answerer, PreparedAnswer, Unanswered, parse_answer
@@ -105,18 +107,35 @@ async def _call(
     with ProgressBar(name) as bar:
         answerer = Answerer(prepared, bar)
         async with connect(url, key, answerer.answer, starting_seconds=STARTING_SECONDS) as client:
-            tool = await _find(client, name)
+            tool = await find_tool(client, name)
             if resume is not None:
                 return await client.follow(await client.get(resume), bar.watch)
             arguments = {**given, **dict(_argument(tool, pair) for pair in pairs)}
             return await client.call(name, arguments, bar.watch)
 
 
-async def _find(client: ServiceClient, name: str) -> Tool:
+async def find_tool(client: ServiceClient, name: str) -> Tool:
+    """The tool of a name, as the server lists it.
+
+    Raises:
+        click.UsageError: It lists none of that name; the message says what to call instead.
+    """
     tools = {tool.name: tool for tool in await client.tools()}
     if name not in tools:
-        raise click.UsageError(f"The server has no tool {name!r}. It has: {', '.join(tools) or 'none'}.")
+        raise click.UsageError(f"The server has no tool {name!r}. {_instead(name, tools)}")
     return tools[name]
+
+
+def _instead(name: str, tools: Collection[str]) -> str:
+    """What to call in place of a tool that is not there."""
+    authors = [tool for tool in tools if tool not in COMPANION_TOOLS]
+    if not authors:
+        return (
+            "It lists none: a front end without code lists tools once a worker has announced them "
+            "(`tasks-service workers`)."
+        )
+    nearest = difflib.get_close_matches(name, authors, n=1)
+    return f"Did you mean {nearest[0]!r}?" if nearest else f"It has: {', '.join(authors)}."
 
 
 def _object(text: str) -> dict[str, Any]:

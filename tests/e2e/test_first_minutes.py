@@ -16,7 +16,7 @@ from .running_up import FOREIGN
 
 README, PAGE = ROOT / "README.md", ROOT / "docs/first-ten-minutes.md"
 BROKER = "redis://localhost:6379/0"
-INSTALLS = ("pip install", "python -m venv", "front-end/bin/pip")
+INSTALLS = ("pip ", "python -m venv", "front-end/bin/pip")
 
 Follow = Callable[[Path, str, str], Reader]
 
