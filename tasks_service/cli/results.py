@@ -13,7 +13,9 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 
 
 def readable_text(result: CallToolResult) -> str:
-    """The text of a result: its structured content as JSON, else its texts."""
+    """The text of a result: its structured content as JSON, but a text as it is; else its texts."""
+    if isinstance(result.structured_content, str):
+        return result.structured_content
     if result.structured_content is not None and not result.is_error:
         return json.dumps(result.structured_content, indent=2, ensure_ascii=False)
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))

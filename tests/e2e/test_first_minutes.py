@@ -58,6 +58,10 @@ def follow_to(reader: Reader, beginning: str, end: str) -> None:
             assert is_shown(printed, block.text), f"{block.where}: {printed}\n{reader.said()}"
 
 
+def test_the_page_for_existing_celery_apps_leads_to_a_first_result(follow: Follow) -> None:
+    follow(PAGE, "# Your first ten minutes with an existing Celery app", "## 5. Let a model call it")
+
+
 def test_starting_from_nothing_leads_to_a_first_result(follow: Follow) -> None:
     reader = follow(README, "# Tasks Service", "## You have a Celery app")
     follow_to(reader, "## You start from nothing", "## How it works")

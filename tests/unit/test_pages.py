@@ -125,21 +125,21 @@ def test_the_examples_for_existing_celery_tasks_are_one_module() -> None:
 
 
 RUN_BY = {
-    "README.md": "test_pages.py",
-    "first-ten-minutes.md": "test_pages.py",
-    "guide-asking.md": "test_guide_asking.py",
-    "guide-authors.md": "test_guide_authors.py",
-    "guide-celery.md": "test_pages.py",
-    "guide-operators.md": "test_pages.py",
-    "guide-testing.md": "test_guide_testing.py",
-    "guide-submitting.md": "../e2e/test_guide_submitting.py",
+    "README.md": "unit/test_pages.py",
+    "first-ten-minutes.md": "unit/test_pages.py",
+    "guide-asking.md": "unit/test_guide_asking.py",
+    "guide-authors.md": "unit/test_guide_authors.py",
+    "guide-celery.md": "unit/test_pages.py",
+    "guide-operators.md": "unit/test_pages.py",
+    "guide-submitting.md": "e2e/test_guide_submitting.py",
+    "guide-testing.md": "unit/test_guide_testing.py",
 }
 """Which file of tests runs the Python of a page, as one module."""
 
 
 def test_no_page_has_python_that_no_test_runs() -> None:
     assert {page.name for page in PAGES if blocks(page, "python")} == RUN_BY.keys()
-    assert all((ROOT / "tests/unit" / file).exists() for file in RUN_BY.values())
+    assert all((ROOT / "tests" / file).exists() for file in RUN_BY.values())
 
 
 class Shop:
