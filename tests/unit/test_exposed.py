@@ -14,6 +14,7 @@ from celery.contrib.abortable import AbortableTask
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
 
 from tasks_service import ConfigurationError, RetryPolicy, Settings, TaskService, ToolError, current_context
+from tasks_service.domain.errors import AttemptLost
 from tasks_service.domain.task import FailureKind, TaskStatus
 from tasks_service.testing import Crash, Shutdown, ToolRun
 from tasks_service.worker.maintenance.schedule import CELERY_TASKS, REAP
@@ -240,6 +241,34 @@ def test_an_attempt_that_is_handed_back_or_lost_has_ended_for_no_hook(shop: Cele
         assert (ran.result, ran.attempts) == ("dough", 2)
         assert [call[0] for call in CALLS] == ["before_start", "before_start", "on_success", "after_return"]
         assert {call[3] for call in CALLS if call[0] == "before_start"} == {0}
+
+
+def test_hooks_are_called_although_the_lease_is_found_ended_right_after_the_commit(shop: Celery) -> None:
+    """As by the lease keeper, whose renewal may be refused before it is told that the attempt is over."""
+
+    @shop.task(name="shop.resize", bind=True, base=Noted)
+    def resize(self: Any) -> str:
+        attempt = self.request.attempt
+        commit = attempt.commit
+
+        def commit_and_be_refused(event: Any) -> Any:
+            committed = commit(event)
+            attempt.request_stop(AttemptLost)
+            return committed
+
+        attempt.commit = commit_and_be_refused
+        if self.request.retries == 0:
+            raise self.retry(countdown=1)
+        return "done"
+
+    assert run(shop, resize).result == "done"
+    assert [call[0] for call in CALLS] == [
+        "before_start",
+        "on_retry",
+        "before_start",
+        "on_success",
+        "after_return",
+    ]
 
 
 def test_the_shops_own_instance_runs_and_keeps_what_it_has_opened(shop: Celery) -> None:
