@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile memory upgrade-test test-matrix clients proxies dist up recording bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile memory upgrade-test test-matrix clients hosts proxies dist up recording bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test-matrix: $(STAMP) ## The oldest and newest Python, Celery, redis-py and pyda
 
 clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs npm; up to ten minutes)
 	TASKS_TEST_CLIENTS=required pytest tests/clients -m clients
+
+hosts: $(STAMP) ## Hosts that others wrote, with a model that follows a script (needs npm; up to half an hour)
+	TASKS_TEST_HOSTS=required pytest tests/hosts -m hosts
 
 proxies: $(STAMP) ## The guide's proxies, in front of front ends that are restarted (needs nginx, haproxy, caddy; ten minutes)
 	pytest tests/proxies -m proxies

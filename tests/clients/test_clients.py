@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
-from .environments import NotInstallable, node_packages, python_environment
+from tests.kit.environments import NotInstallable, node_packages, python_environment
+
 from .running import Deployment, deployed
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
+LOCKS = Path(__file__).parent / "locks"
 PROGRAMS = Path(__file__).parent / "programs"
 RUN_SECONDS = 400
 PATIENCE = {"calm": 0, "dying": 90}
@@ -73,25 +75,25 @@ class Client:
 
 def _python(program: str, environment: str | None = None) -> Callable[[], list[str]]:
     def command() -> list[str]:
-        python = sys.executable if environment is None else python_environment(environment)
+        python = sys.executable if environment is None else python_environment(LOCKS / f"{environment}.txt")
         return [python, str(PROGRAMS / program)]
 
     return command
 
 
 def _typescript() -> list[str]:
-    packages = node_packages()
+    packages = node_packages(LOCKS / "node")
     return [packages.node, str(PROGRAMS / "typescript_sdk_1.mjs")]
 
 
 def _mcpdo(era: str) -> Client:
     def arguments(home: Path) -> list[str]:
-        packages = node_packages()
+        packages = node_packages(LOCKS / "node")
         mcpdo = packages.home / "node_modules" / ".bin" / "mcpdo"
         return [era, packages.node, str(mcpdo), str(home)]
 
     def command() -> list[str]:
-        node_packages()
+        node_packages(LOCKS / "node")
         return [sys.executable, str(PROGRAMS / "mcpdo.py")]
 
     return Client(command, {"connect": era, **OF_MCPDO}, arguments)
@@ -109,7 +111,7 @@ CLIENTS = {
             **OF_2025,
             "stream": {"kinds": ["taskCreated", "taskStatus", "result"], "result": ["counted to 10"]},
         },
-        lambda home: [str(node_packages().home)],
+        lambda home: [str(node_packages(LOCKS / "node").home)],
         only_calm=("notifications",),
     ),
     "python-mcp-2.3": Client(

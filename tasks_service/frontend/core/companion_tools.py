@@ -293,7 +293,7 @@ def _next(task: Task) -> str:
 
 def _progress(task: Task) -> str:
     if task.progress is None:
-        return f": {task.status_message}" if task.status_message else ""
+        return f": {task.status_message.rstrip('.')}" if task.status_message else ""
     total = "" if task.progress.total is None else f" of {task.progress.total:g}"
     message = f", {task.progress.message}" if task.progress.message else ""
     return f", at {task.progress.current:g}{total}{message}"

@@ -1,4 +1,4 @@
-"""Where other people's clients are installed: once, into a cache directory, from lock files."""
+"""Where other people's clients and hosts are installed: once, into a cache directory, from lock files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-LOCKS = Path(__file__).parent / "locks"
 INSTALL_SECONDS = 600
 NODE_NEEDED = (22, 19)
 """What the Inspector asks for."""
@@ -31,29 +30,38 @@ class NodePackages:
     node: str
 
 
-def python_environment(name: str) -> str:
-    """The Python of an environment with what `locks/<name>.txt` pins.
+def python_environment(lock: Path) -> str:
+    """The Python of an environment with what a lock file pins.
 
     Raises:
         NotInstallable: pip cannot install it here.
     """
-    lock = LOCKS / f"{name}.txt"
 
     def install(home: Path) -> None:
         _run([sys.executable, "-m", "venv", str(home)], home)
         pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
         _run([*pip, "--require-hashes", "--requirement", str(lock)], home)
 
-    return str(_installed(name, [lock], install) / "bin" / "python")
+    return str(_installed(lock.stem, [lock], install) / "bin" / "python")
 
 
-def node_packages() -> NodePackages:
-    """The npm packages that `locks/node` pins.
+def node_packages(lock: Path) -> NodePackages:
+    """The npm packages that the lock file in a directory pins, and a Node for them.
 
     Raises:
         NotInstallable: npm is missing or cannot install them, or there is no Node for this machine.
     """
-    files = [LOCKS / "node" / name for name in ("package.json", "package-lock.json")]
+    home = npm_directory(lock)
+    return NodePackages(home, _node(home))
+
+
+def npm_directory(lock: Path) -> Path:
+    """The directory with the npm packages that the lock file in a directory pins.
+
+    Raises:
+        NotInstallable: npm is missing or cannot install them.
+    """
+    files = [lock / name for name in ("package.json", "package-lock.json")]
 
     def install(home: Path) -> None:
         npm = shutil.which("npm")
@@ -65,8 +73,7 @@ def node_packages() -> NodePackages:
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--engine-strict=false"]
         _run(command, home)
 
-    home = _installed("node", files, install)
-    return NodePackages(home, _node(home))
+    return _installed(lock.name, files, install)
 
 
 def _node(home: Path) -> str:

@@ -1,0 +1,1 @@
+"""Hosts that others wrote: a model that follows a script calls tools through them (`make hosts`)."""
