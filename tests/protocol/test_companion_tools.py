@@ -447,7 +447,7 @@ def test_a_question_for_models_to_a_client_that_cannot_be_asked_gives_the_handle
 
     text = text_of(reply.result(60).result)
 
-    assert "waits for an answer to colour: Which colour?." in text
+    assert "waits for an answer to colour: Which colour?" in text
     assert "Answer colour with task_answer." in text
 
 

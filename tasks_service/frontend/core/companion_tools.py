@@ -254,16 +254,21 @@ def _state(task: Task) -> str:
     name = f"The tool '{task.tool}' (task_id \"{task.task_id}\")"
     match task.status:
         case TaskStatus.WORKING:
-            return f"{name} is still running in the background{_progress(task)}."
+            return _sentence(f"{name} is still running in the background{_progress(task)}")
         case TaskStatus.INPUT_REQUIRED:
             asked = "; ".join(f"{key}: {_message(q)}" for key, q in open_questions(task).items())
-            return f"{name} waits for an answer to {asked}."
+            return _sentence(f"{name} waits for an answer to {asked}")
         case TaskStatus.COMPLETED:
             return f"{name} has completed."
         case TaskStatus.CANCELLED:
             return f"{name} was cancelled."
         case _:
-            return f"{name} has failed: {task.status_message or 'it did not say why'}"
+            return _sentence(f"{name} has failed: {task.status_message or 'it did not say why'}")
+
+
+def _sentence(text: str) -> str:
+    """A text that another sentence may follow, whatever an author's words in it end with."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _next(task: Task) -> str:
@@ -293,7 +298,7 @@ def _next(task: Task) -> str:
 
 def _progress(task: Task) -> str:
     if task.progress is None:
-        return f": {task.status_message.rstrip('.')}" if task.status_message else ""
+        return f": {task.status_message}" if task.status_message else ""
     total = "" if task.progress.total is None else f" of {task.progress.total:g}"
     message = f", {task.progress.message}" if task.progress.message else ""
     return f", at {task.progress.current:g}{total}{message}"
