@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery
 
 from tasks_service import TaskService
-from tasks_service.cli.doctor import Examination, check_encryption, check_secrets, check_settings
+from tasks_service.cli.doctor import Examination, check_beat, check_encryption, check_secrets, check_settings
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
+from tasks_service.worker.maintenance.schedule import REAP
 from tests.kit.secrets import secrets_problems
 
 LOCAL = "redis://127.0.0.1:1/0"
@@ -58,3 +60,13 @@ def test_it_says_that_the_secret_here_is_not_that_of_the_front_ends(redis_url: s
         assert "another secret" in what
         assert said() == [], "where there is no secret, there is nothing to compare"
     assert list(tmp_path.iterdir()) == [], "and none is made"
+
+
+@pytest.mark.parametrize(("ages_ms", "warned"), [({REAP: 5_000}, False), ({REAP: 5_000_000}, True)])
+def test_a_shop_whose_schedule_lacks_ours_is_not_warned_while_another_beat_does_it(
+    ages_ms: dict[str, int], warned: bool
+) -> None:
+    examination = patient(Celery("shop"))
+    examination.store = SimpleNamespace(beat_ages_ms=lambda: ages_ms)
+    found = list(check_beat(examination))
+    assert any("beat_schedule lacks" in finding.what for finding in found) is warned
