@@ -191,6 +191,11 @@ def test_the_variants_of_the_first_ten_minutes_run(shop: Shop) -> None:
     assert shop.service.app is FlaskApp.extensions["celery"] is shop.service.service.celery
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", README.read_text(encoding="utf-8")))
+    assert linked == {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md")}
+
+
 def layers(contract: str) -> list[str]:
     """The layers of an import contract, the packages that they are in left out."""
     (found,) = (
