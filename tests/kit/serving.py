@@ -45,9 +45,10 @@ def serving(
     outbox: Outbox | None = None,
     timings: Timings = DEFAULT_TIMINGS,
     port: int = 0,
+    name: str = "Test service",
 ) -> Iterator[int]:
     """Serve the front end on a port of this machine, by default a free one, in a thread; yields the port."""
-    with serving_app(front_end_of(tools, configuration, library, outbox, timings), port) as served:
+    with serving_app(front_end_of(tools, configuration, library, outbox, timings, name), port) as served:
         yield served
 
 
@@ -57,13 +58,14 @@ def front_end_of(
     library: Library | None = None,
     outbox: Outbox | None = None,
     timings: Timings = DEFAULT_TIMINGS,
+    name: str = "Test service",
 ) -> FrontEnd:
     """A front end of these tools, which nobody has started."""
     return create_app(
-        name="Test service",
+        name=name,
         version="1.2.3",
         instructions="Call the tools.",
-        catalogue=FixedCatalogue("Test service", tools),
+        catalogue=FixedCatalogue(name, tools),
         settings=configuration,
         outbox=outbox or NoOutbox(),
         library=library,
