@@ -22,6 +22,9 @@ from tasks_service.store.outbox import NoOutbox, Outbox
 
 from .waiting import wait_until
 
+SERVICE = "Test service"
+SECRET = "the secret of all front ends of a test"
+
 
 def registry(*tools: Tool | Callable[..., Any]) -> ToolRegistry:
     """Tools by their functions, or ready made."""
@@ -33,7 +36,13 @@ def registry(*tools: Tool | Callable[..., Any]) -> ToolRegistry:
 
 def settings(redis_url: str | None, data_dir: Path, **changes: Any) -> Settings:
     """Settings that no environment of the machine leaks into."""
-    values = {"redis_url": redis_url, "data_dir": data_dir, "host": "127.0.0.1", **changes}
+    values = {
+        "redis_url": redis_url,
+        "data_dir": data_dir,
+        "host": "127.0.0.1",
+        "secret": SECRET,
+        **changes,
+    }
     return Settings(_env_file=None, **values)
 
 
@@ -60,7 +69,7 @@ def front_end_of(
     timings: Timings = DEFAULT_TIMINGS,
     name: str = "Test service",
 ) -> FrontEnd:
-    """A front end of these tools, which nobody has started."""
+    """A front end of these tools, of a service, which nobody has started."""
     return create_app(
         name=name,
         version="1.2.3",

@@ -125,7 +125,7 @@ def test_a_short_secret_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_secret_is_made_once_for_this_user_only(tmp_path: Path) -> None:
-    configuration = settings(None, tmp_path / "data")
+    configuration = settings(None, tmp_path / "data", secret=None)
 
     first = load_secret(configuration.secret, configuration.data_dir)
 
@@ -143,7 +143,7 @@ def test_processes_that_start_together_agree_on_the_secret(tmp_path: Path) -> No
 
 
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    configuration = settings(None, tmp_path)
+    configuration = settings(None, tmp_path, secret=None)
     load_secret(configuration.secret, configuration.data_dir)
     (tmp_path / SECRET_FILE).chmod(0o644)
 

@@ -70,7 +70,7 @@ def test_a_deployment_whose_secret_is_changed_goes_on_with_what_was_begun(
 def test_a_front_end_with_another_secret_than_the_first_is_refused_at_start(
     redis_url: str, tools: ToolRegistry, tmp_path: Path
 ) -> None:
-    first, second = (settings(redis_url, tmp_path / name) for name in ("first", "second"))
+    first, second = (settings(redis_url, tmp_path / name, secret=None) for name in ("first", "second"))
     with serving(tools, first) as port, WireClient(port, capabilities=CAPABILITIES) as client:
         task_id = client.task("note", {})
 
