@@ -22,7 +22,6 @@ from .conftest import StartWorker
 
 NAME = service.name
 """The service of the worker: another would be refused on its store."""
-SECRET = "the-one-secret-of-all-front-ends-on-this-store"
 CAN_BE_ASKED: dict[str, Any] = {"elicitation": {"form": {}}}
 YES = {"action": "accept", "content": {"publish": True, "title": "News"}}
 
@@ -50,7 +49,7 @@ def ports(
     operator: Client, module_redis: RedisServer, tmp_path: Path, timings: Timings
 ) -> Iterator[list[int]]:
     """Two front ends."""
-    configuration = settings(module_redis.url, tmp_path, secret=SECRET)
+    configuration = settings(module_redis.url, tmp_path)
     with (
         serving(service.tools, configuration, None, operator.outbox, timings, name=NAME) as first,
         serving(service.tools, configuration, None, operator.outbox, timings, name=NAME) as second,

@@ -54,7 +54,7 @@ def serving(
     outbox: Outbox | None = None,
     timings: Timings = DEFAULT_TIMINGS,
     port: int = 0,
-    name: str = "Test service",
+    name: str = SERVICE,
 ) -> Iterator[int]:
     """Serve the front end on a port of this machine, by default a free one, in a thread; yields the port."""
     with serving_app(front_end_of(tools, configuration, library, outbox, timings, name), port) as served:
@@ -67,7 +67,7 @@ def front_end_of(
     library: Library | None = None,
     outbox: Outbox | None = None,
     timings: Timings = DEFAULT_TIMINGS,
-    name: str = "Test service",
+    name: str = SERVICE,
 ) -> FrontEnd:
     """A front end of these tools, of a service, which nobody has started."""
     return create_app(
