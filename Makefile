@@ -9,8 +9,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$python; break; }; done)
 
-# How many processes run tests: one more than cores, because many tests wait.
-PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# How many processes run tests: two more than cores, because many tests wait.
+PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile memory upgrade-test test-matrix clients hosts proxies dist up recording bench conformance conformance-server docker-test format lock clean
@@ -84,7 +84,7 @@ EARNEST := TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1
 faults: $(STAMP) ## Every fault that we can name, in earnest (ten minutes at most)
 	$(EARNEST) pytest tests/faults tests/store/test_lock_step.py tests/e2e/test_worker_deaths.py \
 	tests/e2e/test_worker_slots.py \
-	-m "faults or not faults" --numprocesses $(shell expr $(PROCESSES) + 1) --dist loadfile --no-loadscope-reorder
+	-m "faults or not faults" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 	TASKS_TEST_TASKS=20000 TASKS_TEST_FAULTS=200 pytest tests/faults/test_chaos.py -m faults -s

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from celery import _state
 
 from tests.kit import report
 from tests.kit.audit import audit, keys_without_end, told
@@ -42,6 +43,14 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str, s
         record_property(f"{report.PROPERTY}{goal}", what)
 
     return tell
+
+
+@pytest.fixture(autouse=True)
+def no_task_of_a_test_is_made_on_later_apps() -> Iterator[None]:
+    """Celery makes the tasks of one app on every app that comes later, those of other tests too."""
+    shared = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.intersection_update(shared)
 
 
 @pytest.fixture(autouse=True)

@@ -39,8 +39,8 @@ EACH = int(os.environ.get("TASKS_TEST_SWEPT", "60"))
 """Tasks of each kind that two sweepers meet at once."""
 
 EXPIRED = int(os.environ.get("TASKS_TEST_EXPIRED", "1000"))
-TRIPS_OF_A_REMOVAL = 12
-"""What removing a task may cost, in bare round trips: twice what it does on a quiet machine."""
+TRIPS_OF_A_REMOVAL = 10
+"""What removing a task may cost of CPU, in bare round trips: twice what it does."""
 
 INTERVAL = 0.5
 """Seconds between two sweeps, for a sweeper that dies."""
@@ -175,23 +175,24 @@ def test_a_backlog_of_expired_tasks_is_removed_in_a_sweep(
         shard.expiring()
     shard.clock.pass_ms(MINUTE)
     with redis_server.client() as client:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(500):
             client.ping()
-        trip = (time.perf_counter() - began) / 500
+        trip = (time.process_time() - began) / 500
 
-    began, removed, sweeps = time.perf_counter(), 0, 0
+    began, spent, removed, sweeps = time.perf_counter(), time.process_time(), 0, 0
     while removed < EXPIRED:
         if (swept := shard.sweeper.sweep()) is not None:
             removed, sweeps = removed + swept.expired, sweeps + 1
     each = (time.perf_counter() - began) / EXPIRED
+    cost = (time.process_time() - spent) / EXPIRED  # whatever else the machine does
 
     assert counts(shard.store).total == 0
-    assert each < TRIPS_OF_A_REMOVAL * trip
+    assert cost < TRIPS_OF_A_REMOVAL * trip
     measured(
         "R16",
         f"{EXPIRED} expired tasks in {sweeps} sweeps: {1 / each:,.0f} a second, "
-        f"{each / trip:.1f} bare round trips each",
+        f"the CPU of {cost / trip:.1f} bare round trips each",
     )
 
 

@@ -47,24 +47,26 @@ class RedisServer:
         return redis.Redis(port=self.port, decode_responses=True)
 
     def start(self) -> None:
-        """Start it (again) on the same port and directory; returns when it answers."""
+        """Start it (again) on the same port and directory; returns when it answers.
+
+        It tries again while the port is taken: by what has been killed a moment ago, for one.
+        """
         defaults = ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory.name]
-        self.process = subprocess.Popen(
-            [str(find_server()), *arguments, *defaults, *self.options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = [str(find_server()), *arguments, *defaults, *self.options]
         give_up = time.monotonic() + 30
         with self.client() as client:
-            while self.process.poll() is None and time.monotonic() < give_up:
-                try:
-                    if client.ping():
-                        self.running.add(self)
-                        return
-                except redis.RedisError:
-                    time.sleep(0.01)
-        raise RuntimeError("redis-server did not start")
+            while time.monotonic() < give_up:
+                self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                while self.process.poll() is None and time.monotonic() < give_up:
+                    try:
+                        if client.ping():
+                            self.running.add(self)
+                            return
+                    except redis.RedisError:
+                        time.sleep(0.01)
+                time.sleep(0.1)
+        raise RuntimeError(f"redis-server did not start: {' '.join(command)}")
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import click
 import pytest
-from celery import Celery, _state
+from celery import Celery
 
 from tasks_service import BEAT_SCHEDULE, Settings, TaskService
 from tasks_service.cli import COMMANDS
@@ -160,10 +160,7 @@ class Shop:
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.syspath_prepend(str(tmp_path))
-    shared = set(_state._on_app_finalizers)
     yield Shop(tmp_path)
-    # Celery makes tasks of one app on every app that comes later, those of other tests too.
-    _state._on_app_finalizers.intersection_update(shared)
     for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
         del sys.modules[name]
 
