@@ -221,3 +221,16 @@ def test_it_installs_beside_the_pins_of_a_shop(kind: str, name: str, wheel: Path
     resolved = resolve(shop["python"], shop["pins"], wheel).splitlines()
     plain = {pin.split("[")[0].split("==")[0] + "==" + pin.split("==")[1] for pin in shop["pins"]}
     assert plain <= set(resolved)
+
+
+@pytest.mark.parametrize("name", shops("shops"))
+def test_a_tool_runs_beside_the_pins_of_a_shop(name: str, wheel: Path, tmp_path: Path) -> None:
+    front, shop = (installed(environment, wheel) for environment in (NEWEST, shop_environment("shops", name)))
+    server = RedisServer()
+    try:
+        with running(front, shop, server.url, tmp_path, codeless=True) as (front_end, worker):
+            driver = Driver(front_end.url)
+            assert driver.call("order", orders=[{"article": "ink"}])["total"] == 1, worker.logs()
+            assert driver.call("resize", width=3) == {"area": 6}, worker.logs()
+    finally:
+        server.close()
