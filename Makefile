@@ -84,7 +84,7 @@ EARNEST := TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1
 faults: $(STAMP) ## Every fault that we can name, in earnest (ten minutes at most)
 	$(EARNEST) pytest tests/faults tests/store/test_lock_step.py tests/e2e/test_worker_deaths.py \
 	tests/e2e/test_worker_slots.py \
-	-m "faults or not faults" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	-m "not hostile and not memory" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 	TASKS_TEST_TASKS=20000 TASKS_TEST_FAULTS=200 pytest tests/faults/test_chaos.py -m faults -s
