@@ -20,10 +20,11 @@ from tasks_service.domain.errors import InvalidTransition, StoreUnavailable, Tas
 from tasks_service.domain.events import Claim, CompleteWithResult
 from tasks_service.domain.names import new_task_id
 from tasks_service.domain.task import Owner, Phase, TaskStatus, new_token
-from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+from tasks_service.store.redis import RedisTaskStore
 from tests.kit.audit import audit, told
 from tests.kit.factories import RESULT, creation
 from tests.kit.groups import ClusterServers, SentinelGroup
+from tests.kit.store_adapter import AsyncWorkerStore
 from tests.kit.waiting import wait_until
 from tests.kit.worker_app import service
 from tests.kit.workers import client_of, worker_node
@@ -88,7 +89,7 @@ def lives(url: str, story: Story, enough: threading.Event, shards: int, first: i
 
 
 async def lives_on_a_loop(url: str, story: Story, enough: threading.Event, shards: int, first: int) -> None:
-    store, number = AsyncRedisTaskStore(url), first
+    store, number = AsyncWorkerStore(url), first
     while not enough.is_set():
         number += 1
         calls = life(story, number, shards)
