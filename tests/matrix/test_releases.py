@@ -223,7 +223,11 @@ def test_it_installs_beside_the_pins_of_a_shop(kind: str, name: str, wheel: Path
     assert plain <= set(resolved)
 
 
-@pytest.mark.parametrize("name", shops("shops"))
+OVER_RABBITMQ = {"makeplane/plane"}
+"""Sends its messages over RabbitMQ; over Redis, kombu 5.7, which its pins admit, refuses its redis-py 5.0."""
+
+
+@pytest.mark.parametrize("name", sorted(shops("shops").keys() - OVER_RABBITMQ))
 def test_a_tool_runs_beside_the_pins_of_a_shop(name: str, wheel: Path, tmp_path: Path) -> None:
     front, shop = (installed(environment, wheel) for environment in (NEWEST, shop_environment("shops", name)))
     server = RedisServer()
