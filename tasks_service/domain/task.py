@@ -318,7 +318,8 @@ class Task:
         due_ms: While pending, when it may be claimed.
         deadline_ms: When the present phase is overdue; the end itself for a final phase.
         expires_ms: When a final task goes, fixed when it ends; 0 before.
-        as_of_ms: The moment it was read or moved, of which this is its state. Not stored.
+        as_of_ms: The moment it was read or moved, of which this is its state; 0 where nobody asks what time
+            has made of it. Not stored.
         dispatched_ms: When its last message was made; lets a sweep see that it was overtaken.
         visible: Whether its handle was ever given out.
         return_by_ms: When it is cancelled unless its caller has come back; 0 while nobody has left.

@@ -133,10 +133,14 @@ class _ExposedRun:
             self._call_after_return(task, request, states.FAILURE, error)
 
     def leave(self) -> None:
-        """Take the task's request away again."""
+        """Take the task's request away again, and keep nothing of what it raised.
+
+        The traceback of that has this run among its variables: see `OwnTask.after_return`.
+        """
         if self._task is not None and self._request is not None:
             self._task.request_stack.pop()
             pop_current_task()
+        self._raised = self._value = None
 
     def _call_on_retry(self, task: Task, request: ExposedRequest) -> None:
         raised = self._raised

@@ -32,9 +32,8 @@ from .served import BROKER_KEYS, ServiceUnderFault
 
 IDEMPOTENCY = "io.github.tasks-service/idempotency-key"
 
-UNAVAILABLE = b'"retryAfterMs"'
-"""What each error carries that says "not now", whatever keeps the store or the front end."""
-"""What an honest front end says when it cannot know."""
+UNAVAILABLE = b'"mayHaveBeenRecorded"'
+"""Carried by each error that says "not now"; a quota's has it not."""
 
 NOT_FOUND = b"task not found"
 
