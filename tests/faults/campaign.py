@@ -60,7 +60,7 @@ def campaign(
         striker = Striker(service, wanted, action=action, seed=SEED)
         for client in crowd:
             client.start()
-        striker.strike(SECONDS)
+        striker.strike(SECONDS, progress)
         progress.stop()
         result = finish(service, crowd, striker.counted(), striker.began)
     print(result.summary(SEED), told(result.violations), sep="\n")

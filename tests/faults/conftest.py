@@ -22,14 +22,17 @@ LONGEST = (
 )
 """The modules that take minutes, longest first: they begin first, so that none is left alone at the end."""
 
+MEASURES = ("test_hot_key",)
+"""The modules that measure times: they begin last, when most of what loads the machine has ended."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole modules in their order, the longest first."""
+    """Whole modules in their order, the longest first, and what measures times last."""
     items.sort(key=lambda item: _place(item.path.stem))
 
 
 def _place(module: str) -> int:
-    return LONGEST.index(module) if module in LONGEST else len(LONGEST)
+    return LONGEST.index(module) if module in LONGEST else len(LONGEST) + (module in MEASURES)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ NOT_FOUND = b"task not found"
 CAPABILITIES = {**WITH_TASKS, "elicitation": {"form": {}}}
 
 PATIENCE = 120.0
-"""Seconds without any progress after which a client says that its tasks are stuck."""
+"""Seconds without a fault and without any progress after which a client says that its tasks are stuck."""
 
 BATCH = 24
 """Tasks that a client has open at a time."""
@@ -115,12 +115,18 @@ class Story:
 
 
 class Progress:
-    """Clients and nemesis in step: so many tasks for each fault, and so many faults for each task."""
+    """Clients and nemesis in step: so many tasks for each fault, and so many faults for each task.
+
+    Attributes:
+        over: Whether no task is to begin any more.
+        struck_at: When the last fault happened, on the machine's monotonic clock.
+    """
 
     def __init__(self, tasks: int, faults: int) -> None:
         self.tasks, self.faults = tasks, faults
         self._begun = self._struck = 0
         self.over = False
+        self.struck_at = -math.inf
         self._changed = threading.Condition()
 
     def take(self) -> int | None:
@@ -139,6 +145,7 @@ class Progress:
         """A fault has happened."""
         with self._changed:
             self._struck += 1
+            self.struck_at = time.monotonic()
             self._changed.notify_all()
 
     def wait_for_tasks(self) -> bool:
@@ -192,9 +199,13 @@ class Caller:
     def _live(self) -> None:
         raise NotImplementedError
 
+    def _is_out_of_patience(self, since: float) -> bool:
+        """Whether nothing has gone on since then though no fault held it up; faults come to an end."""
+        return time.monotonic() - max(since, self._progress.struck_at) > PATIENCE
+
     def _again(self, what: str, attempt: Callable[[], Any]) -> Any:
         """Try until there is an answer: `attempt` returns it, or None, or breaks."""
-        end = time.monotonic() + PATIENCE
+        first = time.monotonic()
         while True:
             with suppress(*BROKEN):
                 began = time.monotonic()
@@ -203,7 +214,7 @@ class Caller:
                     return answer
             self.wait_for_disconnect()
             self.repeated += 1
-            if time.monotonic() > end:
+            if self._is_out_of_patience(first):
                 raise AssertionError(f"I16 {what}: no answer within {PATIENCE} s")
             time.sleep(self._random.uniform(0.02, 0.2))
 
@@ -295,11 +306,13 @@ class Client(Caller):
             self.complaints.append(f"client {self._seed}, looking back: {error!r}")
 
     def _follow(self, stories: list[Story]) -> None:
-        end = time.monotonic() + PATIENCE
+        seen, since = 0, time.monotonic()
         while open_ := [story for story in stories if not story.end]:
             for story in open_:
                 self._look(story)
-            if time.monotonic() > end:
+            if (sees := sum(len(story.seen) for story in stories)) != seen:
+                seen, since = sees, time.monotonic()
+            if self._is_out_of_patience(since):
                 self.complaints.append(f"I6 stuck: {[(s.kind, s.task_id, s.seen[-1:]) for s in open_]}")
                 return
             time.sleep(LOOK_SECONDS)

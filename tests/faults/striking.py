@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tasks_service.failpoints import TAKEN
 
+from .crowd import Progress
 from .points import Kind, Place
 from .served import Process, ServiceUnderFault, send_signal
 
@@ -110,12 +111,14 @@ class Striker:
         self.strikes: list[Strike] = []
         self._armouries = [Armoury(one, service.points / one.name) for one in service.processes]
 
-    def strike(self, seconds: float) -> None:
-        """Strike; returns when all is done, or when there is no time left."""
+    def strike(self, seconds: float, progress: Progress) -> None:
+        """Strike; returns when all is done, when no client goes on, or when there is no time left."""
         end = time.monotonic() + seconds
-        while self.missing and time.monotonic() < end:
+        while self.missing and not progress.over and time.monotonic() < end:
             for armoury in self._armouries:
                 self.strikes += (struck := list(armoury.struck()))
+                for _ in struck:
+                    progress.struck()
                 self._stopped += [(one.at + STOPPED_SECONDS, one.pid) for one in struck]
                 if self._is_up(armoury.process):
                     self._rearm(armoury)
