@@ -2,9 +2,9 @@
 
     python -m bench.startup [ROUNDS]
 
-Starts, by turns, a worker of Celery with one task and nothing else, a worker of ours, a front end, and
-commands; prints medians, and what ours take of what Celery alone takes. Quote the ratios: seconds are of this
-machine and this moment.
+Starts, by turns, a worker of Celery with one task and nothing else, a worker of ours, a front end, commands,
+and a desktop host's server whose first call is timed; prints medians, and what ours take of what Celery alone
+takes. Quote the ratios: seconds are of this machine and this moment.
 """
 
 from __future__ import annotations
@@ -27,6 +27,24 @@ ROUNDS = 7
 READY_SECONDS = 120.0
 SETTLE_SECONDS = 1.0
 """After a process is ready, until its memory is read: pool children have come up by then."""
+
+LAST = 2
+FIRST_CALL = (
+    {
+        "jsonrpc": "2.0",
+        "id": 0,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "bench", "version": "0"},
+        },
+    },
+    {"jsonrpc": "2.0", "method": "notifications/initialized"},
+    {"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
+    {"jsonrpc": "2.0", "id": LAST, "method": "tools/call", "params": {"name": "noop", "arguments": {"x": 1}}},
+)
+"""What a host sends at its start, the last of it a call."""
 
 TICKS = os.sysconf("SC_CLK_TCK")
 Figures = dict[str, float]
@@ -67,6 +85,7 @@ def _measure(rounds: int, url: str, directory: Path) -> dict[str, list[Figures]]
         "ours: worker": lambda: _worker([*celery, "-A", "bench.service", *WORKER], env),
         "ours: front end": lambda: _front_end([*ours, "serve", "--app", "bench.service"], port, env),
         "ours: front end without code": lambda: _front_end([*ours, "serve"], port, env),
+        "ours: stdio, first call": lambda: _first_call([*ours, "stdio", "--app", "bench.service"], env),
         "ours: list": lambda: _command([*ours, "list"], env),
         "ours: --help": lambda: _command([*ours, "--help"], env),
     }
@@ -98,6 +117,48 @@ def _front_end(command: list[str], port: int, env: Mapping[str, str]) -> Figures
     with _started(command, env) as (process, _, began):
         seconds = _until(lambda: http_status("127.0.0.1", port, "/readyz") == 200, process, began)
         return {"ready s": seconds, "CPU s": _cpu(process.pid), "RSS MiB": _memory(process.pid, "Rss")}
+
+
+def _first_call(command: list[str], env: Mapping[str, str]) -> Figures:
+    """From the start of a desktop host's server, with a Redis and a worker of its own, to a call's result."""
+    with tempfile.TemporaryDirectory(prefix="startup-") as directory:
+        own = {name: value for name, value in {**os.environ, **env}.items() if name != "TASKS_REDIS_URL"}
+        began = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            env={**own, "TASKS_DATA_DIR": directory},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"".join(json.dumps(one).encode() + b"\n" for one in FIRST_CALL))
+        process.stdin.flush()
+        answered = {}
+        for line in process.stdout:
+            answered[json.loads(line).get("id")] = time.monotonic() - began
+            if LAST in answered:
+                break
+        figures = {"ready s": answered[LAST], "initialize s": answered[0], "tools/list s": answered[1]}
+        process.stdin.close()
+        process.wait(60)
+        process.stdout.close()
+        _wait_for_end_of(directory)
+        return figures
+
+
+def _wait_for_end_of(directory: str) -> None:
+    """Wait for the processes behind a desktop host's server, which end after it."""
+    mark = f"TASKS_DATA_DIR={directory}".encode()
+    while any(mark in _environment(pid) for pid in Path("/proc").glob("[0-9]*")):
+        time.sleep(0.05)
+
+
+def _environment(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def _command(command: list[str], env: Mapping[str, str]) -> Figures:

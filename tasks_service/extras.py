@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from .domain.errors import ConfigurationError
 
@@ -36,3 +37,18 @@ def front_end_packages(user: str) -> Iterator[None]:
             f"{user} needs the package {error.name}, which this environment has not. Workers do without it; "
             "for front ends and clients: pip install 'tasks-service[server]'."
         ) from error
+
+
+def require_front_end_packages(user: str) -> None:
+    """Look whether the extra `server` is installed, without importing any of it.
+
+    Args:
+        user: What needs it, to begin a sentence with.
+
+    Raises:
+        ConfigurationError: It is not, or only in part.
+    """
+    with front_end_packages(user):
+        for name in sorted(SERVER):
+            if find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "serve": Command("serve:serve", "Serve MCP over HTTP; workers and beat run elsewhere."),
     "stdio": Command("stdio:stdio", "Serve MCP on stdin and stdout, for a desktop host."),
     "back-end": Command("back_end:back_end"),
+    "back-end-worker": Command("back_end:back_end_worker"),
     "call": Command("call:call", "Call TOOL and wait, with a progress bar; Ctrl-C cancels the task."),
     "list": Command("inspect_commands:list_tasks", "List tasks of all owners, newest first."),
     "inspect": Command("inspect_commands:inspect", "Show everything that is stored of a task."),

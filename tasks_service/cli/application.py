@@ -16,12 +16,12 @@ import click
 from ..domain.errors import ConfigurationError
 from ..local.redis_server import find_running
 from ..settings import Settings
-from ..store.redis import RedisTaskStore
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from ..service import TaskService
+    from ..store.redis import RedisTaskStore
 
 #: Seconds that a command waits for an answer of Redis.
 ANSWER_SECONDS = 2.0
@@ -58,6 +58,24 @@ def _app_option(*, required: bool, help_text: str) -> Callable[[F], F]:
         metavar="MODULE[:NAME]",
         help=help_text,
     )
+
+
+def queues_option(command: F) -> F:
+    """Add the option `--queues` to a command that runs a worker."""
+    return click.option(
+        "--queues",
+        metavar="NAME,NAME",
+        callback=lambda _context, _option, value: _names(value),
+        help="The queues that its worker takes. Default: those of the tools and `maintenance`, and none that "
+        "the Celery app has without the tools.",
+    )(command)
+
+
+def _names(value: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    if value is not None and not names:
+        raise click.BadParameter("expected names of queues, as in tasks,maintenance")
+    return names
 
 
 def printable(text: str) -> str:
@@ -171,6 +189,8 @@ def open_store(settings: Settings) -> Iterator[RedisTaskStore]:
     Raises:
         ConfigurationError: No Redis is set, and no private one runs.
     """
+    from ..store.redis import RedisTaskStore  # not at the top: the back end starts Redis before it needs it
+
     store = RedisTaskStore(
         redis_url_of(settings),
         prefix=settings.key_prefix,

@@ -2,30 +2,35 @@
 
 For each data directory one process at a time runs them: the one that started its Redis. Others wait; when the
 first ends, for whatever reason, one of them starts Redis again on the same data.
+
+A first call waits for the worker, so nothing else comes before it or beside it: the worker itself finds out
+which queues it takes (`back-end-worker`), and this process loads the service, to start beat, only later.
 """
 
 from __future__ import annotations
 
+import shlex
 import signal
+import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import click
 
 from ..domain.errors import ConfigurationError, StoreUnavailable
-from ..local.procfile import STOP_SECONDS, environment
+from ..local.procfile import STOP_SECONDS, ProcessSpec, environment
 from ..local.redis_server import STOP_SECONDS as REDIS_STOP_SECONDS
 from ..local.redis_server import EmbeddedRedis
 from ..local.supervisor import CHECK_SECONDS, Supervisor
 from ..settings import Settings
-from .application import app_option, load_service, open_store
-from .own_processes import own_processes, queues_option
+from .application import app_option, load_service, open_store, queues_option
 
 if TYPE_CHECKING:
     from ..service import TaskService
 
-#: The processes of the default Procfile that this command runs.
-BACK_END_PROCESSES = ("worker", "beat")
+#: Seconds that the worker has for itself before beat is started. Workers do what beat asks for, too.
+BEAT_AFTER_SECONDS = 5.0
 #: Seconds between two checks whether the other process still runs Redis.
 WAIT_SECONDS = 0.5
 #: Seconds that everything may take to stop.
@@ -44,18 +49,45 @@ def back_end(app: str, queues: tuple[str, ...]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     redis = EmbeddedRedis(settings.data_dir)
-    service = load_service(app)
     try:
         while not stop.is_set():
             redis.start()
             if redis.owned:
                 _run(redis, app, queues, stop)
-            is_ours = False
-            while redis.runs and not redis.owned and not stop.wait(WAIT_SECONDS):
-                # Another process runs the back end, with a worker for its own service alone.
-                is_ours = is_ours or _runs_for(service, redis, settings)
+            else:
+                _wait_for_turn(redis, load_service(app), settings, stop)
     finally:
         redis.stop()
+
+
+@click.command("back-end-worker", hidden=True)
+@app_option
+@queues_option
+def back_end_worker(app: str, queues: tuple[str, ...]) -> None:
+    """Be the worker of `back-end`: the one that `up` would start, with the options that fit the app.
+
+    Options are found, and the worker is started, in one process: what loads the service takes as long as all
+    the rest of a start.
+    """
+    from .own_processes import own_processes  # not at the top: it imports Celery
+
+    listed, sentences = own_processes(app, queues)
+    for sentence in sentences:
+        click.echo(sentence, err=True)
+    (worker,) = (spec for spec in listed if spec.name == "worker")
+    sys.argv = shlex.split(worker.command)
+    from celery.__main__ import main
+
+    main()
+
+
+def _wait_for_turn(
+    redis: EmbeddedRedis, service: TaskService, settings: Settings, stop: threading.Event
+) -> None:
+    """Wait while another process runs the back end, with a worker for its own service alone."""
+    is_ours = False
+    while redis.runs and not stop.wait(WAIT_SECONDS):
+        is_ours = is_ours or _runs_for(service, redis, settings)
 
 
 def _runs_for(service: TaskService, redis: EmbeddedRedis, settings: Settings) -> bool:
@@ -82,17 +114,34 @@ def _runs_for(service: TaskService, redis: EmbeddedRedis, settings: Settings) ->
 
 def _run(redis: EmbeddedRedis, app: str, queues: tuple[str, ...], stop: threading.Event) -> None:
     """Run worker and beat until `stop` is set, or Redis has ended."""
-    listed, sentences = own_processes(app, queues)
-    specs = [spec for spec in listed if spec.name in BACK_END_PROCESSES]
-    for sentence in sentences:
-        _emit("back-end", sentence)
-    supervisor = Supervisor(specs, environment({"TASKS_REDIS_URL": redis.url}), _emit)
+    supervisor = Supervisor([_worker(app, queues)], environment({"TASKS_REDIS_URL": redis.url}), _emit)
     supervisor.start()
+    beat_at = time.monotonic() + BEAT_AFTER_SECONDS
     try:
         while redis.runs and not stop.wait(CHECK_SECONDS):
             supervisor.check()
+            if time.monotonic() >= beat_at:
+                beat_at = float("inf")
+                _start_beat(supervisor, app, queues)
     finally:
         supervisor.stop()
+
+
+def _worker(app: str, queues: tuple[str, ...]) -> ProcessSpec:
+    command = [sys.executable, "-m", "tasks_service", "back-end-worker", "--app", app]
+    if queues:
+        command += ["--queues", ",".join(queues)]
+    return ProcessSpec(name="worker", command=shlex.join(command))
+
+
+def _start_beat(supervisor: Supervisor, app: str, queues: tuple[str, ...]) -> None:
+    """Start beat, unless nobody here takes what it asks for."""
+    from .own_processes import own_processes  # not at the top: it imports Celery
+
+    listed, _ = own_processes(app, queues)
+    for spec in listed:
+        if spec.name == "beat":
+            supervisor.add(spec)
 
 
 def _emit(name: str, line: str) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from typing import Any
-
-import click
 
 from ..domain.errors import ConfigurationError
 from ..local.procfile import DEFAULT_PROCFILE, DEFAULT_SCHEDULER, ProcessSpec, parse_procfile
@@ -19,17 +16,6 @@ OWN_SCHEDULER = "tasks_service.worker.maintenance.scheduler:MaintenanceScheduler
 
 NODE_NAME = "tasks-service@%h"
 """The worker's name beside a shop's own worker on the same machine, which is `celery@...`."""
-
-
-def queues_option(command: Any) -> Any:
-    """Add the option `--queues` to a command that runs a worker."""
-    return click.option(
-        "--queues",
-        metavar="NAME,NAME",
-        callback=lambda _context, _option, value: _names(value),
-        help="The queues that its worker takes. Default: those of the tools and `maintenance`, and none that "
-        "the Celery app has without the tools.",
-    )(command)
 
 
 def own_processes(app: str, queues: tuple[str, ...]) -> tuple[list[ProcessSpec], list[str]]:
@@ -81,10 +67,3 @@ def _refuse_undeclared(service: TaskService, taken: TakenQueues) -> None:
             f"{', '.join(f'Queue({name!r})' for name in missing)} to task_queues, or name other queues with "
             "--queues."
         )
-
-
-def _names(value: str | None) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
-    if value is not None and not names:
-        raise click.BadParameter("expected names of queues, as in tasks,maintenance")
-    return names

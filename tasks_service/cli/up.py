@@ -18,8 +18,8 @@ from ..local.procfile import ProcessSpec, parse_procfile
 from ..local.source_watch import SourceWatch
 from ..local.stack import Stack
 from ..settings import Settings
-from .application import app_option
-from .own_processes import own_processes, queues_option
+from .application import app_option, queues_option
+from .own_processes import own_processes
 
 #: One colour for each process, in their order.
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")

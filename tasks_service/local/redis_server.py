@@ -23,8 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import redis
-
 from ..domain.errors import ConfigurationError
 from .child_process import ManagedProcess
 
@@ -249,6 +247,8 @@ def _locked(descriptor: int) -> bool:
 
 
 def _answers(url: str) -> bool:
+    import redis  # not at the top: a server that is just starting does so meanwhile
+
     client = redis.Redis.from_url(url, socket_timeout=2.0, retry=None)
     try:
         return bool(client.ping())

@@ -74,7 +74,11 @@ class Supervisor:
     def start(self) -> None:
         """Start all processes; returns at once."""
         for spec in self.specs:
-            self._running[spec.name] = self._launch(spec)
+            self.add(spec)
+
+    def add(self, spec: ProcessSpec) -> None:
+        """Start one process more, of a name that no other has; returns at once."""
+        self._running[spec.name] = self._launch(spec)
 
     def run(self, until: threading.Event, changed: Callable[[], Sequence[str]] = tuple) -> None:
         """Restart processes that end, until the event is set.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import Implementation
 
+from tasks_service import Settings
+from tasks_service.cli.application import open_store
+from tasks_service.cli.back_end import BEAT_AFTER_SECONDS
 from tests.kit.pipes import PipeClient
 from tests.kit.waiting import wait_until
 
@@ -44,10 +48,10 @@ class Desktop:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         return {**inherited, **self.settings}
 
-    def start(self) -> tuple[subprocess.Popen[bytes], PipeClient]:
+    def start(self, *options: str) -> tuple[subprocess.Popen[bytes], PipeClient]:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tasks_service", "stdio", "--app", APP],
+                [sys.executable, "-m", "tasks_service", "stdio", "--app", APP, *options],
                 cwd=self.directory,
                 env=self.env,
                 stdin=subprocess.PIPE,
@@ -62,6 +66,19 @@ class Desktop:
         mark = f"TASKS_DATA_DIR={self.settings['TASKS_DATA_DIR']}".encode()
         return {pid for pid in running_pids() if mark in environment_of(pid)}
 
+    def starts(self) -> dict[str, float]:
+        """When each process of one host's was started, in seconds; wrappers and pool children left out."""
+        found: dict[str, float] = {}
+        for pid in self.processes():
+            with suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                role = _role(words)
+                if role:
+                    seconds = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+                    found[role] = min(seconds, found.get(role, seconds))
+        return found
+
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
@@ -74,6 +91,14 @@ class Desktop:
             process.stdin.close()
             process.stdout.close()
         wait_until(lambda: sys.platform != "linux" or not self.processes(), self.text)
+
+
+def _role(words: list[bytes]) -> str:
+    """What a process is, by its command; empty for a wrapper."""
+    if b"-I" in words:
+        return ""
+    names = {b"stdio": "stdio", b"back-end": "back-end", b"back-end-worker": "worker", b"beat": "beat"}
+    return next((names[word] for word in words if word in names), "")
 
 
 @pytest.fixture
@@ -167,6 +192,33 @@ def test_two_hosts_share_a_data_directory_and_the_second_takes_over(desktop: Des
 
     wait_until(taken_over)
     end_of_input(third, three)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_a_first_call_waits_for_is_started_first_and_beat_later(desktop: Desktop) -> None:
+    process, client = desktop.start()
+    client.initialize()
+    call(client, 1, "shout", word="hello")
+    assert client.result(1)["content"][0]["text"] == "HELLO"
+    wait_until(lambda: "beat" in desktop.starts(), desktop.text)
+
+    starts = desktop.starts()
+    assert sorted(starts, key=starts.__getitem__) == ["stdio", "back-end", "worker", "beat"]
+    assert starts["beat"] - starts["worker"] >= BEAT_AFTER_SECONDS - 0.1
+    end_of_input(process, client)
+
+
+def test_queues_that_are_named_reach_the_worker_and_where_nobody_asks_for_maintenance_there_is_no_beat(
+    desktop: Desktop,
+) -> None:
+    process, client = desktop.start("--queues", "tasks")
+    client.initialize()
+    call(client, 1, "shout", word="hello")
+    assert client.result(1)["content"][0]["text"] == "HELLO"
+    with open_store(Settings(_env_file=None, data_dir=Path(desktop.settings["TASKS_DATA_DIR"]))) as store:
+        (worker,) = store.registry.read("Talkative").workers
+    assert worker.queues == {"tasks"}
+    end_of_input(process, client)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
