@@ -93,7 +93,7 @@ class TaskService:
         )
         refuse_later_tasks(self._celery, self.tools)
         store = ProcessStore(partial(self._engine.store, deadline=self.settings.store_deadline, guarded=True))
-        self._submitter = Submitter(name, self.tools, self.settings, store)
+        self._submitter = Submitter(name, self.former_names, self.tools, self.settings, store)
 
     @property
     def celery(self) -> Celery:

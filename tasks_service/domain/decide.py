@@ -499,8 +499,10 @@ def _is_there(task: Task | None, now_ms: int) -> bool:
 
 
 def _is_of_another(task: Task | None, event: Create) -> bool:
-    """Whether a task is known to be another service's than the one that is called."""
-    return task is not None and bool(task.service and event.service) and task.service != event.service
+    """Whether a task is known to be another service's than the one that is called, by any of its names."""
+    if task is None or not task.service or not event.service:
+        return False
+    return task.service != event.service and task.service not in event.former_names
 
 
 def _check_quotas(counts: StoreCounts, limits: Limits) -> None:

@@ -77,6 +77,7 @@ class Create(Event):
 
     Attributes:
         service: The name of the service whose tool is called.
+        former_names: Names that it had before: a task of theirs is found under its idempotency key.
         waits: What it waits for, as far as whoever creates it knows.
         idempotency: Hash of the owner's idempotency key, or empty.
         reconnect_ms: How long after its end it is kept while nobody has its handle.
@@ -98,6 +99,7 @@ class Create(Event):
     capabilities: frozenset[ClientCapability] = frozenset()
     trace: str = ""
     service: str = ""
+    former_names: frozenset[str] = frozenset()
     waits: Wait = Wait.QUEUED
     visible: bool = True
     reconnect_ms: int = 10 * MINUTE

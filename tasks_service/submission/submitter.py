@@ -92,13 +92,21 @@ class Submitter:
 
     Args:
         service: The service's name.
+        former_names: Names that it had before.
         tools: Its tools, as far as they are registered in this process.
         settings: Configuration.
         process: Where tasks are recorded.
     """
 
-    def __init__(self, service: str, tools: ToolRegistry, settings: Settings, process: ProcessStore) -> None:
-        self._service, self._tools = service, tools
+    def __init__(
+        self,
+        service: str,
+        former_names: frozenset[str],
+        tools: ToolRegistry,
+        settings: Settings,
+        process: ProcessStore,
+    ) -> None:
+        self._service, self._former_names, self._tools = service, former_names, tools
         self._settings, self._process = settings, process
         self._knows_secret = False
 
@@ -172,6 +180,7 @@ class Submitter:
             policy=policy,
             trace=trace,
             service=self._service,
+            former_names=self._former_names,
             visible=visible,
             # As long as a task that clients see: its handle is here.
             reconnect_ms=policy.retention_ms,

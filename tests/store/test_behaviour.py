@@ -259,6 +259,20 @@ def test_an_idempotency_key_finds_the_task_that_it_made(face: Face) -> None:
     assert face.create(BOB, idempotency="k", request_digest="d").task_id != first.task_id
 
 
+def test_an_idempotency_key_finds_what_its_service_made_under_a_former_name_and_nothing_of_another(
+    face: Face,
+) -> None:
+    first = face.create(service="Office", idempotency="k", request_digest="d")
+    renamed = {"service": "Shop", "idempotency": "k", "request_digest": "d"}
+
+    again = face.store.create(creation(former_names=frozenset({"Office", "Bureau"}), **renamed))
+
+    assert (again.task.task_id, again.replayed) == (first.task_id, True)
+    for former_names in (frozenset[str](), frozenset({"Bureau"})):
+        with pytest.raises(IdempotencyConflict):
+            face.store.create(creation(former_names=former_names, **renamed))
+
+
 def test_an_idempotency_key_with_another_request_is_refused(face: Face) -> None:
     face.create(idempotency="k", request_digest="d")
     with pytest.raises(IdempotencyConflict):

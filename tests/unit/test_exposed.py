@@ -157,6 +157,44 @@ def test_hooks_are_called_as_celery_calls_them(
     assert expected == CALLS
 
 
+class Resize(Noted):
+    """A task that is a class, as shops wrote them before there was a decorator, and may still do."""
+
+    name = "shop.resize"
+    unit = "px"
+
+    def run(self, size: int, *, twice: bool = False) -> str:
+        """Say what the picture would have."""
+        if size < 0:
+            raise ValueError("wrong")
+        return f"{size * (2 if twice else 1)} {self.unit}, {self.request.retries} retries"
+
+
+@pytest.mark.parametrize("size", [4, -1])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_task_that_is_a_class_is_exposed_as_its_registered_instance(
+    shop: Celery, size: int, by_name: bool
+) -> None:
+    task = shop.register_task(Resize())
+    expected = by_celery(shop, task, {"size": size, "twice": True})
+
+    ran = run(shop, "shop.resize" if by_name else task, {"size": size, "twice": True})
+
+    assert expected == CALLS
+    assert ran.is_error is (size < 0)
+    if size > 0:
+        assert ran.result == "8 px, 0 retries"
+
+
+def test_a_task_that_is_a_class_is_described_by_its_run(shop: Celery) -> None:
+    service = service_of(shop)
+    service.expose(shop.register_task(Resize()))
+    definition = service.tools["resize"].definition
+    assert definition.description == "Say what the picture would have."
+    assert list(definition.input_schema["properties"]) == ["size", "twice"]
+    assert Resize().unit == "px"
+
+
 def test_a_hook_that_raises_changes_nothing_of_the_outcome(
     shop: Celery, caplog: pytest.LogCaptureFixture
 ) -> None:

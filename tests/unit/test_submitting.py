@@ -136,7 +136,9 @@ class Program:
     def __init__(self, service: TaskService, store: Followed, **settings: Any) -> None:
         self.store = store
         chosen = Settings(redis_url=None, **settings)
-        self.submitter = Submitter(service.name, service.tools, chosen, ProcessStore(lambda: store))
+        self.submitter = Submitter(
+            service.name, service.former_names, service.tools, chosen, ProcessStore(lambda: store)
+        )
 
     def submit(self, tool: str, arguments: Any = None, /, **named: Any) -> Task:
         return self.task(self.submitter.submit(tool, arguments, named).task_id)

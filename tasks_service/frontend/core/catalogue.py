@@ -25,11 +25,13 @@ class Origin(NamedTuple):
         service: The service that has it.
         tool: The name by which that service, its workers and the records of its tasks know it.
         has_worker: Whether a worker can run it now, as far as is known.
+        former_names: Names that the service had before.
     """
 
     service: str
     tool: str
     has_worker: bool = True
+    former_names: frozenset[str] = frozenset()
 
 
 class Catalogue(Protocol):
@@ -88,12 +90,12 @@ class FixedCatalogue:
     hides = False
 
     def __init__(self, service: str, tools: ToolSet[OfferedTool], former_names: Iterable[str] = ()) -> None:
-        self._service, self._names = service, frozenset({service, *former_names})
+        self._service, self._former_names = service, frozenset(former_names)
         self.tools: ToolSet[OfferedTool] = Tools(*tools.values())
 
     def origin(self, tool: str) -> Origin:
         """See `Catalogue.origin`."""
-        return Origin(self._service, tool)
+        return Origin(self._service, tool, former_names=self._former_names)
 
     def shown(self, task: Task) -> Task | None:
         """See `Catalogue.shown`; with an app, a front end serves all that its store has."""
@@ -102,7 +104,7 @@ class FixedCatalogue:
     def conflicts(self, others: Iterable[RegistryView]) -> Iterable[str]:
         """See `Catalogue.conflicts`; where workers take messages from is looked at by them."""
         definitions = {name: tool.definition for name, tool in self.tools.items()}
-        return conflicts(self._names, definitions, NOT_TOLD, others)
+        return conflicts(self._former_names | {self._service}, definitions, NOT_TOLD, others)
 
 
 class OfVersion(Generic[T]):

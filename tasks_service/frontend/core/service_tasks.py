@@ -29,9 +29,10 @@ class ServiceTasks:
 
     async def create(self, event: Create) -> Created:
         """See `ClientStore.create`; the event names the tool as clients do."""
-        service, tool, has_worker = self._catalogue.origin(event.tool)
+        service, tool, has_worker, former_names = self._catalogue.origin(event.tool)
         waits = Wait.QUEUED if has_worker else Wait.NO_WORKER
-        created = await self._store.create(replace(event, service=service, tool=tool, waits=waits))
+        of_service = replace(event, service=service, former_names=former_names, tool=tool, waits=waits)
+        created = await self._store.create(of_service)
         shown = self._shown(created.task)
         return created if shown is created.task else replace(created, task=shown)
 
