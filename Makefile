@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile memory upgrade-test test-matrix clients hosts proxies dist up recording bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile security memory upgrade-test test-matrix clients hosts proxies dist up recording bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,12 @@ faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 hostile: $(STAMP) ## Every message, stored byte and exception that does harm, in every pool (some minutes)
 	TASKS_TEST_HOSTILE=20000 pytest tests/faults/test_damaged_store.py tests/faults/test_every_exception.py \
 	tests/faults/test_hostile_messages.py -m "hostile or not hostile"
+
+# The sizes of `make security`; without them, or within `make test`, the same tests are a sample.
+ATTACKS := TASKS_TEST_BAD_INPUTS=50000 TASKS_TEST_HALF_OPEN=1000 TASKS_TEST_SLOW_READERS=200
+
+security: $(STAMP) ## Every attack that is known, in earnest (six minutes at most)
+	$(ATTACKS) pytest tests/security --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 memory: $(STAMP) ## The memory of each kind of process over 100,000 tasks (half an hour)
 	pytest tests/faults/test_memory.py -m memory -s

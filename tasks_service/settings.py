@@ -42,7 +42,7 @@ from pydantic_settings import (
 from .addresses.broker import check_broker
 from .addresses.encryption import check_encryption
 from .addresses.redis import CLUSTER_SHARDS, parse_address
-from .addresses.web import LOOPBACK_ORIGINS, parse_host, parse_origin
+from .addresses.web import LOOPBACK_ORIGINS, UNIX_SOCKETS, parse_host, parse_origin, parse_proxy
 from .domain.errors import ConfigurationError
 from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
 
@@ -140,6 +140,8 @@ class Settings(BaseSettings):
             `host:port`; needed behind a proxy.
         allowed_origins: The origins of web pages that may call besides the service's own, as `scheme://host`,
             `scheme://host:port` or `scheme://host:*`; by default the pages of this machine.
+        trusted_proxies: The proxies that are believed when they name the address that called them, in
+            `X-Forwarded-For` or `Forwarded`: addresses and networks, and `unix` for Unix sockets.
         pool: Redis connections per process and server, at most; operations wait for a free one.
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it answers with an error.
@@ -178,6 +180,7 @@ class Settings(BaseSettings):
     api_keys: dict[str, tuple[ApiKey, ...]] = Field(default_factory=dict)
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = LOOPBACK_ORIGINS
+    trusted_proxies: tuple[str, ...] = ()
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
@@ -296,7 +299,7 @@ class Settings(BaseSettings):
             slots[found[1] or OTHER_QUEUES] = int(found[2])
         return slots
 
-    @field_validator("allowed_hosts", "allowed_origins", "accepted_secrets", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "accepted_secrets", "trusted_proxies", mode="before")
     @classmethod
     def _parse_list(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
@@ -325,6 +328,12 @@ class Settings(BaseSettings):
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return _each("TASKS_ALLOWED_ORIGINS", parse_origin, value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        _each("TASKS_TRUSTED_PROXIES", parse_proxy, tuple(part for part in value if part != UNIX_SOCKETS))
+        return value
 
     @model_validator(mode="after")
     def _keep_owners(self) -> Self:

@@ -1,13 +1,14 @@
-"""The hosts that HTTP is served under, and the origins of the web pages that may call.
+"""The hosts that HTTP is served under, the origins of the web pages that may call, and the proxies in front.
 
-Both are compared exactly, without case: `localhost:8787.example.org` begins like a host that is served, and
-is not one.
+Hosts and origins are compared exactly, without case: `localhost:8787.example.org` begins like a host that is
+served, and is not one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
 ANY_PORT: Final = "*"
@@ -21,9 +22,14 @@ LOOPBACK_ORIGINS: Final = tuple(
 )
 """The origins of pages that this machine serves to itself, on any port."""
 
+UNIX_SOCKETS: Final = "unix"
+"""Stands among the trusted proxies for whoever calls by a Unix socket of this machine."""
+
 _HOST: Final = r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)"
 
 _HOST_WITH_PORT: Final = re.compile(rf"{_HOST}(?::(?P<port>[0-9]{{1,5}}))?")
+
+_HOST_HEADER: Final = re.compile(rf"{_HOST}(?::[0-9]*)?")
 
 _ORIGIN: Final = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_HOST}(?::(?P<port>[0-9]{{1,5}}|\*))?/?")
 
@@ -42,6 +48,11 @@ def parse_host(text: str) -> tuple[str, str]:
     return found["name"], found["port"] or ""
 
 
+def is_host(text: str) -> bool:
+    """Whether a `Host` header is one that a request may have (RFC 9112, 3.2), whoever it names."""
+    return _HOST_HEADER.fullmatch(text.lower()) is not None
+
+
 def parse_origin(text: str) -> tuple[str, str, str]:
     """The scheme, host and port of an origin, in lower case; the port is empty if it is the scheme's own.
 
@@ -56,6 +67,21 @@ def parse_origin(text: str) -> tuple[str, str, str]:
         )
     port = found["port"] or ""
     return found["scheme"], found["name"], "" if port == _DEFAULT_PORTS.get(found["scheme"]) else port
+
+
+def parse_proxy(text: str) -> IPv4Network | IPv6Network:
+    """The network of a proxy; one address is a network of its own.
+
+    Raises:
+        ValueError: It is neither an address nor a network, or bits are set behind its prefix.
+    """
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither an IP address nor a network, as in 10.0.0.2 or 10.0.0.0/24, "
+            f"nor {UNIX_SOCKETS!r}"
+        ) from None
 
 
 class Hosts:

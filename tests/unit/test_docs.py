@@ -26,6 +26,7 @@ NOT_LITERAL = {
     "api_keys",
     "allowed_hosts",
     "allowed_origins",
+    "trusted_proxies",
     "tools_root",
     "reports_dir",
     "drain_delay",

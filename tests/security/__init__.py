@@ -1,0 +1,1 @@
+"""Attacks: what callers, and who reaches the broker or Redis, may try; `make security` tries much of it."""
