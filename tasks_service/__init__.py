@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         ToolError,
         WorkerStopping,
     )
-    from .domain.task import Progress, TaskStatus
+    from .domain.task import Identity, Progress, TaskStatus
     from .durable.annotations import Annotations, ToolAnnotations
     from .durable.content import Audio, EmbeddedResource, Image, Message, ResourceLink, Text, ToolResult
     from .durable.context import AsyncTaskContext, TaskContext, current_context
@@ -68,6 +68,7 @@ __all__ = [
     "Form",
     "Header",
     "IdempotencyConflict",
+    "Identity",
     "Image",
     "InvalidArguments",
     "LimitExceeded",
@@ -136,6 +137,7 @@ _MODULES = {
         "WorkerStopping",
     ),
     ".domain.task": (
+        "Identity",
         "Progress",
         "TaskStatus",
     ),

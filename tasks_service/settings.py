@@ -45,6 +45,7 @@ from .addresses.redis import CLUSTER_SHARDS, parse_address
 from .addresses.web import LOOPBACK_ORIGINS, UNIX_SOCKETS, parse_host, parse_origin, parse_proxy
 from .domain.errors import ConfigurationError
 from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
+from .oauth_settings import OAuthSettings
 
 
 class ApiKey(BaseModel):
@@ -108,8 +109,8 @@ class _FileAsWritten(_AsWritten, DotEnvSettingsSource):
     """The same, of a `.env` file."""
 
 
-class Settings(BaseSettings):
-    """Configuration of every process of the service.
+class Settings(OAuthSettings, BaseSettings):
+    """Configuration of every process of the service; sign-in is in `OAuthSettings`.
 
     Attributes:
         redis_url: The Redis that holds the tasks: `redis://`, `rediss://` or `unix://`;
@@ -135,7 +136,7 @@ class Settings(BaseSettings):
             service's name in front.
         api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until`
             expires, at a time in UTC like 2027-01-31T12:00:00Z. While a key is replaced a name has two, of
-            which one expires. Required unless `host` is a loopback address.
+            which one expires. Keys or `oauth_issuers` are required unless `host` is a loopback address.
         allowed_hosts: Host headers to accept besides the bound address, as `host` (on any port) or
             `host:port`; needed behind a proxy.
         allowed_origins: The origins of web pages that may call besides the service's own, as `scheme://host`,
@@ -355,6 +356,11 @@ class Settings(BaseSettings):
             tasks_per_shard=self.max_tasks_per_shard,
             running_per_owner=self.max_running_per_owner,
         )
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether callers prove who they are: by API keys, or by signing in."""
+        return bool(self.api_keys or self.oauth_issuers)
 
     @property
     def seconds_to_drain(self) -> float:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
+from urllib.parse import SplitResult, urlsplit
 
 ANY_PORT: Final = "*"
 """What stands for the port of an origin whose every port is meant."""
@@ -139,3 +140,33 @@ def is_same_host(origin: str, host: str) -> bool:
     except ValueError:
         return False
     return (name, port) == (served, "" if served_port == _DEFAULT_PORTS.get(scheme) else served_port)
+
+
+def check_secure_url(text: str) -> SplitResult:
+    """The parts of a URL by which secrets may travel: `https`, or `http` on this machine.
+
+    Raises:
+        ValueError: It is none; the message says what was expected, without the URL's user and password.
+    """
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("expected a URL, as in https://login.example.com") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("expected a URL without user and password")
+    if not host or parts.scheme not in ("https", "http") or re.search(r"[^!#-\[\]-~]", text):
+        raise ValueError(f"{text!r}: expected a URL, as in https://login.example.com")
+    if parts.scheme == "http" and not is_loopback_host(host):
+        raise ValueError(f"{text!r}: expected https; http is for addresses of this machine only")
+    if parts.fragment or text.endswith("#"):
+        raise ValueError(f"{text!r}: expected a URL without a fragment")
+    return parts
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether the host of a URL is this machine, by an address or as `localhost`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..domain.errors import ConfigurationError
+from ..domain.task import NOT_RECORDED, Identity
 from ..durable.context import AsyncTaskContext, TaskContext
 from .arguments import Arguments, build_arguments
 from .refusals import Place, Refusal
@@ -36,25 +37,28 @@ class RequestContext:
 
     Args:
         owner: See the attribute.
+        caller: See the attribute.
         answers: See the attribute.
         arguments: See the attribute.
 
     Attributes:
         owner: The caller: an opaque, stable hash, the same as `TaskContext.owner` in a tool.
+        caller: Who calls, the same as `TaskContext.caller` in a tool.
         answers: In a prompt: the answers to the questions that it declared with `ask=`, by their names.
         arguments: In a completion: the other arguments that the client has filled in already, by their names.
     """
 
-    __slots__ = ("answers", "arguments", "owner")
+    __slots__ = ("answers", "arguments", "caller", "owner")
 
     def __init__(
         self,
         *,
         owner: str,
+        caller: Identity = NOT_RECORDED,
         answers: Mapping[str, Any] | None = None,
         arguments: Mapping[str, str] | None = None,
     ) -> None:
-        self.owner = owner
+        self.owner, self.caller = owner, caller
         self.answers: Mapping[str, Any] = answers or {}
         self.arguments: Mapping[str, str] = arguments or {}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any, Literal, TypedDict
 
 from ..domain.errors import ConfigurationError
+from ..domain.scopes import SERVICE, is_granted, is_scope
 from ..domain.task import DAY, MINUTE, Policy
 from ..domain.tools import TaskSupport
 from ..durable.annotations import ToolAnnotations, as_tool_annotations
@@ -54,6 +55,8 @@ class ToolOptions(TypedDict, total=False):
             `ctx.answers`. Default: none.
         release_client: Whether a client of 2025-11-25 that waits for the result of a plain call may
             disconnect while the tool sleeps, and is told when to come back. Default: no.
+        scopes: What the token of a caller that has signed in must allow, beside calls of tools. Default:
+            nothing more. Callers with an API key are not limited by scopes.
     """
 
     name: str | None
@@ -75,6 +78,7 @@ class ToolOptions(TypedDict, total=False):
     queue: str
     ask: Mapping[str, Form | Link]
     release_client: bool
+    scopes: Sequence[str]
 
 
 def tool_fields(place: Place, options: ToolOptions, queue: str) -> dict[str, Any]:
@@ -119,6 +123,7 @@ def tool_fields(place: Place, options: ToolOptions, queue: str) -> dict[str, Any
         "handle_after_ms": 0 if handle_after is None else duration_ms(place, "handle_after", handle_after),
         "ask": _questions(place, options),
         "release_client": release_client,
+        "scopes": _scopes(place, options),
     }
 
 
@@ -195,6 +200,18 @@ def _grace_ms(place: Place, options: ToolOptions, support: TaskSupport) -> int:
     if support is not TaskSupport.OPTIONAL:
         raise ConfigurationError(f"{place}: grace= is for task='optional' only, not for task='{support}'")
     return duration_ms(place, "grace", grace)
+
+
+def _scopes(place: Place, options: ToolOptions) -> tuple[str, ...]:
+    scopes: Any = options.get("scopes", ())
+    if isinstance(scopes, str) or not isinstance(scopes, Sequence) or not all(map(is_scope, scopes)):
+        raise _refused(place, "scopes", scopes, "a list of scopes, as in ['reports:write']")
+    if own := sorted({scope for scope in scopes if is_granted(scope, (SERVICE,))}):
+        raise ConfigurationError(
+            f"{place}: scopes={scopes!r}: {', '.join(own)} is the service's own, and is required where it "
+            "must be; name scopes of your own, as in ['reports:write']"
+        )
+    return tuple(dict.fromkeys(scopes))
 
 
 def _policy(place: Place, options: ToolOptions) -> Policy:

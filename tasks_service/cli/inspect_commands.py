@@ -19,7 +19,7 @@ from ..domain.decide import effective
 from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ..domain.events import CancelByOperator
 from ..domain.names import task_hash
-from ..domain.task import JsonText, Phase, Slot, Task, TaskRecord
+from ..domain.task import NOT_RECORDED, Identity, JsonText, Phase, Slot, Task, TaskRecord
 from ..settings import Settings
 from ..store.maintenance import MaintenanceStore
 from .application import json_option, open_store, printable
@@ -150,6 +150,8 @@ def _print_record(record: TaskRecord, problems: list[str]) -> None:
         value = getattr(task, field.name)
         if value not in (None, "", 0, {}, ()):
             fields.add_row(field.name, _timestamp(value) if _is_timestamp(field.name) else str(value))
+    if record.caller != NOT_RECORDED:
+        fields.add_row("caller", _caller(record.caller))
     fields.add_row("arguments", record.arguments)
     if record.result is not None:
         fields.add_row("result", record.result)
@@ -165,6 +167,12 @@ def _print_record(record: TaskRecord, problems: list[str]) -> None:
     print_table(history)
     for problem in problems:
         Console().print(f"[red]index:[/red] {problem}", soft_wrap=True)
+
+
+def _caller(caller: Identity) -> str:
+    """Who has called, in a line."""
+    through = f" through {caller.client_id}" if caller.client_id else ""
+    return f"{caller.subject or '-'}{through} ({caller.issuer})"
 
 
 def _is_timestamp(name: str) -> bool:

@@ -51,6 +51,7 @@ from .task import (
     EntryKind,
     Failure,
     FailureKind,
+    Identity,
     InputRequest,
     JournalEntry,
     JsonText,
@@ -163,6 +164,7 @@ class Applied:
         task: The task afterwards; None when it is gone.
         log: Lines for the transition log; empty for what moves nothing.
         arguments: To be written with a creation.
+        caller: Likewise.
         result: To be written in the same write as the status `completed`.
         exception: To be kept for operators, in place of an earlier one.
         journal: Entries to append.
@@ -171,6 +173,7 @@ class Applied:
     task: Task | None
     log: tuple[LogEntry, ...] = ()
     arguments: JsonText | None = None
+    caller: Identity | None = None
     result: JsonText | None = None
     exception: ToolException | None = None
     journal: tuple[JournalEntry, ...] = ()
@@ -269,6 +272,7 @@ def decide(
         task=decided.task and _as_of(decided.task, now_ms),
         log=(*passed.log, *decided.log),
         arguments=decided.arguments,
+        caller=decided.caller,
         result=decided.result,
         exception=decided.exception,
         journal=(*passed.journal, *decided.journal),
@@ -490,6 +494,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         task=_journaled(task, event.journal, limits),
         log=(_line(None, task, event.token, event.actor, now_ms),),
         arguments=event.arguments,
+        caller=event.caller,
         journal=event.journal,
     )
 

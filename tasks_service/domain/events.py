@@ -14,8 +14,10 @@ from typing import ClassVar
 
 from .task import (
     MINUTE,
+    NOT_RECORDED,
     ClientCapability,
     Failure,
+    Identity,
     InputRequest,
     JournalEntry,
     JsonText,
@@ -86,6 +88,7 @@ class Create(Event):
         request_digest: Hash of the request, to tell a repetition from another request with the same key.
         journal: The answers that were given before the task existed.
         parent: The name of the task whose tool submits this one; empty if none does.
+        caller: Who calls, for the tool.
     """
 
     actor: ClassVar[str] = "client"
@@ -108,6 +111,7 @@ class Create(Event):
     request_digest: str = ""
     journal: tuple[JournalEntry, ...] = ()
     parent: str = ""
+    caller: Identity = NOT_RECORDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

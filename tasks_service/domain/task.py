@@ -11,10 +11,43 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, NewType
+from typing import Any, NamedTuple, NewType
+
+from .scopes import is_granted
 
 Owner = NewType("Owner", str)
 """Whose task it is: a keyed hash of a principal, so that neither keys nor logs hold a name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who has called, as whoever authenticated the call names them.
+
+    Recorded with the task, for its tool; an `Owner` tells whose tasks are whose. Neither holds what the
+    caller has proved itself by.
+
+    Attributes:
+        issuer: Who vouches: `local`, `api-key`, `python` for what a program has submitted, or an
+            authorization server. Empty if it was not recorded: the task is of an older release.
+        subject: Whom they vouch for: a user, or the name of an API key.
+        client_id: The client that they use; empty where none is named.
+        scopes: What its token allows; None for a caller that no scopes limit.
+        claims: Further claims of its token, those that the settings name.
+    """
+
+    issuer: str
+    subject: str
+    client_id: str = ""
+    scopes: tuple[str, ...] | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+    def has_scope(self, scope: str) -> bool:
+        """Whether the caller has a scope, or a broader one, or is limited by none."""
+        return self.scopes is None or is_granted(scope, self.scopes)
+
+
+NOT_RECORDED = Identity(issuer="", subject="", scopes=())
+"""The identity where a record has none: of an older release, or lost. It is allowed nothing."""
 
 JsonText = NewType("JsonText", str)
 """A JSON document as text, already checked to be strict JSON."""
@@ -392,6 +425,7 @@ class TaskRecord:
 
     task: Task
     arguments: JsonText
+    caller: Identity = NOT_RECORDED
     result: JsonText | None = None
     exception: ToolException | None = None
     journal: tuple[JournalEntry, ...] = ()

@@ -7,7 +7,7 @@ offers is an `OfferedTool`: a definition, and a check of the arguments of a call
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from hashlib import blake2b
@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from .errors import UnknownTool
 from .limits import DEFAULT_LIMITS, Limits
 from .questions import RecordedQuestion, question_document, read_question
+from .scopes import CALL, SERVICE_SCOPES, is_scope
 from .task import JsonText, Policy
 
 DEFAULT_QUEUE = "tasks"
@@ -63,6 +64,8 @@ class ToolDefinition:
         ask: Questions that are asked before the task exists, by name, in this order.
         has_headers: Whether arguments are repeated in headers.
         release_client: Whether a client that waits for a plain result may be released while the tool sleeps.
+        scopes: What a caller's token must allow beside calls of tools. Of a tool of the front end itself,
+            what it must allow instead.
     """
 
     name: str
@@ -81,6 +84,7 @@ class ToolDefinition:
     ask: Mapping[str, RecordedQuestion] = field(default_factory=dict)
     has_headers: bool = False
     release_client: bool = False
+    scopes: tuple[str, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """The definition as JSON; `from_document` makes an equal one of it.
@@ -94,6 +98,7 @@ class ToolDefinition:
         named["support"] = self.support.value
         named["policy"] = _policy_document(self.policy)
         # An array of pairs: the questions are asked in this order, and JSON objects have none.
+        named["scopes"] = list(self.scopes)
         named["ask"] = [[name, question_document(asked)] for name, asked in self.ask.items()]
         return {name: value for name, value in named.items() if value or name in _ALWAYS}
 
@@ -113,11 +118,17 @@ class ToolDefinition:
                 _check(name, values.get(name), expected, required=name in ("name", "input_schema"))
             values["policy"] = _read_policy(values.get("policy") or {})
             values["ask"] = {name: read_question(asked) for name, asked in values.get("ask") or ()}
+            values["scopes"] = _read_scopes(values.get("scopes") or ())
             if "support" in values:
                 values["support"] = TaskSupport(values["support"])
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"This is no definition of a tool: {error}") from error
         return cls(**values)
+
+    @property
+    def scopes_of_calls(self) -> tuple[str, ...]:
+        """All that a caller's token must allow."""
+        return self.scopes if set(self.scopes) & set(SERVICE_SCOPES) else (CALL, *self.scopes)
 
     @property
     def digest(self) -> str:
@@ -199,6 +210,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "has_headers": bool,
     "reads_texts": bool,
     "release_client": bool,
+    "scopes": list,
 }
 
 
@@ -207,6 +219,13 @@ def _check(name: str, value: Any, expected: type | tuple[type, ...], *, required
         return
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise TypeError(f"{name} cannot be {type(value).__name__}")
+
+
+def _read_scopes(scopes: Iterable[Any]) -> tuple[str, ...]:
+    found = tuple(scopes)
+    if not all(map(is_scope, found)) or set(found) & set(SERVICE_SCOPES):
+        raise ValueError(f"scopes cannot be {found!r:.80}")
+    return found
 
 
 def _policy_document(policy: Policy) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, Protocol
 
 from ..domain.events import Question
 from ..domain.reports import LogMessage
-from ..domain.task import JournalEntry, Progress, Task
+from ..domain.task import Identity, JournalEntry, Progress, Task
 from .clock import Clock
 from .journal import Journal
 
@@ -18,6 +18,10 @@ class Attempt(Protocol):
     @property
     def task(self) -> Task:
         """The task as of the claim."""
+
+    @property
+    def caller(self) -> Identity:
+        """Who has called, as recorded with the task."""
 
     @property
     def cancelled(self) -> bool:

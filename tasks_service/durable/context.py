@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from ..domain.errors import ClientCannot
 from ..domain.events import Question as DomainQuestion
 from ..domain.questions import encode
-from ..domain.task import ClientCapability, EntryKind, JournalEntry
+from ..domain.task import ClientCapability, EntryKind, Identity, JournalEntry
 from .attempt import Attempt
 from .children import AsyncChildren, Children
 from .content import Message
@@ -80,6 +80,15 @@ class _Context:
     def owner(self) -> str:
         """The owner of the task: an opaque, stable hash."""
         return self._attempt.task.owner
+
+    @property
+    def caller(self) -> Identity:
+        """Who has called: subject, client, scopes and chosen claims of a token, or the name of an API key.
+
+        Inside a tool that another tool has submitted, who called that one. It is who called: a token that has
+        ended since, or was taken back, changes nothing here.
+        """
+        return self._attempt.caller
 
     @property
     def traceparent(self) -> str:

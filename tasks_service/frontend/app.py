@@ -16,24 +16,29 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..authoring.library import Library
 from ..broker.codeless import CodelessOutbox
 from ..crypto.keys import DeploymentKeys, load_keys
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..domain.task import Owner
+from ..oauth_settings import MCP_PATH
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
 from .access.api_keys import require_auth_if_public
-from .assembly import Servers, build_router, build_servers
+from .access.protected_resource import WELL_KNOWN
+from .access.sign_in import opened_sign_in
+from .access.verified_tokens import VerifiedTokens
+from .assembly import Servers, build_metadata, build_router, build_servers, protected_resource
 from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.offer import Offer
@@ -154,6 +159,7 @@ class Parts:
         feed: Tells of changes in the store.
         keys: The deployment's; they tell owners apart, and seal what travels with clients.
         stopping: Ends waits when the process stops.
+        tokens: Verifies the tokens of callers who have signed in; None if nobody does.
         streams: The open streams by their owners.
     """
 
@@ -162,6 +168,7 @@ class Parts:
     feed: ChangeFeed
     keys: DeploymentKeys
     stopping: Stopping
+    tokens: VerifiedTokens | None = None
     streams: Counter[Owner] = field(default_factory=Counter)
 
     def serve(self, offer: Offer) -> Served:
@@ -175,7 +182,9 @@ class Parts:
             streams=self.streams,
             stopping=self.stopping,
         )
-        return Served(servers, build_router(servers, self.settings))
+        resource = protected_resource(offer, self.settings)
+        router = build_router(servers, self.settings, self.tokens, resource)
+        return Served(servers, router, build_metadata(resource, self.settings))
 
 
 MakesPaths = Callable[[Parts], AbstractAsyncContextManager[Paths]]
@@ -218,7 +227,9 @@ class FrontEnd:
         """Serve one ASGI scope; paths of MCP go the short way."""
         if scope["type"] == "http":
             send = self._ending_connections(send)
-        if scope["type"] == "http" and _is_mcp(path := _path(scope)):
+        if scope["type"] == "http" and (path := _path(scope)).startswith(WELL_KNOWN):
+            await self._metadata(scope, receive, send)
+        elif scope["type"] == "http" and _is_mcp(path):
             paths = self._paths
             endpoint = _not_started if paths is None else paths.find(path) or self._site
             await endpoint(scope, receive, send)
@@ -226,6 +237,25 @@ class FrontEnd:
             await self._site(scope, receive, self._saying_why(send))
         else:
             await self._site(scope, receive, send)
+
+    @property
+    def well_known(self) -> list[Route]:
+        """The routes by which clients find out where to sign in (RFC 9728).
+
+        For an application that mounts this one under a path: clients look at its root, not under that path,
+        as in `Starlette(routes=[*front_end.well_known, Mount("/tasks", front_end)], ...)`.
+        """
+        answer = _Endpoint(self._metadata)
+        return [Route(WELL_KNOWN, answer), Route(f"{WELL_KNOWN}/{{path:path}}", answer)]
+
+    async def _metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the metadata of the path that stands behind the well-known one."""
+        found, paths = None, self._paths
+        if paths is not None and (resource := self._settings.oauth_resource) is not None:
+            wanted = str(scope["path"]).partition(WELL_KNOWN)[2].rstrip("/")
+            prefix = urlsplit(resource).path.removesuffix(MCP_PATH)
+            found = paths.metadata(wanted.removeprefix(prefix) or MCP_PATH)
+        await (found or self._site)(scope, receive, send)
 
     def _ending_connections(self, send: Send) -> Send:
         """While it stops, answers say that no other request should come by their connection.
@@ -281,9 +311,19 @@ class FrontEnd:
             following = asyncio.create_task(feed.run(), name="change feed")
             try:
                 stopping = self._stopping = Stopping()
-                async with self._make_paths(
-                    Parts(settings=settings, store=store, feed=feed, keys=keys, stopping=stopping)
-                ) as paths:
+                async with (
+                    opened_sign_in(settings, keys.owner_secret) as tokens,
+                    self._make_paths(
+                        Parts(
+                            settings=settings,
+                            store=store,
+                            feed=feed,
+                            keys=keys,
+                            stopping=stopping,
+                            tokens=tokens,
+                        )
+                    ) as paths,
+                ):
                     yield paths
                     paths.close()
             finally:
@@ -342,6 +382,16 @@ class FrontEnd:
         if problem is None and self._readiness is not None:
             return JSONResponse({"status": "ready", "store": self._readiness.shortage() or "ok"})
         return JSONResponse({"status": "not ready", "store": problem}, status_code=503)
+
+
+class _Endpoint:
+    """An ASGI application that a route does not take for a function of a request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 @asynccontextmanager

@@ -9,13 +9,17 @@ from typing import Any
 from mcp.server.lowlevel import Server
 
 from ..crypto.keys import DeploymentKeys
-from ..crypto.owners import LOCAL_USER, owner_of
+from ..crypto.owners import LOCAL_USER
 from ..crypto.sealing import Sealer
 from ..domain.task import Owner
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
-from .access.api_keys import Authenticator
+from .access.api_keys import Authenticator, caller_of
+from .access.authentication import Authentication
+from .access.protected_resource import ProtectedResource
+from .access.resource_metadata import ResourceMetadata
+from .access.verified_tokens import VerifiedTokens
 from .core.catalogue import Catalogue
 from .core.change_feed import ChangeFeed
 from .core.companion_tools import CompanionTools
@@ -24,6 +28,7 @@ from .core.hand_over import HandOverTimes
 from .core.library import LibraryHandlers
 from .core.offer import Offer
 from .core.pre_task_questions import PreTaskQuestions
+from .core.registered_services import path_name
 from .core.request_state import RequestStates
 from .core.requests import Caller
 from .core.service_tasks import ServiceTasks
@@ -166,25 +171,40 @@ def build_servers(
         library=library,
         readiness=Readiness(store, keys.fingerprints, offer.catalogue),
         keys=keys,
-        local=Caller(owner=owner_of(LOCAL_USER, keys.owner_secret)),
+        local=caller_of(LOCAL_USER, keys.owner_secret),
     )
 
 
-def build_router(servers: Servers, settings: Settings) -> EraRouter:
+def protected_resource(offer: Offer, settings: Settings) -> ProtectedResource | None:
+    """What the path of an offer is to those who sign in; None if nobody does."""
+    if not settings.oauth_issuers:
+        return None
+    return ProtectedResource(settings, path_name(offer.service) if offer.service else "", offer.name)
+
+
+def build_router(
+    servers: Servers,
+    settings: Settings,
+    tokens: VerifiedTokens | None = None,
+    resource: ProtectedResource | None = None,
+) -> EraRouter:
     """Put together what takes HTTP requests, for both eras.
 
     Args:
         servers: Answer the requests.
         settings: Configuration.
+        tokens: Verifies tokens; None if there is no sign-in.
+        resource: What they must have been issued for; None likewise.
 
     Raises:
-        ConfigurationError: Others than this machine could reach the service, and it knows no keys.
+        ConfigurationError: Others than this machine could reach the service, and it knows no callers.
     """
-    authenticator = Authenticator(settings, servers.keys.owner_secret)
+    keys = Authenticator(settings, servers.keys.owner_secret)
+    authentication = Authentication(keys, tokens, resource)
     limits, timings = settings.limits, servers.services.timings
     admission = Admission(
         catalogue=servers.catalogue,
-        authenticator=authenticator,
+        authentication=authentication,
         limits=limits,
         body_seconds=timings.body,
         stopping=servers.services.stopping,
@@ -193,8 +213,14 @@ def build_router(servers: Servers, settings: Settings) -> EraRouter:
     legacy = SessionEndpoint(
         server=servers.handshake,
         services=servers.services,
-        authenticator=authenticator,
+        catalogue=servers.catalogue,
+        authentication=authentication,
         limits=limits,
         modern=modern,
     )
     return EraRouter(guard=AddressGuard(settings), modern=modern, legacy=legacy)
+
+
+def build_metadata(resource: ProtectedResource | None, settings: Settings) -> ResourceMetadata | None:
+    """Put together what tells clients where to sign in; None if nobody does."""
+    return None if resource is None else ResourceMetadata(resource.metadata(), AddressGuard(settings))

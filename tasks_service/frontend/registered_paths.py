@@ -92,6 +92,11 @@ class RegisteredPaths:
                 return self._paths[name].served
         return None
 
+    def metadata(self, path: str) -> ASGIApp | None:
+        """See `Paths.metadata`; the path of several services together is no resource of its own."""
+        found = self.find(path)
+        return found.metadata if isinstance(found, Served) else None
+
     def drain(self) -> None:
         """See `Paths.drain`."""
         for served in self._made:

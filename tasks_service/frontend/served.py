@@ -16,13 +16,15 @@ class Served:
     Args:
         servers: Answer requests, whatever the transport.
         router: Takes HTTP requests, for both eras.
+        metadata: Tells clients where to sign in; None if nobody does.
 
     Attributes:
         servers: See the argument.
+        metadata: See the argument.
     """
 
-    def __init__(self, servers: Servers, router: EraRouter) -> None:
-        self.servers, self._router = servers, router
+    def __init__(self, servers: Servers, router: EraRouter, metadata: ASGIApp | None = None) -> None:
+        self.servers, self._router, self.metadata = servers, router, metadata
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -48,6 +50,9 @@ class Paths(Protocol):
     def find(self, path: str) -> ASGIApp | None:
         """What answers HTTP requests at a path; None if nothing does."""
 
+    def metadata(self, path: str) -> ASGIApp | None:
+        """What tells clients of a path where to sign in; None if nothing does."""
+
     def drain(self) -> None:
         """End the streams that would keep a server from stopping."""
 
@@ -64,6 +69,10 @@ class OnePath:
     def find(self, path: str) -> ASGIApp | None:
         """See `Paths.find`; clients differ in whether they put a slash behind an address."""
         return self.root if path in ("/mcp", "/mcp/") else None
+
+    def metadata(self, path: str) -> ASGIApp | None:
+        """See `Paths.metadata`."""
+        return self.root.metadata if path in ("/mcp", "/mcp/") else None
 
     def drain(self) -> None:
         """See `Paths.drain`."""

@@ -231,7 +231,12 @@ class StdioFront:
         level = wire.log_level(request.method, request.params)
         if level is not None:
             self._session = replace(session, log_level=level)
-        session_request = SessionRequest(session=session, outgoing=Outgoing(), can_be_asked=True)
+        session_request = SessionRequest(
+            session=session,
+            caller=self._servers.local.identity,
+            outgoing=Outgoing(),
+            can_be_asked=True,
+        )
         run = partial(
             run_request,
             self._servers.handshake,

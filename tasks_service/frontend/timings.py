@@ -19,6 +19,7 @@ class Timings:
         answer: How long a client may take to answer what is asked before there is a task.
         result_first: How long a session's own stream leaves a question to a `tasks/result`.
         abandon: How long the cancellation of an abandoned execution is tried; its deadlines end it too.
+        recheck: Pause between two looks whether a stream's client is still allowed to have it.
         stop: How long requests that wait may go on when the front end stops.
         linger: On stdio: how long what was asked before the end of input may still be answered.
         end: On stdio: how long the calls of a client that has gone may take to be cancelled.
@@ -35,6 +36,7 @@ class Timings:
     answer: float = 3600.0
     result_first: float = 1.5
     abandon: float = 2.0
+    recheck: float = 60.0
     stop: float = 2.0
     linger: float = 0.5
     end: float = 1.2

@@ -45,7 +45,7 @@ from ..domain.indexes import (
 )
 from ..domain.limits import DEFAULT_LIMITS, Limits
 from ..domain.names import is_name, task_hash
-from ..domain.task import NO_TEXT, ConcurrencyKey, Owner, Phase, Slot, Task, TaskRecord
+from ..domain.task import NO_TEXT, NOT_RECORDED, ConcurrencyKey, Owner, Phase, Slot, Task, TaskRecord
 from .changes import Reported
 from .clients import Created, Page, TaskView
 from .maintenance import MOST_GRANTED, DroppedMessages, Repair, SweepMark, SweepRecord
@@ -157,7 +157,9 @@ class MemoryTaskStore:
             if task.lease is None or task.lease.lease_id != event.lease_id:
                 raise InvalidTransition(reference, task.phase, "Claim", refusal_reason(task))
             record = self._records[task_hash(reference)]
-            return Claimed(task=task, arguments=record.arguments, journal=record.journal)
+            return Claimed(
+                task=task, arguments=record.arguments, caller=record.caller, journal=record.journal
+            )
 
     def commit(self, reference: str, event: WorkerEvent) -> Task:
         """See `WorkerStore.commit`."""
@@ -409,7 +411,9 @@ def _by_creation(task: Task) -> tuple[int, str]:
 
 def _folded(record: TaskRecord | None, applied: Applied, task: Task, log_entries: int) -> TaskRecord:
     """The record after an event: what `Applied` says, added to what was there."""
-    before = record or TaskRecord(task=task, arguments=applied.arguments or NO_TEXT)
+    before = record or TaskRecord(
+        task=task, arguments=applied.arguments or NO_TEXT, caller=applied.caller or NOT_RECORDED
+    )
     return replace(
         before,
         task=task,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..domain.events import Claim, WorkerEvent
-from ..domain.task import JournalEntry, JsonText, Task
+from ..domain.task import NOT_RECORDED, Identity, JournalEntry, JsonText, Task
 from .changes import Reported
 
 
@@ -20,6 +20,7 @@ class Claimed:
 
     task: Task
     arguments: JsonText
+    caller: Identity = NOT_RECORDED
     journal: tuple[JournalEntry, ...] = ()
 
 

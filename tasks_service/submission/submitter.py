@@ -31,7 +31,7 @@ from ..domain.errors import (
 from ..domain.events import Create, MakeVisible
 from ..domain.limits import valid_text
 from ..domain.names import new_task_id, task_hash
-from ..domain.task import Owner, Policy, Task
+from ..domain.task import Identity, Owner, Policy, Task
 from ..domain.tools import TaskSupport
 from ..domain.traces import is_trace_parent
 from ..durable.context import RunningContext, running_context
@@ -49,6 +49,9 @@ NOBODY = owner_of(Principal(issuer="python", subject=""), b"")
 No caller of a front end can be it: those are hashed under the deployment's secret, which a program that names
 no owner need not know.
 """
+
+A_PROGRAM = Identity(issuer="python", subject="")
+"""The caller of what a program submits for nobody in particular."""
 
 LONGEST_PAUSE = 1.0
 """Most seconds between two tries to submit from inside a tool, while the store does not answer."""
@@ -146,7 +149,7 @@ class Submitter:
         """See `TaskService.handle`."""
         if not isinstance(task_id, str) or not task_id:
             raise ConfigurationError(f"service.handle({task_id!r}): expected the task_id of a handle")
-        return TaskHandle(self._process, self._tools, self._owner(owner, running_context()), task_id)
+        return TaskHandle(self._process, self._tools, self._whose(owner, running_context())[0], task_id)
 
     # --- what is checked ----------------------------------------------------------------------------------
 
@@ -167,7 +170,8 @@ class Submitter:
             )
         values = _json_values(_arguments(place, tool, arguments, named, options))
         text = tool.check_arguments(values, self._settings.limits)
-        owner, policy = self._owner(options.owner, running), _policy(place, definition.policy, options)
+        owner, caller = self._whose(options.owner, running)
+        policy = _policy(place, definition.policy, options)
         visible = _visible(place, definition.support, options)
         key = _key(place, options.idempotency_key)
         trace = _trace(place, options.traceparent) or ("" if running is None else running.traceparent)
@@ -188,6 +192,7 @@ class Submitter:
             idempotency=digest(key) if key else "",
             request_digest=request_digest(tool.name, values) if key else "",
             parent="" if running is None else task_hash(running.task_id),
+            caller=caller,
         )
         facts = {"tool": tool.name, "arguments": values, "owner": owner, "key": key}
         return _Submission(
@@ -211,16 +216,18 @@ class Submitter:
             "tool's code calls it as a client does, through a front end"
         )
 
-    def _owner(self, owner: str | Principal | None, running: RunningContext | None) -> Owner:
+    def _whose(self, owner: str | Principal | None, running: RunningContext | None) -> tuple[Owner, Identity]:
+        """Whose task it is, and who calls: inside a tool that names no owner, whoever called that tool."""
         if owner is None:
-            return NOBODY if running is None else Owner(running.owner)
+            return (NOBODY, A_PROGRAM) if running is None else (Owner(running.owner), running.caller)
         if isinstance(owner, str):
             owner = Principal(issuer=API_KEY_ISSUER, subject=self._key_name(owner))
         if not isinstance(owner, Principal):
             raise ConfigurationError(
                 f"owner={owner!r}: expected the name of an API key, LOCAL_USER, or a Principal"
             )
-        return owner_of(owner, self._owner_secret)
+        identity = Identity(issuer=owner.issuer, subject=owner.subject, client_id=owner.client_id)
+        return owner_of(owner, self._owner_secret), identity
 
     def _key_name(self, name: str) -> str:
         known = self._settings.api_keys

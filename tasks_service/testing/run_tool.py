@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..domain.task import Identity
 from ..service import TaskService
 from .clock import Clock
 from .interruptions import Interruption
-from .tool_run import ALL_CAPABILITIES, ToolRun
+from .tool_run import ALL_CAPABILITIES, TESTER, ToolRun
 
 
 class RunTool:
@@ -30,6 +31,7 @@ class RunTool:
         *interruptions: Interruption,
         answers: Mapping[str, Any] | None = None,
         client_can: Collection[str] = ALL_CAPABILITIES,
+        caller: Identity = TESTER,
         sleep_at_once: bool = True,
         replay: bool = True,
     ) -> ToolRun:
@@ -41,6 +43,7 @@ class RunTool:
             *interruptions,
             answers=answers,
             client_can=client_can,
+            caller=caller,
             clock=self._clock,
             sleep_at_once=sleep_at_once,
             replay=replay,

@@ -14,6 +14,7 @@ from ..domain.task import (
     ClientCapability,
     EntryKind,
     Failure,
+    Identity,
     JournalEntry,
     Owner,
     Progress,
@@ -37,6 +38,9 @@ from .reports import Logged
 
 OWNER = Owner("tester")
 """The owner of every task that is tested."""
+
+TESTER = Identity(issuer="test", subject="tester")
+"""The caller of every tool that is tested, unless a test says otherwise."""
 
 ALL_CAPABILITIES = frozenset(ClientCapability) - {ClientCapability.MODEL}
 """What a client can be asked, unless a test says otherwise: everything that a person answers."""
@@ -63,6 +67,7 @@ class ToolRun:
             declares with `ask=` must be among them. See `ANSWERS` for what can be answered.
         client_can: What the client says it can be asked: `form`, `url`, `sampling`, `roots`, and `model`,
             which means that its model may answer what the author lets it answer.
+        caller: What the tool finds in `ctx.caller`; by default a user whom no scopes limit.
         clock: The clock; by default one of its own, which begins with the time of the machine.
         sleep_at_once: Whether the clock is moved on when the tool sleeps or is to be tried again. If not, the
             test moves it, by `clock.advance`.
@@ -84,6 +89,7 @@ class ToolRun:
         *interruptions: Interruption,
         answers: Mapping[str, Any] | None = None,
         client_can: Collection[str] = ALL_CAPABILITIES,
+        caller: Identity = TESTER,
         clock: Clock | None = None,
         sleep_at_once: bool = True,
         replay: bool = True,
@@ -104,6 +110,7 @@ class ToolRun:
                 capabilities=frozenset(map(ClientCapability, client_can)),
                 service=service.name,
                 journal=_answers_before_the_task(found, given),
+                caller=caller,
             )
         )
         group = Group(clock, sleep_at_once=sleep_at_once, replay=replay)

@@ -34,7 +34,7 @@ from ..domain.limits import Limits, to_json, valid_text
 from ..domain.names import task_hash
 from ..domain.questions import headline, parse
 from ..domain.reports import LogMessage, Report
-from ..domain.task import JournalEntry, Phase, Progress, Task
+from ..domain.task import NOT_RECORDED, Identity, JournalEntry, Phase, Progress, Task
 from ..durable.clock import SYSTEM_CLOCK, Clock
 from ..durable.journal import Journal
 from ..durable.questions import Question, question_digest
@@ -71,6 +71,7 @@ class RunningAttempt:
         store: The store.
         limits: The limits of what it writes.
         started: Monotonic time just before the claim, so that local deadlines are never late.
+        caller: Who has called.
         journal: The entries of earlier attempts; empty for the first.
         ask: The questions that the tool declared; their answers are the journal's first entries.
         wake: Called when progress is due to be written.
@@ -86,13 +87,14 @@ class RunningAttempt:
         store: WorkerStore,
         limits: Limits,
         started: float,
+        caller: Identity = NOT_RECORDED,
         journal: Journal | None = None,
         ask: Mapping[str, Question] | None = None,
         wake: Callable[[], None] = lambda: None,
         publisher: Reporting | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._task = task
+        self._task, self._caller = task, caller
         self.lease_id = lease_id
         self.started = started
         self.deadline = started + max(task.deadline_ms - task.updated_ms, 0) / 1000
@@ -122,6 +124,11 @@ class RunningAttempt:
     def task(self) -> Task:
         """See `Attempt.task`."""
         return self._task
+
+    @property
+    def caller(self) -> Identity:
+        """See `Attempt.caller`."""
+        return self._caller
 
     @property
     def cancelled(self) -> bool:

@@ -146,6 +146,7 @@ class Executor:
                 store=self._store,
                 limits=self._limits,
                 started=started,
+                caller=claimed.caller,
                 journal=self._journal(claimed.journal, ordered=not tool.is_async),
                 ask=tool.ask,
                 wake=self._keeper.wake,

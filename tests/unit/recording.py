@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tasks_service import TaskCancelled
-from tasks_service.domain.task import Owner, Policy, Progress, Task, TaskStatus
+from tasks_service.domain.task import Identity, Owner, Policy, Progress, Task, TaskStatus
 from tasks_service.durable.journal import Journal
 
 
@@ -52,6 +52,10 @@ class RecordingAttempt:
             deadline_ms=0,
             expires_ms=0,
         )
+
+    @property
+    def caller(self) -> Identity:
+        return Identity(issuer="local", subject="user")
 
     @property
     def cancelled(self) -> bool:

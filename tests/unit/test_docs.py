@@ -13,6 +13,7 @@ import pytest
 from tasks_service.authoring.refusals import refusal_table
 from tasks_service.authoring.tool_options import ToolOptions
 from tasks_service.cli import COMMANDS
+from tasks_service.oauth_settings import OAuthSettings
 from tasks_service.settings import Settings
 from tests.kit.pages import PAGES, ROOT, blocks
 from workers.settings import ToolSettings
@@ -32,6 +33,7 @@ NOT_LITERAL = {
     "drain_delay",
     "max_running_per_owner",
     "handle_after_by_client",
+    *(name for name in OAuthSettings.model_fields if name != "oauth_owner_binding"),
 }
 """Settings whose default is told in words."""
 

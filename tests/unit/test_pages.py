@@ -131,6 +131,7 @@ RUN_BY = {
     "guide-authors.md": "unit/test_guide_authors.py",
     "guide-celery.md": "unit/test_pages.py",
     "guide-operators.md": "unit/test_pages.py",
+    "guide-sign-in.md": "unit/test_guide_sign_in.py",
     "guide-submitting.md": "e2e/test_guide_submitting.py",
     "guide-testing.md": "unit/test_guide_testing.py",
 }

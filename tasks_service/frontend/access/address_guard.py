@@ -1,4 +1,4 @@
-"""The check of `Host` and `Origin` headers, and of connections to a service without API keys."""
+"""The check of `Host` and `Origin` headers, and of connections to a service that knows no callers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ KNOWN_ADDRESSES = 256
 class AddressGuard:
     """Refuses foreign `Host` and `Origin` headers.
 
-    Without API keys, whoever reaches the service is its one user, so it must not be reached from elsewhere.
-    Where it is mounted in another application, the settings do not say where that listens; each request does.
+    Without API keys and sign-in, whoever reaches the service is its one user, so it must not be reached from
+    elsewhere. Where it is mounted in another application, the settings do not say where that listens; each
+    request does.
 
     A web page may make a browser send requests to this address (DNS rebinding); 2026-07-28, transports:
     servers MUST validate `Origin`. Requests without one come from no browser. A page that was served from the
@@ -36,7 +37,7 @@ class AddressGuard:
         bound = f"[{address}]" if ":" in address else address
         self._hosts = Hosts((*LOOPBACK_HOSTS, bound, *settings.allowed_hosts))
         self._origins = Origins(settings.allowed_origins)
-        self._serves_everybody = not settings.api_keys
+        self._serves_everybody = not settings.knows_callers
         self._known: set[tuple[str, str | None]] = set()
 
     def check(self, scope: Scope, headers: Mapping[str, str]) -> str | None:
@@ -62,7 +63,9 @@ class AddressGuard:
         return origin
 
 
-_OPEN_DOOR = "Without TASKS_API_KEYS, only connections to a loopback address are served"
+_OPEN_DOOR = (
+    "Without TASKS_API_KEYS and TASKS_OAUTH_ISSUERS, only connections to a loopback address are served"
+)
 
 _FOREIGN_HOST = "Host: not served here; TASKS_ALLOWED_HOSTS names the hosts that are"
 

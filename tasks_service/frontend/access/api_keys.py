@@ -10,16 +10,13 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-from mcp_types.jsonrpc import INVALID_REQUEST
 
 from ...crypto.owners import API_KEY_ISSUER, LOCAL_USER, Principal, owner_of
 from ...domain.errors import ConfigurationError
+from ...domain.task import Identity
 from ...settings import Settings
 from ..core.requests import Caller
-from ..transport.rejection import Rejection
 
 CHALLENGE = b'Bearer realm="tasks-service"'
 """What a 401 asks for (RFC 6750, section 3)."""
@@ -34,14 +31,14 @@ class _Key:
 
 
 class Authenticator:
-    """Finds the caller of a request.
+    """Finds the caller of a request by its API key; see `Authentication` for all that a caller may have.
 
     Args:
         settings: Its `api_keys`, and where it listens.
         owner_secret: See `DeploymentKeys.owner_secret`.
 
     Raises:
-        ConfigurationError: Others than this machine could reach the service, and it knows no keys.
+        ConfigurationError: Others than this machine could reach the service, and it knows no callers.
     """
 
     def __init__(self, settings: Settings, owner_secret: bytes) -> None:
@@ -51,32 +48,16 @@ class Authenticator:
         self._keys = [
             _Key(
                 self._digest(api_key.key.get_secret_value().encode()),
-                Caller(
-                    owner=owner_of(Principal(issuer=API_KEY_ISSUER, subject=name), owner_secret),
-                    expires_at=None if api_key.until is None else api_key.until.timestamp(),
+                caller_of(
+                    Principal(issuer=API_KEY_ISSUER, subject=name),
+                    owner_secret,
+                    None if api_key.until is None else api_key.until.timestamp(),
                 ),
             )
             for name, api_keys in settings.api_keys.items()
             for api_key in api_keys
         ]
-        self._local = None if self._keys else Caller(owner=owner_of(LOCAL_USER, owner_secret))
-
-    def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Find the caller of a request by its headers.
-
-        Raises:
-            Rejection: 401; nobody that is known here.
-        """
-        authorization = headers.get("authorization")
-        caller = self.caller(None if authorization is None else authorization.encode("latin-1"))
-        if caller is None:
-            raise Rejection(
-                401,
-                INVALID_REQUEST,
-                "Authentication required: send one of the service's API keys as 'Authorization: Bearer KEY'",
-                headers=((b"www-authenticate", CHALLENGE),),
-            )
-        return caller
+        self._local = None if settings.knows_callers else caller_of(LOCAL_USER, owner_secret)
 
     def caller(self, authorization: bytes | None) -> Caller | None:
         """The caller that an `Authorization` header proves, or None.
@@ -102,13 +83,29 @@ class Authenticator:
 
 
 def require_auth_if_public(settings: Settings) -> None:
-    """Refuse to serve other machines without API keys.
+    """Refuse to serve other machines without API keys or sign-in.
 
     Raises:
-        ConfigurationError: The address is not a loopback one and there are no API keys.
+        ConfigurationError: The address is not a loopback one, and callers cannot prove who they are.
     """
-    if not settings.is_loopback and not settings.api_keys:
+    if not settings.is_loopback and not settings.knows_callers:
         raise ConfigurationError(
             f"TASKS_HOST is {settings.host}, which other machines can reach, and TASKS_API_KEYS is empty. "
-            "Set TASKS_API_KEYS=name:key (a key of at least 16 characters), or TASKS_HOST=127.0.0.1"
+            "Set TASKS_API_KEYS=name:key (a key of at least 16 characters), TASKS_OAUTH_ISSUERS for callers "
+            "that sign in, or TASKS_HOST=127.0.0.1"
         )
+
+
+def caller_of(principal: Principal, owner_secret: bytes, expires_at: float | None = None) -> Caller:
+    """A caller whom no scopes limit.
+
+    Args:
+        principal: Who it is.
+        owner_secret: See `DeploymentKeys.owner_secret`.
+        expires_at: See `Caller.expires_at`.
+    """
+    return Caller(
+        owner=owner_of(principal, owner_secret),
+        identity=Identity(issuer=principal.issuer, subject=principal.subject, client_id=principal.client_id),
+        expires_at=expires_at,
+    )

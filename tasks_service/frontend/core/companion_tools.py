@@ -23,6 +23,7 @@ from ...domain.errors import InvalidTransition, TaskNotFound
 from ...domain.events import Cancel
 from ...domain.limits import Limits
 from ...domain.questions import FormQuestion, LinkQuestion, RecordedQuestion, headline, open_questions
+from ...domain.scopes import ANSWER, CANCEL, READ
 from ...domain.task import Owner, Task, TaskStatus
 from ...domain.tools import COMPANION_TOOLS, OfferedTool, TaskSupport, ToolDefinition, Tools, ToolSet
 from ...durable.annotations import ToolAnnotations
@@ -38,6 +39,9 @@ from .stopping import FrontEndStops, Stopping
 logger = logging.getLogger(__name__)
 
 TASK_STATUS, TASK_RESULT, TASK_ANSWER, TASK_CANCEL = COMPANION_TOOLS
+
+_SCOPES: Final = {TASK_STATUS: READ, TASK_RESULT: READ, TASK_ANSWER: ANSWER, TASK_CANCEL: CANCEL}
+"""What a caller must be allowed: what each does, not to call tools."""
 
 WAIT_SECONDS = 30.0
 """How long `task_result` waits unless it is told otherwise."""
@@ -390,6 +394,7 @@ def _definitions(longest_wait: float) -> ToolSet[Tool]:
             description=description,
             annotations=hints,
             support=TaskSupport.FORBIDDEN,
+            scopes=(_SCOPES[name],),
             namespace=locals(),
         )
         # What `task_result` returns has the schema of another tool.

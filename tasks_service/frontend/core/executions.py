@@ -203,6 +203,7 @@ class Executions:
             idempotency=digest(name) if name else "",
             request_digest=request_digest(call.tool, call.arguments) if name else "",
             journal=asked.journal,
+            caller=call.caller,
         )
 
     async def get(self, owner: Owner, task_id: str) -> TaskView:

@@ -52,7 +52,7 @@ from ...authoring.resource import URI_BYTES, Resource
 from ...authoring.results import gathered
 from ...domain.errors import ClientError, LimitExceeded, ProtocolError, ResourceNotFound, UnknownResource
 from ...domain.limits import Limits, check_size, to_json
-from ...domain.task import Owner
+from ...domain.task import Identity, Owner
 from . import wire_common
 from .pre_task_questions import Answered, Asking, PreTaskQuestions
 from .requests import FunctionFailed, InputRequired, InvalidRequest, PromptCall
@@ -125,7 +125,7 @@ class LibraryHandlers:
             ]
         )
 
-    async def read(self, owner: Owner, uri: str) -> ReadResourceResult:
+    async def read(self, owner: Owner, caller: Identity, uri: str) -> ReadResourceResult:
         """Read a resource.
 
         Raises:
@@ -139,7 +139,7 @@ class LibraryHandlers:
         resource, arguments = self.finder.find(uri)
         what = f"Reading the resource '{resource.name}'"
         try:
-            context = RequestContext(owner=owner)
+            context = RequestContext(owner=owner, caller=caller)
             value = await self._run(what, resource.function, arguments, context, passing=ResourceNotFound)
         except ResourceNotFound as error:
             raise UnknownResource(uri, error.reason) from None
@@ -166,7 +166,9 @@ class LibraryHandlers:
             ]
         )
 
-    async def prompt(self, owner: Owner, call: PromptCall) -> GetPromptResult | InputRequired:
+    async def prompt(
+        self, owner: Owner, caller: Identity, call: PromptCall
+    ) -> GetPromptResult | InputRequired:
         """Write a prompt's messages, or ask what it wants to know before.
 
         Raises:
@@ -190,11 +192,11 @@ class LibraryHandlers:
                 return asked
             answers = _read(prompt, asked)
         what = f"The prompt '{prompt.name}'"
-        context = RequestContext(owner=owner, answers=answers)
+        context = RequestContext(owner=owner, caller=caller, answers=answers)
         value = await self._run(what, prompt.function, arguments, context)
         return self._made(what, lambda: self._messages(prompt, value))
 
-    async def complete(self, owner: Owner, params: CompleteRequestParams) -> CompleteResult:
+    async def complete(self, owner: Owner, caller: Identity, params: CompleteRequestParams) -> CompleteResult:
         """Complete an argument of which the beginning was typed.
 
         Raises:
@@ -208,7 +210,7 @@ class LibraryHandlers:
         (typed,) = function.schema["properties"]
         known = (params.context.arguments if params.context else None) or {}
         what = f"Completing '{argument.name}'"
-        context = RequestContext(owner=owner, arguments=known)
+        context = RequestContext(owner=owner, caller=caller, arguments=known)
         bound = function.bind(argument.name, {typed: argument.value})
         value = await self._run(what, function, bound, context)
         return self._made(what, lambda: self._completion(value))
@@ -346,7 +348,7 @@ def add_methods(
     server: Server[dict[str, Any]],
     handlers: LibraryHandlers,
     *,
-    owner: Callable[[Any], Owner],
+    sender: Callable[[Any], tuple[Owner, Identity]],
     get_prompt: Callable[[Any, GetPromptRequestParams], Awaitable[Any]],
     refusing: wire_common.Refusing,
 ) -> None:
@@ -355,7 +357,7 @@ def add_methods(
     Args:
         server: Of any revision.
         handlers: What the methods do.
-        owner: Who sent a request, by its context.
+        sender: Who sent a request, by its context.
         get_prompt: `prompts/get`, in which the revisions differ: in how a client is asked.
         refusing: Makes errors of the protocol of refusals.
     """
@@ -368,10 +370,10 @@ def add_methods(
         return refusing(list_page)
 
     async def read(context: Any, params: ReadResourceRequestParams) -> ReadResourceResult:
-        return await handlers.read(owner(context), params.uri)
+        return await handlers.read(*sender(context), params.uri)
 
     async def complete(context: Any, params: CompleteRequestParams) -> CompleteResult:
-        return await handlers.complete(owner(context), params)
+        return await handlers.complete(*sender(context), params)
 
     add, library = server.add_request_handler, handlers.library
     if len(library.resources):

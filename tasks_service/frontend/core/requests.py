@@ -5,13 +5,15 @@ Wire modules make these from a request, and turn refusals into error codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...domain.errors import TasksServiceError
 from ...domain.questions import RecordedQuestion
-from ...domain.task import ClientCapability, Owner
+from ...domain.task import NOT_RECORDED, ClientCapability, Identity, Owner
 from ...store.announcements import Listed
 from ..transport.outgoing import Outgoing
 
@@ -22,12 +24,32 @@ class Caller:
 
     Attributes:
         owner: Whose tasks it is about.
+        identity: Who that is.
         expires_at: When the proof of that runs out, in seconds since the epoch. No stream that the client can
             open again outlives it; a call that waits for its result was allowed when it was made.
+        still_holds: Says whether the proof still holds, for one that may be taken back before it runs out.
     """
 
     owner: Owner
+    identity: Identity
     expires_at: float | None = None
+    still_holds: Callable[[], Awaitable[bool]] | None = None
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the proof can run out, or be taken back."""
+        return self.expires_at is not None or self.still_holds is not None
+
+    async def proof_ended(self, recheck: float) -> None:
+        """Return when the proof has run out or holds no more; never, if it cannot.
+
+        Args:
+            recheck: Seconds between two looks whether it holds, and at the clock, which may be set.
+        """
+        while self.expires_at is None or (left := self.expires_at - time.time()) > 0:
+            await asyncio.sleep(recheck if self.expires_at is None else min(left, recheck))
+            if self.still_holds is not None and not await self.still_holds():
+                return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +68,7 @@ class ToolCall:
         answers: To the questions that an earlier round of this call was answered with, by key, as they came.
         state: What that round handed out, or None; see `InputRequired.state`.
         ttl_ms: How long the client wants its task to be kept; None leaves that to the tool's author.
+        caller: Who calls, for the tool.
     """
 
     tool: str
@@ -59,6 +82,7 @@ class ToolCall:
     answers: Mapping[str, Any] = field(default_factory=dict)
     state: str | None = None
     ttl_ms: int | None = None
+    caller: Identity = NOT_RECORDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,8 +38,9 @@ from ...domain.errors import (
 from ...domain.limits import KIB, truncate
 from ...domain.questions import SamplingQuestion
 from ...domain.reports import LogMessage
+from ...domain.scopes import CALL, READ
 from ...domain.task import ClientCapability, Progress
-from ...domain.tools import ToolDefinition
+from ...domain.tools import OfferedTool, ToolDefinition, ToolSet
 from ...domain.traces import is_trace_parent
 from ...extension import IDEMPOTENCY_META, REQUEST_CANCELLED
 from ..transport.jsonrpc import EncodedList, encode
@@ -80,6 +81,32 @@ NAME_CHARACTERS: Final = 128
 
 EMPTY: Final[Mapping[str, Any]] = {}
 """No fields."""
+
+_SCOPES: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
+    (RESOURCES_READ, PROMPTS_GET, COMPLETE), (READ,)
+)
+"""The scopes that methods need, beside `tools/call`; what is not here tells nothing that is anybody's own."""
+
+
+def scopes_needed(
+    method: str,
+    params: Mapping[str, Any] | None,
+    tools: ToolSet[OfferedTool],
+    known: Mapping[str, tuple[str, ...]],
+) -> tuple[str, ...]:
+    """The scopes that a request needs; none, if whoever has a token for this service may send it.
+
+    Args:
+        method: Its method, as it was sent.
+        params: Its parameters; nothing of them is checked yet.
+        tools: The tools of the path.
+        known: What the methods need that only this revision has.
+    """
+    if method != TOOLS_CALL:
+        return known.get(method) or _SCOPES.get(method, ())
+    name = (params or EMPTY).get("name")
+    tool = tools.get(name) if isinstance(name, str) else None
+    return (CALL,) if tool is None else tool.definition.scopes_of_calls
 
 
 def progress_token(params: Mapping[str, Any] | None) -> str | int | None:

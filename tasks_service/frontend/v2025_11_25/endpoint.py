@@ -18,8 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...domain.errors import StoreUnavailable
 from ...domain.limits import Limits
 from ...store.sessions import Session
-from ..access.api_keys import Authenticator
+from ..access.authentication import Authentication
 from ..core import wire_common
+from ..core.catalogue import Catalogue
 from ..core.overload import retry_after
 from ..transport.body import parse, read_body
 from ..transport.http_headers import LAST_EVENT_HEADER, SESSION_HEADER, check_content, headers_of
@@ -48,7 +49,8 @@ class SessionEndpoint:
     Args:
         server: Answers requests.
         services: Sessions, questions and wake-ups.
-        authenticator: Says who calls.
+        catalogue: Its tools say which scopes their calls need.
+        authentication: Says who calls, and what they may do.
         limits: How deep a message may be.
         modern: Serves a message that names a revision without sessions itself.
     """
@@ -58,19 +60,22 @@ class SessionEndpoint:
         *,
         server: Server[dict[str, Any]],
         services: SessionServices,
-        authenticator: Authenticator,
+        catalogue: Catalogue,
+        authentication: Authentication,
         limits: Limits,
         modern: ASGIApp,
     ) -> None:
         self._server, self._services, self._modern = server, services, modern
-        self._authenticator, self._limits = authenticator, limits
+        self._catalogue, self._authentication, self._limits = catalogue, authentication, limits
         self._requests = SessionRequests(server, services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
-        headers = dict(headers_of(scope))
+        raw = headers_of(scope)
+        headers = dict(raw)
         try:
-            http = HttpRequest(self._authenticator.authenticate(headers), headers, receive, send)
+            caller = await self._authentication.authenticate(raw, headers)
+            http = HttpRequest(caller, headers, receive, send)
             match scope["method"]:
                 case "POST":
                     await self._post(scope, http)
@@ -130,10 +135,31 @@ class SessionEndpoint:
                 await self._initialize(http, message)
             case Request():
                 session = await self._session(http, message.id)
+                self._require_scopes(http, message)
                 await self._requests.answer(http, session, message)
             case _:
-                await self._take(await self._session(http), message)
+                session = await self._session(http)
+                self._require_scopes(http, message)
+                await self._take(session, message)
                 await send_whole(http.send, 202, b"")
+
+    def _require_scopes(self, http: HttpRequest, *messages: JsonRpcMessage) -> None:
+        """Refuse messages that the caller's token does not allow, all of them or none.
+
+        Raises:
+            Rejection: 403; it names all scopes that they need.
+        """
+        needed: dict[str, None] = {}
+        for message in messages:
+            match message:
+                case Request():
+                    tools = self._catalogue.tools
+                    needed |= dict.fromkeys(wire.scopes_needed(message.method, message.params, tools))
+                case Response():
+                    needed |= dict.fromkeys(wire.RESPONSE_SCOPES)
+        first = messages[0]
+        request_id = first.id if len(messages) == 1 and isinstance(first, Request) else None
+        self._authentication.require_scopes(http.caller, tuple(needed), request_id)
 
     async def _take(self, session: Session, message: Notification | Response) -> None:
         """Take a message that is not answered."""
@@ -151,6 +177,7 @@ class SessionEndpoint:
         requests = [message for message in messages if isinstance(message, Request)]
         if any(_begins_session(request) for request in requests):
             raise Rejection(400, INVALID_REQUEST, "initialize: expected alone, not in a batch")
+        self._require_scopes(http, *messages)
         for message in messages:
             if not isinstance(message, Request):
                 await self._take(session, message)
@@ -179,6 +206,8 @@ class SessionEndpoint:
         if not http.may_stream:
             raise Rejection(406, INVALID_REQUEST, "Accept: expected text/event-stream")
         event_id = http.headers.get(LAST_EVENT_HEADER)
+        scopes = wire.STREAM_SCOPES if event_id is None else wire.RESUMED_SCOPES
+        self._authentication.require_scopes(http.caller, scopes)
         if event_id is None:
             await self._requests.stream_session(http, session)
             return

@@ -32,7 +32,7 @@ from ...crypto.sealing import SealBroken, Sealer
 from ...domain.errors import InvalidArguments, InvalidTransition, QuotaExceeded, StoreUnavailable
 from ...domain.events import Cancel, Create
 from ...domain.reports import LogLevel
-from ...domain.task import Owner, Task
+from ...domain.task import Identity, Owner, Task
 from ...store.clients import TaskView
 from ...store.sessions import SUBSCRIPTIONS, Session, SessionTask
 from ..core import wire_common
@@ -71,6 +71,7 @@ class SessionRequest:
 
     Attributes:
         session: The session that it was sent in.
+        caller: Who sent it.
         outgoing: Goes to its client before the answer.
         can_be_asked: Whether requests reach the client that way.
         departure: What it means for a call of a tool if the request is cancelled.
@@ -79,6 +80,7 @@ class SessionRequest:
     """
 
     session: Session
+    caller: Identity
     outgoing: Outgoing
     can_be_asked: bool
     departure: Departure = Departure.LOST
@@ -131,7 +133,7 @@ def build_handshake_server(
     add(wire.TASKS_LIST, PaginatedRequestParams, _refusing(tasks.list))
     add(wire.TASKS_CANCEL, RequestParams, _refusing(tasks.cancel))
     methods = _Library(library, services)
-    add_methods(server, library, owner=_owner, get_prompt=methods.get_prompt, refusing=_refusing)
+    add_methods(server, library, sender=_sender, get_prompt=methods.get_prompt, refusing=_refusing)
     if len(library.library.resources):
         add(wire.RESOURCES_SUBSCRIBE, SubscribeRequestParams, _refusing(methods.subscribe))
         add(wire.RESOURCES_UNSUBSCRIBE, UnsubscribeRequestParams, _refusing(methods.unsubscribe))
@@ -227,7 +229,7 @@ class _Calls:
             client=request.session.client,
         )
         wire.require_support(self._catalogue.tools.find(call.tool).definition, call)
-        return call
+        return replace(call, caller=request.caller)
 
     async def _creation(self, request: SessionRequest, call: ToolCall, *, visible: bool) -> Create:
         """Make the event that records a call, once the client has answered what is asked before."""
@@ -362,7 +364,8 @@ class _Library:
         request, arguments = _request(context), params.arguments or {}
         session = request.session
         call = PromptCall(prompt=params.name, arguments=arguments, capabilities=session.capabilities)
-        return await _ask_first(self._services, request, call, partial(self._library.prompt, session.owner))
+        prompt = partial(self._library.prompt, *_sender(context))
+        return await _ask_first(self._services, request, call, prompt)
 
     async def subscribe(self, context: Context, params: SubscribeRequestParams) -> Result:
         """Let changes of a resource be told on the session's stream."""
@@ -428,6 +431,11 @@ def _request(context: Context) -> SessionRequest:
     if context.request is None:
         raise RuntimeError("the transport did not say in which session")
     return context.request
+
+
+def _sender(context: Context) -> tuple[Owner, Identity]:
+    request = _request(context)
+    return request.session.owner, request.caller
 
 
 def _owner(context: Context) -> Owner:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -139,6 +138,7 @@ class SessionRequests:
         method = wire.served_method(request.method, request.params, session.version)
         session_request = SessionRequest(
             session=session,
+            caller=http.caller.identity,
             outgoing=outgoing,
             can_be_asked=http.may_stream,
             reconnects_as=request.id if http.may_stream and wire.has_polling(session.version) else None,
@@ -148,7 +148,7 @@ class SessionRequests:
             method = wire.RESUMED_CALL
         work = asyncio.create_task(self._run(http, replace(request, method=method), session_request))
         if method in (wire.TASKS_RESULT, wire.RESUMED_CALL):
-            _end_with_its_proof(work, http.caller)
+            self._end_with_its_proof(work, http.caller)
         if method == wire.RESUMED_CALL:
             self._end_at_drain(work)
         name = wire.request_name(request.id) if method in _CANCELLABLE else None
@@ -166,7 +166,7 @@ class SessionRequests:
         """Send what becomes of a session's tasks, until the session, the service or the client ends it."""
         outgoing = Outgoing()
         work = asyncio.create_task(_run_stream(SessionStream(self._services, session, outgoing)))
-        _end_with_its_proof(work, http.caller)
+        self._end_with_its_proof(work, http.caller)
         self._end_at_drain(work)
         await self._respond(http, outgoing, work, streams_at_once=True)
 
@@ -220,16 +220,16 @@ class SessionRequests:
                 except StoreUnavailable as error:
                     logger.warning("Whether a request was cancelled is not known for now: %s", error)
 
+    def _end_with_its_proof(self, work: asyncio.Task[Any], caller: Caller) -> None:
+        """End work when the proof of who asked for it runs out, or is taken back."""
+        if caller.may_end:
+            proof = asyncio.create_task(caller.proof_ended(self._services.timings.recheck))
+            proof.add_done_callback(lambda _: work.cancel())
+            work.add_done_callback(lambda _: proof.cancel())
+
     def _end_at_drain(self, work: asyncio.Task[Any]) -> None:
         self._resumable.add(work)
         work.add_done_callback(self._resumable.discard)
-
-
-def _end_with_its_proof(work: asyncio.Task[Any], caller: Caller) -> None:
-    """End work when the proof of who asked for it runs out."""
-    if caller.expires_at is not None:
-        timer = asyncio.get_running_loop().call_later(caller.expires_at - time.time(), work.cancel)
-        work.add_done_callback(lambda _: timer.cancel())
 
 
 async def _together(works: Sequence[Work]) -> Answer:

@@ -22,6 +22,7 @@ from ...domain.decide import ttl_ms
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel, LogMessage
+from ...domain.scopes import ANSWER, CALL, CANCEL, READ
 from ...domain.task import ClientCapability, Failure, FailureKind, JsonText, Progress, Task, TaskStatus
 from ...domain.tools import OfferedTool, TaskSupport, ToolDefinition, ToolSet
 from ...extension import REQUEST_CANCELLED
@@ -87,8 +88,32 @@ _STORED: Final = frozenset(
 
 _TOOL_ERROR: Final = "The tool reported an error."
 
+STREAM_SCOPES: Final = (READ,)
+"""What a session's own stream needs."""
+
+RESUMED_SCOPES: Final = (CALL,)
+"""What the rest of a call's stream needs."""
+
+RESPONSE_SCOPES: Final = (ANSWER,)
+"""What a response needs: it answers what a tool has asked."""
+
+_SCOPES: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        (TASKS_GET, TASKS_RESULT, TASKS_LIST, RESOURCES_SUBSCRIBE, RESOURCES_UNSUBSCRIBE), (READ,)
+    ),
+    TASKS_CANCEL: (CANCEL,),
+}
+"""The scopes that the methods of these revisions need."""
+
 
 # --- requests ----------------------------------------------------------------------------------------
+
+
+def scopes_needed(
+    method: str, params: Mapping[str, Any] | None, tools: ToolSet[OfferedTool]
+) -> tuple[str, ...]:
+    """See `wire_common.scopes_needed`."""
+    return common.scopes_needed(method, params, tools, _SCOPES)
 
 
 def has_tasks(version: str) -> bool:

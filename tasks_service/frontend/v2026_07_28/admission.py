@@ -27,7 +27,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from ...domain.limits import Limits
-from ..access.api_keys import Authenticator
+from ..access.authentication import Authentication
 from ..core import wire_common
 from ..core.catalogue import Catalogue
 from ..core.requests import Caller
@@ -66,7 +66,7 @@ class Admission:
 
     Args:
         catalogue: The schemas of its tools say which arguments must be repeated in headers.
-        authenticator: Says who calls.
+        authentication: Says who calls, and what they may do.
         limits: How deep a message may be.
         body_seconds: How long a client may take to send a body.
         stopping: Ends waiting for it when the front end stops.
@@ -76,12 +76,12 @@ class Admission:
         self,
         *,
         catalogue: Catalogue,
-        authenticator: Authenticator,
+        authentication: Authentication,
         limits: Limits,
         body_seconds: float,
         stopping: Stopping,
     ) -> None:
-        self._catalogue, self._authenticator = catalogue, authenticator
+        self._catalogue, self._authentication = catalogue, authentication
         self._limits, self._body_seconds, self._stopping = limits, body_seconds, stopping
 
     async def admit(self, scope: Scope, receive: Receive) -> Admitted | None:
@@ -100,7 +100,7 @@ class Admission:
         headers = dict(raw)
         if scope["method"] != "POST":
             raise Rejection(405, INVALID_REQUEST, "Use POST", headers=((b"allow", b"POST"),))
-        caller = self._authenticator.authenticate(headers)
+        caller = await self._authentication.authenticate(raw, headers)
         check_content(headers)
         async with self._stopping.ends_wait():
             body = await read_body(receive, headers, self._body_seconds)
@@ -116,6 +116,8 @@ class Admission:
             problem = f"{duplicate} header appears more than once"
             raise Rejection(400, HEADER_MISMATCH, problem, request_id=message.id)
         self._check_mirrors(message, headers, scope)
+        needed = wire.scopes_needed(message.method, message.params, self._catalogue.tools)
+        self._authentication.require_scopes(caller, needed, message.id)
         return Admitted(request=message, connection=connection, caller=caller, headers=headers)
 
     def _check_mirrors(self, request: Request, headers: Mapping[str, str], scope: Scope) -> None:

@@ -6,6 +6,7 @@ where a method meets its parser, its action and its renderer.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from mcp_types import (
 
 from ...authoring.tool import Rendered
 from ...domain.errors import InvalidArguments
-from ...domain.task import Owner, Task
+from ...domain.task import Identity, Owner, Task
 from ...extension import TASKS_EXTENSION
 from ..core import wire_common
 from ..core.executions import Executions
@@ -80,7 +81,7 @@ def build_server(
     add(wire.TASKS_UPDATE, RequestParams, _refusing(methods.update_task))
     add(wire.TASKS_CANCEL, RequestParams, _refusing(methods.cancel_task))
     add(wire.LISTEN, SubscriptionsListenRequestParams, _refusing(methods.listen))
-    add_methods(server, library, owner=_owner, get_prompt=methods.get_prompt, refusing=_refusing)
+    add_methods(server, library, sender=_sender, get_prompt=methods.get_prompt, refusing=_refusing)
     return server
 
 
@@ -134,9 +135,10 @@ class _Methods:
         return self._results.listing()
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> Result:
-        call = wire.tool_call(params.name, params.arguments, context.params)
+        caller = _scope(context).caller
+        call = replace(wire.tool_call(params.name, params.arguments, context.params), caller=caller.identity)
         try:
-            outcome = await self._executions.call(_owner(context), call, _reporting(context))
+            outcome = await self._executions.call(caller.owner, call, _reporting(context))
         except InvalidArguments as error:
             return self._results.argument_problems(error)
         if isinstance(outcome, InputRequired):
@@ -149,7 +151,7 @@ class _Methods:
 
     async def get_prompt(self, context: Context, params: GetPromptRequestParams) -> Result | GetPromptResult:
         call = wire.prompt_call(params.name, params.arguments, context.params)
-        outcome = await self._library.prompt(_owner(context), call)
+        outcome = await self._library.prompt(*_sender(context), call)
         return self._results.questions(outcome) if isinstance(outcome, InputRequired) else outcome
 
     async def get_task(self, context: Context, params: RequestParams) -> Result:
@@ -185,6 +187,11 @@ def _scope(context: Context) -> RequestScope:
 
 def _owner(context: Context) -> Owner:
     return _scope(context).caller.owner
+
+
+def _sender(context: Context) -> tuple[Owner, Identity]:
+    caller = _scope(context).caller
+    return caller.owner, caller.identity
 
 
 def _reporting(context: Context) -> Reporting | None:

@@ -25,7 +25,7 @@ from ...domain.task import Owner
 from ...store.announcements import Listed, list_name, resource_name
 from ...store.clients import AsyncClientStore, TaskView
 from ..core.change_feed import ChangeFeed, Waiter
-from ..core.requests import RequestScope, Wanted
+from ..core.requests import Caller, RequestScope, Wanted
 from ..core.resource_finder import ResourceFinder
 from . import wire
 
@@ -101,24 +101,25 @@ class Subscriptions:
         try:
             with self._feed.watch(*_names(wanted), *self.list_names(wanted.lists)) as waiter:
                 stream = _Stream(self, scope, subscription, waiter)
-                await self._until_over(stream.run(wanted), scope.caller.expires_at)
+                await self._until_over(stream.run(wanted), scope.caller)
         finally:
             self._open[owner] -= 1
             if not self._open[owner]:
                 del self._open[owner]
 
-    async def _until_over(self, stream: Coroutine[Any, Any, None], until: float | None) -> None:
+    async def _until_over(self, stream: Coroutine[Any, Any, None], caller: Caller) -> None:
         telling = asyncio.create_task(stream)
-        ending = asyncio.create_task(self._end.wait())
+        works: set[asyncio.Task[Any]] = {telling, asyncio.create_task(self._end.wait())}
+        if caller.may_end:
+            works.add(asyncio.create_task(caller.proof_ended(self._feed.timings.recheck)))
         try:
-            seconds = None if until is None else until - time.time()
-            await asyncio.wait({telling, ending}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
             if telling.done():
                 telling.result()
         finally:
-            telling.cancel()
-            ending.cancel()
-            await asyncio.wait({telling, ending})
+            for work in works:
+                work.cancel()
+            await asyncio.wait(works)
 
     def _admit(self, owner: Owner) -> None:
         for what, maximum, actual in (

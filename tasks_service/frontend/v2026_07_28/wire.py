@@ -28,6 +28,7 @@ from ...domain import questions
 from ...domain.decide import ttl_ms
 from ...domain.errors import InvalidArguments, LimitExceeded, TasksServiceError, UnknownResource
 from ...domain.reports import LogLevel
+from ...domain.scopes import ANSWER, CANCEL, READ
 from ...domain.task import ClientCapability, Failure, FailureKind, Task, TaskStatus
 from ...domain.tools import OfferedTool, ToolSet
 from ...extension import TASK_META, TASKS_EXTENSION
@@ -74,6 +75,14 @@ CAPABILITY_OF_NEED: Final[Mapping[ClientCapability, Mapping[str, Any]]] = {
 """What a client declares so that it can be asked."""
 
 
+_SCOPES: Final[Mapping[str, tuple[str, ...]]] = {
+    TASKS_GET: (READ,),
+    TASKS_UPDATE: (ANSWER,),
+    TASKS_CANCEL: (CANCEL,),
+    LISTEN: (READ,),
+}
+"""The scopes that the methods of this revision need."""
+
 # --- requests ----------------------------------------------------------------------------------------
 
 
@@ -96,6 +105,17 @@ def require_tasks(params: Mapping[str, Any] | None) -> None:
     """
     if not declares_tasks(client_capabilities(params)):
         raise _extension_missing("Missing required client capability: the tasks extension")
+
+
+def scopes_needed(
+    method: str, params: Mapping[str, Any] | None, tools: ToolSet[OfferedTool]
+) -> tuple[str, ...]:
+    """See `wire_common.scopes_needed`; a request that is repeated with answers also answers."""
+    needed = common.scopes_needed(method, params, tools, _SCOPES)
+    answers = method in (common.TOOLS_CALL, common.PROMPTS_GET) and "inputResponses" in (
+        params or common.EMPTY
+    )
+    return (*needed, ANSWER) if answers and ANSWER not in needed else needed
 
 
 def routing_name(method: str, params: Any) -> str | None:

@@ -8,6 +8,7 @@
     inputs     JSON: key to an object, see `schema.INPUT_REQUEST`
     failure    JSON: the error of a failed task, see `schema.FAILURE`
     arguments  JSON text of the call
+    caller     JSON: who has called, for the tool, see `schema.IDENTITY`
     result     JSON text of the result
     exception  JSON: what the tool raised, for operators, see `schema.TOOL_EXCEPTION`
     j:<n>      JSON: the nth journal entry, see `schema.JOURNAL_ENTRY`
@@ -27,7 +28,16 @@ from ...domain.decide import IdempotencyRecord
 from ...domain.errors import CorruptRecord
 from ...domain.names import is_name, task_hash
 from ...domain.reports import Report
-from ...domain.task import JournalEntry, LogEntry, Progress, Task, TaskStatus, ToolException
+from ...domain.task import (
+    NOT_RECORDED,
+    Identity,
+    JournalEntry,
+    LogEntry,
+    Progress,
+    Task,
+    TaskStatus,
+    ToolException,
+)
 from ..maintenance import DroppedMessages, SweepRecord
 from . import schema
 from .documents import StoredFields, dumps
@@ -116,6 +126,26 @@ def decode(reference: str, values: Sequence[str | None], as_of_ms: int = 0) -> T
 def encode_entry(entry: JournalEntry) -> str:
     """A journal entry as its hash field."""
     return schema.JOURNAL_ENTRY.text(entry)
+
+
+def encode_caller(caller: Identity) -> str:
+    """Who has called, as its hash field."""
+    return schema.IDENTITY.text(caller)
+
+
+def decode_caller(reference: str, text: str | None) -> Identity:
+    """Who has called, out of a record.
+
+    Raises:
+        RecordTooNew: A newer release has written it.
+        CorruptRecord: It is damaged.
+    """
+    if text is None:
+        return NOT_RECORDED
+    try:
+        return schema.IDENTITY.value(text, reference)
+    except DAMAGES as error:
+        raise CorruptRecord(reference, f"who has called is damaged: {error}") from error
 
 
 def encode_exception(exception: ToolException) -> str:

@@ -273,6 +273,17 @@ def read_counts(stored: Any) -> dict[str, int]:
     return dict(stored)
 
 
+def read_json_object(stored: Any) -> dict[str, Any]:
+    """A JSON object, read back as it is.
+
+    Raises:
+        ValueError: Something else is stored.
+    """
+    if not isinstance(stored, dict):
+        raise ValueError(f"expected an object, found {stored!r:.80}")  # noqa: TRY004 - see `Document`
+    return stored
+
+
 def read_names(stored: Any) -> tuple[str, ...]:
     """A list of names, read back.
 

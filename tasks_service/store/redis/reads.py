@@ -109,6 +109,7 @@ class Reads(StorePrograms):
         return TaskRecord(
             task=task,
             arguments=JsonText(record.get("arguments", "")),
+            caller=codec.decode_caller(reference, record.get("caller")),
             result=None if result is None else JsonText(result),
             exception=codec.decode_exception(reference, record.get("exception")),
             journal=codec.decode_journal(task, record),

@@ -146,6 +146,8 @@ def _record_writes(key: str, old: Fields, applied: Applied, after: Task) -> list
     changed = {name: text for name, text in new.items() if text and text != old.get(name)}
     if applied.arguments is not None:
         changed["arguments"] = applied.arguments
+    if applied.caller is not None:
+        changed["caller"] = codec.encode_caller(applied.caller)
     if applied.result is not None:
         changed["result"] = applied.result
     if applied.exception is not None:

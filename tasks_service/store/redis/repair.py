@@ -601,10 +601,11 @@ def _leftovers(key: str, task: Task, record: Mapping[str, str], problems: list[s
     if extra := sorted(name for name in record if name.startswith("j:") and name not in kept):
         problems.append(f"{key}: journal entries beyond its end")
         yield ("HDEL", key, *extra)
-    try:
-        codec.decode_exception(task.task_id, record.get("exception"))
-    except RecordTooNew:
-        return
-    except CorruptRecord as error:
-        problems.append(f"{key}: {error.reason}")
-        yield ("HDEL", key, "exception")
+    for name, decode in (("exception", codec.decode_exception), ("caller", codec.decode_caller)):
+        try:
+            decode(task.task_id, record.get(name))
+        except RecordTooNew:
+            continue
+        except CorruptRecord as error:
+            problems.append(f"{key}: {error.reason}")
+            yield ("HDEL", key, name)

@@ -24,6 +24,7 @@ from ...domain.task import (
     EntryKind,
     Failure,
     FailureKind,
+    Identity,
     InputRequest,
     JournalEntry,
     Lease,
@@ -49,6 +50,7 @@ from .documents import (
     Versions,
     Words,
     read_counts,
+    read_json_object,
     read_names,
     read_texts,
 )
@@ -224,6 +226,19 @@ JOURNAL_ENTRY = Document(
             Field("name", "name"),
             Field("digest", "digest"),
             Field("value", "value"),
+        ],
+    )
+)
+
+IDENTITY = Document(
+    Shape(
+        Identity,
+        [
+            Field("issuer", "issuer"),
+            Field("subject", "subject"),
+            Field("client", "client_id", ""),
+            Field("scopes", "scopes", None, read_names, list),
+            Field("claims", "claims", {}, read_json_object),
         ],
     )
 )

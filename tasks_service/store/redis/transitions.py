@@ -333,6 +333,7 @@ class _Claim(_OfTask):
         claimed = Claimed(
             task=task,
             arguments=JsonText(record.get("arguments", "")),
+            caller=codec.decode_caller(self.task_id, record.get("caller")),
             journal=(*known, *judged.applied.journal),
         )
         commands = [*_overtaking(self._shard, task, self._event), *judged.commands]
