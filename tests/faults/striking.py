@@ -35,7 +35,8 @@ STOPPED_SECONDS = 2.6
 """How long a process is stopped: longer than the lease of its tasks, and a sweep."""
 
 PROVOCATION_SECONDS = 3.0
-"""Between two provocations, while a point is wanted that is reached only in consequence of something."""
+"""How long all workers are up before the next provocation, while a point is wanted that is reached only in
+consequence of something."""
 
 
 class Strike(NamedTuple):
@@ -174,12 +175,13 @@ class Striker:
 
     def _provoke(self) -> None:
         """Let something happen in whose consequence a point is reached that is still wanted."""
-        worker = self._random.choice(self._service.workers)
-        due = time.monotonic() - self._provoked > PROVOCATION_SECONDS
+        now = time.monotonic()
+        if not all(self._is_up(worker) for worker in self._service.workers):
+            self._provoked = now
         wanted = [harm for harm, reaches in PROVOCATIONS.items() if any(map(reaches, self.missing))]
-        if due and wanted and self._is_up(worker):
-            self._provoked = time.monotonic()
-            self._random.choice(wanted)(worker, self._random)
+        if wanted and now - self._provoked > PROVOCATION_SECONDS:
+            self._provoked = now
+            self._random.choice(wanted)(self._random.choice(self._service.workers), self._random)
 
 
 def _stop_softly(worker: Process, _: random.Random) -> None:
