@@ -143,6 +143,10 @@ class Settings(OAuthSettings, BaseSettings):
             `scheme://host:port` or `scheme://host:*`; by default the pages of this machine.
         trusted_proxies: The proxies that are believed when they name the address that called them, in
             `X-Forwarded-For` or `Forwarded`: addresses and networks, and `unix` for Unix sockets.
+        max_connections: How many connections of clients a front end serves at a time, if it may open as many
+            files.
+        max_connections_per_address: How many of these one address may have, or one network of IPv6; behind a
+            trusted proxy, how many open requests.
         pool: Redis connections per process and server, at most; operations wait for a free one.
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it answers with an error.
@@ -182,6 +186,8 @@ class Settings(OAuthSettings, BaseSettings):
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = LOOPBACK_ORIGINS
     trusted_proxies: tuple[str, ...] = ()
+    max_connections: int = Field(default=4096, ge=16)
+    max_connections_per_address: int = Field(default=1024, ge=1)
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)

@@ -45,8 +45,6 @@ def serve(app: str | None, together: bool) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
-        ws="none",
         lifespan="on",
         access_log=False,
         server_header=False,

@@ -34,6 +34,7 @@ from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
+from .access.address_guard import AddressGuard
 from .access.api_keys import require_auth_if_public
 from .access.protected_resource import WELL_KNOWN
 from .access.sign_in import opened_sign_in
@@ -48,6 +49,8 @@ from .readiness import Readiness
 from .registered_paths import RegisteredPaths
 from .served import OnePath, Paths, Served
 from .timings import DEFAULT_TIMINGS, Timings
+from .transport.http_headers import check_repeated, headers_of
+from .transport.rejection import Rejection
 
 logger = logging.getLogger(__name__)
 
@@ -198,6 +201,7 @@ class FrontEnd:
     starts and stops with `lifespan`, which that application enters.
 
     Attributes:
+        settings: Configuration.
         refusal: Why it refused to start, if its set-up cannot work.
         drain_delay: Seconds that a server lets it serve on between `begin_to_stop` and `drain`, so that
             proxies notice.
@@ -212,12 +216,13 @@ class FrontEnd:
         timings: Timings,
     ) -> None:
         self._make_paths, self._timings = paths, timings
-        self._settings, self._outbox, self._given = settings, outbox, store
+        self.settings, self._outbox, self._given = settings, outbox, store
         self.refusal: ConfigurationError | None = None
         self.drain_delay = settings.seconds_to_drain
         self._stopping, self._stops = Stopping(), False
         self._paths: Paths | None = None
         self._readiness: Readiness | None = None
+        self._address_guard = AddressGuard(settings)
         self._site = Starlette(
             routes=[Route("/healthz", self._alive), Route("/readyz", self._ready)],
             lifespan=self.lifespan,
@@ -251,7 +256,7 @@ class FrontEnd:
     async def _metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the metadata of the path that stands behind the well-known one."""
         found, paths = None, self._paths
-        if paths is not None and (resource := self._settings.oauth_resource) is not None:
+        if paths is not None and (resource := self.settings.oauth_resource) is not None:
             wanted = str(scope["path"]).partition(WELL_KNOWN)[2].rstrip("/")
             prefix = urlsplit(resource).path.removesuffix(MCP_PATH)
             found = paths.metadata(wanted.removeprefix(prefix) or MCP_PATH)
@@ -302,7 +307,7 @@ class FrontEnd:
         Raises:
             ConfigurationError: There is no Redis to keep tasks in, or no secret.
         """
-        settings = self._settings
+        settings = self.settings
         async with self._opened_store() as store:
             feed = ChangeFeed(store, self._timings)
             keys = load_keys(
@@ -358,7 +363,7 @@ class FrontEnd:
         if self._paths is not None:
             raise ConfigurationError("The front end was started already: enter its lifespan once")
         if self._given is None:
-            check_settings(self._settings)
+            check_settings(self.settings)
         paths = await stack.enter_async_context(self.opened())
         servers = paths.root.servers
         await servers.readiness.refuse_unworkable()
@@ -367,21 +372,35 @@ class FrontEnd:
         return servers
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
-        return _open(self._settings, self._outbox) if self._given is None else nullcontext(self._given)
+        return _open(self.settings, self._outbox) if self._given is None else nullcontext(self._given)
 
     async def _alive(self, _: Request) -> Response:
         """Say that the process runs, and nothing of what it depends on."""
         return JSONResponse({"status": "alive"})
 
-    async def _ready(self, _: Request) -> Response:
+    async def _ready(self, request: Request) -> Response:
+        """Say whether requests should be sent here; why not, to whom the address guard would let in."""
         if self._stops:
             return JSONResponse({"status": "stopping"}, status_code=503)
         problem = (
             "the front end has not started" if self._readiness is None else await self._readiness.problem()
         )
         if problem is None and self._readiness is not None:
-            return JSONResponse({"status": "ready", "store": self._readiness.shortage() or "ok"})
-        return JSONResponse({"status": "not ready", "store": problem}, status_code=503)
+            status, state, reason = 200, "ready", self._readiness.shortage() or "ok"
+        else:
+            status, state, reason = 503, "not ready", str(problem)
+        told = {"store": reason} if self._is_served(request) else {}
+        return JSONResponse({"status": state, **told}, status_code=status)
+
+    def _is_served(self, request: Request) -> bool:
+        """Whether a request came from where one may call `/mcp`, whoever sent it."""
+        listed = headers_of(request.scope)
+        try:
+            check_repeated(listed)
+            self._address_guard.check(request.scope, dict(listed))
+        except Rejection:
+            return False
+        return True
 
 
 class _Endpoint:

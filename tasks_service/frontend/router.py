@@ -12,7 +12,7 @@ from .access.address_guard import AddressGuard
 from .access.cross_origin import answer_preflight, is_preflight, readable_by
 from .core.stopping import FrontEndStops
 from .core.wire_common import stopped
-from .transport.http_headers import SESSION_HEADER, headers_of
+from .transport.http_headers import SESSION_HEADER, check_repeated, headers_of
 from .transport.rejection import Rejection
 from .transport.responding import reject
 from .v2025_11_25.endpoint import SessionEndpoint
@@ -40,8 +40,11 @@ class EraRouter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
-        headers = dict(headers_of(scope))
+        listed = headers_of(scope)
+        headers = dict(listed)
         try:
+            if len(headers) < len(listed):
+                check_repeated(listed)
             origin = self._guard.check(scope, headers)
         except Rejection as rejection:
             await reject(rejection, send)

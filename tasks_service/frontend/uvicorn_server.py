@@ -16,12 +16,18 @@ import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 
+from ..domain.limits import KIB
+from .access.caller_address import TrustedProxies
 from .app import FrontEnd
+from .edge.guard import ConnectionGuard
+from .edge.limits import ConnectionLimits, limits_of
+from .edge.protocol import GuardedProtocol
 
 EXIT_NOT_STARTED = 3
 """The exit status of a server that could not start, as uvicorn's own command has it."""
@@ -34,6 +40,9 @@ _HANDSHAKE_SECONDS: Final = 0.05
 
 _ACCEPT_SECONDS: Final = 1.0
 """How long connections are accepted, at most, that come one upon the other."""
+
+_UNSENT_BYTES: Final = 128 * KIB
+"""How much the kernel takes of what a client does not read; the rest waits here, where it is counted."""
 
 _SO_ATTACH_FILTER: Final = 26
 _NO_SYN: Final = b"".join(
@@ -52,32 +61,55 @@ _NO_SYN: Final = b"".join(
 class DrainingServer(uvicorn.Server):
     """A server that lets the front end answer who waits, and closes no connection on which a request comes.
 
+    What its connections may cost is limited (see `ConnectionGuard`). Whom a proxy names as its caller is for
+    the front end to read; uvicorn would believe everybody on this machine.
+
     Args:
         front_end: What is served.
-        config: Of uvicorn.
+        limits: What connections may cost; by default what the front end's settings say.
+        options: Of `uvicorn.Config`; one process, no reloading.
+
+    Attributes:
+        guard: Counts connections, and what was refused.
     """
 
-    def __init__(self, front_end: FrontEnd, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, front_end: FrontEnd, limits: ConnectionLimits | None = None, **options: Any) -> None:
+        self.guard = ConnectionGuard(
+            limits or limits_of(front_end.settings), TrustedProxies(front_end.settings.trusted_proxies)
+        )
+        protocol = cast("type[asyncio.Protocol]", partial(GuardedProtocol, self.guard))
+        super().__init__(uvicorn.Config(front_end, http=protocol, proxy_headers=False, ws="none", **options))
         self._front_end = front_end
         self._interrupted = False
+        self._watching: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; a person at a terminal does not wait for proxies."""
         self._interrupted = self._interrupted or sig == signal.SIGINT
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                _hand_little_to_the_kernel(listener)
+        self._watching = asyncio.create_task(self.guard.watch(), name="connection guard")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve on for the drain delay, answer who waits, and stop."""
         self._front_end.begin_to_stop()
         await self._serve_on(self._front_end.drain_delay, lambda: self._interrupted, pause=0.05)
         self._front_end.drain()
+        self.guard.hurry()
         await self._accept_the_last()
         for server in self.servers:
             server.close()
         await self._serve_on(_LATE_SECONDS, lambda: not self._awaits_requests(), pause=0.005)
         # Uvicorn closes idle connections before anything else can come, and then waits for open responses.
         await super().shutdown(sockets)
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _accept_the_last(self) -> None:
         """Take all connections that the kernel has for this process: closing its socket would reset them.
@@ -110,6 +142,13 @@ class DrainingServer(uvicorn.Server):
             await asyncio.sleep(pause)
 
 
+def _hand_little_to_the_kernel(listener: Any) -> None:
+    """Let connections of a listener buffer little that was not sent; other systems buffer as they do."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with suppress(OSError):  # a Unix socket
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+
 def _begin_no_connection(listener: Any) -> None:
     """Let no other connection begin at a socket that still accepts; elsewhere than on Linux nothing can."""
     program = ctypes.create_string_buffer(_NO_SYN)
@@ -139,7 +178,7 @@ def run(front_end: FrontEnd, **options: Any) -> None:
         ConfigurationError: The front end refused to start.
         SystemExit: The server could not start.
     """
-    server = DrainingServer(front_end, uvicorn.Config(front_end, **options))
+    server = DrainingServer(front_end, **options)
     try:
         server.run()
     except KeyboardInterrupt:

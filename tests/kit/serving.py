@@ -9,12 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.tool import Tool, ToolRegistry, build_tool
 from tasks_service.frontend.app import FrontEnd, create_app, create_codeless_app
 from tasks_service.frontend.core.catalogue import FixedCatalogue
+from tasks_service.frontend.edge.limits import ConnectionLimits
 from tasks_service.frontend.timings import DEFAULT_TIMINGS, Timings
 from tasks_service.frontend.uvicorn_server import DrainingServer
 from tasks_service.settings import Settings
@@ -55,9 +54,11 @@ def serving(
     timings: Timings = DEFAULT_TIMINGS,
     port: int = 0,
     name: str = SERVICE,
+    limits: ConnectionLimits | None = None,
 ) -> Iterator[int]:
     """Serve the front end on a port of this machine, by default a free one, in a thread; yields the port."""
-    with serving_app(front_end_of(tools, configuration, library, outbox, timings, name), port) as served:
+    front_end = front_end_of(tools, configuration, library, outbox, timings, name)
+    with serving_app(front_end, port, limits) as served:
         yield served
 
 
@@ -92,10 +93,9 @@ def serving_codeless(
 
 
 @contextmanager
-def serving_app(app: FrontEnd, port: int = 0) -> Iterator[int]:
+def serving_app(app: FrontEnd, port: int = 0, limits: ConnectionLimits | None = None) -> Iterator[int]:
     """Serve a front end on a port of this machine, by default a free one, in a thread; yields the port."""
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=3)
-    server = DrainingServer(app, config)
+    server = DrainingServer(app, limits, log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
     listener = socket.create_server(("127.0.0.1", port))
     thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     thread.start()
@@ -109,7 +109,7 @@ def serving_app(app: FrontEnd, port: int = 0) -> Iterator[int]:
         listener.close()
 
 
-def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+def _run(server: DrainingServer, listener: socket.socket) -> None:
     """A refusal to start ends the thread, as it ends a process."""
     with suppress(SystemExit):
         server.run([listener])

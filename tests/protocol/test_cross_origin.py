@@ -161,7 +161,15 @@ def test_by_default_pages_of_this_machine_may_call(client: WireClient) -> None:
         assert client.request("tools/list", origin=origin).status == 403
 
 
-@pytest.mark.parametrize("host", ["localhost:8787.evil.net", "localhost:x", "127.0.0.1:", "evil.net", ""])
+@pytest.mark.parametrize("host", ["localhost:8787.evil.net", "localhost:x", "localhost:80, evil.net", ""])
+def test_what_is_no_host_is_no_proper_request(client: WireClient, host: str) -> None:
+    reply = client.request("tools/list", host=host)
+
+    assert reply.status == 400
+    assert "Host: expected" in reply.error["message"]
+
+
+@pytest.mark.parametrize("host", ["localhost.evil.net", "127.0.0.1:", "evil.net", "127.0.0.1.evil.net:8787"])
 def test_hosts_are_compared_as_a_whole(client: WireClient, host: str) -> None:
     reply = client.request("tools/list", host=host)
 

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from mcp_types.jsonrpc import INVALID_REQUEST
 from starlette.types import Scope
 
-from ...addresses.web import LOOPBACK_HOSTS, Hosts, Origins, is_same_host
+from ...addresses.web import LOOPBACK_HOSTS, Hosts, Origins, is_host, is_same_host
 from ...settings import Settings
 from ..transport.rejection import Rejection
 
@@ -47,13 +47,15 @@ class AddressGuard:
             The origin of the page that sent it, as its browser names it; None if no browser did.
 
         Raises:
-            Rejection: 421 or 403; it says which header, and which setting would allow it.
+            Rejection: 400, 421 or 403; it says which header, and which setting would allow it.
         """
         if self._serves_everybody and not _came_from_this_machine(scope):
             raise Rejection(403, INVALID_REQUEST, _OPEN_DOOR)
         host, origin = headers.get("host", ""), headers.get("origin")
         if (host, origin) in self._known:
             return origin
+        if not is_host(host):
+            raise Rejection(400, INVALID_REQUEST, _NO_HOST)
         if host not in self._hosts:
             raise Rejection(421, INVALID_REQUEST, _FOREIGN_HOST)
         if origin is not None and origin not in self._origins and not is_same_host(origin, host):
@@ -66,6 +68,8 @@ class AddressGuard:
 _OPEN_DOOR = (
     "Without TASKS_API_KEYS and TASKS_OAUTH_ISSUERS, only connections to a loopback address are served"
 )
+
+_NO_HOST = "Host: expected host or host:port, as in tools.example.com"
 
 _FOREIGN_HOST = "Host: not served here; TASKS_ALLOWED_HOSTS names the hosts that are"
 

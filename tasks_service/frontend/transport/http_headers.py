@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -24,6 +24,11 @@ EVENTS: Final = "text/event-stream"
 KNOWN_VALUES: Final = 256
 """How many values of a header are remembered with what they mean."""
 
+_SENT_ONCE: Final = frozenset(
+    {"authorization", "content-encoding", "content-type", "host", LAST_EVENT_HEADER, "origin", SESSION_HEADER}
+)
+"""The headers that decide who calls, from where, and what: of two, a proxy may have looked at the other."""
+
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 """The encodings of text that JSON may be declared to have: it is UTF-8 (RFC 8259), or a part of it."""
 
@@ -36,6 +41,21 @@ def headers_of(scope: Scope) -> list[tuple[str, str]]:
     return [
         (name.decode("latin-1"), value.decode("latin-1").strip(" \t")) for name, value in scope["headers"]
     ]
+
+
+def check_repeated(headers: Sequence[tuple[str, str]]) -> None:
+    """Refuse a request that has one of the headers twice that are sent once.
+
+    Those that repeat what is in a message are checked with it (see `Admission`).
+
+    Raises:
+        Rejection: 400; it names the header.
+    """
+    seen = set()
+    for name, _ in headers:
+        if name in seen and name in _SENT_ONCE:
+            raise Rejection(400, INVALID_REQUEST, f"{name.title()}: expected once")
+        seen.add(name)
 
 
 def check_content(headers: Mapping[str, str]) -> None:
