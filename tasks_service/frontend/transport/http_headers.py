@@ -25,9 +25,11 @@ KNOWN_VALUES: Final = 256
 """How many values of a header are remembered with what they mean."""
 
 _SENT_ONCE: Final = frozenset(
-    {"authorization", "content-encoding", "content-type", "host", LAST_EVENT_HEADER, "origin", SESSION_HEADER}
+    {"content-encoding", "content-type", "host", LAST_EVENT_HEADER, "origin", SESSION_HEADER}
 )
-"""The headers that decide who calls, from where, and what: of two, a proxy may have looked at the other."""
+"""The headers that decide whence a call comes and what it is: of two, a proxy may have looked at the other.
+
+`Authorization` is one more, which is checked where it is read (see `Authentication`)."""
 
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 """The encodings of text that JSON may be declared to have: it is UTF-8 (RFC 8259), or a part of it."""
