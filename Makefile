@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile security memory upgrade-test test-matrix clients hosts proxies dist up recording bench conformance conformance-server docker-test format lock clean
+.PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile security memory upgrade-test test-matrix clients hosts browsers proxies dist up recording bench conformance conformance-server docker-test format lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ clients: $(STAMP) ## Clients that others wrote, on front ends that die (needs np
 
 hosts: $(STAMP) ## Hosts that others wrote, with a model that follows a script (needs npm; up to half an hour)
 	TASKS_TEST_HOSTS=required pytest tests/hosts -m hosts
+
+browsers: $(STAMP) ## A page of another origin, and the Inspector's direct mode, in Chromium (needs Debian's chromium, npm)
+	TASKS_TEST_BROWSERS=required pytest tests/browsers -m browsers
 
 proxies: $(STAMP) ## The guide's proxies, in front of front ends that are restarted (needs nginx, haproxy, caddy; ten minutes)
 	pytest tests/proxies -m proxies

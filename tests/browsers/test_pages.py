@@ -1,14 +1,16 @@
-"""A page in a real browser calls a service: headless Chromium, where there is one."""
+"""A page in a real browser calls a service of another origin, in both revisions; so does the Inspector."""
 
 from __future__ import annotations
 
 import http.server
 import json
+import os
 import queue
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -16,14 +18,17 @@ from urllib.parse import urlencode
 import pytest
 from pydantic import Field
 
+from tests.kit.environments import NotInstallable, npm_directory
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import registry, serving, settings
 
-BROWSER = shutil.which("chromium")
+from .chromium import FLAGS, chromium, command, missing, node
+
 KEY = "0123456789abcdef"
+HERE = Path(__file__).parent
 SECONDS = 100
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium on this machine")
+pytestmark = [pytest.mark.browsers, pytest.mark.timeout(600)]
 
 
 def greet(name: str) -> str:
@@ -48,7 +53,7 @@ class PageServer:
                 self.send_response(200)
                 self.send_header("content-type", "text/html; charset=utf-8")
                 self.end_headers()
-                self.wfile.write((Path(__file__).parent / "page.html").read_bytes())
+                self.wfile.write((HERE / "page.html").read_bytes())
 
             def do_POST(self) -> None:
                 server.reports.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
@@ -77,9 +82,11 @@ def pages() -> Iterator[PageServer]:
 def visit(pages: PageServer, service: str, profile: Path) -> Any:
     """Open the page in a browser; what it reports."""
     query = urlencode({"service": service, "key": KEY})
-    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={profile}", f"http://localhost:{pages.port}/?{query}"]
-    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    browser = subprocess.Popen(
+        command(f"http://localhost:{pages.port}/?{query}", profile),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         return pages.reports.get(timeout=SECONDS)
     finally:
@@ -118,3 +125,62 @@ def test_a_page_of_an_allowed_origin_uses_the_service_and_one_of_another_reads_n
 
     assert set(said) == {"callWithoutSession failed", "callInSession failed", "readRefusals failed"}
     assert {failure.partition(":")[0] for failure in said.values()} == {"TypeError"}
+
+
+@contextmanager
+def inspector() -> Iterator[tuple[Path, int]]:
+    """The pages of the Inspector on a port of their own; yields where its packages are, and the port."""
+    try:
+        home = npm_directory(HERE / "locks" / "inspector")
+    except NotInstallable as reason:
+        missing(str(reason))
+        raise
+    pages = home / "node_modules" / "@modelcontextprotocol" / "inspector-client" / "dist"
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    handler = partial(Handler, directory=str(pages))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield home, server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_inspectors_direct_mode_lists_and_runs_a_tool_from_the_browser(
+    redis_url: str, tmp_path: Path
+) -> None:
+    tools = registry(greet, tell)
+    worker = Worker(redis_url, tools)
+    worker.start()
+    picture = Path(os.environ.get("TASKS_TEST_PICTURES") or tmp_path) / "inspector.png"
+    try:
+        with inspector() as (home, page_port):
+            allowed = {"api_keys": f"page:{KEY}", "allowed_origins": f"http://localhost:{page_port}"}
+            with serving(tools, settings(redis_url, tmp_path, **allowed)) as port:
+                told = {
+                    "packages": str(home / "node_modules"),
+                    "chromium": chromium(),
+                    "flags": FLAGS,
+                    "page": f"http://localhost:{page_port}/",
+                    "service": f"http://127.0.0.1:{port}/mcp",
+                    "key": KEY,
+                    "picture": str(picture),
+                }
+                program = [node(), str(HERE / "programs" / "inspector.mjs"), json.dumps(told)]
+                ran = subprocess.run(program, capture_output=True, text=True, timeout=SECONDS, check=False)
+    finally:
+        worker.close()
+
+    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
+    said = json.loads(ran.stdout)
+    assert {"greet", "tell"} <= set(said["tools"])
+    assert "Hello, browser!" in said["result"]
+    # By the browser itself, across origins: no proxy was between.
+    assert {"POST", "GET"} <= set(said["methods"])
+    assert said["proxied"] == []
+    assert picture.stat().st_size > 10_000
