@@ -72,10 +72,15 @@ class Worker(Process):
     """A Celery worker, started as a shop starts it."""
 
     def __init__(
-        self, installed: Installed, directory: Path, env: Mapping[str, str], options: Sequence[str] = ()
+        self,
+        installed: Installed,
+        directory: Path,
+        env: Mapping[str, str],
+        options: Sequence[str] = (),
+        module: str = "shop",
     ) -> None:
-        shutil.copy(HERE / "shop.py", directory)
-        celery = ["celery", "-A", "shop", "worker", "--loglevel", "INFO", "-Q", "shop,celery,maintenance"]
+        copy_shops(directory)
+        celery = ["celery", "-A", module, "worker", "--loglevel", "INFO", "-Q", "shop,celery,maintenance"]
         super().__init__(
             installed, [*celery, "--concurrency", "2", "--without-mingle", *options], directory, env
         )
@@ -87,6 +92,23 @@ class Worker(Process):
         assert self.runs, self.logs()
 
 
+class Beat(Process):
+    """A beat, started as a shop starts it, with a scheduler that others wrote."""
+
+    def __init__(
+        self, installed: Installed, directory: Path, env: Mapping[str, str], module: str, scheduler: str
+    ) -> None:
+        copy_shops(directory)
+        celery = ["celery", "-A", module, "beat", "--loglevel", "INFO", "--scheduler", scheduler]
+        super().__init__(installed, celery, directory, env)
+
+
+def copy_shops(directory: Path) -> None:
+    """Put the modules of shops into a directory, from which a process imports one."""
+    for module in HERE.glob("*shop.py"):
+        shutil.copy(module, directory)
+
+
 class FrontEnd(Process):
     """A front end over HTTP: of the shop's module, or without code, of what workers announce."""
 
@@ -96,7 +118,7 @@ class FrontEnd(Process):
         self.port, self._path = free_port(), "/shop/mcp" if codeless else "/mcp"
         listens = {"TASKS_HOST": "127.0.0.1", "TASKS_PORT": str(self.port)}
         if not codeless:
-            shutil.copy(HERE / "shop.py", directory)
+            copy_shops(directory)
         serve = ["tasks_service", "serve", *([] if codeless else ["--app", "shop:service"])]
         super().__init__(installed, serve, directory, {**env, **listens})
         wait_until(lambda: http_status("127.0.0.1", self.port, "/readyz") == 200 or not self.runs, self.logs)
@@ -105,6 +127,15 @@ class FrontEnd(Process):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}{self._path}"
+
+
+def environment_of(redis_url: str) -> dict[str, str]:
+    """What all processes of a service are told."""
+    return {
+        "TASKS_REDIS_URL": redis_url,
+        "TASKS_SECRET": "the-secret-of-this-deployment",
+        "TASKS_SWEEP_INTERVAL": "0.3",
+    }
 
 
 @contextmanager
@@ -116,17 +147,15 @@ def running(
     *,
     codeless: bool,
     options: Sequence[str] = (),
+    module: str = "shop",
+    **settings: str,
 ) -> Iterator[tuple[FrontEnd, Worker]]:
     """A front end and a worker on one store, each in its environment; the worker with options of its own."""
-    env = {
-        "TASKS_REDIS_URL": redis_url,
-        "TASKS_SECRET": "the-secret-of-this-deployment",
-        "TASKS_SWEEP_INTERVAL": "0.3",
-    }
+    env = {**environment_of(redis_url), **settings}
     places = [home / "front", home / "worker"]
     for place in places:
         place.mkdir()
-    worker = Worker(behind, places[1], env, options)
+    worker = Worker(behind, places[1], env, options, module)
     try:
         front_end = FrontEnd(front, places[0], env, codeless=codeless)
         try:
