@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from pytest_celery import CeleryTestWorker
@@ -14,6 +16,19 @@ from tests.kit.servers import RedisServer
 from tests.kit.waiting import wait_until
 from tests.kit.worker_app import service
 from tests.kit.workers import Client, client_of, worker_node
+
+
+@pytest.fixture(scope="module")
+def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """The sockets of two servers; in a short path, as the system wants them."""
+    servers = []
+    with TemporaryDirectory(prefix="s") as directory:
+        paths = Path(directory) / "store", Path(directory) / "broker"
+        for path in paths:
+            servers.append(RedisServer("--unixsocket", str(path)))
+        yield paths
+        for server in servers:
+            server.close()
 
 
 @contextmanager
@@ -34,6 +49,30 @@ def apart() -> Iterator[tuple[RedisServer, RedisServer, Client, CeleryTestWorker
 def test_messages_reach_workers_over_a_broker_that_is_not_the_store() -> None:
     with apart() as (_, _, client, _):
         assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("store_url", "broker_url"),
+    [
+        ("unix://{store}?db=1", ""),
+        ("unix://{store}", "redis+socket://{broker}"),
+        ("unix://{store}?db=2", "unix://{broker}?db=3"),
+    ],
+    ids=["one for both", "as Celery writes it", "as redis-py writes it"],
+)
+def test_store_and_broker_may_be_reached_over_unix_sockets(
+    sockets: tuple[Path, Path], store_url: str, broker_url: str
+) -> None:
+    store, broker = sockets
+    store_url = store_url.format(store=store)
+    broker_url = broker_url.format(broker=broker) or store_url
+    worker = worker_node(store_url, pool="solo", TASKS_BROKER_URL=broker_url)
+    try:
+        assert worker.ready(), worker.logs()
+        with client_of(service, store_url, broker_url) as client:
+            assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+    finally:
+        worker.teardown()
 
 
 def test_a_task_that_was_created_while_the_broker_was_down_runs_when_it_is_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 from pytest_celery import CeleryTestWorker
 
+from tasks_service import TaskService
 from tasks_service.domain.task import Phase, TaskStatus
 from tests.kit.rabbitmq import RabbitServer, require_rabbitmq
 from tests.kit.servers import RedisServer
-from tests.kit.waiting import wait_until
+from tests.kit.serving import settings
+from tests.kit.waiting import PATIENCE, wait_until
 from tests.kit.wire import WireClient
 from tests.kit.worker_app import service
 from tests.kit.workers import Client, client_of, worker_node
@@ -54,6 +57,29 @@ def client(broker: RabbitServer, module_redis: RedisServer, worker: CeleryTestWo
 
 def test_a_task_runs(client: Client) -> None:
     assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
+
+
+def test_a_program_submits_over_it_and_gets_the_result(
+    worker: CeleryTestWorker, broker: RabbitServer, module_redis: RedisServer, tmp_path: Path
+) -> None:
+    shop = TaskService(
+        "Worker tests",
+        settings=settings(module_redis.url, tmp_path, broker_url=broker.url),
+    )
+
+    @shop.tool()
+    def add(x: int, y: int) -> int:
+        raise AssertionError("it runs in a worker")
+
+    assert shop.submit("add", x=2, y=3).result(PATIENCE) == 5
+
+    async def all_added() -> list[int]:
+        handles = [await shop.asubmit("add", x=number, y=1) for number in range(8)]
+        return [await handle.aresult(PATIENCE) for handle in handles]
+
+    assert asyncio.run(all_added()) == list(range(1, 9))
+    with module_redis.client() as admin:
+        assert not list(admin.scan_iter("ts:mq:*"))  # no message of it is in Redis
 
 
 def test_a_front_end_without_code_publishes_where_it_is_told_and_says_so_where_it_is_not(
