@@ -1,15 +1,22 @@
-"""What the transaction loop makes of each answer, driven by hand."""
+"""What the transaction loop makes of each answer, driven by hand, and when its driver ends it."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+import redis.asyncio
 from redis.exceptions import ExecAbortError, MovedError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from tasks_service.domain.errors import CorruptRecord, StoreFull, StoreRefuses, StoreUnavailable
+from tasks_service.store.redis.connection import Pools, connection_options
+from tasks_service.store.redis.drivers import AsyncDriver
 from tasks_service.store.redis.layout import Command
+from tasks_service.store.redis.servers import Servers
 from tasks_service.store.redis.transaction import Backoff, LostConnection, RoundTrip, Write, once, transact
+from tests.kit.proxy import CuttingProxy, Verdict
+from tests.kit.servers import RedisServer
 
 NOT_NOW = [
     ReadOnlyError("You can't write against a read only replica."),
@@ -119,3 +126,33 @@ def test_what_is_never_answered_is_unavailable_when_the_time_is_over() -> None:
     next(program)
     with pytest.raises(StoreUnavailable, match="cut"):
         program.throw(LostConnection("cut"))
+
+
+def test_a_connection_that_cannot_be_closed_in_time_does_not_outlast_the_deadline(
+    redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, close = CuttingProxy(redis_server.port), redis.asyncio.Connection.disconnect
+    silent = [Verdict.SILENT_BEFORE]
+
+    def judge(packet: bytes) -> Verdict:
+        return silent.pop() if silent and b"\r\nWATCH\r\n" in packet else Verdict.PASS
+
+    async def fail_to_close(connection: redis.asyncio.Connection, *args: Any, **options: Any) -> None:
+        await close(connection, *args, **options)
+        raise redis.TimeoutError("Timed out closing connection")
+
+    async def scenario() -> None:
+        options = connection_options(redis.asyncio.retry.Retry)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(proxy.url, timeout=None, **options)
+        with monkeypatch.context() as patched:
+            patched.setattr(redis.asyncio.Connection, "disconnect", fail_to_close)
+            with pytest.raises(StoreUnavailable):
+                await AsyncDriver(Pools(lambda node: pool), Servers(), proxy.url).run(transition(), 0.3)
+        await pool.disconnect()
+
+    proxy.judge = judge
+    asyncio.run(scenario())
+    proxy.close()
+    assert not silent
+    with redis_server.client() as client:
+        assert not client.exists("key")

@@ -272,6 +272,10 @@ class AsyncDriver:
                     progress.begin(step, clock())
                     replies = await exchange_async(connection, step)
                 except FAILURES as error:
+                    # What fails while a connection is given up for want of time stands in for the
+                    # cancellation; without this, the program would go on with no limit.
+                    if progress.timeout.expired():
+                        raise TimeoutError from error
                     progress.end_wait(clock())
                     await checkout.release()
                     lost = LostConnection(reason(error, self._url), refusal_of(error))
