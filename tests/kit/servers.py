@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import secrets
 import socket
 import subprocess
@@ -91,15 +90,30 @@ class RedisServer:
         return Path(self.directory.name)
 
 
-def _ports() -> Iterator[int]:
-    """A thousand ports for each process of pytest-xdist, round and round.
+PORTS = range(20_000, 32_000)
+"""Those that tests serve on.
 
-    They lie below those from which systems choose for outgoing connections: one of those that is free now may
-    be the near end of somebody's connection when its server starts.
+They lie below those from which systems choose for outgoing connections: one of those that is free now may be
+the near end of somebody's connection when its server starts.
+"""
+
+BLOCK = 400
+"""How many of them one process has. Many, so that none is given again while its server is being restarted."""
+
+
+def _ports() -> Iterator[int]:
+    """The ports of a block that no other process has, round and round.
+
+    A process that runs tests, of this run or of another one, has a block as long as it is bound to its first
+    port.
     """
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = 20_000 + 1_000 * (process % 12)
-    return (first + number % 1_000 for number in itertools.count(secrets.randbelow(1_000)))
+    blocks = [PORTS[at : at + BLOCK] for at in range(0, len(PORTS), BLOCK)]
+    secrets.SystemRandom().shuffle(blocks)
+    for block in blocks:
+        with contextlib.suppress(OSError), socket.socket() as owner:
+            owner.bind(("127.0.0.1", block[0]))
+            yield from itertools.cycle(block[1:])
+    raise RuntimeError("each block of ports is in use")
 
 
 _CANDIDATES = _ports()
@@ -107,8 +121,8 @@ _CANDIDATES = _ports()
 
 def free_port() -> int:
     """A TCP port of the loopback address that nobody listens on, nor is given to anybody else for long."""
-    for port in itertools.islice(_CANDIDATES, 1_000):
+    for port in itertools.islice(_CANDIDATES, BLOCK):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise RuntimeError("not one of a thousand ports is free")
+    raise RuntimeError("not one of the ports of this process is free")
