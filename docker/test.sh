@@ -34,6 +34,8 @@ export TASKS_WORKER_IMAGE=tasks-service-worker:test-$$
 export TASKS_API_KEYS="tester:$key"
 TASKS_SECRET=$(random_text)
 export TASKS_SECRET
+TASKS_MESSAGE_SECRET=$(random_text)
+export TASKS_MESSAGE_SECRET
 for role in WEB WORKER BEAT FLOWER OPERATOR; do export "REDIS_PASSWORD_$role=$(random_text)"; done
 export TASKS_FILES=$work/files
 export TASKS_PUBLISH=127.0.0.1:$port

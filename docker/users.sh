@@ -18,6 +18,11 @@ for role in WEB WORKER BEAT FLOWER OPERATOR; do
   hash=$(hash_of "$role")
   expressions="$expressions -e s/#$role/#$hash/"
 done
+# A connection begins in database 0; whoever may say SELECT reaches what others keep in theirs.
+case $database in
+  0) expressions="$expressions -e s/SELECT//" ;;
+  *) expressions="$expressions -e s/SELECT/+select|$database/" ;;
+esac
 # CLIENT SETINFO came with 7.2: an older Redis refuses a file that names it, and nobody needs it there.
 case $(redis-server --version 2>/dev/null || true) in
   *v=7.[01].*) expressions="$expressions -e s/+client|setinfo//" ;;

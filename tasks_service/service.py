@@ -93,7 +93,8 @@ class TaskService:
         )
         refuse_later_tasks(self._celery, self.tools)
         store = ProcessStore(partial(self._engine.store, deadline=self.settings.store_deadline, guarded=True))
-        self._submitter = Submitter(name, self.former_names, self.tools, self.settings, store)
+        signs = partial(self._engine.fingerprints, as_worker=False)
+        self._submitter = Submitter(name, self.former_names, self.tools, self.settings, store, signs)
 
     @property
     def celery(self) -> Celery:

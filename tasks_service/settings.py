@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -130,6 +130,14 @@ class Settings(OAuthSettings, BaseSettings):
             the previous one and the next.
         owner_secret: The key of the hashes under which owners are stored; may never change while tasks
             matter. Unset: `secret`, which then may not change either.
+        message_secret: The secret under which messages to workers are signed, the same for all front ends,
+            workers, beats and programs that submit. Unset: with the private redis-server one is created
+            beside its socket; with any other, messages are not signed.
+        accepted_message_secrets: More secrets whose signatures are accepted, comma-separated: while
+            `message_secret` is changed, the previous one and the next.
+        message_signing: What workers do with a message of a tool that is not signed: `required` drops it,
+            `accept` runs it, for the time in which not all processes sign yet. A wrong signature is always
+            refused.
         host: The address that HTTP is served on.
         port: The port that HTTP is served on.
         together: Whether a front end without an app serves the tools of all services at `/mcp`, each with its
@@ -179,6 +187,9 @@ class Settings(OAuthSettings, BaseSettings):
     secret: SecretStr | None = None
     accepted_secrets: tuple[SecretStr, ...] = ()
     owner_secret: SecretStr | None = None
+    message_secret: SecretStr | None = None
+    accepted_message_secrets: tuple[SecretStr, ...] = ()
+    message_signing: Literal["required", "accept"] = "required"
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
     together: bool = False
@@ -306,7 +317,14 @@ class Settings(OAuthSettings, BaseSettings):
             slots[found[1] or OTHER_QUEUES] = int(found[2])
         return slots
 
-    @field_validator("allowed_hosts", "allowed_origins", "accepted_secrets", "trusted_proxies", mode="before")
+    @field_validator(
+        "allowed_hosts",
+        "allowed_origins",
+        "accepted_secrets",
+        "accepted_message_secrets",
+        "trusted_proxies",
+        mode="before",
+    )
     @classmethod
     def _parse_list(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
@@ -425,6 +443,7 @@ _EXPECTED: Mapping[str, str] = {
     "int_from_float": "a whole number, without a unit",
     "float_parsing": "a number of seconds, without a unit, as in 2.5",
     "finite_number": "a number of seconds that is not endless",
+    "literal_error": "required or accept",
 }
 """What was expected, by pydantic's type of an error."""
 

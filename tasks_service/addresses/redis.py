@@ -121,13 +121,21 @@ def parse_address(url: str) -> Address:
     if not group and scheme in ("redis", "rediss", "unix"):
         check_options(url, LOGIN | {"db"})
         check_place(split(url))
-        return Address(Kind.SINGLE, single=url)
+        return Address(Kind.SINGLE, single=url, database=_database(url))
     if scheme not in ("redis", "rediss") or group not in (Kind.SENTINEL, Kind.CLUSTER):
         raise ValueError(
             "expected redis://, rediss:// or unix://, redis+sentinel:// or redis+cluster:// (rediss+... with "
             f"TLS), not {split(url).scheme}://"
         )
     return _group(url, Kind(group), encrypted=scheme == "rediss")
+
+
+def _database(url: str) -> int:
+    """The number of the database of a single server."""
+    parts = split(url)
+    behind_host = "" if parts.scheme == "unix" else parts.path.strip("/")
+    number = dict(parse_qsl(parts.query)).get("db") or behind_host
+    return int(number) if number.isdigit() else 0
 
 
 def _group(url: str, kind: Kind, *, encrypted: bool) -> Address:

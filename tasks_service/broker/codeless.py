@@ -11,6 +11,7 @@ from ..store.registry import NOT_TOLD, Delivery
 from .app import create_app
 from .delivery import delivery_of, disagreement
 from .dispatcher import Dispatcher
+from .signature import message_signer
 
 APP_NAME = "tasks_service_front_end"
 """The name of the Celery app that makes messages; nobody runs it."""
@@ -87,4 +88,10 @@ class CodelessOutbox:
         if key_prefix is not None:
             app.conf.broker_transport_options["global_keyprefix"] = key_prefix
         self._delivery = delivery_of(app, str(app.conf.broker_write_url or ""))
-        return Dispatcher(app, redis_url=settings.redis_url, broker_url=settings.broker_url, declares=False)
+        return Dispatcher(
+            app,
+            redis_url=settings.redis_url,
+            broker_url=settings.broker_url,
+            declares=False,
+            signer=message_signer(settings),
+        )

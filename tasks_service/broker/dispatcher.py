@@ -34,6 +34,7 @@ from ..store.outbox import Push
 from .app import direct_queue
 from .message import MessageBuilder, key_prefix
 from .publisher import BACKLOG, MessagePublisher, drop, release
+from .signature import MessageSigner
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Dispatcher:
         backlog: Messages that may wait for the publisher thread, if the broker is not the store's Redis.
         declares: Whether a queue is declared before a message is sent there. Only an app knows with which
             arguments; without it, the workers that consume from it have declared it.
+        signer: Signs messages; None: they are not signed.
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class Dispatcher:
         broker_url: str | None = None,
         backlog: int = BACKLOG,
         declares: bool = True,
+        signer: MessageSigner | None = None,
     ) -> None:
-        self._app = app
+        self._app, self._signer = app, signer
         self._redis_url = redis_url
         self._broker = broker_of(broker_url) if broker_url else None
         self._backlog, self._declares = backlog, declares
@@ -114,7 +117,7 @@ class Dispatcher:
             return ()
         builder: MessageBuilder | None = getattr(self._local, "builder", None)
         if builder is None:
-            builder = self._local.builder = MessageBuilder(self._app)
+            builder = self._local.builder = MessageBuilder(self._app, self._signer)
         return (builder.build(task, self.queue(task.queue)),)
 
     def committed(self, task: Task) -> None:
@@ -167,7 +170,12 @@ class Dispatcher:
             self._forget_after_fork()
             if self._publisher is None:
                 self._publisher = MessagePublisher(
-                    self._app, self._connection, self.queue, self._backlog, declares=self._declares
+                    self._app,
+                    self._connection,
+                    self.queue,
+                    self._backlog,
+                    declares=self._declares,
+                    signer=self._signer,
                 )
             return self._publisher
 

@@ -16,6 +16,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import ResponseError
 
+from .scriptless import Scriptless, make_scriptless
+
 logger = logging.getLogger(__name__)
 
 _HOSTILE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -80,6 +82,8 @@ def _guard_channel(channel: Any, inspector: Inspector) -> None:
         "BRPOP": _guarded_read(channel, inspector),
         "LISTEN": _guarded_listening(channel, inspector),
     }
+    if not isinstance(channel, Scriptless):
+        make_scriptless(channel)
     qos = channel.qos
     qos.restore_by_tag = _guarded_restore(channel, qos.restore_by_tag, inspector)
     qos.restore_visible = _mended(channel, qos.restore_visible, inspector)

@@ -2,8 +2,11 @@
 
 Whoever can write to the broker can write anything, and most shapes that are no message end a Celery worker,
 one worker after the other. A message of a task of ours is judged as a whole, since only our own code makes
-such messages (see `message`). Of any other message only so much is judged as kombu needs to make an object of
-it, and only in a queue that nobody else uses: what is sent to Celery tasks of others is none of our business.
+such messages (see `message`), and must bear the signature of a process of ours (see `signature`). So must,
+in a queue that nobody else uses, one of a task that is not known here: it may be of a tool that only other
+workers have. Of a message of another Celery task only so much is judged as kombu needs to make an object of
+it, and that it is JSON; Celery's own tasks are refused there. In a queue that others use too, what is not
+ours is none of our business.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from kombu.utils.json import loads
+
+from .signature import ANYWHERE, SIGNATURE, MessageSigner
 
 LONGEST_NAME = 255
 """Characters of an id or a reference, at most; real ones have 30."""
@@ -34,14 +39,36 @@ class Sender(Enum):
     BEAT = "beat"
     """What beat asks for."""
     OTHER = "other"
-    """A Celery task that is not ours, or none at all."""
+    """A Celery task that the app has, and that is not ours."""
+    BUILT_IN = "built-in"
+    """A task that Celery gives every app, to run others by."""
+    UNKNOWN = "unknown"
+    """A task that the app does not have, or none at all."""
 
+
+_OURS = (Sender.TOOL, Sender.BEAT)
 
 _UNREAD: Final = object()
 
 
-class Content(NamedTuple):
+class _Envelope(NamedTuple):
     """A message without what only its transport knows.
+
+    Attributes:
+        headers: The headers.
+        content_type: Of the body.
+        content_encoding: Of the body.
+        body: The arguments, not yet read; with protocol 1, all that the message says.
+    """
+
+    headers: Mapping[str, Any]
+    content_type: Any
+    content_encoding: Any
+    body: Any
+
+
+class Content(NamedTuple):
+    """What a message says.
 
     Attributes:
         headers: The headers; with protocol 1, the fields of the body.
@@ -56,50 +83,89 @@ class _Malformed(Exception):
     """Says what is wrong."""
 
 
-def problem_of(raw: bytes, sender_of: Callable[[str], Sender], *, alone: bool) -> str | None:
+def problem_of(
+    raw: bytes,
+    sender_of: Callable[[str], Sender],
+    *,
+    alone: bool,
+    queue: str = "",
+    signer: MessageSigner | None = None,
+) -> str | None:
     """What is wrong with something that a queue in Redis holds; None if a worker may have it.
 
     Args:
         raw: What the queue holds.
         sender_of: Says whose task a name is.
         alone: Whether nobody else uses the queue.
+        queue: The queue's name.
+        signer: Verifies signatures; None: none is asked for.
     """
     try:
         message = _parsed(raw, "it")
     except _Malformed as problem:
-        is_ours = alone or sender_of(_task_of(_read_plainly(raw))) is not Sender.OTHER
+        is_ours = alone or sender_of(_task_of(_read_plainly(raw))) in _OURS
         return str(problem) if is_ours else None
     sender = sender_of(_task_of(message))
-    if sender is Sender.OTHER and not alone:
+    if not alone and sender not in _OURS:
         return None
     try:
-        content = _content(message)
-        if sender is not Sender.OTHER:
-            _check_type(message.get("content-type"), message.get("content-encoding"))
-            _check(content, sender)
+        _judge(_envelope(message), sender, queue, signer)
     except _Malformed as problem:
         return str(problem)
     return None
 
 
-def problem_of_message(message: Any, sender_of: Callable[[str], Sender]) -> str | None:
-    """What is wrong with a message of a task of ours, as kombu has made it from any broker; None: nothing.
+def problem_of_message(
+    message: Any,
+    sender_of: Callable[[str], Sender],
+    *,
+    alone: bool,
+    queue: str = "",
+    signer: MessageSigner | None = None,
+) -> str | None:
+    """What is wrong with a message, as kombu has made it from any broker; None if a worker may have it.
 
     Args:
-        message: A `kombu.Message`.
-        sender_of: Says whose task a name is.
+        message: A `kombu.Message`, not yet decoded.
+        sender_of: As for `problem_of`; so are the others.
+        alone: See there.
+        queue: See there.
+        signer: See there.
     """
     headers = message.headers if isinstance(message.headers, dict) else {}
+    envelope = _Envelope(headers, message.content_type, message.content_encoding, message.body)
     name = headers.get("task")
-    sender = sender_of(name) if isinstance(name, str) else Sender.OTHER
-    if sender is Sender.OTHER:
+    if name is None and envelope.content_type == "application/json":
+        name = _task_of_body(envelope.body)
+    sender = sender_of(name if isinstance(name, str) else "")
+    if not alone and sender not in _OURS:
         return None
     try:
-        _check_type(message.content_type, message.content_encoding)
-        _check(Content(headers, _parsed(message.body, "its body")), sender)
+        _judge(envelope, sender, queue, signer)
     except _Malformed as problem:
         return str(problem)
     return None
+
+
+def _judge(envelope: _Envelope, sender: Sender, queue: str, signer: MessageSigner | None) -> None:
+    """Judge a message of ours, or one in a queue that nobody else uses.
+
+    Raises:
+        _Malformed: A worker may not have it.
+    """
+    content = _content(envelope)
+    _need(sender is not Sender.BUILT_IN, "it names a task of Celery's own, and nothing here sends those")
+    # Also of other tasks: an app of a shop's may take messages that run code when they are read.
+    _need(envelope.content_type == "application/json", "its body is not JSON")
+    if sender is Sender.OTHER:
+        return
+    _need(str(envelope.content_encoding).lower() == "utf-8", "its body is not in UTF-8")
+    _need(envelope.headers.get("compression") is None, "it is compressed, as none of ours is")
+    kwargs = _check(content, sender)
+    if signer is not None:
+        where = ANYWHERE if sender is Sender.BEAT else queue
+        problem = signer.problem(envelope.headers.get(SIGNATURE), where, content.headers, kwargs)
+        _need(problem is None, str(problem))
 
 
 def _parsed(raw: Any, what: str) -> Any:
@@ -126,15 +192,23 @@ def _task_of(message: Any) -> str:
     name = headers.get("task") if isinstance(headers, dict) else None
     if name is None and message.get("content-type") == "application/json":
         try:
-            body = _parsed(_decoded(message), "its body")
+            name = _task_of_body(_decoded(message))
         except _Malformed:
             return ""
-        name = body.get("task") if isinstance(body, dict) else None
     return name if isinstance(name, str) else ""
 
 
-def _content(message: Any) -> Content:
-    """The content of a message of which kombu can make an object, and Celery a request."""
+def _task_of_body(body: Any) -> Any:
+    """What protocol 1 has for the name of a task."""
+    try:
+        fields = _parsed(body, "its body")
+    except _Malformed:
+        return None
+    return fields.get("task") if isinstance(fields, dict) else None
+
+
+def _envelope(message: Any) -> _Envelope:
+    """A message of which kombu can make an object."""
     _need(isinstance(message, dict), "it is no object")
     headers, properties = message.get("headers"), message.get("properties")
     _need(isinstance(properties, dict), "it has no properties")
@@ -148,17 +222,23 @@ def _content(message: Any) -> Content:
         "it does not say where it was sent to",
     )
     _need(all(_is_text(properties.get(name), None, "") for name in _TEXTS), "a property of it is no text")
-    _need(_is_text(message.get("content-type")), "it does not say of what type its body is")
-    _need(_is_text(message.get("content-encoding")), "it does not say how its body is encoded")
-    body = _decoded(message)
-    headers = headers or {}
+    content_type, content_encoding = message.get("content-type"), message.get("content-encoding")
+    _need(_is_text(content_type), "it does not say of what type its body is")
+    _need(_is_text(content_encoding), "it does not say how its body is encoded")
+    return _Envelope(headers or {}, content_type, content_encoding, _decoded(message))
+
+
+def _content(envelope: _Envelope) -> Content:
+    """The content of a message of which Celery can make a request."""
+    headers = envelope.headers
     compression = headers.get("compression")
     _need(compression is None or _is_text(compression), "the name of its compression is no text")
+    is_json = envelope.content_type == "application/json" and compression is None
     if "task" in headers:
         _need(_is_text(headers["task"]) and _is_text(headers.get("id")), "its task or its id is no text")
-        is_json = message["content-type"] == "application/json" and compression is None
-        return Content(headers, _parsed(body, "its body") if is_json else _UNREAD)
-    fields = _parsed(body, "its body")
+        return Content(headers, _parsed(envelope.body, "its body") if is_json else _UNREAD)
+    _need(is_json, "it names no task")
+    fields = _parsed(envelope.body, "its body")
     _need(isinstance(fields, dict) and _is_text(fields.get("task")), "it names no task")
     _need(_is_text(fields.get("id")), "it has no id")
     return Content(fields, [fields.get("args"), fields.get("kwargs"), fields])
@@ -180,29 +260,23 @@ def _decoded(message: Mapping[str, Any]) -> bytes:
         raise _Malformed("its body cannot be decoded") from None
 
 
-def _check_type(content_type: Any, content_encoding: Any) -> None:
-    _need(content_type == "application/json", "its body is not JSON")
-    _need(str(content_encoding).lower() == "utf-8", "its body is not in UTF-8")
-
-
-def _check(content: Content, sender: Sender) -> None:
-    """Judge a message of ours, in its headers and in its arguments."""
-    for name, fits in _HEADERS.items():
+def _check(content: Content, sender: Sender) -> Mapping[str, Any]:
+    """Judge a message of ours, in its headers and in its arguments, which are returned."""
+    for name, fits in HEADERS.items():
         _need(fits(content.headers.get(name)), f"its header {name!r} is none that a task of ours has")
     expires = content.headers.get("expires")
     _need(
         expires is None or (sender is Sender.BEAT and _is_text(expires)), "it expires, as none of ours does"
     )
-    if content.body is _UNREAD:
-        return
     _need(isinstance(content.body, list) and len(content.body) == 3, "its body is not what Celery sends")
     args, kwargs, embedded = content.body
     _need(args == [], "it has arguments in order")
     _need(isinstance(kwargs, dict), "its arguments have no names")
     _need(isinstance(embedded, dict), "its body is not what Celery sends")
     _need(not any(embedded.get(name) for name in _FOLLOWERS), "it wants other tasks to be called")
-    if sender is Sender.TOOL:
+    if sender is not Sender.BEAT:
         _need(_is_reference(kwargs), "it holds no task's reference")
+    return kwargs  # type: ignore[no-any-return]
 
 
 _FOLLOWERS = ("callbacks", "errbacks", "chain", "chord")
@@ -237,7 +311,7 @@ def _is_empty(value: Any) -> bool:
     return not value
 
 
-_HEADERS: Mapping[str, Callable[[Any], bool]] = {
+HEADERS: Mapping[str, Callable[[Any], bool]] = {
     "task": _is_name,
     "id": _is_name,
     "root_id": _is_text_or_none,

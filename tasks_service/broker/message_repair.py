@@ -19,6 +19,7 @@ from ..addresses.broker import CONNECT_TIMEOUT
 from ..store.maintenance import Repair
 from .incoming import Sender, problem_of
 from .message import key_prefix
+from .signature import MessageSigner
 
 WALK = 500
 """Messages that are read at a time."""
@@ -32,6 +33,7 @@ class MessageRepair:
         sender_of: Says whose task a name is.
         is_alone: Whether nobody else uses a queue.
         dry_run: Only tell.
+        signer: Verifies signatures; None: none is asked for.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class MessageRepair:
         is_alone: Callable[[str], bool],
         *,
         dry_run: bool,
+        signer: MessageSigner | None = None,
     ) -> None:
+        self._signer = signer
         self._app, self._sender_of, self._is_alone, self._dry_run = app, sender_of, is_alone, dry_run
         self._prefix = key_prefix(app)
 
@@ -77,7 +81,7 @@ class MessageRepair:
                 return
             if not found:
                 return
-            wrong = [(raw, problem) for raw in found if (problem := self._problem(raw, alone))]
+            wrong = [(raw, problem) for raw in found if (problem := self._problem(raw, queue, alone=alone))]
             for raw, problem in wrong:
                 if not self._dry_run:
                     client.lrem(key, 1, raw)
@@ -86,8 +90,8 @@ class MessageRepair:
                 )
             start += len(found) - (0 if self._dry_run else len(wrong))
 
-    def _problem(self, raw: bytes, alone: bool) -> str | None:
-        return problem_of(raw, self._sender_of, alone=alone)
+    def _problem(self, raw: bytes, queue: str, *, alone: bool) -> str | None:
+        return problem_of(raw, self._sender_of, alone=alone, queue=queue, signer=self._signer)
 
     def _unacknowledged(self, client: Any, channel: Any) -> Iterator[Repair]:
         """What kombu would put back into its queue when a worker is lost."""

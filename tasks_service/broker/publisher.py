@@ -16,6 +16,7 @@ from ..domain.names import task_hash
 from ..domain.task import Task
 from ..failpoints import failpoint
 from .message import send_message
+from .signature import MessageSigner
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,16 @@ BACKLOG = 10_000
 
 
 class MessagePublisher:
-    """A thread that publishes messages in the order of commits; a message too many is dropped."""
+    """A thread that publishes messages in the order of commits; a message too many is dropped.
+
+    Args:
+        app: The Celery app whose workers get the messages.
+        connect: Connects to its broker.
+        queue_of: The queue of a name.
+        backlog: Messages that may wait.
+        declares: Whether a queue is declared before a message is sent there.
+        signer: Signs messages; None: they are not signed.
+    """
 
     def __init__(
         self,
@@ -35,8 +45,9 @@ class MessagePublisher:
         backlog: int,
         *,
         declares: bool,
+        signer: MessageSigner | None = None,
     ) -> None:
-        self._declares = declares
+        self._declares, self._signer = declares, signer
         self._app, self._connect, self._queue_of = app, connect, queue_of
         self._waiting: queue.Queue[Task | None] = queue.Queue(maxsize=backlog)
         self._connection: Connection | None = None
@@ -82,7 +93,7 @@ class MessagePublisher:
     def _send(self, connection: Connection, task: Task) -> None:
         to, producer = self._queue_of(task.queue), self._app.amqp.Producer(connection, auto_declare=False)
         failpoint("Publication", "before")
-        send_message(self._app, producer, task, to, [to] if self._declares else [])
+        send_message(self._app, producer, task, to, [to] if self._declares else [], self._signer)
         failpoint("Publication", "after")
 
     def _close_connection(self, close: Callable[[Connection], None]) -> None:

@@ -1,7 +1,8 @@
 """Redis transports for kombu that keep one client per channel, and drop what is no message at all.
 
-kombu's own create a new `redis.Redis` for each command, and something that is no message ends whoever listens
-for remote control or events. What workers read from queues is judged in `guard`.
+kombu's own create a new `redis.Redis` for each command, run scripts (see `scriptless`), and something that
+is no message ends whoever listens for remote control or events. What workers read from queues is judged in
+`guard`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any
 import redis
 from celery.app.amqp import AMQP
 from kombu import Connection
+from kombu import connection as kombu_connection
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from .scriptless import Scriptless, without_scripts
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +49,31 @@ class _KeptClient:
             raise RedisConnectionError("the channel's connection was given up")
         kept = self._kept
         if kept is None or kept.connection_pool is not self._pool:
-            kept = self._kept = self._create_client()
+            kept = self._kept = without_scripts(self._create_client())
         return kept
 
 
-class KeptClientChannel(_KeptClient, kombu_redis.Channel):  # type: ignore[misc]
+class _OwnMessagesQoS(kombu_redis.QoS):  # type: ignore[misc]
+    """Looks for the messages of lost workers only where messages are taken.
+
+    kombu does so in every process that waits for anything, as for the answers to remote control, and whoever
+    asks workers something may not be one that may take messages.
+    """
+
+    def restore_visible(self, *args: Any, **options: Any) -> None:
+        """Put back the messages of lost workers, if this channel takes any itself."""
+        if any(not queue.endswith(REPLIES) for queue in self.channel.active_queues):
+            super().restore_visible(*args, **options)
+
+
+REPLIES = ".reply.celery.pidbox"
+"""How the names of the queues end in which answers to remote control come."""
+
+
+class KeptClientChannel(_KeptClient, Scriptless, kombu_redis.Channel):  # type: ignore[misc]
     """A channel to one Redis."""
+
+    QoS = _OwnMessagesQoS
 
 
 class _DroppingTransport(kombu_redis.Transport):  # type: ignore[misc]
@@ -77,8 +100,10 @@ def _is_message(message: Any) -> bool:
     return headers is None or (isinstance(headers, dict) and isinstance(headers.get("task", ""), str))
 
 
-class KeptClientSentinelChannel(_KeptClient, kombu_redis.SentinelChannel):  # type: ignore[misc]
+class KeptClientSentinelChannel(_KeptClient, Scriptless, kombu_redis.SentinelChannel):  # type: ignore[misc]
     """A channel to the master that sentinels name."""
+
+    QoS = _OwnMessagesQoS
 
 
 class KeptClientSentinelTransport(_DroppingTransport, kombu_redis.SentinelTransport):  # type: ignore[misc]
@@ -100,6 +125,28 @@ class KeptClientConnection(Connection):  # type: ignore[misc]
         """The transport of the URL."""
         found: type[Any] = super().get_transport_cls()
         return _KEPT_TRANSPORTS.get(found, found)
+
+    def Pool(self, limit: int | None = None, **options: Any) -> Any:  # noqa: N802 - kombu's name
+        """A pool of such connections."""
+        if _BasePooled is None:
+            return super().Pool(limit, **options)
+        return _KeptClientPool(self, limit, **options)
+
+
+_BasePooled: Any = getattr(kombu_connection, "PooledConnection", None)
+"""What kombu's pools are made of since 5.4, whatever the class of their connection; before, of that class."""
+
+
+class _PooledConnection(KeptClientConnection, _BasePooled or Connection):  # type: ignore[misc]
+    """A connection of a pool."""
+
+
+class _KeptClientPool(kombu_connection.ConnectionPool):  # type: ignore[misc]
+    """A pool whose connections use our transports."""
+
+    def new(self) -> Any:
+        """Another connection."""
+        return _PooledConnection(self, **dict(self.connection._info(resolve=False)))
 
 
 class KeptClientAMQP(AMQP):  # type: ignore[misc]

@@ -20,7 +20,8 @@ from rich.console import Console
 
 from ..addresses.encryption import is_open
 from ..broker.app import MAINTENANCE_QUEUE
-from ..crypto.keys import existing_keys
+from ..broker.signature import message_signer, with_messages
+from ..crypto.keys import Fingerprints, existing_keys
 from ..domain.errors import StoreForbidden, StoreFull, StoreRefuses, StoreUnavailable
 from ..domain.task import DAY, SECOND
 from ..local.ports import http_status, http_url
@@ -29,8 +30,16 @@ from ..service import TaskService
 from ..settings import Settings
 from ..store.findings import Finding, Severity
 from ..store.redis import RedisTaskStore, Role, refusal_of, refused_work
+from ..worker.incoming import unsafe_contents
 from ..worker.maintenance.schedule import CELERY_TASKS, LATE_MS, left_to_workers
-from .application import app_option, find_celery_path, json_option, load_connected_service, open_store
+from .application import (
+    app_option,
+    find_celery_path,
+    json_option,
+    load_connected_service,
+    open_store,
+    redis_url_of,
+)
 from .tool_findings import AnsweringWorker, ToolExamination, waiting_findings
 
 #: Seconds that workers have to answer, and the broker to accept a connection.
@@ -165,8 +174,32 @@ def check_secrets(examination: Examination) -> Iterator[Finding]:
     """Check that the secret here, if there is one, is that of the front ends."""
     settings = examination.settings
     keys = existing_keys(settings.secret, settings.accepted_secrets, settings.owner_secret, settings.data_dir)
-    if keys is not None:
-        yield from examination.store.check_secrets(keys.fingerprints)
+    signer = message_signer(settings.model_copy(update={"redis_url": redis_url_of(settings)}))
+    ours = with_messages(Fingerprints() if keys is None else keys.fingerprints, signer)
+    yield from examination.store.check_secrets(ours)
+
+
+def check_signatures(examination: Examination) -> Iterator[Finding]:
+    """Check that messages are signed, and that no message can run code by being read."""
+    settings = examination.settings
+    signer = message_signer(settings.model_copy(update={"redis_url": redis_url_of(settings)}))
+    if signer is None:
+        yield _warning(
+            "Messages are not signed: whoever can write to the broker can make workers look for work.",
+            "Set TASKS_MESSAGE_SECRET for all front ends, workers and beats, in two steps "
+            "(docs/upgrading.md).",
+        )
+    elif not signer.requires:
+        yield _warning(
+            "Messages that are not signed run as well (TASKS_MESSAGE_SIGNING=accept).",
+            "Take the variable away once all processes have TASKS_MESSAGE_SECRET.",
+        )
+    if unsafe := unsafe_contents(examination.app):
+        yield _warning(
+            f"The Celery app accepts {' and '.join(unsafe)}: whoever can write to its queues can run any "
+            "code in its workers. Queues that only tools use take JSON all the same.",
+            "Set its accept_content to ['json'].",
+        )
 
 
 def check_memory(examination: Examination) -> Iterator[Finding]:
@@ -372,6 +405,7 @@ REDIS = "Redis"
 CHECKS: Mapping[str, Check] = {
     REDIS: check_redis,
     "secrets": check_secrets,
+    "signatures": check_signatures,
     "memory": check_memory,
     "clock": check_clock,
     "broker": check_broker,

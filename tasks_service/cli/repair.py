@@ -66,6 +66,7 @@ def _found(
     from ..broker.app import MAINTENANCE_QUEUE, create_app
     from ..broker.incoming import Sender
     from ..broker.message_repair import MessageRepair
+    from ..broker.signature import message_signer
     from ..worker.incoming import MessageInspector
 
     yield from store.repair(dry_run=dry_run, quarantine=quarantine)
@@ -81,5 +82,11 @@ def _found(
         service = load_connected_service(app, settings)
         known += [tool.definition.queue for tool in service.tools.values()]
         judge = MessageInspector(service.celery, service.tools, lambda *_: None, owns_app=service.owns_app)
-        messages = MessageRepair(service.celery, judge.sender_of, judge.is_alone, dry_run=dry_run)
+        messages = MessageRepair(
+            service.celery,
+            judge.sender_of,
+            judge.is_alone,
+            dry_run=dry_run,
+            signer=message_signer(settings),
+        )
     yield from messages.through(known)

@@ -32,6 +32,10 @@ class KeyRing:
         """The keys for a purpose, in the order of the secrets."""
         return [derive_key(secret, purpose) for secret in self.secrets]
 
+    def fingerprints(self, purpose: str) -> tuple[str, ...]:
+        """The fingerprints of the secrets, in their order."""
+        return tuple(_fingerprint(secret, purpose) for secret in self.secrets)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprints:
@@ -41,10 +45,15 @@ class Fingerprints:
         owners: Of the secret that keys the hash of owners.
         sealing: Of the secrets that open what was sealed; the first one seals. Empty: of a program that seals
             nothing.
+        messages: Of the secrets that verify messages; the first one signs. Empty: nothing is signed.
+        refuses_unsigned: Whether it is a worker that drops messages which are not signed.
     """
 
-    owners: str
-    sealing: tuple[str, ...]
+    owners: str = ""
+    """Empty: of a program that names no owners."""
+    sealing: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+    refuses_unsigned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +73,7 @@ class DeploymentKeys:
         """The fingerprints of the secrets, for the store to compare."""
         return Fingerprints(
             owners=_fingerprint(self.owner_secret, "owners"),
-            sealing=tuple(_fingerprint(secret, "sealing") for secret in self.sealing.secrets),
+            sealing=self.sealing.fingerprints("sealing"),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mcp.server.lowlevel import Server
 
+from ..broker.signature import message_signer, with_messages
 from ..crypto.keys import DeploymentKeys
 from ..crypto.owners import LOCAL_USER
 from ..crypto.sealing import Sealer
@@ -169,7 +170,9 @@ def build_servers(
         store=store,
         subscriptions=subscriptions,
         library=library,
-        readiness=Readiness(store, keys.fingerprints, offer.catalogue),
+        readiness=Readiness(
+            store, with_messages(keys.fingerprints, message_signer(settings)), offer.catalogue
+        ),
         keys=keys,
         local=caller_of(LOCAL_USER, keys.owner_secret),
     )

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..crypto.private_secret import make_private_secret
 from ..domain.errors import ConfigurationError
 from .child_process import ManagedProcess
 
@@ -109,6 +110,7 @@ class EmbeddedRedis:
         binary, socket, log = find_server(), _socket_path(self._home), self._home / "redis.log"
         with contextlib.suppress(FileNotFoundError):
             socket.unlink()
+        make_private_secret(socket)
         self._write_note(socket)
         self._server = ManagedProcess(
             _command(binary, self._home, socket, log),

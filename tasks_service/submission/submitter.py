@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from difflib import get_close_matches
@@ -18,7 +18,7 @@ import pydantic_core
 
 from ..authoring.tool import Tool, ToolRegistry
 from ..authoring.tool_options import check_retention, duration_ms
-from ..crypto.keys import existing_owner_secret, owners_fingerprint
+from ..crypto.keys import Fingerprints, existing_owner_secret, owners_fingerprint
 from ..crypto.owners import API_KEY_ISSUER, Principal, owner_of
 from ..domain.digests import KEY_BYTES, digest, request_digest
 from ..domain.errors import (
@@ -36,6 +36,7 @@ from ..domain.tools import TaskSupport
 from ..domain.traces import is_trace_parent
 from ..durable.context import RunningContext, running_context
 from ..settings import Settings
+from ..store.findings import Finding
 from ..store.redis.backoff import full_jitter
 from .handle import TaskHandle
 from .process_store import ProcessStore
@@ -99,6 +100,7 @@ class Submitter:
         tools: Its tools, as far as they are registered in this process.
         settings: Configuration.
         process: Where tasks are recorded.
+        signs: The fingerprints of the secrets under which this process signs messages.
     """
 
     def __init__(
@@ -108,10 +110,12 @@ class Submitter:
         tools: ToolRegistry,
         settings: Settings,
         process: ProcessStore,
+        signs: Callable[[], Fingerprints] = Fingerprints,
     ) -> None:
         self._service, self._former_names, self._tools = service, former_names, tools
         self._settings, self._process = settings, process
-        self._knows_secret = False
+        self._signs = signs
+        self._knows_secret = self._knows_signature = False
 
     def submit(
         self,
@@ -259,12 +263,16 @@ class Submitter:
 
         Raises:
             ConfigurationError: The owner was hashed under another secret than the front ends have, so that
-                they would find none of its tasks.
+                they would find none of its tasks; or workers would drop its message.
         """
         store, event = self._process.store, submission.event
+        if not self._knows_signature:
+            _refuse(store.check_secrets(self._signs()))
+            self._knows_signature = True
         if submission.names_owner and not self._knows_secret:
-            for finding in store.check_secrets(owners_fingerprint(self._owner_secret)):
-                raise ConfigurationError(f"{finding.what} {finding.fix}")
+            signs = self._signs()
+            names = owners_fingerprint(self._owner_secret)
+            _refuse(store.check_secrets(replace(signs, owners=names.owners)))
             self._knows_secret = True
         task = store.create(event).task
         if event.visible and not task.visible:
@@ -335,6 +343,11 @@ def _json_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
     except (pydantic_core.PydanticSerializationError, ValueError) as error:
         raise NotJson("arguments", str(error)) from None
     return values
+
+
+def _refuse(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        raise ConfigurationError(f"{finding.what} {finding.fix}")
 
 
 def _policy(place: str, policy: Policy, options: SubmitOptions) -> Policy:

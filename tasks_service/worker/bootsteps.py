@@ -20,9 +20,11 @@ from .announcer import Announcer, Description
 from .celery_command import refuse_to_start
 from .celery_tasks import ToolTask
 from .engine import Engine
+from .flower import guard_flower
 from .hub_timers import forget_cancelled_timers
-from .incoming import guard_messages
+from .incoming import guard_messages, unsafe_contents
 from .maintenance.beat_tasks import register_beat_tasks
+from .maintenance.signed import sign_beats_messages
 from .maintenance.thread import SweepThread
 from .unregistered import unregistered_message
 
@@ -56,6 +58,8 @@ def install(
         owns_app: Whether the app is ours.
     """
     guard_messages(app, engine, tools, owns_app=owns_app)
+    sign_beats_messages(app, engine)
+    guard_flower(engine.settings.allowed_hosts)
     forget_cancelled_timers(app)
     announcers: list[Announcer] = []
 
@@ -144,6 +148,7 @@ def refuse_unworkable_setup(app: Celery, engine: Engine, tools: ToolRegistry) ->
         _refuse_unworkable_store(app, engine, tools)
         _refuse_taken_names(app, tools)
         _refuse_unreadable_messages(app)
+        _tell_of_unsigned_messages(engine)
     except ConfigurationError as error:
         refuse_to_start(error)
 
@@ -152,7 +157,10 @@ def _refuse_unworkable_store(app: Celery, engine: Engine, tools: ToolRegistry) -
     store = engine.store(pool=1, deadline=engine.settings.store_deadline)
     try:
         # Without the permissions, the other checks would not be permitted either.
-        errors = errors_among(store.check_permissions(Role.WORKER) or store.check())
+        errors = errors_among(
+            store.check_permissions(Role.WORKER)
+            or [*store.check(), *store.check_secrets(engine.fingerprints(as_worker=True), notes=True)]
+        )
         if not errors:
             definitions = {name: tool.definition for name, tool in tools.items()}
             views = [store.registry.read(service) for service in store.registry.services()]
@@ -181,4 +189,19 @@ def _refuse_unreadable_messages(app: Celery) -> None:
         raise ConfigurationError(
             f"Messages of tools are JSON, and this Celery app accepts only {', '.join(sorted(accepted))}. "
             "Add 'json' to its setting accept_content."
+        )
+    if unsafe := unsafe_contents(app):
+        logger.warning(
+            "This Celery app accepts %s: whoever can write to its queues can run any code in its workers. "
+            "Queues that only tools use take JSON all the same; for the others, set accept_content to "
+            "['json'].",
+            " and ".join(unsafe),
+        )
+
+
+def _tell_of_unsigned_messages(engine: Engine) -> None:
+    if engine.signer is None:
+        logger.warning(
+            "Messages are not signed: whoever can write to the broker can make this worker look for work. "
+            "Set TASKS_MESSAGE_SECRET for all processes (docs/upgrading.md)."
         )

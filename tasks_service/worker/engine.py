@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 
 from celery import Celery
 
 from ..broker.dispatcher import Dispatcher
+from ..broker.signature import MessageSigner, message_signer, with_messages
+from ..crypto.keys import Fingerprints
 from ..domain.errors import ConfigurationError
 from ..domain.task import SECOND
 from ..settings import Settings
@@ -178,9 +181,34 @@ class Engine:
             announcer = self._announcer
         announcer.announce(name)
 
+    @cached_property
+    def signer(self) -> MessageSigner | None:
+        """Signs and verifies messages; None: they are not signed.
+
+        Raises:
+            ConfigurationError: A secret is too short, or cannot be read.
+        """
+        return message_signer(self.settings)
+
+    def fingerprints(self, *, as_worker: bool) -> Fingerprints:
+        """What this process tells the store of the secrets of its messages.
+
+        Args:
+            as_worker: Whether it takes messages.
+
+        Raises:
+            ConfigurationError: As `signer`.
+        """
+        return with_messages(Fingerprints(), self.signer, as_worker=as_worker)
+
     def dispatcher(self) -> Dispatcher:
         """A dispatcher, which makes the messages of pending tasks."""
-        return Dispatcher(self.app, redis_url=self.settings.redis_url, broker_url=self.settings.broker_url)
+        return Dispatcher(
+            self.app,
+            redis_url=self.settings.redis_url,
+            broker_url=self.settings.broker_url,
+            signer=self.signer,
+        )
 
     def store(
         self,

@@ -20,12 +20,19 @@ from ..authoring.tool import ToolRegistry
 from ..broker.app import MAINTENANCE_QUEUE
 from ..broker.guard import guard
 from ..broker.incoming import Sender, problem_of, problem_of_message
+from ..broker.signature import MessageSigner
 from .celery_tasks import ToolTask
 from .engine import Engine
 from .maintenance.schedule import CELERY_TASKS
 from .queues import queues_of_shop
 
 logger = logging.getLogger(__name__)
+
+BUILT_IN_PREFIX = "celery."
+"""What the names of the tasks begin with that Celery gives every app: groups, chords, chains and the like."""
+
+UNSAFE_CONTENTS = frozenset(("pickle", "application/x-python-serialize"))
+"""What runs code when it is read, as `accept_content` names it."""
 
 _BEATS = frozenset(CELERY_TASKS.values())
 _NUMBERS = count(1)
@@ -42,18 +49,35 @@ class MessageInspector:
         tools: The tools.
         drop: Counts what is dropped: from which queue, and why.
         owns_app: Whether the app is ours, so that its queues are ours alone.
+        signer: Makes what verifies signatures; None: none is asked for.
     """
 
     def __init__(
-        self, app: Celery, tools: ToolRegistry, drop: Callable[[str, str], None], *, owns_app: bool
+        self,
+        app: Celery,
+        tools: ToolRegistry,
+        drop: Callable[[str, str], None],
+        *,
+        owns_app: bool,
+        signer: Callable[[], MessageSigner | None] = lambda: None,
     ) -> None:
         self._app, self._tools, self._drop, self._owns_app = app, tools, drop, owns_app
+        self._make_signer = signer
+
+    @cached_property
+    def _signer(self) -> MessageSigner | None:
+        return self._make_signer()
 
     def sender_of(self, name: str) -> Sender:
         """Whose task a name is."""
         if name in _BEATS:
             return Sender.BEAT
-        return Sender.TOOL if isinstance(self._app.tasks.get(name), ToolTask) else Sender.OTHER
+        if name.startswith(BUILT_IN_PREFIX):
+            return Sender.BUILT_IN
+        task = self._app.tasks.get(name)
+        if task is None:
+            return Sender.UNKNOWN
+        return Sender.TOOL if isinstance(task, ToolTask) else Sender.OTHER
 
     def queues(self) -> list[str]:
         """See `Inspector.queues`."""
@@ -73,7 +97,9 @@ class MessageInspector:
 
     def admits(self, queue: str, raw: bytes) -> bool:
         """See `Inspector.admits`."""
-        problem = problem_of(raw, self.sender_of, alone=self.is_alone(queue))
+        problem = problem_of(
+            raw, self.sender_of, alone=self.is_alone(queue), queue=queue, signer=self._signer
+        )
         if problem is not None:
             self.dropped(queue, problem)
         return problem is None
@@ -85,14 +111,20 @@ class MessageInspector:
     def handler(self, handle: Callable[[Any], Any], consumer: Any) -> Callable[[Any], Any]:
         """Celery's handler of messages, with a judgement before it, and for whatever it cannot handle."""
 
+        def queue_of(message: Any) -> str:
+            return str((message.delivery_info or {}).get("routing_key") or "")
+
         def drop(message: Any, problem: str) -> None:
-            self.dropped(str((message.delivery_info or {}).get("routing_key") or ""), problem)
+            self.dropped(queue_of(message), problem)
             message.reject_log_error(logger, consumer.connection_errors)
             signals.task_rejected.send(sender=consumer, message=message, exc=None)
 
         def handle_or_drop(message: Any) -> Any:
             if not isinstance(message.channel, kombu_redis.Channel):
-                problem = problem_of_message(message, self.sender_of)
+                queue = queue_of(message)
+                problem = problem_of_message(
+                    message, self.sender_of, alone=self.is_alone(queue), queue=queue, signer=self._signer
+                )
                 if problem is not None:
                     return drop(message, problem)
             try:
@@ -106,13 +138,24 @@ class MessageInspector:
 
     def _is_ours(self, message: Any) -> bool:
         name = message.headers.get("task") if isinstance(message.headers, dict) else None
-        return self._owns_app or (isinstance(name, str) and self.sender_of(name) is not Sender.OTHER)
+        return self._owns_app or (
+            isinstance(name, str) and self.sender_of(name) in (Sender.TOOL, Sender.BEAT)
+        )
+
+
+def unsafe_contents(app: Celery) -> list[str]:
+    """What an app accepts of messages that run code when they are read."""
+    return sorted(UNSAFE_CONTENTS.intersection(app.conf.accept_content or ()))
 
 
 def guard_messages(app: Celery, engine: Engine, tools: ToolRegistry, *, owns_app: bool) -> None:
     """Have the workers of an app judge what they read; nothing happens in other processes."""
     inspector = MessageInspector(
-        app, tools, lambda queue, problem: engine.dropped.add(queue, problem), owns_app=owns_app
+        app,
+        tools,
+        lambda queue, problem: engine.dropped.add(queue, problem),
+        owns_app=owns_app,
+        signer=lambda: engine.signer,
     )
     app.steps["consumer"].add(_step(inspector))
 

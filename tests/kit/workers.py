@@ -17,6 +17,7 @@ from pytest_celery import CeleryTestContainer, CeleryTestWorker
 from tasks_service import TaskService
 from tasks_service.addresses.redis import parse_address
 from tasks_service.broker.dispatcher import Dispatcher
+from tasks_service.broker.signature import MessageSigner
 from tasks_service.domain.events import Cancel, Create
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
 from tasks_service.domain.names import new_task_id
@@ -132,9 +133,16 @@ def worker_node(
 class Client:
     """Records tasks for a service, and reads what became of them."""
 
-    def __init__(self, service: TaskService, redis_url: str, broker_url: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        service: TaskService,
+        redis_url: str,
+        broker_url: str,
+        limits: Limits,
+        signer: MessageSigner | None = None,
+    ) -> None:
         self.service = service
-        self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=broker_url)
+        self.outbox = Dispatcher(service.celery, redis_url=redis_url, broker_url=broker_url, signer=signer)
         self._shards = parse_address(redis_url).shards
         self.store = RedisTaskStore(redis_url, limits=limits, outbox=self.outbox, deadline=PATIENCE)
 
@@ -187,9 +195,13 @@ class Client:
 
 @contextmanager
 def client_of(
-    service: TaskService, redis_url: str, broker_url: str | None = None, limits: Limits = DEFAULT_LIMITS
+    service: TaskService,
+    redis_url: str,
+    broker_url: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    signer: MessageSigner | None = None,
 ) -> Iterator[Client]:
-    client = Client(service, redis_url, broker_url or redis_url, limits)
+    client = Client(service, redis_url, broker_url or redis_url, limits, signer)
     try:
         yield client
     finally:

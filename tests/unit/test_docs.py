@@ -24,6 +24,8 @@ NOT_LITERAL = {
     "secret",
     "accepted_secrets",
     "owner_secret",
+    "message_secret",
+    "accepted_message_secrets",
     "api_keys",
     "allowed_hosts",
     "allowed_origins",

@@ -168,7 +168,14 @@ class Release:
 
     def __init__(self, tree: Path, redis_url: str, data_dir: Path) -> None:
         self.tree, self.name, self.port = tree, tree.name, free_port()
-        env = {"TASKS_REDIS_URL": redis_url, "TASKS_DATA_DIR": str(data_dir), "TASKS_PORT": str(self.port)}
+        env = {
+            "TASKS_REDIS_URL": redis_url,
+            "TASKS_DATA_DIR": str(data_dir),
+            "TASKS_PORT": str(self.port),
+            # The first step of docs/upgrading.md; a release that does not sign takes no notice.
+            "TASKS_MESSAGE_SECRET": "the-secret-of-these-messages",
+            "TASKS_MESSAGE_SIGNING": "accept",
+        }
         self._env = env
         self.processes = [
             Process(tree, "serve", ["tasks_service", "serve", "--app", "upgrade_app:service"], **env)

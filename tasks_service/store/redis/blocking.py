@@ -83,6 +83,7 @@ class RedisTaskStore:
     ) -> None:
         address = parse_address(url)
         self._user, self._timings = address.user, timings
+        self._database = address.database
         self._layout = Layout(prefix, shards or address.shards)
         shared = (self._layout, limits, deadline, clock)
         self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
@@ -164,13 +165,17 @@ class RedisTaskStore:
         clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
         return [*clients, *found]
 
-    def check_secrets(self, secrets: Fingerprints) -> list[Finding]:
-        """Whether secrets are those of the store's front ends; notes nothing.
+    def check_secrets(self, secrets: Fingerprints, *, notes: bool = False) -> list[Finding]:
+        """Whether secrets are those of the store's other processes.
+
+        Args:
+            secrets: Of this process.
+            notes: Whether they are noted, for later ones to compare.
 
         Raises:
             StoreUnavailable: No answer in time.
         """
-        return self.run(compare_secrets(self._layout, secrets, self._reads.deadline, notes=False))
+        return self.run(compare_secrets(self._layout, secrets, self._reads.deadline, notes=notes))
 
     def check_permissions(self, role: Role) -> list[Finding]:
         """Ask the servers whether this store's user may do what a role does.
@@ -179,7 +184,9 @@ class RedisTaskStore:
             StoreUnavailable: No answer in time.
         """
         messages = self._transitions.outbox.messages
-        return self.run(check_permissions(self._layout, role, messages=messages, user=self._user))
+        return self.run(
+            check_permissions(self._layout, role, messages=messages, user=self._user, database=self._database)
+        )
 
     def memory(self) -> Memory | None:
         """How full the fullest server is; None if none has a limit, or tells.

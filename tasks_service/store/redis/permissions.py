@@ -33,10 +33,18 @@ class Role(StrEnum):
 
 
 class Need(NamedTuple):
-    """A command that a role runs, and the rule that allows its keys or channels."""
+    """A command that a role runs, and the rule that allows its keys or channels.
+
+    A rule in parentheses, which Redis calls a selector, allows a command for these keys only.
+    """
 
     command: Command
     rule: str
+
+    @property
+    def is_selector(self) -> bool:
+        """Whether the rule allows the command as well."""
+        return self.rule.startswith("(")
 
 
 _READS: Sequence[Command] = (
@@ -139,13 +147,14 @@ _TAKES_MESSAGES: Sequence[Command] = (
 )
 
 
-def needs(layout: Layout, role: Role, messages: str | None) -> list[Need]:
+def needs(layout: Layout, role: Role, messages: str | None, database: int = 0) -> list[Need]:
     """What a role runs, on samples of every kind of key and channel.
 
     Args:
         layout: Names the keys.
         role: Whose rights are in question.
         messages: In front of the keys of Celery's messages; None: the broker is elsewhere.
+        database: The number of the database, which kombu has in the names of channels.
     """
     prefix = layout.prefix
     return [
@@ -154,7 +163,7 @@ def needs(layout: Layout, role: Role, messages: str | None) -> list[Need]:
         Need(("INFO",), ""),
         Need(("PUBLISH", layout.changes, "1"), f"&{layout.changes}"),
         *_of_role(layout, role),
-        *_of_messages(role, messages),
+        *_of_messages(role, messages, database),
     ]
 
 
@@ -187,15 +196,16 @@ def _of_registry(layout: Layout, role: Role) -> Iterator[Need]:
         yield from _on(key, f"%R~{pattern}", _READS_REGISTRY)
 
 
-def _of_messages(role: Role, messages: str | None) -> Iterator[Need]:
+def _of_messages(role: Role, messages: str | None, database: int) -> Iterator[Need]:
     if messages is None or role is Role.OPERATOR:
         return
     key, rule = f"{messages}{SAMPLE}", f"~{messages}*"
     if role is Role.FRONT_END:
-        yield Need(("LPUSH", key, "value"), f"%W{rule}")
+        yield Need(("LPUSH", key, "value"), f"(%W{rule} +lpush)")
     else:
         yield from _on(key, rule, _TAKES_MESSAGES)
-        yield Need(("PUBLISH", key, "1"), f"&{messages}*")
+        events = f"{messages}/{database}.celeryev/"
+        yield Need(("PUBLISH", f"{events}worker.online", "1"), f"&{events}*")
 
 
 def _on(key: str, rule: str, commands: Sequence[Command]) -> Iterator[Need]:
@@ -204,7 +214,7 @@ def _on(key: str, rule: str, commands: Sequence[Command]) -> Iterator[Need]:
 
 
 def check_permissions(
-    layout: Layout, role: Role, *, messages: str | None, user: str
+    layout: Layout, role: Role, *, messages: str | None, user: str, database: int = 0
 ) -> Program[list[Finding]]:
     """What a user lacks of what its role needs, as one error; empty if it may do all.
 
@@ -213,6 +223,7 @@ def check_permissions(
         role: Whose user it is.
         messages: See `needs`.
         user: Its name, for the finding.
+        database: See `needs`.
 
     Raises:
         StoreUnavailable: The connection was lost.
@@ -221,7 +232,7 @@ def check_permissions(
         denied = yield from _denied_frame(layout)
         # Without a MULTI, what is only to be asked would be done.
         if not any(need.command[0] in ("MULTI", "DISCARD") for need, _ in denied):
-            denied += yield from _denied(needs(layout, role, messages))
+            denied += yield from _denied(needs(layout, role, messages, database))
     except LostConnection as error:
         raise error.failure.error() from None
     return _findings(role, denied, user) if denied else []
@@ -257,10 +268,11 @@ def _refused(wanted: Sequence[Need], replies: Sequence[Reply]) -> _Denied:
 
 
 def _findings(role: Role, denied: _Denied, user: str) -> list[Finding]:
-    commands = _once(str(need.command[0]) for need, reply in denied if _is_command(reply))
-    rules = _once(need.rule for need, reply in denied if not _is_command(reply))
+    lacks_command = [need for need, reply in denied if _is_command(reply) and not need.is_selector]
+    commands = _once(str(need.command[0]) for need in lacks_command)
+    rules = _once(need.rule for need, _ in denied if need not in lacks_command)
     may_not = [f"run {', '.join(commands)}"] if commands else []
-    may_not += [f"use {', '.join(_PREFIX.sub('', rule) for rule in rules)}"] if rules else []
+    may_not += [f"use {', '.join(map(_used, rules))}"] if rules else []
     allowing = " ".join([*(f"+{name.lower()}" for name in commands), *rules])
     return [
         Finding(
@@ -274,6 +286,11 @@ def _findings(role: Role, denied: _Denied, user: str) -> list[Finding]:
 def _is_command(reply: str) -> bool:
     """Whether the command itself is denied, and not one of its keys or channels."""
     return "the '" in reply
+
+
+def _used(rule: str) -> str:
+    """The pattern of keys or channels that a rule allows."""
+    return _PREFIX.sub("", rule.strip("()").partition(" ")[0])
 
 
 def _once(names: Iterator[str]) -> list[str]:

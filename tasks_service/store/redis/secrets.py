@@ -1,9 +1,11 @@
-"""Whether the front ends of a store have the same secrets: the store keeps fingerprints, and never a secret.
+"""Whether the processes of a store have the same secrets: the store keeps fingerprints, and never a secret.
 
 A front end whose secret keys other hashes of owners finds none of their tasks, and everything else about it
 is well. So the first front end that reaches a store notes the fingerprints of its secrets, and every later
-one compares. That of owners never changes. That of sealing may, one step at a time: whoever can open what the
-noted secret has sealed may seal with another, and notes that.
+one compares. That of owners never changes. That of sealing may, one step at a time: whoever can open what
+the noted secret has sealed may seal with another, and notes that. So may who verifies what the noted secret
+has signed, with the secret that signs messages: it is noted by workers as well. A process that does not
+sign at all is refused once a worker has noted that it drops what is not signed.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from ..findings import Finding, Severity
 from .layout import Command, Layout
 from .transaction import Program, Reply, once
 
-OWNERS, SEALING = "owners", "sealing"
+OWNERS, SEALING, MESSAGES = "owners", "sealing", "messages"
 """The fields: what a secret is for."""
+
+UNSIGNED, REFUSED = "unsigned", "refused"
+"""The field that says what workers do with messages that are not signed, and its value if they drop them."""
 
 
 def compare_secrets(
     layout: Layout, ours: Fingerprints, deadline: float, *, notes: bool = True
 ) -> Program[list[Finding]]:
-    """What is wrong with the secrets of a front end, as one error at most.
+    """What is wrong with the secrets of a process, as one error at most.
 
     Args:
         layout: Names the keys.
@@ -41,15 +46,21 @@ def compare_secrets(
     (reply,) = yield from once([read], deadline)
     if isinstance(reply, ResponseError):
         return [_misshapen(key, reply)]
-    first = {OWNERS: ours.owners} if not ours.sealing else {OWNERS: ours.owners, SEALING: ours.sealing[0]}
+    first = {OWNERS: ours.owners} if ours.owners else {}
+    first |= {SEALING: ours.sealing[0]} if ours.sealing else {}
     lacking: list[Command] = [("HSETNX", key, *item) for item in first.items() if item[0] not in reply[::2]]
     if lacking and notes:
         # Of several who are first at once, one is; all read who.
         *_, reply = yield from _written([*lacking, read], deadline, otherwise=reply)
     noted = dict(zip(reply[::2], reply[1::2], strict=True))
     found = list(_differences(key, noted, ours))
-    if notes and not found and noted.get(SEALING) != first.get(SEALING):
-        yield from _written([("HSET", key, SEALING, ours.sealing[0])], deadline, otherwise=None)
+    renewed = {} if not ours.sealing else {SEALING: ours.sealing[0]}
+    # Not by HSETNX, which the Redis users of workers never needed.
+    renewed |= {} if not ours.messages else {MESSAGES: ours.messages[0]}
+    renewed |= {} if not ours.refuses_unsigned else {UNSIGNED: REFUSED}
+    changed = [part for item in renewed.items() if noted.get(item[0]) != item[1] for part in item]
+    if notes and not found and changed:
+        yield from _written([("HSET", key, *changed)], deadline, otherwise=None)
     return found
 
 
@@ -62,7 +73,7 @@ def _written(commands: Sequence[Command], deadline: float, *, otherwise: Reply) 
 
 
 def _differences(key: str, noted: dict[str, str], ours: Fingerprints) -> Iterator[Finding]:
-    if noted.get(OWNERS, ours.owners) != ours.owners:
+    if ours.owners and noted.get(OWNERS, ours.owners) != ours.owners:
         yield Finding(
             severity=Severity.ERROR,
             what="This process has another secret than the front ends that have used this store: it would "
@@ -80,6 +91,23 @@ def _differences(key: str, noted: dict[str, str], ours: Fingerprints) -> Iterato
             fix="Set TASKS_SECRET to that of the other front ends. To change it, let TASKS_ACCEPTED_SECRETS "
             "name the old one meanwhile. If the old one has leaked and must not be accepted, stop all front "
             f"ends and run: redis-cli HDEL '{key}' {SEALING}",
+        )
+    elif ours.messages and noted.get(MESSAGES, ours.messages[0]) not in ours.messages:
+        yield Finding(
+            severity=Severity.ERROR,
+            what="This process signs messages with another secret than those that have used this store: "
+            "workers would drop what it sends.",
+            fix="Set TASKS_MESSAGE_SECRET to that of the other front ends, workers and beats. To change it, "
+            "let TASKS_ACCEPTED_MESSAGE_SECRETS name the old one meanwhile. If the old one has leaked and "
+            f"must not be accepted, stop all of them and run: redis-cli HDEL '{key}' {MESSAGES}",
+        )
+    elif not ours.messages and noted.get(UNSIGNED) == REFUSED:
+        yield Finding(
+            severity=Severity.ERROR,
+            what="Workers of this store drop messages that are not signed, and this process signs none: it "
+            "has no TASKS_MESSAGE_SECRET.",
+            fix="Set it to that of the workers. To do without signatures again, take the variable from all "
+            f"processes and run: redis-cli HDEL '{key}' {MESSAGES} {UNSIGNED}",
         )
 
 
