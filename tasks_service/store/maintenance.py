@@ -90,8 +90,14 @@ class MaintenanceStore(Protocol):
     def now_ms(self) -> int:
         """The store's clock."""
 
-    def due(self, index: Due, *, limit: int) -> list[str]:
-        """Names of the tasks that are due by now according to an index, oldest first, over all shards."""
+    def due(self, index: Due, *, limit: int, skip: int = 0) -> list[str]:
+        """Names of the tasks that are due by now according to an index, oldest first, over all shards.
+
+        Args:
+            index: The index.
+            limit: The most names.
+            skip: How many to pass over in each shard: those that were found before, and are still due.
+        """
 
     def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
         """Write what has become of a task with time; None if the task is gone afterwards.

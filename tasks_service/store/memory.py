@@ -181,12 +181,12 @@ class MemoryTaskStore:
         """See `MaintenanceStore.now_ms`."""
         return self._clock()
 
-    def due(self, index: Due, *, limit: int) -> list[str]:
+    def due(self, index: Due, *, limit: int, skip: int = 0) -> list[str]:
         """See `MaintenanceStore.due`."""
         with self._lock:
             now_ms = self._clock()
             moments = ((_moment(index, record.task), name) for name, record in self._records.items())
-            return [name for at_ms, name in sorted(m for m in moments if 0 <= m[0] <= now_ms)][:limit]
+            return [name for at_ms, name in sorted(m for m in moments if 0 <= m[0] <= now_ms)][skip:][:limit]
 
     def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
         """See `MaintenanceStore.apply_sweep`."""

@@ -13,7 +13,8 @@ from tasks_service.domain.indexes import Due
 from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import Phase
 from tasks_service.store.redis import RedisTaskStore
-from tasks_service.worker.maintenance.settling import settle_all
+from tasks_service.worker.maintenance.reap import reap_lost_leases
+from tasks_service.worker.maintenance.settling import BATCH, settle_all
 from tests.kit.factories import ALICE, Clock, creation
 from tests.kit.waiting import wait_until
 
@@ -55,6 +56,44 @@ def test_bytes_that_are_no_text_in_an_index_hide_no_lost_worker_from_a_sweep(red
         assert settle_all(store, store.due(Due.LEASES, limit=10), Reap) == 1
         assert client.zrange("ts:{00}:leases", 0, -1) == []
     assert store.inspect(task.task_id).task.phase is Phase.PENDING
+    store.close()
+
+
+JUNK = 20_000
+
+
+def test_junk_in_an_index_does_not_delay_what_is_behind_it(redis_url: str) -> None:
+    clock = Clock()
+    store = RedisTaskStore(redis_url, clock=clock)
+    task = store.create(creation()).task
+    store.claim(task.task_id, Claim(lease_id="l", worker="w"))
+    names = [f"00{number:030x}" for number in range(JUNK // 2)] + [f"junk {n}" for n in range(JUNK // 2)]
+    clock.pass_ms(60_000)
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd("ts:{00}:leases", dict.fromkeys(names, 0))
+        assert reap_lost_leases(store, lease_ms=1) == 1
+        assert client.zcard("ts:{00}:leases") == 0
+    assert store.inspect(task.task_id).task.phase is Phase.PENDING
+    store.close()
+
+
+def test_records_that_cannot_be_read_do_not_hide_those_behind_them(redis_url: str) -> None:
+    clock = Clock()
+    store = RedisTaskStore(redis_url, clock=clock)
+    tasks = [store.create(creation()).task for _ in range(BATCH + 3)]
+    for task in tasks:
+        store.claim(task.task_id, Claim(lease_id="l", worker="w"))
+        clock.pass_ms(1)
+    clock.pass_ms(60_000)
+    with redis.Redis.from_url(redis_url) as client:
+        keys = [f"ts:{{00}}:t:{task_hash(task.task_id)}" for task in tasks[:-1]]
+        states = [client.hget(key, "state") for key in keys]
+        for key in keys:
+            client.hset(key, "state", b"\xff")
+        assert reap_lost_leases(store, lease_ms=1) == 1
+        for key, state in zip(keys, states, strict=True):
+            client.hset(key, "state", state or b"")
+    assert store.inspect(tasks[-1].task_id).task.phase is Phase.PENDING
     store.close()
 
 

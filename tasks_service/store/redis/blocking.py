@@ -241,9 +241,9 @@ class RedisTaskStore:
         """See `MaintenanceStore.now_ms`."""
         return self.run(self._reads.now_ms())
 
-    def due(self, index: Due, *, limit: int) -> list[str]:
+    def due(self, index: Due, *, limit: int, skip: int = 0) -> list[str]:
         """See `MaintenanceStore.due`."""
-        return self.run(self._sweeps.due(index, limit=limit))
+        return self.run(self._sweeps.due(index, limit=limit, skip=skip))
 
     def apply_sweep(self, reference: str, event: SweepEvent) -> Task | None:
         """See `MaintenanceStore.apply_sweep`."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ...domain.indexes import Due
-from ...domain.names import task_hash
+from ...domain.names import is_name, task_hash
 from ...domain.task import ConcurrencyKey
 from ..maintenance import MOST_GRANTED, DroppedMessages, SweepMark, SweepRecord
 from . import codec
@@ -20,18 +20,46 @@ from .transaction import Program, Reply, Write, once, transact
 logger = logging.getLogger(__name__)
 
 
+MOST_REMOVALS = 200
+"""How many times in a row entries that name no task are removed before one that does is looked for."""
+
+
 class Sweeps(StorePrograms):
     """Builds the programs of sweeps, but for their events, which are transitions."""
 
-    def due(self, index: Due, *, limit: int) -> Program[list[str]]:
-        """See `MaintenanceStore.due`."""
+    def due(self, index: Due, *, limit: int, skip: int = 0) -> Program[list[str]]:
+        """See `MaintenanceStore.due`; what names no task is removed, many at a time.
+
+        An entry is written with its record, and goes with it. What is left without one would otherwise stand
+        before all that are due later, and be taken out one by one.
+        """
         now_ms = yield from self.now_ms()
         reads: list[Command] = [
-            ("ZRANGEBYSCORE", shard.index(index.value), "-inf", now_ms, "LIMIT", 0, limit)
+            ("ZRANGEBYSCORE", shard.index(index.value), "-inf", now_ms, "LIMIT", skip, limit)
             for shard in self.layout.shards
         ]
-        found = yield from once(reads, self.deadline)
-        return _members(reads, found)[:limit]
+        for _ in range(MOST_REMOVALS):
+            found = yield from once(reads, self.deadline)
+            names = _members(reads, found)
+            gone = yield from self._gone(names)
+            if not gone:
+                return names[:limit]
+            logger.warning(
+                "%d entries of the index %r named no task and were removed", len(gone), index.value
+            )
+            removals: list[Command] = [
+                ("ZREM", shard.index(index.value), *sorted(gone)) for shard in self.layout.shards
+            ]
+            yield from once(removals, self.deadline)
+        return []
+
+    def _gone(self, names: Sequence[str]) -> Program[set[str]]:
+        """Those of them that are no names of tasks, or of tasks that do not exist."""
+        known = [name for name in names if is_name(name)]
+        reads: list[Command] = [("EXISTS", self.layout.shard_of(name).task(name)) for name in known]
+        there = (yield from once(reads, self.deadline)) if reads else []
+        missing = {name for name, exists in zip(known, there, strict=True) if exists == 0}
+        return missing | {name for name in names if not is_name(name)}
 
     def queues(self) -> Program[list[str]]:
         """See `MaintenanceStore.queues`."""

@@ -28,17 +28,17 @@ def reap_lost_leases(store: MaintenanceStore, *, lease_ms: int) -> int:
         store: Whose tasks.
         lease_ms: How long nothing is reaped after such an outage.
     """
-    reaped, until = 0, time.monotonic() + BUDGET
+    reaped, left, until = 0, 0, time.monotonic() + BUDGET
     while True:
-        due = store.due(Due.LEASES, limit=BATCH)
+        due = store.due(Due.LEASES, limit=BATCH, skip=left)
         mark = store.mark_sweep(lease_ms=lease_ms)
         if mark.alarm:
             logger.warning("Nothing is reaped for one lease: %s", mark.alarm)
         if not mark.may_reap:
             return reaped
         moved = settle_all(store, due, Reap)
-        reaped += moved
-        if len(due) < BATCH or not moved or time.monotonic() > until:
+        reaped, left = reaped + moved, left + len(due) - moved
+        if len(due) < BATCH or time.monotonic() > until:
             return reaped
 
 
@@ -47,12 +47,12 @@ def end_overdue_phases(store: MaintenanceStore) -> int:
 
     One whose whole time is over since is removed instead.
     """
-    moved, until = 0, time.monotonic() + BUDGET
+    moved, left, until = 0, 0, time.monotonic() + BUDGET
     while True:
-        due = store.due(Due.OVERDUE, limit=BATCH)
+        due = store.due(Due.OVERDUE, limit=BATCH, skip=left)
         ended = sum(_end_overdue_phase(store, name) for name in due)
-        moved += ended
-        if len(due) < BATCH or not ended or time.monotonic() > until:
+        moved, left = moved + ended, left + len(due) - ended
+        if len(due) < BATCH or time.monotonic() > until:
             return moved
 
 
@@ -62,7 +62,10 @@ def _end_overdue_phase(store: MaintenanceStore, name: str) -> bool:
 
 def grant_free_slots(store: MaintenanceStore) -> int:
     """Grant the slots that nobody granted: whoever had given one back has died, or could not write."""
-    granted = settle_found(store, lambda: store.waiting_for_slots(limit=BATCH), GrantSlot)
+    # Who could not be granted one stays first: then the rest has time until the next round.
+    granted = settle_found(
+        store, lambda left: [] if left else store.waiting_for_slots(limit=BATCH), GrantSlot
+    )
     if granted:
         logger.info("%d tasks were granted a slot that nobody had granted them", granted)
     return granted

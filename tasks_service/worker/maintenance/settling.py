@@ -23,19 +23,26 @@ BUDGET = 1.0
 
 def settle_due(store: MaintenanceStore, index: Due, event: Callable[[], SweepEvent]) -> int:
     """Apply an event to every task that an index says is due; how many it moved."""
-    return settle_found(store, lambda: store.due(index, limit=BATCH), event)
+    return settle_found(store, lambda skip: store.due(index, limit=BATCH, skip=skip), event)
 
 
 def settle_found(
-    store: MaintenanceStore, find: Callable[[], list[str]], event: Callable[[], SweepEvent]
+    store: MaintenanceStore, find: Callable[[int], list[str]], event: Callable[[], SweepEvent]
 ) -> int:
-    """Apply an event to whatever is found, until nothing is, or the time is over; how many it moved."""
-    settled, until = 0, time.monotonic() + BUDGET
+    """Apply an event to whatever is found, until nothing is, or the time is over; how many it moved.
+
+    Args:
+        store: Whose tasks.
+        find: Finds some, and passes over so many that could not be moved: damaged ones are no reason to leave
+            those behind them.
+        event: Makes the event.
+    """
+    settled, left, until = 0, 0, time.monotonic() + BUDGET
     while True:
-        found = find()
+        found = find(left)
         moved = settle_all(store, found, event)
-        settled += moved
-        if len(found) < BATCH or not moved or time.monotonic() > until:
+        settled, left = settled + moved, left + len(found) - moved
+        if len(found) < BATCH or time.monotonic() > until:
             return settled
 
 
