@@ -17,6 +17,7 @@ from pytest_celery import CeleryTestWorker
 from tasks_service import TaskService
 from tasks_service.domain.task import Phase, TaskStatus
 from tests.kit.rabbitmq import RabbitServer, require_rabbitmq
+from tests.kit.secrets import MESSAGE_SECRET, signer_of
 from tests.kit.servers import RedisServer
 from tests.kit.serving import settings
 from tests.kit.waiting import PATIENCE, wait_until
@@ -42,7 +43,12 @@ def worker(broker: RabbitServer, module_redis: RedisServer) -> Iterator[CeleryTe
     # It takes no message from the queue `elsewhere`, and sweeps it all the same.
     only = ("-Q", "tasks,maintenance")
     node = worker_node(
-        module_redis.url, name="rabbit", options=only, hears_others=True, TASKS_BROKER_URL=broker.url
+        module_redis.url,
+        name="rabbit",
+        options=only,
+        hears_others=True,
+        TASKS_BROKER_URL=broker.url,
+        TASKS_MESSAGE_SECRET=MESSAGE_SECRET,
     )
     assert node.ready(), node.logs()
     yield node
@@ -51,7 +57,7 @@ def worker(broker: RabbitServer, module_redis: RedisServer) -> Iterator[CeleryTe
 
 @pytest.fixture
 def client(broker: RabbitServer, module_redis: RedisServer, worker: CeleryTestWorker) -> Iterator[Client]:
-    with client_of(service, module_redis.url, broker.url) as client:
+    with client_of(service, module_redis.url, broker.url, signer=signer_of()) as client:
         yield client
 
 
@@ -85,8 +91,9 @@ def test_a_program_submits_over_it_and_gets_the_result(
 def test_a_front_end_without_code_publishes_where_it_is_told_and_says_so_where_it_is_not(
     worker: CeleryTestWorker, broker: RabbitServer, module_redis: RedisServer, tmp_path: Path
 ) -> None:
-    told = FrontEnd(module_redis.url, tmp_path, app=None, TASKS_BROKER_URL=broker.url)
-    untold = FrontEnd(module_redis.url, tmp_path, app=None)
+    signs = {"TASKS_MESSAGE_SECRET": MESSAGE_SECRET}
+    told = FrontEnd(module_redis.url, tmp_path, app=None, TASKS_BROKER_URL=broker.url, **signs)
+    untold = FrontEnd(module_redis.url, tmp_path, app=None, **signs)
     try:
         ready(told, "/readyz")
         with WireClient(told.port) as client:
@@ -231,5 +238,11 @@ def test_a_message_of_any_shape_is_run_or_dropped_and_counted_and_the_worker_liv
         wait_until(lambda: not channel.queue_declare("tasks", passive=True).message_count, worker.logs)
     assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED
     assert (worker.container.status, worker.container.process.pid) == ("running", process), worker.logs()
-    wait_until(lambda: "tasks" in client.store.dropped_messages(), worker.logs)
+    # Not one of them is signed.
+    wait_until(
+        lambda: (
+            (dropped := client.store.dropped_messages().get("tasks")) is not None and dropped.number >= number
+        ),
+        worker.logs,
+    )
     measured("D3", f"RabbitMQ: {number} messages, events and orders of any shape: the worker lives")

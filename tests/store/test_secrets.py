@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack, aclosing, closing
 
 import pytest
 
+from tasks_service.broker.signature import with_messages
+from tasks_service.crypto.keys import Fingerprints
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
-from tests.kit.secrets import keys, secrets_problems
+from tests.kit.secrets import keys, secrets_problems, signer_of
 from tests.kit.servers import RedisServer
 
 KEY = "ts:{00}:secrets"
@@ -140,3 +142,35 @@ def test_a_user_that_may_not_note_a_secret_is_told_which_right_is_missing(
     assert "may not run HSETNX" in problem
     with redis_server.client() as admin:
         assert not admin.exists(KEY)
+
+
+def test_a_process_that_signs_otherwise_or_not_at_all_is_refused(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    def problems(*secrets: str, requires: bool = True, as_worker: bool = False) -> list[str]:
+        signer = signer_of(*secrets, requires=requires) if secrets else None
+        ours = with_messages(Fingerprints(), signer, as_worker=as_worker)
+        with closing(RedisTaskStore(redis_url)) as store:
+            return [f"{f.what} {f.fix}" for f in store.check_secrets(ours, notes=True)]
+
+    assert problems() == []
+    # Who accepts what is not signed leaves those alone that do not sign yet.
+    assert problems(OLD, requires=False, as_worker=True) == []
+    assert problems() == []
+    (problem,) = problems(OTHER)
+    assert "signs messages with another secret" in problem and "TASKS_ACCEPTED_MESSAGE_SECRETS" in problem
+
+    assert problems(OLD, as_worker=True) == []
+    (problem,) = problems()
+    assert "has no TASKS_MESSAGE_SECRET" in problem and f"HDEL '{KEY}' messages unsigned" in problem
+    steps = [(OLD,), (OLD, NEW), (NEW, OLD), (OLD, NEW), (NEW, OLD), (NEW,)]
+    assert [problems(*ring, as_worker=True) for ring in steps] == [[]] * len(steps)
+    assert len(problems(OLD)) == 1
+
+    with redis_server.client() as admin:
+        noted = admin.hgetall(KEY)
+        assert set(noted) == {"messages", "unsigned"}
+        assert NEW not in str(noted)
+        admin.hdel(KEY, "messages", "unsigned")
+    assert problems() == []
+    assert secrets_problems(redis_url, OLD) == [], "the other secrets have nothing to do with it"
