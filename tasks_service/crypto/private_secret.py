@@ -1,7 +1,7 @@
 """The secret with which messages are signed that go over a private Redis: a file beside its socket.
 
-Whoever knows the socket has the secret; so all processes of such a service sign, and nothing is to be set. This
-module imports nothing that takes long: the process that starts a private Redis is in a hurry.
+Whoever knows the socket has the secret; so all processes of such a service sign, and nothing is to be set.
+This module imports nothing that takes long: the process that starts a private Redis is in a hurry.
 """
 
 from __future__ import annotations
