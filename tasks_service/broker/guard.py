@@ -1,4 +1,4 @@
-"""The guard of a Redis transport: it looks at what is read before kombu does, and keeps the worker alive.
+"""The guard of a transport: it looks at what is read before kombu does, and keeps the worker alive.
 
 kombu takes whatever a queue holds for a message, and what stands in its bookkeeping for its own; whatever is
 something else raises in the worker's event loop and ends it. The guard replaces methods of one connection's
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from queue import Empty
 from typing import Any, Protocol
 
+from kombu.transport import pyamqp
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import ResponseError
@@ -30,6 +31,9 @@ class Inspector(Protocol):
     def admits(self, queue: str, raw: bytes) -> bool:
         """Whether a worker may have what a queue held; what it may not have is counted as dropped."""
 
+    def unpacks(self, queue: str, name: Any) -> bool:
+        """Whether a compressed message may be unpacked, to whatever size, before it is judged."""
+
     def queues(self) -> Iterable[str]:
         """The queues that the worker takes messages from."""
 
@@ -41,12 +45,14 @@ class Inspector(Protocol):
 
 
 def guard(transport: Any, inspector: Inspector) -> None:
-    """Guard a connection's transport, if it is one of Redis; once, however often it is asked for.
+    """Guard a connection's transport, if it is one of Redis or AMQP; once, however often it is asked for.
 
     Args:
         transport: The transport of the connection that a worker consumes from.
         inspector: Judges what is read.
     """
+    if isinstance(transport, pyamqp.Transport) and "create_channel" not in vars(transport):
+        _guard_amqp(transport, inspector)
     if not isinstance(transport, kombu_redis.Transport) or "_deliver" in vars(transport):
         return
     for channel in transport.channels:
@@ -72,6 +78,30 @@ def guard(transport: Any, inspector: Inspector) -> None:
             inspector.dropped(queue, f"{type(error).__name__}: {error}")
 
     transport.create_channel, transport._deliver = create_channel, deliver_or_drop
+
+
+def _guard_amqp(transport: Any, inspector: Inspector) -> None:
+    """Keep kombu from unpacking what is compressed while it makes an object of it."""
+    create = transport.create_channel
+
+    def create_channel(connection: Any) -> Any:
+        channel = create(connection)
+        convert = channel.message_to_python
+
+        def message_to_python(raw: Any) -> Any:
+            headers = raw.properties.get("application_headers") or {}
+            queue = str((raw.delivery_info or {}).get("routing_key") or "")
+            if headers.get("compression") is None or inspector.unpacks(queue, headers.get("task")):
+                return convert(raw)
+            compression = headers.pop("compression")
+            message = convert(raw)
+            message.headers["compression"] = compression
+            return message
+
+        channel.message_to_python = message_to_python
+        return channel
+
+    transport.create_channel = create_channel
 
 
 def _guard_channel(channel: Any, inspector: Inspector) -> None:

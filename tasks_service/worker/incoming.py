@@ -104,6 +104,13 @@ class MessageInspector:
             self.dropped(queue, problem)
         return problem is None
 
+    def unpacks(self, queue: str, name: Any) -> bool:
+        """See `Inspector.unpacks`: what is ours, or nobody's, is never compressed."""
+        sender = self.sender_of(name) if isinstance(name, str) else Sender.UNKNOWN
+        return sender is Sender.OTHER or (
+            sender not in (Sender.TOOL, Sender.BEAT) and not self.is_alone(queue)
+        )
+
     def dropped(self, queue: str, problem: str) -> None:
         """See `Inspector.dropped`."""
         self._drop(queue, problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from tests.kit.serving import settings
 from tests.kit.waiting import PATIENCE, wait_until
 from tests.kit.wire import WireClient
 from tests.kit.worker_app import service
-from tests.kit.workers import Client, client_of, worker_node
+from tests.kit.workers import Client, client_of, memory_kib, worker_node
 
 from .roles import FrontEnd, ready
 
 BACKLOG = 2_000
+BOMB_BYTES, GZIP = 200_000_000, "application/x-gzip"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_a_program_submits_over_it_and_gets_the_result(
 ) -> None:
     shop = TaskService(
         "Worker tests",
-        settings=settings(module_redis.url, tmp_path, broker_url=broker.url),
+        settings=settings(module_redis.url, tmp_path, broker_url=broker.url, message_secret=MESSAGE_SECRET),
     )
 
     @shop.tool()
@@ -224,12 +226,14 @@ def shapes() -> Iterator[tuple[bytes, dict[str, Any]]]:
     for name in ("correlation_id", "reply_to", "message_id", "type", "app_id"):
         yield BODY, {**usual, "headers": HEADERS, "properties": {name: "x" * 255}}
     yield BODY, {}
+    yield gzip.compress(b" " * BOMB_BYTES), {**usual, "headers": {**HEADERS, "compression": GZIP}}
 
 
 def test_a_message_of_any_shape_is_run_or_dropped_and_counted_and_the_worker_lives(
     client: Client, broker: RabbitServer, worker: CeleryTestWorker, measured: Callable[[str, str], None]
 ) -> None:
     process, number = worker.container.process.pid, 0
+    held = memory_kib(process)
     with broker.connection() as connection, connection.channel() as channel:
         for body, properties in shapes():
             number += 1
@@ -245,4 +249,5 @@ def test_a_message_of_any_shape_is_run_or_dropped_and_counted_and_the_worker_liv
         ),
         worker.logs,
     )
+    assert memory_kib(process) - held < BOMB_BYTES / 1024 / 4, "the bomb was inflated"
     measured("D3", f"RabbitMQ: {number} messages, events and orders of any shape: the worker lives")

@@ -208,5 +208,11 @@ def client_of(
         client.close()
 
 
+def memory_kib(process: int) -> int:
+    """The most that a process has held."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
 def _number(name: str | int) -> int:
     return name if isinstance(name, int) else signal.Signals[name]

@@ -22,7 +22,7 @@ from tests.kit.hostile import embedded, variants
 from tests.kit.secrets import MESSAGE_SECRET, signer_of
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import wait_until
-from tests.kit.workers import Client, client_of, worker_node
+from tests.kit.workers import Client, client_of, memory_kib, worker_node
 
 QUEUE, MAINTENANCE = "ts:mq:tasks", "ts:mq:maintenance"
 BOMB_BYTES = 200_000_000
@@ -98,12 +98,6 @@ def forgeries(real: dict[str, Any], canary: Path) -> Iterator[dict[str, Any]]:
         yield {**real, "headers": {**real["headers"], **header}}
     for kind in ("application/x-python-serialize", "application/x-yaml", "application/x-msgpack"):
         yield embedded({**unsigned, "content-type": kind}, pickle.dumps([[], {"task": Canary(canary)}, {}]))
-
-
-def memory_kib(process: int) -> int:
-    """The most that a process has held."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 @pytest.mark.timeout(300)
