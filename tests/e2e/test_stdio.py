@@ -216,6 +216,7 @@ def test_queues_that_are_named_reach_the_worker_and_where_nobody_asks_for_mainte
     call(client, 1, "shout", word="hello")
     assert client.result(1)["content"][0]["text"] == "HELLO"
     with open_store(Settings(_env_file=None, data_dir=Path(desktop.settings["TASKS_DATA_DIR"]))) as store:
+        wait_until(lambda: store.registry.read("Talkative").workers, desktop.text)
         (worker,) = store.registry.read("Talkative").workers
     assert worker.queues == {"tasks"}
     end_of_input(process, client)
