@@ -209,6 +209,7 @@ class Settings(OAuthSettings, BaseSettings):
     companion_tools: bool = True
     reconnect_window: float = Field(default=600.0, gt=0, le=86_400)
     max_arguments: int = Field(default=MIB, ge=KIB)
+    max_argument_values: int = Field(default=10_000, ge=100)
     max_result: int = Field(default=MIB, ge=KIB)
     max_live_per_owner: int = Field(default=10_000, ge=1)
     max_tasks_per_shard: int = Field(default=2_000_000, ge=1)
@@ -375,6 +376,7 @@ class Settings(OAuthSettings, BaseSettings):
         """The limits, for stores and front ends."""
         return Limits(
             arguments_bytes=self.max_arguments,
+            argument_values=self.max_argument_values,
             result_bytes=self.max_result,
             live_per_owner=self.max_live_per_owner,
             tasks_per_shard=self.max_tasks_per_shard,

@@ -19,19 +19,40 @@ from typing import Any, cast
 
 from jsonschema.protocols import Validator
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
 
 from ..domain.errors import InvalidArguments
-from ..durable.json_schema import validator_of
+from ..durable.json_schema import MOST_PROBLEMS, validator_of
+from ..durable.schema_costs import Alternatives, alternatives_of
+from .bounded_reading import (
+    MOST_HASHED,
+    MOST_TRIES,
+    THOROUGH_BYTES,
+    has_python_patterns,
+    hashes_numbers,
+    longest_in,
+    stopping,
+    tries_of,
+)
 from .hints import EXTRAS, NO_SCHEMA, adapter_for, adapter_of, hint_sent, schema_of
 from .json_schemas import is_exact, read_texts, without, without_texts
 from .refusals import Refusal
-from .schemas import check_by_schema, unknown_argument
+from .schemas import check_by_schema, first_unknown, path_text
 from .signature import MISSING, Kind, Parameter, Signature
 
 logger = logging.getLogger(__name__)
 
 REQUIRED = "it is required"
 """What is wrong with an argument that is missing."""
+
+_TOO_MANY_TRIES = (
+    f"they are nested too deeply: more than {MOST_TRIES} objects and lists would have to be tried, in all "
+    "arms of the unions that contain themselves"
+)
+
+_TOO_MANY_HASHED = (
+    f"a list or an object has more than {MOST_HASHED} values, some of which become a set or keys"
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +81,12 @@ class Arguments:
             InvalidArguments: There are some.
         """
         if self._extras is None and (unknown := sorted(set(arguments) - self.names)):
-            raise InvalidArguments(
-                what, tuple((name, unknown_argument(name, self.names)) for name in unknown)
-            )
+            raise InvalidArguments(what, first_unknown(unknown, self.names))
+
+    def check(self, what: str, arguments: Mapping[str, Any]) -> None:
+        """Check arguments where they arrive, unless a pattern could take for ever; see `Binder.check`."""
+        if self.is_linear:
+            self.bind(what, arguments)
 
     def bind(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Convert arguments to what the function's parameters get, by the parameters' names.
@@ -130,13 +154,19 @@ class Arguments:
 
     def _read(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Read JSON as pydantic does, and accept only what the JSON schema accepts, too."""
+        if self.alternatives.multiply and tries_of(arguments, self.alternatives) > MOST_TRIES:
+            raise InvalidArguments(what, (("", _TOO_MANY_TRIES),))
+        if self._hashes_numbers and longest_in(arguments) > MOST_HASHED:
+            raise InvalidArguments(what, (("", _TOO_MANY_HASHED),))
         text = json.dumps(self._sorted_out(arguments), ensure_ascii=False, allow_nan=False)
+        validator = self._adapter.validator if len(text) <= THOROUGH_BYTES else self._stopping
+        values: dict[str, Any]
         try:
-            values, exact = self._adapter.validate_json(text, strict=True), self._exact
+            values, exact = validator.validate_json(text, strict=True), self._exact
         except ValidationError:
             # Numbers like 3.0 are whole to a JSON schema, and not to pydantic's strict mode.
             try:
-                values, exact = self._adapter.validate_json(text), False
+                values, exact = validator.validate_json(text), False
             except ValidationError as error:
                 raise InvalidArguments(what, _problems(error)) from None
         if not exact:
@@ -182,6 +212,24 @@ class Arguments:
         return without_texts(self.schema)
 
     @cached_property
+    def is_linear(self) -> bool:
+        """Whether all patterns can be tried in linear time; if not, only workers check arguments."""
+        return not has_python_patterns(self._adapter.core_schema)
+
+    @cached_property
+    def alternatives(self) -> Alternatives:
+        """How many arms of a union in a loop may have to be tried."""
+        return alternatives_of(self.schema)
+
+    @cached_property
+    def _hashes_numbers(self) -> bool:
+        return hashes_numbers(self._adapter.core_schema)
+
+    @cached_property
+    def _stopping(self) -> SchemaValidator:
+        return stopping(self._adapter)
+
+    @cached_property
     def _validator(self) -> Validator:
         return validator_of(self.schema)
 
@@ -224,8 +272,8 @@ def default_of(parameter: Parameter) -> Any:
 
 
 def _problems(error: ValidationError) -> tuple[tuple[str, str], ...]:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    return tuple((".".join(map(str, _path(each["loc"]))), each["msg"]) for each in problems)
+    problems = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_PROBLEMS]
+    return tuple((path_text(_path(each["loc"])), each["msg"]) for each in problems)
 
 
 def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +14,11 @@ from ..domain.limits import DEFAULT_LIMITS, Limits, to_json
 from ..domain.task import JsonText
 from ..domain.tools import ToolDefinition
 from ..durable.json_schema import validator_of
+from ..durable.schema_costs import unlinear_patterns
 from .json_schemas import read_texts, without_texts
 from .schemas import check_by_schema
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,22 @@ class DefinedTool:
     def check_arguments(self, arguments: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> JsonText:
         """See `OfferedTool.check_arguments`."""
         text = to_json("arguments", arguments, maximum=limits.arguments_bytes, depth=limits.depth)
-        read = read_texts(arguments, self._without_texts) if self.definition.reads_texts else arguments
-        check_by_schema(self.definition.name, self._validator, read)
+        if self._is_linear:
+            read = read_texts(arguments, self._without_texts) if self.definition.reads_texts else arguments
+            check_by_schema(self.definition.name, self._validator, read)
         return text
+
+    @cached_property
+    def _is_linear(self) -> bool:
+        patterns = unlinear_patterns(self.definition.input_schema)
+        if patterns:
+            named = ", ".join(f"{path}: {pattern!r}" for path, pattern in patterns)
+            logger.warning(
+                "The arguments of %s are checked by its workers alone: patterns could take for ever: %s",
+                self.definition.name,
+                named,
+            )
+        return not patterns
 
     @cached_property
     def _without_texts(self) -> frozenset[str]:

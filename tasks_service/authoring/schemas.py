@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, Final, cast
 
 from jsonschema import Draft202012Validator
@@ -23,8 +23,9 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from ..domain.errors import ConfigurationError, InvalidArguments, LimitExceeded, NotJson
-from ..domain.limits import MIB, to_json
-from ..durable.json_schema import told, validator_of
+from ..domain.limits import MIB, to_json, truncate
+from ..durable.json_schema import MOST_PROBLEMS, problems_of, told, unlisted, validator_of
+from ..durable.schema_costs import unlinear_patterns
 from .refusals import Refusal
 from .signature import Signature
 
@@ -34,6 +35,15 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 """The only dialect; a schema that names none is of this one (2026-07-28, basic, "JSON Schema usage")."""
 
 _REFERENCES: Final = ("$ref", "$dynamicRef")
+
+MOST_SUGGESTIONS: Final = 5
+"""Unknown arguments of a call for which the nearest known one is looked for."""
+
+PATH_BYTES: Final = 256
+"""Longest path to a field that an error repeats."""
+
+LONGEST_MISSPELLED: Final = 64
+"""Longest name for which it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +55,14 @@ class ExplicitSchema:
         signature: The function's.
         validator: The validator of arguments.
         takes: The names of the function's parameters; None if it takes any.
+        is_linear: Whether all patterns can be tried in linear time; if not, only workers check arguments.
     """
 
     schema: Mapping[str, Any]
     signature: Signature
     validator: Validator
     takes: frozenset[str] | None
+    is_linear: bool = True
 
     def check_names(self, what: str, arguments: Mapping[str, Any]) -> None:
         """Refuse arguments that the schema does not allow.
@@ -58,9 +70,13 @@ class ExplicitSchema:
         Raises:
             InvalidArguments: There are some; each is named, with the nearest that is allowed.
         """
-        if unknown := self._forbidden(arguments):
-            known = self.schema.get("properties", {})
-            raise InvalidArguments(what, tuple((name, unknown_argument(name, known)) for name in unknown))
+        if self.is_linear and (unknown := self._forbidden(arguments)):
+            raise InvalidArguments(what, first_unknown(unknown, self.schema.get("properties", {})))
+
+    def check(self, what: str, arguments: Mapping[str, Any]) -> None:
+        """Check arguments where they arrive, if that takes no more than linear time; see `Binder.check`."""
+        if self.is_linear:
+            check_by_schema(what, self.validator, arguments)
 
     def bind(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Validate arguments, and return those that the function takes.
@@ -105,7 +121,7 @@ def explicit_schema(schema: Mapping[str, Any], signature: Signature) -> Explicit
     kept = _checked(what, deepcopy(dict(schema)))
     _check_references(what, kept)
     takes = _check_function(what, kept, signature)
-    return ExplicitSchema(kept, signature, validator_of(kept), takes)
+    return ExplicitSchema(kept, signature, validator_of(kept), takes, not unlinear_patterns(kept))
 
 
 def check_by_schema(name: str, validator: Validator, arguments: Mapping[str, Any]) -> None:
@@ -117,10 +133,12 @@ def check_by_schema(name: str, validator: Validator, arguments: Mapping[str, Any
         arguments: The arguments as they came.
 
     Raises:
-        InvalidArguments: They do not fit; it names each field.
+        InvalidArguments: They do not fit; it names the first fields that do not.
     """
-    errors = sorted(validator.iter_errors(dict(arguments)), key=lambda error: error.json_path)
-    if problems := tuple(problem for error in errors for problem in _problems(error)):
+    errors = problems_of(validator, dict(arguments))
+    errors.sort(key=lambda error: error.json_path)
+    problems = tuple(islice((problem for error in errors for problem in _problems(error)), MOST_PROBLEMS))
+    if problems:
         raise InvalidArguments(name, problems)
 
 
@@ -129,23 +147,35 @@ def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     path, keyword, given = [*map(str, error.absolute_path)], error.validator, error.validator_value
     if keyword == "required":
         missing = next(name for name in cast("list[str]", given) if error.message.startswith(repr(name)))
-        yield ".".join([*path, missing]), "it is required"
+        yield path_text([*path, missing]), "it is required"
     elif keyword == "additionalProperties" and given is False:
         schema = cast("Mapping[str, Any]", error.schema)
-        for name in unlisted(schema, error.instance):
-            yield ".".join([*path, name]), unknown_argument(name, schema.get("properties", {}))
+        unknown = unlisted(schema, cast("Mapping[str, Any]", error.instance))
+        for name, problem in unknown_arguments(unknown, schema.get("properties", {})):
+            yield path_text([*path, name]), problem
     else:
-        yield ".".join(path), told(error)
+        yield path_text(path), told(error)
 
 
-def unlisted(schema: Mapping[str, Any], value: Any) -> list[str]:
-    """The names in an object that a schema does not list, neither by name nor by pattern."""
-    patterns, properties = schema.get("patternProperties", {}), schema.get("properties", {})
-    return [
-        name
-        for name in value
-        if name not in properties and not any(re.search(pattern, name) for pattern in patterns)
-    ]
+def path_text(path: Iterable[str | int]) -> str:
+    """A path as it is told; clients choose the names in it."""
+    return truncate(".".join(map(str, path)), PATH_BYTES)
+
+
+def unknown_arguments(names: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with arguments that are not taken; with the nearest that is for the first of them.
+
+    To look for the nearest takes long, so it is not done for each of thousands.
+    """
+    for index, name in enumerate(names):
+        searches = index < MOST_SUGGESTIONS and len(name) <= LONGEST_MISSPELLED
+        shown = truncate(name, PATH_BYTES)
+        yield shown, unknown_argument(name, known) if searches else "there is no such argument"
+
+
+def first_unknown(names: Iterable[str], known: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """See `unknown_arguments`; the first `MOST_PROBLEMS`."""
+    return tuple(islice(unknown_arguments(names, known), MOST_PROBLEMS))
 
 
 def unknown_argument(name: str, known: Iterable[str]) -> str:

@@ -22,7 +22,8 @@ from ..durable.annotations import ToolAnnotations
 from ..durable.context import AsyncTaskContext, TaskContext
 from ..durable.questions import Question
 from ..durable.retry import RetryPolicy
-from .arguments import build_arguments
+from ..durable.schema_costs import unlinear_patterns
+from .arguments import Arguments, build_arguments
 from .headers import has_headers
 from .refusals import Place, Refusal
 from .results import Results, build_results
@@ -55,8 +56,18 @@ class Binder(Protocol):
     def signature(self) -> Signature:
         """The function's signature."""
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether all patterns can be tried in linear time; if not, only workers check arguments."""
+
     def check_names(self, what: str, arguments: Mapping[str, Any]) -> None:
         """Refuse names that the function does not take; raises `InvalidArguments`."""
+
+    def check(self, what: str, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that do not fit, where they arrive; raises `InvalidArguments`.
+
+        What cannot be checked in a time that is bounded is left to `bind`, in the worker.
+        """
 
     def bind(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Values by parameters; raises `InvalidArguments`."""
@@ -138,7 +149,7 @@ class Tool:
         """
         text = to_json("arguments", arguments, maximum=limits.arguments_bytes, depth=limits.depth)
         self.binder.check_names(self.name, arguments)
-        self.bind(arguments)
+        self.binder.check(self.name, arguments)
         return text
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,6 +246,7 @@ def build_tool(
     binder: Binder = (
         build_arguments(signature) if input_schema is None else explicit_schema(input_schema, signature)
     )
+    _warn_of_costs(place, binder)
     results = build_results(place, signature.returns)
     definition = ToolDefinition(
         name=tool_name,
@@ -257,6 +269,26 @@ def build_tool(
         exposed=exposed,
         ask=dict(ask or {}),
     )
+
+
+def _warn_of_costs(place: Place, binder: Binder) -> None:
+    """Warn of what makes arguments costly to check, with a way to write it that does not."""
+    if not binder.is_linear:
+        named = "".join(f" {path}: {pattern!r};" for path, pattern in unlinear_patterns(binder.schema))
+        named = named or " regex_engine='python-re';"
+        warnings.warn(
+            f"{place}: patterns that could take for ever:{named} so only workers check the arguments, after "
+            "the call was accepted. Write patterns without look-around and back-references, such as several "
+            "under allOf, and leave the regex_engine as it is.",
+            stacklevel=3,
+        )
+    if isinstance(binder, Arguments) and (alternatives := binder.alternatives).multiply:
+        warnings.warn(
+            f"{place}: {alternatives.path}: arms of this union contain values of the union themselves, and "
+            "nothing says which arm a value is of, so that deep values are refused. Give the models a field "
+            "kind: Literal['...'], and write Annotated[A | B, Field(discriminator='kind')].",
+            stacklevel=3,
+        )
 
 
 def _signature(place: Place, *, exposed: bool, namespace: Mapping[str, Any] | None) -> Signature:

@@ -26,6 +26,7 @@ class Limits:
 
     Attributes:
         arguments_bytes: Arguments of one call.
+        argument_values: Values in the arguments of one call: members of objects and items of arrays.
         result_bytes: Result of one task.
         variables_bytes: All variables of one task together.
         status_message_bytes: A status or progress message; longer ones are truncated, not refused.
@@ -44,6 +45,7 @@ class Limits:
     """
 
     arguments_bytes: int = MIB
+    argument_values: int = 10_000
     result_bytes: int = MIB
     variables_bytes: int = 64 * KIB
     status_message_bytes: int = KIB

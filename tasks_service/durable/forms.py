@@ -15,7 +15,8 @@ import jsonschema
 from jsonschema.exceptions import SchemaError, best_match
 
 from ..domain.errors import ConfigurationError
-from .json_schema import told, validator_of
+from .json_schema import TOO_COSTLY, problems_of, told, validator_of
+from .schema_costs import unlinear_patterns
 
 _ANNOTATIONS = frozenset({"title", "description", "default"})
 _KEYWORDS: Mapping[str, frozenset[str]] = {
@@ -54,6 +55,11 @@ def lower(schema: Mapping[str, Any]) -> dict[str, Any]:
     except SchemaError as error:
         where = ".".join(map(str, error.absolute_path)) or "the schema"
         raise ConfigurationError(f"A question's schema is no JSON schema: {where}: {error.message}") from None
+    for where, pattern in unlinear_patterns(schema):
+        raise ConfigurationError(
+            f"A question's schema: {where}: the pattern {pattern!r} has a look-around or a back-reference, "
+            "which could take for ever. Write it without, or several of them under allOf"
+        )
     definitions = schema.get("$defs", {})
     root = _resolved("the schema itself", schema, definitions)
     if root.get("type", "object") != "object":
@@ -87,9 +93,10 @@ def problem_of(schema: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[s
     Returns:
         The path of the value and a sentence; None if the values fit the schema.
     """
-    problem = best_match(validator_of(schema).iter_errors(content))
-    if problem is None:
+    problems = problems_of(validator_of(schema), dict(content))
+    if not problems:
         return None
+    problem = problems[-1] if problems[-1].message == TOO_COSTLY else best_match(problems)
     return ".".join(map(str, problem.absolute_path)), told(problem)
 
 

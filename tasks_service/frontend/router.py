@@ -10,9 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .access.address_guard import AddressGuard
 from .access.cross_origin import answer_preflight, is_preflight, readable_by
+from .core.field_limits import HEADERS
 from .core.stopping import FrontEndStops
 from .core.wire_common import stopped
-from .transport.http_headers import SESSION_HEADER, check_repeated, headers_of
+from .transport.http_headers import SESSION_HEADER, check_lengths, check_repeated, headers_of
 from .transport.rejection import Rejection
 from .transport.responding import reject
 from .v2025_11_25.endpoint import SessionEndpoint
@@ -46,6 +47,7 @@ class EraRouter:
             if len(headers) < len(listed):
                 check_repeated(listed)
             origin = self._guard.check(scope, headers)
+            check_lengths(headers, HEADERS)
         except Rejection as rejection:
             await reject(rejection, send)
             return

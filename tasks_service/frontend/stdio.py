@@ -27,6 +27,7 @@ from ..domain.task import JsonText
 from ..store.sessions import Session
 from .app import FrontEnd
 from .assembly import Servers
+from .core.field_limits import fields_of
 from .core.requests import RequestScope
 from .core.waiting_calls import Departure
 from .core.wire_common import version_refused
@@ -156,7 +157,7 @@ class StdioFront:
             raise Rejection(413, INVALID_REQUEST, f"The message is longer than {BODY_BYTES} bytes")
         if not line.strip():
             return
-        decoded = parse(line, self._limits)
+        decoded = parse(line, self._limits, fields_of)
         if isinstance(decoded, list) and self._session and wire.has_batches(self._session.version):
             for message in parse_batch(decoded):
                 await self._take_message(message)

@@ -252,7 +252,7 @@ def refusal(error: TasksServiceError) -> MCPError:
         case LimitExceeded():
             return MCPError(INVALID_PARAMS, f"Over the limit: {error}", _limit(error))
         case NotJson() | InvalidRequest() | InvalidArguments() | IdempotencyConflict():
-            return MCPError(INVALID_PARAMS, str(error))
+            return MCPError(INVALID_PARAMS, truncate(str(error), PROBLEMS_BYTES))
         case StoreFull():
             logger.warning("%s", error)
             data = {**_limit(error), "retryAfterMs": error.retry_after_ms}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pydantic_core
@@ -17,18 +17,20 @@ from mcp_types.jsonrpc import INVALID_REQUEST, PARSE_ERROR
 from starlette.types import Receive
 
 from ...domain.errors import LimitExceeded
-from ...domain.limits import MIB, Limits, check_depth, truncate
+from ...domain.limits import MIB, Limits, truncate
 from .jsonrpc import request_id
+from .message_limits import (
+    MESSAGE_VALUES,
+    NAME_BYTES,
+    Fields,
+    check_message,
+    check_structure,
+    has_hidden_members,
+)
 from .rejection import Disconnected, Rejection
 
 BODY_BYTES = 2 * MIB
 """Largest request body: the largest arguments, and room for the rest."""
-
-NAME_BYTES = 128
-"""Longest name of a member that an error repeats."""
-
-ENVELOPE_DEPTH = 4
-"""How deep in a message the values are whose own depth is limited."""
 
 
 async def read_body(receive: Receive, headers: Mapping[str, str], seconds: float) -> bytes:
@@ -63,16 +65,27 @@ async def _whole_body(receive: Receive, headers: Mapping[str, str]) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def parse(body: bytes, limits: Limits) -> Any:
-    """A request body as strict JSON.
+def parse(body: bytes, limits: Limits, fields_of: Callable[[Any], Fields]) -> Any:
+    """A request body as strict JSON, of which all has been looked at.
+
+    Args:
+        body: The body.
+        limits: How much a message may hold.
+        fields_of: See `check_message`.
 
     Raises:
         Rejection: 400; not JSON (NaN, an infinity, half a surrogate pair, bytes that are not UTF-8 and two
-            members of one name are not JSON), or nested too deeply.
+            members of one name are not JSON), or something in it is over its limit.
     """
+    decoded: Any = None
     try:
+        check_structure(body, limits)
         decoded = pydantic_core.from_json(body, allow_inf_nan=False)
-        _check_names(body, decoded)
+        members = check_message(body, decoded, limits, fields_of)
+        if has_hidden_members(body, members):
+            raise ValueError(_repeated(body, members))  # noqa: TRY301
+    except LimitExceeded as error:
+        raise _over(error, decoded) from None
     except ValueError as error:
         raise Rejection(
             400,
@@ -80,33 +93,17 @@ def parse(body: bytes, limits: Limits) -> Any:
             f"Parse error: the body is not strict JSON: {error}. "
             "NaN, Infinity, lone surrogates, invalid UTF-8, excessive nesting and repeated names are refused",
         ) from None
-    if body.count(b"{") + body.count(b"[") > limits.depth:
-        _check_depth(decoded, limits.depth + ENVELOPE_DEPTH)
     return decoded
 
 
-def _check_names(body: bytes, decoded: Any) -> None:
-    """Refuse two members of one name, of which one reader would see the first and another the last.
-
-    Raises:
-        ValueError: It names the member.
-    """
-    # Each member has a colon. So if there are no more colons than members, text and names have none of their
-    # own, and no member is hidden by another.
-    if body.count(b":") > _members(decoded):
-        _NAMES.decode(body.decode())
-
-
-def _members(decoded: Any) -> int:
-    count, waiting = 0, [decoded]
-    while waiting:
-        value = waiting.pop()
-        if type(value) is dict:
-            count += len(value)
-            waiting.extend(value.values())
-        elif type(value) is list:
-            waiting.extend(value)
-    return count
+def _repeated(body: bytes, members: int) -> str:
+    """Name the member that a body has two of, unless it is too long a search."""
+    if members <= MESSAGE_VALUES:
+        try:
+            _NAMES.decode(body.decode())
+        except ValueError as error:
+            return str(error)
+    return "an object has two members of one name"
 
 
 def _distinct(members: list[tuple[str, None]]) -> None:
@@ -123,13 +120,13 @@ _NAMES = json.JSONDecoder(object_pairs_hook=_distinct)
 """Decodes nothing, and raises `ValueError` for two members of one name."""
 
 
-def _check_depth(decoded: Any, maximum: int) -> None:
-    try:
-        check_depth("request", decoded, maximum)
-    except LimitExceeded as error:
-        raise Rejection(
-            400, INVALID_REQUEST, f"Over the limit: {error}", request_id=request_id(decoded)
-        ) from None
+def _over(error: LimitExceeded, decoded: Any) -> Rejection:
+    facts = {"limit": error.what, "maximum": error.maximum, "actual": error.actual, "unit": error.unit}
+    id_ = request_id(decoded)
+    # An id that is itself over its limit is not repeated.
+    if id_ is not None and len(str(id_)) > NAME_BYTES:
+        id_ = None
+    return Rejection(400, INVALID_REQUEST, f"Over the limit: {error}", data=facts, request_id=id_)
 
 
 def _too_large() -> Rejection:

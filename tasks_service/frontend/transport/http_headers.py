@@ -10,6 +10,7 @@ from typing import Final
 from mcp_types.jsonrpc import INVALID_REQUEST
 from starlette.types import Scope
 
+from ...domain.limits import KIB, truncate
 from .rejection import Rejection
 
 SESSION_HEADER: Final = "mcp-session-id"
@@ -20,6 +21,12 @@ DOCUMENT: Final = "application/json"
 
 EVENTS: Final = "text/event-stream"
 """The media type of a stream of messages."""
+
+HEADER_BYTES: Final = 8 * KIB
+"""Longest value of a header that no table names."""
+
+SHORT_HEADER: Final = 256
+"""A value of so many bytes fits in every header."""
 
 KNOWN_VALUES: Final = 256
 """How many values of a header are remembered with what they mean."""
@@ -58,6 +65,22 @@ def check_repeated(headers: Sequence[tuple[str, str]]) -> None:
         if name in seen and name in _SENT_ONCE:
             raise Rejection(400, INVALID_REQUEST, f"{name.title()}: expected once")
         seen.add(name)
+
+
+def check_lengths(headers: Mapping[str, str], maxima: Mapping[str, int]) -> None:
+    """Refuse headers that are too long to be meant.
+
+    Args:
+        headers: By name in lower case.
+        maxima: The most bytes of each; of others, `HEADER_BYTES`.
+
+    Raises:
+        Rejection: 431; it names the header.
+    """
+    for name, value in headers.items():
+        if len(value) > SHORT_HEADER and len(value) > (most := maxima.get(name, HEADER_BYTES)):
+            problem = f"{truncate(name, SHORT_HEADER)}: {len(value)} bytes, at most {most} allowed"
+            raise Rejection(431, INVALID_REQUEST, problem)
 
 
 def check_content(headers: Mapping[str, str]) -> None:

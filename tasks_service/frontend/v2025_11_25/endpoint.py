@@ -21,6 +21,7 @@ from ...store.sessions import Session
 from ..access.authentication import Authentication
 from ..core import wire_common
 from ..core.catalogue import Catalogue
+from ..core.field_limits import fields_of
 from ..core.overload import retry_after
 from ..transport.body import parse, read_body
 from ..transport.http_headers import LAST_EVENT_HEADER, SESSION_HEADER, check_content, headers_of
@@ -122,7 +123,7 @@ class SessionEndpoint:
         check_content(http.headers)
         async with self._services.stopping.ends_wait():
             body = await read_body(http.receive, http.headers, self._services.timings.body)
-        decoded = parse(body, self._limits)
+        decoded = parse(body, self._limits, fields_of)
         if isinstance(decoded, list):
             await self._batch(http, decoded)
             return

@@ -30,6 +30,7 @@ from ...domain.limits import Limits
 from ..access.authentication import Authentication
 from ..core import wire_common
 from ..core.catalogue import Catalogue
+from ..core.field_limits import fields_of
 from ..core.requests import Caller
 from ..core.stopping import Stopping
 from ..transport.body import parse, read_body
@@ -104,7 +105,7 @@ class Admission:
         check_content(headers)
         async with self._stopping.ends_wait():
             body = await read_body(receive, headers, self._body_seconds)
-        message = parse_message(parse(body, self._limits))
+        message = parse_message(parse(body, self._limits, fields_of))
         if isinstance(message, Notification):
             _check_notification(message, headers)
             return None
