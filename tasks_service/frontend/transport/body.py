@@ -26,6 +26,7 @@ from .message_limits import (
     check_message,
     check_structure,
     has_hidden_members,
+    is_over,
 )
 from .rejection import Disconnected, Rejection
 
@@ -123,8 +124,7 @@ _NAMES = json.JSONDecoder(object_pairs_hook=_distinct)
 def _over(error: LimitExceeded, decoded: Any) -> Rejection:
     facts = {"limit": error.what, "maximum": error.maximum, "actual": error.actual, "unit": error.unit}
     id_ = request_id(decoded)
-    # An id that is itself over its limit is not repeated.
-    if id_ is not None and len(str(id_)) > NAME_BYTES:
+    if is_over(id_):
         id_ = None
     return Rejection(400, INVALID_REQUEST, f"Over the limit: {error}", data=facts, request_id=id_)
 

@@ -147,6 +147,13 @@ def _members_of_plain(decoded: Any, limits: Limits) -> int | None:
     return members if 0 < len(containers) <= limits.depth else None
 
 
+def is_over(identity: str | int | None) -> bool:
+    """Whether the id of a request is longer than any that is repeated."""
+    if isinstance(identity, int):
+        return not -_LARGEST < identity < _LARGEST
+    return identity is not None and size(identity) > NAME_BYTES
+
+
 class _Look:
     """One look at a message."""
 
