@@ -34,11 +34,14 @@ LONGEST_PROBLEM: Final = 300
 MOST_PROBLEMS: Final = 20
 """Problems of a value that are looked for."""
 
-STEPS: Final = 5_000
+STEPS: Final = 10_000
 """Keywords of a schema that one check may try, however small the value; a step takes about a microsecond."""
 
-STEPS_PER_VALUE: Final = 3
+STEPS_PER_VALUE: Final = 10
 """Keywords that it may try in addition for each member of an object and each item of an array."""
+
+MOST_STEPS: Final = 40_000
+"""Keywords that it may try, however large the value."""
 
 _STEPS_OF_PROBLEM: Final = 4
 """Steps for which a problem counts that is made and thrown away."""
@@ -69,7 +72,7 @@ def problems_of(validator: Validator, value: Any) -> list[jsonschema.ValidationE
         value: JSON.
     """
     found: list[jsonschema.ValidationError] = []
-    token = _RUN.set(_Run(STEPS + STEPS_PER_VALUE * _values_in(value)))
+    token = _RUN.set(_Run(min(STEPS + STEPS_PER_VALUE * _values_in(value), MOST_STEPS)))
     try:
         for problem in islice(validator.iter_errors(_shown(value)), MOST_PROBLEMS):
             found.append(problem)  # noqa: PERF402 - what was found before the last step counts

@@ -78,7 +78,7 @@ _PARAMS: Final[dict[str, Any]] = {
     "protocolVersion": WORD,
     "clientInfo": _IMPLEMENTATION,
     "capabilities": {ANY: TEXT_BYTES},
-    "task": {ANY: WORD},
+    "task": {"ttl": WORD, ANY: WORD},
     "ref": {"type": WORD, "name": WORD, "title": WORD, "uri": URI_BYTES},
     "argument": {"name": WORD, "value": TEXT_BYTES},
     "context": {"arguments": {ANY: TEXT_BYTES}},
@@ -110,6 +110,7 @@ RESPONSE_FIELDS: Final[Fields] = {
 
 HEADERS: Final[Mapping[str, int]] = {
     "accept": KIB,
+    "authorization": 9 * KIB,
     "content-encoding": WORD,
     "content-type": WORD,
     "host": KIB,

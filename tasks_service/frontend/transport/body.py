@@ -26,7 +26,6 @@ from .message_limits import (
     check_message,
     check_structure,
     has_hidden_members,
-    is_over,
 )
 from .rejection import Disconnected, Rejection
 
@@ -124,8 +123,6 @@ _NAMES = json.JSONDecoder(object_pairs_hook=_distinct)
 def _over(error: LimitExceeded, decoded: Any) -> Rejection:
     facts = {"limit": error.what, "maximum": error.maximum, "actual": error.actual, "unit": error.unit}
     id_ = request_id(decoded)
-    if is_over(id_):
-        id_ = None
     return Rejection(400, INVALID_REQUEST, f"Over the limit: {error}", data=facts, request_id=id_)
 
 

@@ -18,6 +18,9 @@ from ...domain.limits import truncate
 MOST_FIELDS: Final = 5
 """Fields that one sentence names."""
 
+MOST_PROBLEMS: Final = 100
+"""Problems that are looked through for them; a wrong block of content has a dozen."""
+
 FIELD_BYTES: Final = 256
 """Longest path to a field that is repeated."""
 
@@ -48,13 +51,16 @@ def describe_problems(error: ValidationError, params: Mapping[str, Any] | None) 
         params: The parameters.
     """
     problems: dict[str, list[str]] = {}
-    for details in error.errors(include_url=False):
+    for details in error.errors(include_url=False, include_input=False)[:MOST_PROBLEMS]:
         expected = problems.setdefault(_field(details, params or {}), [])
         if (name := _expectation(details)) not in expected:
             expected.append(name)
     named = [_sentence(field, expected) for field, expected in problems.items()]
     more = len(named) - MOST_FIELDS
-    return "; ".join(named[:MOST_FIELDS]) + (f"; and {more} more" if more > 0 else "")
+    told = "; ".join(named[:MOST_FIELDS])
+    if error.error_count() > MOST_PROBLEMS:
+        return f"{told}; and more"
+    return f"{told}; and {more} more" if more > 0 else told
 
 
 def _sentence(field: str, expected: Sequence[str]) -> str:

@@ -23,6 +23,9 @@ The SDK's models are given all of them; a wrong one costs them some 20 µs.
 ENVELOPE_DEPTH: Final = 4
 """How deep in a message the values are whose own depth is limited."""
 
+ANSWER_VALUES: Final = 500
+"""Values of all answers of a message together: the SDK tries a dozen models for each block in one."""
+
 ARGUMENT_MEMBERS: Final = 5_000
 """Members of one object in arguments; each that a tool does not take is a problem of its own."""
 
@@ -57,7 +60,7 @@ class Region(Enum):
     """Of a call: `Limits.argument_values`, and texts as long as the arguments may be."""
 
     ANSWERS = auto()
-    """To questions: texts of `Limits.answers_bytes`."""
+    """To questions: `core.answers` says how large they may be together, and asks again."""
 
 
 Fields = Mapping[str, Any]
@@ -112,7 +115,7 @@ def check_message(body: bytes, decoded: Any, limits: Limits, fields_of: Callable
         LimitExceeded: Something is over its limit; it names the field.
     """
     # A value takes two bytes at least.
-    if len(body) <= 2 * MESSAGE_VALUES and (members := _members_of_plain(decoded, limits)) is not None:
+    if len(body) <= 2 * ANSWER_VALUES and (members := _members_of_plain(decoded, limits)) is not None:
         return members
     look = _Look(limits)
     if type(decoded) is dict:
@@ -147,21 +150,14 @@ def _members_of_plain(decoded: Any, limits: Limits) -> int | None:
     return members if 0 < len(containers) <= limits.depth else None
 
 
-def is_over(identity: str | int | None) -> bool:
-    """Whether the id of a request is longer than any that is repeated."""
-    if isinstance(identity, int):
-        return not -_LARGEST < identity < _LARGEST
-    return identity is not None and size(identity) > NAME_BYTES
-
-
 class _Look:
     """One look at a message."""
 
-    __slots__ = ("_argument_values", "_depth", "_limits", "_values", "members")
+    __slots__ = ("_answer_values", "_argument_values", "_depth", "_limits", "_values", "members")
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._depth = limits, limits.depth + ENVELOPE_DEPTH
-        self.members = self._values = self._argument_values = 0
+        self.members = self._values = self._argument_values = self._answer_values = 0
 
     def at(self, value: Any, fields: Any, path: tuple[Any, ...], depth: int) -> None:
         """Look at an object or array, and all that is in it.
@@ -175,6 +171,10 @@ class _Look:
         self._values += len(value)
         if self._values > MESSAGE_VALUES:
             raise _too_much(path, "values", MESSAGE_VALUES, self._values)
+        if fields is Region.ANSWERS:
+            self._answer_values += len(value)
+            if self._answer_values > ANSWER_VALUES:
+                raise _too_much(path, "values", ANSWER_VALUES, self._answer_values)
         if depth > self._depth:
             raise _too_much(path, "levels of nesting", self._depth, depth)
         if type(value) is dict:
@@ -233,10 +233,10 @@ class _Look:
             level, depth = below, depth + 1
 
     def _check_text(self, text: str, known: Any, path: tuple[Any, ...]) -> None:
+        if known is Region.ANSWERS:
+            return
         if known is Region.ARGUMENTS:
             maximum = self._limits.arguments_bytes
-        elif known is Region.ANSWERS:
-            maximum = self._limits.answers_bytes
         else:
             maximum = known if type(known) is int else TEXT_BYTES
         if len(text) * 4 > maximum and size(text) > maximum:
