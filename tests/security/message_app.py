@@ -82,7 +82,7 @@ def main(redis_url: str, data_dir: str, port: str) -> None:
         settings=settings(redis_url, Path(data_dir)),
         outbox=NoOutbox(),
     )
-    run(app, port=int(port), log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=5)
+    run(app, port=int(port), log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
 
 
 if __name__ == "__main__":

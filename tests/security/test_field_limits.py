@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.domain.limits import DEFAULT_LIMITS, Limits
+from tasks_service.domain.scopes import ANSWER
 from tasks_service.extension import TASKS_EXTENSION
 from tasks_service.frontend.core import field_limits, wire_common
 from tasks_service.frontend.core.field_limits import HEADERS, fields_of
@@ -32,7 +33,9 @@ from tests.kit.wire import WireClient
 
 Path_ = tuple[str, ...]
 
-NO_TEXT = frozenset({"elicitation", "sampling", "roots", "extensions", TASKS_EXTENSION, "form", "url", " "})
+NO_TEXT = frozenset(
+    {"elicitation", "sampling", "roots", "extensions", TASKS_EXTENSION, "form", "url", " ", ANSWER}
+)
 """What wire modules look for that is no text of a client's choice: objects, and what our own words have."""
 
 

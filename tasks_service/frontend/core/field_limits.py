@@ -118,7 +118,7 @@ HEADERS: Final[Mapping[str, int]] = {
     "mcp-protocol-version": WORD,
     LAST_EVENT_HEADER: 4 * KIB,
     SESSION_HEADER: WORD,
-    "mcp-name": 2 * URI_BYTES,
+    "mcp-name": 12 * KIB,
 }
 """The headers that a request is read by; a name may be written in base64, which makes it longer."""
 
