@@ -41,6 +41,7 @@ class FrontEnd(ProcessContainer):
             "TASKS_ALLOWED_HOSTS": HOST,
             "TASKS_API_KEYS": f"tester:{KEY}",
             "TASKS_DRAIN_DELAY": str(DRAIN_SECONDS),
+            "TASKS_TRUSTED_PROXIES": "127.0.0.1",
         }
         command = [sys.executable, "-m", "tasks_service", "serve", "--app", MODULE]
         super().__init__("front end", command, settings)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import pytest
 
+from tasks_service import Header
 from tasks_service.domain.limits import KIB
 from tests.kit.servers import RedisServer
 from tests.kit.serving import registry, serving, settings
@@ -18,6 +20,11 @@ LARGE, LARGE_BYTES = "res://large", 900 * KIB
 def greet(name: str) -> str:
     """Say hello."""
     return f"Hello, {name}!"
+
+
+def route(region: Annotated[str, Header("Region")]) -> str:
+    """Go somewhere; a gateway may read where."""
+    return region
 
 
 def large() -> str:
@@ -37,7 +44,7 @@ def steady_redis() -> Iterator[str]:
 def steady_port(steady_redis: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A front end in single-user mode, for all tests of a module."""
     configuration = settings(steady_redis, tmp_path_factory.mktemp("data"))
-    with serving(registry(greet), configuration) as port:
+    with serving(registry(greet, route), configuration) as port:
         yield port
 
 

@@ -26,6 +26,11 @@ class Answer(NamedTuple):
     def message(self) -> str:
         return str(json.loads(self.body)["error"]["message"])
 
+    @property
+    def code(self) -> int | None:
+        found = json.loads(self.body).get("error", {}).get("code")
+        return None if found is None else int(found)
+
 
 class _Received:
     """What comes on a socket, of which each answer takes no more than its own."""

@@ -6,6 +6,7 @@ The sizes are those of `make security`; within `make test` there are fewer of th
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -61,6 +62,8 @@ def holds(calm_ms: float, attacked_ms: float) -> bool:
 def attackers(port: int) -> Iterator[None]:
     """Connections that begin a request and do not go on, and others that do not read an answer."""
     large = request_bytes(port, "resources/read", {"uri": LARGE})
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, HALF_OPEN + SLOW_READERS + 1000), most))
     with ExitStack() as stack:
         for number in range(HALF_OPEN):
             half = stack.enter_context(connected(port, f"127.0.0.{10 + number % 4}"))

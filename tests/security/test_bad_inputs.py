@@ -229,20 +229,25 @@ def bad_input(dice: random.Random, client: WireClient, port: int) -> bytes:
     return cut(dice, whole) if dice.random() < 0.15 else whole
 
 
+async def first_line(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """The first line of an answer; a server that waits for more is told that there is none."""
+    try:
+        return await asyncio.wait_for(reader.readline(), SILENCE)
+    except TimeoutError:
+        writer.write_eof()
+        return await reader.readline()
+
+
 async def outcome(port: int, number: int, sent: bytes) -> int:
     """Send one input from one of many addresses; the status of the answer, 0 for none."""
     source = f"127.0.{1 + number % 7}.{1 + number % 251}"
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     try:
         writer.write(sent)
-        try:
-            line = await asyncio.wait_for(reader.readline(), SILENCE)
-        except TimeoutError:
-            writer.write_eof()
-            line = await reader.readline()
+        line = await first_line(reader, writer)
         if line.startswith(b"HTTP/1.1 100"):
             await reader.readline()
-            line = await reader.readline()
+            line = await first_line(reader, writer)
         return int(line.split()[1]) if line else 0
     except ConnectionError:
         return 0

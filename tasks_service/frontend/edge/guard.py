@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -79,7 +80,9 @@ class ConnectionGuard:
         # Those on which no request is there, oldest first: as yet, and since the last answer.
         self._unused: dict[Guarded, None] = {}
         self._idle: dict[Guarded, None] = {}
+        # Those beyond the limit: without a request as yet, and with one.
         self._probes: dict[Guarded, None] = {}
+        self._probed: dict[Guarded, None] = {}
         self._ending: dict[Guarded, None] = {}
         self._by_network: Counter[str] = Counter()
         self._requests: dict[Guarded, str] = {}
@@ -120,20 +123,22 @@ class ConnectionGuard:
         ):
             raise self._too_many_of_one_address()
         if len(self._open) >= self.limits.connections:
-            self._make_room()
+            self._make_room(self._unused or self._idle)
         if len(self._open) < self.limits.connections:
             self._open[connection] = self._unused[connection] = None
-        elif len(self._probes) < PROBES:
-            self._probes[connection] = None
         else:
-            raise self.full()
+            if len(self._probes) + len(self._probed) >= PROBES:
+                self._make_room(self._probes)
+            if len(self._probes) + len(self._probed) >= PROBES:
+                raise self.full()
+            self._probes[connection] = None
         del self._ending[connection]
         self._by_network[address.network] += 1
         return connection in self._open
 
-    def _make_room(self) -> None:
+    def _make_room(self, waiting: Mapping[Guarded, None]) -> None:
         """End the connection that has waited longest without a request, if there is one."""
-        oldest = next(iter(self._unused or self._idle), None)
+        oldest = next(iter(waiting), None)
         if oldest is not None:
             oldest.leave("waited without a request while there were too many connections", self.full())
 
@@ -157,6 +162,8 @@ class ConnectionGuard:
         """
         self._unused.pop(connection, None)
         self._idle.pop(connection, None)
+        if connection in self._probes:
+            self._probed[connection] = self._probes.pop(connection)
         if connection.peer.address not in self._proxies:
             return
         network = self._proxies.caller_address(scope).network
@@ -228,8 +235,8 @@ class ConnectionGuard:
         self._ending.pop(connection, None)
 
     def _forget(self, connection: Guarded) -> None:
-        counted = connection in self._open or connection in self._probes
-        for connections in (self._open, self._unused, self._idle, self._probes):
+        counted = connection in self._open or connection in self._probes or connection in self._probed
+        for connections in (self._open, self._unused, self._idle, self._probes, self._probed):
             connections.pop(connection, None)
         self.has_answer(connection)
         self.has_body(connection)
@@ -243,7 +250,7 @@ class ConnectionGuard:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             ended = 0
-            for connection in [*self._open, *self._probes, *self._ending]:
+            for connection in [*self._open, *self._probes, *self._probed, *self._ending]:
                 ended += connection.check(clock())
                 if ended >= AT_ONCE:
                     ended = 0
