@@ -17,6 +17,7 @@ import pytest
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.resource import build_resource
 from tasks_service.domain.limits import KIB, MIB
+from tasks_service.frontend.app import FrontEnd
 from tasks_service.frontend.edge.limits import ConnectionLimits
 from tests.kit.serving import registry, serving, settings
 from tests.kit.waiting import wait_until
@@ -218,6 +219,7 @@ def test_a_body_must_come_at_a_rate(serve: Serve) -> None:
         answer = stalled.answer()
         assert answer.status == 408
         assert "body did not arrive" in answer.message
+        assert "within 30 s" not in answer.message  # that is how long the front end itself would wait
         wait_until(lambda: dripping.send_as_far_as_possible(b" ") or dripping.is_closed(), "it is closed")
 
 
@@ -299,6 +301,20 @@ def test_a_trusted_proxy_has_as_many_as_it_likes_and_each_of_its_callers_so_many
 
         connections[0].close()
         wait_until(lambda: answered(port, "203.0.113.9").status == 200, "there is room again")
+
+
+def test_the_server_believes_no_header_by_itself(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, seen = FrontEnd.__call__, []
+
+    async def spied(self: FrontEnd, scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope.get("client"))
+        await served(self, scope, receive, send)
+
+    monkeypatch.setattr(FrontEnd, "__call__", spied)
+    port = serve(ConnectionLimits())
+    assert ask(port, probe("x-forwarded-for: 203.0.113.9", "forwarded: for=203.0.113.9")).status == 200
+
+    assert seen[-1][0] == "127.0.0.1"
 
 
 def answered(port: int, caller: str) -> Answer:
