@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.error import URLError
 from urllib.request import urlopen
+
+import pytest
 
 from tests.kit.balancer import balancing
 from tests.kit.servers import RedisServer, free_port
@@ -131,3 +134,13 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
         return subprocess.Popen(
             command, cwd=REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
+
+
+def not_tried(reason: str, pytestconfig: pytest.Config) -> NoReturn:
+    """Say so aloud; a failure where clients are required."""
+    if os.environ.get("TASKS_TEST_CLIENTS") == "required":
+        pytest.fail(reason)
+    reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"\n{reason}", red=True, bold=True)
+    pytest.skip(reason)

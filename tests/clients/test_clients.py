@@ -7,7 +7,6 @@ it tries again what broke, as a host would; what it sees in the end must be the 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import pytest
 
 from tests.kit.environments import NotInstallable, node_packages, python_environment
 
-from .running import Deployment, deployed
+from .running import Deployment, deployed, not_tried
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
@@ -179,18 +178,8 @@ def test_a_client_sees_what_it_should(
     try:
         CLIENTS[name].command()
     except NotInstallable as reason:
-        _not_tried(f"NOT TRIED: {name}: {reason}", pytestconfig)
+        not_tried(f"NOT TRIED: {name}: {reason}", pytestconfig)
 
     done = seen(name, weather)[act]
 
     assert done.get("saw") == CLIENTS[name].acts[act], done.get("error", done["told"])
-
-
-def _not_tried(reason: str, pytestconfig: pytest.Config) -> None:
-    """Say so aloud; a failure where clients are required."""
-    if os.environ.get("TASKS_TEST_CLIENTS") == "required":
-        pytest.fail(reason)
-    reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line(f"\n{reason}", red=True, bold=True)
-    pytest.skip(reason)

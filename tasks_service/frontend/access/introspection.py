@@ -74,6 +74,7 @@ class IntrospectedTokens:
             async with self._questions:
                 return await self._fetcher.post(self._url, form, user=self._user, password=self._password)
         except CannotFetch as error:
+            self._refusals.tell(TokenRefused("its issuer cannot be asked about it", str(error)))
             raise CannotVerify(str(error)) from error
 
     def _verified(self, token: str, answer: dict[str, Any]) -> AccessToken:
