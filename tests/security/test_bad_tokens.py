@@ -174,7 +174,7 @@ KINDS: dict[str, Make] = {
     "a payload that is a list": lambda i, _: _signed_raw(i, b"[]"),
     "a payload that is no JSON": lambda i, _: _signed_raw(i, b"\xff\xfe"),
     "a payload nested too deeply": lambda i, _: _signed_raw(i, b'{"a":' * 900 + b"1" + b"}" * 900),
-    "too large": lambda i, _: i.token(RESOURCE, padding="x" * 8192),
+    "too large": lambda i, _: i.token(RESOURCE, padding="x" * 5_700),
     "another good token behind it": lambda i, _: f"{i.token(RESOURCE)} {i.token(RESOURCE)}",
 }
 
