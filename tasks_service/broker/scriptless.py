@@ -10,10 +10,10 @@ its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 from redis.client import Pipeline
@@ -100,12 +100,6 @@ def _overdue(client: Any, deadlines: str, limit: int) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
 
 
-_METHODS: Mapping[str, Callable[..., Any]] = {
-    "_refresh_binding": Scriptless._refresh_binding,
-    "_sweep_bindings": Scriptless._sweep_bindings,
-}
-
-
 def make_scriptless(channel: Any) -> None:
     """Let one channel of kombu's own do without scripts; its class, and so all others, stay as they are."""
     acquire = channel.conn_or_acquire
@@ -116,5 +110,6 @@ def make_scriptless(channel: Any) -> None:
             yield without_scripts(found)
 
     channel.conn_or_acquire = conn_or_acquire
-    for name, method in _METHODS.items():
-        setattr(channel, name, MethodType(method, channel))
+    for name, method in vars(Scriptless).items():
+        if isinstance(method, FunctionType):
+            setattr(channel, name, MethodType(method, channel))
