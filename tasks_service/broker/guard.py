@@ -18,11 +18,9 @@ from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import ResponseError
 
 from .scriptless import Scriptless, make_scriptless
+from .transport import UNREADABLE
 
 logger = logging.getLogger(__name__)
-
-_HOSTILE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What kombu raises over something that has not the shape of its own."""
 
 
 class Inspector(Protocol):
@@ -78,6 +76,7 @@ def guard(transport: Any, inspector: Inspector) -> None:
             inspector.dropped(queue, f"{type(error).__name__}: {error}")
 
     transport.create_channel, transport._deliver = create_channel, deliver_or_drop
+    transport.dropped = inspector.dropped  # our own transports drop by themselves what they cannot deliver
 
 
 def _guard_amqp(transport: Any, inspector: Inspector) -> None:
@@ -107,11 +106,8 @@ def _guard_amqp(transport: Any, inspector: Inspector) -> None:
 def _guard_channel(channel: Any, inspector: Inspector) -> None:
     if "restore_by_tag" in vars(channel.qos):
         return
-    channel.handlers = {
-        **channel.handlers,
-        "BRPOP": _guarded_read(channel, inspector),
-        "LISTEN": _guarded_listening(channel, inspector),
-    }
+    channel.handlers = {**channel.handlers, "BRPOP": _guarded_read(channel, inspector)}
+    channel._receive_one = _guarded_listening(channel._receive_one, inspector)
     if not isinstance(channel, Scriptless):
         make_scriptless(channel)
     qos = channel.qos
@@ -139,16 +135,19 @@ def _guarded_read(channel: Any, inspector: Inspector) -> Callable[[], Any]:
     return read_admitted
 
 
-def _guarded_listening(channel: Any, inspector: Inspector) -> Callable[[], Any]:
-    """Reading remote control and events: one that cannot even be read is as if there was none."""
-    read = channel.handlers["LISTEN"]
+def _guarded_listening(read: Callable[[Any], Any], inspector: Inspector) -> Callable[[Any], Any]:
+    """Reading remote control and events: one that cannot even be read is as if there was none.
 
-    def read_or_drop() -> Any:
+    It goes round the reading of one, not of all that have arrived: else those behind it would wait, unread,
+    for the next that comes.
+    """
+
+    def read_or_drop(client: Any) -> Any:
         try:
-            return read()
-        except _HOSTILE as error:
+            return read(client)
+        except (Empty, *UNREADABLE) as error:
             inspector.dropped("", f"it was published and cannot be read ({type(error).__name__})")
-            raise Empty from None
+            return None
 
     return read_or_drop
 
@@ -171,7 +170,7 @@ def _guarded_restore(channel: Any, restore: Callable[..., Any], inspector: Inspe
     def restore_or_drop(tag: Any, client: Any = None, leftmost: bool = False) -> None:
         try:
             restore(tag, client=client, leftmost=leftmost)
-        except _HOSTILE as error:
+        except UNREADABLE as error:
             channel.qos._remove_from_indices(tag).execute()
             inspector.dropped("", f"a message of a lost worker cannot be read ({type(error).__name__})")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from queue import Empty
 from typing import Any
 
 import redis
@@ -19,9 +20,16 @@ from kombu import connection as kombu_connection
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from .events import EXCHANGE, problem_of_event
 from .scriptless import Scriptless, without_scripts
 
 logger = logging.getLogger(__name__)
+
+UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What kombu raises over something that has not the shape of its own."""
+
+MOST_SAID = 200
+"""Characters of what is wrong with something that is dropped, in a log line: senders can make it long."""
 
 
 class _KeptClient:
@@ -70,20 +78,59 @@ REPLIES = ".reply.celery.pidbox"
 """How the names of the queues end in which answers to remote control come."""
 
 
-class KeptClientChannel(_KeptClient, Scriptless, kombu_redis.Channel):  # type: ignore[misc]
+class _Listening:
+    """A mixin for channels: what is published and cannot even be read is as if there was nothing.
+
+    kombu reads what has arrived one by one, and stops at the first that it cannot read: what came behind it
+    would wait, unread, for the next that comes.
+    """
+
+    connection: Any
+
+    def _receive_one(self, client: Any) -> Any:
+        try:
+            return super()._receive_one(client)  # type: ignore[misc]
+        except (Empty, *UNREADABLE) as error:
+            self.connection.dropped("", f"it was published and cannot be read ({type(error).__name__})")
+            return None
+
+
+class KeptClientChannel(_Listening, _KeptClient, Scriptless, kombu_redis.Channel):  # type: ignore[misc]
     """A channel to one Redis."""
 
     QoS = _OwnMessagesQoS
 
 
 class _DroppingTransport(kombu_redis.Transport):  # type: ignore[misc]
-    """A transport that drops malformed messages, which would end the worker."""
+    """A transport that drops what would end whoever listens: a worker, or what shows Flower its events."""
+
+    def dropped(self, queue: str, problem: str) -> None:
+        """Something was dropped; workers count it (`guard`)."""
+        logger.warning("Dropped from %r: %s", queue, problem[:MOST_SAID])
 
     def _deliver(self, message: Any, queue: str) -> None:
-        if _is_message(message):
-            super()._deliver(message, queue)
+        if not _is_message(message):
+            self.dropped(queue, "it is no message")
+        elif exchanges := [
+            channel._fanout_queues[queue][0]
+            for channel in self.channels
+            if queue in channel.active_fanout_queues
+        ]:
+            self._deliver_or_drop(message, queue, is_event=EXCHANGE in exchanges)
         else:
-            logger.warning("Something that is no message was in queue %r and is dropped", queue)
+            super()._deliver(message, queue)
+
+    def _deliver_or_drop(self, message: Any, queue: str, *, is_event: bool) -> None:
+        """Remote control and events: who published them may have meant anything."""
+        if is_event and (problem := problem_of_event(message)):
+            self.dropped(queue, problem)
+            return
+        try:
+            super()._deliver(message, queue)
+        except (*self.connection_errors, *self.channel_errors):
+            raise
+        except Exception as error:  # of any class: also bodies are decoded here, by whatever they name
+            self.dropped(queue, f"{type(error).__name__}: {error}")
 
 
 class KeptClientTransport(_DroppingTransport):
@@ -100,7 +147,9 @@ def _is_message(message: Any) -> bool:
     return headers is None or (isinstance(headers, dict) and isinstance(headers.get("task", ""), str))
 
 
-class KeptClientSentinelChannel(_KeptClient, Scriptless, kombu_redis.SentinelChannel):  # type: ignore[misc]
+class KeptClientSentinelChannel(  # type: ignore[misc]
+    _Listening, _KeptClient, Scriptless, kombu_redis.SentinelChannel
+):
     """A channel to the master that sentinels name."""
 
     QoS = _OwnMessagesQoS

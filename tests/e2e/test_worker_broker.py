@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from kombu import Connection, Consumer, Exchange, Queue
 from pytest_celery import CeleryTestWorker
 
+from tasks_service.broker.guard import guard
 from tasks_service.broker.transport import KeptClientConnection
 from tasks_service.domain.task import Phase, TaskStatus
 from tests.kit.servers import RedisServer
@@ -109,3 +112,68 @@ def test_a_channel_whose_connection_was_given_up_says_so_with_an_error_that_cele
     for channel in (closed, collected):
         with pytest.raises(connection.connection_errors), channel.conn_or_acquire():
             pass
+
+
+SOUND = json.dumps(
+    {
+        "body": '"heard"',
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {},
+        "properties": {"delivery_tag": "x", "delivery_info": {"exchange": "orders", "routing_key": ""}},
+    }
+)
+"""A message as kombu publishes it."""
+
+
+class Judge:
+    """Admits everything, and counts nothing: for connections of a shop's, which workers guard."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def admits(self, queue: str, raw: bytes) -> bool:
+        return True
+
+    def unpacks(self, queue: str, name: object) -> bool:
+        return True
+
+    def queues(self) -> list[str]:
+        return []
+
+    def is_alone(self, queue: str) -> bool:
+        return False
+
+    def dropped(self, queue: str, problem: str) -> None:
+        self.problems.append(problem)
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["our transport", "a guarded one of a shop"])
+def test_what_is_published_behind_something_that_cannot_be_read_is_heard_at_once(
+    redis_server: RedisServer, redis_url: str, is_ours: bool
+) -> None:
+    judge, heard = Judge(), []
+    with (KeptClientConnection if is_ours else Connection)(redis_url) as connection:
+        if not is_ours:
+            guard(connection.transport, judge)
+        exchange = Exchange("orders", type="fanout")
+        queue = Queue("of one", exchange, auto_delete=True)
+        hear = [lambda body, _: heard.append(body)]
+        with Consumer(connection.channel(), [queue], callbacks=hear, no_ack=True):
+            with redis_server.client() as admin:
+
+                def listens() -> bool:
+                    with suppress(TimeoutError):
+                        connection.drain_events(timeout=0.01)
+                    return bool(admin.pubsub_numpat())
+
+                wait_until(listens)
+                with admin.pipeline() as at_once:
+                    for raw in (*["not JSON"] * 3, "[" * 100_000, SOUND, "not JSON", "not JSON", SOUND):
+                        at_once.publish("/0.orders", raw)
+                    at_once.execute()
+            with suppress(TimeoutError):
+                while len(heard) < 2:
+                    connection.drain_events(timeout=5)
+    assert heard == ["heard"] * 2
+    assert is_ours or len(judge.problems) == 6

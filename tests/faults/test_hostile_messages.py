@@ -23,7 +23,7 @@ from tasks_service.broker.app import create_app
 from tasks_service.cli import commands
 from tasks_service.domain.task import TaskStatus
 from tests.kit.audit import audit, told
-from tests.kit.hostile import ABSENT, VALUES, damaged_twice, embedded, paths, replaced, variants
+from tests.kit.hostile import EVENT, RAW, damaged_twice, published, variants
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import PATIENCE, wait_until
 from tests.kit.workers import Client, client_of, worker_node
@@ -33,7 +33,6 @@ from .toxic_app import service
 ROOT = Path(__file__).parents[2]
 NUMBER = int(os.environ.get("TASKS_TEST_HOSTILE", "0"))
 QUEUE, OF_BEAT = "ts:mq:tasks", "ts:mq:maintenance"
-RAW = (b"", b"\xff\xfe", b"not JSON", b"null", b"5", b"[]", b"{}", b'{"body": "x"}', b"[" * 100_000)
 Measured = Callable[[str, str], None]
 
 
@@ -139,24 +138,6 @@ CHANNELS = (
 )
 """Where workers tell each other of themselves, and where all are told what to do."""
 
-EVENT = {
-    "hostname": "celery@elsewhere",
-    "type": "worker-heartbeat",
-    "timestamp": 1.0,
-    "local_received": 1.0,
-    "utcoffset": 0,
-    "pid": 1,
-    "clock": 1,
-    "freq": 2.0,
-    "active": 0,
-    "processed": 0,
-    "loadavg": [0, 0, 0],
-    "sw_ident": "py-celery",
-    "id": "election",
-    "topic": "task",
-    "cver": 1,
-    "uuid": "x",
-}
 ORDER = {
     "method": "ping",
     "arguments": {},
@@ -166,31 +147,6 @@ ORDER = {
     "ticket": "t",
     "reply_to": {"exchange": "reply.celery.pidbox", "routing_key": "r"},
 }
-
-
-def published(exchange: str, routing_key: str, real: Any) -> Iterator[bytes]:
-    """What somebody may publish: an event or an order with each field damaged, or another envelope."""
-    properties = {
-        "body_encoding": "base64",
-        "delivery_tag": "x",
-        "delivery_info": {"exchange": exchange, "routing_key": routing_key},
-    }
-    envelope = {"content-type": "application/json", "content-encoding": "utf-8", "headers": {}}
-    sound = embedded({**envelope, "properties": properties}, real)
-    yield from (raw for raw in RAW if raw)
-    for path in paths(sound):
-        for value in VALUES:
-            yield json.dumps(replaced(sound, path, value)).encode()
-    for kind in ("application/x-python-serialize", "application/x-yaml", "text/plain", "x"):
-        for body in (b"\x80\x04N.", b"- x", b"\xff"):
-            yield json.dumps(embedded({**sound, "content-type": kind}, body)).encode()
-    for body in (b"", b"not JSON", b"\xff", b"[" * 100_000):
-        yield json.dumps(embedded(sound, body)).encode()
-    for value in VALUES:
-        yield json.dumps(embedded(sound, value)).encode()
-    for path in paths(real):
-        for value in (ABSENT, *VALUES):
-            yield json.dumps(embedded(sound, replaced(real, path, value))).encode()
 
 
 def test_remote_control_and_events_of_any_shape_are_dropped_and_the_worker_lives(
@@ -207,7 +163,7 @@ def test_remote_control_and_events_of_any_shape_are_dropped_and_the_worker_lives
             wait_until(lambda c=channel: admin.publish(c, "not JSON"), worker.logs)  # type: ignore[misc]
     assert runs_a_task(client, tmp_path / "last")
     app = create_app("asking", broker_url=redis.url, key_prefix="ts")
-    assert app.control.ping(timeout=PATIENCE, limit=1), "nobody answers"
+    assert app.control.ping(timeout=PATIENCE, limit=1), worker.logs()[-9_000:]
     measured("D6", f"{number} events and orders damaged in every field: the worker lives")
 
 

@@ -37,6 +37,30 @@ ABSENT = object()
 """Stands for a field that is not there."""
 
 
+RAW = (b"", b"\xff\xfe", b"not JSON", b"null", b"5", b"[]", b"{}", b'{"body": "x"}', b"[" * 100_000)
+"""What is no message at all."""
+
+EVENT = {
+    "hostname": "celery@elsewhere",
+    "type": "worker-heartbeat",
+    "timestamp": 1.0,
+    "local_received": 1.0,
+    "utcoffset": 0,
+    "pid": 1,
+    "clock": 1,
+    "freq": 2.0,
+    "active": 0,
+    "processed": 0,
+    "loadavg": [0, 0, 0],
+    "sw_ident": "py-celery",
+    "id": "election",
+    "topic": "task",
+    "cver": 1,
+    "uuid": "x",
+}
+"""What a worker tells others of itself, with all that any event may say."""
+
+
 def embedded(message: Any, body: Any) -> Any:
     """The message with other arguments."""
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -76,6 +100,31 @@ def _body_of(message: Any) -> Any:
         return json.loads(base64.b64decode(message["body"]))
     except (AssertionError, LookupError, TypeError, ValueError):
         return None
+
+
+def published(exchange: str, routing_key: str, real: Any) -> Iterator[bytes]:
+    """What somebody may publish: an event or an order with each field damaged, or another envelope."""
+    properties = {
+        "body_encoding": "base64",
+        "delivery_tag": "x",
+        "delivery_info": {"exchange": exchange, "routing_key": routing_key},
+    }
+    envelope = {"content-type": "application/json", "content-encoding": "utf-8", "headers": {}}
+    sound = embedded({**envelope, "properties": properties}, real)
+    yield from (raw for raw in RAW if raw)
+    for path in paths(sound):
+        for value in VALUES:
+            yield json.dumps(replaced(sound, path, value)).encode()
+    for kind in ("application/x-python-serialize", "application/x-yaml", "text/plain", "x"):
+        for body in (b"\x80\x04N.", b"- x", b"\xff"):
+            yield json.dumps(embedded({**sound, "content-type": kind}, body)).encode()
+    for body in (b"", b"not JSON", b"\xff", b"[" * 100_000):
+        yield json.dumps(embedded(sound, body)).encode()
+    for value in VALUES:
+        yield json.dumps(embedded(sound, value)).encode()
+    for path in paths(real):
+        for value in (ABSENT, *VALUES):
+            yield json.dumps(embedded(sound, replaced(real, path, value))).encode()
 
 
 def paths(value: Any) -> Iterator[tuple[Any, ...]]:
