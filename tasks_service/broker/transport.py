@@ -127,7 +127,9 @@ class _DroppingTransport(kombu_redis.Transport):  # type: ignore[misc]
             return
         try:
             super()._deliver(message, queue)
-        except (*self.connection_errors, *self.channel_errors):
+        except (
+            self.connection_errors
+        ):  # else: one that cannot be decoded is acknowledged, which may be denied
             raise
         except Exception as error:  # of any class: also bodies are decoded here, by whatever they name
             self.dropped(queue, f"{type(error).__name__}: {error}")
@@ -147,8 +149,11 @@ def _is_message(message: Any) -> bool:
     return headers is None or (isinstance(headers, dict) and isinstance(headers.get("task", ""), str))
 
 
-class KeptClientSentinelChannel(  # type: ignore[misc]
-    _Listening, _KeptClient, Scriptless, kombu_redis.SentinelChannel
+class KeptClientSentinelChannel(
+    _Listening,
+    _KeptClient,
+    Scriptless,
+    kombu_redis.SentinelChannel,  # type: ignore[misc]
 ):
     """A channel to the master that sentinels name."""
 

@@ -126,8 +126,6 @@ def test_a_worker_of_another_service_with_an_odd_name_is_text_on_every_page_and_
             told = event(type="task-received", hostname=name, uuid=f"of {name[:90]}", name=name, args=name)
             publish(redis, "task.received", told)
         wait_until(lambda: hears(redis, flower, "after names"), flower.logs)
-        wait_until(lambda: "odd" in flower.shows("/api/workers?refresh=1"), flower.logs)
-
         pages = {page: shown(flower, page) for page in PAGES}
         of_workers = [f"/worker/{quote(name, safe='')}" for name in (f"{ODD_WORKER}@test", *ODD_NAMES[1:8])]
         pages |= {page: shown(flower, page) for page in of_workers}
@@ -135,7 +133,7 @@ def test_a_worker_of_another_service_with_an_odd_name_is_text_on_every_page_and_
         node.teardown()
 
     assert {page: status for page, (status, _) in pages.items() if page in PAGES and status != 200} == {}
-    assert pages[of_workers[0]][0] == 200
+    assert "odd" in pages["/workers"][1]
     secrets = [SECRET, API_KEY, *(password(role) for role in ("flower", "worker"))]
     for page, (_, text) in pages.items():
         assert not [secret for secret in secrets if secret in text], page
