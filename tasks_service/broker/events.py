@@ -89,8 +89,8 @@ _TEXTS = (
     *("uuid", "name", "args", "kwargs", "result", "exception", "traceback", "eta", "expires", "state"),
     *("root_id", "parent_id", "exchange", "routing_key", "queue", "sw_ident", "sw_ver", "sw_sys"),
 )
-_INTEGERS = ("utcoffset", "pid", "clock", "active", "processed", "retries")
-_NUMBERS = ("timestamp", "local_received", "freq", "runtime")
+_INTEGERS = ("pid", "clock", "active", "processed", "retries")
+_NUMBERS = ("utcoffset", "timestamp", "local_received", "freq", "runtime")
 
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_TEXTS, _is_text_or_null),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from celery.events.state import State
+from celery.utils.sysinfo import load_average
+from celery.utils.time import utcoffset
+from celery.worker.state import SOFTWARE_INFO
 
 from tasks_service.broker.events import problem_of_event
 from tests.kit.hostile import ABSENT, EVENT, VALUES, paths, replaced
@@ -19,17 +23,17 @@ OF_CELERY: tuple[dict[str, Any], ...] = (
         "freq": 2.0,
         "active": 0,
         "processed": 7,
-        "loadavg": [0.1, 0, 1],
+        "loadavg": load_average(),
         "clock": 3,
     },
-    {"type": "worker-offline", "sw_ident": "py-celery", "sw_ver": "5.7.0", "sw_sys": "Linux"},
+    {"type": "worker-offline", **SOFTWARE_INFO},
     {"type": "worker-elect", "id": "x", "topic": "task", "action": {"task": "t"}, "cver": 1},
     {"type": "task-received", "uuid": "u", "name": "t", "args": "()", "retries": 0, "eta": None, "clock": 1},
     {"type": "task-succeeded", "uuid": "u", "result": "None", "runtime": 0.25},
     {"type": "task-revoked", "uuid": "u", "terminated": True, "signum": 15, "expired": False},
     {"type": "shop-sold", "article": {"any": ["thing"]}},
 )
-SAID = {"hostname": "celery@h", "timestamp": 1.5, "utcoffset": -2, "pid": 1}
+SAID = {"hostname": "celery@h", "timestamp": time.time(), "utcoffset": utcoffset(), "pid": 1, "clock": 1}
 
 
 def message(body: Any, encoding: str = "base64") -> dict[str, Any]:
