@@ -44,7 +44,7 @@ from .addresses.encryption import check_encryption
 from .addresses.redis import CLUSTER_SHARDS, parse_address
 from .addresses.web import LOOPBACK_ORIGINS, UNIX_SOCKETS, parse_host, parse_origin, parse_proxy
 from .domain.errors import ConfigurationError
-from .domain.limits import KIB, MIB, OTHER_QUEUES, Limits
+from .domain.limits import GIB, KIB, MIB, OTHER_QUEUES, Limits
 from .oauth_settings import OAuthSettings
 
 
@@ -169,6 +169,8 @@ class Settings(OAuthSettings, BaseSettings):
             `task_status`, `task_result`, `task_answer`, `task_cancel`.
         reconnect_window: Seconds in which a caller that lost its connection may come back with its
             idempotency key; then its call is cancelled.
+        max_stored_per_owner: Bytes stored of one owner's tasks, ended ones included until they are removed;
+            see `Limits.stored_per_owner`.
         max_running_per_owner: How many tasks of one owner may run from a queue at a time; the owner's other
             tasks wait for a slot. A number for every queue, `queue:number` for one, comma-separated. Unset:
             no limit.
@@ -212,6 +214,7 @@ class Settings(OAuthSettings, BaseSettings):
     max_argument_values: int = Field(default=10_000, ge=100)
     max_result: int = Field(default=MIB, ge=KIB)
     max_live_per_owner: int = Field(default=10_000, ge=1)
+    max_stored_per_owner: int = Field(default=GIB, ge=MIB)
     max_tasks_per_shard: int = Field(default=2_000_000, ge=1)
     max_running_per_owner: dict[str, PositiveInt] = Field(default_factory=dict)
 
@@ -379,6 +382,7 @@ class Settings(OAuthSettings, BaseSettings):
             argument_values=self.max_argument_values,
             result_bytes=self.max_result,
             live_per_owner=self.max_live_per_owner,
+            stored_per_owner=self.max_stored_per_owner,
             tasks_per_shard=self.max_tasks_per_shard,
             running_per_owner=self.max_running_per_owner,
         )

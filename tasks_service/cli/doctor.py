@@ -29,7 +29,7 @@ from ..local.stack import DEFAULT_FLOWER_PORT, FLOWER_PORT
 from ..service import TaskService
 from ..settings import Settings
 from ..store.findings import Finding, Severity
-from ..store.redis import RedisTaskStore, Role, refusal_of, refused_work
+from ..store.redis import CREATES_UNTIL, RedisTaskStore, Role, refusal_of, refused_work
 from ..worker.incoming import unsafe_contents
 from ..worker.maintenance.schedule import CELERY_TASKS, LATE_MS, left_to_workers
 from .application import (
@@ -205,6 +205,18 @@ def check_signatures(examination: Examination) -> Iterator[Finding]:
 def check_memory(examination: Examination) -> Iterator[Finding]:
     """Check that Redis has memory for new tasks."""
     memory = examination.store.memory()
+    if memory is None:
+        yield _warning(
+            "Redis has no maxmemory, so no work is refused before the machine has no memory left.",
+            "Run CONFIG SET maxmemory with half of the machine's memory, and set it in redis.conf as well.",
+        )
+    elif examination.settings.limits.stored_per_owner > memory.maximum * CREATES_UNTIL // 100:
+        yield _warning(
+            "One owner alone may store so much that new tasks of everybody are refused: "
+            f"TASKS_MAX_STORED_PER_OWNER is {examination.settings.limits.stored_per_owner}, and they are "
+            f"refused from {CREATES_UNTIL} percent of maxmemory on, which is {memory.maximum}.",
+            "Lower TASKS_MAX_STORED_PER_OWNER, or raise maxmemory by CONFIG SET, and in redis.conf as well.",
+        )
     if (refused := refused_work(memory)) is not None:
         yield _error(
             f"Redis is nearly full: {refused}.",

@@ -45,7 +45,7 @@ from .events import (
     Sleep,
     WorkerEvent,
 )
-from .limits import DEFAULT_LIMITS, Limits, check_size, size, truncate, truncate_middle
+from .limits import BLOCK_BYTES, DEFAULT_LIMITS, Limits, check_size, size, truncate, truncate_middle
 from .task import (
     MINUTE,
     EntryKind,
@@ -142,6 +142,7 @@ class StoreCounts:
 
     Attributes:
         owner_live: The owner's tasks that are not final; exact.
+        owner_blocks: The blocks in which it is counted what is stored of the owner's tasks; exact.
         stored: All tasks of the owner's shard; may be a little old.
         existing: What is stored under the same idempotency key, if anything is.
         existing_task: The task that `existing` names, as it is stored; None once it is gone.
@@ -150,6 +151,7 @@ class StoreCounts:
     """
 
     owner_live: int = 0
+    owner_blocks: int = 0
     stored: int = 0
     existing: IdempotencyRecord | None = None
     existing_task: Task | None = None
@@ -256,7 +258,7 @@ def decide(
     phase = None if effective_task is None else effective_task.phase
     try:
         if isinstance(event, DeadlinePassed):
-            return _deadline_passed(task, effective_task, passed, event)
+            return _counted(task, _deadline_passed(task, effective_task, passed, event))
         _guard(effective_task, phase, event)
         decided = _HANDLERS[type(event)](effective_task, event, moment)
     except _Refusal as refusal:
@@ -268,7 +270,7 @@ def decide(
     target = None if decided.task is None else decided.task.phase
     if target not in TRANSITIONS[phase][type(event)]:
         raise AssertionError(f"{type(event).__name__} led from {phase} to {target}, which the table forbids")
-    return Applied(
+    applied = Applied(
         task=decided.task and _as_of(decided.task, now_ms),
         log=(*passed.log, *decided.log),
         arguments=decided.arguments,
@@ -277,6 +279,7 @@ def decide(
         exception=decided.exception,
         journal=(*passed.journal, *decided.journal),
     )
+    return _counted(task, applied)
 
 
 def effective(task: Task, now_ms: int) -> Task | None:
@@ -326,6 +329,32 @@ def next_due_ms(task: Task) -> int:
     if task.status.is_final:
         return task.expires_ms
     return min(task.deadline_ms, task.return_by_ms) if task.return_by_ms else task.deadline_ms
+
+
+# --- what is stored ----------------------------------------------------------------------------------
+
+
+def _counted(before: Task | None, applied: Applied) -> Applied:
+    """The same, with what is now stored of the task counted; journal entries are counted as they are added.
+
+    By what the event changes, so that nothing has to be read for it, and a task that an older release has
+    recorded is never taken for more than was counted.
+    """
+    after = applied.task
+    if after is None:
+        return applied
+    added = 0
+    if before is not None and after.variables is not before.variables:
+        added += size(_variables_text(after.variables)) - size(_variables_text(before.variables))
+    added += sum(size(text) for text in (applied.arguments, applied.result) if text is not None)
+    if not added:
+        return applied
+    return replace(applied, task=replace(after, stored_bytes=max(after.stored_bytes + added, 0)))
+
+
+def _variables_text(variables: Mapping[str, JsonText]) -> str:
+    """Variables as they are measured."""
+    return "".join(f'"{name}":{value},' for name, value in variables.items())
 
 
 # --- time -----------------------------------------------------------------------------------------
@@ -457,7 +486,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
             raise _Refusal(errors.IdempotencyConflict())
         return Replayed(task=None, task_id=existing.task_id)
     check_size("arguments", event.arguments, limits.arguments_bytes)
-    _check_quotas(counts, limits)
+    _check_quotas(event, counts, limits)
     policy = event.policy
     latest_ms = now_ms + policy.max_lifetime_ms - policy.retention_ms
     deadline_ms = min(now_ms + policy.queue_timeout_ms, latest_ms)
@@ -510,7 +539,7 @@ def _is_of_another(task: Task | None, event: Create) -> bool:
     return task.service != event.service and task.service not in event.former_names
 
 
-def _check_quotas(counts: StoreCounts, limits: Limits) -> None:
+def _check_quotas(event: Create, counts: StoreCounts, limits: Limits) -> None:
     if counts.owner_live >= limits.live_per_owner:
         raise _Refusal(
             errors.QuotaExceeded(
@@ -519,6 +548,20 @@ def _check_quotas(counts: StoreCounts, limits: Limits) -> None:
                 actual=counts.owner_live,
                 unit="tasks",
                 setting="TASKS_MAX_LIVE_PER_OWNER",
+            )
+        )
+    new_bytes = size(event.arguments) + sum(size(entry.value) for entry in event.journal)
+    stored_bytes = (counts.owner_blocks + 1 + new_bytes // BLOCK_BYTES) * BLOCK_BYTES
+    if stored_bytes > limits.stored_per_owner:
+        raise _Refusal(
+            errors.QuotaExceeded(
+                "stored bytes of one owner",
+                maximum=limits.stored_per_owner,
+                actual=stored_bytes,
+                unit="bytes",
+                setting="TASKS_MAX_STORED_PER_OWNER",
+                until="some tasks have expired",
+                retry_after_ms=MINUTE,
             )
         )
     if counts.stored >= limits.tasks_per_shard:
@@ -586,7 +629,7 @@ def _checkpoint(task: Task, event: Checkpoint, moment: _Moment) -> Applied | Rep
     if event.variables:
         variables = {**task.variables, **event.variables}
         kept = {name: value for name, value in variables.items() if value is not None}
-        check_size("variables", "".join(f'"{n}":{v},' for n, v in kept.items()), limits.variables_bytes)
+        check_size("variables", _variables_text(kept), limits.variables_bytes)
         changed["variables"] = kept
     if event.progress is not None:
         message = _message(event.progress.message, limits)
@@ -857,6 +900,7 @@ def _repair_record(task: Task, event: RepairRecord, moment: _Moment) -> Applied:
         task,
         journal_length=min(task.journal_length, event.journal_kept),
         journal_bytes=event.journal_bytes_kept,
+        stored_bytes=max(task.stored_bytes - max(task.journal_bytes - event.journal_bytes_kept, 0), 0),
     )
     if _has_its_end(task, event):
         failure = task.failure if task.status is TaskStatus.FAILED else None
@@ -1000,13 +1044,14 @@ def _wait_message(waits: Wait, tool: str, queue: str) -> str:
 def _journaled(task: Task, entries: Iterable[JournalEntry], limits: Limits | None) -> Task:
     if not (entries := tuple(entries)):
         return task
-    length = task.journal_length + len(entries)
-    total = task.journal_bytes + sum(size(entry.value) for entry in entries)
+    length, added = task.journal_length + len(entries), sum(size(entry.value) for entry in entries)
+    total = task.journal_bytes + added
     if limits is not None and length > limits.journal_entries:
         raise errors.LimitExceeded("journal", maximum=limits.journal_entries, actual=length, unit="entries")
     if limits is not None and total > limits.journal_bytes:
         raise errors.LimitExceeded("journal", maximum=limits.journal_bytes, actual=total, unit="bytes")
-    return replace(task, journal_length=length, journal_bytes=total)
+    stored_bytes = task.stored_bytes + added
+    return replace(task, journal_length=length, journal_bytes=total, stored_bytes=stored_bytes)
 
 
 def _logged(before: Task, after: Task, event: Event, now_ms: int, actor: str = "") -> Applied:

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from .decide import Applied
 from .events import Event, ExplainWait, GrantSlot, Redispatch
+from .limits import BLOCK_BYTES
 from .task import Phase, Slot, Task
 
 
@@ -58,3 +59,8 @@ class Due(StrEnum):
     """Past their lease."""
     TIMERS = "timers"
     """To be sent when a sleep or a retry's delay is over. They have no message yet: `Redispatch` makes it."""
+
+
+def blocks_beyond_first(task: Task | None) -> int:
+    """How many blocks are counted of what is stored of a task, beside the one that each task has."""
+    return 0 if task is None else task.stored_bytes // BLOCK_BYTES

@@ -15,6 +15,11 @@ from .task import JsonText
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+BLOCK_BYTES = 4 * KIB
+"""In what pieces it is counted what is stored of a task: its payloads, and room for the record itself, are
+rounded up to the next of them."""
 
 OTHER_QUEUES = "*"
 """The key that stands for every queue that is not named."""
@@ -36,6 +41,9 @@ class Limits:
         open_inputs: Questions of one task that are open at once.
         depth: Nesting of any JSON that is stored.
         live_per_owner: Tasks of one owner that are not final.
+        stored_per_owner: What is stored of all tasks of one owner, until they are removed: arguments,
+            results, variables and journals, in blocks of `BLOCK_BYTES`. A create that would exceed it is
+            refused. What a task that was accepted adds to it counts, and is never refused.
         tasks_per_shard: Tasks that are stored in the shard of their owner, ended ones included until they are
             removed; may be exceeded by the creates in flight.
         traceback_bytes: A traceback that is kept for operators; longer ones lose their middle.
@@ -55,6 +63,7 @@ class Limits:
     open_inputs: int = 64
     depth: int = 64
     live_per_owner: int = 10_000
+    stored_per_owner: int = GIB
     tasks_per_shard: int = 2_000_000
     traceback_bytes: int = 16 * KIB
     log_entries: int = 64

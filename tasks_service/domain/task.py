@@ -362,6 +362,8 @@ class Task:
         slot: Whether it has a slot or waits for one; None while it needs none, or where there is no limit.
         capabilities: What the client of the creating call can be asked.
         parent: The name of the task whose tool has submitted it; empty if none has.
+        stored_bytes: The size of its arguments, result, variables and journal together. Of a task that a
+            release has recorded which did not count: only of what was added since.
     """
 
     task_id: str
@@ -404,6 +406,7 @@ class Task:
     journal_bytes: int = 0
     idempotency: str = ""
     parent: str = ""
+    stored_bytes: int = 0
     unknown: Unknown = ()
 
     @property

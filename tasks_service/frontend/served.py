@@ -38,6 +38,7 @@ class Served:
     def close(self) -> None:
         """Accept no more work."""
         self.servers.library.close()
+        self.servers.services.waiting_calls.close()
 
 
 class Paths(Protocol):

@@ -18,7 +18,7 @@ class Timings:
         deferral: How long an answer may take before it becomes a stream, and between two signs of life on it.
         answer: How long a client may take to answer what is asked before there is a task.
         result_first: How long a session's own stream leaves a question to a `tasks/result`.
-        abandon: How long the cancellation of an abandoned execution is tried; its deadlines end it too.
+        abandon: How long one attempt may take to cancel an abandoned execution; then it is tried again.
         recheck: Pause between two looks whether a stream's client is still allowed to have it.
         stop: How long requests that wait may go on when the front end stops.
         linger: On stdio: how long what was asked before the end of input may still be answered.

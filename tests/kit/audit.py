@@ -65,6 +65,7 @@ KINDS: Mapping[str, str] = {
     "log": r"{tag}:l:(?P<task>[0-9a-f]{20})",
     "owner": r"{tag}:owner:(?P<owner>.+)",
     "live": r"{tag}:live:(?P<owner>.+)",
+    "blocks": r"{tag}:blocks:(?P<owner>.+)",
     "idempotency": r"{tag}:idem:(?P<owner>.+):(?P<hash>[^:]+)",
     "quarantine": r"{tag}:quarantine:(?P<what>.+)",
     "pending": r"{tag}:pending:(?P<queue>.+)",
@@ -142,7 +143,7 @@ def audit(
             for name, record in seen.records.items():
                 found += _record(name, record, limits)
                 found += _fields(client, seen, name, record)
-            found += [*_indexes(seen), *_quota(seen, limits), *_slots(seen)]
+            found += [*_indexes(seen), *_quota(seen, limits), *_blocks(client, seen), *_slots(seen)]
             found += _idempotency(client, seen, _latest_ms(client, seen, prefix))
             records = {record.task.task_id: record for record in seen.records.values()}
     finally:
@@ -386,6 +387,19 @@ def _quota(seen: _Seen, limits: Limits) -> Iterator[Violation]:
             yield Violation("I9", name, f"the quota of {owner} {how}")
         if len(live[owner]) > limits.live_per_owner:
             yield Violation("I9", "", f"{owner} has {len(live[owner])} of {limits.live_per_owner} live tasks")
+
+
+def _blocks(client: Any, seen: _Seen) -> Iterator[Violation]:
+    """Each owner's blocks are those of the records."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for name, record in seen.records.items():
+        blocks = range(record.task.stored_bytes // 4096)
+        wanted[record.task.owner] |= {f"{name}:{number}" for number in blocks}
+    found = {match["owner"]: client.smembers(key) for key, match in seen.keys["blocks"].items()}
+    for owner in wanted.keys() | found.keys():
+        for block in found.get(owner, set()) ^ wanted[owner]:
+            how = "counts" if block not in wanted[owner] else "does not count"
+            yield Violation("I9", block.partition(":")[0], f"the quota of {owner} {how} the block {block}")
 
 
 def _slots(seen: _Seen) -> Iterator[Violation]:

@@ -13,7 +13,7 @@ import redis
 from tasks_service.authoring.tool import ToolRegistry, error_result
 from tasks_service.domain.events import Cancel, CompleteWithResult
 from tasks_service.domain.names import task_hash
-from tasks_service.domain.task import DAY, Failure, FailureKind, JsonText, Progress
+from tasks_service.domain.task import DAY, HOUR, Failure, FailureKind, JsonText, Progress
 from tests.kit.hand_worker import Worker
 from tests.kit.serving import serving, settings
 from tests.kit.sessions import RELATED, SessionClient, is_request
@@ -56,12 +56,20 @@ def test_a_call_as_a_task_is_answered_at_once_with_the_task(session: SessionClie
     assert set(result) == {"task", "_meta"}
 
 
-def test_the_ttl_that_is_asked_for_is_granted_up_to_a_maximum(session: SessionClient, worker: Worker) -> None:
+def test_the_ttl_that_is_asked_for_is_granted_up_to_that_of_the_tool(
+    session: SessionClient, worker: Worker
+) -> None:
     def granted(ttl: int | None) -> int:
         return int(session.get(session.task("greet", {"name": "Ada"}, ttl=ttl))["ttl"])
 
-    assert granted(10 * DAY) == 10 * DAY
-    assert granted(10_000 * DAY) == 30 * DAY
+    # Ended, since one that lives is kept for what may still come.
+    def once_ended(ttl: int) -> int:
+        task_id = session.task("greet", {"name": "Ada"}, ttl=ttl)
+        session.request("tasks/cancel", {"taskId": task_id})
+        return int(session.get(task_id)["ttl"])
+
+    for longer in (10 * DAY, 10**18):
+        assert once_ended(longer) == pytest.approx(HOUR, abs=30_000)
     # Shorter ones are covered by the deadlines of a task that has not ended yet.
     # It grows with the task's age, so two of them differ by what their first looks took.
     assert granted(1) == pytest.approx(granted(None), abs=30_000)

@@ -40,7 +40,7 @@ from tasks_service.domain.events import (
     Sleep,
 )
 from tasks_service.domain.indexes import Due
-from tasks_service.domain.limits import Limits
+from tasks_service.domain.limits import BLOCK_BYTES, Limits
 from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.task import (
     HOUR,
@@ -363,6 +363,47 @@ def test_an_owner_has_no_more_live_tasks_than_the_quota(make_face: FaceMaker) ->
     face.store.apply(ALICE, first.task_id, Cancel())
     face.create()
     assert_consistent(face)
+
+
+def test_an_owner_has_no_more_stored_than_the_quota_until_tasks_are_removed(make_face: FaceMaker) -> None:
+    payload = JsonText('"' + "a" * BLOCK_BYTES + '"')
+    face = make_face(Limits(stored_per_owner=4 * BLOCK_BYTES))
+    first = face.create(arguments=payload)
+    face.create(arguments=payload)
+
+    with pytest.raises(QuotaExceeded) as refusal:
+        face.create()
+    error = refusal.value
+    assert (error.maximum, error.actual, error.unit) == (4 * BLOCK_BYTES, 5 * BLOCK_BYTES, "bytes")
+    face.create(BOB, arguments=payload)
+    face.store.apply(ALICE, first.task_id, Cancel())
+    with pytest.raises(QuotaExceeded):  # it has ended, and is still stored
+        face.create()
+
+    face.clock.pass_ms(HOUR + MINUTE)
+    face.maintenance.apply_sweep(first.task_id, Expire())
+    face.create(arguments=payload)
+    assert_consistent(face)
+
+
+def test_what_a_worker_writes_counts_for_its_owner_and_is_never_refused(make_face: FaceMaker) -> None:
+    arguments, large = JsonText("{}"), JsonText('"' + "a" * 5 * BLOCK_BYTES + '"')
+    face = make_face(Limits(stored_per_owner=BLOCK_BYTES))
+    task, lease_id = face.run(arguments=arguments)
+    step = JournalEntry(kind=EntryKind.STEP, name="s", digest="d", value=JsonText("12345"))
+    noted = Checkpoint(lease_id=lease_id, variables={"v": large}, step=step)
+    noted_task = face.store.commit(task.task_id, noted)
+    replaced = Checkpoint(lease_id=lease_id, variables={"v": JsonText("1")}, journal_length=1)
+    replaced_task = face.store.commit(task.task_id, replaced)
+    result = CompleteWithResult(lease_id=lease_id, result=large, journal_length=1)
+    done = face.store.commit(task.task_id, result)
+
+    assert noted_task.stored_bytes == len("{}") + len("12345") + len('"v":,') + len(large)
+    assert replaced_task.stored_bytes == len("{}") + len("12345") + len('"v":1,')
+    assert done.stored_bytes == replaced_task.stored_bytes + len(large)
+    with pytest.raises(QuotaExceeded) as refusal:
+        face.create(arguments=arguments)
+    assert refusal.value.actual == (1 + 5 + 1) * BLOCK_BYTES
 
 
 def test_the_store_has_no_more_tasks_than_its_limit(make_face: FaceMaker) -> None:

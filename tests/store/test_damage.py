@@ -118,7 +118,9 @@ def test_a_task_is_recorded_though_an_index_of_a_wrong_type_cannot_take_it(redis
     store.close()
 
 
-@pytest.mark.parametrize("key", ["ts:{00}:expired", "ts:{00}:overdue", f"ts:{{00}}:live:{ALICE}"])
+@pytest.mark.parametrize(
+    "key", ["ts:{00}:expired", "ts:{00}:overdue", f"ts:{{00}}:live:{ALICE}", f"ts:{{00}}:blocks:{ALICE}"]
+)
 def test_a_create_that_cannot_be_counted_is_refused_with_the_key_and_the_remedy(
     redis_url: str, key: str
 ) -> None:
@@ -129,7 +131,7 @@ def test_a_create_that_cannot_be_counted_is_refused_with_the_key_and_the_remedy(
         assert f"{key} is damaged" in str(refusal.value)
         assert refusal.value.remedy == "Run tasks-service repair."
         assert not refusal.value.may_have_applied
-        if "live" not in key:
+        if ALICE not in key:
             assert any(f"{key} is damaged" in finding.what for finding in store.check())
 
         assert all(found.fixed for found in store.repair())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from tasks_service.domain.events import (
     Create,
     Release,
 )
-from tasks_service.domain.limits import Limits
+from tasks_service.domain.limits import BLOCK_BYTES, Limits
 from tasks_service.domain.names import task_hash
 from tasks_service.domain.task import JsonText, Phase, Task, TaskStatus, new_token
 from tasks_service.store.changes import Change
@@ -269,8 +270,9 @@ def test_of_a_cancel_and_a_completion_exactly_one_wins_and_the_other_is_told(sto
         assert store.get(ALICE, task.task_id).task.status is expected
 
 
-def test_the_quota_of_an_owner_is_exact_among_racing_creators(redis_url: str) -> None:
-    stores = [RedisTaskStore(redis_url, limits=Limits(live_per_owner=20)) for _ in range(4)]
+@pytest.mark.parametrize("limits", [Limits(live_per_owner=20), Limits(stored_per_owner=20 * BLOCK_BYTES)])
+def test_the_quota_of_an_owner_is_exact_among_racing_creators(redis_url: str, limits: Limits) -> None:
+    stores = [RedisTaskStore(redis_url, limits=limits) for _ in range(4)]
 
     def create(number: int) -> bool:
         try:
@@ -284,6 +286,48 @@ def test_the_quota_of_an_owner_is_exact_among_racing_creators(redis_url: str) ->
     assert counts(stores[0]).live == 20
     for store in stores:
         store.close()
+
+
+def test_a_record_of_a_release_that_did_not_count_is_read_and_counts_what_is_added(redis_url: str) -> None:
+    with closing(RedisTaskStore(redis_url)) as store, redis.Redis.from_url(redis_url) as client:
+        large = JsonText('"' + "a" * 2 * BLOCK_BYTES + '"')
+        task, key = store.create(creation(arguments=large)).task, f"ts:{{00}}:blocks:{ALICE}"
+        assert client.scard(key) == 2
+        record = f"ts:{{00}}:t:{task_hash(task.task_id)}"
+        state = json.loads(client.hget(record, "state") or "")
+        assert state.pop("bytes") == len(large)
+        client.hset(record, "state", json.dumps(state))
+        client.delete(key)
+
+        lease_id = new_token()
+        assert store.claim(task.task_id, Claim(lease_id=lease_id, worker="w")).task.stored_bytes == 0
+        done = store.commit(task.task_id, CompleteWithResult(lease_id=lease_id, result=large))
+
+        assert done.stored_bytes == len(large)
+        assert client.scard(key) == 2
+
+
+def test_a_repair_finds_the_blocks_that_an_older_release_left_behind_and_those_that_are_lost(
+    redis_url: str,
+) -> None:
+    with closing(RedisTaskStore(redis_url)) as store, redis.Redis.from_url(redis_url) as client:
+        large = JsonText('"' + "a" * 3 * BLOCK_BYTES + '"')
+        name = task_hash(store.create(creation(arguments=large)).task.task_id)
+        key, removed = f"ts:{{00}}:blocks:{ALICE}", task_hash(creation().task_id)
+        client.srem(key, f"{name}:0", f"{name}:2")
+        client.sadd(key, f"{removed}:0", f"{name}:3", "odd")
+
+        told = {found.what for found in store.repair(dry_run=True)}
+        assert told == {
+            f"{key}: lacks 2 blocks of it",
+            f"{key}: counts the block '{removed}:0', which is stored of no task",
+            f"{key}: counts the block '{name}:3', which is stored of no task",
+            f"{key}: counts the block 'odd', which is stored of no task",
+        }
+        assert all(found.fixed for found in store.repair())
+        assert client.smembers(key) == {f"{name}:{number}".encode() for number in range(3)}
+        assert client.pttl(key) > 0
+        assert not list(store.repair())
 
 
 # --- outages ------------------------------------------------------------------------------------------------

@@ -7,10 +7,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import redis
 from celery import Celery
 
 from tasks_service import TaskService
-from tasks_service.cli.doctor import Examination, check_beat, check_encryption, check_secrets, check_settings
+from tasks_service.cli.doctor import (
+    Examination,
+    check_beat,
+    check_encryption,
+    check_memory,
+    check_secrets,
+    check_settings,
+)
+from tasks_service.domain.limits import GIB
 from tasks_service.settings import Settings
 from tasks_service.store.redis import RedisTaskStore
 from tasks_service.worker.maintenance.schedule import REAP
@@ -43,6 +52,28 @@ def test_it_says_what_rabbitmqs_consumer_timeout_does_to_an_application_of_ones_
     found = list(check_settings(patient(Celery("shop"))))
     assert any("consumer_timeout" in finding.what for finding in found)
     assert list(check_settings(patient())) == []
+
+
+def test_it_says_where_redis_has_no_maxmemory_and_where_one_owner_may_fill_it(redis_url: str) -> None:
+    with (
+        closing(RedisTaskStore(redis_url, deadline=60.0)) as store,
+        redis.Redis.from_url(redis_url) as client,
+    ):
+
+        def said(maxmemory: int) -> list[str]:
+            settings = Settings(_env_file=None, redis_url=redis_url)
+            examination = Examination(TaskService("Test", settings=settings), settings, store)
+            client.config_set("maxmemory", maxmemory)
+            try:
+                return [finding.what for finding in check_memory(examination)]
+            finally:
+                client.config_set("maxmemory", 0)
+
+        (unlimited,) = said(0)
+        assert "Redis has no maxmemory" in unlimited
+        (owner,) = said(GIB)
+        assert "TASKS_MAX_STORED_PER_OWNER is 1073741824" in owner
+        assert said(2 * GIB) == []
 
 
 def test_it_says_that_the_secret_here_is_not_that_of_the_front_ends(redis_url: str, tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_it_is_append_only_and_never_evicts(tmp_path: Path) -> None:
     }
 
 
+def test_it_may_take_a_part_of_the_machines_memory_so_that_work_is_refused_before_that_is_full(
+    tmp_path: Path,
+) -> None:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with EmbeddedRedis(tmp_path) as server, client(server.url) as connection:
+        assert 0 < int(connection.config_get("maxmemory")["maxmemory"]) <= machine // 2
+
+
 def test_only_its_user_can_reach_its_files(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "data"):
         mode = (tmp_path / "data" / "redis").stat().st_mode

@@ -25,7 +25,7 @@ from tasks_service.domain.events import (
     Expire,
     MakeVisible,
 )
-from tasks_service.domain.limits import Limits
+from tasks_service.domain.limits import BLOCK_BYTES, MIB, Limits
 from tasks_service.domain.task import DAY, HOUR, MINUTE, SECOND, Policy, Task
 from tasks_service.settings import Settings
 from tests.unit.life import START_MS, Life, answers, create
@@ -238,6 +238,12 @@ def test_a_key_whose_task_is_gone_is_free(digest: str, removed: bool) -> None:
     [
         (Limits(live_per_owner=2), StoreCounts(owner_live=2), "max_live_per_owner", "some have ended"),
         (Limits(tasks_per_shard=2), StoreCounts(stored=2), "max_tasks_per_shard", "some have expired"),
+        (
+            Limits(stored_per_owner=MIB),
+            StoreCounts(owner_blocks=MIB // BLOCK_BYTES),
+            "max_stored_per_owner",
+            "some tasks have expired",
+        ),
     ],
 )
 def test_a_refusal_names_the_quota_that_was_hit_the_setting_that_raises_it_and_what_makes_room(

@@ -401,8 +401,8 @@ class Executions:
 
 
 def _kept(policy: Policy, ttl_ms: int | None) -> Policy:
-    """The policy with the client's own ttl, up to the longest life of a task."""
-    return policy if ttl_ms is None else replace(policy, ttl_ms=min(ttl_ms, policy.max_lifetime_ms))
+    """The policy with the client's own ttl, up to that of the tool, whose author knows what it costs."""
+    return policy if ttl_ms is None else replace(policy, ttl_ms=min(ttl_ms, policy.ttl_ms))
 
 
 def _missing(call: ToolCall, task: Task) -> list[ClientCapability]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from ...domain.errors import ExecutionForgotten, InvalidTransition, StoreUnavailable, TaskNotFound
+from ...domain.errors import ExecutionForgotten, TaskNotFound
 from ...domain.events import CallerLeft, Cancel
 from ...domain.task import SECOND, Owner, Task
 from ...store.clients import AsyncClientStore
 from .change_feed import ChangeFeed
+from .departures import LOOKS_FOR_UNBORN, Departures, LeftCall
 from .reports import Reporting
 from .requests import CallTooLong
 from .stopping import FrontEndStops, Stopping
@@ -84,6 +85,7 @@ class WaitingCalls:
     ) -> None:
         self._store, self._feed, self.wait_limit = store, feed, wait_limit
         self._stopping = stopping
+        self._departures = Departures(store, feed.timings)
         self.reconnect_ms = round(reconnect_window * SECOND)
 
     async def hold(
@@ -146,11 +148,10 @@ class WaitingCalls:
             return
         leaving = Cancel(reason="The caller went away.", unheld=True)
         stays = call.may_reconnect and not for_good
-        try:
-            async with asyncio.timeout(self._feed.timings.abandon):
-                event = CallerLeft(within_ms=self.reconnect_ms) if stays else leaving
-                await self._store.apply(call.owner, call.task_id, event, hidden=True)
-        except (TaskNotFound, InvalidTransition):
-            return
-        except (StoreUnavailable, TimeoutError) as error:
-            logger.warning("An abandoned execution could not be cancelled and runs on: %s", error)
+        event = CallerLeft(within_ms=self.reconnect_ms) if stays else leaving
+        looks = 1 if call.task is not None else LOOKS_FOR_UNBORN
+        await self._departures.tell(LeftCall(call.owner, call.task_id, event, looks))
+
+    def close(self) -> None:
+        """Say no more of calls that have gone."""
+        self._departures.close()

@@ -15,7 +15,7 @@ from mcp_types.jsonrpc import INVALID_REQUEST
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...domain.errors import StoreUnavailable
+from ...domain.errors import LimitExceeded, StoreUnavailable
 from ...domain.limits import Limits
 from ...store.sessions import Session
 from ..access.authentication import Authentication
@@ -95,6 +95,9 @@ class SessionEndpoint:
             later = retry_after(error.retry_after_ms)
             busy = Rejection(503, refusal.code, refusal.message, data=refusal.data, headers=later)
             await reject(busy, send)
+        except LimitExceeded as error:
+            refusal = wire.refusal(error).error
+            await reject(Rejection(400, refusal.code, refusal.message, data=refusal.data), send)
         except Disconnected:
             return
 

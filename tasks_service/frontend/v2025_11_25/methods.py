@@ -29,7 +29,13 @@ from mcp_types.jsonrpc import INVALID_PARAMS
 
 from ...authoring.tool import Rendered
 from ...crypto.sealing import SealBroken, Sealer
-from ...domain.errors import InvalidArguments, InvalidTransition, QuotaExceeded, StoreUnavailable
+from ...domain.errors import (
+    InvalidArguments,
+    InvalidTransition,
+    LimitExceeded,
+    QuotaExceeded,
+    StoreUnavailable,
+)
 from ...domain.events import Cancel, Create
 from ...domain.reports import LogLevel
 from ...domain.task import Identity, Owner, Task
@@ -211,7 +217,7 @@ class _Calls:
         enlisted = SessionTask(task.task_id, token)
         try:
             await self._services.sessions.enlist(request.session.session_id, enlisted, at_ms=task.created_ms)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, LimitExceeded) as error:
             logger.warning("A task is not reported on its session's stream: %s", error)
         return self._results.handle(task)
 

@@ -8,14 +8,14 @@ up, `sweeps` what sweeps look up and note. All are programs; `blocking` and `asy
 from typing import TYPE_CHECKING, Any
 
 from .blocking import RedisTaskStore
-from .memory_guard import refused_work
+from .memory_guard import CREATES_UNTIL, refused_work
 from .permissions import Role
 from .refusals import refusal_of
 
 if TYPE_CHECKING:
     from .asynchronous import AsyncRedisTaskStore
 
-__all__ = ["AsyncRedisTaskStore", "RedisTaskStore", "Role", "refusal_of", "refused_work"]
+__all__ = ["CREATES_UNTIL", "AsyncRedisTaskStore", "RedisTaskStore", "Role", "refusal_of", "refused_work"]
 
 if not TYPE_CHECKING:
 

@@ -70,7 +70,7 @@ class AsyncRedisTaskStore:
         address = parse_address(url)
         self._user = address.user
         self._layout = Layout(prefix, shards or address.shards)
-        self._guard = MemoryGuard(timings.memory, each_shard=address.kind is Kind.CLUSTER)
+        self._guard = MemoryGuard(timings.memory, deadline=deadline, each_shard=address.kind is Kind.CLUSTER)
         shared = (self._layout, limits, deadline, clock)
         self._reads = Reads(*shared)
         self._transitions = Transitions(*shared, outbox or NoOutbox(), self._guard, self._reads, timings)
@@ -89,7 +89,12 @@ class AsyncRedisTaskStore:
         self._pools = Pools(connections)
         self._driver = AsyncDriver(self._pools, self._servers, url)
         self._sessions = RedisSessions(
-            self.run, prefix=prefix, channel=self._layout.changes, deadline=deadline
+            self.run,
+            prefix=prefix,
+            channel=self._layout.changes,
+            deadline=deadline,
+            guard=self._guard,
+            answers_bytes=limits.answers_bytes,
         )
         self._registry = AsyncRedisRegistry(self, RegistryPrograms(*shared))
         self._listens_at: Node | None = None

@@ -88,7 +88,9 @@ class RedisTaskStore:
         shared = (self._layout, limits, deadline, clock)
         self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
         each_shard = address.kind is Kind.CLUSTER
-        self._guard = MemoryGuard(timings.memory, each_shard=each_shard) if guarded else None
+        self._guard = (
+            MemoryGuard(timings.memory, deadline=deadline, each_shard=each_shard) if guarded else None
+        )
         self._transitions = Transitions(*shared, outbox or NoOutbox(), self._guard, self._reads, timings)
         self._repairs = Repairs(self._transitions)
         self._registry = RedisRegistry(self, RegistryPrograms(*shared))

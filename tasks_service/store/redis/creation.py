@@ -8,7 +8,7 @@ from ...domain.decide import Applied, IdempotencyRecord, Refused, Replayed, Stor
 from ...domain.errors import CorruptRecord, StoreDamaged
 from ...domain.events import Create
 from ...domain.indexes import is_sent
-from ...domain.limits import size
+from ...domain.limits import BLOCK_BYTES, size
 from ...domain.task import ConcurrencyKey, Task
 from . import codec
 from .layout import OWNER_KEYS_MS, Command
@@ -21,7 +21,7 @@ QUOTA_HEADROOM = 256
 
 Creates in flight are bounded by the front ends' connections, and while those are fewer than this, a create
 that saw more room than this cannot be one too many. Nearer to the limit the quota is watched, and exact;
-further away, creates of one owner do not void each other.
+further away, creates of one owner do not void each other. Of bytes, this is in tasks of the largest size.
 """
 
 
@@ -34,7 +34,8 @@ class Creation:
         self.task_id, self.token = event.task_id, event.token
         self._store, self._event = store, event
         self._shard = shard = store.layout.shard_of_owner(event.owner)
-        self._live = shard.live(event.owner)
+        self._live, self._blocks = shard.live(event.owner), shard.blocks(event.owner)
+        self._all = shard.owner(event.owner)
         self._keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
         self._slots = SlotReads(shard, store.limits, ConcurrencyKey(event.owner, event.queue))
         self._watches_quota = False
@@ -43,7 +44,7 @@ class Creation:
     def watch(self) -> list[str]:
         """See `Transition.watch`."""
         named = [self._shard.task(self._named)] if self._named else []
-        quota = [self._live] if self._watches_quota else []
+        quota = [self._live, self._all, self._blocks] if self._watches_quota else []
         return [self._shard.task(self.task_id), *self._keyed, *named, *self._slots.watched(), *quota]
 
     def reads(self) -> list[Command]:
@@ -60,6 +61,8 @@ class Creation:
     def _counts(self) -> list[Command]:
         return [
             ("SCARD", self._live),
+            ("ZCARD", self._all),
+            ("SCARD", self._blocks),
             ("ZCARD", self._shard.index("expired")),
             ("ZCARD", self._shard.index("overdue")),
         ]
@@ -81,7 +84,8 @@ class Creation:
         stored = self._store.stored(self.task_id, replies)
         if stored.task is None and stored.fields["v"]:
             raise CorruptRecord(self.task_id, "another task has its name")
-        owner_live, final, not_final, *rest = stored.rest
+        owner_live, first_blocks, more_blocks, final, not_final, *rest = stored.rest
+        owner_blocks = first_blocks + more_blocks
         found, rest = rest[: len(self._keyed)], rest[len(self._keyed) :]
         existing = codec.decode_remembered(found[0]) if found else None
         if existing is not None and existing.task_id != self._named:
@@ -90,11 +94,12 @@ class Creation:
             return None
         records, held = (rest[:1], rest[1:]) if self._named else ([], rest)
         limits = self._store.limits
-        if owner_live + QUOTA_HEADROOM >= limits.live_per_owner and not self._watches_quota:
+        if self._is_near_quota(owner_live, owner_blocks) and not self._watches_quota:
             self._watches_quota = True
             return None
         counts = StoreCounts(
             owner_live=owner_live,
+            owner_blocks=owner_blocks,
             stored=final + not_final,
             existing=existing,
             existing_task=codec.decode(existing.task_id, records[0]) if existing else None,
@@ -111,6 +116,14 @@ class Creation:
             self._store.guard.check_create(self._shard, size(self._event.arguments))
         return Write(self._writes(decision, decision.task, stored), decision)
 
+    def _is_near_quota(self, owner_live: int, owner_blocks: int) -> bool:
+        limits = self._store.limits
+        headroom = QUOTA_HEADROOM * (BLOCK_BYTES + limits.arguments_bytes)
+        return (
+            owner_live + QUOTA_HEADROOM >= limits.live_per_owner
+            or owner_blocks * BLOCK_BYTES + headroom >= limits.stored_per_owner
+        )
+
     def _writes(self, decision: Applied, task: Task, stored: Stored) -> list[Command]:
         now_ms = stored.now_ms
         sends = is_sent(decision, self._event, now_ms)
@@ -118,5 +131,5 @@ class Creation:
         # First, since what `writes` says of the key's end needs the key.
         commands: list[Command] = [("SET", key, codec.encode_remembered(record)) for key in self._keyed]
         commands += self._store.writes(self._shard, None, stored.fields, decision, now_ms, sends=sends)
-        commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (self._shard.owner(task.owner), self._live)]
+        commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (self._all, self._live)]
         return commands

@@ -7,6 +7,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:l:<task>            LIST  the transition log, a JSON object for each line, newest last, capped
     ts:{00}:owner:<owner>       ZSET  the owner's tasks, by creation
     ts:{00}:live:<owner>        SET   the owner's tasks that are not final: the quota
+    ts:{00}:blocks:<owner>      SET   <task>:<n>, for each block beyond its first that is stored of a task
     ts:{00}:idem:<owner>:<hash> STR   what an idempotency key stands for, as JSON
     ts:{00}:expired             ZSET  final tasks, by the moment they go
     ts:{00}:overdue             ZSET  tasks that are not final, by the deadline of their phase
@@ -55,7 +56,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...domain.decide import next_due_ms
-from ...domain.indexes import awaits_first_message, awaits_worker, holds_slot
+from ...domain.indexes import awaits_first_message, awaits_worker, blocks_beyond_first, holds_slot
 from ...domain.names import SHARD_DIGITS, shard_of_owner, task_hash
 from ...domain.task import DAY, MINUTE, ConcurrencyKey, Owner, Phase, Slot, Task
 
@@ -89,6 +90,10 @@ class Shard:
     def live(self, owner: Owner) -> str:
         """The owner's tasks that are not final."""
         return f"{self.tag}:live:{owner}"
+
+    def blocks(self, owner: Owner) -> str:
+        """The blocks that are stored of the owner's tasks, beyond the first of each."""
+        return f"{self.tag}:blocks:{owner}"
 
     def idempotency(self, owner: Owner, key_hash: str) -> str:
         """What an idempotency key stands for."""
@@ -238,6 +243,7 @@ def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Ite
     for key in old.keys() - new.keys():
         yield ("ZREM", key, name)
     yield from _live_commands(shard, before, after, task)
+    yield from _block_commands(shard, before, after, task)
     if after is not None and after.slot is not None and (before is None or before.slot is not after.slot):
         yield from _enter_concurrency_key(shard, after)
     if after is not None and after.phase is Phase.PENDING and (before is None or before.queue != after.queue):
@@ -285,6 +291,27 @@ def _live_commands(shard: Shard, before: Task | None, after: Task | None, task: 
         yield ("SADD", shard.live(task.owner), task_hash(task.task_id))
     if was_live and not is_live:
         yield ("SREM", shard.live(task.owner), task_hash(task.task_id))
+
+
+def block_names(task: Task | None) -> list[str]:
+    """What is in the owner's blocks for a task.
+
+    A member for each, and no sum: what a full Redis lets be removed is removed one by one, and whoever dies
+    on the way leaves what the next one finishes. A sum would be wrong from then on.
+    """
+    if task is None or not (blocks := blocks_beyond_first(task)):
+        return []
+    name = task_hash(task.task_id)
+    return [f"{name}:{number}" for number in range(blocks)]
+
+
+def _block_commands(shard: Shard, before: Task | None, after: Task | None, task: Task) -> Iterator[Command]:
+    had, has, key = blocks_beyond_first(before), blocks_beyond_first(after), shard.blocks(task.owner)
+    if has > had:
+        yield ("SADD", key, *block_names(after)[had:])
+        yield ("PEXPIRE", key, OWNER_KEYS_MS)
+    elif had > has:
+        yield ("SREM", key, *block_names(before)[has:])
 
 
 def problems(shard: Shard, task: Task, found: Mapping[str, int | None], is_live: bool) -> list[str]:

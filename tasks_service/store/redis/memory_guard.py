@@ -2,11 +2,13 @@
 
 At its `maxmemory` Redis refuses every transaction. Tasks that were accepted need memory to go on: a claim, a
 result, a question. So creates end below that, and answers a little later; only what a front end writes for
-its clients is held back, never a worker.
+its clients is held back, never a worker. Everything that a front end writes passes here, and what its clients
+can make it keep (tasks, answers, rows of sessions) is refused; what only lets go of something is not.
 
-Memory use is asked for in the first round trip of a create or an answer, at most once a second. No read asks,
-and no request waits for another round trip. On a cluster each node fills up by itself, so the node of each
-shard is asked.
+Memory use is asked for in the first round trip of a create, an answer or a row, at most once a second. No
+read asks, and no request waits for another round trip, unless it would be refused. On a cluster each node
+fills up by itself, so the node of each shard is asked; rows of sessions are anywhere, and of their nodes the
+one that was asked last stands for all.
 """
 
 from __future__ import annotations
@@ -52,18 +54,25 @@ class MemoryGuard:
 
     Args:
         interval: Shortest time between two questions to one server, in seconds.
+        deadline: Seconds that a question of its own may take.
         each_shard: Whether shards may be on different servers.
         clock: Monotonic, in seconds.
     """
 
     def __init__(
-        self, interval: float, *, each_shard: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        interval: float,
+        *,
+        deadline: float,
+        each_shard: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._interval = interval
         self._clock = clock
         self._begun = clock()
         self._each_shard = each_shard
         self._looks: dict[str, _Look] = {}
+        self._deadline = deadline
 
     @property
     def memory(self) -> Memory | None:
@@ -77,11 +86,27 @@ class MemoryGuard:
             program: Begins with a round trip to the shard.
             shard: Whose server is asked.
         """
-        look = self._look(shard)
-        if self._clock() < look.next:
-            return program
-        look.next = self._clock() + self._interval
-        return self._looking(program, look)
+        return self._beside(program, self._look(shard.tag))
+
+    def row(self, program: Program[T], row_bytes: int, *, maximum: int) -> Program[T]:
+        """Run a program that writes a row for a client, unless memory is short.
+
+        Args:
+            program: Its first round trip writes the row.
+            row_bytes: How much memory that may take.
+            maximum: The percentage of memory use from which on it is refused.
+
+        Raises:
+            StoreFull: It is refused, and nothing was written.
+        """
+        look = self._look(_ROWS)
+        if look.memory is not None and self._clock() >= look.next and self._is_short(look, maximum):
+            look.next = self._clock() + self._interval
+            (reply,) = yield from once([MEMORY], self._deadline)
+            look.memory, look.created = parse_memory(reply), 0
+        self._check(look, maximum)
+        look.created += row_bytes
+        return (yield from self._beside(program, look))
 
     def check_create(self, shard: Shard, arguments_bytes: int) -> None:
         """Refuse a new task, or count what it takes until the next look.
@@ -93,7 +118,7 @@ class MemoryGuard:
         Raises:
             StoreFull: The memory is needed for the tasks that there are.
         """
-        look = self._look(shard)
+        look = self._look(shard.tag)
         self._check(look, CREATES_UNTIL)
         look.created += TASK_BYTES + arguments_bytes * 5 // 4
 
@@ -106,17 +131,23 @@ class MemoryGuard:
         Raises:
             StoreFull: The memory is needed for what runs.
         """
-        self._check(self._look(shard), ANSWERS_UNTIL)
+        self._check(self._look(shard.tag), ANSWERS_UNTIL)
 
-    def _look(self, shard: Shard) -> _Look:
-        return self._looks.setdefault(shard.tag if self._each_shard else "", _Look(self._begun))
+    def _look(self, where: str) -> _Look:
+        return self._looks.setdefault(where if self._each_shard else "", _Look(self._begun))
+
+    def _beside(self, program: Program[T], look: _Look) -> Program[T]:
+        if self._clock() < look.next:
+            return program
+        look.next = self._clock() + self._interval
+        return self._looking(program, look)
 
     def _check(self, look: _Look, maximum: int) -> None:
-        if look.memory is None:
-            return
-        now = replace(look.memory, used=look.memory.used + look.created)
-        if now.percent >= maximum:
-            raise StoreFull(maximum=maximum, actual=now.percent)
+        if self._is_short(look, maximum):
+            raise StoreFull(maximum=maximum, actual=_with_created(look).percent)
+
+    def _is_short(self, look: _Look, maximum: int) -> bool:
+        return look.memory is not None and _with_created(look).percent >= maximum
 
     def _looking(self, program: Program[T], look: _Look) -> Program[T]:
         try:
@@ -136,6 +167,16 @@ class MemoryGuard:
                 step = program.send(replies)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+
+
+_ROWS = "rows"
+"""What stands for the servers of the rows of sessions."""
+
+
+def _with_created(look: _Look) -> Memory:
+    """Memory use at the last look, and what was created since."""
+    assert look.memory is not None  # noqa: S101 - asked of servers alone that have a limit
+    return replace(look.memory, used=look.memory.used + look.created)
 
 
 def fullest(servers: Servers, deadline: float) -> Program[Memory | None]:

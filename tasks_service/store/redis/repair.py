@@ -40,6 +40,7 @@ from .layout import (
     OWNER_KEYS_MS,
     Command,
     Shard,
+    block_names,
     concurrency_key_name,
     last_ms,
     parse_concurrency_key,
@@ -66,7 +67,7 @@ _SORTED = ("expired", "overdue", "leases", "timers", "suspects")
 _SORTED_LOOK, _SET_LOOK = ("ZCARD",), ("SCARD",)
 _LOOKS: Mapping[str, tuple[str | int, ...]] = {
     **dict.fromkeys((*_SORTED, "owner", "pending", "slots", "waiting", "overtaken"), _SORTED_LOOK),
-    **dict.fromkeys(("live", "queues", "concurrency_keys"), _SET_LOOK),
+    **dict.fromkeys(("live", "blocks", "queues", "concurrency_keys"), _SET_LOOK),
     **dict.fromkeys(("beat", "dropped", "secrets"), ("HGET", "")),
     "l": ("LRANGE", 0, 0),
     "idem": ("GET",),
@@ -115,7 +116,7 @@ class Repairs:
                 names[kind].append(rest)
             elif kind == "idem":
                 names[kind].append(key)
-            elif kind in (*_SORTED, "owner", "live", "pending", "slots", "waiting"):
+            elif kind in (*_SORTED, "owner", "live", "blocks", "pending", "slots", "waiting"):
                 names["sets"].append(key)
         return following, ShardKeys(
             shard,
@@ -169,17 +170,22 @@ class Repairs:
 
     def members(self, shard: Shard, key: str, cursor: str) -> Program[tuple[str, list[str]]]:
         """One step through an index: the next cursor, and the names in it that have no business there."""
-        is_set = key.startswith(f"{shard.tag}:live:")
+        is_set = _kind(shard, key)[0] in ("live", "blocks")
         command: Command = ("SSCAN" if is_set else "ZSCAN", key, cursor, "COUNT", WALK)
         (reply,) = yield from once([command], self._deadline)
         if isinstance(reply, ResponseError):
             raise CorruptRecord(key, str(reply))
         following, flat = reply
-        names = flat if is_set else flat[::2]
+        entries = flat if is_set else flat[::2]
+        names = [_task_of(shard, key, entry) for entry in entries]
         reads: list[Command] = [("HMGET", shard.task(name), *codec.STATE_FIELDS) for name in names]
         records = (yield from once(reads, self._deadline)) if names else []
-        pairs = zip(names, records, strict=True)
-        return following, [name for name, values in pairs if _is_stray(shard, key, name, values)]
+        met = zip(entries, names, records, strict=True)
+        return following, [entry for entry, name, values in met if _is_stray(shard, key, entry, name, values)]
+
+    def stray_block(self, shard: Shard, key: str, entry: str, *, dry_run: bool) -> Program[list[Repair]]:
+        """Take a block out of an owner's that is stored of none of the owner's tasks."""
+        return (yield from transact(_StrayBlock(shard, key, entry, dry_run=dry_run), self._deadline))
 
     def without_record(self, shard: Shard, names: Sequence[str]) -> Program[list[str]]:
         """Which of these tasks have no record."""
@@ -316,6 +322,29 @@ class _Fix:
         return task
 
 
+class _StrayBlock:
+    """A block that leaves its owner's, if it is still stored of no task."""
+
+    name, token = "RepairRecord", ""
+
+    def __init__(self, shard: Shard, key: str, entry: str, *, dry_run: bool) -> None:
+        self._shard, self._key, self._entry, self._dry_run = shard, key, entry, dry_run
+        self.task_id = _task_of(shard, key, entry)
+
+    def watch(self) -> list[str]:
+        return [self._shard.task(self.task_id)]
+
+    def reads(self) -> list[Command]:
+        return [("HMGET", self._shard.task(self.task_id), *codec.STATE_FIELDS)]
+
+    def judge(self, replies: list[Reply]) -> Write[list[Repair]]:
+        if not _is_stray(self._shard, self._key, self._entry, self.task_id, replies[0]):
+            return Write((), [])
+        what = f"{self._key}: counts the block {self._entry!a:.80}, which is stored of no task"
+        done = [Repair(task=self.task_id, what=what, fixed=not self._dry_run)]
+        return Write(() if self._dry_run else [("SREM", self._key, self._entry)], done)
+
+
 class _Quarantine:
     """A record that is moved aside."""
 
@@ -352,6 +381,7 @@ class _Look:
         self._sorted = [shard.index(name) for name in _SORTED]
         self._sets: list[str] = []
         self._idempotency: list[str] = []
+        self._blocks: list[tuple[str, str]] = []
         self._queue = self._key = ""
         self.watched: list[str] = []
         if found_in is None:
@@ -367,7 +397,7 @@ class _Look:
 
     def extend(self, task: Task | None) -> bool:
         """Make `reads` complete for a task; whether anything was missing."""
-        before = (len(self._sorted), len(self._sets), self._queue)
+        before = self._read()
         if task is not None and task.idempotency:
             key = self._shard.idempotency(task.owner, task.idempotency)
             if key not in self._idempotency:
@@ -382,8 +412,12 @@ class _Look:
                     self._sorted.append(key)
             if (live := self._shard.live(task.owner)) not in self._sets:
                 self._sets.append(live)
+            self._blocks = [(self._shard.blocks(task.owner), block) for block in block_names(task)]
             self._queue, self._key = task.queue, concurrency_key_name(task.concurrency_key)
-        return before != (len(self._sorted), len(self._sets), self._queue)
+        return before != self._read()
+
+    def _read(self) -> tuple[int, int, int, str]:
+        return len(self._sorted), len(self._sets), len(self._blocks), self._queue
 
     def reads(self) -> list[Command]:
         """What to read: the record, and all index entries that the task could have."""
@@ -396,6 +430,7 @@ class _Look:
             ("PEXPIRETIME", shard.log(name)),
             *(("ZSCORE", key, name) for key in self._sorted),
             *(("SISMEMBER", key, name) for key in self._sets),
+            *(("SISMEMBER", key, block) for key, block in self._blocks),
             ("SISMEMBER", shard.index("queues"), self._queue),
             ("SISMEMBER", shard.index("concurrency_keys"), self._key),
             *(("GET", key) for key in self._idempotency),
@@ -415,7 +450,8 @@ class _Look:
         """The commands that make the index entries agree with the record; notes what was wrong."""
         shard, name = self._shard, self._name
         scores, rest = found[: len(self._sorted)], found[len(self._sorted) :]
-        members, (knows_queue, knows_key, *leads_to) = rest[: len(self._sets)], rest[len(self._sets) :]
+        members, rest = rest[: len(self._sets)], rest[len(self._sets) :]
+        counted, (knows_queue, knows_key, *leads_to) = rest[: len(self._blocks)], rest[len(self._blocks) :]
         expected = {} if task is None else sorted_index_entries(shard, task)
         for key, score in zip(self._sorted, scores, strict=True):
             has, wants = score_of(score), expected.get(key)
@@ -435,6 +471,12 @@ class _Look:
                 yield ("SREM" if is_member else "SADD", key, name)
                 if not is_member:
                     yield ("PEXPIRE", key, OWNER_KEYS_MS)
+        # What is beyond those that the record says is met in the walk through the owner's blocks.
+        if task is not None and (lost := _uncounted(self._blocks, counted)):
+            key = shard.blocks(task.owner)
+            problems.append(f"{key}: lacks {len(lost)} blocks of it")
+            yield ("SADD", key, *lost)
+            yield ("PEXPIRE", key, OWNER_KEYS_MS)
         if task is not None and task.phase is Phase.PENDING and not knows_queue:
             problems.append(f"{shard.index('queues')}: lacks its queue {task.queue!r}")
             yield ("SADD", shard.index("queues"), task.queue)
@@ -452,6 +494,10 @@ class _Look:
             if not owned and value is not None and _led_to(value) == name:
                 problems.append(f"{key}: leads to no task of that key")
                 yield ("DEL", key)
+
+
+def _uncounted(blocks: Sequence[tuple[str, str]], found: Sequence[Reply]) -> list[str]:
+    return [block for (_, block), is_member in zip(blocks, found, strict=True) if not is_member]
 
 
 def _led_to(value: str) -> str:
@@ -514,7 +560,12 @@ def _aside(shard: Shard, name: str) -> str:
     return f"{shard.tag}:quarantine:{name}"
 
 
-def _is_stray(shard: Shard, key: str, name: str, values: Reply) -> bool:
+def _task_of(shard: Shard, key: str, entry: str) -> str:
+    """The name of the task that an entry of an index is about."""
+    return entry.partition(":")[0] if _kind(shard, key)[0] == "blocks" else entry
+
+
+def _is_stray(shard: Shard, key: str, entry: str, name: str, values: Reply) -> bool:
     """Whether an index names a task that is not there, or that belongs elsewhere."""
     if isinstance(values, ResponseError):
         return False
@@ -528,6 +579,8 @@ def _is_stray(shard: Shard, key: str, name: str, values: Reply) -> bool:
         return False
     if key.startswith(f"{shard.tag}:live:"):
         return task.status.is_final or key != shard.live(task.owner)
+    if key.startswith(f"{shard.tag}:blocks:"):
+        return key != shard.blocks(task.owner) or entry not in block_names(task)
     return key not in sorted_index_entries(shard, task)
 
 

@@ -81,9 +81,15 @@ class RepairWalk:
                 yield Repair(task="", what=f"{index}: {error.reason}", fixed=False)
                 return
             for name in names:
-                yield from self._task(name, index)
+                yield from self._stray(shard, name, index)
             if cursor == "0":
                 return
+
+    def _stray(self, shard: Shard, name: str, index: str) -> list[Repair]:
+        if index.startswith(f"{shard.tag}:blocks:"):
+            dry_run = bool(self._options["dry_run"])
+            return self._run(self._repairs.stray_block(shard, index, name, dry_run=dry_run))
+        return self._task(name, index)
 
     def _keys(self, shard: Shard) -> Iterator[ShardKeys]:
         cursor, keys = self._run(self._repairs.keys(shard, "0"))

@@ -214,6 +214,7 @@ TASK = Shape(
         Field("entry_bytes", "journal_bytes", 0),
         Field("idempotency", "idempotency", ""),
         Field("parent", "parent", ""),
+        Field("bytes", "stored_bytes", 0),
     ],
     keeps=True,
 )

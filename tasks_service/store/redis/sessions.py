@@ -13,6 +13,10 @@
 
 `<task>` is a task's name, `<question>` one and the key of the question. What is stored as JSON has its names
 in `schema`. All of them end by PEXPIRE. Wake-ups go through the channel of the tasks' changes.
+
+Whatever is kept here for a client passes `_write`: it has a largest size, and is refused while memory is
+short, new sessions and subscriptions first. What takes something away, or makes it live on, always goes
+through.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...domain.limits import KIB, check_size, size, truncate
 from ...domain.names import task_hash
 from ...domain.reports import LogLevel
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
@@ -41,10 +46,23 @@ from ..sessions import (
 )
 from . import schema
 from .layout import Command
+from .memory_guard import ANSWERS_UNTIL, CREATES_UNTIL, MemoryGuard
 from .transaction import Program, once
 
 SILENCE_MS = DAY
 """How long a session without requests and without a stream is kept."""
+
+UNUSED_MS = 10 * MINUTE
+"""How long a session is kept that has had no request and no stream at all."""
+
+ROW_BYTES = 8 * KIB
+"""Largest row that is kept for a client, answers aside: those have a limit of their own (`Limits`)."""
+
+ROW_OVERHEAD = KIB
+"""What a row may take beside its text."""
+
+CANCELLED_REQUESTS = 1_000
+"""Most cancelled requests of a session that are remembered at a time."""
 
 CANCELLED_MS = MINUTE
 """How long it is remembered that a request was cancelled."""
@@ -70,14 +88,20 @@ class RedisSessions:
         prefix: In front of every key.
         channel: Where changes are published.
         deadline: Seconds that an operation may take.
+        guard: Refuses rows while memory is short.
+        answers_bytes: Largest answer that is left for a call that has no task yet.
     """
 
-    def __init__(self, run: Run, *, prefix: str, channel: str, deadline: float) -> None:
+    def __init__(
+        self, run: Run, *, prefix: str, channel: str, deadline: float, guard: MemoryGuard, answers_bytes: int
+    ) -> None:
         self._run, self._prefix, self._channel, self._deadline = run, prefix, channel, deadline
+        self._guard, self._answers_bytes = guard, answers_bytes
 
     async def create(self, session: Session) -> None:
         """See `SessionStore.create`."""
-        await self._do(("SET", self._key(session.session_id), schema.SESSION.text(session), "PX", SILENCE_MS))
+        row = schema.SESSION.text(session)
+        await self._write(row, ("SET", self._key(session.session_id), row, "PX", UNUSED_MS), is_new=True)
 
     async def find(self, owner: Owner, session_id: str) -> Session | None:
         """See `SessionStore.find`."""
@@ -92,7 +116,8 @@ class RedisSessions:
     async def set_log_level(self, session: Session, level: LogLevel) -> None:
         """See `SessionStore.set_log_level`. Nothing else in a row ever changes: it is written as a whole."""
         row = schema.SESSION.text(replace(session, log_level=level))
-        await self._do(
+        await self._write(
+            row,
             ("SET", self._key(session.session_id), row, "XX", "PX", SILENCE_MS),
             self._wake(session_name(session.session_id)),
         )
@@ -105,9 +130,10 @@ class RedisSessions:
 
     async def enlist(self, session_id: str, enlisted: SessionTask, *, at_ms: int) -> None:
         """See `SessionStore.enlist`."""
-        key = f"{self._key(session_id)}:tasks"
-        await self._do(
-            ("ZADD", key, at_ms, schema.SESSION_TASK.text(enlisted)),
+        key, row = f"{self._key(session_id)}:tasks", schema.SESSION_TASK.text(enlisted)
+        await self._write(
+            row,
+            ("ZADD", key, at_ms, row),
             ("ZREMRANGEBYRANK", key, 0, -ENLISTED_TASKS - 1),
             ("PEXPIRE", key, SILENCE_MS),
             self._wake(session_name(session_id)),
@@ -122,7 +148,7 @@ class RedisSessions:
         """See `SessionStore.take_reports`."""
         life = round(REPORTS_SECONDS * 1000)
         key = self._reports(session_id, task_id)
-        await self._do(("SET", key, stream, "PX", life), self._wake(task_hash(task_id)))
+        await self._write(stream, ("SET", key, stream, "PX", life), self._wake(task_hash(task_id)))
 
     async def reports_on(self, session_id: str, task_id: str) -> str:
         """See `SessionStore.reports_on`."""
@@ -151,7 +177,8 @@ class RedisSessions:
     async def take_stream(self, session_id: str, stream: str) -> None:
         """See `SessionStore.take_stream`."""
         key = f"{self._key(session_id)}:stream"
-        await self._do(("SET", key, stream, "PX", SILENCE_MS), self._wake(session_name(session_id)))
+        wake = self._wake(session_name(session_id))
+        await self._write(stream, ("SET", key, stream, "PX", SILENCE_MS), wake)
 
     async def standing(self, session_id: str) -> SessionState | None:
         """See `SessionStore.standing`."""
@@ -180,7 +207,7 @@ class RedisSessions:
         if number >= SUBSCRIPTIONS and not known:
             return False
         wake = self._wake(session_name(session_id))
-        await self._do(("SADD", key, uri), ("PEXPIRE", key, SILENCE_MS), wake)
+        await self._write(uri, ("SADD", key, uri), ("PEXPIRE", key, SILENCE_MS), wake, is_new=True)
         return True
 
     async def unsubscribe(self, session_id: str, uri: str) -> None:
@@ -189,10 +216,10 @@ class RedisSessions:
 
     async def cancel(self, session_id: str, request: JsonText) -> None:
         """See `SessionStore.cancel`."""
-        key = f"{self._key(session_id)}:ended"
-        await self._do(
-            ("SADD", key, request), ("PEXPIRE", key, CANCELLED_MS), self._wake(calls_name(session_id))
-        )
+        key, wake = f"{self._key(session_id)}:ended", self._wake(calls_name(session_id))
+        (number,) = await self._do(("SCARD", key))
+        if number < CANCELLED_REQUESTS:
+            await self._write(request, ("SADD", key, request), ("PEXPIRE", key, CANCELLED_MS), wake)
 
     async def is_cancelled(self, session_id: str, request: JsonText) -> bool:
         """See `SessionStore.is_cancelled`."""
@@ -202,7 +229,7 @@ class RedisSessions:
     async def take_ask_lock(self, task_id: str, key: str, holder: str) -> AskLock:
         """See `SessionStore.take_ask_lock`."""
         lock, life = self._ask_lock(task_id, key), round(ASK_LOCK_SECONDS * 1000)
-        _, found = await self._do(("SET", lock, holder, "NX", "PX", life), ("GET", lock))
+        _, found = await self._write(holder, ("SET", lock, holder, "NX", "PX", life), ("GET", lock))
         if found != holder:
             return AskLock(mine=False)
         # Only its holder takes a refusal away, so that a question is asked again once, on one stream.
@@ -218,12 +245,14 @@ class RedisSessions:
 
     async def refuse(self, task_id: str, key: str, problem: str) -> None:
         """See `SessionStore.refuse`."""
-        refusal = f"{self._ask_lock(task_id, key)}:no"
-        await self._do(("SET", refusal, problem, "PX", SILENCE_MS), self._wake(task_hash(task_id)))
+        refusal, told = f"{self._ask_lock(task_id, key)}:no", truncate(problem, ROW_BYTES)
+        wake = self._wake(task_hash(task_id))
+        await self._write(told, ("SET", refusal, told, "PX", SILENCE_MS), wake)
 
     async def attribute(self, task_id: str, key: str, request_id: str) -> None:
         """See `SessionStore.attribute`."""
-        await self._do(("SET", f"{self._ask_lock(task_id, key)}:by", request_id, "PX", MINUTE))
+        by = f"{self._ask_lock(task_id, key)}:by"
+        await self._write(request_id, ("SET", by, request_id, "PX", MINUTE))
 
     async def attribution(self, task_id: str, key: str) -> str | None:
         """See `SessionStore.attribution`."""
@@ -233,10 +262,12 @@ class RedisSessions:
     async def leave_answer(self, interview: str, key: str, answer: JsonText) -> None:
         """See `SessionStore.leave_answer`."""
         name = self._interview(interview)
-        await self._do(
+        await self._write(
+            answer,
             ("HSETNX", name, key, answer),
             ("PEXPIRE", name, ANSWERS_MS),
             self._wake(interview_name(interview)),
+            most_bytes=self._answers_bytes,
         )
 
     async def answers(self, interview: str) -> Mapping[str, JsonText]:
@@ -244,9 +275,29 @@ class RedisSessions:
         (flat,) = await self._do(("HGETALL", self._interview(interview)))
         return dict(zip(flat[::2], map(JsonText, flat[1::2]), strict=True))
 
-    async def _do(self, *commands: Command) -> Sequence[Any]:
+    async def _write(
+        self, row: str, *commands: Command, is_new: bool = False, most_bytes: int = ROW_BYTES
+    ) -> Sequence[Any]:
+        """Keep a row for a client, with what goes along with it.
+
+        Args:
+            row: What is kept, as text.
+            commands: Keep it, and what needs to be done beside.
+            is_new: Whether it is the first of something that a client asks for, and not a part of what goes
+                on already; such rows are refused as early as new tasks.
+            most_bytes: Largest size of the row.
+
+        Raises:
+            LimitExceeded: It is larger.
+            StoreFull: Memory is short.
+        """
+        check_size("what is kept for a session", row, most_bytes)
+        maximum, taken = CREATES_UNTIL if is_new else ANSWERS_UNTIL, ROW_OVERHEAD + size(row)
+        return await self._do(*commands, admit=lambda run: self._guard.row(run, taken, maximum=maximum))
+
+    async def _do(self, *commands: Command, admit: Callable[[Any], Any] = lambda run: run) -> Sequence[Any]:
         failpoint("Session", "before")
-        replies = await self._run(once(commands, self._deadline))
+        replies = await self._run(admit(once(commands, self._deadline)))
         failpoint("Session", "after")
         return replies
 
