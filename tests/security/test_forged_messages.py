@@ -159,6 +159,36 @@ def test_a_message_that_a_lost_worker_had_is_restored_and_believed(
     assert client.record(task).task.claims == 1
 
 
+def test_a_task_whose_message_was_dropped_is_sent_again_signed(
+    worker: CeleryTestWorker, module_redis: RedisServer, tmp_path: Path
+) -> None:
+    with client_of(service, module_redis.url) as left_behind:
+        task = left_behind.call("good", path=str(tmp_path / "runs"), seconds=0.0)
+        assert left_behind.ended(task).task.status is TaskStatus.COMPLETED
+    assert "it is not signed: it was forged, or sent by a process without" in worker.logs()
+    assert (tmp_path / "runs").read_text().count("\n") == 1
+
+
+def test_a_worker_that_accepts_runs_what_is_not_signed_at_once_and_nothing_forged(
+    tmp_path: Path,
+) -> None:
+    steps = {"TASKS_MESSAGE_SECRET": MESSAGE_SECRET, "TASKS_MESSAGE_SIGNING": "accept"}
+    server = RedisServer()
+    node = worker_node(server.url, app="tests.faults.toxic_app", pool="solo", name="accepts", **steps)
+    try:
+        assert node.ready(), node.logs()
+        for signer in (None, signer_of(), signer_of("another secret of somebody", MESSAGE_SECRET)):
+            with client_of(service, server.url, signer=signer) as client:
+                task = client.run("good", path=str(tmp_path / "runs"), seconds=0.0).task
+                assert task.status is TaskStatus.COMPLETED
+        # The last one was signed by nobody whom the worker knows, and sent again by the worker itself.
+        assert node.logs().count("its signature is wrong") == 1
+        assert "it is not signed" not in node.logs()
+    finally:
+        node.teardown()
+        server.close()
+
+
 def taken(admin: Any, name: str) -> Any:
     """The message of a task, taken from its queue."""
     (raw,) = [raw for raw in admin.lrange(QUEUE, 0, -1) if name in raw]

@@ -18,6 +18,7 @@ from tasks_service.cli.doctor import (
     check_memory,
     check_secrets,
     check_settings,
+    check_signatures,
 )
 from tasks_service.domain.limits import GIB
 from tasks_service.settings import Settings
@@ -91,6 +92,22 @@ def test_it_says_that_the_secret_here_is_not_that_of_the_front_ends(redis_url: s
         assert "another secret" in what
         assert said() == [], "where there is no secret, there is nothing to compare"
     assert list(tmp_path.iterdir()) == [], "and none is made"
+
+
+def test_it_warns_of_messages_that_anybody_can_write_and_of_those_that_run_code() -> None:
+    def said(celery: Celery | None = None, **options: object) -> list[str]:
+        return [finding.what for finding in check_signatures(patient(celery, **options))]
+
+    shop = Celery("shop")
+    shop.conf.accept_content = ["pickle", "json"]
+    secret = {"message_secret": "the-secret-of-these-messages"}
+    assert said(**secret) == []
+    (unsigned,) = said()
+    assert "Messages are not signed" in unsigned
+    (accepted,) = said(**secret, message_signing="accept")
+    assert "Messages that are not signed run as well" in accepted
+    (pickled,) = said(shop, **secret)
+    assert "The Celery app accepts pickle" in pickled
 
 
 @pytest.mark.parametrize(("ages_ms", "warned"), [({REAP: 5_000}, False), ({REAP: 5_000_000}, True)])
