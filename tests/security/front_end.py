@@ -54,6 +54,15 @@ class FrontEndProcess:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def cpu_seconds_when_quiet(self) -> float:
+        """CPU time that it has used once it has worked off what was sent to it."""
+        before = self.cpu_seconds()
+        while True:
+            time.sleep(0.3)
+            if (now := self.cpu_seconds()) - before < 0.02:
+                return now
+            before = now
+
     def memory(self) -> int:
         """Bytes of memory that are its own now."""
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf(

@@ -174,6 +174,18 @@ def test_a_refusal_is_read_before_the_rest_of_what_was_sent(steady_port: int) ->
         assert connection.answer().status == 413
 
 
+def test_a_body_that_is_refused_before_anybody_asked_for_it_leaves_no_trace(
+    steady_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = request_bytes(steady_port).partition(b"\r\n\r\n")[0].replace(b"content-length: ", b"x: ")
+    asked = b"\r\ntransfer-encoding: chunked\r\nexpect: 100-continue\r\n\r\n"
+    with caplog.at_level(logging.ERROR, "uvicorn.error"):
+        assert ask(steady_port, head + asked + b"zz\r\n").status == 400
+        assert ask(steady_port, probe()).status == 200
+
+    assert not caplog.records
+
+
 def test_of_incomplete_bodies_that_are_too_large_together_the_oldest_is_given_up(serve: Serve) -> None:
     port = serve(ConnectionLimits(bodies_bytes=MIB))
     with several(port, 3) as connections:

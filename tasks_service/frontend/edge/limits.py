@@ -39,6 +39,8 @@ class ConnectionLimits:
         discarded_bytes: What is read and thrown away of a body that nobody wants any more.
         bodies_bytes: What may have been received of all bodies that are not complete.
         unread_bytes: What may wait in all for clients that take it too slowly.
+        small_read_bytes: What comes in pieces that are smaller costs more time than its bytes are worth.
+        small_reads: How many such pieces of a request are read as they come; then several at a time.
         head_seconds: From the beginning of a connection, or of a request on it, to the end of the headers.
         body_seconds: For a body, beside what its size takes at `body_rate`.
         body_rate: At which a body must arrive, at least.
@@ -57,6 +59,8 @@ class ConnectionLimits:
     discarded_bytes: int = 16 * MIB
     bodies_bytes: int = 64 * MIB
     unread_bytes: int = 64 * MIB
+    small_read_bytes: int = 256
+    small_reads: int = 1000
     head_seconds: float = 10.0
     body_seconds: float = 10.0
     body_rate: int = 16 * KIB

@@ -40,6 +40,9 @@ PROBED: Final = (b"/healthz", b"/readyz")
 """How the paths end on which a server is asked whether it is alive and ready."""
 
 
+GATHER_SECONDS: Final = 0.02
+"""Pause in which pieces gather that are too small to be read one by one."""
+
 _EMPTY_LINE: Final = (b"\r\n", b"\r", b"\n")
 
 
@@ -78,7 +81,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_body = self._feeds_body = self._in_surplus = False
         self._body_left: int | None = None
         self._body_bytes = self._framing_bytes = 0
-        self._discarded_bytes = 0
+        self._discarded_bytes = self._small_reads = 0
         # When this phase of receiving began; None: nothing is awaited that has a deadline of ours.
         self._receiving_since: float | None = None
         # What waited to be sent when a reader was first too slow for it, and when that last became less.
@@ -120,6 +123,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
             self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False  # it may not have asked for the body yet
             self.cycle.message_event.set()
         self.transport.write(self._answer(rejection))
         if self.transport.can_write_eof() and self._guard.may_linger():
@@ -228,6 +232,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, as far as it is wanted."""
+        if len(data) < self._guard.limits.small_read_bytes:
+            self._read_less_often()
         if self._ending:
             self._discard(len(data))
             return
@@ -236,6 +242,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._unread += data
         self._read()
+
+    def _read_less_often(self) -> None:
+        """After many small pieces, let some gather before they are read: each costs as much as a large."""
+        self._small_reads += 1
+        if self._small_reads > self._guard.limits.small_reads and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_later(GATHER_SECONDS, self._read_again)
+
+    def _read_again(self) -> None:
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _discard(self, size: int) -> None:
         self._discarded_bytes += size
@@ -268,10 +285,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _read_head(self) -> bool:
         """Give the parser a head that is whole; whether there was one."""
-        if self._receiving_since is None:
-            self._receiving_since = self.loop.time()
         if self._searched == 0 and self._unread.startswith(b"\r\n"):
             del self._unread[:2]
+            if not self._unread:
+                return False
+        if self._receiving_since is None:
+            self._receiving_since = self.loop.time()
         at = self._unread.find(END, max(0, self._searched - len(END)), self._guard.limits.head_bytes)
         if at < 0:
             check_begun(self._unread)
@@ -376,7 +395,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_surplus or self._rejection is not None:
             return
         super().on_message_complete()
-        self._in_body, self._receiving_since = False, None
+        self._in_body, self._receiving_since, self._small_reads = False, None, 0
         self._guard.has_body(self)
 
     def on_response_complete(self) -> None:
