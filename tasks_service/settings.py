@@ -43,6 +43,7 @@ from .addresses.broker import check_broker
 from .addresses.encryption import check_encryption
 from .addresses.redis import CLUSTER_SHARDS, parse_address
 from .addresses.web import LOOPBACK_ORIGINS, UNIX_SOCKETS, parse_host, parse_origin, parse_proxy
+from .crypto.envelope import Envelope, Mode, load_envelope
 from .domain.errors import ConfigurationError
 from .domain.limits import GIB, KIB, MIB, OTHER_QUEUES, Limits
 from .oauth_settings import OAuthSettings
@@ -138,6 +139,13 @@ class Settings(OAuthSettings, BaseSettings):
         message_signing: What workers do with a message of a tool that is not signed: `required` drops it,
             `accept` runs it, for the time in which not all processes sign yet. A wrong signature is always
             refused.
+        encryption_keys: The keys under which arguments, results and everything else that callers and tools
+            write is encrypted in Redis: `id:key` pairs, comma-separated, each key 32 random bytes in base64.
+            The first encrypts, all decrypt. The same for all front ends, workers, programs that submit and
+            operators; beat and Flower need none. Unset, and no file: nothing is encrypted.
+        encryption_keys_file: A file of such pairs, one a line, that only its owner can read (mode 0600).
+        encryption: What is done with what is not encrypted: `required` refuses to read it, `accept` reads it,
+            and `prepare` writes it as well, so that keys can be given to one process after the other.
         host: The address that HTTP is served on.
         port: The port that HTTP is served on.
         together: Whether a front end without an app serves the tools of all services at `/mcp`, each with its
@@ -192,6 +200,9 @@ class Settings(OAuthSettings, BaseSettings):
     message_secret: SecretStr | None = None
     accepted_message_secrets: tuple[SecretStr, ...] = ()
     message_signing: Literal["required", "accept"] = "required"
+    encryption_keys: tuple[SecretStr, ...] = ()
+    encryption_keys_file: Path | None = None
+    encryption: Literal["prepare", "accept", "required"] = "required"
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
     together: bool = False
@@ -326,12 +337,30 @@ class Settings(OAuthSettings, BaseSettings):
         "allowed_origins",
         "accepted_secrets",
         "accepted_message_secrets",
+        "encryption_keys",
         "trusted_proxies",
         mode="before",
     )
     @classmethod
     def _parse_list(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @cached_property
+    def envelope(self) -> Envelope:
+        """What encrypts what this process stores.
+
+        Raises:
+            ConfigurationError: A key is none, or the file of keys cannot be used.
+        """
+        return load_envelope(self.encryption_keys, self.encryption_keys_file, Mode(self.encryption))
+
+    @model_validator(mode="after")
+    def _check_encryption_keys(self) -> Self:
+        try:
+            _ = self.envelope
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @field_validator("host")
     @classmethod
@@ -449,13 +478,14 @@ _EXPECTED: Mapping[str, str] = {
     "int_from_float": "a whole number, without a unit",
     "float_parsing": "a number of seconds, without a unit, as in 2.5",
     "finite_number": "a number of seconds that is not endless",
-    "literal_error": "required or accept",
 }
 """What was expected, by pydantic's type of an error."""
 
 
 def _sentence(problem: ErrorDetails) -> str:
     name = _PREFIX + "_".join(str(part).upper() for part in problem["loc"])
+    if problem["type"] == "literal_error":
+        return f"{name}: expected {problem['ctx']['expected'].replace(chr(39), '')}, not {problem['input']!r}"
     if (expected := _EXPECTED.get(problem["type"])) is not None:
         return f"{name}: expected {expected}, not {str(problem['input'])!r}"
     message = problem["msg"].removeprefix("Value error, ")

@@ -56,6 +56,9 @@ COMMANDS: Mapping[str, Command] = {
     "repair": Command(
         "repair:repair", "Fix records and indexes that disagree, and drop messages that nobody can run."
     ),
+    "reencrypt": Command(
+        "reencrypt:reencrypt", "Encrypt under the first key what is under another one, or is not encrypted."
+    ),
 }
 
 

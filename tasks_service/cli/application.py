@@ -196,6 +196,7 @@ def open_store(settings: Settings) -> Iterator[RedisTaskStore]:
         prefix=settings.key_prefix,
         shards=settings.shards,
         limits=settings.limits,
+        envelope=settings.envelope,
         patient=False,
         deadline=ANSWER_SECONDS,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import islice
 
 import click
 from celery import Celery
@@ -46,6 +47,8 @@ from .tool_findings import AnsweringWorker, ToolExamination, waiting_findings
 ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 5
 #: Clocks further apart than this make the times that people read misleading.
 CLOCK_SKEW_SECONDS = 1.0
+#: How many records are looked at for keys that are still needed.
+MOST_RECORDS = 10_000
 #: A sweep that is this many intervals late is missing.
 LATE_SWEEPS = 5
 #: For how long dropped messages are worth a word.
@@ -199,6 +202,27 @@ def check_signatures(examination: Examination) -> Iterator[Finding]:
             f"The Celery app accepts {' and '.join(unsafe)}: whoever can write to its queues can run any "
             "code in its workers. Queues that only tools use take JSON all the same.",
             "Set its accept_content to ['json'].",
+        )
+
+
+def check_records(examination: Examination) -> Iterator[Finding]:
+    """Check that what is stored is encrypted under the key that encrypts now, where there is one."""
+    store = examination.store
+    if not store.envelope.key_names:
+        return
+    if store.envelope.seals and not store.envelope.requires:
+        yield _warning(
+            "Records that are not encrypted are read as well (TASKS_ENCRYPTION=accept).",
+            "Take the variable away once tasks-service reencrypt finds nothing more.",
+        )
+    looked_at = list(islice(store.task_names(), MOST_RECORDS))
+    stale = [found for found in store.reencrypt(looked_at, dry_run=True) if found.keys]
+    if stale and store.envelope.seals:
+        names = sorted(frozenset[str]().union(*(found.keys for found in stale)))
+        under = ", ".join(name or "no key" for name in names)
+        yield _warning(
+            f"{len(stale)} of {len(looked_at)} records that were looked at are under older keys ({under}).",
+            "Keep these keys in TASKS_ENCRYPTION_KEYS, and run: tasks-service reencrypt",
         )
 
 
@@ -418,6 +442,7 @@ CHECKS: Mapping[str, Check] = {
     REDIS: check_redis,
     "secrets": check_secrets,
     "signatures": check_signatures,
+    "records": check_records,
     "memory": check_memory,
     "clock": check_clock,
     "broker": check_broker,

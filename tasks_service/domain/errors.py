@@ -325,10 +325,14 @@ class CorruptRecord(TasksServiceError):
         self.task_id, self.reason = task_id, reason
 
 
-class RecordTooNew(CorruptRecord):
+class UnreadableHere(CorruptRecord):
+    """This process cannot read a stored record. Nothing is wrong with it, so nothing may be done to it."""
+
+
+class RecordTooNew(UnreadableHere):
     """What is stored was written by a newer release, in a schema version that this one cannot read.
 
-    Nothing is wrong with it, so nothing may be done to it. See docs/upgrading.md.
+    See docs/upgrading.md.
     """
 
     def __init__(self, task_id: str, version: int, newest: int) -> None:
@@ -338,6 +342,13 @@ class RecordTooNew(CorruptRecord):
             "roll out the newer release everywhere (docs/upgrading.md)",
         )
         self.version, self.newest = version, newest
+
+
+class RecordSealed(UnreadableHere):
+    """A part of a record is encrypted under a key that is not there, or is not encrypted, and must be.
+
+    See docs/security.md, "Secrets at rest".
+    """
 
 
 class TaskFailed(TasksServiceError):

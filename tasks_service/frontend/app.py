@@ -421,6 +421,7 @@ async def _open(settings: Settings, outbox: Outbox) -> AsyncIterator[FrontEndSto
         prefix=settings.key_prefix,
         shards=settings.shards,
         limits=settings.limits,
+        envelope=settings.envelope,
         outbox=outbox,
         pool=settings.pool,
         deadline=settings.store_deadline,

@@ -76,6 +76,21 @@ class Repair:
     fixed: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reencrypted:
+    """A record that has to be encrypted anew, or was.
+
+    Attributes:
+        task: The name of the task.
+        keys: The names of the keys that it is under, beside the first one; empty for what is not encrypted.
+        problem: Why it cannot be; empty if it can.
+    """
+
+    task: str
+    keys: frozenset[str] = frozenset()
+    problem: str = ""
+
+
 class MaintenanceStore(Protocol):
     """Tasks for sweeps and operators, across owners, blocking.
 

@@ -240,6 +240,7 @@ class Engine:
             prefix=settings.key_prefix,
             shards=settings.shards,
             limits=settings.limits,
+            envelope=settings.envelope,
             outbox=outbox or self.dispatcher(),
             pool=pool or settings.pool,
             deadline=deadline,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tasks_service.crypto.envelope import NO_ENVELOPE
 from tasks_service.domain.decide import IdempotencyRecord
 from tasks_service.domain.errors import CorruptRecord, RecordTooNew
 from tasks_service.domain.names import task_hash
@@ -57,7 +58,7 @@ def stored(task: Task) -> dict[str, str]:
 
 
 def read(fields: dict[str, str]) -> Task:
-    task = codec.decode(TASK.task_id, [fields[name] or None for name in codec.STATE_FIELDS])
+    task = codec.decode(NO_ENVELOPE, TASK.task_id, [fields[name] or None for name in codec.STATE_FIELDS])
     assert task is not None
     return task
 
@@ -139,10 +140,10 @@ def test_a_newer_version_is_refused_and_told_from_damage() -> None:
 
 def test_the_id_of_a_record_is_compared_in_full_and_its_name_leads_to_it() -> None:
     values = [stored(TASK)[name] or None for name in codec.STATE_FIELDS]
-    assert codec.decode(task_hash(TASK.task_id), values) == TASK
-    assert codec.decode("00" + "b" * 24, values) is None
+    assert codec.decode(NO_ENVELOPE, task_hash(TASK.task_id), values) == TASK
+    assert codec.decode(NO_ENVELOPE, "00" + "b" * 24, values) is None
     with pytest.raises(CorruptRecord, match="it is the record of task"):
-        codec.decode(task_hash("00" + "b" * 24), values)
+        codec.decode(NO_ENVELOPE, task_hash("00" + "b" * 24), values)
 
 
 def test_every_member_of_an_enum_needs_a_stored_name() -> None:
@@ -209,8 +210,8 @@ def test_a_whole_number_is_read_where_a_fraction_may_stand() -> None:
 
 def test_an_exception_is_read_back_and_a_damaged_one_is_refused() -> None:
     raised = ToolException(type="KeyError", message="é", traceback="t", claim=2)
-    assert codec.decode_exception("t", codec.encode_exception(raised)) == raised
-    assert codec.decode_exception("t", None) is None
+    assert codec.decode_exception(NO_ENVELOPE.of("", "t"), codec.encode_exception(raised)) == raised
+    assert codec.decode_exception(NO_ENVELOPE.of("", "t"), None) is None
     for damaged in ("", "null", "[]", '{"type": 5}', "[" * 100_000):
         with pytest.raises(CorruptRecord):
-            codec.decode_exception("t", damaged)
+            codec.decode_exception(NO_ENVELOPE.of("", "t"), damaged)

@@ -9,6 +9,7 @@ from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
 
 from ...addresses.redis import Kind, Node, parse_address
+from ...crypto.envelope import NO_ENVELOPE, Envelope
 from ...crypto.keys import Fingerprints
 from ...domain.events import AnswerInput, ClientEvent, Create
 from ...domain.limits import DEFAULT_LIMITS, Limits
@@ -52,6 +53,7 @@ class AsyncRedisTaskStore:
         deadline: Seconds that an operation may take, waiting included, before it raises `StoreUnavailable`.
         clock: From the server's time to the time that decisions use, in ms; for tests.
         timings: How long to wait for what.
+        envelope: Seals what is stored, and opens it; without keys if not given.
     """
 
     def __init__(
@@ -66,12 +68,13 @@ class AsyncRedisTaskStore:
         deadline: float = 1.8,
         clock: Clock | None = None,
         timings: Timings = DEFAULT_TIMINGS,
+        envelope: Envelope = NO_ENVELOPE,
     ) -> None:
         address = parse_address(url)
         self._user = address.user
         self._layout = Layout(prefix, shards or address.shards)
         self._guard = MemoryGuard(timings.memory, deadline=deadline, each_shard=address.kind is Kind.CLUSTER)
-        shared = (self._layout, limits, deadline, clock)
+        shared = (self._layout, limits, deadline, clock, envelope)
         self._reads = Reads(*shared)
         self._transitions = Transitions(*shared, outbox or NoOutbox(), self._guard, self._reads, timings)
         self._servers = servers_at(address, self._layout.home)
@@ -95,10 +98,13 @@ class AsyncRedisTaskStore:
             deadline=deadline,
             guard=self._guard,
             answers_bytes=limits.answers_bytes,
+            envelope=envelope,
         )
         self._registry = AsyncRedisRegistry(self, RegistryPrograms(*shared))
         self._listens_at: Node | None = None
-        self._subscription = Subscription(self._connect, self._is_current, self._layout, timings.reconnect)
+        self._subscription = Subscription(
+            self._connect, self._is_current, self._layout, envelope, timings.reconnect
+        )
 
     @property
     def sessions(self) -> RedisSessions:
@@ -156,7 +162,9 @@ class AsyncRedisTaskStore:
         if lacks := await self.run(rights):
             return lacks  # it may not ask the rest either
         found = await self.run(examine(self._servers, self._layout, self._reads.deadline))
-        found += await self.run(compare_secrets(self._layout, secrets, self._reads.deadline))
+        found += await self.run(
+            compare_secrets(self._layout, secrets, self._reads.envelope, self._reads.deadline)
+        )
         await self.ping()
         clients = [finding for pool in self._pools for finding in client_findings(pool.connection_kwargs)]
         return [*clients, *found]

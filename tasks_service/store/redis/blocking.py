@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from redis import BlockingConnectionPool
@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ...addresses.redis import Kind, Node, parse_address
+from ...crypto.envelope import NO_ENVELOPE, Envelope
 from ...crypto.keys import Fingerprints
 from ...domain.errors import StoreUnavailable
 from ...domain.events import Claim, ClientEvent, Create, OperatorEvent, SweepEvent, WorkerEvent
@@ -20,7 +21,7 @@ from ...domain.task import Owner, Task, TaskRecord
 from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
 from ..findings import Finding, Memory
-from ..maintenance import DroppedMessages, Repair, SweepMark
+from ..maintenance import DroppedMessages, Reencrypted, Repair, SweepMark
 from ..outbox import NoOutbox, Outbox
 from ..workers import Claimed
 from .connection import Pools, client_findings, connect_to_master, connection_options
@@ -32,6 +33,7 @@ from .permissions import Role, check_permissions
 from .programs import Clock
 from .publications import announce, parse_change, report
 from .reads import Reads
+from .reencryption import walk
 from .registry import RegistryPrograms
 from .registry_faces import RedisRegistry
 from .repair import Repairs
@@ -62,6 +64,7 @@ class RedisTaskStore:
         deadline: Seconds that an operation may try before it raises `StoreUnavailable`.
         clock: From the server's time to the time that decisions use, in ms; for tests.
         timings: How long to wait for what.
+        envelope: Seals what is stored, and opens it; without keys if not given.
         patient: See `BlockingDriver`.
         guarded: Whether new tasks are refused while the server's memory is short (see `memory_guard`).
     """
@@ -78,6 +81,7 @@ class RedisTaskStore:
         deadline: float = 10.0,
         clock: Clock | None = None,
         timings: Timings = DEFAULT_TIMINGS,
+        envelope: Envelope = NO_ENVELOPE,
         patient: bool = True,
         guarded: bool = False,
     ) -> None:
@@ -85,7 +89,7 @@ class RedisTaskStore:
         self._user, self._timings = address.user, timings
         self._database = address.database
         self._layout = Layout(prefix, shards or address.shards)
-        shared = (self._layout, limits, deadline, clock)
+        shared = (self._layout, limits, deadline, clock, envelope)
         self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
         each_shard = address.kind is Kind.CLUSTER
         self._guard = (
@@ -177,7 +181,9 @@ class RedisTaskStore:
         Raises:
             StoreUnavailable: No answer in time.
         """
-        return self.run(compare_secrets(self._layout, secrets, self._reads.deadline, notes=notes))
+        return self.run(
+            compare_secrets(self._layout, secrets, self._reads.envelope, self._reads.deadline, notes=notes)
+        )
 
     def check_permissions(self, role: Role) -> list[Finding]:
         """Ask the servers whether this store's user may do what a role does.
@@ -235,7 +241,7 @@ class RedisTaskStore:
 
     def report(self, reported: Sequence[Reported]) -> list[int]:
         """See `WorkerStore.report`."""
-        return self.run(report(self._layout, reported))
+        return self.run(report(self._layout, self._reads.envelope, reported))
 
     # --- MaintenanceStore ----------------------------------------------------------------------------
 
@@ -342,5 +348,24 @@ class RedisTaskStore:
 
     def repair(self, *, dry_run: bool = False, quarantine: bool = False) -> Iterator[Repair]:
         """See `MaintenanceStore.repair`."""
-        walk = RepairWalk(self._repairs, self.run, dry_run=dry_run, quarantine=quarantine)
-        return walk.through(self._layout.shards)
+        repair_walk = RepairWalk(self._repairs, self.run, dry_run=dry_run, quarantine=quarantine)
+        return repair_walk.through(self._layout.shards)
+
+    @property
+    def envelope(self) -> Envelope:
+        """What encrypts what is stored here."""
+        return self._reads.envelope
+
+    def reencrypt(
+        self, names: Iterable[str] | None = None, *, dry_run: bool = False
+    ) -> Iterator[Reencrypted]:
+        """Encrypt anew what is under an older key, or not encrypted, task after task; see `reencryption`.
+
+        Args:
+            names: Of the tasks to look at; all if not given.
+            dry_run: Only look.
+
+        Raises:
+            StoreUnavailable: No answer in time.
+        """
+        return walk(self._reads, self.run, iter(names or self.task_names()), dry_run=dry_run)

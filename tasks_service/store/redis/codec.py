@@ -13,6 +13,10 @@
     exception  JSON: what the tool raised, for operators, see `schema.TOOL_EXCEPTION`
     j:<n>      JSON: the nth journal entry, see `schema.JOURNAL_ENTRY`
 
+Where there is encryption, everything that a caller or a tool has written is sealed: from `vars` on, each
+field as a whole; the words in `state` together, as `schema.SEALED_WORDS`. What decodes a field opens it, and
+`Records` seals what it writes: nothing above the store ever sees a sealed text.
+
 The small numbers share one field, because a hash field of its own costs Redis 70 bytes and a poll a lookup
 each; what operators grep for stands alone. A hash field that is not listed here is a newer release's: nothing
 ever writes it or takes it away.
@@ -23,14 +27,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
+from ...crypto.envelope import Envelope, TaskSeal, key_name
 from ...domain.decide import IdempotencyRecord
-from ...domain.errors import CorruptRecord
+from ...domain.errors import CorruptRecord, RecordSealed
 from ...domain.names import is_name, task_hash
 from ...domain.reports import Report
 from ...domain.task import (
+    NO_TEXT,
     NOT_RECORDED,
     Identity,
+    InputRequest,
     JournalEntry,
     LogEntry,
     Progress,
@@ -56,6 +65,26 @@ DAMAGES = (ValueError, TypeError, LookupError, AttributeError, RecursionError, O
 _BESIDE = ("vars", "inputs", "failure")
 """The parts of a record that have a JSON field of their own, and none while they are empty."""
 
+SEALED_FIELDS = frozenset({*_BESIDE, "arguments", "caller", "result", "exception"})
+"""The hash fields that are sealed, beside the journal's."""
+
+
+class RecordFields(NamedTuple):
+    """The state of a record as it is stored.
+
+    Attributes:
+        plain: `STATE_FIELDS` by name; what was sealed beside `state` is opened.
+        stale: The names of those that would be sealed otherwise now: under a newer key, or at all.
+    """
+
+    plain: Mapping[str, str | None]
+    stale: frozenset[str] = frozenset()
+
+
+def is_sealed_field(name: str) -> bool:
+    """Whether a hash field is one that is sealed where there is encryption."""
+    return name in SEALED_FIELDS or name.startswith("j:")
+
 
 def _refuse_error(reference: str, reply: object) -> None:
     """Refuse what Redis answers where a key is of a wrong type."""
@@ -70,41 +99,86 @@ def _refuse_no_text(*values: str | None) -> None:
             value.encode()
 
 
-def encode(task: Task) -> dict[str, str]:
-    """The hash fields of a task, as `STATE_FIELDS`; an empty text means that the field is not stored."""
+def encode(task: Task, seal: TaskSeal | None = None) -> dict[str, str]:
+    """The hash fields of a task, as `STATE_FIELDS`; an empty text means that the field is not stored.
+
+    Args:
+        task: The task.
+        seal: Seals its words in `state`; the fields beside it are plain, to be compared. None: nothing does.
+    """
     versions = schema.RECORD_VERSIONS
     stored = versions.lower(schema.TASK.write(task))
+    if seal is not None:
+        _seal_words(stored, seal)
     fields = {"v": str(versions.written), "status": stored.pop("status"), "rev": str(stored.pop("rev"))}
     beside = {name: dumps(stored.pop(name)) if name in stored else "" for name in _BESIDE}
     return {**fields, "state": dumps(stored), **beside}
 
 
-def decode(reference: str, values: Sequence[str | None], as_of_ms: int = 0) -> Task | None:
-    """The task of a record read as `STATE_FIELDS`.
+def decode(
+    envelope: Envelope,
+    reference: str,
+    values: Sequence[str | None],
+    as_of_ms: int = 0,
+    *,
+    without_keys: bool = False,
+) -> Task | None:
+    """The task of a record read as `STATE_FIELDS`; see `decode_state`."""
+    return decode_state(envelope, reference, values, as_of_ms, without_keys=without_keys)[0]
+
+
+def decode_state(
+    envelope: Envelope,
+    reference: str,
+    values: Sequence[str | None],
+    as_of_ms: int = 0,
+    *,
+    without_keys: bool = False,
+) -> tuple[Task | None, RecordFields]:
+    """The task of a record read as `STATE_FIELDS`, and these as they are to be compared with new ones.
 
     Args:
+        envelope: Opens what is sealed.
         reference: The id or the name that led to the record.
         values: What was read there.
         as_of_ms: When it was read, for whoever asks what time has made of it.
+        without_keys: Whether a record is read of which a part does not open. That part then stands as if it
+            was not there, and the task is good for what needs none of it: to end it, or to take it away.
 
     Returns:
         The task; None if there is no record, or if it is that of another id of the same hash.
 
     Raises:
         RecordTooNew: A newer release has written it.
+        RecordSealed: A part is sealed under a key that is not there.
         CorruptRecord: It is damaged.
     """
     _refuse_error(reference, values)
     version, status, revision, state, *beside = values
+    fields: dict[str, str | None] = dict(zip(STATE_FIELDS, values, strict=True))
+    stale: set[str] = set()
     if state is None and status is None:
-        return None
+        return None, RecordFields(fields)
     try:
         _refuse_no_text(*values)
         stored: StoredFields = json.loads(state or "")
         stored["status"], stored["rev"] = status, int(revision or "")
+        seal = envelope.of(str(stored.get("owner")), task_hash(reference))
+        _open_words(stored, seal, without_keys=without_keys)
         for name, text in zip(_BESIDE, beside, strict=True):
             if text:
-                stored[name] = json.loads(text)
+                try:
+                    plain = seal.open(name, text)
+                except RecordSealed:
+                    if not without_keys:
+                        raise
+                    plain = _stand_in(name, stored)
+                else:
+                    if not envelope.is_current(text):
+                        stale.add(name)
+                fields[name] = plain
+                if plain:
+                    stored[name] = json.loads(plain)
         lifted = schema.RECORD_VERSIONS.lift(stored, int(version or ""), reference)
         task = schema.TASK.read(lifted, as_of_ms=as_of_ms)
         if not (task.owner and task.tool and task.queue):
@@ -115,12 +189,124 @@ def decode(reference: str, values: Sequence[str | None], as_of_ms: int = 0) -> T
     except DAMAGES as error:
         raise CorruptRecord(reference, f"{type(error).__name__}: {error}") from error
     if task.task_id == reference:
-        return task
+        return task, RecordFields(fields, frozenset(stale))
     if not is_name(reference):
-        return None
+        return None, RecordFields(fields)
     if (name := task_hash(task.task_id)) != task_hash(reference):
         raise CorruptRecord(reference, f"it is the record of task {name}")
-    return task
+    return task, RecordFields(fields, frozenset(stale))
+
+
+def _stand_in(name: str, stored: StoredFields) -> str:
+    """What stands for a field that does not open, of which nothing is ever written back.
+
+    A question that nobody can read still has its deadline, and no default.
+    """
+    if name != "inputs" or not stored.get("used_keys"):
+        return ""
+    asked = schema.INPUT_REQUEST.write(InputRequest(request=NO_TEXT, deadline_ms=int(stored["deadline"])))
+    return dumps({stored["used_keys"][-1]: asked})
+
+
+def _seal_words(stored: StoredFields, seal: TaskSeal) -> None:
+    """Seal what a tool or whoever cancelled has said; what a pending task waits for is no secret."""
+    words: StoredFields = {}
+    if "message" in stored and "waits" not in stored:
+        words["message"] = stored["message"]
+    if "message" in stored.get("progress", ()):
+        words["progress"] = stored["progress"]["message"]
+    if not words or (text := dumps(words)) == (sealed := seal.seal(schema.SEALED_WORDS, text)):
+        return
+    stored[schema.SEALED_WORDS] = sealed
+    if "message" in words:
+        del stored["message"]
+    if "progress" in words:
+        stored["progress"] = {name: value for name, value in stored["progress"].items() if name != "message"}
+
+
+def _open_words(stored: StoredFields, seal: TaskSeal, *, without_keys: bool) -> None:
+    sealed = stored.pop(schema.SEALED_WORDS, None)
+    if sealed is None:
+        if _has_plain_words(stored) and not without_keys:
+            seal.open(schema.SEALED_WORDS, "")  # refused, where nothing may be plain
+        return
+    try:
+        words = json.loads(seal.open(schema.SEALED_WORDS, sealed))
+    except RecordSealed:
+        if not without_keys:
+            raise
+        return
+    if "message" in words:
+        stored["message"] = words["message"]
+    if "progress" in words:
+        stored.setdefault("progress", {})["message"] = words["progress"]
+
+
+def _has_plain_words(stored: StoredFields) -> bool:
+    return ("message" in stored and "waits" not in stored) or "message" in stored.get("progress", ())
+
+
+def stale_keys(envelope: Envelope, record: Mapping[str, str]) -> frozenset[str]:
+    """The names of the keys that a whole record is under, beside the one that seals now; empty: none.
+
+    Raises:
+        ValueError, AttributeError: Its state is damaged.
+    """
+    found = {key_name(text) or "" for name, text in record.items() if is_sealed_field(name) and text}
+    if "state" in record:
+        stored: StoredFields = json.loads(record["state"])
+        if schema.SEALED_WORDS in stored:
+            found.add(key_name(stored[schema.SEALED_WORDS]) or "")
+        elif _has_plain_words(stored):
+            found.add("")
+    return frozenset(found - {envelope.sealing_name or ""})
+
+
+def reencrypted(envelope: Envelope, seal: TaskSeal, record: Mapping[str, str]) -> dict[str, str]:
+    """The fields of a whole record that are to be written anew, as they are to be stored.
+
+    Raises:
+        RecordSealed: One is sealed under a key that is not there.
+        CorruptRecord: One was changed, or belongs elsewhere.
+    """
+    changed = {
+        name: seal.seal(name, open_field(seal, name, text))
+        for name, text in record.items()
+        if is_sealed_field(name) and text and not envelope.is_current(text)
+    }
+    try:
+        stored: StoredFields = json.loads(record.get("state", "{}"))
+        _open_words(stored, seal, without_keys=False)
+        _seal_words(stored, seal)
+    except DAMAGES as error:
+        raise CorruptRecord(seal.task, f"{type(error).__name__}: {error}") from None
+    return changed | {"state": dumps(stored)} if "state" in record else changed
+
+
+def owner_and_key(reference: str, record: Mapping[str, str]) -> tuple[str, str]:
+    """The owner of a whole record, and the hash of its idempotency key.
+
+    Raises:
+        CorruptRecord: It is damaged.
+    """
+    try:
+        stored: StoredFields = json.loads(record["state"])
+        return str(stored["owner"]), str(stored.get("idempotency", ""))
+    except DAMAGES as error:
+        raise CorruptRecord(reference, f"{type(error).__name__}: {error}") from None
+
+
+def open_field(seal: TaskSeal, name: str, text: str) -> str:
+    """A sealed field of a record, opened.
+
+    Raises:
+        RecordSealed: It is sealed under a key that is not there.
+        CorruptRecord: It was changed, or belongs elsewhere.
+    """
+    try:
+        return seal.open(name, text)
+    except DAMAGES as error:
+        raise CorruptRecord(seal.task, str(error)) from None
 
 
 def encode_entry(entry: JournalEntry) -> str:
@@ -133,19 +319,14 @@ def encode_caller(caller: Identity) -> str:
     return schema.IDENTITY.text(caller)
 
 
-def decode_caller(reference: str, text: str | None) -> Identity:
-    """Who has called, out of a record.
-
-    Raises:
-        RecordTooNew: A newer release has written it.
-        CorruptRecord: It is damaged.
-    """
+def decode_caller(seal: TaskSeal, text: str | None) -> Identity:
+    """Who has called, out of a record; raises as `decode_entry` does."""
     if text is None:
         return NOT_RECORDED
     try:
-        return schema.IDENTITY.value(text, reference)
+        return schema.IDENTITY.value(seal.open("caller", text), seal.task)
     except DAMAGES as error:
-        raise CorruptRecord(reference, f"who has called is damaged: {error}") from error
+        raise CorruptRecord(seal.task, f"who has called is damaged: {error}") from error
 
 
 def encode_exception(exception: ToolException) -> str:
@@ -153,38 +334,34 @@ def encode_exception(exception: ToolException) -> str:
     return schema.TOOL_EXCEPTION.text(exception)
 
 
-def decode_exception(reference: str, text: str | None) -> ToolException | None:
-    """The exception out of a record; None if there is none.
-
-    Raises:
-        RecordTooNew: A newer release has written it.
-        CorruptRecord: It is damaged.
-    """
+def decode_exception(seal: TaskSeal, text: str | None) -> ToolException | None:
+    """The exception out of a record; None if there is none. Raises as `decode_entry` does."""
     if text is None:
         return None
     try:
-        return schema.TOOL_EXCEPTION.value(text, reference)
+        return schema.TOOL_EXCEPTION.value(seal.open("exception", text), seal.task)
     except DAMAGES as error:
-        raise CorruptRecord(reference, f"the exception of its tool is damaged: {error}") from error
+        raise CorruptRecord(seal.task, f"the exception of its tool is damaged: {error}") from error
 
 
-def decode_entry(reference: str, number: int, record: Mapping[str, str]) -> JournalEntry:
+def decode_entry(seal: TaskSeal, number: int, record: Mapping[str, str]) -> JournalEntry:
     """The nth journal entry out of the whole hash.
 
     Raises:
         RecordTooNew: A newer release has written it.
+        RecordSealed: It is sealed under a key that is not there.
         CorruptRecord: It is missing or damaged.
     """
+    name = f"j:{number}"
     try:
-        return schema.JOURNAL_ENTRY.value(record[f"j:{number}"], reference)
+        return schema.JOURNAL_ENTRY.value(seal.open(name, record[name]), seal.task)
     except DAMAGES as error:
-        raise CorruptRecord(reference, f"journal entry {number} is missing or damaged") from error
+        raise CorruptRecord(seal.task, f"journal entry {number} is missing or damaged") from error
 
 
-def decode_journal(task: Task, record: Mapping[str, str]) -> tuple[JournalEntry, ...]:
+def decode_journal(seal: TaskSeal, length: int, record: Mapping[str, str]) -> tuple[JournalEntry, ...]:
     """The journal out of the whole hash; raises as `decode_entry` does."""
-    name = task_hash(task.task_id) if task.journal_length else ""
-    return tuple(decode_entry(name, number, record) for number in range(task.journal_length))
+    return tuple(decode_entry(seal, number, record) for number in range(length))
 
 
 def encode_line(line: LogEntry) -> str:
@@ -241,6 +418,24 @@ def encode_remembered(remembered: IdempotencyRecord) -> str:
     return schema.IDEMPOTENCY.text(remembered)
 
 
+def seal_remembered(seal: TaskSeal, remembered: IdempotencyRecord) -> IdempotencyRecord:
+    """The record of an idempotency key with its digest sealed: whoever has one can try what was asked."""
+    return replace(remembered, request_digest=seal.seal("idempotency", remembered.request_digest))
+
+
+def open_remembered(seal: TaskSeal, remembered: IdempotencyRecord) -> IdempotencyRecord:
+    """The way back; a digest of before there was encryption is taken as it is.
+
+    Raises:
+        RecordSealed: It is sealed under a key that is not there.
+        CorruptRecord: It was changed, or belongs to another task.
+    """
+    digest = remembered.request_digest
+    if key_name(digest) is None:
+        return remembered
+    return replace(remembered, request_digest=open_field(seal, "idempotency", digest))
+
+
 def decode_remembered(text: str | None) -> IdempotencyRecord | None:
     """The value of an idempotency key, read back; None where there is none.
 
@@ -260,9 +455,9 @@ def decode_remembered(text: str | None) -> IdempotencyRecord | None:
     return remembered
 
 
-def encode_reports(reports: Sequence[Report]) -> str:
-    """Reports as they are published."""
-    return dumps([_report(report) for report in reports])
+def encode_reports(envelope: Envelope, name: str, reports: Sequence[Report]) -> str:
+    """Reports of a task as they are published: sealed as what is stored is, though nobody stores them."""
+    return envelope.of("", name).seal("reports", dumps([_report(report) for report in reports]))
 
 
 def _report(report: Report) -> StoredFields:
@@ -271,13 +466,15 @@ def _report(report: Report) -> StoredFields:
     return schema.LOG_MESSAGE.write(report)
 
 
-def decode_reports(text: str) -> tuple[Report, ...]:
+def decode_reports(envelope: Envelope, name: str, text: str) -> tuple[Report, ...]:
     """Reports, read back.
 
     Raises:
         ValueError: Whoever published it was not one of ours, or is a newer release.
+        RecordSealed: It is sealed under a key that is not there.
     """
     try:
+        text = envelope.of("", name).open("reports", text)
         return tuple(
             schema.LOG_MESSAGE.read(stored) if "level" in stored else schema.PROGRESS.read(stored)
             for stored in json.loads(text)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from redis.exceptions import ResponseError
 
+from ...crypto.envelope import TaskSeal
 from ...domain.decide import Applied, IdempotencyRecord, Refused, Replayed, StoreCounts, decide
 from ...domain.errors import CorruptRecord, StoreDamaged
 from ...domain.events import Create
 from ...domain.indexes import is_sent
 from ...domain.limits import BLOCK_BYTES, size
+from ...domain.names import task_hash
 from ...domain.task import ConcurrencyKey, Task
 from . import codec
 from .layout import OWNER_KEYS_MS, Command
@@ -82,12 +84,14 @@ class Creation:
     def judge(self, replies: list[Reply]) -> Write[Applied | Replayed] | None:
         """See `Transition.judge`."""
         stored = self._store.stored(self.task_id, replies)
-        if stored.task is None and stored.fields["v"]:
+        if stored.task is None and stored.fields.plain["v"]:
             raise CorruptRecord(self.task_id, "another task has its name")
         owner_live, first_blocks, more_blocks, final, not_final, *rest = stored.rest
         owner_blocks = first_blocks + more_blocks
         found, rest = rest[: len(self._keyed)], rest[len(self._keyed) :]
         existing = codec.decode_remembered(found[0]) if found else None
+        if existing is not None:
+            existing = codec.open_remembered(self._seal(existing.task_id), existing)
         if existing is not None and existing.task_id != self._named:
             # Whether the key still stands is for its task to say, in the same transaction.
             self._named = existing.task_id
@@ -102,7 +106,9 @@ class Creation:
             owner_blocks=owner_blocks,
             stored=final + not_final,
             existing=existing,
-            existing_task=codec.decode(existing.task_id, records[0]) if existing else None,
+            existing_task=codec.decode(self._store.envelope, existing.task_id, records[0])
+            if existing
+            else None,
             slots_until_ms=self._slots.until_ms(held),
         )
         decision = decide(
@@ -124,12 +130,16 @@ class Creation:
             or owner_blocks * BLOCK_BYTES + headroom >= limits.stored_per_owner
         )
 
+    def _seal(self, task_id: str) -> TaskSeal:
+        return self._store.envelope.of(self._event.owner, task_hash(task_id))
+
     def _writes(self, decision: Applied, task: Task, stored: Stored) -> list[Command]:
         now_ms = stored.now_ms
         sends = is_sent(decision, self._event, now_ms)
         record = IdempotencyRecord(task_id=task.task_id, request_digest=self._event.request_digest)
         # First, since what `writes` says of the key's end needs the key.
-        commands: list[Command] = [("SET", key, codec.encode_remembered(record)) for key in self._keyed]
+        sealed = codec.seal_remembered(self._seal(task.task_id), record)
+        commands: list[Command] = [("SET", key, codec.encode_remembered(sealed)) for key in self._keyed]
         commands += self._store.writes(self._shard, None, stored.fields, decision, now_ms, sends=sends)
         commands += [("PEXPIRE", key, OWNER_KEYS_MS) for key in (self._all, self._live)]
         return commands

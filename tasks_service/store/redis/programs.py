@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...crypto.envelope import Envelope
 from ...domain.limits import Limits
 from .layout import Layout
 from .transaction import Program, Reply, milliseconds, once
@@ -21,12 +22,14 @@ class StorePrograms:
         limits: What is allowed.
         deadline: Seconds that an operation may try.
         clock: From the server's time to the time that decisions use, in ms; tests move it.
+        envelope: Seals what is stored, and opens it.
     """
 
     layout: Layout
     limits: Limits
     deadline: float
     clock: Clock | None
+    envelope: Envelope
 
     def time_of(self, reply: Reply) -> int:
         """The time that decisions use, from the answer of TIME."""

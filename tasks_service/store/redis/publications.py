@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ...domain.errors import StoreUnavailable
+from ...crypto.envelope import Envelope
+from ...domain.errors import RecordSealed, StoreUnavailable
 from ..changes import Change, Reported
 from . import codec
 from .layout import Layout
@@ -19,10 +20,11 @@ def announce(layout: Layout, name: str, deadline: float) -> Program[list[Reply]]
     return once([("PUBLISH", layout.changes, f"{name} 0")], deadline)
 
 
-def report(layout: Layout, reported: Sequence[Reported]) -> Program[list[int]]:
+def report(layout: Layout, envelope: Envelope, reported: Sequence[Reported]) -> Program[list[int]]:
     """See `WorkerStore.report`. Tried once: a report that is late is worth less than the next one."""
     commands = [
-        ("PUBLISH", layout.reports(name), codec.encode_reports(reports)) for name, reports in reported
+        ("PUBLISH", layout.reports(name), codec.encode_reports(envelope, name, reports))
+        for name, reports in reported
     ]
     try:
         replies = yield RoundTrip(commands)
@@ -34,11 +36,11 @@ def report(layout: Layout, reported: Sequence[Reported]) -> Program[list[int]]:
     return replies
 
 
-def parse_reported(name: str, text: str) -> Reported | None:
+def parse_reported(envelope: Envelope, name: str, text: str) -> Reported | None:
     """What was published of a task, read back; None if it cannot be."""
     try:
-        return Reported(name, codec.decode_reports(text))
-    except ValueError as error:
+        return Reported(name, codec.decode_reports(envelope, name, text))
+    except (ValueError, RecordSealed) as error:
         logger.warning("A report was dropped: %s", error)
         return None
 

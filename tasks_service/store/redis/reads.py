@@ -9,7 +9,7 @@ from ...domain.decide import effective
 from ...domain.errors import CorruptRecord, TaskNotFound
 from ...domain.indexes import Due
 from ...domain.names import task_hash
-from ...domain.task import JsonText, Owner, Task, TaskRecord
+from ...domain.task import NO_TEXT, JsonText, Owner, Task, TaskRecord
 from ..clients import Page, TaskView
 from . import codec
 from .layout import Command, Shard, problems, score_of, sorted_index_entries
@@ -34,12 +34,15 @@ class Reads(StorePrograms):
         time, values = yield from once(reads, self.deadline)
         _no_error(task_id, values)
         now_ms = self.time_of(time)
-        task = codec.decode(task_id, values[:_STATE], now_ms)
+        task = codec.decode(self.envelope, task_id, values[:_STATE], now_ms)
         now = None if task is None else effective(task, now_ms)
         # A name leads to the record as well, and the hash is no proof of the id.
         if now is None or now.task_id != task_id or now.owner != owner or not (now.visible or hidden):
             raise TaskNotFound(task_id)
-        return TaskView(task=now, result=values[_STATE] or None)
+        result = values[_STATE]
+        if result:
+            result = codec.open_field(self.envelope.of(owner, task_hash(task_id)), "result", result)
+        return TaskView(task=now, result=result or None)
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Program[Page]:
         """See `ClientStore.page`: the owner's index, then the records, in a round trip each."""
@@ -91,9 +94,17 @@ class Reads(StorePrograms):
         reads += [("HMGET", shard.task(name), *codec.STATE_FIELDS) for name in names]
         time, *records = yield from once(reads, self.deadline)
         now_ms = self.time_of(time)
-        found = (_readable(name, values) for name, values in zip(names, records, strict=True))
+        found = (self._readable(name, values) for name, values in zip(names, records, strict=True))
         current = (effective(task, now_ms) for task in found if task is not None)
         return [task for task in current if task is not None and task.owner == owner and task.visible]
+
+    def _readable(self, name: str, values: Reply) -> Task | None:
+        """A record of many; None, and a word in the log, if it cannot be read: the others still can."""
+        try:
+            return codec.decode(self.envelope, name, values)
+        except CorruptRecord as error:
+            logger.warning("A task is left out of its owner's list: %s", error)
+            return None
 
     def inspect(self, reference: str) -> Program[TaskRecord]:
         """See `MaintenanceStore.inspect`."""
@@ -102,17 +113,21 @@ class Reads(StorePrograms):
         flat, lines = yield from once(reads, self.deadline)
         _no_error(reference, flat)
         record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
-        task = codec.decode(reference, [record.get(name) for name in codec.STATE_FIELDS])
+        task = codec.decode(self.envelope, reference, [record.get(name) for name in codec.STATE_FIELDS])
         if task is None:
             raise TaskNotFound(reference)
-        result = record.get("result")
+        seal = self.envelope.of(task.owner, task_hash(reference))
+        arguments, result = (
+            None if text is None else JsonText(codec.open_field(seal, name, text))
+            for name, text in ((name, record.get(name)) for name in ("arguments", "result"))
+        )
         return TaskRecord(
             task=task,
-            arguments=JsonText(record.get("arguments", "")),
-            caller=codec.decode_caller(reference, record.get("caller")),
-            result=None if result is None else JsonText(result),
-            exception=codec.decode_exception(reference, record.get("exception")),
-            journal=codec.decode_journal(task, record),
+            arguments=arguments or NO_TEXT,
+            caller=codec.decode_caller(seal, record.get("caller")),
+            result=result,
+            exception=codec.decode_exception(seal, record.get("exception")),
+            journal=codec.decode_journal(seal, task.journal_length, record),
             log=codec.decode_log(reference, lines),
         )
 
@@ -128,7 +143,7 @@ class Reads(StorePrograms):
         for name, values in zip(names, rows, strict=True):
             try:
                 _no_error(name, values)
-                task = codec.decode(name, values)
+                task = codec.decode(self.envelope, name, values, without_keys=True)
             except CorruptRecord as error:
                 logger.debug("A task is passed over: %s", error)
                 continue
@@ -167,15 +182,6 @@ class Reads(StorePrograms):
 
 def _is_error(reply: Reply) -> bool:
     return isinstance(reply, Exception)
-
-
-def _readable(name: str, values: Reply) -> Task | None:
-    """A record of many; None, and a word in the log, if it cannot be read: the others still can."""
-    try:
-        return codec.decode(name, values)
-    except CorruptRecord as error:
-        logger.warning("A task is left out of its owner's list: %s", error)
-        return None
 
 
 def _scored(key: str, flat: Reply) -> list[tuple[str, int]]:

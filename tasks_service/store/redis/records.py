@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ...crypto.envelope import TaskSeal
 from ...domain.decide import Applied
 from ...domain.indexes import Due
 from ...domain.names import task_hash
@@ -17,16 +17,13 @@ from .memory_guard import MemoryGuard
 from .programs import StorePrograms
 from .transaction import Reply
 
-Fields = Mapping[str, str | None]
-"""The state of a record as it is stored, by hash fields."""
-
 
 class Stored(NamedTuple):
     """A record as a transition reads it."""
 
     now_ms: int
     task: Task | None
-    fields: Fields
+    fields: codec.RecordFields
     log: tuple[LogEntry, ...]
     rest: list[Reply]
 
@@ -52,19 +49,25 @@ class Records(StorePrograms):
     outbox: Outbox
     guard: MemoryGuard | None
 
-    def stored(self, reference: str, replies: list[Reply]) -> Stored:
-        """What the answers to `state_reads` say; more answers than that are its `rest`."""
+    def stored(self, reference: str, replies: list[Reply], *, without_keys: bool = False) -> Stored:
+        """What the answers to `state_reads` say; more answers than that are its `rest`.
+
+        Args:
+            reference: The task's id or name.
+            replies: The answers.
+            without_keys: See `codec.decode_state`.
+        """
         time, values, lines, *rest = replies
         now_ms = self.time_of(time)
-        task, log = codec.decode(reference, values, now_ms), codec.decode_log(reference, lines)
-        fields = dict(zip(codec.STATE_FIELDS, values, strict=True))
+        task, fields = codec.decode_state(self.envelope, reference, values, now_ms, without_keys=without_keys)
+        log = codec.decode_log(reference, lines)
         return Stored(now_ms, task, fields, log, rest)
 
     def writes(
         self,
         shard: Shard,
         before: Task | None,
-        fields: Fields,
+        fields: codec.RecordFields,
         applied: Applied,
         now_ms: int,
         *,
@@ -75,13 +78,17 @@ class Records(StorePrograms):
         Args:
             shard: The task's.
             before: The task as it was.
-            fields: The record as it was stored, `codec.STATE_FIELDS` by their names.
+            fields: The record as it was stored.
             applied: The event.
             now_ms: The store's clock.
             sends: Whether the task's message goes out with them.
         """
         channel, log_entries = self.layout.changes, self.limits.log_entries
-        commands = _event_writes(shard, before, fields, applied, channel=channel, log_entries=log_entries)
+        name = "" if applied.task is None else task_hash(applied.task.task_id)
+        seal = self.envelope.of("" if applied.task is None else applied.task.owner, name)
+        commands = _event_writes(
+            shard, before, fields, applied, seal, channel=channel, log_entries=log_entries
+        )
         if sends and applied.task is not None:
             pushes = self.outbox.pushes(applied.task, now_ms)
             commands += [("LPUSH", push.key, push.payload) for push in pushes]
@@ -91,8 +98,9 @@ class Records(StorePrograms):
 def _event_writes(
     shard: Shard,
     before: Task | None,
-    fields: Fields,
+    fields: codec.RecordFields,
     applied: Applied,
+    seal: TaskSeal,
     *,
     channel: str,
     log_entries: int,
@@ -104,6 +112,7 @@ def _event_writes(
         before: The task before the event; None: there was none.
         fields: See `Records.writes`.
         applied: The event.
+        seal: Of the task.
         channel: Where changes are published.
         log_entries: How many lines of the transition log are kept.
     """
@@ -112,9 +121,9 @@ def _event_writes(
         return [] if before is None else _removal(shard, before)
     if after == before and not applied.log:
         return []
-    name = task_hash(after.task_id)
+    name = seal.task
     key, log = shard.task(name), shard.log(name)
-    commands: list[Command] = list(_record_writes(key, fields, applied, after))
+    commands: list[Command] = list(_record_writes(key, fields, applied, after, seal))
     commands += index_commands(shard, before, after)
     if applied.log:
         commands.append(("RPUSH", log, *map(codec.encode_line, applied.log)))
@@ -139,11 +148,15 @@ def _removal(shard: Shard, task: Task) -> list[Command]:
     return [*commands, last]
 
 
-def _record_writes(key: str, old: Fields, applied: Applied, after: Task) -> list[Command]:
+def _record_writes(
+    key: str, fields: codec.RecordFields, applied: Applied, after: Task, seal: TaskSeal
+) -> list[Command]:
     # Compared with what is stored, not with what was read from it: a record of another schema version is
     # written as a whole, or not at all.
-    new = codec.encode(after)
-    changed = {name: text for name, text in new.items() if text and text != old.get(name)}
+    old, new = fields.plain, codec.encode(after, seal)
+    changed = {
+        name: text for name, text in new.items() if text and (text != old.get(name) or name in fields.stale)
+    }
     if applied.arguments is not None:
         changed["arguments"] = applied.arguments
     if applied.caller is not None:
@@ -157,7 +170,11 @@ def _record_writes(key: str, old: Fields, applied: Applied, after: Task) -> list
         changed[f"j:{number}"] = codec.encode_entry(entry)
     commands: list[Command] = []
     if changed:
-        commands.append(("HSET", key, *(part for pair in changed.items() for part in pair)))
+        stored = {
+            name: seal.seal(name, text) if codec.is_sealed_field(name) else text
+            for name, text in changed.items()
+        }
+        commands.append(("HSET", key, *(part for pair in stored.items() for part in pair)))
     if emptied := [name for name, text in new.items() if not text and old.get(name)]:
         commands.append(("HDEL", key, *emptied))
     return commands

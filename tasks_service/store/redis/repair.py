@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
+from ...crypto.envelope import Envelope, TaskSeal
 from ...domain.decide import (
     IdempotencyRecord,
     Refused,
@@ -28,7 +29,7 @@ from ...domain.decide import (
     effective,
     inconsistency,
 )
-from ...domain.errors import CorruptRecord, RecordTooNew
+from ...domain.errors import CorruptRecord, UnreadableHere
 from ...domain.events import RepairRecord
 from ...domain.limits import size
 from ...domain.names import is_name, task_hash
@@ -181,11 +182,18 @@ class Repairs:
         reads: list[Command] = [("HMGET", shard.task(name), *codec.STATE_FIELDS) for name in names]
         records = (yield from once(reads, self._deadline)) if names else []
         met = zip(entries, names, records, strict=True)
-        return following, [entry for entry, name, values in met if _is_stray(shard, key, entry, name, values)]
+        envelope = self._records.envelope
+        return following, [
+            entry for entry, name, values in met if _is_stray(envelope, shard, key, entry, name, values)
+        ]
 
     def stray_block(self, shard: Shard, key: str, entry: str, *, dry_run: bool) -> Program[list[Repair]]:
         """Take a block out of an owner's that is stored of none of the owner's tasks."""
-        return (yield from transact(_StrayBlock(shard, key, entry, dry_run=dry_run), self._deadline))
+        return (
+            yield from transact(
+                _StrayBlock(self._records.envelope, shard, key, entry, dry_run=dry_run), self._deadline
+            )
+        )
 
     def without_record(self, shard: Shard, names: Sequence[str]) -> Program[list[str]]:
         """Which of these tasks have no record."""
@@ -215,8 +223,8 @@ class Repairs:
         try:
             return (yield from self._repair(name, found_in, dry_run=dry_run))
         except CorruptRecord as error:
-            is_newer = isinstance(error, RecordTooNew)
-            if is_newer or not quarantine or dry_run or not (yield from self._is_beyond_repair(name)):
+            is_sound = isinstance(error, UnreadableHere)
+            if is_sound or not quarantine or dry_run or not (yield from self._is_beyond_repair(name)):
                 return [Repair(task=name, what=f"it cannot be read: {error.reason}", fixed=False)]
             shard = self._records.layout.shard_of(name)
             yield from self._quarantine(shard, name)
@@ -230,7 +238,7 @@ class Repairs:
         if isinstance(values, ResponseError):
             return True
         try:
-            return codec.decode(name, values) is None
+            return codec.decode(self._records.envelope, name, values) is None
         except CorruptRecord:
             return True
 
@@ -270,7 +278,9 @@ class _Fix:
         if isinstance(flat, ResponseError):
             raise CorruptRecord(name, str(flat))
         record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
-        task = codec.decode(name, [record.get(field) for field in codec.STATE_FIELDS])
+        task, fields = codec.decode_state(
+            self._records.envelope, name, [record.get(field) for field in codec.STATE_FIELDS]
+        )
         if self._look.extend(task):
             return None
         if task is None and record:
@@ -281,10 +291,11 @@ class _Fix:
         if task is not None:
             log_commands = list(_log(shard, task, last, now_ms, problems))
             beyond += () if log_commands else _misfit(task, last)
-            task = self._sound(shard, task, record, now_ms, commands, problems)
+            seal = self._records.envelope.of(task.owner, task_hash(name))
+            task = self._sound(shard, task, record, fields, now_ms, commands, problems)
             commands = [*log_commands, *commands]
             commands += _lifetime(task, {key: record_ends, log: log_ends}, problems)
-            commands += _leftovers(key, task, record, problems)
+            commands += _leftovers(key, task, seal, record, problems)
         elif last:
             problems.append(f"{log}: the log of no task")
             commands.append(("DEL", log))
@@ -301,20 +312,22 @@ class _Fix:
         shard: Shard,
         task: Task,
         record: Mapping[str, str],
+        fields: codec.RecordFields,
         now_ms: int,
         commands: list[Command],
         problems: list[str],
     ) -> Task:
         """The task after its contradictions have been fixed, as `decide` says."""
-        kept, kept_bytes = _journal(task, record)
-        has_result = _is_json(record.get("result"))
+        seal = self._records.envelope.of(task.owner, task_hash(task.task_id))
+        kept, kept_bytes = _journal(task, seal, record)
+        has_result = _is_json(seal, record.get("result"))
         event = RepairRecord(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
         if (what := inconsistency(task, event)) is not None:
             decision = decide(task, event, now_ms, limits=self._records.limits)
             # Refused: time has ended it meanwhile, and a sweep writes that down.
             if not isinstance(decision, Refused | Replayed) and decision.task is not None:
                 problems.append(what)
-                commands += self._records.writes(shard, task, record, decision, now_ms, sends=False)
+                commands += self._records.writes(shard, task, fields, decision, now_ms, sends=False)
                 task = decision.task
         if "result" in record and task.phase is not Phase.COMPLETED:
             problems.append(f"it is {task.phase}, and has a result that nobody is shown")
@@ -327,7 +340,8 @@ class _StrayBlock:
 
     name, token = "RepairRecord", ""
 
-    def __init__(self, shard: Shard, key: str, entry: str, *, dry_run: bool) -> None:
+    def __init__(self, envelope: Envelope, shard: Shard, key: str, entry: str, *, dry_run: bool) -> None:
+        self._envelope = envelope
         self._shard, self._key, self._entry, self._dry_run = shard, key, entry, dry_run
         self.task_id = _task_of(shard, key, entry)
 
@@ -338,7 +352,7 @@ class _StrayBlock:
         return [("HMGET", self._shard.task(self.task_id), *codec.STATE_FIELDS)]
 
     def judge(self, replies: list[Reply]) -> Write[list[Repair]]:
-        if not _is_stray(self._shard, self._key, self._entry, self.task_id, replies[0]):
+        if not _is_stray(self._envelope, self._shard, self._key, self._entry, self.task_id, replies[0]):
             return Write((), [])
         what = f"{self._key}: counts the block {self._entry!a:.80}, which is stored of no task"
         done = [Repair(task=self.task_id, what=what, fixed=not self._dry_run)]
@@ -504,7 +518,7 @@ def _led_to(value: str) -> str:
     """The name of the task in the value of an idempotency key; empty if it is damaged."""
     try:
         remembered = codec.decode_remembered(value)
-    except RecordTooNew:
+    except UnreadableHere:
         raise
     except CorruptRecord:
         return ""
@@ -565,12 +579,12 @@ def _task_of(shard: Shard, key: str, entry: str) -> str:
     return entry.partition(":")[0] if _kind(shard, key)[0] == "blocks" else entry
 
 
-def _is_stray(shard: Shard, key: str, entry: str, name: str, values: Reply) -> bool:
+def _is_stray(envelope: Envelope, shard: Shard, key: str, entry: str, name: str, values: Reply) -> bool:
     """Whether an index names a task that is not there, or that belongs elsewhere."""
     if isinstance(values, ResponseError):
         return False
     try:
-        task = codec.decode(name, values)
+        task = codec.decode(envelope, name, values, without_keys=True)
     except CorruptRecord:
         return False
     if task is None:
@@ -599,7 +613,7 @@ def _log(
     key = shard.log(task.task_id)
     try:
         problem = "" if codec.decode_log(task.task_id, lines) else "the task has no transition log"
-    except RecordTooNew:
+    except UnreadableHere:
         raise
     except CorruptRecord as error:
         problem = error.reason
@@ -621,20 +635,22 @@ def _log(
         yield ("PEXPIREAT", key, last_ms(task) + BACKSTOP_MS)
 
 
-def _is_json(text: str | None) -> bool:
+def _is_json(seal: TaskSeal, text: str | None) -> bool:
+    """Whether the result of a task can be read."""
     try:
-        return text is not None and (text.isascii() or bool(text.encode())) and json.loads(text) is not None
+        text = seal.open("result", text) if text else ""
+        return text != "" and (text.isascii() or bool(text.encode())) and json.loads(text) is not None
     except (ValueError, RecursionError):
         return False
 
 
-def _journal(task: Task, record: Mapping[str, str]) -> tuple[int, int]:
+def _journal(task: Task, seal: TaskSeal, record: Mapping[str, str]) -> tuple[int, int]:
     """How many entries can be read from the first on, and the size of their values."""
     total = 0
     for number in range(task.journal_length):
         try:
-            total += size(codec.decode_entry(task.task_id, number, record).value)
-        except RecordTooNew:
+            total += size(codec.decode_entry(seal, number, record).value)
+        except UnreadableHere:
             raise
         except (CorruptRecord, *codec.DAMAGES):
             return number, total
@@ -649,15 +665,17 @@ def _lifetime(task: Task, ends: Mapping[str, Reply], problems: list[str]) -> Ite
             yield ("PEXPIREAT", key, wanted)
 
 
-def _leftovers(key: str, task: Task, record: Mapping[str, str], problems: list[str]) -> Iterator[Command]:
+def _leftovers(
+    key: str, task: Task, seal: TaskSeal, record: Mapping[str, str], problems: list[str]
+) -> Iterator[Command]:
     kept = {f"j:{number}" for number in range(task.journal_length)}
     if extra := sorted(name for name in record if name.startswith("j:") and name not in kept):
         problems.append(f"{key}: journal entries beyond its end")
         yield ("HDEL", key, *extra)
     for name, decode in (("exception", codec.decode_exception), ("caller", codec.decode_caller)):
         try:
-            decode(task.task_id, record.get(name))
-        except RecordTooNew:
+            decode(seal, record.get(name))
+        except UnreadableHere:
             continue
         except CorruptRecord as error:
             problems.append(f"{key}: {error.reason}")

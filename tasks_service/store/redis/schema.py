@@ -172,6 +172,9 @@ FAILURE = Shape(
     signed=("code",),
 )
 
+SEALED_WORDS = "sealed"
+"""The stored name of the words of `message` and of `progress`, where there is encryption: sealed together."""
+
 TASK = Shape(
     Task,
     [

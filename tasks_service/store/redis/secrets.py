@@ -5,7 +5,8 @@ is well. So the first front end that reaches a store notes the fingerprints of i
 one compares. That of owners never changes. That of sealing may, one step at a time: whoever can open what
 the noted secret has sealed may seal with another, and notes that. So may who verifies what the noted secret
 has signed, with the secret that signs messages: it is noted by workers as well. A process that does not
-sign at all is refused once a worker has noted that it drops what is not signed.
+sign at all is refused once a worker has noted that it drops what is not signed. A process that encrypts what
+it stores notes the name of its key, and one that does not have that key is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from redis.exceptions import ResponseError
 
+from ...crypto.envelope import Envelope
 from ...crypto.keys import Fingerprints
 from ...domain.errors import StoreFull
 from ..findings import Finding, Severity
@@ -23,18 +25,22 @@ from .transaction import Program, Reply, once
 OWNERS, SEALING, MESSAGES = "owners", "sealing", "messages"
 """The fields: what a secret is for."""
 
+RECORDS = "records"
+"""The field that names the key under which what is stored is encrypted."""
+
 UNSIGNED, REFUSED = "unsigned", "refused"
 """The field that says what workers do with messages that are not signed, and its value if they drop them."""
 
 
 def compare_secrets(
-    layout: Layout, ours: Fingerprints, deadline: float, *, notes: bool = True
+    layout: Layout, ours: Fingerprints, envelope: Envelope, deadline: float, *, notes: bool = True
 ) -> Program[list[Finding]]:
     """What is wrong with the secrets of a process, as one error at most.
 
     Args:
         layout: Names the keys.
         ours: The fingerprints of its secrets.
+        envelope: Its keys for what is stored.
         deadline: Seconds that each question may take.
         notes: Whether they are noted where nothing is known yet, or where they replace what was noted.
 
@@ -53,11 +59,12 @@ def compare_secrets(
         # Of several who are first at once, one is; all read who.
         *_, reply = yield from _written([*lacking, read], deadline, otherwise=reply)
     noted = dict(zip(reply[::2], reply[1::2], strict=True))
-    found = list(_differences(key, noted, ours))
+    found = list(_differences(key, noted, ours)) or list(_lacking_keys(key, noted, envelope))
     renewed = {} if not ours.sealing else {SEALING: ours.sealing[0]}
     # Not by HSETNX, which the Redis users of workers never needed.
     renewed |= {} if not ours.messages else {MESSAGES: ours.messages[0]}
     renewed |= {} if not ours.refuses_unsigned else {UNSIGNED: REFUSED}
+    renewed |= {} if envelope.sealing_name is None else {RECORDS: envelope.sealing_name}
     changed = [part for item in renewed.items() if noted.get(item[0]) != item[1] for part in item]
     if notes and not found and changed:
         yield from _written([("HSET", key, *changed)], deadline, otherwise=None)
@@ -108,6 +115,19 @@ def _differences(key: str, noted: dict[str, str], ours: Fingerprints) -> Iterato
             "has no TASKS_MESSAGE_SECRET.",
             fix="Set it to that of the workers. To do without signatures again, take the variable from all "
             f"processes and run: redis-cli HDEL '{key}' {MESSAGES} {UNSIGNED}",
+        )
+
+
+def _lacking_keys(key: str, noted: dict[str, str], envelope: Envelope) -> Iterator[Finding]:
+    name = noted.get(RECORDS)
+    if name is not None and name not in envelope.key_names:
+        yield Finding(
+            severity=Severity.ERROR,
+            what=f"Other processes encrypt what they store under the key {name!a}, and this one does not "
+            "have it: it could read none of their tasks.",
+            fix="Add the key to its TASKS_ENCRYPTION_KEYS; a new key goes to every process before it is put "
+            'first in any (docs/security.md, "Secrets at rest"). If no stored task matters any more, or '
+            f"encryption was given up and nothing is encrypted now, run: redis-cli HDEL '{key}' {RECORDS}",
         )
 
 

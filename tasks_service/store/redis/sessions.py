@@ -27,6 +27,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...crypto.envelope import Envelope
 from ...domain.limits import KIB, check_size, size, truncate
 from ...domain.names import task_hash
 from ...domain.reports import LogLevel
@@ -45,6 +46,7 @@ from ..sessions import (
     session_name,
 )
 from . import schema
+from .codec import open_field
 from .layout import Command
 from .memory_guard import ANSWERS_UNTIL, CREATES_UNTIL, MemoryGuard
 from .transaction import Program, once
@@ -90,11 +92,21 @@ class RedisSessions:
         deadline: Seconds that an operation may take.
         guard: Refuses rows while memory is short.
         answers_bytes: Largest answer that is left for a call that has no task yet.
+        envelope: Seals answers, and what was wrong with one.
     """
 
     def __init__(
-        self, run: Run, *, prefix: str, channel: str, deadline: float, guard: MemoryGuard, answers_bytes: int
+        self,
+        run: Run,
+        *,
+        prefix: str,
+        channel: str,
+        deadline: float,
+        guard: MemoryGuard,
+        answers_bytes: int,
+        envelope: Envelope,
     ) -> None:
+        self._envelope = envelope
         self._run, self._prefix, self._channel, self._deadline = run, prefix, channel, deadline
         self._guard, self._answers_bytes = guard, answers_bytes
 
@@ -234,7 +246,8 @@ class RedisSessions:
             return AskLock(mine=False)
         # Only its holder takes a refusal away, so that a question is asked again once, on one stream.
         _, problem = await self._do(("PEXPIRE", lock, life), ("GETDEL", f"{lock}:no"))
-        return AskLock(mine=True, problem=problem or "")
+        seal = self._envelope.of("", task_hash(task_id))
+        return AskLock(mine=True, problem=open_field(seal, f"refusal {key}", problem) if problem else "")
 
     async def leave_ask_lock(self, task_id: str, key: str, holder: str) -> None:
         """See `SessionStore.leave_ask_lock`."""
@@ -246,8 +259,9 @@ class RedisSessions:
     async def refuse(self, task_id: str, key: str, problem: str) -> None:
         """See `SessionStore.refuse`."""
         refusal, told = f"{self._ask_lock(task_id, key)}:no", truncate(problem, ROW_BYTES)
+        sealed = self._envelope.of("", task_hash(task_id)).seal(f"refusal {key}", told)
         wake = self._wake(task_hash(task_id))
-        await self._write(told, ("SET", refusal, told, "PX", SILENCE_MS), wake)
+        await self._write(told, ("SET", refusal, sealed, "PX", SILENCE_MS), wake)
 
     async def attribute(self, task_id: str, key: str, request_id: str) -> None:
         """See `SessionStore.attribute`."""
@@ -262,9 +276,10 @@ class RedisSessions:
     async def leave_answer(self, interview: str, key: str, answer: JsonText) -> None:
         """See `SessionStore.leave_answer`."""
         name = self._interview(interview)
+        sealed = self._envelope.of("", interview).seal(f"answer {key}", answer)
         await self._write(
             answer,
-            ("HSETNX", name, key, answer),
+            ("HSETNX", name, key, sealed),
             ("PEXPIRE", name, ANSWERS_MS),
             self._wake(interview_name(interview)),
             most_bytes=self._answers_bytes,
@@ -273,7 +288,9 @@ class RedisSessions:
     async def answers(self, interview: str) -> Mapping[str, JsonText]:
         """See `SessionStore.answers`."""
         (flat,) = await self._do(("HGETALL", self._interview(interview)))
-        return dict(zip(flat[::2], map(JsonText, flat[1::2]), strict=True))
+        seal = self._envelope.of("", interview)
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return {key: JsonText(open_field(seal, f"answer {key}", answer)) for key, answer in pairs}
 
     async def _write(
         self, row: str, *commands: Command, is_new: bool = False, most_bytes: int = ROW_BYTES

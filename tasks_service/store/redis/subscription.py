@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
+from ...crypto.envelope import Envelope
 from ...domain.errors import StoreUnavailable
 from ..changes import Change, Reported
 from .connection import pack
@@ -31,6 +32,7 @@ class Subscription:
         connect: Opens a connection to a server that is the right one now.
         is_current: Whether the server of the last connection still is.
         layout: Names the channels.
+        envelope: Opens reports.
         reconnect: See `Timings.reconnect`.
     """
 
@@ -39,8 +41,10 @@ class Subscription:
         connect: Callable[[], Awaitable[Connection]],
         is_current: Callable[[], bool],
         layout: Layout,
+        envelope: Envelope,
         reconnect: float,
     ) -> None:
+        self._envelope = envelope
         self._connect, self._is_current, self._layout = connect, is_current, layout
         self._reconnect = reconnect
         self._wanted: set[str] = set()
@@ -96,7 +100,7 @@ class Subscription:
                     case ["message", channel, text]:
                         if (name := self._layout.reported_by(channel)) is None:
                             yield parse_change(text)
-                        elif (reported := parse_reported(name, text)) is not None:
+                        elif (reported := parse_reported(self._envelope, name, text)) is not None:
                             yield reported
                     case ["pong", number]:
                         self._caught_up(int(number))

@@ -18,6 +18,10 @@ from ...domain.errors import (
 )
 from ...domain.events import (
     AnswerInput,
+    CallerLeft,
+    CallerReturned,
+    Cancel,
+    CancelByOperator,
     Claim,
     ClientEvent,
     Create,
@@ -31,7 +35,7 @@ from ...domain.events import (
 )
 from ...domain.indexes import Due, awaits_worker, frees_slot, is_sent, refusal_reason
 from ...domain.names import is_name, task_hash
-from ...domain.task import ConcurrencyKey, JsonText, Owner, Phase, Slot, Task
+from ...domain.task import NO_TEXT, ConcurrencyKey, JsonText, Owner, Phase, Slot, Task
 from ..clients import Created
 from ..workers import Claimed
 from . import codec
@@ -46,6 +50,10 @@ from .transaction import Program, Reply, Write, once, transact
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+_NEEDS_NO_KEY = (Cancel, CallerLeft, CallerReturned, CancelByOperator, SweepEvent)
+"""The events of which a task whose record does not open is still capable: they use none of what is sealed."""
 
 
 class _Judged(NamedTuple):
@@ -250,7 +258,9 @@ class _Event(_OfTask):
         return [*state_reads(self._shard, self.task_id), *self._slots.commands()]
 
     def judge(self, replies: list[Reply]) -> Write[_Written[_Judged]] | None:
-        stored = self._store.stored(self.task_id, replies)
+        stored = self._store.stored(
+            self.task_id, replies, without_keys=isinstance(self._event, _NEEDS_NO_KEY)
+        )
         if self._slots.lacks(stored.task, self._event):
             return None
         judged = self._judge(self._event, stored, self._seen(stored.task))
@@ -277,7 +287,7 @@ class _Expiry(_Event):
 
     def judge(self, replies: list[Reply]) -> Write[_Written[_Judged]] | None:
         replies, values = (replies[:-1], replies[-1:]) if self._outliving else (replies, [])
-        task = self._store.stored(self.task_id, replies).task
+        task = self._store.stored(self.task_id, replies, without_keys=True).task
         if not self._outliving and (key := _outliving_key(self._shard, task)):
             self._outliving = key
             return None
@@ -328,12 +338,17 @@ class _Claim(_OfTask):
         if self._slots.lacks(stored.task, self._event):
             return None
         judged = self._judge(self._event, stored, stored.task)
-        known = () if stored.task is None else codec.decode_journal(stored.task, record)
         task = _standing(judged.applied)
+        seal = self._store.envelope.of(task.owner, task_hash(self.task_id))
+        length = 0 if stored.task is None else stored.task.journal_length
+        known = codec.decode_journal(seal, length, record)
+        arguments = record.get("arguments")
         claimed = Claimed(
             task=task,
-            arguments=JsonText(record.get("arguments", "")),
-            caller=codec.decode_caller(self.task_id, record.get("caller")),
+            arguments=NO_TEXT
+            if arguments is None
+            else JsonText(codec.open_field(seal, "arguments", arguments)),
+            caller=codec.decode_caller(seal, record.get("caller")),
             journal=(*known, *judged.applied.journal),
         )
         commands = [*_overtaking(self._shard, task, self._event), *judged.commands]

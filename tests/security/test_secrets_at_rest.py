@@ -1,0 +1,282 @@
+"""What Redis holds of a task is sealed: without the key nobody reads it, moves it or changes a byte of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tasks_service.crypto.envelope import NO_ENVELOPE, EncryptionKey, Envelope, Mode
+from tasks_service.crypto.keys import Fingerprints
+from tasks_service.domain.errors import CorruptRecord, RecordSealed
+from tasks_service.domain.events import AnswerInput, Cancel, Claim, DeadlinePassed, Expire, Reap, Redispatch
+from tasks_service.domain.names import task_hash
+from tasks_service.domain.task import Policy, Task, TaskStatus, new_token
+from tasks_service.settings import Settings
+from tasks_service.store.findings import Severity
+from tasks_service.store.redis import RedisTaskStore
+from tests.kit.factories import ALICE, BOB, Clock, creation
+from tests.kit.records import CANARY, SAID, configured, ended, everything, parked, ring, store_of
+from tests.kit.servers import RedisServer
+
+TAMPERED = int(os.environ.get("SECURITY_TAMPERED_TEXTS", "300"))
+"""How many changes of one character are tried; 0: each character of each field."""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(redis_url: str, clock: Clock) -> Iterator[RedisTaskStore]:
+    store = store_of(redis_url, ring("new"), clock=clock)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Iterator[Any]:
+    with redis_server.client() as client:
+        yield client
+
+
+def record_key(task: Task) -> str:
+    return f"ts:{{00}}:t:{task_hash(task.task_id)}"
+
+
+def sealed_fields(client: Any, key: str) -> dict[str, str]:
+    return {name: text for name, text in client.hgetall(key).items() if "~1." in text}
+
+
+def read_whole(store: RedisTaskStore, task: Task) -> None:
+    """Read all of a record, as its owner, a worker and an operator do."""
+    store.get(task.owner, task.task_id)
+    store.inspect(task.task_id)
+
+
+def test_nothing_that_a_caller_or_a_tool_has_written_is_in_redis(store: RedisTaskStore, client: Any) -> None:
+    task = parked(store)
+    completed, failed = ended(store)
+    assert [text for text in everything(client) if CANARY in text] == []
+
+    assert task.progress is not None
+    assert (task.status_message, task.progress.message, task.inputs["q"].default) == (CANARY, CANARY, SAID)
+    assert store.get(ALICE, completed.task_id).result == SAID
+    record = store.inspect(failed.task_id)
+    assert record.exception is not None
+    assert record.task.failure is not None
+    assert {record.exception.traceback, record.task.failure.message, record.caller.subject} == {CANARY}
+    assert (record.task.variables, record.task.failure.data) == ({CANARY: SAID}, SAID)
+    assert [entry.value for entry in record.journal] == [SAID, SAID]
+
+
+def test_every_field_of_a_record_that_holds_more_than_numbers_is_sealed(
+    store: RedisTaskStore, client: Any
+) -> None:
+    names = set()
+    for task in (parked(store), *ended(store)):
+        names |= {name.partition(":")[0] for name in sealed_fields(client, record_key(task))}
+    assert names == {"state", "vars", "inputs", "failure", "arguments", "caller", "result", "exception", "j"}
+
+
+def test_a_task_that_nobody_has_said_anything_of_is_polled_without_a_key(
+    store: RedisTaskStore, redis_url: str
+) -> None:
+    task = store.create(creation()).task
+    assert store_of(redis_url, NO_ENVELOPE).get(ALICE, task.task_id).task.status is TaskStatus.WORKING
+
+
+def test_whatever_is_changed_of_a_sealed_text_it_is_refused(store: RedisTaskStore, client: Any) -> None:
+    """A text begins with its key's name: changed there, the key is not known; anywhere else it is broken."""
+    tasks = (parked(store), *ended(store))
+    places = [
+        (task, name, text, at)
+        for task in tasks
+        for name, text in sealed_fields(client, record_key(task)).items()
+        for at in range(text.index("~1."), len(text))
+        if name != "state" or at < text.index('"', text.index("~1."))
+    ]
+    choose = random.Random(7)
+    for task, name, text, at in choose.sample(places, TAMPERED) if TAMPERED else places:
+        other = choose.choice([letter for letter in "AQgw09+/=.~" if letter != text[at]])
+        client.hset(record_key(task), name, text[:at] + other + text[at + 1 :])
+        with pytest.raises(CorruptRecord):
+            read_whole(store, task)
+        client.hset(record_key(task), name, text)
+    for task in tasks:
+        read_whole(store, task)
+
+
+def test_a_sealed_text_opens_in_its_own_place_only(store: RedisTaskStore, client: Any) -> None:
+    tasks = [*ended(store), *ended(store, BOB)]
+    fields = [
+        (task, name, text)
+        for task in tasks
+        for name, text in sealed_fields(client, record_key(task)).items()
+        if name != "state"
+    ]
+    refused = 0
+    for (task, name, text), (_, _, foreign) in itertools.permutations(fields, 2):
+        client.hset(record_key(task), name, foreign)
+        with pytest.raises(CorruptRecord):
+            read_whole(store, task)
+        client.hset(record_key(task), name, text)
+        refused += 1
+    assert refused == len(fields) * (len(fields) - 1)
+
+
+def test_whoever_writes_another_owner_into_a_record_cannot_have_it_read(
+    store: RedisTaskStore, client: Any
+) -> None:
+    task, _ = ended(store)
+    state = client.hget(record_key(task), "state")
+    client.hset(record_key(task), "state", state.replace('"owner":"alice"', '"owner":"bob"'))
+    with pytest.raises(CorruptRecord) as refusal:
+        store.get(BOB, task.task_id)
+    assert CANARY not in str(refusal.value)
+
+
+def test_what_is_plain_is_refused_where_encryption_is_required_and_read_where_not(redis_url: str) -> None:
+    plain = store_of(redis_url, NO_ENVELOPE)
+    tasks = (parked(plain), *ended(plain))
+    for task in tasks:
+        with pytest.raises(RecordSealed, match="TASKS_ENCRYPTION=accept"):
+            read_whole(store_of(redis_url, ring("new")), task)
+        read_whole(store_of(redis_url, ring("new", mode=Mode.ACCEPT)), task)
+        read_whole(store_of(redis_url, ring("new", mode=Mode.PREPARE)), task)
+
+
+@pytest.mark.parametrize("lacking", [NO_ENVELOPE, ring("other")], ids=["no key", "another key"])
+def test_without_its_key_a_record_is_not_read_and_can_still_end(
+    store: RedisTaskStore, redis_url: str, clock: Clock, lacking: Envelope
+) -> None:
+    keyless = store_of(redis_url, lacking, clock=clock)
+    asking, pending = parked(store), store.create(creation(arguments=SAID)).task
+    done, _ = ended(store)
+    running = store.create(creation(policy=Policy(lease_ms=1_000))).task
+    store.claim(running.task_id, Claim(lease_id=new_token(), worker="w"))
+
+    for task in (asking, done):
+        with pytest.raises(RecordSealed, match="under the key 'new"):
+            keyless.get(ALICE, task.task_id)
+    with pytest.raises(RecordSealed):
+        keyless.claim(pending.task_id, Claim(lease_id=new_token(), worker="w"))
+    with pytest.raises(RecordSealed):
+        keyless.apply(ALICE, asking.task_id, AnswerInput(answers={"q": SAID}))
+    assert {task.task_id for task in keyless.page(ALICE).tasks} == {pending.task_id, running.task_id}
+    assert len(keyless.tasks([task_hash(task.task_id) for task in (asking, pending, done)])) == 3
+    assert not any(found.fixed for found in keyless.repair(quarantine=True))
+
+    clock.pass_ms(30_000)
+    keyless.apply_sweep(pending.task_id, Redispatch())
+    keyless.apply_sweep(running.task_id, Reap())
+    keyless.apply(ALICE, pending.task_id, Cancel())
+    clock.pass_ms(asking.deadline_ms - clock.now_ms + 1)
+    failed = keyless.apply_sweep(asking.task_id, DeadlinePassed())
+    assert failed is not None
+    assert (failed.status, failed.status_message) == (
+        TaskStatus.FAILED,
+        "A question was not answered in time.",
+    )
+    whole = store_of(redis_url, ring("new", "other", mode=Mode.ACCEPT)).inspect(asking.task_id)
+    assert (whole.arguments, whole.task.variables, len(whole.journal)) == (SAID, {CANARY: SAID}, 1)
+    clock.pass_ms(40 * 86_400_000)
+    assert keyless.apply_sweep(done.task_id, Expire()) is None
+
+
+def test_a_wrong_key_of_the_right_name_is_a_missing_key_and_repair_touches_nothing(
+    store: RedisTaskStore, redis_url: str, client: Any
+) -> None:
+    task, _ = ended(store)
+    before = client.hgetall(record_key(task))
+    wrong = Envelope([EncryptionKey("new", bytes(range(32)))])
+    with pytest.raises(RecordSealed, match="under the key 'new"):
+        store_of(redis_url, wrong).get(ALICE, task.task_id)
+    assert not any(found.fixed for found in store_of(redis_url, wrong).repair(quarantine=True))
+    assert client.hgetall(record_key(task)) == before
+
+
+def test_the_next_write_encrypts_anew_what_it_reads(redis_url: str, client: Any) -> None:
+    task = parked(store_of(redis_url, ring("old")))
+    both = store_of(redis_url, ring("new", "old"))
+    both.apply(ALICE, task.task_id, AnswerInput(answers={"q": SAID}))
+    stored = client.hgetall(record_key(task))
+    assert stored["vars"].startswith("~1.new.")
+    assert stored["j:1"].startswith("~1.new.")
+    assert stored["arguments"].startswith("~1.old.")
+
+
+@pytest.mark.parametrize(
+    ("before", "during", "after"),
+    [
+        (ring("old"), ring("new", "old"), ring("new")),
+        (NO_ENVELOPE, ring("new", mode=Mode.ACCEPT), ring("new")),
+        (ring("old"), ring("old", mode=Mode.PREPARE), NO_ENVELOPE),
+    ],
+    ids=["another key", "encrypted from now on", "no more"],
+)
+def test_what_was_written_before_is_encrypted_anew_and_nobody_misses_the_old_key(
+    redis_url: str, client: Any, before: Envelope, during: Envelope, after: Envelope
+) -> None:
+    tasks = (parked(store_of(redis_url, before)), *ended(store_of(redis_url, before)))
+    lives = {key: client.pexpiretime(key) for key in client.scan_iter("ts:{00}:*")}
+    store = store_of(redis_url, during)
+
+    assert len(list(store.reencrypt(dry_run=True))) == len(tasks)
+    assert [found.problem for found in store.reencrypt()] == [""] * len(tasks)
+
+    assert list(store.reencrypt(dry_run=True)) == []
+    for task in tasks:
+        read_whole(store_of(redis_url, after), task)
+    again = creation(
+        task_id=tasks[0].task_id[:-4] + "AAAA", arguments=SAID, idempotency="k", request_digest=CANARY
+    )
+    assert store_of(redis_url, after).create(again).task.task_id == tasks[0].task_id
+    assert {key: client.pexpiretime(key) for key in lives} == lives
+    assert list(store_of(redis_url, after).repair(dry_run=True)) == []
+
+
+def test_a_process_without_the_key_that_others_encrypt_with_is_refused(redis_url: str) -> None:
+    def problems(envelope: Envelope) -> list[str]:
+        found = store_of(redis_url, envelope).check_secrets(Fingerprints(), notes=True)
+        return [finding.what for finding in found if finding.severity is Severity.ERROR]
+
+    assert problems(NO_ENVELOPE) == []
+    assert problems(ring("old")) == []
+    for lacking in (NO_ENVELOPE, ring("new")):
+        assert "under the key 'old." in problems(lacking)[0]
+    assert problems(ring("old", "new")) == problems(ring("new", "old")) == problems(ring("new")) == []
+    assert "under the key 'new." in problems(ring("old"))[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ("a", "not of the form id:key"),
+        (f"a:{CANARY}", "not of the form id:key"),
+        ("a:" + "QUFB" * 11, "not of the form id:key"),
+        ("a b:" + configured("a")[2:], "not of the form id:key"),
+        ("a:" + "A" * 43 + "=", "not random"),
+        (configured("a", "a"), "two keys are named 'a'"),
+    ],
+)
+def test_keys_that_are_none_are_refused_at_start_and_not_repeated(keys: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as refusal:
+        Settings(encryption_keys=keys)  # type: ignore[arg-type]
+    told = str(refusal.value).partition("[type=")[0]
+    assert not any(len(part) > 8 and part in told for part in keys.replace(":", ",").split(","))
+
+
+def test_a_file_of_keys_is_read_if_only_its_owner_can(tmp_path: Any) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# the newest first\n" + configured("b", "a").replace(",", "\n"))
+    path.chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        Settings(encryption_keys_file=path)
+    path.chmod(0o600)
+    assert Settings(encryption_keys_file=path).envelope.key_names == ring("b", "a").key_names
