@@ -26,6 +26,8 @@ NOT_LITERAL = {
     "owner_secret",
     "message_secret",
     "accepted_message_secrets",
+    "encryption_keys",
+    "encryption_keys_file",
     "api_keys",
     "allowed_hosts",
     "allowed_origins",
