@@ -10,16 +10,12 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -43,30 +39,12 @@ from .addresses.broker import check_broker
 from .addresses.encryption import check_encryption
 from .addresses.redis import CLUSTER_SHARDS, parse_address
 from .addresses.web import LOOPBACK_ORIGINS, UNIX_SOCKETS, parse_host, parse_origin, parse_proxy
+from .api_key_settings import ApiKeySettings
 from .crypto.envelope import Envelope, Mode, load_envelope
+from .crypto.trusted_files import check_env_file
 from .domain.errors import ConfigurationError
 from .domain.limits import GIB, KIB, MIB, OTHER_QUEUES, Limits
 from .oauth_settings import OAuthSettings
-
-
-class ApiKey(BaseModel):
-    """An API key.
-
-    Attributes:
-        key: The secret, of at least 16 characters.
-        until: When it expires; None: never.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    key: SecretStr
-    until: AwareDatetime | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _alone(cls, value: object) -> object:
-        return {"key": value} if isinstance(value, str | SecretStr) else value
-
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +64,19 @@ OpenAI agents SDK, which gives up after 5 seconds unless it is told otherwise.
 DRAIN_DELAY = 5.0
 """The drain delay where others than this machine send requests: two checks of a proxy, 2 seconds apart."""
 
+MOST = 1_000_000
+"""The largest count, and the largest number of seconds, that can be meant: more is no limit."""
+
+MOST_BYTES = 64 * MIB
+"""The largest arguments and results that can be meant: Redis answers nobody else while it copies one."""
+
+MOST_STORED = 1024 * GIB
+"""The largest number of bytes of one owner that can be meant."""
+
+MOST_TASKS = 100_000_000
+"""The largest number of tasks that can be meant: each takes 3 KiB of Redis's memory, at least."""
+
 _SLOTS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
-
-_EXPIRING_KEY = re.compile(r"(.+?):(\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?Z)?)")
-
-_DATED_KEY = re.compile(r".*:(\d{4}-\d{1,2}-\d{1,2}(?!\d).*)")
-"""A key that ends in what its writer must have meant for a moment."""
-
-_MOMENT = "a moment in UTC like 2027-01-31T12:00:00Z"
 
 
 class _AsWritten(EnvSettingsSource):
@@ -110,8 +93,8 @@ class _FileAsWritten(_AsWritten, DotEnvSettingsSource):
     """The same, of a `.env` file."""
 
 
-class Settings(OAuthSettings, BaseSettings):
-    """Configuration of every process of the service; sign-in is in `OAuthSettings`.
+class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
+    """Configuration of every process; API keys are in `ApiKeySettings`, sign-in is in `OAuthSettings`.
 
     Attributes:
         redis_url: The Redis that holds the tasks: `redis://`, `rediss://` or `unix://`;
@@ -150,9 +133,6 @@ class Settings(OAuthSettings, BaseSettings):
         port: The port that HTTP is served on.
         together: Whether a front end without an app serves the tools of all services at `/mcp`, each with its
             service's name in front.
-        api_keys: `name:key` pairs, comma-separated; each name is an owner of its own. `name:key:until`
-            expires, at a time in UTC like 2027-01-31T12:00:00Z. While a key is replaced a name has two, of
-            which one expires. Keys or `oauth_issuers` are required unless `host` is a loopback address.
         allowed_hosts: Host headers to accept besides the bound address, as `host` (on any port) or
             `host:port`; needed behind a proxy.
         allowed_origins: The origins of web pages that may call besides the service's own, as `scheme://host`,
@@ -185,7 +165,12 @@ class Settings(OAuthSettings, BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True, allow_inf_nan=False
+        env_prefix=_PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may hold secrets
     )
 
     redis_url: str | None = None
@@ -206,27 +191,26 @@ class Settings(OAuthSettings, BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
     together: bool = False
-    api_keys: dict[str, tuple[ApiKey, ...]] = Field(default_factory=dict)
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = LOOPBACK_ORIGINS
     trusted_proxies: tuple[str, ...] = ()
-    max_connections: int = Field(default=4096, ge=16)
-    max_connections_per_address: int = Field(default=1024, ge=1)
+    max_connections: int = Field(default=4096, ge=16, le=MOST)
+    max_connections_per_address: int = Field(default=1024, ge=1, le=MOST)
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
     drain_delay: float | None = Field(default=None, ge=0, le=300)
-    wait_limit: float = Field(default=3600.0, gt=0)
-    handle_after: float = Field(default=20.0, gt=0)
+    wait_limit: float = Field(default=3600.0, gt=0, le=MOST)
+    handle_after: float = Field(default=20.0, gt=0, le=MOST)
     handle_after_by_client: dict[str, PositiveFloat] = Field(default_factory=lambda: dict(KNOWN_CLIENTS))
     companion_tools: bool = True
     reconnect_window: float = Field(default=600.0, gt=0, le=86_400)
-    max_arguments: int = Field(default=MIB, ge=KIB)
-    max_argument_values: int = Field(default=10_000, ge=100)
-    max_result: int = Field(default=MIB, ge=KIB)
-    max_live_per_owner: int = Field(default=10_000, ge=1)
-    max_stored_per_owner: int = Field(default=GIB, ge=MIB)
-    max_tasks_per_shard: int = Field(default=2_000_000, ge=1)
+    max_arguments: int = Field(default=MIB, ge=KIB, le=MOST_BYTES)
+    max_argument_values: int = Field(default=10_000, ge=100, le=MOST)
+    max_result: int = Field(default=MIB, ge=KIB, le=MOST_BYTES)
+    max_live_per_owner: int = Field(default=10_000, ge=1, le=MOST_TASKS)
+    max_stored_per_owner: int = Field(default=GIB, ge=MIB, le=MOST_STORED)
+    max_tasks_per_shard: int = Field(default=2_000_000, ge=1, le=MOST_TASKS)
     max_running_per_owner: dict[str, PositiveInt] = Field(default_factory=dict)
 
     @classmethod
@@ -238,8 +222,14 @@ class Settings(OAuthSettings, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read variables as they are written."""
+        """Read variables as they are written, and a `.env` file only if nobody else could have written it.
+
+        Raises:
+            ConfigurationError: Somebody else could.
+        """
         path = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
+        for named in [path] if isinstance(path, str | Path) else path or ():
+            check_env_file(Path(named))
         variables, file = _AsWritten(settings_cls), _FileAsWritten(settings_cls, env_file=path)
         for name in (*variables.env_vars, *file.env_vars):
             tell_if_misspelled(name.upper())
@@ -263,41 +253,6 @@ class Settings(OAuthSettings, BaseSettings):
             except ValueError as error:
                 raise ValueError(f"TASKS_{str(info.field_name).upper()}: {error}") from None
         return value or None
-
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _parse_keys(cls, value: object) -> object:
-        if isinstance(value, dict):
-            return {name: keys if isinstance(keys, list | tuple) else (keys,) for name, keys in value.items()}
-        if not isinstance(value, str):
-            return value
-        keys: dict[str, list[ApiKey]] = {}
-        for pair in (pair.strip() for pair in value.split(",") if pair.strip()):
-            name, _, text = (part.strip() for part in pair.partition(":"))
-            keys.setdefault(name, []).append(_api_key(name, text))
-        return keys
-
-    @field_validator("api_keys")
-    @classmethod
-    def _refuse_ambiguous_keys(cls, value: dict[str, tuple[ApiKey, ...]]) -> dict[str, tuple[ApiKey, ...]]:
-        owners: dict[str, str] = {}
-        for name, keys in value.items():
-            for key in keys:
-                other = owners.setdefault(key.key.get_secret_value(), name)
-                if other != name:
-                    raise ValueError(
-                        f"TASKS_API_KEYS: {other!r} and {name!r} have the same key, so that nobody knows who "
-                        "calls with it. Give each a key of its own"
-                    )
-            if len({key.key.get_secret_value() for key in keys}) < len(keys):
-                raise ValueError(f"TASKS_API_KEYS: {name!r} has the same key twice. Leave one of them out")
-            if sum(key.until is None for key in keys) > 1:
-                raise ValueError(
-                    f"TASKS_API_KEYS: {name!r} has several keys that never end. To replace a key, give the "
-                    f"old one an end, as in {name}:OLD:2027-01-31T12:00:00Z,{name}:NEW. If they are of "
-                    "several people, give each a name of their own"
-                )
-        return value
 
     @field_validator("handle_after_by_client", mode="before")
     @classmethod
@@ -419,7 +374,7 @@ class Settings(OAuthSettings, BaseSettings):
     @property
     def knows_callers(self) -> bool:
         """Whether callers prove who they are: by API keys, or by signing in."""
-        return bool(self.api_keys or self.oauth_issuers)
+        return self.has_api_keys or bool(self.oauth_issuers)
 
     @property
     def seconds_to_drain(self) -> float:
@@ -478,6 +433,10 @@ _EXPECTED: Mapping[str, str] = {
     "int_from_float": "a whole number, without a unit",
     "float_parsing": "a number of seconds, without a unit, as in 2.5",
     "finite_number": "a number of seconds that is not endless",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
 }
 """What was expected, by pydantic's type of an error."""
 
@@ -487,7 +446,8 @@ def _sentence(problem: ErrorDetails) -> str:
     if problem["type"] == "literal_error":
         return f"{name}: expected {problem['ctx']['expected'].replace(chr(39), '')}, not {problem['input']!r}"
     if (expected := _EXPECTED.get(problem["type"])) is not None:
-        return f"{name}: expected {expected}, not {str(problem['input'])!r}"
+        wanted = expected.format_map(problem.get("ctx", {}))
+        return f"{name}: expected {wanted}, not {str(problem['input'])!r}"
     message = problem["msg"].removeprefix("Value error, ")
     return message if message.startswith(_PREFIX) else f"{name}: {message}"
 
@@ -506,34 +466,3 @@ def _each(name: str, parse: Callable[[str], object], value: tuple[str, ...]) -> 
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return value
-
-
-def _api_key(name: str, text: str) -> ApiKey:
-    """The key that stands behind a name, and its end."""
-    expiring = _EXPIRING_KEY.fullmatch(text)
-    key, until = expiring.groups() if expiring else (text, None)
-    if not name or len(key) < 16:
-        raise ValueError(
-            f"TASKS_API_KEYS: {name or 'a key without a name'!r} is not of the form name:key or "
-            f"name:key:until, with a key of at least 16 characters and {_MOMENT}"
-        )
-    if until is None and (dated := _DATED_KEY.fullmatch(key)) is not None:
-        raise ValueError(f"TASKS_API_KEYS: the key of {name!r} ends at {dated[1]!r}, which is not {_MOMENT}")
-    if not re.fullmatch(r"[!-~]+", key):
-        raise ValueError(
-            f"TASKS_API_KEYS: the key of {name!r} has a character that no client can send in a header. Use "
-            "letters, digits and punctuation of ASCII, without spaces"
-        )
-    return ApiKey(key=SecretStr(key), until=_moment(name, until))
-
-
-def _moment(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"TASKS_API_KEYS: the key of {name!r} ends at {text!r}, which is no moment"
-        ) from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

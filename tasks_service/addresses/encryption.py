@@ -100,9 +100,23 @@ def is_open(url: str) -> bool:
     return any(_is_open(split(one)) for one in url.split(";"))
 
 
+def is_unverified(url: str) -> bool:
+    """Whether connections leave this machine encrypted, and it is not verified who answers."""
+    return any(
+        _is_encrypted(parts)
+        and redis_encryption(_given(parts))["ssl_cert_reqs"] is not ssl.CERT_REQUIRED
+        and _leaves_machine(parts)
+        for parts in map(split, url.split(";"))
+    )
+
+
 def _is_open(parts: SplitResult) -> bool:
     if _is_encrypted(parts) or "socket" in parts.scheme or parts.scheme == "unix":
         return False
+    return _leaves_machine(parts)
+
+
+def _leaves_machine(parts: SplitResult) -> bool:
     hosts = parts.netloc.rpartition("@")[2].split(",")
     return any(_is_elsewhere(urlsplit(f"//{host.strip()}").hostname) for host in hosts)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import click
 from pydantic_core import ValidationError
 
+from ..crypto.core_dumps import forbid_core_dumps
 from ..domain.errors import ConfigurationError, TasksServiceError
 from ..extras import front_end_packages
 
@@ -52,6 +53,7 @@ COMMANDS: Mapping[str, Command] = {
         "workers:workers", "List the workers that run, with their releases, queues and tools."
     ),
     "cancel": Command("inspect_commands:cancel", "Cancel a task, whoever owns it."),
+    "key": Command("key:key", "Print a new API key for NAME, and its line for TASKS_API_KEYS_FILE."),
     "doctor": Command("doctor:doctor", "Examine Redis, broker, workers, beat, front end and Flower."),
     "repair": Command(
         "repair:repair", "Fix records and indexes that disagree, and drop messages that nobody can run."
@@ -97,6 +99,7 @@ def commands() -> None:
 
 def main() -> None:
     """Run a command; an error becomes one sentence on stderr and an exit status."""
+    forbid_core_dumps()
     try:
         commands(prog_name="tasks-service")
     except ConfigurationError as error:

@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ..domain.errors import ConfigurationError
+from .strength import GENERATE, weakness
+from .trusted_files import refuse_foreign
 
 SECRET_FILE = "secret"  # noqa: S105 - the name of a file
 """Where the secret lives in `data_dir` when `TASKS_SECRET` is not set."""
@@ -52,13 +54,17 @@ def check_secret(variable: str, configured: SecretStr) -> bytes:
         configured: The secret.
 
     Raises:
-        ConfigurationError: It is too short.
+        ConfigurationError: It is too short, or could be guessed.
     """
     secret = configured.get_secret_value()
     if len(secret) < SECRET_CHARACTERS:
         raise ConfigurationError(
             f"{variable}: a secret has {len(secret)} characters; use at least {SECRET_CHARACTERS}, "
-            "for example the output of: openssl rand -hex 32"
+            f"for example the output of: {GENERATE}"
+        )
+    if (weak := weakness(secret)) is not None:
+        raise ConfigurationError(
+            f"{variable}: a secret could be guessed: it {weak}. Use for example the output of: {GENERATE}"
         )
     return secret.encode()
 
@@ -67,6 +73,7 @@ def _secret_in(directory: Path) -> bytes:
     path = directory / SECRET_FILE
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_foreign(directory, directory.stat())
         if not path.exists():
             _create(path)
         mode, secret = path.stat().st_mode, path.read_bytes()

@@ -34,8 +34,10 @@ from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
+from ..unsafe_settings import refuse_ended_keys, refuse_listeners, refuse_strangers
 from .access.address_guard import AddressGuard
-from .access.api_keys import require_auth_if_public
+from .access.api_keys import Authenticator
+from .access.key_guesses import KeyGuesses
 from .access.protected_resource import WELL_KNOWN
 from .access.sign_in import opened_sign_in
 from .access.verified_tokens import VerifiedTokens
@@ -130,13 +132,15 @@ def create_codeless_app(
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse settings that a front end cannot work with; touches neither disk nor network.
+    """Refuse settings that a front end cannot work with; touches no network.
 
     Raises:
         ConfigurationError: The message says how to fix it.
     """
-    require_auth_if_public(settings)
+    refuse_strangers(settings)
+    refuse_ended_keys(settings)
     refuse_no_redis(settings)
+    refuse_listeners(settings)
 
 
 def refuse_no_redis(settings: Settings) -> None:
@@ -162,6 +166,8 @@ class Parts:
         feed: Tells of changes in the store.
         keys: The deployment's; they tell owners apart, and seal what travels with clients.
         stopping: Ends waits when the process stops.
+        api_keys: Knows the API keys.
+        guesses: Counts wrong ones.
         tokens: Verifies the tokens of callers who have signed in; None if nobody does.
         streams: The open streams by their owners.
     """
@@ -171,6 +177,8 @@ class Parts:
     feed: ChangeFeed
     keys: DeploymentKeys
     stopping: Stopping
+    api_keys: Authenticator
+    guesses: KeyGuesses = field(default_factory=KeyGuesses)
     tokens: VerifiedTokens | None = None
     streams: Counter[Owner] = field(default_factory=Counter)
 
@@ -186,7 +194,7 @@ class Parts:
             stopping=self.stopping,
         )
         resource = protected_resource(offer, self.settings)
-        router = build_router(servers, self.settings, self.tokens, resource)
+        router = build_router(servers, self.settings, self.api_keys, self.guesses, self.tokens, resource)
         return Served(servers, router, build_metadata(resource, self.settings))
 
 
@@ -325,6 +333,7 @@ class FrontEnd:
                             feed=feed,
                             keys=keys,
                             stopping=stopping,
+                            api_keys=Authenticator(settings, keys.owner_secret),
                             tokens=tokens,
                         )
                     ) as paths,

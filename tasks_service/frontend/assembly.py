@@ -18,6 +18,8 @@ from ..store.front_ends import FrontEndStore
 from .access.address_guard import AddressGuard
 from .access.api_keys import Authenticator, caller_of
 from .access.authentication import Authentication
+from .access.caller_address import TrustedProxies
+from .access.key_guesses import KeyGuesses
 from .access.protected_resource import ProtectedResource
 from .access.resource_metadata import ResourceMetadata
 from .access.verified_tokens import VerifiedTokens
@@ -188,6 +190,8 @@ def protected_resource(offer: Offer, settings: Settings) -> ProtectedResource | 
 def build_router(
     servers: Servers,
     settings: Settings,
+    keys: Authenticator,
+    guesses: KeyGuesses,
     tokens: VerifiedTokens | None = None,
     resource: ProtectedResource | None = None,
 ) -> EraRouter:
@@ -196,14 +200,13 @@ def build_router(
     Args:
         servers: Answer the requests.
         settings: Configuration.
+        keys: Knows the API keys.
+        guesses: Counts wrong ones.
         tokens: Verifies tokens; None if there is no sign-in.
         resource: What they must have been issued for; None likewise.
-
-    Raises:
-        ConfigurationError: Others than this machine could reach the service, and it knows no callers.
     """
-    keys = Authenticator(settings, servers.keys.owner_secret)
-    authentication = Authentication(keys, tokens, resource)
+    proxies = TrustedProxies(settings.trusted_proxies)
+    authentication = Authentication(keys, guesses, proxies, tokens, resource)
     limits, timings = settings.limits, servers.services.timings
     admission = Admission(
         catalogue=servers.catalogue,

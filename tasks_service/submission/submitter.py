@@ -18,6 +18,7 @@ import pydantic_core
 
 from ..authoring.tool import Tool, ToolRegistry
 from ..authoring.tool_options import check_retention, duration_ms
+from ..crypto.key_file import read_key_file
 from ..crypto.keys import Fingerprints, existing_owner_secret, owners_fingerprint
 from ..crypto.owners import API_KEY_ISSUER, Principal, owner_of
 from ..domain.digests import KEY_BYTES, digest, request_digest
@@ -234,12 +235,17 @@ class Submitter:
         return owner_of(owner, self._owner_secret), identity
 
     def _key_name(self, name: str) -> str:
-        known = self._settings.api_keys
+        known = {**self._settings.api_keys, **dict.fromkeys(self._names_in_file)}
         if not name or valid_text(name) != name or (known and name not in known):
             nearest = get_close_matches(name, list(known), n=1)
             advice = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise ConfigurationError(f"owner={name!r}: TASKS_API_KEYS has no key of that name{advice}")
         return name
+
+    @property
+    def _names_in_file(self) -> list[str]:
+        path = self._settings.api_keys_file
+        return [] if path is None else [key.name for key in read_key_file(path)]
 
     @cached_property
     def _owner_secret(self) -> bytes:

@@ -12,10 +12,12 @@ from celery import Celery, bootsteps, signals
 from ..authoring.tool import ToolRegistry
 from ..broker.app import DRAIN_SECONDS, MAINTENANCE_QUEUE
 from ..broker.delivery import consumed_delivery
+from ..crypto.core_dumps import forbid_core_dumps
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..store.findings import errors_among
 from ..store.neighbours import conflicts
 from ..store.redis import Role
+from ..unsafe_settings import refuse_listeners
 from .announcer import Announcer, Description
 from .celery_command import refuse_to_start
 from .celery_tasks import ToolTask
@@ -79,7 +81,7 @@ def install(
             engine.unregistered.put(lacking)
 
     register_beat_tasks(app, lambda: engine.beat_work)
-    app.steps["worker"].add(_step(engine, tools, announcer))
+    app.steps["worker"].add(_step(engine, tools, announcer, owns_app=owns_app))
 
     signals.worker_shutting_down.connect(on_shutting_down, weak=False)
     signals.task_unknown.connect(on_unknown_task, weak=False)
@@ -90,7 +92,9 @@ def _drain(app: Celery) -> float:
     return float(app.conf.get("worker_soft_shutdown_timeout") or DRAIN_SECONDS)
 
 
-def _step(engine: Engine, tools: ToolRegistry, announcer: Callable[[Any], Announcer]) -> type[Any]:
+def _step(
+    engine: Engine, tools: ToolRegistry, announcer: Callable[[Any], Announcer], *, owns_app: bool
+) -> type[Any]:
     """A bootstep class for one engine, as Celery takes no instances."""
 
     class TasksService(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -105,6 +109,8 @@ def _step(engine: Engine, tools: ToolRegistry, announcer: Callable[[Any], Announ
             super().__init__(worker, **options)
             self.thread: SweepThread | None = None
             self.announcer: Announcer | None = None
+            if owns_app:
+                forbid_core_dumps()
             self.serves = _serves(worker.app, tools)
             if self.serves:
                 refuse_unworkable_setup(worker.app, engine, tools)
@@ -145,6 +151,7 @@ def refuse_unworkable_setup(app: Celery, engine: Engine, tools: ToolRegistry) ->
         SystemExit: It cannot work; the message says why and how to fix it.
     """
     try:
+        refuse_listeners(engine.settings)
         _refuse_unworkable_store(app, engine, tools)
         _refuse_taken_names(app, tools)
         _refuse_unreadable_messages(app)

@@ -24,7 +24,7 @@ from tests.kit.serving import registry, serving, settings
 
 from .chromium import FLAGS, chromium, command, missing, node
 
-KEY = "0123456789abcdef"
+KEY = "mU3xQ9wzR7kYb2Lc"
 HERE = Path(__file__).parent
 SECONDS = 100
 

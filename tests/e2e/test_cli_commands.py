@@ -198,7 +198,7 @@ def test_doctor_says_which_tools_have_no_worker(service: RunningUp, redis_url: s
 
 
 def test_doctor_warns_where_the_tasks_of_one_owner_can_take_every_worker(service: RunningUp) -> None:
-    keys = {"TASKS_API_KEYS": f"ann:{'a' * 16},bob:{'b' * 16}"}
+    keys = {"TASKS_API_KEYS": "ann:mU3xQ9wzR7kYb2Lc,bob:Hn8vT4sJd6pGq1Wf"}
 
     shared = service.run("doctor", "--json", **keys)
     limited = service.run("doctor", "--json", TASKS_MAX_RUNNING_PER_OWNER="1", **keys)

@@ -36,10 +36,10 @@ from tests.kit.workers import worker_node
 from .submitting_app import Picture, build
 
 APP = "tests.e2e.submitting_app"
-SECRET = "0123456789abcdef0123456789abcdef"
+SECRET = "5ad41c8e0b972f63d8e17ba0946cf325"
 LISTENER = "tasks-service-submitted"
 """The thread that hears of changes; threads do not survive a fork."""
-KEY = "alice-0123456789abcdef"
+KEY = "alice-mU3xQ9wzR7kYb2Lc"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.kit.sessions import EVERYTHING, SessionClient, is_request
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WireClient
 
-KEYS = {"ada": "a" * 16, "grace": "g" * 16}
+KEYS = {"ada": "mU3xQ9wzR7kYb2Lc", "grace": "Hn8vT4sJd6pGq1Wf"}
 EARLIER = ["2025-06-18", "2025-03-26", "2024-11-05"]
 
 

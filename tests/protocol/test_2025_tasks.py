@@ -292,7 +292,7 @@ def test_plain_calls_are_not_listed(session: SessionClient, busy_worker: Worker)
 def test_a_cursor_is_good_for_its_owner_only_and_cannot_be_altered(
     redis_url: str, tools: ToolRegistry, tmp_path: Path
 ) -> None:
-    keys = {"ada": "a" * 16, "grace": "g" * 16}
+    keys = {"ada": "mU3xQ9wzR7kYb2Lc", "grace": "Hn8vT4sJd6pGq1Wf"}
     with (
         serving(tools, settings(redis_url, tmp_path, api_keys=keys)) as port,
         SessionClient([port], key=keys["ada"]) as ada,

@@ -20,7 +20,7 @@ from tests.kit.sessions import SessionClient
 from tests.kit.store_adapter import counts
 from tests.kit.wire import TASK_METHODS, WITHOUT_TASKS, WireClient
 
-ALICE, BOB = "0123456789abcdef", "fedcba9876543210"
+ALICE, BOB = "mU3xQ9wzR7kYb2Lc", "Hn8vT4sJd6pGq1Wf"
 
 
 def deep(levels: int) -> Any:

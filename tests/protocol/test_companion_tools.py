@@ -298,18 +298,18 @@ def test_the_status_tells_questions_and_who_may_answer(plain: WireClient, worker
 def test_unknown_foreign_and_hidden_tasks_are_not_told_apart(
     redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor, name: str
 ) -> None:
-    keys = "ada:0123456789abcdef,bob:fedcba9876543210"
+    keys = "ada:mU3xQ9wzR7kYb2Lc,bob:Hn8vT4sJd6pGq1Wf"
     with (
         serving(tools, settings(redis_url, tmp_path, api_keys=keys, handle_after=0.2)) as port,
-        WireClient(port, capabilities=WITHOUT_TASKS, key="0123456789abcdef") as ada,
-        WireClient(port, capabilities=WITHOUT_TASKS, key="fedcba9876543210") as bob,
+        WireClient(port, capabilities=WITHOUT_TASKS, key="mU3xQ9wzR7kYb2Lc") as ada,
+        WireClient(port, capabilities=WITHOUT_TASKS, key="Hn8vT4sJd6pGq1Wf") as bob,
     ):
         task_id = begin(ada, worker)
         worker.run(task_id)
         hiding = pool.submit(bob.call, "alone", {"name": "Bob"})
         hidden = worker.recorded()
         more = {"answers": {}} if name == "task_answer" else {}
-        with WireClient(port, capabilities=WITHOUT_TASKS, key="fedcba9876543210") as also_bob:
+        with WireClient(port, capabilities=WITHOUT_TASKS, key="Hn8vT4sJd6pGq1Wf") as also_bob:
             told = [use(also_bob, name, each, **more) for each in (task_id, hidden, "nothing", "")]
         worker.run(hidden)
         hiding.result(60)

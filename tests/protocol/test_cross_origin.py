@@ -15,7 +15,7 @@ from tests.kit.sessions import SessionClient
 from tests.kit.wire import Reply, WireClient
 
 PAGE = "https://app.example.com"
-KEY = "0123456789abcdef"
+KEY = "mU3xQ9wzR7kYb2Lc"
 INITIALIZE = {
     "protocolVersion": "2025-11-25",
     "capabilities": {},

@@ -17,7 +17,7 @@ from tasks_service.frontend.app import check_settings
 from tests.kit.serving import serving, settings
 from tests.kit.wire import WireClient
 
-ALICE, BOB = "0123456789abcdef", "fedcba9876543210"
+ALICE, BOB = "mU3xQ9wzR7kYb2Lc", "Hn8vT4sJd6pGq1Wf"
 KEYS = f"alice:{ALICE},bob:{BOB}"
 
 

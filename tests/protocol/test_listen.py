@@ -174,11 +174,11 @@ def test_a_change_whose_wake_up_was_lost_is_told_a_little_later(
 def test_tasks_of_others_are_as_unknown_as_those_that_never_were(
     redis_url: str, tools: ToolRegistry, tmp_path: Path
 ) -> None:
-    keys = {"ada": "a" * 16, "grace": "g" * 16}
+    keys = {"ada": "mU3xQ9wzR7kYb2Lc", "grace": "Hn8vT4sJd6pGq1Wf"}
     with (
         serving(tools, settings(redis_url, tmp_path, api_keys=keys)) as port,
-        WireClient(port, key="a" * 16) as ada,
-        WireClient(port, key="g" * 16) as grace,
+        WireClient(port, key="mU3xQ9wzR7kYb2Lc") as ada,
+        WireClient(port, key="Hn8vT4sJd6pGq1Wf") as grace,
     ):
         theirs = ada.task("greet", {"name": "Ada"})
         stream = open_stream(grace, {"taskIds": [theirs]})
@@ -368,11 +368,11 @@ def test_a_stream_ends_in_order_when_its_key_runs_out(
     redis_url: str, tools: ToolRegistry, tmp_path: Path
 ) -> None:
     ends = datetime.now(UTC) + timedelta(seconds=8)
-    keys = {"ada": {"key": "a" * 16, "until": ends}}
+    keys = {"ada": {"key": "mU3xQ9wzR7kYb2Lc", "until": ends}}
     with (
         serving(tools, settings(redis_url, tmp_path, api_keys=keys)) as port,
-        WireClient(port, key="a" * 16) as client,
-        SessionClient([port], key="a" * 16) as session,
+        WireClient(port, key="mU3xQ9wzR7kYb2Lc") as client,
+        SessionClient([port], key="mU3xQ9wzR7kYb2Lc") as session,
     ):
         session.initialize()
         streams = [open_stream(client, {"toolsListChanged": True}), session.listen()]

@@ -30,7 +30,7 @@ from tests.kit.sessions import VERSION as HANDSHAKE
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WITHOUT_TASKS, WireClient
 
-KEY = "0123456789abcdef"
+KEY = "mU3xQ9wzR7kYb2Lc"
 
 
 def greet(name: str) -> str:

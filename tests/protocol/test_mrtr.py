@@ -380,11 +380,11 @@ def test_a_state_is_refused_for_other_arguments_and_for_another_tool(
 def test_a_state_is_refused_for_another_owner(
     redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    keys = "ada:0123456789abcdef,bob:fedcba9876543210"
+    keys = "ada:mU3xQ9wzR7kYb2Lc,bob:Hn8vT4sJd6pGq1Wf"
     with (
         serving(tools, settings(redis_url, tmp_path, api_keys=keys)) as port,
-        WireClient(port, capabilities=EVERYTHING, key="0123456789abcdef") as ada,
-        WireClient(port, capabilities=EVERYTHING, key="fedcba9876543210") as bob,
+        WireClient(port, capabilities=EVERYTHING, key="mU3xQ9wzR7kYb2Lc") as ada,
+        WireClient(port, capabilities=EVERYTHING, key="Hn8vT4sJd6pGq1Wf") as bob,
     ):
         task_id, round_one = first_round(ada, worker, pool)
 

@@ -386,12 +386,12 @@ def test_a_state_cannot_be_read_by_the_client(client: WireClient) -> None:
 def test_a_state_is_refused_for_another_owner(
     redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path
 ) -> None:
-    keys = "ada:0123456789abcdef,bob:fedcba9876543210"
+    keys = "ada:mU3xQ9wzR7kYb2Lc,bob:Hn8vT4sJd6pGq1Wf"
     capabilities = {**WITH_TASKS, **ELICITATION}
     with (
         serving(tools, settings(redis_url, tmp_path, api_keys=keys)) as port,
-        WireClient(port, capabilities=capabilities, key="0123456789abcdef") as ada,
-        WireClient(port, capabilities=capabilities, key="fedcba9876543210") as bob,
+        WireClient(port, capabilities=capabilities, key="mU3xQ9wzR7kYb2Lc") as ada,
+        WireClient(port, capabilities=capabilities, key="Hn8vT4sJd6pGq1Wf") as bob,
     ):
         state = first_round(ada, "introduce", HELLO)["requestState"]
         answers = {"user_name": ADA}

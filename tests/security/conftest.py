@@ -12,7 +12,7 @@ from tasks_service.domain.limits import KIB
 from tests.kit.servers import RedisServer
 from tests.kit.serving import registry, serving, settings
 
-KEY = "0123456789abcdef"
+KEY = "mU3xQ9wzR7kYb2Lc"
 LARGE, LARGE_BYTES = "res://large", 900 * KIB
 """A resource that is too large for the buffers between a server and a client that does not read."""
 

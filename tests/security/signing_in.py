@@ -15,7 +15,7 @@ from tests.kit.serving import registry, serving, settings
 
 RESOURCE = "https://tasks.example.com/mcp"
 METADATA = "https://tasks.example.com/.well-known/oauth-protected-resource/mcp"
-KEY = "0123456789abcdef"
+KEY = "mU3xQ9wzR7kYb2Lc"
 
 
 def greet(name: str) -> str:

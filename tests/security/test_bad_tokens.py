@@ -106,7 +106,7 @@ KINDS: dict[str, Make] = {
     "one dot": lambda _, __: ".",
     "two dots": lambda _, __: "..",
     "a word": lambda _, __: "token",
-    "an API key": lambda _, __: "0123456789abcdef",
+    "an API key": lambda _, __: "mU3xQ9wzR7kYb2Lc",
     "four parts": lambda i, _: f"{i.token(RESOURCE)}.e30",
     "five parts, encrypted": lambda i, _: f"{i.token(RESOURCE)}.e30.e30",
     "no signature": lambda i, _: i.token(RESOURCE).rpartition(".")[0] + ".",

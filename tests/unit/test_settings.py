@@ -27,26 +27,26 @@ def test_without_variables_it_serves_this_machine_only() -> None:
 
 
 def test_api_keys_are_pairs_of_name_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TASKS_API_KEYS", "ann:0123456789abcdef, bob:fedcba9876543210")
+    monkeypatch.setenv("TASKS_API_KEYS", "ann:mU3xQ9wzR7kYb2Lc, bob:Hn8vT4sJd6pGq1Wf")
 
     keys = Settings().api_keys
 
     assert {name: key.key.get_secret_value() for name, (key,) in keys.items()} == {
-        "ann": "0123456789abcdef",
-        "bob": "fedcba9876543210",
+        "ann": "mU3xQ9wzR7kYb2Lc",
+        "bob": "Hn8vT4sJd6pGq1Wf",
     }
 
 
 def test_a_key_may_end_at_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "TASKS_API_KEYS",
-        "ann:0123456789abcdef:2027-01-31T12:00:00Z,bob:fedcba9876543210:2027-01-31,cy:a:b:c:d:e:f:g:h:i",
+        "ann:mU3xQ9wzR7kYb2Lc:2027-01-31T12:00:00Z,bob:Hn8vT4sJd6pGq1Wf:2027-01-31,cy:a:b:c:d:e:f:g:h:i",
     )
 
     keys = {name: key for name, (key,) in Settings().api_keys.items()}
 
     assert keys["ann"].until == datetime(2027, 1, 31, 12, tzinfo=UTC)
-    assert keys["ann"].key.get_secret_value() == "0123456789abcdef"
+    assert keys["ann"].key.get_secret_value() == "mU3xQ9wzR7kYb2Lc"
     assert keys["bob"].until == datetime(2027, 1, 31, tzinfo=UTC)
     assert keys["cy"].until is None
     assert keys["cy"].key.get_secret_value() == "a:b:c:d:e:f:g:h:i"
@@ -55,21 +55,20 @@ def test_a_key_may_end_at_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
 OLD, NEW = "the-key-of-last-year", "the-key-of-this-year"
 
 
-def test_a_name_has_two_keys_while_one_replaces_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TASKS_API_KEYS", f"ann:{OLD}:2099-01-01T00:00:00Z,ann:{NEW}")
+def test_a_name_has_several_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS_API_KEYS", f"ann:{OLD}:2099-01-01T00:00:00Z,ann:{NEW},ann:{NEW}-too")
 
     (keys,) = Settings().api_keys.values()
 
-    assert [key.key.get_secret_value() for key in keys] == [OLD, NEW]
-    assert [key.until for key in keys] == [datetime(2099, 1, 1, tzinfo=UTC), None]
+    assert [key.key.get_secret_value() for key in keys] == [OLD, NEW, f"{NEW}-too"]
+    assert [key.until for key in keys] == [datetime(2099, 1, 1, tzinfo=UTC), None, None]
 
 
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        (f"ann:{OLD},ann:{NEW}", "'ann' has several keys that never end. .* as in ann:OLD:.*,ann:NEW"),
-        (f"ann:{OLD},ann:{OLD}:2099-01-01", "'ann' has the same key twice"),
-        (f"ann:{OLD},bob:{OLD}", "'ann' and 'bob' have the same key"),
+        (f"ann:{OLD},ann:{OLD}:2099-01-01", "a name has the same key twice"),
+        (f"ann:{OLD},bob:{OLD}", "two names have the same key"),
     ],
 )
 def test_a_second_key_that_must_be_a_mistake_is_refused_without_showing_it(
@@ -80,7 +79,7 @@ def test_a_second_key_that_must_be_a_mistake_is_refused_without_showing_it(
     with pytest.raises(ValidationError, match=sentence) as refusal:
         Settings()
 
-    assert all(OLD not in problem["msg"] for problem in refusal.value.errors())
+    assert OLD[:8] not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +108,13 @@ def test_no_api_keys_is_an_empty_variable(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_keys_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TASKS_API_KEYS", "ann:0123456789abcdef")
+    monkeypatch.setenv("TASKS_API_KEYS", "ann:mU3xQ9wzR7kYb2Lc")
 
-    assert "0123456789abcdef" not in repr(Settings())
+    assert "mU3xQ9wzR7kYb2Lc" not in repr(Settings())
 
 
 @pytest.mark.parametrize(
-    "keys", ["ann", "ann:short", ":0123456789abcdef", "ann:0123456789abcdef,bob", "ann:short:2027-01-31"]
+    "keys", ["ann", "ann:short", ":mU3xQ9wzR7kYb2Lc", "ann:mU3xQ9wzR7kYb2Lc,bob", "ann:short:2027-01-31"]
 )
 def test_keys_of_another_form_are_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     monkeypatch.setenv("TASKS_API_KEYS", keys)
@@ -125,7 +124,7 @@ def test_keys_of_another_form_are_refused(monkeypatch: pytest.MonkeyPatch, keys:
 
 
 def test_a_key_that_ends_at_no_moment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TASKS_API_KEYS", "ann:0123456789abcdef:2027-02-31")
+    monkeypatch.setenv("TASKS_API_KEYS", "ann:mU3xQ9wzR7kYb2Lc:2027-02-31")
 
     with pytest.raises(ValidationError, match="no moment"):
         Settings()

@@ -53,7 +53,7 @@ from tasks_service.worker.attempt import RunningAttempt
 from tests.kit.waiting import wait_until
 from tests.unit.replay import OWNER, Life
 
-SECRET = "0123456789abcdef0123456789abcdef"
+SECRET = "5ad41c8e0b972f63d8e17ba0946cf325"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -295,7 +295,7 @@ def test_whose_owner_is_named_sees_the_task_and_of_a_forbidden_tool_nobody_does(
 
 
 def test_an_owner_whom_no_key_names_is_refused_with_the_nearest(service: TaskService) -> None:
-    program = Program(service, Followed(), secret=SecretStr(SECRET), api_keys="alice:0123456789abcdef")
+    program = Program(service, Followed(), secret=SecretStr(SECRET), api_keys="alice:mU3xQ9wzR7kYb2Lc")
     with pytest.raises(ConfigurationError, match="no key of that name; did you mean 'alice'"):
         program.submit_with("render", {"owner": "alicia"}, scene="hall")
 

@@ -1,9 +1,10 @@
 """The confinement of paths from clients to one directory.
 
 A client names files relative to the operator's root. `confine` resolves such a path, and refuses everything
-outside the root. `open_file` opens what `confine` allowed, one directory at a time and never through a
-symbolic link, so that a link that is created between the two calls is not followed. Refusals are `ToolError`s
-that quote the client's path and never reveal the root.
+outside the root, and everything hidden: the root may be the directory that the service runs in, where `.env`
+and the secret in `.tasks-service` are. `open_file` opens what `confine` allowed, one directory at a time and
+never through a symbolic link, so that a link that is created between the two calls is not followed. Refusals
+are `ToolError`s that quote the client's path and never reveal the root.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def confine(root: Path, path: str) -> Path:
 
     Raises:
         ToolError: The path is empty, too long, holds a NUL or a lone surrogate, leaves the root (by `..`, by
-            a link or by being absolute), does not exist, or is neither a file nor a directory.
+            a link or by being absolute), does not exist, is hidden, or is neither a file nor a directory.
     """
     shown = _shown(path)
     if not path or len(path) > MAX_PATH:
@@ -49,6 +50,8 @@ def confine(root: Path, path: str) -> Path:
         raise ToolError(f"The path {shown} cannot be followed. {_ADVICE}") from None
     if not real.is_relative_to(real_root):
         raise ToolError(f"The path {shown} leads outside the tools' data directory. {_ADVICE}")
+    if any(part.startswith(".") for part in real.relative_to(real_root).parts):
+        raise ToolError(f"{shown} is hidden: it, or a directory on the way to it, has a dot in front.")
     if not (real.is_file() or real.is_dir()):
         raise ToolError(f"{shown} is a device, a pipe or a socket; only files and directories can be read.")
     return real

@@ -22,7 +22,8 @@ class AddressGuard:
 
     Without API keys and sign-in, whoever reaches the service is its one user, so it must not be reached from
     elsewhere. Where it is mounted in another application, the settings do not say where that listens; each
-    request does.
+    request does. Nor do they always say that a proxy on this machine passes on what others send; the headers
+    do that proxies add.
 
     A web page may make a browser send requests to this address (DNS rebinding); 2026-07-28, transports:
     servers MUST validate `Origin`. Requests without one come from no browser. A page that was served from the
@@ -49,8 +50,11 @@ class AddressGuard:
         Raises:
             Rejection: 400, 421 or 403; it says which header, and which setting would allow it.
         """
-        if self._serves_everybody and not _came_from_this_machine(scope):
-            raise Rejection(403, INVALID_REQUEST, _OPEN_DOOR)
+        if self._serves_everybody:
+            if not _came_from_this_machine(scope):
+                raise Rejection(403, INVALID_REQUEST, _OPEN_DOOR)
+            if any(map(_is_of_proxy, headers)):
+                raise Rejection(403, INVALID_REQUEST, _OPEN_DOOR_BEHIND_PROXY)
         host, origin = headers.get("host", ""), headers.get("origin")
         if (host, origin) in self._known:
             return origin
@@ -69,11 +73,21 @@ _OPEN_DOOR = (
     "Without TASKS_API_KEYS and TASKS_OAUTH_ISSUERS, only connections to a loopback address are served"
 )
 
+_OPEN_DOOR_BEHIND_PROXY = (
+    "Without TASKS_API_KEYS and TASKS_OAUTH_ISSUERS, requests that a proxy passes on (Forwarded, "
+    "X-Forwarded-*) are not served: everybody behind it would be the one user"
+)
+
 _NO_HOST = "Host: expected host or host:port, as in tools.example.com"
 
 _FOREIGN_HOST = "Host: not served here; TASKS_ALLOWED_HOSTS names the hosts that are"
 
 _FOREIGN_ORIGIN = "Origin: not allowed here; TASKS_ALLOWED_ORIGINS names the origins whose pages may call"
+
+
+def _is_of_proxy(name: str) -> bool:
+    """Whether a header, by its name in lower case, says that a proxy passed the request on."""
+    return name == "forwarded" or name.startswith("x-forwarded-") or name == "x-real-ip"
 
 
 def _came_from_this_machine(scope: Scope) -> bool:

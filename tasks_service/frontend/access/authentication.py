@@ -12,11 +12,14 @@ from functools import partial
 from typing import Final
 
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST
+from starlette.types import Scope
 
 from ..core.overload import retry_after
 from ..core.requests import Caller
 from ..transport.rejection import Rejection
 from .api_keys import CHALLENGE, Authenticator
+from .caller_address import TrustedProxies
+from .key_guesses import KeyGuesses
 from .protected_resource import ProtectedResource
 from .refused_tokens import CannotVerify
 from .verified_tokens import VerifiedToken, VerifiedTokens
@@ -39,6 +42,8 @@ _SIGN_IN_REQUIRED: Final = (
     "its token as 'Authorization: Bearer TOKEN'"
 )
 
+_TOO_MANY_GUESSES: Final = "Too many wrong keys came from your network; send the right one, later"
+
 _CANNOT_VERIFY: Final = (
     "The authorization server does not answer, so that tokens cannot be verified; try again"
 )
@@ -49,6 +54,8 @@ class Authentication:
 
     Args:
         keys: Knows the API keys.
+        guesses: Counts wrong ones, of all paths together.
+        proxies: Are believed when they say who called them.
         tokens: Verifies tokens; None if there is no sign-in.
         resource: What they must have been issued for; None likewise.
     """
@@ -56,43 +63,74 @@ class Authentication:
     def __init__(
         self,
         keys: Authenticator,
+        guesses: KeyGuesses,
+        proxies: TrustedProxies,
         tokens: VerifiedTokens | None = None,
         resource: ProtectedResource | None = None,
     ) -> None:
-        self._keys, self._tokens, self._resource = keys, tokens, resource
+        self._keys, self._guesses, self._proxies = keys, guesses, proxies
+        self._tokens, self._resource = tokens, resource
 
-    async def authenticate(self, raw: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> Caller:
+    async def authenticate(
+        self, scope: Scope, raw: Sequence[tuple[str, str]], headers: Mapping[str, str]
+    ) -> Caller:
         """Find the caller of a request.
 
         Args:
+            scope: Of the ASGI connection; says where the request came from.
             raw: Its headers as they came.
             headers: The same, by name in lower case.
 
         Raises:
-            Rejection: 400 for two proofs; 401 for none, or for one that proves nothing here; 503 if it cannot
-                be verified for now.
+            Rejection: 400 for two proofs; 401 for none, or for one that proves nothing here; 429 after too
+                many of those; 503 if it cannot be verified for now.
         """
         if len(raw) != len(headers) and sum(name == _HEADER for name, _ in raw) > 1:
             raise Rejection(400, INVALID_REQUEST, _TWO_HEADERS)
         authorization = headers.get(_HEADER)
         sent = None if authorization is None else authorization.encode("latin-1")
-        if (caller := self._keys.caller(sent)) is not None:
+        caller, proof = self._keys.caller(sent), _proof(sent)
+        if caller is not None and self._keys.serves_local_user:
             return caller
+        if proof is None:
+            raise self._refusal(had_token=False)
+        # A signed token, which has dots, cannot be guessed, and an old one is no guess.
+        is_key = self._tokens is None or b"." not in proof
+        address = self._proxies.caller_address(scope)
+        if is_key and (seconds := self._guesses.seconds_to_wait(address)):
+            if caller is None or not self._guesses.is_proven(address, proof):
+                raise _too_many_guesses(seconds)
+            return caller
+        if caller is None:
+            caller = await self._signed_in(proof)
+        if caller is not None:
+            if is_key:
+                self._guesses.right(address, proof)
+            return caller
+        if is_key:
+            self._guesses.wrong(address)
+        raise self._refusal(had_token=True)
+
+    async def _signed_in(self, token: bytes) -> Caller | None:
+        """The caller that a token proves, or None."""
         tokens, resource = self._tokens, self._resource
         if tokens is None or resource is None:
-            raise Rejection(401, INVALID_REQUEST, _KEY_REQUIRED, headers=((b"www-authenticate", CHALLENGE),))
-        is_bearer = sent is not None and sent[: len(_SCHEME)].lower() == _SCHEME
-        token = sent[len(_SCHEME) :].strip() if sent is not None and is_bearer else None
-        verified = None if token is None else await _verified(tokens, token)
-        if token is not None and verified is not None and resource.is_for(verified):
-            return Caller(
-                owner=verified.owner,
-                identity=verified.identity,
-                expires_at=verified.expires_at,
-                still_holds=partial(_still_holds, tokens, token),
-            )
-        challenge = resource.sign_in(had_token=token is not None)
-        raise Rejection(401, INVALID_REQUEST, _SIGN_IN_REQUIRED, headers=((b"www-authenticate", challenge),))
+            return None
+        verified = await _verified(tokens, token)
+        if verified is None or not resource.is_for(verified):
+            return None
+        return Caller(
+            owner=verified.owner,
+            identity=verified.identity,
+            expires_at=verified.expires_at,
+            still_holds=partial(_still_holds, tokens, token),
+        )
+
+    def _refusal(self, *, had_token: bool) -> Rejection:
+        if self._tokens is None or self._resource is None:
+            return Rejection(401, INVALID_REQUEST, _KEY_REQUIRED, headers=((b"www-authenticate", CHALLENGE),))
+        challenge = self._resource.sign_in(had_token=had_token)
+        return Rejection(401, INVALID_REQUEST, _SIGN_IN_REQUIRED, headers=((b"www-authenticate", challenge),))
 
     def require_scopes(
         self, caller: Caller, needed: Collection[str], request_id: str | int | None = None
@@ -121,6 +159,18 @@ class Authentication:
             request_id=request_id,
             headers=((b"www-authenticate", resource.more_scopes(asked)),),
         )
+
+
+def _proof(authorization: bytes | None) -> bytes | None:
+    """The key or token in an `Authorization` header; None if it has neither."""
+    if authorization is None or authorization[: len(_SCHEME)].lower() != _SCHEME:
+        return None
+    return authorization[len(_SCHEME) :].strip()
+
+
+def _too_many_guesses(seconds: float) -> Rejection:
+    headers = retry_after(int(seconds * 1000) + 1)
+    return Rejection(429, INVALID_REQUEST, _TOO_MANY_GUESSES, headers=headers)
 
 
 async def _verified(tokens: VerifiedTokens, token: bytes) -> VerifiedToken | None:

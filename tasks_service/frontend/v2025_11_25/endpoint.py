@@ -75,7 +75,7 @@ class SessionEndpoint:
         raw = headers_of(scope)
         headers = dict(raw)
         try:
-            caller = await self._authentication.authenticate(raw, headers)
+            caller = await self._authentication.authenticate(scope, raw, headers)
             http = HttpRequest(caller, headers, receive, send)
             match scope["method"]:
                 case "POST":

@@ -101,7 +101,7 @@ class Admission:
         headers = dict(raw)
         if scope["method"] != "POST":
             raise Rejection(405, INVALID_REQUEST, "Use POST", headers=((b"allow", b"POST"),))
-        caller = await self._authentication.authenticate(raw, headers)
+        caller = await self._authentication.authenticate(scope, raw, headers)
         check_content(headers)
         async with self._stopping.ends_wait():
             body = await read_body(receive, headers, self._body_seconds)
