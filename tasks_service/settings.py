@@ -102,8 +102,8 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
             with TLS). Unset: a private redis-server is started in `data_dir`.
         broker_url: Celery's broker. Unset: the same Redis, and then record and message are one write. A
             cluster cannot be the broker, so there it must be set.
-        private_network: Whether nobody else can listen between the processes, Redis and the broker; then
-            `doctor` does not warn of connections that are not encrypted.
+        private_network: Whether nobody else can listen between the processes, Redis and the broker;
+            otherwise front ends and workers refuse connections to other machines that are not encrypted.
         key_prefix: The prefix of every key, so that several services can share a Redis.
         shards: The number of shards that tasks are spread over; on a cluster 16 by default. It may never
             change on a used store, which stores the number and refuses another.

@@ -173,8 +173,10 @@ def test_this_machine_is_let_in(client: WireClient) -> None:
 
 
 def test_hosts_that_are_named_are_let_in(redis_url: str, tools: ToolRegistry, tmp_path: Path) -> None:
-    configuration = settings(redis_url, tmp_path, allowed_hosts="mcp.example.com,other.example.com:8443")
-    with serving(tools, configuration) as port, WireClient(port) as client:
+    configuration = settings(
+        redis_url, tmp_path, allowed_hosts="mcp.example.com,other.example.com:8443", api_keys=KEYS
+    )
+    with serving(tools, configuration) as port, WireClient(port, key=ALICE) as client:
         for host in ("mcp.example.com", "mcp.example.com:443", "other.example.com:8443"):
             assert client.request("tools/list", host=host, origin=f"https://{host}").status == 200
         assert client.request("tools/list", host="other.example.com").status == 421

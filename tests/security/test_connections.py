@@ -23,7 +23,7 @@ from tests.kit.serving import registry, serving, settings
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WireClient
 
-from .conftest import LARGE, LARGE_BYTES, greet, large
+from .conftest import KEY, LARGE, LARGE_BYTES, greet, large
 from .raw import Answer, RawConnection, ask, connected, request_bytes, with_head
 
 ELSEWHERE = "127.0.0.2"
@@ -302,14 +302,14 @@ def test_an_address_has_so_many_connections_and_others_notice_nothing(
 def test_a_trusted_proxy_has_as_many_as_it_likes_and_each_of_its_callers_so_many_requests(
     serve: Serve,
 ) -> None:
-    port = serve(ConnectionLimits(per_address=2), trusted_proxies=(ELSEWHERE,))
+    port = serve(ConnectionLimits(per_address=2), trusted_proxies=(ELSEWHERE,), api_keys=f"alice:{KEY}")
     with several(port, 8) as connections:
         for connection in connections[:2]:
-            connection.send(open_stream(port, x_forwarded_for="203.0.113.9"))
+            connection.send(open_stream(port, KEY, x_forwarded_for="203.0.113.9"))
         wait_until(lambda: answered(port, "203.0.113.9").status == 503, "both streams are counted")
         assert "open requests" in answered(port, "203.0.113.9").message
         assert answered(port, "203.0.113.10").status == 200
-        assert ask(port, request_bytes(port, x_forwarded_for="203.0.113.9")).status == 200
+        assert ask(port, request_bytes(port, key=KEY, x_forwarded_for="203.0.113.9")).status == 200
 
         connections[0].close()
         wait_until(lambda: answered(port, "203.0.113.9").status == 200, "there is room again")
@@ -330,7 +330,7 @@ def test_the_server_believes_no_header_by_itself(serve: Serve, monkeypatch: pyte
 
 
 def answered(port: int, caller: str) -> Answer:
-    return ask(port, request_bytes(port, x_forwarded_for=caller), source=ELSEWHERE)
+    return ask(port, request_bytes(port, key=KEY, x_forwarded_for=caller), source=ELSEWHERE)
 
 
 def test_connections_without_a_request_make_room_for_others(serve: Serve) -> None:

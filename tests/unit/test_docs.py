@@ -29,6 +29,7 @@ NOT_LITERAL = {
     "encryption_keys",
     "encryption_keys_file",
     "api_keys",
+    "api_keys_file",
     "allowed_hosts",
     "allowed_origins",
     "trusted_proxies",

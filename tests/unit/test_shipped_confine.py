@@ -52,6 +52,19 @@ def test_a_path_that_leads_outside_is_refused(root: Path, path: str) -> None:
         confine(root, path)
 
 
+@pytest.mark.parametrize(
+    "path", [".env", ".tasks-service/secret", ".tasks-service", "tables/.hidden", "link"]
+)
+def test_what_is_hidden_is_not_read(root: Path, path: str) -> None:
+    (root / ".tasks-service").mkdir()
+    for hidden in (".env", ".tasks-service/secret", "tables/.hidden"):
+        (root / hidden).write_text("secret")
+    (root / "link").symlink_to(".env")
+
+    with pytest.raises(ToolError, match="hidden"):
+        confine(root, path)
+
+
 @pytest.mark.parametrize("path", ["", "a" * 5000, "tables/a.csv\0.png", "\ud800", "/".join(["x" * 300] * 3)])
 def test_a_path_that_cannot_be_one_is_refused(root: Path, path: str) -> None:
     with pytest.raises(ToolError):
