@@ -57,7 +57,7 @@ def test_a_path_that_leads_outside_is_refused(root: Path, path: str) -> None:
 )
 def test_what_is_hidden_is_not_read(root: Path, path: str) -> None:
     (root / ".tasks-service").mkdir()
-    for hidden in (".env", ".tasks-service/secret", "tables/.hidden"):
+    for hidden in (".env", ".tasks-service/secret", "tables/.x"):
         (root / hidden).write_text("secret")
     (root / "link").symlink_to(".env")
 
