@@ -77,6 +77,11 @@ class Authenticator:
             self._next_look = timer() + LOOK_SECONDS
 
     @property
+    def are_configured(self) -> bool:
+        """Whether there are keys that somebody could guess."""
+        return bool(self._keys) or self._file is not None
+
+    @property
     def serves_local_user(self) -> bool:
         """Whether whoever reaches the service is its one user."""
         return self._local is not None

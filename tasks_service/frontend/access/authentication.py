@@ -95,7 +95,7 @@ class Authentication:
         if proof is None:
             raise self._refusal(had_token=False)
         # A signed token, which has dots, cannot be guessed, and an old one is no guess.
-        is_key = self._tokens is None or b"." not in proof
+        is_key = self._keys.are_configured and (self._tokens is None or b"." not in proof)
         address = self._proxies.caller_address(scope)
         if is_key and (seconds := self._guesses.seconds_to_wait(address)):
             if caller is None or not self._guesses.is_proven(address, proof):
