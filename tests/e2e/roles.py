@@ -46,7 +46,7 @@ class GuardedRedis(RedisServer):
     def __init__(self, directory: Path, *arguments: str) -> None:
         file = directory / "users.acl"
         file.write_text(users(*arguments) + f"user {ADMIN} on nopass allkeys allchannels allcommands\n")
-        super().__init__("--aclfile", str(file), "--appendonly", "yes")
+        super().__init__("--aclfile", str(file), "--appendonly", "yes", "--maxmemory", "4gb")
 
     def client(self, role: str = ADMIN) -> Any:
         return redis.Redis(
