@@ -9,6 +9,8 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, JsonSchemaWarningKind
 
+from ..domain.limits import DEFAULT_LIMITS
+
 _DEFINITIONS: Final = "#/$defs/"
 
 _DECIMAL: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$"
@@ -142,6 +144,9 @@ def read_texts(arguments: Mapping[str, Any], names: Collection[str]) -> dict[str
 
 
 def _read(text: str) -> Any:
+    # Arguments were counted when they were text; what comes of one text must not be more than all of them.
+    if text.count(",") + text.count("[") + text.count("{") > DEFAULT_LIMITS.argument_values:
+        return text
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):

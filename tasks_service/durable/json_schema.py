@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
+from fractions import Fraction
 from functools import lru_cache, wraps
 from itertools import islice
 from typing import Annotated, Any, Final
@@ -398,6 +399,14 @@ def _fits_no_arm(validator: Any, arms: list[Any], value: Any) -> jsonschema.Vali
     )
 
 
+def _multiple(validator: Any, divisor: Any, value: Any, schema: Any) -> Found:
+    try:
+        yield from _UPSTREAM["multipleOf"](validator, divisor, value, schema) or ()
+    except OverflowError:  # an integer that is no float
+        if Fraction(value) % Fraction(divisor):
+            yield jsonschema.ValidationError(f"{value!r} is not a multiple of {divisor}")
+
+
 def _unique(_: Any, wanted: Any, value: Any, __: Any) -> Found:
     if wanted and isinstance(value, list) and len({_same(each) for each in value}) < len(value):
         yield jsonschema.ValidationError(f"{value!r} has non-unique elements")
@@ -513,6 +522,7 @@ _OURS: Final[Mapping[str, Keyword]] = {
     "patternProperties": _by_pattern,
     "additionalProperties": _additional,
     "items": _items,
+    "multipleOf": _multiple,
     "type": _type,
     "anyOf": _any_of,
     "oneOf": _one_of,

@@ -233,6 +233,9 @@ def arms(values: list[Closed | Point | int]) -> None: ...
 def by_name(values: dict[str, int]) -> None: ...
 
 
+def table(values: dict[str, int], rows: list[list[int]] | None = None) -> None: ...
+
+
 HINTS: dict[str, tuple[Callable[..., Any], Any]] = {
     "wrong items": (wrong, ["a"] * VALUES),
     "wrong items, the last": (wrong, [1] * (VALUES - 1) + ["a"]),
@@ -241,6 +244,9 @@ HINTS: dict[str, tuple[Callable[..., Any], Any]] = {
     "wrong arms": (arms, ["a"] * VALUES),
     "members that are not taken": (closed, {f"k{index}": 1 for index in range(5_000)}),
     "numbers of one hash in a set": (in_a_set, [PRIME * n for n in range(VALUES)]),
+    "a text of too many values": (wrong, "[" + '"a",' * 100_000 + '"a"]'),
+    "a text of as many values as are allowed": (wrong, json.dumps(["a"] * 9_990)),
+    "a text of objects": (table, "{" + ",".join(f'"{n}":{{}}' for n in range(60_000)) + "}"),
     "keys of one hash": (by_number, {str(PRIME * n): 1 for n in range(5_000)}),
 }
 
@@ -278,6 +284,22 @@ def test_a_problem_quotes_the_beginning_of_a_value_only() -> None:
         for _, problem in problems(of_value({"type": "integer"}), {"value": value}):
             assert len(problem) <= 300
     assert all(len(problem) <= 300 for _, problem in problems(tool, {"value": values[0]}))
+
+
+def test_a_multiple_is_found_of_any_number() -> None:
+    tool = of_value({"multipleOf": 0.5})
+
+    assert problems(tool, {"value": 10**400}) == ()
+    assert problems(tool, {"value": 0.7}) == (("value", "0.7 is not a multiple of 0.5"),)
+    assert problems(of_value({"multipleOf": 0.3}), {"value": 10**400}) != ()
+
+
+def test_json_that_is_sent_as_text_may_not_hold_more_than_arguments_may() -> None:
+    tool = build_tool(wrong)
+
+    assert problems(tool, {"values": json.dumps([1] * 9_000)}) == ()
+    for made in (tool, DefinedTool(tool.definition)):
+        assert problems(made, {"values": json.dumps([1] * 10_002)})[0][0] == "values"
 
 
 def test_a_check_that_takes_too_many_steps_says_so_and_what_to_do() -> None:
