@@ -321,6 +321,18 @@ def test_a_union_in_a_loop_is_warned_of_with_its_path_and_refused_when_it_is_dee
     assert problems(DefinedTool(tool.definition), {"value": nested(40)}) == ()
 
 
+def test_what_a_reference_leads_to_is_checked_once_for_each_value() -> None:
+    arms = [{"properties": {"child": {"$ref": "#/$defs/node"}, "kind": {"const": kind}}} for kind in "ab"]
+    tool = tool_of({"$defs": {"node": {"anyOf": arms}}, "properties": {"value": {"$ref": "#/$defs/node"}}})
+    value: Any = {"kind": "b"}
+    for _ in range(50):
+        value = {"child": value, "kind": "b"}
+
+    # Without that, each level would double the steps, which are not enough for 50.
+    assert problems(tool, {"value": value}) == ()
+    assert problems(tool, {"value": {**value, "kind": "c"}})[0][0] == "value"
+
+
 def test_a_union_whose_arm_a_field_tells_is_not_warned_of() -> None:
     schema = {
         "$defs": {
