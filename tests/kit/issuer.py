@@ -100,10 +100,9 @@ class Issuer:
         """A signed token; see `claims`."""
         key = key or self.keys[0]
         headers = {"typ": "at+jwt", **({} if key.kid is None else {"kid": key.kid}), **(header or {})}
-        claims = self.claims(resource, **changes)
-        return jwt.encode(
-            claims, key.private, key.algorithm, {k: v for k, v in headers.items() if v is not None}
-        )
+        # PyJWT writes a type of its own, unless it is given an empty one.
+        named = {name: value or "" for name, value in headers.items() if value is not None or name == "typ"}
+        return jwt.encode(self.claims(resource, **changes), key.private, key.algorithm, named)
 
     def opaque(self, resource: str, name: str, **changes: Any) -> str:
         """A token that says nothing by itself."""

@@ -21,8 +21,8 @@ SKEW_SECONDS: Final = 30.0
 NAME_CHARACTERS: Final = 255
 """Longest subject or client id (OpenID Connect Core, section 2, of subjects)."""
 
-SCOPES: Final = 200
-"""Most scopes of a token."""
+SCOPES_CHARACTERS: Final = 4096
+"""Longest list of scopes of a token; it is recorded with each task."""
 
 _CLIENT_CLAIMS: Final = ("client_id", "azp", "cid", "appid")
 """Where the client is named, by RFC 9068 and by those who came before it."""
@@ -107,6 +107,8 @@ def _name(what: str, value: Any) -> str:
 def _scopes(claims: Mapping[str, Any]) -> list[str]:
     value = next((claims[name] for name in _SCOPE_CLAIMS if name in claims), "")
     scopes = value.split() if isinstance(value, str) else value
-    if not isinstance(scopes, list) or len(scopes) > SCOPES or not all(map(is_scope, scopes)):
+    if not isinstance(scopes, list) or not all(map(is_scope, scopes)):
         raise TokenRefused("its scopes are no list of scopes")
+    if sum(map(len, scopes)) > SCOPES_CHARACTERS:
+        raise TokenRefused("it has too many scopes")
     return scopes

@@ -35,8 +35,8 @@ REMEMBERED_BAD: Final = 1_000
 BAD_SECONDS: Final = 10.0
 """How long a bad token is remembered."""
 
-CLAIMS_BYTES: Final = 8 * 1024
-"""Size of all claims together that tools are shown."""
+CLAIMS_BYTES: Final = 4 * 1024
+"""Size of all claims together that tools are shown; they are recorded with each task."""
 
 CLAIMS_DEPTH: Final = 8
 """How deep they may be nested."""
