@@ -44,6 +44,8 @@ from .crypto.envelope import Envelope, Mode, load_envelope
 from .crypto.trusted_files import check_env_file
 from .domain.errors import ConfigurationError
 from .domain.limits import GIB, KIB, MIB, OTHER_QUEUES, Limits
+from .domain.rates import NO_RATES, Counted, Rate, Rates
+from .domain.task import HOUR, MINUTE, SECOND
 from .oauth_settings import OAuthSettings
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,20 @@ MOST_STORED = 1024 * GIB
 
 MOST_TASKS = 100_000_000
 """The largest number of tasks that can be meant: each takes 3 KiB of Redis's memory, at least."""
+
+CALLS_PER_MINUTE = 3_000
+"""How many tasks one owner may create in a minute, unless that is set."""
+
+CALL_WINDOW_MS = 10 * SECOND
+"""The window in which calls are counted: short, so that whoever was too quick need not wait for long."""
+
+OTHER_RATES: Rates = {
+    Counted.LOOKUPS: Rate(100, 10 * SECOND),
+    Counted.SESSIONS: Rate(300, MINUTE),
+    Counted.SUBSCRIPTIONS: Rate(2_000, HOUR),
+}
+"""The rates that need no setting: far above what clients do that work, and low enough that what is made
+within the lifetime of a row is little."""
 
 _SLOTS = re.compile(r"(?:(.+):)?([1-9][0-9]{0,8})")
 
@@ -159,6 +175,9 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
             idempotency key; then its call is cancelled.
         max_stored_per_owner: Bytes stored of one owner's tasks, ended ones included until they are removed;
             see `Limits.stored_per_owner`.
+        calls_per_minute: How many tasks one owner may create in a minute, by calls of tools; counted in
+            windows of ten seconds. Unset: 3000 where callers have keys or tokens, and no limit where only the
+            local user calls. Where there is a limit, other rates hold too: see `rates`. 0: no limits.
         max_running_per_owner: How many tasks of one owner may run from a queue at a time; the owner's other
             tasks wait for a slot. A number for every queue, `queue:number` for one, comma-separated. Unset:
             no limit.
@@ -211,6 +230,7 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
     max_live_per_owner: int = Field(default=10_000, ge=1, le=MOST_TASKS)
     max_stored_per_owner: int = Field(default=GIB, ge=MIB, le=MOST_STORED)
     max_tasks_per_shard: int = Field(default=2_000_000, ge=1, le=MOST_TASKS)
+    calls_per_minute: int | None = Field(default=None, ge=0, le=MOST)
     max_running_per_owner: dict[str, PositiveInt] = Field(default_factory=dict)
 
     @classmethod
@@ -375,6 +395,18 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
     def knows_callers(self) -> bool:
         """Whether callers prove who they are: by API keys, or by signing in."""
         return self.has_api_keys or bool(self.oauth_issuers)
+
+    @cached_property
+    def rates(self) -> Rates:
+        """How often callers may do what; none where only the local user calls, who would take from nobody."""
+        per_minute = self.calls_per_minute
+        if per_minute is None:
+            per_minute = CALLS_PER_MINUTE if self.api_keys or self.oauth_issuers else 0
+        if not per_minute:
+            return NO_RATES
+        number = -(-per_minute * CALL_WINDOW_MS // MINUTE)
+        calls = Rate(number, CALL_WINDOW_MS, "TASKS_CALLS_PER_MINUTE")
+        return {Counted.CALLS: calls, **OTHER_RATES}
 
     @property
     def seconds_to_drain(self) -> float:

@@ -45,7 +45,9 @@ class ToolOptions(TypedDict, total=False):
         retention: A task is kept at least this long after its end, too. Default 1 hour.
         queue_timeout: How long it may wait for a worker before it fails. Default 1 day.
         timeout: How long one attempt may run before the task fails. Default 1 day.
-        poll_interval: How long clients are asked to wait between two polls. Default 1 second.
+        poll_interval: How long clients are asked to wait between two polls, at first. Default 1 second.
+        max_poll_interval: And at most: a twentieth of the time for which the task has not moved, up to this.
+            Default 10 seconds.
         max_attempts: The most attempts, those with lost workers included; then it fails. Default 3.
         retry: Which of its exceptions are retried, and after which delays. Default: none.
         lease: How long a worker may be silent before it counts as lost. Default 10 seconds; longer for code
@@ -72,6 +74,7 @@ class ToolOptions(TypedDict, total=False):
     queue_timeout: timedelta
     timeout: timedelta
     poll_interval: timedelta
+    max_poll_interval: timedelta
     max_attempts: int
     retry: RetryPolicy | None
     lease: timedelta
@@ -217,7 +220,15 @@ def _scopes(place: Place, options: ToolOptions) -> tuple[str, ...]:
 def _policy(place: Place, options: ToolOptions) -> Policy:
     durations: dict[str, Any] = {
         f"{option}_ms": duration_ms(place, option, options[option])
-        for option in ("ttl", "retention", "queue_timeout", "timeout", "poll_interval", "lease")
+        for option in (
+            "ttl",
+            "retention",
+            "queue_timeout",
+            "timeout",
+            "poll_interval",
+            "max_poll_interval",
+            "lease",
+        )
         if option in options
     }
     attempts: Any = options.get("max_attempts", Policy().max_attempts)

@@ -308,6 +308,17 @@ def ttl_ms(task: Task) -> int:
     return kept_until_ms(task) - task.created_ms
 
 
+POLLS_OF_A_WAIT = 20
+"""A client that polls as it is told learns of a change after at most this part more of what it has waited."""
+
+
+def poll_interval_ms(task: Task) -> int:
+    """How long clients are asked to wait until the next poll: longer, the longer the task has not moved."""
+    policy = task.policy
+    grown_ms = min((task.as_of_ms - task.updated_ms) // POLLS_OF_A_WAIT, policy.max_poll_interval_ms)
+    return max(policy.poll_interval_ms, grown_ms)
+
+
 def needs_slot(task: Task | None, event: Event) -> bool:
     """Whether what an event does depends on the slots in the task's key, so that they have to be counted."""
     if isinstance(event, Claim):

@@ -220,7 +220,8 @@ class Policy:
         max_lifetime_ms: Its whole life, from creation; no deadline and no extension goes beyond.
         lease_ms: How long a silent worker is believed.
         max_attempts: Attempts since the last sure progress before it fails.
-        poll_interval_ms: What clients are asked to wait between two polls.
+        poll_interval_ms: What clients are asked to wait between two polls, at first.
+        max_poll_interval_ms: And at most, the longer the task has not moved; see `decide.poll_interval_ms`.
     """
 
     ttl_ms: int = HOUR
@@ -232,6 +233,7 @@ class Policy:
     lease_ms: int = 10 * SECOND
     max_attempts: int = 3
     poll_interval_ms: int = SECOND
+    max_poll_interval_ms: int = 10 * SECOND
     unknown: Unknown = ()
 
 

@@ -434,6 +434,7 @@ async def _open(settings: Settings, outbox: Outbox) -> AsyncIterator[FrontEndSto
         outbox=outbox,
         pool=settings.pool,
         deadline=settings.store_deadline,
+        rates=settings.rates,
     )
     try:
         yield store

@@ -30,6 +30,7 @@ from .core.executions import Executions
 from .core.hand_over import HandOverTimes
 from .core.library import LibraryHandlers
 from .core.offer import Offer
+from .core.poll_limits import PollLimits
 from .core.pre_task_questions import PreTaskQuestions
 from .core.registered_services import path_name
 from .core.request_state import RequestStates
@@ -132,6 +133,7 @@ def build_servers(
         companion_tools=companion_tools,
         hand_over_times=times,
         waiting_calls=waiting_calls,
+        poll_limits=PollLimits(limits=bool(settings.rates)),
     )
     subscriptions = Subscriptions(
         store=tasks,

@@ -139,7 +139,7 @@ class SessionStore(Protocol):
     async def standing(self, session_id: str) -> SessionState | None:
         """What the session's stream must know; None if there is no such session. Silence begins anew."""
 
-    async def subscribe(self, session_id: str, uri: str) -> bool:
+    async def subscribe(self, session: Session, uri: str) -> bool:
         """Report changes of a resource on the session's stream, and wake it.
 
         Returns:

@@ -66,6 +66,7 @@ KINDS: Mapping[str, str] = {
     "owner": r"{tag}:owner:(?P<owner>.+)",
     "live": r"{tag}:live:(?P<owner>.+)",
     "blocks": r"{tag}:blocks:(?P<owner>.+)",
+    "rate": r"{tag}:rate:.+",
     "idempotency": r"{tag}:idem:(?P<owner>.+):(?P<hash>[^:]+)",
     "quarantine": r"{tag}:quarantine:(?P<what>.+)",
     "pending": r"{tag}:pending:(?P<queue>.+)",

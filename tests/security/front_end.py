@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -25,12 +26,19 @@ GRACE_SECONDS = 10
 
 
 class FrontEndProcess:
-    """A front-end process, and what it takes of the machine."""
+    """A front-end process, and what it takes of the machine.
 
-    def __init__(self, redis_url: str, directory: Path) -> None:
+    Args:
+        redis_url: Its store.
+        directory: For its data and its log.
+        configuration: Settings that it has beside, as texts.
+    """
+
+    def __init__(self, redis_url: str, directory: Path, **configuration: str) -> None:
         self.port = free_port()
         self._log = directory / "log"
         command = [sys.executable, "-m", __name__, redis_url, str(directory), str(self.port)]
+        command += [f"{name}={value}" for name, value in configuration.items()]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=log, stderr=log)
         wait_until(self._ready, self.log)
@@ -85,10 +93,12 @@ class FrontEndProcess:
             self._process.wait()
 
 
-def main(redis_url: str, data_dir: str, port: str) -> None:
+def main(redis_url: str, data_dir: str, port: str, *configured: str) -> None:
     library = Library()
     library.resources.add(build_resource(LARGE, large))
-    front_end = front_end_of(registry(greet), settings(redis_url, Path(data_dir)), library)
+    changes: dict[str, Any] = dict(pair.split("=", 1) for pair in configured)
+    configuration = settings(redis_url, Path(data_dir), **changes)
+    front_end = front_end_of(registry(greet), configuration, library)
     run(
         front_end,
         port=int(port),

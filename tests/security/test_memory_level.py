@@ -212,7 +212,7 @@ def test_no_row_of_a_session_is_larger_than_its_maximum(filling: Filling) -> Non
         async with front_end(filling, None) as store:
             before = filling.writes()
             for call in (
-                store.sessions.subscribe(SESSION.session_id, large),
+                store.sessions.subscribe(SESSION, large),
                 store.sessions.enlist(SESSION.session_id, SessionTask("00task", large), at_ms=1),
                 store.sessions.cancel(SESSION.session_id, JsonText(large)),
                 store.sessions.leave_answer("i", "q", JsonText("x" * (64 * 1024 + 1))),

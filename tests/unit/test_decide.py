@@ -22,6 +22,7 @@ from tasks_service.domain.decide import (
     decide,
     effective,
     next_due_ms,
+    poll_interval_ms,
     redispatch_backoff_ms,
     ttl_ms,
 )
@@ -1636,3 +1637,21 @@ def test_a_message_that_a_worker_dropped_is_replaced_at_once_and_only_once() -> 
     again = life.goes(Redispatch(dropped_ms=life.task.dispatched_ms))
     assert again.redispatches == 0
     assert again.dispatched_ms == dropped_ms + 2
+
+
+# --- polling ------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_between_polls_grows_while_a_task_does_not_move_within_the_bounds_of_its_tool() -> None:
+    policy = Policy(poll_interval_ms=2 * SECOND, max_poll_interval_ms=6 * SECOND)
+    life = Life()
+    life.meets(replace(create(), policy=policy))
+
+    def told_after(ms: int) -> int:
+        seen = effective(life.task, life.task.updated_ms + ms)
+        assert seen is not None
+        return poll_interval_ms(seen)
+
+    assert told_after(0) == told_after(40 * SECOND) == 2 * SECOND
+    assert told_after(100 * SECOND) == 5 * SECOND
+    assert told_after(HOUR) == 6 * SECOND

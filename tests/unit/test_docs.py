@@ -36,6 +36,7 @@ NOT_LITERAL = {
     "tools_root",
     "reports_dir",
     "drain_delay",
+    "calls_per_minute",
     "max_running_per_owner",
     "handle_after_by_client",
     *(name for name in OAuthSettings.model_fields if name != "oauth_owner_binding"),

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from ...authoring.tool import Rendered
+from ...domain.decide import poll_interval_ms
 from ...domain.digests import digest, request_digest
 from ...domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ...domain.events import CallerLeft, Cancel, ClientEvent, Create, MakeVisible
@@ -29,6 +30,7 @@ from .catalogue import Catalogue
 from .change_feed import ChangeFeed
 from .companion_tools import CompanionTools, handle
 from .hand_over import HandOverTimes
+from .poll_limits import PollLimits
 from .pre_task_questions import NOTHING_ASKED, Asking, PreTaskQuestions
 from .reports import Reporting
 from .request_state import RequestStates, binding_of, refused
@@ -65,6 +67,7 @@ class Executions:
         companion_tools: The tools with which models follow tasks, if they are listed.
         hand_over_times: How long calls wait before a model is told how to follow them with those.
         waiting_calls: Lets calls wait.
+        poll_limits: Refuse polls that come far too often.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Executions:
         companion_tools: CompanionTools | None,
         hand_over_times: HandOverTimes,
         waiting_calls: WaitingCalls,
+        poll_limits: PollLimits,
     ) -> None:
         self._catalogue = catalogue
         self._store = store
@@ -91,6 +95,7 @@ class Executions:
         self._companion_tools = companion_tools
         self._hand_over_times = hand_over_times
         self._waiting_calls = waiting_calls
+        self._poll_limits = poll_limits
 
     async def call(
         self, owner: Owner, call: ToolCall, reporting: Reporting | None = None
@@ -207,13 +212,17 @@ class Executions:
         )
 
     async def get(self, owner: Owner, task_id: str) -> TaskView:
-        """Read a task: one read, no write.
+        """Read a task for a client that polls: one read, no write.
 
         Raises:
             TaskNotFound: Unknown, foreign, malformed, hidden or expired.
+            RateExceeded: It is polled far more often than its clients were told.
             StoreUnavailable: No answer in time.
         """
-        return await self._store.get(owner, task_id)
+        self._poll_limits.check(owner, task_id)
+        view = await self._store.get(owner, task_id)
+        self._poll_limits.note(owner, task_id, poll_interval_ms(view.task))
+        return view
 
     async def answer(self, owner: Owner, task_id: str, answers: Mapping[str, Any]) -> None:
         """Answer a task's questions: all answers are recorded, or none (docs/protocol.md, "answers").

@@ -2,7 +2,8 @@
 
 An error of a method has HTTP status 200, or one that its code stands for. Overload is another matter, and so
 is a front end that stops: proxies and clients that look at the status alone can send the request to another
-front end, or wait. So 503 is only said where nothing was recorded.
+front end, or wait. So 503 is only said where nothing was recorded; and so is 429, to a caller who asks
+too often.
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ OVERLOADED: Final = "overloaded"
 STOPPING: Final = "stopping"
 """And of one that stops."""
 
+RATE_LIMITED: Final = "rateLimited"
+"""And of what a caller does too often, at whichever front end."""
+
+_STATUS: Mapping[object, int] = {OVERLOADED: 503, STOPPING: 503, RATE_LIMITED: 429}
+
 
 def overload_answer(message: Mapping[str, Any]) -> Answer | None:
-    """The answer to a request that another front end may serve at once; None to any other."""
+    """The answer to a request that may be sent again, elsewhere at once or later; None to any other."""
     error = message.get("error", {})
     data = error.get("data") if error.get("code") == INTERNAL_ERROR else None
-    if not isinstance(data, Mapping) or data.get("reason") not in (OVERLOADED, STOPPING):
+    if not isinstance(data, Mapping) or (status := _STATUS.get(data.get("reason"))) is None:
         return None
     if data["mayHaveBeenRecorded"]:
         return None
-    return Answer(message, 503, retry_after(data["retryAfterMs"]))
+    return Answer(message, status, retry_after(data["retryAfterMs"]))
 
 
 def retry_after(milliseconds: int) -> tuple[tuple[bytes, bytes], ...]:

@@ -37,6 +37,7 @@ from ...domain.errors import (
 )
 from ...domain.limits import KIB, truncate
 from ...domain.questions import SamplingQuestion
+from ...domain.rates import RateExceeded
 from ...domain.reports import LogMessage
 from ...domain.scopes import CALL, READ
 from ...domain.task import ClientCapability, Progress
@@ -45,7 +46,7 @@ from ...domain.traces import is_trace_parent
 from ...extension import IDEMPOTENCY_META, REQUEST_CANCELLED
 from ..transport.jsonrpc import EncodedList, encode
 from ..transport.rejection import Rejection
-from .overload import OVERLOADED, STOPPING, retry_after
+from .overload import OVERLOADED, RATE_LIMITED, STOPPING, retry_after
 from .requests import (
     CallCancelled,
     CallTooLong,
@@ -244,11 +245,10 @@ def refusal(error: TasksServiceError) -> MCPError:
         case UnknownPrompt():
             return MCPError(INVALID_PARAMS, f"Unknown prompt: {truncate(error.name, NAME_CHARACTERS)}")
         case QuotaExceeded():
-            return MCPError(
-                INTERNAL_ERROR,
-                f"Over quota: {error}. Try again when {error.until}",
-                {**_limit(error), "setting": error.setting, "retryAfterMs": error.retry_after_ms},
-            )
+            told = {**_limit(error), "setting": error.setting, "retryAfterMs": error.retry_after_ms}
+            if isinstance(error, RateExceeded):
+                told |= {"reason": RATE_LIMITED, "mayHaveBeenRecorded": False}
+            return MCPError(INTERNAL_ERROR, f"Over quota: {error}. Try again when {error.until}", told)
         case LimitExceeded():
             return MCPError(INVALID_PARAMS, f"Over the limit: {error}", _limit(error))
         case NotJson() | InvalidRequest() | InvalidArguments() | IdempotencyConflict():

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...domain.errors import LimitExceeded, StoreUnavailable
 from ...domain.limits import Limits
+from ...domain.rates import RateExceeded
 from ...store.sessions import Session
 from ..access.authentication import Authentication
 from ..core import wire_common
@@ -95,6 +96,11 @@ class SessionEndpoint:
             later = retry_after(error.retry_after_ms)
             busy = Rejection(503, refusal.code, refusal.message, data=refusal.data, headers=later)
             await reject(busy, send)
+        except RateExceeded as error:
+            refusal, later = wire.refusal(error).error, retry_after(error.retry_after_ms)
+            await reject(
+                Rejection(429, refusal.code, refusal.message, data=refusal.data, headers=later), send
+            )
         except LimitExceeded as error:
             refusal = wire.refusal(error).error
             await reject(Rejection(400, refusal.code, refusal.message, data=refusal.data), send)

@@ -376,8 +376,7 @@ class _Library:
     async def subscribe(self, context: Context, params: SubscribeRequestParams) -> Result:
         """Let changes of a resource be told on the session's stream."""
         self._library.finder.find(params.uri)
-        session_id = _request(context).session.session_id
-        if not await self._services.sessions.subscribe(session_id, params.uri):
+        if not await self._services.sessions.subscribe(_request(context).session, params.uri):
             raise QuotaExceeded(
                 "subscriptions of a session",
                 maximum=SUBSCRIPTIONS,

@@ -18,7 +18,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from ...authoring.tool import Rendered
 from ...domain import questions
-from ...domain.decide import ttl_ms
+from ...domain.decide import poll_interval_ms, ttl_ms
 from ...domain.errors import InvalidArguments, TasksServiceError, UnknownResource
 from ...domain.limits import KIB, to_json
 from ...domain.reports import LogLevel, LogMessage
@@ -343,7 +343,7 @@ def task_fields(task: Task) -> dict[str, Any]:
         "createdAt": common.timestamp(task.created_ms),
         "lastUpdatedAt": common.timestamp(task.updated_ms),
         "ttl": ttl_ms(task),
-        "pollInterval": task.policy.poll_interval_ms,
+        "pollInterval": poll_interval_ms(task),
     }
     message = task.status_message or (_TOOL_ERROR if failed else None)
     if message is not None:

@@ -25,7 +25,7 @@ from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_C
 
 from ...authoring.tool import Rendered
 from ...domain import questions
-from ...domain.decide import ttl_ms
+from ...domain.decide import poll_interval_ms, ttl_ms
 from ...domain.errors import InvalidArguments, LimitExceeded, TasksServiceError, UnknownResource
 from ...domain.reports import LogLevel
 from ...domain.scopes import ANSWER, CANCEL, READ
@@ -340,7 +340,7 @@ def _task_fields(task: Task) -> dict[str, Any]:
         "createdAt": common.timestamp(task.created_ms),
         "lastUpdatedAt": common.timestamp(task.updated_ms),
         "ttlMs": ttl_ms(task),
-        "pollIntervalMs": task.policy.poll_interval_ms,
+        "pollIntervalMs": poll_interval_ms(task),
     }
     if task.status_message is not None:
         fields["statusMessage"] = task.status_message

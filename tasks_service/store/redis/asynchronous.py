@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Connection
@@ -11,8 +12,10 @@ from redis.asyncio.retry import Retry
 from ...addresses.redis import Kind, Node, parse_address
 from ...crypto.envelope import NO_ENVELOPE, Envelope
 from ...crypto.keys import Fingerprints
+from ...domain.errors import StoreUnavailable, TaskNotFound
 from ...domain.events import AnswerInput, ClientEvent, Create
 from ...domain.limits import DEFAULT_LIMITS, Limits
+from ...domain.rates import NO_RATES, Counted, Rates
 from ...domain.task import Owner, Task
 from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
@@ -25,6 +28,7 @@ from .layout import Layout
 from .memory_guard import MemoryGuard
 from .permissions import Role, check_permissions
 from .programs import Clock
+from .rates import RateLimiter
 from .reads import Reads
 from .registry import RegistryPrograms
 from .registry_faces import AsyncRedisRegistry
@@ -54,6 +58,7 @@ class AsyncRedisTaskStore:
         clock: From the server's time to the time that decisions use, in ms; for tests.
         timings: How long to wait for what.
         envelope: Seals what is stored, and opens it; without keys if not given.
+        rates: How often callers may do what, counted together with every other front end.
     """
 
     def __init__(
@@ -69,11 +74,13 @@ class AsyncRedisTaskStore:
         clock: Clock | None = None,
         timings: Timings = DEFAULT_TIMINGS,
         envelope: Envelope = NO_ENVELOPE,
+        rates: Rates = NO_RATES,
     ) -> None:
         address = parse_address(url)
         self._user = address.user
         self._layout = Layout(prefix, shards or address.shards)
         self._guard = MemoryGuard(timings.memory, deadline=deadline, each_shard=address.kind is Kind.CLUSTER)
+        self._rates = RateLimiter(self._layout, rates)
         shared = (self._layout, limits, deadline, clock, envelope)
         self._reads = Reads(*shared)
         self._transitions = Transitions(*shared, outbox or NoOutbox(), self._guard, self._reads, timings)
@@ -97,6 +104,8 @@ class AsyncRedisTaskStore:
             channel=self._layout.changes,
             deadline=deadline,
             guard=self._guard,
+            rates=self._rates,
+            counted_in=self._layout.home,
             answers_bytes=limits.answers_bytes,
             envelope=envelope,
         )
@@ -182,14 +191,18 @@ class AsyncRedisTaskStore:
         """See `ClientStore.create`.
 
         Raises:
+            RateExceeded: The owner calls too often.
             StoreFull: The server's memory is short.
         """
-        shard = self._layout.shard_of_owner(event.owner)
-        return await self.run(self._guard.beside(self._transitions.create(event), shard))
+        owner, shard = event.owner, self._layout.shard_of_owner(event.owner)
+        self._rates.check(Counted.CALLS, owner)
+        program = self._transitions.create(event)
+        program = self._rates.beside(program, Counted.CALLS, owner, shard, refuses=True)
+        return await self.run(self._guard.beside(program, shard))
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `ClientStore.get`."""
-        return await self.run(self._reads.get(owner, task_id, hidden=hidden))
+        return await self._find(owner, self._reads.get(owner, task_id, hidden=hidden), counts=not hidden)
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
         """See `ClientStore.apply`.
@@ -200,7 +213,19 @@ class AsyncRedisTaskStore:
         program = self._transitions.apply(owner, task_id, event, hidden=hidden)
         if isinstance(event, AnswerInput):
             program = self._guard.beside(program, self._layout.shard_of(task_id))
-        return await self.run(program)
+        return await self._find(owner, program, counts=not hidden)
+
+    async def _find(self, owner: Owner, program: Program[T], *, counts: bool) -> T:
+        """Run a program that a caller names a task for; if there is none, that is counted."""
+        if not counts:  # the service itself names it
+            return await self.run(program)
+        self._rates.check(Counted.LOOKUPS, owner)
+        try:
+            return await self.run(program)
+        except TaskNotFound:
+            with suppress(StoreUnavailable):
+                await self.run(self._rates.count(Counted.LOOKUPS, owner))
+            raise
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `ClientStore.page`."""

@@ -8,6 +8,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:owner:<owner>       ZSET  the owner's tasks, by creation
     ts:{00}:live:<owner>        SET   the owner's tasks that are not final: the quota
     ts:{00}:blocks:<owner>      SET   <task>:<n>, for each block beyond its first that is stored of a task
+    ts:{00}:rate:...            STR   how often a caller has done something (see `rates`)
     ts:{00}:idem:<owner>:<hash> STR   what an idempotency key stands for, as JSON
     ts:{00}:expired             ZSET  final tasks, by the moment they go
     ts:{00}:overdue             ZSET  tasks that are not final, by the deadline of their phase

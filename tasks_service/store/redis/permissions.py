@@ -84,6 +84,8 @@ _TASKS: dict[Role, Sequence[Command]] = {
         ("HSETNX", "key", "field", "value"),
         ("SCARD", "key"),
         ("ZREVRANGEBYSCORE", "key", 1, 0),
+        ("INCRBY", "key", 1),
+        ("PTTL", "key"),
     ),
     Role.WORKER: (*_READS, *_WRITES, ("ZRANGEBYSCORE", "key", 0, 1)),
     Role.OPERATOR: (

@@ -135,6 +135,7 @@ POLICY = Shape(
         Field("lease", "lease_ms", 10 * SECOND),
         Field("attempts", "max_attempts", 3),
         Field("poll", "poll_interval_ms", SECOND),
+        Field("poll_most", "max_poll_interval_ms", 10 * SECOND),
     ],
     keeps=True,
 )

@@ -30,6 +30,7 @@ from typing import Any
 from ...crypto.envelope import Envelope
 from ...domain.limits import KIB, check_size, size, truncate
 from ...domain.names import task_hash
+from ...domain.rates import Counted
 from ...domain.reports import LogLevel
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
 from ...failpoints import failpoint
@@ -47,8 +48,9 @@ from ..sessions import (
 )
 from . import schema
 from .codec import open_field
-from .layout import Command
+from .layout import Command, Shard
 from .memory_guard import ANSWERS_UNTIL, CREATES_UNTIL, MemoryGuard
+from .rates import RateLimiter
 from .transaction import Program, once
 
 SILENCE_MS = DAY
@@ -91,6 +93,8 @@ class RedisSessions:
         channel: Where changes are published.
         deadline: Seconds that an operation may take.
         guard: Refuses rows while memory is short.
+        rates: Counts new sessions and subscriptions.
+        counted_in: The shard where.
         answers_bytes: Largest answer that is left for a call that has no task yet.
         envelope: Seals answers, and what was wrong with one.
     """
@@ -103,17 +107,21 @@ class RedisSessions:
         channel: str,
         deadline: float,
         guard: MemoryGuard,
+        rates: RateLimiter,
+        counted_in: Shard,
         answers_bytes: int,
         envelope: Envelope,
     ) -> None:
         self._envelope = envelope
         self._run, self._prefix, self._channel, self._deadline = run, prefix, channel, deadline
         self._guard, self._answers_bytes = guard, answers_bytes
+        self._rates, self._counted_in = rates, counted_in
 
     async def create(self, session: Session) -> None:
         """See `SessionStore.create`."""
         row = schema.SESSION.text(session)
-        await self._write(row, ("SET", self._key(session.session_id), row, "PX", UNUSED_MS), is_new=True)
+        create: Command = ("SET", self._key(session.session_id), row, "PX", UNUSED_MS)
+        await self._write(row, create, new=(Counted.SESSIONS, session.owner))
 
     async def find(self, owner: Owner, session_id: str) -> Session | None:
         """See `SessionStore.find`."""
@@ -212,14 +220,14 @@ class RedisSessions:
             frozenset(uris),
         )
 
-    async def subscribe(self, session_id: str, uri: str) -> bool:
+    async def subscribe(self, session: Session, uri: str) -> bool:
         """See `SessionStore.subscribe`."""
-        key = f"{self._key(session_id)}:uris"
+        key, wake = f"{self._key(session.session_id)}:uris", self._wake(session_name(session.session_id))
         number, known = await self._do(("SCARD", key), ("SISMEMBER", key, uri))
         if number >= SUBSCRIPTIONS and not known:
             return False
-        wake = self._wake(session_name(session_id))
-        await self._write(uri, ("SADD", key, uri), ("PEXPIRE", key, SILENCE_MS), wake, is_new=True)
+        commands: list[Command] = [("SADD", key, uri), ("PEXPIRE", key, SILENCE_MS), wake]
+        await self._write(uri, *commands, new=(Counted.SUBSCRIPTIONS, session.owner))
         return True
 
     async def unsubscribe(self, session_id: str, uri: str) -> None:
@@ -293,28 +301,45 @@ class RedisSessions:
         return {key: JsonText(open_field(seal, f"answer {key}", answer)) for key, answer in pairs}
 
     async def _write(
-        self, row: str, *commands: Command, is_new: bool = False, most_bytes: int = ROW_BYTES
+        self,
+        row: str,
+        *commands: Command,
+        new: tuple[Counted, Owner] | None = None,
+        most_bytes: int = ROW_BYTES,
     ) -> Sequence[Any]:
         """Keep a row for a client, with what goes along with it.
 
         Args:
             row: What is kept, as text.
             commands: Keep it, and what needs to be done beside.
-            is_new: Whether it is the first of something that a client asks for, and not a part of what goes
-                on already; such rows are refused as early as new tasks.
+            new: What a client asks for with it, and who, where it is no part of what goes on already. Such
+                rows are counted, and refused as early as new tasks.
             most_bytes: Largest size of the row.
 
         Raises:
             LimitExceeded: It is larger.
+            RateExceeded: It is asked for too often.
             StoreFull: Memory is short.
         """
         check_size("what is kept for a session", row, most_bytes)
-        maximum, taken = CREATES_UNTIL if is_new else ANSWERS_UNTIL, ROW_OVERHEAD + size(row)
-        return await self._do(*commands, admit=lambda run: self._guard.row(run, taken, maximum=maximum))
+        maximum, taken = CREATES_UNTIL if new else ANSWERS_UNTIL, ROW_OVERHEAD + size(row)
+        if new is not None:
+            self._rates.check(*new)
 
-    async def _do(self, *commands: Command, admit: Callable[[Any], Any] = lambda run: run) -> Sequence[Any]:
+        def admitted(program: Program[Any]) -> Program[Any]:
+            if new is not None:
+                program = self._rates.beside(program, *new, self._counted_in)
+            return self._guard.row(program, taken, maximum=maximum)
+
+        return await self._do(*commands, admitted=admitted)
+
+    async def _do(
+        self,
+        *commands: Command,
+        admitted: Callable[[Program[Any]], Program[Any]] = lambda program: program,
+    ) -> Sequence[Any]:
         failpoint("Session", "before")
-        replies = await self._run(admit(once(commands, self._deadline)))
+        replies = await self._run(admitted(once(commands, self._deadline)))
         failpoint("Session", "after")
         return replies
 

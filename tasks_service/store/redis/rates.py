@@ -1,0 +1,158 @@
+"""Rates in Redis: what callers do is counted for all front ends, beside what they do.
+
+    ts:{00}:rate:<counted>:<caller>   STR   how often, within a window that ends with the key
+
+A create is counted in its own first round trip, before anything is written, so that no number of front ends
+lets more through than may be. Everything else is counted with its write or after its read, and this process
+refuses from then on what comes before the window ends; so nothing that is allowed waits for another round
+trip. Counting is never a reason to fail: where Redis does not count, nobody is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+from ...domain.rates import Counted, Rate, RateExceeded, Rates
+from .layout import Command, Layout, Shard
+from .transaction import LostConnection, Program, Reply, RoundTrip
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST_KNOWN = 10_000
+"""Callers that this process knows to have to wait; of more, those that wait shortest are forgotten."""
+
+LOG_SECONDS = 60.0
+"""Shortest time between two lines of the log about refusals of one kind."""
+
+
+class RateLimiter:
+    """Counts what callers do, and refuses what is too often.
+
+    Args:
+        layout: Names the keys.
+        rates: How often callers may do what; what is not named is neither counted nor refused.
+        clock: Monotonic, in seconds.
+
+    Attributes:
+        refused: How often this process has refused what, since it began.
+    """
+
+    def __init__(self, layout: Layout, rates: Rates, clock: Callable[[], float] = time.monotonic) -> None:
+        self._layout, self._rates, self._clock = layout, rates, clock
+        self._waits: dict[tuple[Counted, str], float] = {}
+        self._told: dict[Counted, float] = {}
+        self._untold: Counter[Counted] = Counter()
+        self.refused: Counter[Counted] = Counter()
+
+    def check(self, counted: Counted, caller: str) -> None:
+        """Refuse what is known to be too often.
+
+        Raises:
+            RateExceeded: The caller has to wait.
+        """
+        if (until := self._waits.get((counted, caller))) is None:
+            return
+        if (left := until - self._clock()) > 0:
+            raise self._refusal(counted, caller, max(round(left * 1000), 1))
+        del self._waits[counted, caller]
+
+    def beside(
+        self, program: Program[T], counted: Counted, caller: str, shard: Shard, *, refuses: bool = False
+    ) -> Program[T]:
+        """The same program, whose first round trip also counts.
+
+        Args:
+            program: Begins with a round trip to the shard.
+            counted: What it does.
+            caller: Who does it.
+            shard: Where it is counted.
+            refuses: Whether its first round trip writes nothing, so that it ends there if this is too often.
+
+        Raises:
+            RateExceeded: It is, and nothing was written.
+        """
+        rate = self._rates.get(counted)
+        if rate is None:
+            return program
+        commands = self._commands(counted, caller, rate, shard)
+        return self._counting(program, counted, caller, commands, refuses=refuses)
+
+    def count(self, counted: Counted, caller: str) -> Program[None]:
+        """Count something that has been done, in a round trip of its own."""
+        if (rate := self._rates.get(counted)) is None:
+            return
+        try:
+            replies = yield RoundTrip(self._commands(counted, caller, rate, self._layout.home))
+        except LostConnection as error:
+            logger.debug("Something was not counted: %s", error)
+            return
+        self._note(counted, caller, rate, replies)
+
+    def _commands(self, counted: Counted, caller: str, rate: Rate, shard: Shard) -> list[Command]:
+        key = f"{shard.tag}:rate:{counted}:{caller}"
+        return [("INCRBY", key, 1), ("PEXPIRE", key, rate.window_ms, "NX"), ("PTTL", key)]
+
+    def _counting(
+        self,
+        program: Program[T],
+        counted: Counted,
+        caller: str,
+        commands: list[Command],
+        *,
+        refuses: bool,
+    ) -> Program[T]:
+        rate = self._rates[counted]
+        try:
+            step, counts = next(program), True
+            if isinstance(step, RoundTrip):
+                step = step._replace(commands=[*commands, *step.commands])
+            while True:
+                try:
+                    replies = yield step
+                except LostConnection as error:
+                    step, counts = program.throw(error), False
+                    continue
+                if counts:
+                    counts = False
+                    told, replies = replies[: len(commands)], replies[len(commands) :]
+                    actual = self._note(counted, caller, rate, told)
+                    if refuses and actual > rate.number:
+                        program.close()
+                        self.check(counted, caller)
+                step = program.send(replies)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _note(self, counted: Counted, caller: str, rate: Rate, replies: list[Reply]) -> int:
+        """Take note of a count; how many it is, 0 where nobody knows."""
+        actual, _, left_ms = replies
+        if not isinstance(actual, int) or not isinstance(left_ms, int) or actual < rate.number:
+            return 0
+        if len(self._waits) >= MOST_KNOWN:
+            self._forget()
+        # From the last one that is allowed on, so that the next is refused without being counted.
+        self._waits[counted, caller] = self._clock() + min(max(left_ms, 1), rate.window_ms) / 1000
+        return actual
+
+    def _forget(self) -> None:
+        for known in sorted(self._waits, key=lambda known: self._waits[known])[: MOST_KNOWN // 2]:
+            del self._waits[known]
+
+    def _refusal(self, counted: Counted, caller: str, retry_after_ms: int) -> RateExceeded:
+        self.refused[counted] += 1
+        self._untold[counted] += 1
+        now = self._clock()
+        if now - self._told.get(counted, -LOG_SECONDS) >= LOG_SECONDS:
+            self._told[counted] = now
+            number, self._untold[counted] = self._untold[counted], 0
+            logger.warning(
+                "Too many %s: refused %d times since this was last said; now %s", counted, number, caller
+            )
+        rate = self._rates[counted]
+        return RateExceeded(counted, rate, actual=rate.number + 1, retry_after_ms=retry_after_ms)

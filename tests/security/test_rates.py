@@ -1,0 +1,286 @@
+"""Who asks too often is refused, at whichever front end, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tasks_service.domain.errors import TaskNotFound
+from tasks_service.domain.rates import Counted, Rate, RateExceeded, Rates
+from tasks_service.domain.task import MINUTE, SECOND
+from tasks_service.frontend.core.poll_limits import PollLimits
+from tasks_service.settings import OTHER_RATES, Settings
+from tasks_service.store.redis import AsyncRedisTaskStore
+from tasks_service.store.sessions import Session
+from tests.kit.factories import ALICE, BOB, creation
+from tests.kit.hand_worker import Worker
+from tests.kit.serving import registry, serving, settings
+from tests.kit.sessions import SessionClient
+from tests.kit.waiting import PATIENCE, wait_until
+from tests.kit.wire import WireClient
+
+from .front_end import FrontEndProcess
+
+SECONDS = float(os.environ.get("TASKS_TEST_ABUSE_SECONDS", "0"))
+"""How long an owner is abusive; 0: a sample."""
+
+PER_MINUTE = 600 if SECONDS else 120
+"""How many calls an owner may make in a minute."""
+
+TIMES = 20
+"""How many times that the abusive owner tries."""
+
+ANN, EVE = "ann-has-a-long-key", "eve-has-a-long-key"
+KEYS = f"ann:{ANN},eve:{EVE}"
+
+
+def greet(name: str) -> str:
+    return f"Hello, {name}!"
+
+
+def session(number: int = 0) -> Session:
+    return Session(session_id=f"{number:032}", owner=ALICE, version="2025-11-25")
+
+
+@contextmanager
+def front_ends(url: str, rates: Rates, number: int = 1) -> Iterator[tuple[asyncio.Runner, list[Any]]]:
+    """The stores of some front ends, in one event loop."""
+    with asyncio.Runner() as runner:
+        stores = [AsyncRedisTaskStore(url, deadline=PATIENCE, rates=rates) for _ in range(number)]
+        try:
+            yield runner, stores
+        finally:
+            for store in stores:
+                runner.run(store.aclose())
+
+
+async def outcomes(calls: list[Any]) -> list[Any]:
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def refused(results: list[Any]) -> int:
+    unexpected = [r for r in results if isinstance(r, BaseException) and not isinstance(r, RateExceeded)]
+    assert not unexpected, unexpected
+    return sum(isinstance(result, RateExceeded) for result in results)
+
+
+def test_all_front_ends_together_let_no_more_calls_through_than_an_owner_may_make(redis_url: str) -> None:
+    rates = {Counted.CALLS: Rate(7, MINUTE, "TASKS_CALLS_PER_MINUTE")}
+    with front_ends(redis_url, rates, 3) as (runner, stores):
+        results = runner.run(outcomes([stores[number % 3].create(creation()) for number in range(60)]))
+        assert refused(results) == 60 - 7
+        error = next(result for result in results if isinstance(result, RateExceeded))
+        assert (error.maximum, error.actual, error.setting) == (7, 8, "TASKS_CALLS_PER_MINUTE")
+        assert 0 < error.retry_after_ms <= MINUTE
+        assert refused(runner.run(outcomes([stores[0].create(creation(BOB)) for _ in range(7)]))) == 0
+
+
+def test_who_has_to_wait_is_refused_without_asking_redis_until_the_window_ends(redis_url: str) -> None:
+    with (
+        front_ends(redis_url, {Counted.CALLS: Rate(2, 400)}) as (runner, (store,)),
+        redis.Redis.from_url(redis_url) as client,
+    ):
+
+        def commands() -> int:
+            return int(client.info("stats")["total_commands_processed"])
+
+        assert refused(runner.run(outcomes([store.create(creation()) for _ in range(2)]))) == 0
+        before, asked = commands(), commands()
+        assert refused(runner.run(outcomes([store.create(creation()) for _ in range(50)]))) == 50
+        assert commands() - asked <= asked - before + 1
+        wait_until(lambda: not refused(runner.run(outcomes([store.create(creation())]))), "the window ends")
+
+
+def test_look_ups_that_find_nothing_are_limited_and_others_find_their_tasks(redis_url: str) -> None:
+    with front_ends(redis_url, {Counted.LOOKUPS: Rate(5, MINUTE)}) as (runner, (store,)):
+        own = runner.run(store.create(creation(BOB))).task.task_id
+        found = [runner.run(outcomes([store.get(ALICE, own)]))[0] for _ in range(8)]
+        assert [type(one) for one in found] == [TaskNotFound] * 5 + [RateExceeded] * 3
+        assert runner.run(store.get(BOB, own)).task.task_id == own
+        # What the service itself names is no guess.
+        with pytest.raises(TaskNotFound):
+            runner.run(store.get(ALICE, own, hidden=True))
+
+
+@pytest.mark.parametrize("counted", [Counted.SESSIONS, Counted.SUBSCRIPTIONS])
+def test_sessions_and_subscriptions_are_limited(redis_url: str, counted: Counted) -> None:
+    with front_ends(redis_url, {counted: Rate(3, MINUTE)}) as (runner, (store,)):
+
+        async def one(number: int) -> None:
+            if counted is Counted.SESSIONS:
+                await store.sessions.create(session(number))
+            else:
+                await store.sessions.subscribe(session(), f"file:///{number}")
+
+        results = [runner.run(outcomes([one(number)]))[0] for number in range(5)]
+        assert [isinstance(result, RateExceeded) for result in results] == [False] * 3 + [True] * 2
+
+
+def test_every_rate_is_counted_somewhere_and_has_a_default_where_there_are_callers() -> None:
+    with_keys = Settings(_env_file=None, api_keys=KEYS)
+    in_each_process = {Counted.POLLS}
+    assert set(with_keys.rates) == set(Counted) - in_each_process == {Counted.CALLS, *OTHER_RATES}
+    assert with_keys.rates[Counted.CALLS] == Rate(500, 10 * SECOND, "TASKS_CALLS_PER_MINUTE")
+    assert not Settings(_env_file=None).rates
+    assert not Settings(_env_file=None, api_keys=KEYS, calls_per_minute=0).rates
+    assert Settings(_env_file=None, calls_per_minute=6).rates[Counted.CALLS].number == 1
+
+
+def test_a_call_over_the_rate_is_answered_with_429_in_both_revisions(redis_url: str, tmp_path: Path) -> None:
+    configuration = settings(redis_url, tmp_path, api_keys=KEYS, calls_per_minute=6)
+    with (
+        serving(registry(greet), configuration) as port,
+        WireClient(port, key=EVE) as client,
+        SessionClient([port], key=EVE) as legacy,
+    ):
+        legacy.initialize()
+        task_id = client.task("greet", {"name": "Eve"})
+        modern = client.call("greet", {"name": "Eve"})
+        params = {"name": "greet", "arguments": {"name": "Eve"}, "task": {}}
+        handshake = legacy.post({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+        for reply in (modern, handshake):
+            assert reply.status == 429
+            assert 1 <= int(reply.headers["retry-after"]) <= 10
+            assert reply.error["code"] == -32603
+            data = reply.error["data"]
+            assert data["limit"] == "calls of one owner"
+            assert (data["reason"], data["setting"]) == ("rateLimited", "TASKS_CALLS_PER_MINUTE")
+            assert 0 < data["retryAfterMs"] <= 10_000
+        assert client.get(task_id)["status"] == "working"
+
+
+def test_a_session_over_the_rate_is_answered_with_429(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = settings(redis_url, tmp_path, api_keys=KEYS)
+    monkeypatch.setitem(configuration.rates, Counted.SESSIONS, Rate(2, MINUTE))
+    begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "e", "version": "1"}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": begin}
+    with serving(registry(greet), configuration) as port, SessionClient([port], key=EVE) as client:
+        replies = [client.post(message) for _ in range(3)]
+        assert [reply.status for reply in replies] == [200, 200, 429]
+        assert replies[2].error["data"]["limit"] == "new sessions of one owner"
+        assert 0 < int(replies[2].headers["retry-after"]) <= 60
+
+
+# --- polls ----------------------------------------------------------------------------------------------
+
+
+class Polling:
+    """A client that polls, with a clock of its own."""
+
+    def __init__(self, interval_ms: int) -> None:
+        self.now, self.interval_ms, self.refused = 0.0, interval_ms, 0
+        self.limits = PollLimits(limits=True, clock=lambda: self.now)
+
+    def polls(self, number: int, *, every_ms: float) -> int:
+        """How many of some polls are refused."""
+        refused = 0
+        for _ in range(number):
+            try:
+                self.limits.check(ALICE, "task")
+                self.limits.note(ALICE, "task", self.interval_ms)
+            except RateExceeded:
+                refused += 1
+            self.now += every_ms / 1000
+        return refused
+
+
+@pytest.mark.parametrize("interval_ms", [1, 200, 1000, 60_000])
+def test_a_client_that_polls_as_often_as_it_was_told_is_never_refused(interval_ms: int) -> None:
+    client = Polling(interval_ms)
+    assert client.polls(20_000, every_ms=interval_ms) == 0
+    # A network delivers some of them together.
+    for _ in range(99):
+        assert client.polls(3, every_ms=0) + client.polls(1, every_ms=3 * interval_ms) == 0
+
+
+def test_a_client_that_polls_far_too_often_is_refused_most_of_the_time_and_not_when_it_has_waited() -> None:
+    client = Polling(1000)
+    assert client.polls(1_000, every_ms=1) < 1_000
+    assert client.polls(10_000, every_ms=1) >= 9_900
+    client.now += 31
+    assert client.polls(5, every_ms=1000) == 0
+
+
+def test_a_poll_that_comes_far_too_often_is_answered_with_429(redis_url: str, tmp_path: Path) -> None:
+    with (
+        serving(registry(greet), settings(redis_url, tmp_path, api_keys=KEYS)) as port,
+        WireClient(port, key=EVE) as client,
+    ):
+        task_id, other = client.task("greet", {"name": "Eve"}), client.task("greet", {"name": "Eve"})
+        params = {"taskId": task_id}
+        replies = (client.request("tasks/get", params) for _ in range(10_000))
+        reply = next(reply for reply in replies if reply.status != 200)
+        assert reply.status == 429
+        assert reply.error["data"]["limit"] == "polls of one task"
+        assert int(reply.headers["retry-after"]) >= 1
+        assert client.get(other)["status"] == "working"
+
+
+# --- an abuser beside an honest caller ------------------------------------------------------------------
+
+
+def end_to_end(client: WireClient, number: int) -> list[float]:
+    """How long each of some calls of an honest caller takes, from the call to its result, in seconds."""
+    took = []
+    for _ in range(number):
+        begun = time.monotonic()
+        reply = client.call("greet", {"name": "Ann"})
+        assert reply.status == 200, reply.body
+        assert reply.result["content"][0]["text"] == "Hello, Ann!"
+        took.append(time.monotonic() - begun)
+        time.sleep(0.2 if SECONDS else 0.05)
+    return sorted(took)
+
+
+def test_an_abuser_is_refused_and_an_honest_caller_waits_no_longer(
+    redis_url: str, tmp_path: Path, measured: Callable[[str, str], None]
+) -> None:
+    tools, calls = registry(greet), round(SECONDS * 4) or 4
+    pace = TIMES * PER_MINUTE / 60 if SECONDS else 1_000
+    front_end = FrontEndProcess(redis_url, tmp_path, api_keys=KEYS, calls_per_minute=str(PER_MINUTE))
+    command = [sys.executable, "-m", "tests.security.abuser", str(front_end.port), EVE, str(pace)]
+    worker = Worker(redis_url, tools)
+    worker.start()
+    try:
+        with WireClient(front_end.port, key=ANN, capabilities={}) as ann:
+            end_to_end(ann, 2)
+            alone = end_to_end(ann, calls)
+            root, pipe = Path(__file__).parents[2], subprocess.PIPE
+            abuser = subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, text=True)
+            wait_until(lambda: "Too many calls" in front_end.log(), "the abuser is refused")
+            begun = time.monotonic()
+            beside = end_to_end(ann, calls)
+            time.sleep(max(begun + max(SECONDS, 1) - time.monotonic(), 0))
+            told, _ = abuser.communicate("")
+    finally:
+        worker.close()
+        front_end.close()
+    answered = {int(status): number for status, number in json.loads(told).items()}
+    took, tried = time.monotonic() - begun, sum(answered.values())
+    half, tail = (
+        [sample[round(len(sample) * part) - 1] * 1000 for sample in (alone, beside)] for part in (0.5, 0.99)
+    )
+    times = f"p50 of an honest call {half[0]:.0f} ms alone, {half[1]:.0f} ms beside"
+    times += f"; p99 {tail[0]:.0f} and {tail[1]:.0f} ms"
+    measured("S7", f"{answered.get(429, 0) / tried:.1%} of {tried} calls refused; {times}")
+    assert set(answered) <= {200, 429}
+    # Windows begin when they are first used, so there are up to two more than whole ones.
+    in_a_window = -(-PER_MINUTE // 6)
+    assert answered[200] <= in_a_window * (took // 10 + 2)
+    if SECONDS:
+        assert answered[429] + in_a_window >= 0.95 * tried
+        # The tail of a machine that does other things as well says nothing of the front end.
+        assert half[1] <= max(1.5 * half[0], half[0] + 20)
