@@ -50,6 +50,13 @@ def refused(message: Any, limits: Limits = DEFAULT_LIMITS) -> Rejection:
     return rejection.value
 
 
+def cpu_to_refuse(body: bytes) -> float:
+    """The CPU seconds that it takes to refuse a message."""
+    before = time.thread_time()
+    refused(body)
+    return time.thread_time() - before
+
+
 def accepted(message: Any) -> Any:
     body = message if isinstance(message, bytes) else json.dumps(message).encode()
     return parse(body, DEFAULT_LIMITS, fields_of)
@@ -112,9 +119,8 @@ def test_a_batch_may_hold_no_more_than_one_message() -> None:
 
 def test_a_message_of_far_too_many_values_is_refused_before_it_is_parsed() -> None:
     for body in (b"[" + b"[],{}," * 100_000 + b"1]", b'{"a":"b\\"",' * 200_000, b",," * MIB):
-        before = time.thread_time()
         assert refused(body).data["limit"] == "the message"
-        assert time.thread_time() - before < 0.1
+        assert quickest(lambda body=body: cpu_to_refuse(body), 0.1) < 0.1
 
 
 def test_depth_is_named_with_its_path() -> None:
@@ -163,9 +169,8 @@ def test_a_repeated_name_among_many_is_refused_without_a_long_search() -> None:
     pairs = ", ".join(f'"{index}": {{"a": ":"}}' for index in range(4_000))
     body = f'{{"method": "tools/call", "params": {{"arguments": {{{pairs}, "0": 1}}}}}}'.encode()
 
-    before = time.thread_time()
     assert "two members of one name" in refused(body).message
-    assert time.thread_time() - before < 0.1
+    assert quickest(lambda: cpu_to_refuse(body), 0.1) < 0.1
 
 
 # --- a front end as a process, an honest client, and one that is not ------------------------------------
