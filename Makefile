@@ -99,7 +99,8 @@ hostile: $(STAMP) ## Every message, stored byte and exception that does harm, in
 # The sizes of `make security`; without them, or within `make test`, the same tests are a sample.
 ATTACKS := TASKS_TEST_PROVIDERS=1 TASKS_TEST_BAD_MESSAGES=30000 TASKS_TEST_SCHEMAS=300 TASKS_TEST_HANGUPS=500 \
 	TASKS_TEST_BAD_INPUTS=50000 TASKS_TEST_HALF_OPEN=1000 TASKS_TEST_SLOW_READERS=200 TASKS_TEST_SINGLE_BYTES=200000 \
-	TASKS_TEST_ABUSE_SECONDS=30
+	TASKS_TEST_ABUSE_SECONDS=30 \
+	TASKS_TEST_TAMPERED=0 TASKS_TEST_REENCRYPTED=10000 TASKS_TEST_CANARIES=1
 
 security: $(STAMP) ## Every attack that is known, in earnest (six minutes at most)
 	$(ATTACKS) pytest tests/security --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder

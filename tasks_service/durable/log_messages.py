@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from ..domain.limits import MIB, size, to_json, truncate
 from ..domain.reports import LOG_DATA_BYTES, LOGGER_BYTES, LogLevel, LogMessage
 from ..domain.task import JsonText
+from ..log_privacy import shown_text
 
 Level = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
 """The severity of a log message, as an author writes it; see `LogLevel`."""
@@ -57,7 +58,7 @@ def _data(data: Any) -> JsonText:
 
 
 def write_log(message: LogMessage, data: Any, name: str) -> None:
-    """Write a message to the worker's own log.
+    """Write a message to the worker's own log; without what it says, where records are encrypted.
 
     Args:
         message: The message as it is published.
@@ -65,4 +66,4 @@ def write_log(message: LogMessage, data: Any, name: str) -> None:
         name: The logger's name, if the message has none.
     """
     text = data if isinstance(data, str) else message.data
-    logging.getLogger(message.logger or name).log(_PYTHON_LEVELS[message.level], "%s", text)
+    logging.getLogger(message.logger or name).log(_PYTHON_LEVELS[message.level], "%s", shown_text(text))

@@ -29,6 +29,7 @@ from ..broker.codeless import CodelessOutbox
 from ..crypto.keys import DeploymentKeys, load_keys
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..domain.task import Owner
+from ..log_privacy import keep_words_out_of_logs
 from ..oauth_settings import MCP_PATH
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
@@ -425,6 +426,8 @@ class _Endpoint:
 @asynccontextmanager
 async def _open(settings: Settings, outbox: Outbox) -> AsyncIterator[FrontEndStore]:
     refuse_no_redis(settings)
+    if settings.envelope.key_names:
+        keep_words_out_of_logs()
     store = AsyncRedisTaskStore(
         str(settings.redis_url),
         prefix=settings.key_prefix,

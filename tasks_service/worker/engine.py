@@ -16,6 +16,7 @@ from ..broker.signature import MessageSigner, message_signer, with_messages
 from ..crypto.keys import Fingerprints
 from ..domain.errors import ConfigurationError
 from ..domain.task import SECOND
+from ..log_privacy import keep_words_out_of_logs
 from ..settings import Settings
 from ..store.redis import RedisTaskStore
 from .dropped import DropCounter
@@ -69,6 +70,8 @@ class Engine:
         self.app = app
         self.settings = settings
         self.services = services
+        if settings.envelope.key_names:
+            keep_words_out_of_logs()
         self.stop = ShutdownDeadline()
         self._lock = threading.Lock()
         self._executor: Executor | None = None

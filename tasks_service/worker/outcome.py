@@ -31,6 +31,7 @@ from ..domain.limits import Limits, to_json, valid_text
 from ..domain.names import task_hash
 from ..domain.task import Failure, FailureKind, JsonText, Task
 from ..durable.sdk_objects import SDK_PROTOCOL_ERRORS, SDK_TOOL_ERROR, is_sdk_object
+from ..log_privacy import shown
 from .caught import with_exception
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
         needs = JsonText(json.dumps({"needs": error.needs}))
         return _failed(lease_id, FailureKind.CLIENT_CANNOT, str(error), needs)
     if isinstance(error, HistoryMismatch):
-        logger.error("Task %s: %s", task_hash(task.task_id), error)
+        # Names of steps are an author's to choose, and may be made of arguments.
+        logger.error("Task %s: %s", task_hash(task.task_id), shown(error, str))
         return _failed(lease_id, FailureKind.HISTORY, str(error))
     if isinstance(error, Unsupported):
         return _failed(lease_id, FailureKind.AUTHOR, str(error))
@@ -106,7 +108,7 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
         tool.name,
         name,
         task.claims,
-        f": {error!r}" if expected else "",
+        f": {shown(error)}" if expected else "",
         exc_info=None if expected else error,
     )
     sentence = f"The tool '{tool.name}' failed. Its operator finds the reason under task {name}."
@@ -122,7 +124,7 @@ def event_of_error(error: BaseException, tool: Tool, task: Task, lease_id: str) 
 
 def _retry_as_asked(asked: RetryRequested, tool: Tool, task: Task, lease_id: str) -> Retry:
     name, delay = task_hash(task.task_id), asked.delay_ms / 1000
-    logger.info("Tool %s runs again in %g s (task %s): %r", tool.name, delay, name, asked.cause)
+    logger.info("Tool %s runs again in %g s (task %s): %s", tool.name, delay, name, shown(asked.cause))
     message = f"The tool asked to run again in {delay:g} s."
     otherwise = _completed(lease_id, error_result(message), message)
     return Retry(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Iterator
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from tasks_service.crypto.keys import Fingerprints
 from tasks_service.domain.errors import CorruptRecord, RecordSealed
 from tasks_service.domain.events import AnswerInput, Cancel, Claim, DeadlinePassed, Expire, Reap, Redispatch
 from tasks_service.domain.names import task_hash
-from tasks_service.domain.task import Policy, Task, TaskStatus, new_token
+from tasks_service.domain.task import Owner, Policy, Task, TaskStatus, new_token
 from tasks_service.settings import Settings
 from tasks_service.store.findings import Severity
 from tasks_service.store.redis import RedisTaskStore
@@ -23,8 +26,14 @@ from tests.kit.factories import ALICE, BOB, Clock, creation
 from tests.kit.records import CANARY, SAID, configured, ended, everything, parked, ring, store_of
 from tests.kit.servers import RedisServer
 
-TAMPERED = int(os.environ.get("SECURITY_TAMPERED_TEXTS", "300"))
+TAMPERED = int(os.environ.get("TASKS_TEST_TAMPERED", "300"))
 """How many changes of one character are tried; 0: each character of each field."""
+
+RECORDS = int(os.environ.get("TASKS_TEST_REENCRYPTED", "300"))
+"""How many records are encrypted anew beside live traffic."""
+
+MOST_SECONDS = 20.0
+"""How long 10,000 of them may take."""
 
 
 @pytest.fixture
@@ -239,6 +248,53 @@ def test_what_was_written_before_is_encrypted_anew_and_nobody_misses_the_old_key
     assert store_of(redis_url, after).create(again).task.task_id == tasks[0].task_id
     assert {key: client.pexpiretime(key) for key in lives} == lives
     assert list(store_of(redis_url, after).repair(dry_run=True)) == []
+
+
+def test_records_are_encrypted_anew_beside_live_traffic_and_no_read_fails(
+    redis_url: str, measured: Callable[[str, str], None]
+) -> None:
+    first = store_of(redis_url, ring("old"))
+    owners = [Owner(f"owner{number}") for number in range(20)]
+    tasks = [
+        first.create(creation(owner, arguments=SAID)).task
+        for owner, _ in zip(itertools.cycle(owners), range(RECORDS), strict=False)
+    ]
+    over, failed, done = threading.Event(), list[BaseException](), Counter[str]()
+
+    def traffic(envelope: Envelope, seed: int) -> None:
+        store, choose = store_of(redis_url, envelope), random.Random(seed)
+        while not over.is_set():
+            try:
+                task = choose.choice(tasks)
+                assert store.inspect(task.task_id).arguments == SAID
+                asked = parked(store, idempotency="")
+                store.apply(ALICE, asked.task_id, AnswerInput(answers={"q": SAID}))
+                assert store.get(ALICE, asked.task_id).task.variables == {CANARY: SAID}
+                done["rounds"] += 1
+            except BaseException as error:
+                failed.append(error)
+
+    # A roll is on its way: one front end has the new key first already, one does not.
+    rings = [ring("new", "old"), ring("new", "old"), ring("old", "new")]
+    threads = [threading.Thread(target=traffic, args=(each, n)) for n, each in enumerate(rings)]
+    for thread in threads:
+        thread.start()
+    began = time.monotonic()
+    found = list(store_of(redis_url, ring("new", "old")).reencrypt(task_hash(task.task_id) for task in tasks))
+    seconds = time.monotonic() - began
+    over.set()
+    for thread in threads:
+        thread.join()
+
+    measured(
+        "S10", f"{len(tasks)} records in {seconds:.1f} s beside {done['rounds']} rounds of three clients"
+    )
+    assert failed == []
+    assert [each.problem for each in found] == [""] * len(tasks)
+    assert done["rounds"]
+    assert RECORDS < 10_000 or seconds <= MOST_SECONDS
+    last = store_of(redis_url, ring("new"))
+    assert {last.inspect(task.task_id).arguments for task in tasks} == {SAID}
 
 
 def test_a_process_without_the_key_that_others_encrypt_with_is_refused(redis_url: str) -> None:

@@ -1,13 +1,15 @@
-"""Re-encryption: what is stored under an older key, or not encrypted, is written anew, one task at a time.
+"""Re-encryption: what is stored under an older key, or not encrypted, is written anew, some tasks at a time.
 
-Safe while the service runs: each record is read after WATCH, and if its task changes before EXEC, nothing is
-written and it is read again. A record loses nothing by it, and its task is not told: nothing that anybody
-sees has changed.
+Safe while the service runs: records are read after WATCH, and if one of their tasks changes before EXEC,
+nothing is written and they are read again. A record loses nothing by it, and its task is not told: nothing
+that anybody sees has changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -16,7 +18,7 @@ from ...domain.names import task_hash
 from ...domain.task import Owner
 from ..maintenance import Reencrypted
 from . import codec
-from .layout import Command
+from .layout import Command, Shard
 from .programs import StorePrograms
 from .transaction import Program, Reply, Write, once, transact
 
@@ -45,16 +47,13 @@ def walk(programs: StorePrograms, run: Run, names: Iterator[str], *, dry_run: bo
         dry_run: Only look.
     """
     while batch := list(islice(names, BATCH)):
-        for found in run(_stale(programs, batch)):
-            if dry_run or found.problem:
-                yield found
-                continue
-            try:
-                run(transact(_Reencryption(programs, found.task), programs.deadline))
-            except CorruptRecord as error:
-                yield Reencrypted(task=found.task, keys=found.keys, problem=error.reason)
-            else:
-                yield found
+        found = run(_stale(programs, batch))
+        yield from (each for each in found if dry_run or each.problem)
+        stale = [] if dry_run else [each for each in found if not each.problem]
+        for shard in programs.layout.shards:
+            tasks = [each for each in stale if programs.layout.shard_of(each.task) == shard]
+            if tasks:
+                yield from run(transact(_Reencryption(programs, shard, tasks), programs.deadline))
 
 
 def _stale(programs: StorePrograms, names: Sequence[str]) -> Program[list[Reencrypted]]:
@@ -84,39 +83,53 @@ def _record(name: str, reply: Reply) -> dict[str, str]:
 
 
 class _Reencryption:
-    """A record, and the digest of its idempotency key, that are written under the first key."""
+    """Records of one shard, and digests of their idempotency keys, that are written under the first key."""
 
     name, token = "Reencrypt", ""
 
-    def __init__(self, programs: StorePrograms, task: str) -> None:
-        self._programs, self.task_id = programs, task
-        self._shard = programs.layout.shard_of(task)
-        self._keyed: list[str] = []
+    def __init__(self, programs: StorePrograms, shard: Shard, tasks: Sequence[Reencrypted]) -> None:
+        self._envelope, self._shard, self._tasks = programs.envelope, shard, tasks
+        self.task_id = tasks[0].task
+        self._keyed: dict[str, str] = {}
 
     def watch(self) -> list[str]:
-        return [self._shard.task(self.task_id), *self._keyed]
+        return [*(self._shard.task(each.task) for each in self._tasks), *self._keyed.values()]
 
     def reads(self) -> list[Command]:
-        return [("HGETALL", self._shard.task(self.task_id)), *(("GET", key) for key in self._keyed)]
+        records: list[Command] = [("HGETALL", self._shard.task(each.task)) for each in self._tasks]
+        return [*records, *(("GET", key) for key in self._keyed.values())]
 
-    def judge(self, replies: list[Reply]) -> Write[None] | None:
-        reply, *values = replies
-        record = _record(self.task_id, reply)
-        if not record:
-            return Write((), None)
-        owner, idempotency = codec.owner_and_key(self.task_id, record)
-        if idempotency and not self._keyed:
-            self._keyed = [self._shard.idempotency(Owner(owner), idempotency)]
+    def judge(self, replies: list[Reply]) -> Write[list[Reencrypted]] | None:
+        records = replies[: len(self._tasks)]
+        if not self._keyed and (keyed := dict(self._keys(records))):
+            self._keyed = keyed
             return None
-        seal = self._programs.envelope.of(owner, task_hash(self.task_id))
-        changed = codec.reencrypted(self._programs.envelope, seal, record)
+        values = dict(zip(self._keyed, replies[len(self._tasks) :], strict=True))
         commands: list[Command] = []
-        if changed:
-            pairs = (part for pair in changed.items() for part in pair)
-            commands.append(("HSET", self._shard.task(self.task_id), *pairs))
-        for key, value in zip(self._keyed, values, strict=True):
-            remembered = codec.decode_remembered(value)
-            if remembered is not None and task_hash(remembered.task_id) == task_hash(self.task_id):
-                again = codec.seal_remembered(seal, codec.open_remembered(seal, remembered))
-                commands.append(("SET", key, codec.encode_remembered(again), "KEEPTTL"))
-        return Write(commands, None)
+        done = []
+        for each, reply in zip(self._tasks, records, strict=True):
+            try:
+                commands += self._commands(each.task, _record(each.task, reply), values.get(each.task))
+                done.append(each)
+            except CorruptRecord as error:
+                done.append(replace(each, problem=error.reason))
+        return Write(commands, done)
+
+    def _keys(self, records: Sequence[Reply]) -> Iterator[tuple[str, str]]:
+        """The idempotency keys of the tasks that have one."""
+        for each, reply in zip(self._tasks, records, strict=True):
+            with suppress(CorruptRecord):
+                owner, key_hash = codec.owner_and_key(each.task, _record(each.task, reply))
+                if key_hash:
+                    yield each.task, self._shard.idempotency(Owner(owner), key_hash)
+
+    def _commands(self, task: str, record: dict[str, str], value: str | None) -> Iterator[Command]:
+        if not record:  # it has gone meanwhile
+            return
+        seal = self._envelope.of(codec.owner_and_key(task, record)[0], task)
+        if changed := codec.reencrypted(self._envelope, seal, record):
+            yield ("HSET", self._shard.task(task), *(part for pair in changed.items() for part in pair))
+        remembered = codec.decode_remembered(value)
+        if remembered is not None and task_hash(remembered.task_id) == task:
+            again = codec.seal_remembered(seal, codec.open_remembered(seal, remembered))
+            yield ("SET", self._keyed[task], codec.encode_remembered(again), "KEEPTTL")
