@@ -94,7 +94,9 @@ class Authenticator:
         """
         if self._local is not None:
             return self._local
-        if authorization is None or authorization[: len(_SCHEME)].lower() != _SCHEME:
+        if not self.are_configured or authorization is None:
+            return None
+        if authorization[: len(_SCHEME)].lower() != _SCHEME:
             return None
         if self._file is not None and self._timer() >= self._next_look:
             self._look_again(self._file)

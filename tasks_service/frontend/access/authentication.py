@@ -18,7 +18,7 @@ from ..core.overload import retry_after
 from ..core.requests import Caller
 from ..transport.rejection import Rejection
 from .api_keys import CHALLENGE, Authenticator
-from .caller_address import TrustedProxies
+from .caller_address import CallerAddress, TrustedProxies
 from .key_guesses import KeyGuesses
 from .protected_resource import ProtectedResource
 from .refused_tokens import CannotVerify
@@ -96,20 +96,27 @@ class Authentication:
             raise self._refusal(had_token=False)
         # A signed token, which has dots, cannot be guessed, and an old one is no guess.
         is_key = self._keys.are_configured and (self._tokens is None or b"." not in proof)
-        address = self._proxies.caller_address(scope)
-        if is_key and (seconds := self._guesses.seconds_to_wait(address)):
+        if is_key:
+            return await self._unless_guessed(self._proxies.caller_address(scope), proof, caller)
+        if caller is None:
+            caller = await self._signed_in(proof)
+        if caller is None:
+            raise self._refusal(had_token=True)
+        return caller
+
+    async def _unless_guessed(self, address: CallerAddress, proof: bytes, caller: Caller | None) -> Caller:
+        """The caller that a key, or what may be one, proves, unless too many wrong ones came from there."""
+        if seconds := self._guesses.seconds_to_wait(address):
             if caller is None or not self._guesses.is_proven(address, proof):
                 raise _too_many_guesses(seconds)
             return caller
         if caller is None:
             caller = await self._signed_in(proof)
-        if caller is not None:
-            if is_key:
-                self._guesses.right(address, proof)
-            return caller
-        if is_key:
+        if caller is None:
             self._guesses.wrong(address)
-        raise self._refusal(had_token=True)
+            raise self._refusal(had_token=True)
+        self._guesses.right(address, proof)
+        return caller
 
     async def _signed_in(self, token: bytes) -> Caller | None:
         """The caller that a token proves, or None."""
