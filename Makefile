@@ -150,7 +150,7 @@ lock: $(STAMP) ## Pin the newest versions that pyproject.toml allows, for each s
 	python -m pip install --quiet uv
 	$(LOCK) requirements.lock --all-extras --group dev --group demo
 	$(LOCK) docker/front-end.lock --extra server
-	$(LOCK) docker/worker.lock --extra flower --group deployment
+	$(LOCK) docker/worker.lock --extra flower --extra encryption --group deployment
 
 clean: ## Remove what was made, data of `make up` excepted
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output dist build .matrix
