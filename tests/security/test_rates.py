@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from tasks_service.domain.errors import TaskNotFound
+from tasks_service.domain.events import Cancel
 from tasks_service.domain.rates import Counted, Rate, RateExceeded, Rates
 from tasks_service.domain.task import MINUTE, SECOND
 from tasks_service.frontend.core.poll_limits import PollLimits
@@ -108,6 +109,10 @@ def test_look_ups_that_find_nothing_are_limited_and_others_find_their_tasks(redi
         found = [runner.run(outcomes([store.get(ALICE, own)]))[0] for _ in range(8)]
         assert [type(one) for one in found] == [TaskNotFound] * 5 + [RateExceeded] * 3
         assert runner.run(store.get(BOB, own)).task.task_id == own
+        # Who has found a task goes on looking at it, whatever the owner's other clients look for.
+        theirs = runner.run(store.create(creation(ALICE))).task.task_id
+        assert runner.run(store.get(ALICE, theirs)).task.task_id == theirs
+        assert runner.run(store.apply(ALICE, theirs, Cancel())).task_id == theirs
         # What the service itself names is no guess.
         with pytest.raises(TaskNotFound):
             runner.run(store.get(ALICE, own, hidden=True))

@@ -198,11 +198,13 @@ class AsyncRedisTaskStore:
         self._rates.check(Counted.CALLS, owner)
         program = self._transitions.create(event)
         program = self._rates.beside(program, Counted.CALLS, owner, shard, refuses=True)
-        return await self.run(self._guard.beside(program, shard))
+        created = await self.run(self._guard.beside(program, shard))
+        self._rates.found(owner, created.task.task_id)
+        return created
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `ClientStore.get`."""
-        return await self._find(owner, self._reads.get(owner, task_id, hidden=hidden), counts=not hidden)
+        return await self._find(owner, task_id, self._reads.get(owner, task_id, hidden=hidden), hidden=hidden)
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
         """See `ClientStore.apply`.
@@ -213,19 +215,27 @@ class AsyncRedisTaskStore:
         program = self._transitions.apply(owner, task_id, event, hidden=hidden)
         if isinstance(event, AnswerInput):
             program = self._guard.beside(program, self._layout.shard_of(task_id))
-        return await self._find(owner, program, counts=not hidden)
+        return await self._find(owner, task_id, program, hidden=hidden)
 
-    async def _find(self, owner: Owner, program: Program[T], *, counts: bool) -> T:
-        """Run a program that a caller names a task for; if there is none, that is counted."""
-        if not counts:  # the service itself names it
+    async def _find(self, owner: Owner, task_id: str, program: Program[T], *, hidden: bool) -> T:
+        """Run a program that a caller names a task for; if there is none, that is counted.
+
+        Whoever has found a task may go on looking at it, whatever else its owner looks for in vain; so may what
+        waits for a task, or follows it.
+        """
+        if hidden:  # the service itself names it
             return await self.run(program)
-        self._rates.check(Counted.LOOKUPS, owner)
+        if not self._rates.has_found(owner, task_id):
+            self._rates.check(Counted.LOOKUPS, owner)
         try:
-            return await self.run(program)
+            found = await self.run(program)
         except TaskNotFound:
+            self._rates.lost(owner, task_id)
             with suppress(StoreUnavailable):
                 await self.run(self._rates.count(Counted.LOOKUPS, owner))
             raise
+        self._rates.found(owner, task_id)
+        return found
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `ClientStore.page`."""

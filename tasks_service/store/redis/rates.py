@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST_KNOWN = 10_000
-"""Callers that this process knows to have to wait; of more, those that wait shortest are forgotten."""
+"""Callers that this process knows to have to wait, and tasks that it knows to be there; of more, it forgets
+those that matter least."""
 
 LOG_SECONDS = 60.0
 """Shortest time between two lines of the log about refusals of one kind."""
@@ -46,6 +47,7 @@ class RateLimiter:
     def __init__(self, layout: Layout, rates: Rates, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout, self._rates, self._clock = layout, rates, clock
         self._waits: dict[tuple[Counted, str], float] = {}
+        self._found: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._told: dict[Counted, float] = {}
         self._untold: Counter[Counted] = Counter()
         self.refused: Counter[Counted] = Counter()
@@ -93,6 +95,23 @@ class RateLimiter:
             logger.debug("Something was not counted: %s", error)
             return
         self._note(counted, caller, rate, replies)
+
+    def found(self, owner: str, task_id: str) -> None:
+        """Remember that an owner has found a task."""
+        if Counted.LOOKUPS not in self._rates:
+            return
+        self._found[owner, task_id] = None
+        self._found.move_to_end((owner, task_id))
+        if len(self._found) > MOST_KNOWN:
+            self._found.popitem(last=False)
+
+    def lost(self, owner: str, task_id: str) -> None:
+        """Remember it no more: the task is gone."""
+        self._found.pop((owner, task_id), None)
+
+    def has_found(self, owner: str, task_id: str) -> bool:
+        """Whether an owner has found a task here lately."""
+        return (owner, task_id) in self._found
 
     def _commands(self, counted: Counted, caller: str, rate: Rate, shard: Shard) -> list[Command]:
         key = f"{shard.tag}:rate:{counted}:{caller}"
