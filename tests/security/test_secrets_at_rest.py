@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import random
@@ -9,22 +10,35 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from tasks_service import ConfigurationError, TaskService
+from tasks_service.cli import commands
+from tasks_service.cli.doctor import Examination, check_records
 from tasks_service.crypto.envelope import NO_ENVELOPE, EncryptionKey, Envelope, Mode
 from tasks_service.crypto.keys import Fingerprints
+from tasks_service.crypto.owners import LOCAL_USER, owner_of
 from tasks_service.domain.errors import CorruptRecord, RecordSealed
 from tasks_service.domain.events import AnswerInput, Cancel, Claim, DeadlinePassed, Expire, Reap, Redispatch
 from tasks_service.domain.names import task_hash
-from tasks_service.domain.task import Owner, Policy, Task, TaskStatus, new_token
+from tasks_service.domain.reports import LogLevel, LogMessage
+from tasks_service.domain.task import JsonText, Owner, Policy, Progress, Task, TaskStatus, new_token
+from tasks_service.log_privacy import put_words_into_logs
 from tasks_service.settings import Settings
+from tasks_service.store.changes import Reported
 from tasks_service.store.findings import Severity
-from tasks_service.store.redis import RedisTaskStore
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+from tasks_service.store.redis.publications import parse_reported
 from tests.kit.factories import ALICE, BOB, Clock, creation
 from tests.kit.records import CANARY, SAID, configured, ended, everything, parked, ring, store_of
 from tests.kit.servers import RedisServer
+from tests.kit.serving import SECRET, registry, serving, settings
+from tests.kit.wire import WireClient
 
 TAMPERED = int(os.environ.get("TASKS_TEST_TAMPERED", "300"))
 """How many changes of one character are tried; 0: each character of each field."""
@@ -308,6 +322,79 @@ def test_a_process_without_the_key_that_others_encrypt_with_is_refused(redis_url
         assert "under the key 'old." in problems(lacking)[0]
     assert problems(ring("old", "new")) == problems(ring("new", "old")) == problems(ring("new")) == []
     assert "under the key 'new." in problems(ring("old"))[0]
+
+
+def test_what_a_running_tool_reports_is_sealed_on_its_way(redis_url: str, client: Any) -> None:
+    subscribed = client.pubsub()
+    name = task_hash("t")
+    subscribed.subscribe(f"ts:reports:{name}")
+    subscribed.get_message(timeout=5)
+    reports = (Progress(current=1, message=CANARY), LogMessage(LogLevel.INFO, JsonText(f'"{CANARY}"')))
+    assert store_of(redis_url, ring("new")).report([Reported(name, reports)]) == [1]
+    published = subscribed.get_message(timeout=5)["data"]
+    subscribed.close()
+    assert published.startswith("~1.new.")
+    assert parse_reported(ring("new"), name, published) == Reported(name, reports)
+    assert parse_reported(ring("new"), "another", published) is None
+    assert parse_reported(NO_ENVELOPE, name, published) is None
+
+
+def test_answers_of_a_session_and_why_one_was_refused_are_sealed(redis_url: str, client: Any) -> None:
+    async def leave(envelope: Envelope) -> tuple[Any, str]:
+        async with aclosing(AsyncRedisTaskStore(redis_url, envelope=envelope, deadline=60.0)) as store:
+            await store.sessions.leave_answer("interview", CANARY[:3], SAID)
+            await store.sessions.refuse("t", "q", CANARY)
+            assert [text for text in everything(client) if CANARY in text] == []
+            return await store.sessions.answers("interview"), (
+                await store.sessions.take_ask_lock("t", "q", "stream")
+            ).problem
+
+    async def read(envelope: Envelope) -> None:
+        async with aclosing(AsyncRedisTaskStore(redis_url, envelope=envelope, deadline=60.0)) as store:
+            await store.sessions.answers("interview")
+
+    assert asyncio.run(leave(ring("new"))) == ({CANARY[:3]: SAID}, CANARY)
+    with pytest.raises(RecordSealed):
+        asyncio.run(read(ring("other")))
+
+
+@pytest.fixture
+def restored_logs() -> Iterator[None]:
+    yield
+    put_words_into_logs()
+
+
+@pytest.mark.usefixtures("restored_logs")
+def test_a_client_of_a_front_end_without_the_key_is_told_of_an_error_and_nothing_else(
+    redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done, _ = ended(store_of(redis_url, ring("new")), owner_of(LOCAL_USER, SECRET.encode()))
+    keys = settings(redis_url, tmp_path, encryption_keys=configured("other"))
+    with serving(registry(), keys) as port, WireClient(port) as client:
+        reply = client.request("tasks/get", {"taskId": done.task_id})
+    assert reply.error == {"code": -32603, "message": "Internal server error"}
+    assert "under the key 'new." in caplog.text
+    assert "~1." not in reply.body.decode() + caplog.text
+
+
+def test_operators_encrypt_anew_and_are_told_which_keys_are_still_needed(redis_url: str) -> None:
+    parked(store_of(redis_url, ring("old")))
+    run = CliRunner(env={"TASKS_REDIS_URL": redis_url, "TASKS_ENCRYPTION_KEYS": configured("new", "old")})
+    ready = Settings(redis_url=redis_url, encryption_keys=configured("new", "old"))  # type: ignore[arg-type]
+
+    def warned() -> list[str]:
+        store = store_of(redis_url, ready.envelope)
+        return [found.what for found in check_records(Examination(TaskService("Test"), ready, store))]
+
+    assert "1 of 1 records that were looked at are under older keys (old." in warned()[0]
+    looked = run.invoke(commands, ["reencrypt", "--dry-run"])
+    assert (looked.exit_code, "1 records, under the key old." in looked.stdout) == (1, True)
+    assert run.invoke(commands, ["reencrypt"]).exit_code == 0
+    again = run.invoke(commands, ["reencrypt", "--json", "--dry-run"])
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert warned() == []
+    keyless = CliRunner(env={"TASKS_REDIS_URL": redis_url}).invoke(commands, ["reencrypt"])
+    assert isinstance(keyless.exception, ConfigurationError)
 
 
 @pytest.mark.parametrize(

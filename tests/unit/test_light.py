@@ -13,6 +13,7 @@ import tasks_service
 from tasks_service.cli import COMMANDS
 from tasks_service.domain.errors import ConfigurationError
 from tasks_service.extras import SERVER, front_end_packages
+from tests.kit.records import configured
 from tests.matrix.environments import ROOT, shops
 
 WITHOUT_EXTRAS = "import sys\nfor name in {}: sys.modules[name] = None\n"
@@ -63,6 +64,13 @@ def test_operators_commands_need_neither_celery_nor_a_front_end() -> None:
     code = "import tasks_service.cli.inspect_commands, tasks_service.cli.repair"
     ended = run_without(SERVER | {"celery", "kombu", "hiredis"}, code)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_keys_need_an_extra_and_name_it_where_it_is_missing() -> None:
+    code = f"from tasks_service.settings import Settings\nSettings(encryption_keys={configured('a')!r})"
+    ended = run_without(frozenset({"cryptography"}), code)
+    assert ended.returncode == 1
+    assert "pip install 'tasks-service[encryption]'" in ended.stderr
 
 
 @pytest.mark.parametrize("command", ["serve", "call", "stdio"])

@@ -22,12 +22,14 @@ through.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...crypto.envelope import Envelope
+from ...domain.errors import CorruptRecord
 from ...domain.limits import KIB, check_size, size, truncate
 from ...domain.names import task_hash
 from ...domain.rates import Counted
@@ -52,6 +54,8 @@ from .layout import Command, Shard
 from .memory_guard import ANSWERS_UNTIL, CREATES_UNTIL, MemoryGuard
 from .rates import RateLimiter
 from .transaction import Program, once
+
+logger = logging.getLogger(__name__)
 
 SILENCE_MS = DAY
 """How long a session without requests and without a stream is kept."""
@@ -254,8 +258,17 @@ class RedisSessions:
             return AskLock(mine=False)
         # Only its holder takes a refusal away, so that a question is asked again once, on one stream.
         _, problem = await self._do(("PEXPIRE", lock, life), ("GETDEL", f"{lock}:no"))
-        seal = self._envelope.of("", task_hash(task_id))
-        return AskLock(mine=True, problem=open_field(seal, f"refusal {key}", problem) if problem else "")
+        return AskLock(mine=True, problem=self._opened_refusal(task_id, key, problem or ""))
+
+    def _opened_refusal(self, task_id: str, key: str, sealed: str) -> str:
+        """Why an answer was refused; it is asked again all the same where that cannot be read."""
+        if not sealed:
+            return ""
+        try:
+            return open_field(self._envelope.of("", task_hash(task_id)), f"refusal {key}", sealed)
+        except CorruptRecord as error:
+            logger.warning("Why an answer was refused cannot be read: %s", error.reason)
+            return "the last answer did not fit"
 
     async def leave_ask_lock(self, task_id: str, key: str, holder: str) -> None:
         """See `SessionStore.leave_ask_lock`."""
