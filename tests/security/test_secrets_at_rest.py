@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+import string
 import threading
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ from tasks_service.settings import Settings
 from tasks_service.store.changes import Reported
 from tasks_service.store.findings import Severity
 from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
+from tasks_service.store.redis.codec import open_field
 from tasks_service.store.redis.publications import parse_reported
 from tests.kit.factories import ALICE, BOB, Clock, creation
 from tests.kit.records import CANARY, SAID, configured, ended, everything, parked, ring, store_of
@@ -133,6 +135,21 @@ def test_whatever_is_changed_of_a_sealed_text_it_is_refused(store: RedisTaskStor
         client.hset(record_key(task), name, text)
     for task in tasks:
         read_whole(store, task)
+
+
+@pytest.mark.parametrize("length", range(4))
+def test_no_other_text_stands_for_the_same_bytes(length: int) -> None:
+    seal = ring("new").of("alice", "t")
+    text = seal.seal("result", "x" * length)
+    letters = string.ascii_letters + string.digits + "+/="
+    for at in range(len(text) - 4, len(text)):
+        for letter in letters.replace(text[at], ""):
+            with pytest.raises(CorruptRecord):
+                open_field(seal, "result", text[:at] + letter + text[at + 1 :])
+    for more in ("=", "A", "\n", " ", "===="):
+        with pytest.raises(CorruptRecord):
+            open_field(seal, "result", text + more)
+    assert open_field(seal, "result", text) == "x" * length
 
 
 def test_a_sealed_text_opens_in_its_own_place_only(store: RedisTaskStore, client: Any) -> None:
