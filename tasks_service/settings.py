@@ -159,6 +159,7 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
             files.
         max_connections_per_address: How many of these one address may have, or one network of IPv6; behind a
             trusted proxy, how many open requests.
+        audit_log: Where the audit log is written: `stderr`, `stdout`, or a file. Unset: nowhere.
         pool: Redis connections per process and server, at most; operations wait for a free one.
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it answers with an error.
@@ -215,6 +216,7 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
     trusted_proxies: tuple[str, ...] = ()
     max_connections: int = Field(default=4096, ge=16, le=MOST)
     max_connections_per_address: int = Field(default=1024, ge=1, le=MOST)
+    audit_log: str | None = None
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
@@ -336,6 +338,11 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
         except ConfigurationError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @field_validator("audit_log")
+    @classmethod
+    def _no_log(cls, value: str | None) -> str | None:
+        return value or None
 
     @field_validator("host")
     @classmethod

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..audit_log import audited, note_task, open_audit_log, operator
 from ..domain.decide import effective
 from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ..domain.events import CancelByOperator
@@ -65,7 +66,10 @@ def inspect(task: str, as_json: bool) -> None:
 
     TASK is its name, as logs, errors and Flower show it, with or without the `.<claim>` behind it; or its id.
     """
-    with open_store(Settings()) as store:
+    settings = Settings()
+    open_audit_log(settings.audit_log)
+    with open_store(settings) as store, audited("operator: inspect", operator()):
+        note_task(task)
         record = store.inspect(task)
         record = replace(
             record,
@@ -88,10 +92,14 @@ def cancel(task: str, reason: str | None) -> None:
     Its history says that an operator did so, and so does its status message, which the client reads.
     """
     order = CancelByOperator() if reason is None else CancelByOperator(reason=reason)
-    with open_store(Settings()) as store:
+    settings = Settings()
+    open_audit_log(settings.audit_log)
+    with open_store(settings) as store, audited("operator: cancel", operator()) as entry:
+        note_task(task)
         try:
             store.apply_order(task, order)
         except InvalidTransition as error:
+            entry.outcome = "failed"
             raise click.ClickException(f"Task {task} is {error.current} already.") from None
     click.echo(f"Task {task} is cancelled.")
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import click
 
+from ..audit_log import audited, open_audit_log, operator
 from ..settings import Settings
 from ..store.maintenance import Repair
 from ..store.redis import RedisTaskStore
@@ -45,7 +46,9 @@ def repair(dry_run: bool, quarantine: bool, app: str | None, as_json: bool) -> N
     """
     fixed = left = 0
     settings = Settings()
-    with open_store(settings) as store:
+    open_audit_log(settings.audit_log)
+    action = "operator: look for repairs" if dry_run else "operator: repair"
+    with open_store(settings) as store, audited(action, operator()):
         for found in _found(store, settings, app, dry_run=dry_run, quarantine=quarantine):
             fixed, left = fixed + found.fixed, left + (not found.fixed)
             if as_json:

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..audit_log import open_audit_log
 from ..authoring.library import Library
 from ..broker.codeless import CodelessOutbox
 from ..crypto.keys import DeploymentKeys, load_keys
@@ -317,6 +318,7 @@ class FrontEnd:
             ConfigurationError: There is no Redis to keep tasks in, or no secret.
         """
         settings = self.settings
+        open_audit_log(settings.audit_log)
         async with self._opened_store() as store:
             feed = ChangeFeed(store, self._timings)
             keys = load_keys(

@@ -226,7 +226,7 @@ def build_router(
         limits=limits,
         modern=modern,
     )
-    return EraRouter(guard=AddressGuard(settings), modern=modern, legacy=legacy)
+    return EraRouter(guard=AddressGuard(settings), proxies=proxies, modern=modern, legacy=legacy)
 
 
 def build_metadata(resource: ProtectedResource | None, settings: Settings) -> ResourceMetadata | None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..audit_log import Entry, Source, asked_by, is_on, write
 from .access.address_guard import AddressGuard
+from .access.caller_address import TrustedProxies
 from .access.cross_origin import answer_preflight, is_preflight, readable_by
 from .core.field_limits import HEADERS
 from .core.stopping import FrontEndStops
@@ -28,19 +30,34 @@ class EraRouter:
 
     Args:
         guard: Says from where one may call.
+        proxies: Are believed when they say who called them.
         modern: Serves 2026-07-28.
         legacy: Serves what begins with a handshake; hands on what turns out to be the other's.
     """
 
-    def __init__(self, *, guard: AddressGuard, modern: ASGIApp, legacy: SessionEndpoint) -> None:
-        self._guard, self._modern, self._legacy = guard, modern, legacy
+    def __init__(
+        self, *, guard: AddressGuard, proxies: TrustedProxies, modern: ASGIApp, legacy: SessionEndpoint
+    ) -> None:
+        self._guard, self._proxies = guard, proxies
+        self._modern, self._legacy = modern, legacy
 
     def drain(self) -> None:
         """See `SessionEndpoint.drain`."""
         self._legacy.drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
+        """Answer one HTTP request; the audit log has at least a line about each."""
+        if not is_on():
+            await self._take(scope, receive, send)
+            return
+        with asked_by(Source(address=self._proxies.caller_address(scope).address)) as source:
+            exchange = _Exchange(scope, source, send)
+            try:
+                await self._take(scope, receive, exchange.send)
+            finally:
+                exchange.ended()
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
         listed = headers_of(scope)
         headers = dict(listed)
         try:
@@ -68,3 +85,32 @@ class EraRouter:
             await self._legacy(scope, receive, send)
         else:
             await self._modern(scope, receive, send)
+
+
+class _Exchange:
+    """An HTTP request of which the audit log has a line, also if no method of the protocol saw it."""
+
+    def __init__(self, scope: Scope, source: Source, send: Send) -> None:
+        method = scope["method"]
+        self._action = f"http {method if method in _METHODS else 'other'}"
+        self._source, self._send, self._status = source, send, 0
+
+    async def send(self, message: Message) -> None:
+        """Pass on what is sent, and note the status."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+        await self._send(message)
+
+    def ended(self) -> None:
+        """Write the line, unless a method has."""
+        if self._source.lines:
+            return
+        status = self._status
+        outcome = "ok" if status < 400 else "refused" if status < 500 or status == 503 else "error"
+        if not status:
+            outcome = "cancelled"
+        write(Entry(self._action, self._source, outcome=outcome, status=status or None))
+
+
+_METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS"})
+"""Methods of HTTP that the audit log names; any other is a text of the caller's."""

@@ -21,6 +21,7 @@ from typing import Any, Final
 from mcp.server.connection import Connection
 from mcp_types.jsonrpc import INVALID_REQUEST, METHOD_NOT_FOUND
 
+from ..audit_log import Source, asked_by
 from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
 from ..domain.task import JsonText
@@ -389,8 +390,10 @@ async def opened(
         ConfigurationError: There is no Redis to keep tasks in, or no secret.
     """
     async with front_end.opened() as paths:
+        local = Source(owner=paths.root.servers.local.owner)
         pipe = Pipe(source, sink, line_bytes=BODY_BYTES)
-        yield StdioFront(paths.root.servers, pipe, limits=limits, store_timeout=store_timeout)
+        with asked_by(local):
+            yield StdioFront(paths.root.servers, pipe, limits=limits, store_timeout=store_timeout)
 
 
 def _refused(message: str, request: Request) -> Rejection:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..audit_log import Source, audited, note_task
 from ..authoring.tool import ToolRegistry
 from ..domain.errors import InvalidTransition, StoreUnavailable
 from ..domain.events import Cancel
@@ -131,10 +132,13 @@ class TaskHandle:
             TaskNotFound: It has expired, or is another owner's.
             StoreUnavailable: Redis did not answer in time.
         """
-        try:
-            self._process.store.apply(self._owner, self.task_id, Cancel(reason=reason), hidden=True)
-        except InvalidTransition as refusal:
-            return refusal.current == TaskStatus.CANCELLED
+        with audited("cancel", Source(owner=self._owner)) as entry:
+            note_task(self.task_id)
+            try:
+                self._process.store.apply(self._owner, self.task_id, Cancel(reason=reason), hidden=True)
+            except InvalidTransition as refusal:
+                entry.outcome = "failed"
+                return refusal.current == TaskStatus.CANCELLED
         return True
 
     async def acancel(self, reason: str = CANCELLED) -> bool:

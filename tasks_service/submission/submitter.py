@@ -16,6 +16,7 @@ from typing import Any
 
 import pydantic_core
 
+from ..audit_log import Source, audited, note_task, open_audit_log
 from ..authoring.tool import Tool, ToolRegistry
 from ..authoring.tool_options import check_retention, duration_ms
 from ..crypto.key_file import read_key_file
@@ -116,6 +117,7 @@ class Submitter:
         self._service, self._former_names, self._tools = service, former_names, tools
         self._settings, self._process = settings, process
         self._signs = signs
+        open_audit_log(settings.audit_log)
         self._knows_secret = self._knows_signature = False
 
     def submit(
@@ -271,6 +273,14 @@ class Submitter:
             ConfigurationError: The owner was hashed under another secret than the front ends have, so that
                 they would find none of its tasks; or workers would drop its message.
         """
+        event = submission.event
+        with audited("submit", Source(owner=event.owner)):
+            note_task("", event.tool)
+            task = self._recorded(submission)
+            note_task(task.task_id)
+        return task
+
+    def _recorded(self, submission: _Submission) -> Task:
         store, event = self._process.store, submission.event
         if not self._knows_signature:
             _refuse(store.check_secrets(self._signs()))

@@ -14,6 +14,7 @@ from typing import Final
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST
 from starlette.types import Scope
 
+from ...audit_log import note_owner
 from ..core.overload import retry_after
 from ..core.requests import Caller
 from ..transport.rejection import Rejection
@@ -74,7 +75,7 @@ class Authentication:
     async def authenticate(
         self, scope: Scope, raw: Sequence[tuple[str, str]], headers: Mapping[str, str]
     ) -> Caller:
-        """Find the caller of a request.
+        """Find the caller of a request, and tell the audit log.
 
         Args:
             scope: Of the ASGI connection; says where the request came from.
@@ -85,6 +86,13 @@ class Authentication:
             Rejection: 400 for two proofs; 401 for none, or for one that proves nothing here; 429 after too
                 many of those; 503 if it cannot be verified for now.
         """
+        caller = await self._authenticate(scope, raw, headers)
+        note_owner(caller.owner)
+        return caller
+
+    async def _authenticate(
+        self, scope: Scope, raw: Sequence[tuple[str, str]], headers: Mapping[str, str]
+    ) -> Caller:
         if len(raw) != len(headers) and sum(name == _HEADER for name, _ in raw) > 1:
             raise Rejection(400, INVALID_REQUEST, _TWO_HEADERS)
         authorization = headers.get(_HEADER)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
+from ...audit_log import note_task
 from ...authoring.tool import Rendered, Tool, build_tool, rendered
 from ...domain.errors import InvalidTransition, TaskNotFound
 from ...domain.events import Cancel
@@ -129,6 +130,7 @@ class CompanionTools:
             StoreUnavailable: No answer in time.
         """
         tool = self.tools.find(call.tool)
+        note_task("", tool.name)
         tool.check_arguments(call.arguments, self._limits)
         arguments = tool.bind(call.arguments)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...audit_log import note_task
 from ...domain.errors import TaskNotFound
 from ...domain.events import ClientEvent, Create
 from ...domain.task import Owner, Task, Wait
@@ -32,18 +33,22 @@ class ServiceTasks:
         service, tool, has_worker, former_names = self._catalogue.origin(event.tool)
         waits = Wait.QUEUED if has_worker else Wait.NO_WORKER
         of_service = replace(event, service=service, former_names=former_names, tool=tool, waits=waits)
+        note_task("", event.tool)
         created = await self._store.create(of_service)
+        note_task(created.task.task_id)
         shown = self._shown(created.task)
         return created if shown is created.task else replace(created, task=shown)
 
     async def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> TaskView:
         """See `ClientStore.get`."""
+        note_task(task_id)
         view = await self._store.get(owner, task_id, hidden=hidden)
         shown = self._shown(view.task)
         return view if shown is view.task else replace(view, task=shown)
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
         """See `ClientStore.apply`."""
+        note_task(task_id)
         if self._catalogue.hides:
             await self.get(owner, task_id, hidden=hidden)  # whose it is never changes
         return self._shown(await self._store.apply(owner, task_id, event, hidden=hidden))

@@ -16,14 +16,18 @@ from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import ErrorData
-from mcp_types.jsonrpc import INVALID_PARAMS
+from mcp_types.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND
 from mcp_types.methods import validate_client_request
 from pydantic import ValidationError
 
+from ...audit_log import Entry, audited
 from .invalid_params import describe_problems
 from .jsonrpc import Request, error_message, result_message
 
 logger = logging.getLogger(__name__)
+
+UNKNOWN_METHOD = "unknown method"
+"""What the audit log has for a method that there is not."""
 
 
 class NoChannel:
@@ -78,6 +82,39 @@ async def run_request(
         headers: Of the HTTP request, by name in lower case.
         passing: What a method may raise that is no answer; it reaches the caller.
     """
+    with audited(request.method.partition(", ")[0]) as entry:
+        try:
+            message = await _run(server, request, connection, scope, kind, headers, passing)
+        except passing:
+            entry.outcome = "continued"
+            raise
+        _note_outcome(entry, message)
+        return message
+
+
+def _note_outcome(entry: Entry, message: Mapping[str, Any]) -> None:
+    """Say in the audit log what became of a request."""
+    error = message.get("error")
+    if error is None:
+        entry.outcome = "failed" if message["result"].get("isError") is True else "ok"
+        return
+    entry.code = error["code"]
+    if entry.code == METHOD_NOT_FOUND:
+        entry.action = UNKNOWN_METHOD  # its name is the client's own text
+    data = error.get("data")
+    over_quota = isinstance(data, Mapping) and "setting" in data
+    entry.outcome = "refused" if over_quota else "error"
+
+
+async def _run(
+    server: Server[dict[str, Any]],
+    request: Request,
+    connection: Connection,
+    scope: object,
+    kind: str,
+    headers: Mapping[str, str] | None,
+    passing: type[Exception] | tuple[()],
+) -> dict[str, Any]:
     transport = TransportContext(kind=kind, can_send_request=False, headers=headers)
     context = KernelContext(transport, request.id, ServerMessageMetadata(request_context=scope))
     try:

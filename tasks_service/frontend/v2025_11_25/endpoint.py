@@ -15,6 +15,7 @@ from mcp_types.jsonrpc import INVALID_REQUEST
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...audit_log import audited
 from ...domain.errors import LimitExceeded, StoreUnavailable
 from ...domain.limits import Limits
 from ...domain.rates import RateExceeded
@@ -173,10 +174,11 @@ class SessionEndpoint:
 
     async def _take(self, session: Session, message: Notification | Response) -> None:
         """Take a message that is not answered."""
-        if isinstance(message, Notification):
-            await self._cancel(session, message)
-        else:
-            await self._services.questions.receive(session.owner, message)
+        with audited("notification" if isinstance(message, Notification) else "response"):
+            if isinstance(message, Notification):
+                await self._cancel(session, message)
+            else:
+                await self._services.questions.receive(session.owner, message)
 
     async def _batch(self, http: HttpRequest, decoded: list[Any]) -> None:
         """Answer several messages at once, in the revision that has that."""

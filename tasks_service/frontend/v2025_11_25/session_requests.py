@@ -19,6 +19,7 @@ from mcp_types import ErrorData
 from mcp_types.jsonrpc import METHOD_NOT_FOUND
 from starlette.types import Receive, Send
 
+from ...audit_log import audited
 from ...domain.errors import StoreUnavailable
 from ...domain.task import JsonText
 from ...store.sessions import Session, calls_name
@@ -30,7 +31,7 @@ from ..transport.http_headers import accepted, takes_stream
 from ..transport.jsonrpc import Request, error_message
 from ..transport.outgoing import Outgoing
 from ..transport.responding import Answer, Work, respond
-from ..transport.sdk_kernel import run_request
+from ..transport.sdk_kernel import UNKNOWN_METHOD, run_request
 from . import wire
 from .methods import SessionRequest
 from .resumption import PollLater, ResumePoint
@@ -189,6 +190,8 @@ class SessionRequests:
     ) -> Answer | None:
         """Run a request; no answer for a client that is to come back for it."""
         if not request.method:
+            with audited(UNKNOWN_METHOD) as entry:
+                entry.outcome, entry.code = "error", METHOD_NOT_FOUND
             return Answer(error_message(request.id, _METHOD_NOT_FOUND))
         try:
             message = await run_request(
