@@ -17,16 +17,15 @@ import getpass
 import json
 import logging
 import os
-import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -46,6 +45,9 @@ REFUSAL_SECONDS: Final = 60.0
 
 REFUSAL_KINDS: Final = 1_000
 """How many kinds of refusals are told apart, by owner and address; the rest are counted together."""
+
+GATHER_SECONDS: Final = 0.1
+"""How long lines are gathered before they are written."""
 
 FLUSH_SECONDS: Final = 5.0
 """How often counts are looked at that nobody has added to."""
@@ -123,7 +125,7 @@ _entry: ContextVar[Entry | None] = ContextVar("audit entry", default=None)
 
 def is_on() -> bool:
     """Whether lines are written."""
-    return logger.isEnabledFor(logging.INFO)
+    return bool(_opened) or logger.isEnabledFor(logging.INFO)
 
 
 @contextmanager
@@ -207,13 +209,20 @@ def write(entry: Entry) -> None:
 
 
 def _log(entry: Entry) -> None:
-    logger.info("%s", entry.action, extra={"audit": entry.fields()})
+    for writer in _opened.values():
+        writer.put(entry)
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s", entry.action, extra={"audit": entry.fields()})
 
 
 class _Refusals:
     """Refusals that are counted, by what was refused, whom, and how."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget all counts, as a forked process must: they are its parent's."""
         self._lock = threading.Lock()
         self._kinds: dict[tuple[object, ...], tuple[float, Entry | None]] = {}
 
@@ -247,82 +256,134 @@ class _Refusals:
 
 
 _refusals = _Refusals()
+os.register_at_fork(after_in_child=_refusals.begin_anew)
 
 
 class AuditFormatter(logging.Formatter):
-    """Formats a line as JSON, with the time in UTC."""
+    """Formats the logger's records as the lines of the log, for applications with handlers of their own."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        fields = {"time": at.replace("+00:00", "Z"), **getattr(record, "audit", {})}
-        return json.dumps(fields, separators=(",", ":"))
+        return _line(record.created, getattr(record, "audit", {}))
 
 
-class _File(WatchedFileHandler):
+def _line(at: float, fields: Mapping[str, Any]) -> str:
+    time_ = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return _encode({"time": time_.replace("+00:00", "Z"), **fields})
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class _File:
     """A file that only this user may read, opened again when it was moved away."""
 
-    def _open(self) -> Any:
-        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = self._open()
+
+    def _open(self) -> TextIO:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         return os.fdopen(descriptor, "a", encoding="utf-8")
 
+    def write(self, text: str) -> None:
+        """Write lines."""
+        try:
+            there = os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            self._file.close()
+            self._file = self._open()
+        self._file.write(text)
+        self._file.flush()
 
-class _Writer(logging.Handler):
-    """Hands lines to a thread that writes them.
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _Stream:
+    """One of the streams of the process, which is not ours to close."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write lines."""
+        self._stream.write(text)
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+class _Writer:
+    """Hands lines to a thread that writes many at once, which costs the others least.
 
     Args:
-        target: Formats and writes.
+        target: Where to.
     """
 
-    def __init__(self, target: logging.Handler) -> None:
-        super().__init__()
+    def __init__(self, target: _File | _Stream) -> None:
         self._target = target
-        self._dropped = 0
+        self._failed_at = float("-inf")
         self._start()
         os.register_at_fork(after_in_child=self._start)
 
     def _start(self) -> None:
-        self._queue: queue.Queue[logging.LogRecord | None] = queue.Queue(QUEUED)
+        self._lines: deque[tuple[float, Entry]] = deque()
+        self._dropped, self._ends, self._some = 0, False, threading.Event()
+        self._writing = threading.Lock()  # a lock that another thread held at a fork is held for ever
         self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
         self._thread.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue a line, or count it as dropped."""
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
+    def put(self, entry: Entry) -> None:
+        """Queue a line, or count it as dropped; without a lock, since appending needs none."""
+        if len(self._lines) < QUEUED:
+            self._lines.append((time.time(), entry))
+        else:
             self._dropped += 1
+        if not self._some.is_set():
+            self._some.set()
+
+    def flush(self) -> None:
+        """Write what is queued, now."""
+        with self._writing:
+            self._write()
 
     def close(self) -> None:
-        """Write what is queued and counted."""
-        for entry in _refusals.due(everything=True):
-            _log(entry)
-        self._queue.put(None)
+        """Write what is queued, and end the thread."""
+        self._ends = True
+        self._some.set()
         self._thread.join(FLUSH_SECONDS)
+        self.flush()
         self._target.close()
-        super().close()
 
     def _run(self) -> None:
-        while True:
-            try:
-                record = self._queue.get(timeout=FLUSH_SECONDS)
-            except queue.Empty:
-                for entry in _refusals.due():
-                    _log(entry)
-                continue
-            if record is None:
-                return
-            self._target.handle(record)
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                lost = Entry("dropped lines", Source(), outcome="error", count=dropped)
-                self._target.handle(_record(lost))
+        while not self._ends:
+            if self._some.wait(FLUSH_SECONDS) and not self._ends:
+                time.sleep(GATHER_SECONDS)
+            self._some.clear()
+            for entry in _refusals.due():
+                _log(entry)
+            self.flush()
 
-
-def _record(entry: Entry) -> logging.LogRecord:
-    return logger.makeRecord(
-        NAME, logging.INFO, "", 0, "%s", (entry.action,), None, extra={"audit": entry.fields()}
-    )
+    def _write(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            lost = Entry("dropped lines", Source(), outcome="error", count=dropped)
+            lines.append((time.time(), lost))
+        if not lines:
+            return
+        try:
+            self._target.write("".join(f"{_line(at, entry.fields())}\n" for at, entry in lines))
+        except (OSError, ValueError) as error:  # a full disk; a stream that was closed
+            self._dropped += len(lines) - bool(dropped) + dropped
+            if time.monotonic() - self._failed_at >= REFUSAL_SECONDS:
+                self._failed_at = time.monotonic()
+                logging.getLogger(__name__).warning("The audit log cannot be written: %s", error)
 
 
 _opened: dict[str, _Writer] = {}
@@ -340,33 +401,28 @@ def open_audit_log(target: str | None) -> None:
     if target is None or target in _opened:
         return
     try:
-        handler = _handler(target)
+        opened = _Stream(getattr(sys, target)) if target in _STREAMS else _File(Path(target).absolute())
     except OSError as error:
         raise ConfigurationError(
             f"{VARIABLE}: {target} cannot be written ({error.strerror}). Name a file in a directory that "
             f"this user may write, or one of {' and '.join(_STREAMS)}"
         ) from error
-    handler.setFormatter(AuditFormatter())
     if not _opened:
         atexit.register(close_audit_log)
-    _opened[target] = _Writer(handler)
-    logger.addHandler(_opened[target])
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
+    _opened[target] = _Writer(opened)
+
+
+def flush_audit_log() -> None:
+    """Write what is queued and counted, before a process may end without a further word."""
+    for entry in _refusals.due(everything=True):
+        _log(entry)
+    for writer in _opened.values():
+        writer.flush()
 
 
 def close_audit_log() -> None:
     """Write what is left, and end the log."""
+    flush_audit_log()
     for writer in _opened.values():
         writer.close()
-        logger.removeHandler(writer)
-    if _opened:
-        _opened.clear()
-        logger.setLevel(logging.CRITICAL)
-
-
-def _handler(target: str) -> logging.Handler:
-    if target in _STREAMS:
-        stream: TextIO = getattr(sys, target)
-        return logging.StreamHandler(stream)
-    return _File(Path(target).absolute(), encoding="utf-8")
+    _opened.clear()

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..audit_log import open_audit_log
+from ..audit_log import flush_audit_log, open_audit_log
 from ..authoring.library import Library
 from ..broker.codeless import CodelessOutbox
 from ..crypto.keys import DeploymentKeys, load_keys
@@ -345,6 +345,7 @@ class FrontEnd:
                     paths.close()
             finally:
                 await _cancelled(following)
+                flush_audit_log()
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:

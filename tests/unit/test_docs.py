@@ -30,6 +30,7 @@ NOT_LITERAL = {
     "encryption_keys_file",
     "api_keys",
     "api_keys_file",
+    "audit_log",
     "allowed_hosts",
     "allowed_origins",
     "trusted_proxies",

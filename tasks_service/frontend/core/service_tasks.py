@@ -44,6 +44,7 @@ class ServiceTasks:
         note_task(task_id)
         view = await self._store.get(owner, task_id, hidden=hidden)
         shown = self._shown(view.task)
+        note_task("", shown.tool)
         return view if shown is view.task else replace(view, task=shown)
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
@@ -51,7 +52,9 @@ class ServiceTasks:
         note_task(task_id)
         if self._catalogue.hides:
             await self.get(owner, task_id, hidden=hidden)  # whose it is never changes
-        return self._shown(await self._store.apply(owner, task_id, event, hidden=hidden))
+        shown = self._shown(await self._store.apply(owner, task_id, event, hidden=hidden))
+        note_task("", shown.tool)
+        return shown
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:
         """See `ClientStore.page`; a page may have fewer than `limit` tasks, and not be the last."""
