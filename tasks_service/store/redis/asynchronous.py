@@ -220,8 +220,8 @@ class AsyncRedisTaskStore:
     async def _find(self, owner: Owner, task_id: str, program: Program[T], *, hidden: bool) -> T:
         """Run a program that a caller names a task for; if there is none, that is counted.
 
-        Whoever has found a task may go on looking at it, whatever else its owner looks for in vain; so may what
-        waits for a task, or follows it.
+        Whoever has found a task may go on looking at it, whatever else its owner looks for in vain; so may
+        what waits for a task, or follows it.
         """
         if hidden:  # the service itself names it
             return await self.run(program)
