@@ -17,7 +17,9 @@ import redis
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from tasks_service import ConfigurationError, Identity
+from tasks_service import ConfigurationError, Identity, RequestContext
+from tasks_service.authoring.library import Library
+from tasks_service.authoring.resource import build_resource
 from tasks_service.domain.events import Claim
 from tasks_service.frontend.access.protected_resource import WELL_KNOWN
 from tasks_service.frontend.app import check_settings
@@ -259,6 +261,24 @@ def test_the_caller_is_recorded_with_the_task_and_the_token_is_not(
         scopes=tuple(sorted(ALL_SCOPES.split())),
         claims={"email": "ada@example.com", "groups": ["a", "b"]},
     )
+
+
+def test_a_resource_is_told_who_reads_it(issuer: Issuer, redis_url: str, tmp_path: Path) -> None:
+    def desk(context: RequestContext) -> str:
+        return f"the desk of {context.caller.subject}, through {context.caller.client_id}"
+
+    library = Library()
+    library.resources.add(build_resource("acme://desk", desk, {}))
+    configured = settings(redis_url, tmp_path, oauth_issuers=issuer.url, oauth_resource=RESOURCE)
+    with (
+        serving(tools(), configured, library) as port,
+        WireClient(port, key=issuer.token(RESOURCE, scope="tasks:read")) as later,
+        SessionClient([port], key=issuer.token(RESOURCE, scope="tasks:read")) as earlier,
+    ):
+        earlier.initialize()
+        (read,) = later.request("resources/read", {"uri": "acme://desk"}).result["contents"]
+        (read_earlier,) = earlier.result("resources/read", {"uri": "acme://desk"})["contents"]
+        assert read["text"] == read_earlier["text"] == "the desk of ada, through app-1"
 
 
 def test_nobody_sees_the_tasks_of_another_user_client_or_issuer(
