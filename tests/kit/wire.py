@@ -34,7 +34,11 @@ class Reply:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.body)
+        """The message; of a stream, which an answer that takes long may be, the last one."""
+        body = self.body
+        if self.headers.get("content-type") == "text/event-stream":
+            *_, body = (line[5:] for line in body.splitlines() if line.startswith(b"data:"))
+        return json.loads(body)
 
     @property
     def result(self) -> Any:

@@ -277,7 +277,8 @@ def _store_refusal(error: StoreUnavailable) -> MCPError:
     """Why the store does not take a request, and whether it may have taken it all the same."""
     match error:
         case Overloaded():
-            message = "This service has too much to do; nothing was recorded, try again"
+            nothing = "" if error.may_have_applied else "nothing was recorded, "
+            message = f"This service has too much to do; {nothing}try again"
         case StoreRefuses():
             message = f"The task store {error.told}; try again later"
         case _:
