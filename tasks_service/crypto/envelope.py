@@ -97,6 +97,7 @@ class Envelope:
     """
 
     def __init__(self, ring: Sequence[EncryptionKey] = (), mode: Mode = Mode.REQUIRED) -> None:
+        self._ring, self._mode = tuple(ring), mode
         self._secrets = {key.name: key.secret for key in ring}
         self.key_names = tuple(self._secrets)
         self.seals = bool(ring) and mode is not Mode.PREPARE
@@ -106,6 +107,10 @@ class Envelope:
             self._make_cipher, self.invalid_tag = _load_cipher()
         # A task is read more often than once, and to make a cipher takes longer than to use it.
         self.cipher = lru_cache(maxsize=MOST_CIPHERS)(self._new_cipher)
+
+    def __reduce__(self) -> tuple[type[Envelope], tuple[tuple[EncryptionKey, ...], Mode]]:
+        """What is pickled: settings hold an envelope, and may go to another process."""
+        return Envelope, (self._ring, self._mode)
 
     @property
     def sealing_name(self) -> str | None:

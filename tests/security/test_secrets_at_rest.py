@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import pickle
 import random
 import string
 import threading
@@ -410,8 +411,24 @@ def test_operators_encrypt_anew_and_are_told_which_keys_are_still_needed(redis_u
     again = run.invoke(commands, ["reencrypt", "--json", "--dry-run"])
     assert (again.exit_code, again.stdout) == (0, "")
     assert warned() == []
-    keyless = CliRunner(env={"TASKS_REDIS_URL": redis_url}).invoke(commands, ["reencrypt"])
-    assert isinstance(keyless.exception, ConfigurationError)
+
+
+def test_operators_without_the_key_list_and_cancel_and_are_told_what_they_lack(redis_url: str) -> None:
+    task = parked(store_of(redis_url, ring("new")))
+    run = CliRunner(env={"TASKS_REDIS_URL": redis_url})
+    name = task_hash(task.task_id)
+
+    listed = run.invoke(commands, ["list"])
+    shown = run.invoke(commands, ["inspect", name])
+    cancelled = run.invoke(commands, ["cancel", name])
+    encrypted = run.invoke(commands, ["reencrypt"])
+
+    assert listed.exit_code == 0, listed.output
+    assert "under the key 'new." in listed.output
+    assert isinstance(shown.exception, RecordSealed)
+    assert cancelled.exit_code == 0, cancelled.output
+    assert isinstance(encrypted.exception, ConfigurationError)
+    assert not any("~1." in each.output for each in (listed, shown, cancelled, encrypted))
 
 
 @pytest.mark.parametrize(
@@ -430,6 +447,20 @@ def test_keys_that_are_none_are_refused_at_start_and_not_repeated(keys: str, why
         Settings(encryption_keys=keys)  # type: ignore[arg-type]
     told = str(refusal.value).partition("[type=")[0]
     assert not any(len(part) > 8 and part in told for part in keys.replace(":", ",").split(","))
+
+
+def test_settings_with_keys_can_be_copied_to_another_process() -> None:
+    ready = Settings(encryption_keys=configured("a"))  # type: ignore[arg-type]
+    there = pickle.loads(pickle.dumps(ready))
+    text = ready.envelope.of("o", "t").seal("result", CANARY)
+    assert there.envelope.of("o", "t").open("result", text) == CANARY
+    assert CANARY not in text
+
+
+def test_no_key_is_shown_with_what_holds_it() -> None:
+    ready = Settings(encryption_keys=configured("a"))  # type: ignore[arg-type]
+    shown = repr(ready) + repr(ready.envelope) + repr(vars(ready.envelope))
+    assert configured("a").partition(":")[2] not in shown
 
 
 def test_a_file_of_keys_is_read_if_only_its_owner_can(tmp_path: Any) -> None:
