@@ -92,10 +92,12 @@ def load_keys(
         ConfigurationError: A secret is too short, unreadable, or readable by others than its owner.
     """
     first = load_secret(secret, data_dir)
-    others = [check_secret("TASKS_ACCEPTED_SECRETS", other) for other in accepted]
+    others = [check_secret("TASKS_ACCEPTED_SECRETS", other, may_be_weak=True) for other in accepted]
     return DeploymentKeys(
         sealing=KeyRing((first, *others)),
-        owner_secret=first if owner_secret is None else check_secret("TASKS_OWNER_SECRET", owner_secret),
+        owner_secret=first
+        if owner_secret is None
+        else check_secret("TASKS_OWNER_SECRET", owner_secret, may_be_weak=True),
     )
 
 
@@ -117,7 +119,7 @@ def existing_owner_secret(
 ) -> bytes | None:
     """As `existing_keys`, for a program that only names owners: the owner secret alone is enough."""
     if owner_secret is not None:
-        return check_secret("TASKS_OWNER_SECRET", owner_secret)
+        return check_secret("TASKS_OWNER_SECRET", owner_secret, may_be_weak=True)
     keys = existing_keys(secret, (), None, data_dir)
     return None if keys is None else keys.owner_secret
 

@@ -46,12 +46,13 @@ def has_secret(data_dir: Path) -> bool:
     return (data_dir / SECRET_FILE).exists()
 
 
-def check_secret(variable: str, configured: SecretStr) -> bytes:
+def check_secret(variable: str, configured: SecretStr, *, may_be_weak: bool = False) -> bytes:
     """A secret that is configured, as bytes.
 
     Args:
         variable: Where it is from, for the error.
         configured: The secret.
+        may_be_weak: Whether one that could be guessed is taken: an old one, of what was made with it.
 
     Raises:
         ConfigurationError: It is too short, or could be guessed.
@@ -62,7 +63,7 @@ def check_secret(variable: str, configured: SecretStr) -> bytes:
             f"{variable}: a secret has {len(secret)} characters; use at least {SECRET_CHARACTERS}, "
             f"for example the output of: {GENERATE}"
         )
-    if (weak := weakness(secret)) is not None:
+    if not may_be_weak and (weak := weakness(secret)) is not None:
         raise ConfigurationError(
             f"{variable}: a secret could be guessed: it {weak}. Use for example the output of: {GENERATE}"
         )

@@ -64,7 +64,7 @@ def message_ring(
     Raises:
         ConfigurationError: A secret is too short, or cannot be read.
     """
-    others = [check_secret("TASKS_ACCEPTED_MESSAGE_SECRETS", other) for other in accepted]
+    others = [check_secret("TASKS_ACCEPTED_MESSAGE_SECRETS", other, may_be_weak=True) for other in accepted]
     if secret is not None:
         return KeyRing((check_secret("TASKS_MESSAGE_SECRET", secret), *others))
     private = None if redis_url is None else _read_private_secret(redis_url)

@@ -269,6 +269,17 @@ def test_no_secret_is_quoted_whatever_is_wrong_with_it(setting: str, monkeypatch
     assert refused or "secret" in setting
 
 
+def test_a_weak_secret_can_be_replaced_and_its_owners_find_their_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weak = "s" * 32
+    monkeypatch.setenv("TASKS_SECRET", "the-secret-of-this-deployment")
+    monkeypatch.setenv("TASKS_ACCEPTED_SECRETS", weak)
+    monkeypatch.setenv("TASKS_OWNER_SECRET", weak)
+
+    the_keys()
+
+
 @pytest.mark.parametrize("secret", ["x" * 20, CANARY, f"{CANARY}{CANARY}"])
 def test_a_refused_secret_is_not_quoted(secret: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
