@@ -94,6 +94,17 @@ def test_links_pipes_and_what_they_lead_to_are_left_out_and_counted(root: Path) 
     assert (tree.links_skipped, tree.special_skipped, tree.is_complete) == (3, 1, True)
 
 
+def test_what_is_hidden_is_left_out_and_counted(root: Path) -> None:
+    plain = digest(root)
+    (root / ".env").write_text("TASKS_SECRET=secret")
+    (root / "a" / ".git").mkdir()
+    (root / "a" / ".git" / "config").write_text("token")
+    tree = digest(root)
+
+    assert tree.tree_digest == plain.tree_digest
+    assert (tree.hidden_skipped, tree.is_complete) == (2, True)
+
+
 @pytest.mark.parametrize("path", ["..", "/etc"])
 def test_a_tree_outside_the_root_is_refused(root: Path, path: str) -> None:
     with pytest.raises(ToolError, match="outside"):

@@ -97,6 +97,8 @@ class TreeDigest(Report):
     """How many files or directories could not be read."""
     unreadable: list[str]
     """The first of them, with the reason."""
+    hidden_skipped: int
+    """Files and directories whose names begin with a dot; they may hold secrets."""
     links_skipped: int
     """Symbolic links; they are never followed."""
     special_skipped: int
@@ -223,7 +225,7 @@ class _Tree:
 
     def __init__(self, root: Path, top: Path, algorithm: str, pattern: str, stop: threading.Event) -> None:
         self.algorithm, self.name = algorithm, relative_name(root, top)
-        self.links = self.special = self.unreadable = 0
+        self.hidden = self.links = self.special = self.unreadable = 0
         self.problems: list[str] = []
         self._root, self._top, self._pattern, self._stop = root, top, pattern, stop
         self._entries = walk(root, top, pattern)
@@ -284,6 +286,8 @@ class _Tree:
 
     def _skip(self, entry: Skipped) -> None:
         match entry.why:
+            case Why.HIDDEN:
+                self.hidden += 1
             case Why.LINK:
                 self.links += 1
             case Why.SPECIAL:
@@ -331,6 +335,7 @@ class _Answer:
             is_complete=not tree.unreadable,
             unreadable_total=tree.unreadable,
             unreadable=tree.problems,
+            hidden_skipped=tree.hidden,
             links_skipped=tree.links,
             special_skipped=tree.special,
         )

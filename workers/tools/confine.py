@@ -50,11 +50,16 @@ def confine(root: Path, path: str) -> Path:
         raise ToolError(f"The path {shown} cannot be followed. {_ADVICE}") from None
     if not real.is_relative_to(real_root):
         raise ToolError(f"The path {shown} leads outside the tools' data directory. {_ADVICE}")
-    if any(part.startswith(".") for part in real.relative_to(real_root).parts):
+    if any(map(is_hidden, real.relative_to(real_root).parts)):
         raise ToolError(f"{shown} is hidden: it, or a directory on the way to it, has a dot in front.")
     if not (real.is_file() or real.is_dir()):
         raise ToolError(f"{shown} is a device, a pipe or a socket; only files and directories can be read.")
     return real
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or directory of that name is not read."""
+    return name.startswith(".")
 
 
 def open_file(root: Path, real: Path) -> io.FileIO:

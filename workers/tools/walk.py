@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 from tasks_service import ToolError
 
-from .confine import open_directory
+from .confine import is_hidden, open_directory
 
 
 class Why(Enum):
     """The reason why an entry was skipped."""
 
+    HIDDEN = "hidden"
     LINK = "link"
     SPECIAL = "special"
     UNREADABLE = "unreadable"
@@ -61,7 +62,7 @@ def walk(root: Path, top: Path, pattern: str = "*") -> Iterator[Found | Skipped]
         root: The root that the top was confined to.
         top: The path that `confine` returned.
         pattern: A shell pattern for the entries' names, or for their paths relative to the top if it contains
-            a slash (`*` then matches slashes too). All directories are entered.
+            a slash (`*` then matches slashes too). All directories are entered but hidden ones.
     """
     if not top.is_dir():
         if _matches(top.name, pattern):
@@ -73,6 +74,8 @@ def walk(root: Path, top: Path, pattern: str = "*") -> Iterator[Found | Skipped]
         entry = next(levels[-1], None)
         if entry is None:
             levels.pop()
+        elif is_hidden(entry.name.rpartition("/")[2]):
+            yield Skipped(_unicode(entry.name), Why.HIDDEN)
         elif stat.S_ISDIR(entry.mode):
             try:
                 levels.append(iter(_entries(root, entry)))
