@@ -276,7 +276,7 @@ def test_the_functions_own_reason_for_not_found_is_told(client: WireClient) -> N
 
 
 def test_a_uri_without_end_is_refused(client: WireClient) -> None:
-    assert read(client, "acme://" + "x" * 10_000).error["code"] == -32602
+    assert read(client, "acme://" + "x" * 10_000).error["code"] == -32600
 
 
 @pytest.mark.parametrize(
