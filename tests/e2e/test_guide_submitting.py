@@ -105,7 +105,9 @@ def test_a_tool_cancels_its_child_when_it_is_cancelled(shop: Any, tasks: Any) ->
     alone = EngineInThreads(shop.service, threads=1)  # so that the cover waits for the end of the proof
     try:
         proof = shop.service.submit("proof", scenes=["hall"] * 10_000)
-        (cover,) = wait_until(tasks, "it has started the cover")
+        # Not before: a cancellation that comes while the cover is being submitted leaves no handle to cancel.
+        wait_until(lambda: any(task.progress for task in tasks("proof")), "it binds")
+        (cover,) = tasks()
         assert proof.cancel()
         with pytest.raises(TaskWasCancelled, match="The proof was cancelled"):
             shop.service.handle(cover.task_id).result(60)
