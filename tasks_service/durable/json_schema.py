@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -43,6 +44,9 @@ STEPS_PER_VALUE: Final = 10
 
 MOST_STEPS: Final = 40_000
 """Keywords that it may try, however large the value."""
+
+FRAMES_LEFT: Final = 300
+"""Calls that are left of Python's stack where a check follows no further reference."""
 
 _STEPS_OF_PROBLEM: Final = 4
 """Steps for which a problem counts that is made and thrown away."""
@@ -450,6 +454,7 @@ def _same(value: Any) -> Any:
 
 def _reference(validator: Any, reference: str, value: Any, schema: Any) -> Found:
     """Check what a reference leads to once for each value, or a union in a loop doubles with each level."""
+    _check_stack()
     problems = _part_at(validator, schema, reference).iter_errors(value)
     run = _RUN.get()
     if run is None or not isinstance(value, dict | list):
@@ -464,6 +469,22 @@ def _reference(validator: Any, reference: str, value: Any, schema: Any) -> Found
         run.referred.setdefault(key, _Problem.of(problem))
         yield problem
     run.referred.setdefault(key, None)
+
+
+def _check_stack() -> None:
+    """End a check that is about to reach the end of Python's stack.
+
+    Only references lead so deep. The libraries below are partly in Rust, where a `RecursionError` becomes a
+    panic, which no `except Exception` catches.
+
+    Raises:
+        _TooCostly: It is nearly reached.
+    """
+    try:
+        sys._getframe(sys.getrecursionlimit() - FRAMES_LEFT)
+    except ValueError:
+        return
+    raise _TooCostly
 
 
 def _unevaluated(validator: Any, unevaluated: Any, value: Any, schema: Any) -> Found:
@@ -497,6 +518,7 @@ def _looked_at(validator: Any, value: Mapping[str, Any], schema: Any) -> set[str
         names |= _looked_at(validator, value, chosen)
     for keyword in ("$ref", "$dynamicRef"):
         if keyword in schema:
+            _check_stack()
             found = validator._resolver.lookup(schema[keyword])
             inside = validator.evolve(schema=found.contents, _resolver=found.resolver)
             names |= _looked_at(inside, value, found.contents)

@@ -477,6 +477,17 @@ def test_a_check_says_what_the_library_says(schema: Any, x: Any, y: Any, value: 
         assert (not found) == fits
 
 
+@pytest.mark.parametrize("beside", [{"contains": True}, {"allOf": [{"unevaluatedItems": True}]}], ids=str)
+def test_a_schema_that_leads_back_to_itself_ends_the_check_wherever_the_stack_ends(beside: Any) -> None:
+    itself = {"$ref": "#/$defs/itself"}
+    looping = validator_of({"$defs": {"itself": {**beside, **itself}}, "allOf": [itself]})
+
+    def deeper(frames: int) -> str:
+        return deeper(frames - 1) if frames else problems_of(looping, [1])[-1].message
+
+    assert {deeper(frames) for frames in range(12)} == {TOO_COSTLY}
+
+
 # --- to refuse costs no more than three times as much as to accept -------------------------------------
 
 HINT_OF_ITEMS: dict[str, tuple[Any, Any, Any]] = {
