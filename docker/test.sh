@@ -87,7 +87,7 @@ flower_shows() { # a number of workers
   [ "$up" -eq "$1" ]
 }
 has_workers() { # a number
-  [ "$("${stack[@]}" exec -T worker sh -c 'celery -A "$TASKS_APP" inspect ping --timeout 3' 2>/dev/null | grep -c pong)" -ge "$1" ]
+  [ "$("${stack[@]}" exec -T worker tasks-service workers --json 2>/dev/null | grep -o '"worker"' | wc -l)" -ge "$1" ]
 }
 operator() { "${stack[@]}" run --rm -T operator "$@"; }
 shares_of() { # tool: how many of its tasks each worker ran, from the history that is stored with each task
