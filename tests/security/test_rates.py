@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -23,6 +24,9 @@ from tasks_service.domain.task import MINUTE, SECOND
 from tasks_service.frontend.core.poll_limits import PollLimits
 from tasks_service.settings import OTHER_RATES, Settings
 from tasks_service.store.redis import AsyncRedisTaskStore
+from tasks_service.store.redis.layout import Layout
+from tasks_service.store.redis.rates import RateLimiter
+from tasks_service.store.redis.transaction import once
 from tasks_service.store.sessions import Session
 from tests.kit.factories import ALICE, BOB, creation
 from tests.kit.hand_worker import Worker
@@ -85,6 +89,17 @@ def test_all_front_ends_together_let_no_more_calls_through_than_an_owner_may_mak
         assert (error.maximum, error.actual, error.setting) == (7, 8, "TASKS_CALLS_PER_MINUTE")
         assert 0 < error.retry_after_ms <= MINUTE
         assert refused(runner.run(outcomes([stores[0].create(creation(BOB)) for _ in range(7)]))) == 0
+
+
+def test_what_comes_in_the_last_millisecond_of_a_window_is_refused_too() -> None:
+    layout, seconds = Layout("ts", 1), itertools.count()
+    limiter = RateLimiter(layout, {Counted.CALLS: Rate(7, MINUTE)}, clock=lambda: float(next(seconds)))
+    program = once([("GET", "key")], deadline=60)
+    counting = limiter.beside(program, Counted.CALLS, "ann", layout.home, refuses=True)
+    next(counting)
+    with pytest.raises(RateExceeded) as refused:
+        counting.send([8, 0, 1, None])
+    assert refused.value.retry_after_ms == 1
 
 
 def test_who_has_to_wait_is_refused_without_asking_redis_until_the_window_ends(redis_url: str) -> None:

@@ -23,7 +23,7 @@ from ...domain.limits import KIB
 from ..findings import Memory
 from .layout import Command, Shard
 from .servers import Servers
-from .transaction import LostConnection, Program, RoundTrip, once
+from .transaction import Program, Reply, ahead, once
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class MemoryGuard:
             StoreFull: It is refused, and nothing was written.
         """
         look = self._look(_ROWS)
-        if look.memory is not None and self._clock() >= look.next and self._is_short(look, maximum):
+        if self._clock() >= look.next and _percent(look) >= maximum:
             look.next = self._clock() + self._interval
             (reply,) = yield from once([MEMORY], self._deadline)
             look.memory, look.created = parse_memory(reply), 0
@@ -140,43 +140,26 @@ class MemoryGuard:
         if self._clock() < look.next:
             return program
         look.next = self._clock() + self._interval
-        return self._looking(program, look)
+
+        def hear(replies: list[Reply]) -> None:
+            look.memory, look.created = parse_memory(replies[0]), 0
+
+        return ahead(program, [MEMORY], hear)
 
     def _check(self, look: _Look, maximum: int) -> None:
-        if self._is_short(look, maximum):
-            raise StoreFull(maximum=maximum, actual=_with_created(look).percent)
-
-    def _is_short(self, look: _Look, maximum: int) -> bool:
-        return look.memory is not None and _with_created(look).percent >= maximum
-
-    def _looking(self, program: Program[T], look: _Look) -> Program[T]:
-        try:
-            step = next(program)
-            asks = isinstance(step, RoundTrip)
-            if isinstance(step, RoundTrip):
-                step = step._replace(commands=[MEMORY, *step.commands])
-            while True:
-                try:
-                    replies = yield step
-                except LostConnection as error:
-                    step, asks = program.throw(error), False
-                    continue
-                if asks:
-                    look.memory, asks = parse_memory(replies[0]), False
-                    look.created, replies = 0, replies[1:]
-                step = program.send(replies)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+        if (percent := _percent(look)) >= maximum:
+            raise StoreFull(maximum=maximum, actual=percent)
 
 
 _ROWS = "rows"
 """What stands for the servers of the rows of sessions."""
 
 
-def _with_created(look: _Look) -> Memory:
-    """Memory use at the last look, and what was created since."""
-    assert look.memory is not None  # noqa: S101 - asked of servers alone that have a limit
-    return replace(look.memory, used=look.memory.used + look.created)
+def _percent(look: _Look) -> int:
+    """Memory use at the last look, with what was created since; 0 of a server that has no limit."""
+    if look.memory is None:
+        return 0
+    return replace(look.memory, used=look.memory.used + look.created).percent
 
 
 def fullest(servers: Servers, deadline: float) -> Program[Memory | None]:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from ...domain.rates import Counted, Rate, RateExceeded, Rates
 from .layout import Command, Layout, Shard
-from .transaction import LostConnection, Program, Reply, RoundTrip
+from .transaction import LostConnection, Program, Reply, RoundTrip, ahead
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ class RateLimiter:
         Raises:
             RateExceeded: The caller has to wait.
         """
-        if (until := self._waits.get((counted, caller))) is None:
+        if (counted, caller) not in self._waits:
             return
-        if (left := until - self._clock()) > 0:
-            raise self._refusal(counted, caller, max(round(left * 1000), 1))
+        if left_ms := self._left_ms(counted, caller):
+            raise self._refusal(counted, caller, left_ms)
         del self._waits[counted, caller]
 
     def beside(
@@ -82,8 +82,13 @@ class RateLimiter:
         rate = self._rates.get(counted)
         if rate is None:
             return program
-        commands = self._commands(counted, caller, rate, shard)
-        return self._counting(program, counted, caller, commands, refuses=refuses)
+
+        def hear(replies: list[Reply]) -> None:
+            actual = self._note(counted, caller, rate, replies)
+            if refuses and actual > rate.number:
+                raise self._refusal(counted, caller, max(self._left_ms(counted, caller), 1))
+
+        return ahead(program, self._commands(counted, caller, rate, shard), hear)
 
     def count(self, counted: Counted, caller: str) -> Program[None]:
         """Count something that has been done, in a round trip of its own."""
@@ -117,36 +122,10 @@ class RateLimiter:
         key = f"{shard.tag}:rate:{counted}:{caller}"
         return [("INCRBY", key, 1), ("PEXPIRE", key, rate.window_ms, "NX"), ("PTTL", key)]
 
-    def _counting(
-        self,
-        program: Program[T],
-        counted: Counted,
-        caller: str,
-        commands: list[Command],
-        *,
-        refuses: bool,
-    ) -> Program[T]:
-        rate = self._rates[counted]
-        try:
-            step, counts = next(program), True
-            if isinstance(step, RoundTrip):
-                step = step._replace(commands=[*commands, *step.commands])
-            while True:
-                try:
-                    replies = yield step
-                except LostConnection as error:
-                    step, counts = program.throw(error), False
-                    continue
-                if counts:
-                    counts = False
-                    told, replies = replies[: len(commands)], replies[len(commands) :]
-                    actual = self._note(counted, caller, rate, told)
-                    if refuses and actual > rate.number:
-                        program.close()
-                        self.check(counted, caller)
-                step = program.send(replies)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+    def _left_ms(self, counted: Counted, caller: str) -> int:
+        """For how long a caller who is known to has to wait still; 0 if no longer."""
+        left = self._waits[counted, caller] - self._clock()
+        return max(round(left * 1000), 1) if left > 0 else 0
 
     def _note(self, counted: Counted, caller: str, rate: Rate, replies: list[Reply]) -> int:
         """Take note of a count; how many it is, 0 where nobody knows."""

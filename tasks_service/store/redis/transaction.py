@@ -161,6 +161,39 @@ class LostConnection(Exception):
         self.failure = Failure(reason, refusal)
 
 
+def ahead(
+    program: Program[T], commands: Sequence[Command], hear: Callable[[list[Reply]], None]
+) -> Program[T]:
+    """The same program, whose first round trip has more commands, in front of its own.
+
+    Args:
+        program: Begins with a round trip to where they are answered.
+        commands: What is asked or counted on the way.
+        hear: Takes their replies before the program gets its own; what it raises ends the program there.
+            Where the connection is lost with them, they are not sent again, and nothing is heard.
+    """
+    try:
+        step = next(program)
+        is_first = isinstance(step, RoundTrip)
+        if isinstance(step, RoundTrip):
+            step = step._replace(commands=[*commands, *step.commands])
+        while True:
+            try:
+                replies = yield step
+            except LostConnection as error:
+                step, is_first = program.throw(error), False
+                continue
+            if is_first:
+                is_first = False
+                hear(replies[: len(commands)])
+                replies = replies[len(commands) :]
+            step = program.send(replies)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        program.close()
+
+
 def once(commands: Sequence[Command], deadline: float, node: Node | None = None) -> Program[list[Reply]]:
     """Read, without a transaction; repeated over lost connections until the deadline.
 
