@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..audit_log import Entry, Source, asked_by, is_on, write
 from .access.address_guard import AddressGuard
 from .access.caller_address import TrustedProxies
-from .access.cross_origin import answer_preflight, is_preflight, readable_by
+from .access.cross_origin import opened_to
 from .core.field_limits import HEADERS
 from .core.stopping import FrontEndStops
 from .core.wire_common import stopped
@@ -69,10 +69,10 @@ class EraRouter:
             await reject(rejection, send)
             return
         if origin is not None:
-            send = readable_by(origin, send)
-            if is_preflight(scope, headers):
-                await answer_preflight(headers, send)
+            answer = await opened_to(origin, scope, headers, send)
+            if answer is None:
                 return
+            send = answer
         try:
             await self._answer(headers, scope, receive, send)
         except FrontEndStops as error:

@@ -50,6 +50,15 @@ def readable_by(origin: str, send: Send) -> Send:
     return answer
 
 
+async def opened_to(origin: str, scope: Scope, headers: Mapping[str, str], send: Send) -> Send | None:
+    """A way to answer a page of an allowed origin; None if it only asked what it may send, and was told."""
+    send = readable_by(origin, send)
+    if not is_preflight(scope, headers):
+        return send
+    await answer_preflight(headers, send)
+    return None
+
+
 async def answer_preflight(headers: Mapping[str, str], send: Send) -> None:
     """Say that a page may send what it wants to.
 

@@ -17,7 +17,7 @@ from ..transport.outgoing import JSON, send_whole
 from ..transport.rejection import Rejection
 from ..transport.responding import reject
 from .address_guard import AddressGuard
-from .cross_origin import answer_preflight, is_preflight, readable_by
+from .cross_origin import opened_to
 
 _CACHE: Final = (b"cache-control", b"public, max-age=3600")
 
@@ -45,10 +45,10 @@ class ResourceMetadata:
             await reject(rejection, send)
             return
         if origin is not None:
-            send = readable_by(origin, send)
-            if is_preflight(scope, headers):
-                await answer_preflight(headers, send)
+            answer = await opened_to(origin, scope, headers, send)
+            if answer is None:
                 return
+            send = answer
         if scope["method"] not in ("GET", "HEAD"):
             await reject(_NOT_ALLOWED, send)
             return
