@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 
 from tasks_service import AsyncTaskContext, TaskContext, TaskService
@@ -52,9 +51,3 @@ async def raise_in_branch(name: str, ctx: AsyncTaskContext) -> str:
 
     await ctx.progress(0)
     return await asyncio.create_task(branch())
-
-
-@service.tool()
-def process() -> int:
-    """Say in which process."""
-    return os.getpid()

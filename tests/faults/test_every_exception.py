@@ -14,7 +14,7 @@ from tasks_service.domain.task import TaskStatus
 from tests.kit.audit import audit, told
 from tests.kit.raised import AUTHORS, CLASSES, Make
 from tests.kit.servers import RedisServer
-from tests.kit.workers import Client, client_of, worker_node
+from tests.kit.workers import client_of, worker_node
 
 from .raising_app import service
 
@@ -35,19 +35,13 @@ def server() -> Iterator[RedisServer]:
     server.close()
 
 
-def processes(client: Client) -> set[str]:
-    """Those that run tools, as far as some calls meet them."""
-    calls = [client.call("process") for _ in range(8 * SLOTS)]
-    return {str(client.store.get(task.owner, client.ended(task).task.task_id).result) for task in calls}
-
-
 def raised_in_a_worker(server: RedisServer, pool: str, classes: Mapping[str, Make]) -> int:
     """Have a worker's tools raise each of these; how many tasks that took. All must end as failed calls."""
     node = worker_node(server.url, app="tests.faults.raising_app", pool=pool, concurrency=SLOTS)
     try:
         assert node.ready(), node.logs()
         with client_of(service, server.url) as client:
-            before = processes(client)
+            before = node.container.processes()
             tasks = [(client.call(tool, name=name), tool, name) for name in classes for tool in TOOLS]
             wrong = []
             for task, tool, name in tasks:
@@ -57,7 +51,7 @@ def raised_in_a_worker(server: RedisServer, pool: str, classes: Mapping[str, Mak
                 if ended != (TaskStatus.COMPLETED, True, 1, 1) or kept is None:
                     wrong.append(f"{tool}({name!r}): {ended}, {kept}"[:500])
             assert not wrong, "\n".join(wrong)
-            assert processes(client) == before
+            assert node.container.processes() == before
             assert node.container.status == "running", node.logs()[-9_000:]
             shown(server, [task_hash(task.task_id) for task, _, _ in tasks])
     finally:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,14 @@ class ProcessContainer(CeleryTestContainer):  # type: ignore[misc]
 
     def logs(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def processes(self) -> set[int]:
+        """Itself and the children that it has now, whichever of its threads started them; on Linux alone."""
+        found = {self.process.pid}
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+                found.update(map(int, (thread / "children").read_text().split()))
+        return found
 
     def ready(self) -> bool:
         wait_until(lambda: READY in self.logs() or self.status == "exited", self.logs)
