@@ -182,6 +182,8 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
         max_running_per_owner: How many tasks of one owner may run from a queue at a time; the owner's other
             tasks wait for a slot. A number for every queue, `queue:number` for one, comma-separated. Unset:
             no limit.
+        take_turns: Whether owners take turns in queues that have no such limit: while tasks wait there, the
+            next one is of the owner who has the fewest running. Unset: where there may be several owners.
     """
 
     model_config = SettingsConfigDict(
@@ -234,6 +236,7 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
     max_tasks_per_shard: int = Field(default=2_000_000, ge=1, le=MOST_TASKS)
     calls_per_minute: int | None = Field(default=None, ge=0, le=MOST)
     max_running_per_owner: dict[str, PositiveInt] = Field(default_factory=dict)
+    take_turns: bool | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -403,12 +406,18 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
         """Whether callers prove who they are: by API keys, or by signing in."""
         return self.has_api_keys or bool(self.oauth_issuers)
 
+    @property
+    def owners_take_turns(self) -> bool:
+        """Whether owners take turns in queues; where it is unset, whether there may be more than one."""
+        several = len(self.api_keys) > 1 or self.api_keys_file is not None or bool(self.oauth_issuers)
+        return several if self.take_turns is None else self.take_turns
+
     @cached_property
     def rates(self) -> Rates:
         """How often callers may do what; none where only the local user calls, who would take from nobody."""
         per_minute = self.calls_per_minute
         if per_minute is None:
-            per_minute = CALLS_PER_MINUTE if self.api_keys or self.oauth_issuers else 0
+            per_minute = CALLS_PER_MINUTE if self.knows_callers else 0
         if not per_minute:
             return NO_RATES
         number = -(-per_minute * CALL_WINDOW_MS // MINUTE)

@@ -350,11 +350,12 @@ def check_fairness(examination: Examination) -> Iterator[Finding]:
     settings = examination.settings
     queues = sorted({tool.definition.queue for tool in examination.service.tools.values()})
     shared = [queue for queue in queues if settings.limits.concurrency_limit(queue) is None]
-    if len(settings.api_keys) > 1 and shared:
+    if settings.take_turns is False and len(settings.api_keys) > 1 and shared:
         yield _warning(
             f"{len(settings.api_keys)} owners share the workers of these queues, and the tasks of one can "
             f"take them all: {', '.join(shared)}.",
-            "Set TASKS_MAX_RUNNING_PER_OWNER to fewer than the workers have slots.",
+            "Remove TASKS_TAKE_TURNS=false, or set TASKS_MAX_RUNNING_PER_OWNER to fewer than the workers "
+            "have slots.",
         )
 
 

@@ -147,7 +147,9 @@ class StoreCounts:
         existing: What is stored under the same idempotency key, if anything is.
         existing_task: The task that `existing` names, as it is stored; None once it is gone.
         slots_until_ms: Until when every slot of the concurrency key is held, if none of its holders ends
-            before its deadline; 0 where one is free, or where their number has no limit.
+            before its deadline; 0 where one is free, or where their number has no limit (`slot_limit`).
+        messages_ahead: Other tasks of the queue, whoever's, that have a message that no worker has taken yet;
+            counted up to `MESSAGES_AHEAD`, and only where owners take turns.
     """
 
     owner_live: int = 0
@@ -156,6 +158,7 @@ class StoreCounts:
     existing: IdempotencyRecord | None = None
     existing_task: Task | None = None
     slots_until_ms: int = 0
+    messages_ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +322,24 @@ def poll_interval_ms(task: Task) -> int:
     return max(policy.poll_interval_ms, grown_ms)
 
 
+MESSAGES_AHEAD = 1
+"""Where owners take turns: with fewer messages of a queue on their way to workers, workers may soon be idle.
+
+Then an owner who has a slot gets another one. One message is enough to keep busy workers busy. Each further
+one would be another task that a newcomer has to wait for, however long it runs.
+"""
+
+
+def slot_limit(limits: Limits, queue: str, *, takes_turns: bool) -> int | None:
+    """How many slots a concurrency key has; None: nobody needs one.
+
+    Where owners take turns it is one, so that nobody is passed over for ever. Further ones are given while
+    workers would be idle.
+    """
+    limit = limits.concurrency_limit(queue)
+    return 1 if limit is None and takes_turns else limit
+
+
 def needs_slot(task: Task | None, event: Event) -> bool:
     """Whether what an event does depends on the slots in the task's key, so that they have to be counted."""
     if isinstance(event, Claim):
@@ -381,6 +402,8 @@ _WAITS: Mapping[Wait, str] = MappingProxyType(
     }
 )
 """What the status message of a pending task says."""
+
+_WAITS_FOR_TURN = "Waits for its turn: other tasks are before it in the queue '{queue}'."
 
 _LEFT = "The caller went away and did not come back."
 _LIFETIME_OVER = "The task came to the end of the longest life that its tool allows."
@@ -453,7 +476,8 @@ def _pass_deadline(task: Task) -> tuple[Task, tuple[JournalEntry, ...]]:
 
 def _in_vain(task: Task) -> str:
     if task.slot is Slot.WAITING:
-        return f"It got no slot in time: its owner's other tasks kept the queue '{task.queue}' busy."
+        whose = "tasks of several owners" if task.takes_turns else "its owner's other tasks"
+        return f"It got no slot in time: {whose} kept the queue '{task.queue}' busy."
     return f"No worker that has the tool '{task.tool}' took the task in time."
 
 
@@ -501,7 +525,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
     policy = event.policy
     latest_ms = now_ms + policy.max_lifetime_ms - policy.retention_ms
     deadline_ms = min(now_ms + policy.queue_timeout_ms, latest_ms)
-    slot = _slot(event.queue, moment)
+    slot = _slot(event, moment)
     waits = Wait.SLOT if slot is Slot.WAITING else event.waits
     task = Task(
         task_id=event.task_id,
@@ -510,7 +534,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         queue=event.queue,
         policy=policy,
         status=TaskStatus.WORKING,
-        status_message=_wait_message(waits, event.tool, event.queue),
+        status_message=_wait_message(waits, event),
         waits=waits,
         revision=0,
         as_of_ms=now_ms,
@@ -523,6 +547,7 @@ def _create(_: Task | None, event: Create, moment: _Moment) -> Applied | Replaye
         reconnect_ms=0 if event.visible else event.reconnect_ms,
         resumable_until_ms=now_ms + event.resumable_ms if event.resumable_ms else 0,
         slot=slot,
+        takes_turns=event.takes_turns,
         era=event.era,
         capabilities=event.capabilities,
         trace=event.trace,
@@ -601,7 +626,7 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
         raise _Refusal(_invalid(task, event, f"not due for another {task.due_ms - now_ms} ms"))
     if task.attempts >= policy.max_attempts:
         return _logged(task, _used_up(task, now_ms, "its workers were lost"), event, now_ms)
-    slot = task.slot if task.slot is Slot.HELD else _slot(task.queue, moment)
+    slot = task.slot if task.slot is Slot.HELD else _slot(task, moment)
     if slot is Slot.WAITING:
         return Applied(task=_waiting(replace(task, slot=slot), Wait.SLOT))
     deadline_ms = min(now_ms + policy.timeout_ms, _latest_ms(task))
@@ -621,11 +646,19 @@ def _claim(task: Task, event: Claim, moment: _Moment) -> Applied:
     return _logged(task, claimed, event, now_ms, actor=event.worker)
 
 
-def _slot(queue: str, moment: _Moment) -> Slot | None:
-    """What becomes of a task that needs a slot: it takes one that is free, or waits."""
-    if moment.limits.concurrency_limit(queue) is None:
+def _slot(task: Task | Create, moment: _Moment) -> Slot | None:
+    """What becomes of a task that needs a slot: it takes one that is free, or waits.
+
+    Where owners take turns, there is one more as long as no other task of the queue waits for a worker.
+    """
+    limits, counts = moment.limits, moment.counts
+    if slot_limit(limits, task.queue, takes_turns=task.takes_turns) is None:
         return None
-    return Slot.WAITING if moment.now_ms < moment.counts.slots_until_ms else Slot.HELD
+    if moment.now_ms >= counts.slots_until_ms:
+        return Slot.HELD
+    if limits.concurrency_limit(task.queue) is None and counts.messages_ahead < MESSAGES_AHEAD:
+        return Slot.HELD
+    return Slot.WAITING
 
 
 def _renew(task: Task, _: Renew, moment: _Moment) -> Applied:
@@ -837,7 +870,7 @@ def _grant_slot(task: Task, event: GrantSlot, moment: _Moment) -> Applied:
     now_ms, policy = moment.now_ms, task.policy
     if task.slot is not Slot.WAITING:
         raise _Refusal(_invalid(task, event, "it does not wait for a slot"))
-    if (slot := _slot(task.queue, moment)) is Slot.WAITING:
+    if (slot := _slot(task, moment)) is Slot.WAITING:
         raise _Refusal(errors.ConcurrencyLimitReached(task.task_id, task.phase, type(event).__name__))
     deadline_ms = min(now_ms + policy.queue_timeout_ms, _latest_ms(task))
     called = replace(
@@ -1045,11 +1078,12 @@ def _waiting(task: Task, waits: Wait) -> Task:
     """The task with what it waits for, and a status message that says so; a better one of its own stays."""
     if waits is Wait.QUEUED and task.waits is None and task.status_message is not None:
         return task
-    return replace(task, waits=waits, status_message=_wait_message(waits, task.tool, task.queue))
+    return replace(task, waits=waits, status_message=_wait_message(waits, task))
 
 
-def _wait_message(waits: Wait, tool: str, queue: str) -> str:
-    return _WAITS[waits].format(tool=tool, queue=queue)
+def _wait_message(waits: Wait, task: Task | Create) -> str:
+    said = _WAITS_FOR_TURN if waits is Wait.SLOT and task.takes_turns else _WAITS[waits]
+    return said.format(tool=task.tool, queue=task.queue)
 
 
 def _journaled(task: Task, entries: Iterable[JournalEntry], limits: Limits | None) -> Task:

@@ -81,6 +81,7 @@ class Create(Event):
         service: The name of the service whose tool is called.
         former_names: Names that it had before: a task of theirs is found under its idempotency key.
         waits: What it waits for, as far as whoever creates it knows.
+        takes_turns: See `Task.takes_turns`.
         idempotency: Hash of the owner's idempotency key, or empty.
         reconnect_ms: How long after its end it is kept while nobody has its handle.
         resumable_ms: For how long the `requestState` that led to this call is good, so that its repetition
@@ -104,6 +105,7 @@ class Create(Event):
     service: str = ""
     former_names: frozenset[str] = frozenset()
     waits: Wait = Wait.QUEUED
+    takes_turns: bool = False
     visible: bool = True
     reconnect_ms: int = 10 * MINUTE
     resumable_ms: int = 0

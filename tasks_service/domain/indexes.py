@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from .decide import Applied
 from .events import Event, ExplainWait, GrantSlot, Redispatch
-from .limits import BLOCK_BYTES
+from .limits import BLOCK_BYTES, Limits
 from .task import Phase, Slot, Task
 
 
@@ -21,6 +21,11 @@ def awaits_first_message(task: Task) -> bool:
 def awaits_worker(task: Task) -> bool:
     """Whether a pending task has a message, or gets one when it is due, because it waits for no slot."""
     return task.phase is Phase.PENDING and task.slot is not Slot.WAITING
+
+
+def has_message(task: Task) -> bool:
+    """Whether a message of a pending task was made: it waits for a worker, and nothing else."""
+    return awaits_worker(task) and not awaits_first_message(task)
 
 
 def is_sent(applied: Applied, event: Event, now_ms: int) -> bool:
@@ -43,8 +48,29 @@ def holds_slot(task: Task) -> bool:
     return task.slot is Slot.HELD and not task.status.is_final
 
 
-def frees_slot(before: Task | None, after: Task | None) -> bool:
-    """Whether a write freed a slot, so that the writer must grant it to a task that waits."""
+def may_open_slot(limits: Limits, before: Task | None, after: Task | None) -> bool:
+    """Whether a task that waits may have a slot after a write, so that the writer must look.
+
+    Where owners take turns: if a slot was freed, if a message left the queue, or if a task has begun to wait,
+    for what it waits for may have come meanwhile.
+    """
+    task = before or after
+    if task is None:
+        return False
+    if limits.concurrency_limit(task.queue) is not None:
+        return _frees_slot(before, after)
+    if not task.takes_turns:
+        return False
+    had_message = before is not None and has_message(before)
+    left_queue = had_message and not (after is not None and has_message(after))
+    return left_queue or _frees_slot(before, after) or (_waits(after) and not _waits(before))
+
+
+def _waits(task: Task | None) -> bool:
+    return task is not None and task.slot is Slot.WAITING
+
+
+def _frees_slot(before: Task | None, after: Task | None) -> bool:
     return before is not None and holds_slot(before) and not (after is not None and holds_slot(after))
 
 

@@ -140,7 +140,7 @@ class ClientCapability(StrEnum):
 class Slot(StrEnum):
     """Whether a task has one of the slots of its concurrency key, where their number is limited.
 
-    See `Limits.concurrency_limit`.
+    It is limited by `Limits.concurrency_limit`, or while owners take turns (`Task.takes_turns`).
     """
 
     WAITING = "waiting"
@@ -155,7 +155,7 @@ class Wait(StrEnum):
     QUEUED = "queued"
     """For a worker that has the tool and takes its queue: there is one."""
     SLOT = "slot"
-    """For another task of its owner to end: it has as many running as it may."""
+    """For another task of its owner to end, or for its turn: its owner has as many running as it may."""
     NO_WORKER = "no_worker"
     """For a worker: none takes its queue and has its tool, and none of the others would get its message."""
     NO_TOOL = "no_tool"
@@ -362,6 +362,8 @@ class Task:
             place in a stream) leads back to it; 0 if nothing was.
         reconnect_ms: How long after its end it is kept for a caller without a handle.
         slot: Whether it has a slot or waits for one; None while it needs none, or where there is no limit.
+        takes_turns: Whether its owner shares the queue with others: then the owner has one slot there while
+            tasks of the queue wait for a worker, unless `Limits.concurrency_limit` says how many.
         capabilities: What the client of the creating call can be asked.
         parent: The name of the task whose tool has submitted it; empty if none has.
         stored_bytes: The size of its arguments, result, variables and journal together. Of a task that a
@@ -393,6 +395,7 @@ class Task:
     resumable_until_ms: int = 0
     reconnect_ms: int = 0
     slot: Slot | None = None
+    takes_turns: bool = False
     waits: Wait | None = None
     era: str = ""
     capabilities: frozenset[ClientCapability] = frozenset()

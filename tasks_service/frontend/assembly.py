@@ -102,7 +102,7 @@ def build_servers(
         streams: The open streams of the process by their owners, at all its paths.
         stopping: Ends waits when the process stops.
     """
-    tasks = ServiceTasks(store, offer.catalogue)
+    tasks = ServiceTasks(store, offer.catalogue, take_turns=settings.owners_take_turns)
     limits, states = settings.limits, RequestStates(keys.sealing, feed.timings.answer)
     companion_tools = None
     times = HandOverTimes(settings.handle_after, settings.handle_after_by_client, settings.wait_limit)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..domain.decide import (
+    MESSAGES_AHEAD,
     Applied,
     IdempotencyRecord,
     Refused,
@@ -21,6 +22,7 @@ from ..domain.decide import (
     effective,
     next_due_ms,
     redispatch_backoff_ms,
+    slot_limit,
 )
 from ..domain.errors import InvalidTransition, TaskNotFound
 from ..domain.events import (
@@ -39,9 +41,10 @@ from ..domain.indexes import (
     awaits_first_message,
     awaits_worker,
     blocks_beyond_first,
-    frees_slot,
+    has_message,
     holds_slot,
     is_sent,
+    may_open_slot,
     refusal_reason,
 )
 from ..domain.limits import DEFAULT_LIMITS, Limits
@@ -82,6 +85,7 @@ class MemoryTaskStore:
         self._suspects: dict[str, int] = {}
         self._locks: dict[str, int] = {}
         self._queues: set[str] = set()
+        self._turns: dict[ConcurrencyKey, int] = {}
         self._swept: SweepRecord | None = None
         self._beat: dict[str, int] = {}
         self._dropped: dict[str, DroppedMessages] = {}
@@ -92,7 +96,7 @@ class MemoryTaskStore:
         """See `ClientStore.create`."""
         with self._lock:
             now_ms, record = self._clock(), self._records.get(task_hash(event.task_id))
-            key = (event.owner, event.idempotency)
+            key, slots = (event.owner, event.idempotency), ConcurrencyKey(event.owner, event.queue)
             existing = self._idempotency.get(key) if event.idempotency else None
             there = self._records.get(task_hash(existing.task_id)) if existing else None
             counts = StoreCounts(
@@ -101,7 +105,8 @@ class MemoryTaskStore:
                 stored=len(self._records),
                 existing=existing,
                 existing_task=there.task if there else None,
-                slots_until_ms=self._slots_until_ms(ConcurrencyKey(event.owner, event.queue)),
+                slots_until_ms=self._slots_until_ms(slots, event.takes_turns),
+                messages_ahead=self._messages_ahead(event.queue),
             )
             decision = decide(
                 record.task if record else None,
@@ -154,8 +159,6 @@ class MemoryTaskStore:
         """See `WorkerStore.claim`."""
         with self._lock:
             task = self._standing(self._apply(reference, event))
-            if task.phase is Phase.RUNNING or task.slot is Slot.WAITING:
-                self._overtaken[task.queue] = max(self._overtaken.get(task.queue, 0), event.dispatched_ms)
             if task.lease is None or task.lease.lease_id != event.lease_id:
                 raise InvalidTransition(reference, task.phase, "Claim", refusal_reason(task))
             record = self._records[task_hash(reference)]
@@ -212,12 +215,7 @@ class MemoryTaskStore:
     def pending(self, queue: str, *, since_ms: int = 0, until_ms: int, limit: int) -> list[str]:
         """See `MaintenanceStore.pending`."""
         with self._lock:
-            tasks = [(name, record.task) for name, record in self._records.items()]
-            found = [
-                (task.dispatched_ms, name)
-                for name, task in tasks
-                if task.queue == queue and awaits_worker(task) and not awaits_first_message(task)
-            ]
+            found = [(task.dispatched_ms, name) for name, task in self._with_message(queue)]
             return [name for at_ms, name in sorted(found) if since_ms <= at_ms <= until_ms][:limit]
 
     def tasks(self, names: Sequence[str]) -> list[Task]:
@@ -230,7 +228,9 @@ class MemoryTaskStore:
         with self._lock:
             waiting = [r.task for r in self._records.values() if r.task.slot is Slot.WAITING]
             keys = sorted({task.concurrency_key for task in waiting})
-            return [name for key in keys for name in self._next_in_line(key, limit)][:limit]
+            self._turns = {key: at_ms for key, at_ms in self._turns.items() if key in keys}
+            names = [name for key in keys for name in self._next_in_line(key, self._take_turns(key), limit)]
+            return list(dict.fromkeys(names))[:limit]
 
     def overtaken_ms(self, queue: str) -> int:
         """See `MaintenanceStore.overtaken_ms`."""
@@ -336,13 +336,17 @@ class MemoryTaskStore:
 
     def _apply(self, reference: str, event: Event) -> Task | None:
         record = self._found(reference)
+        task = record.task
         decision = decide(
-            record.task,
+            task,
             event,
             self._clock(),
             log=record.log,
             limits=self._limits,
-            counts=StoreCounts(slots_until_ms=self._slots_until_ms(record.task.concurrency_key)),
+            counts=StoreCounts(
+                slots_until_ms=self._slots_until_ms(task.concurrency_key, task.takes_turns),
+                messages_ahead=self._messages_ahead(task.queue, task.task_id),
+            ),
         )
         if isinstance(decision, Refused):
             raise TaskNotFound(reference) if isinstance(decision.error, TaskNotFound) else decision.error
@@ -362,13 +366,19 @@ class MemoryTaskStore:
             self._queues.add(task.queue)
         if is_sent(applied, event, self._clock()):
             self._outbox.committed(task)
-        if frees_slot(before, task) and self._limits.concurrency_limit(task.queue) is not None:
-            self._grant_slots(task.concurrency_key)
+        if isinstance(event, Claim) and (task.phase is Phase.RUNNING or task.slot is Slot.WAITING):
+            self._overtaken[task.queue] = max(self._overtaken.get(task.queue, 0), event.dispatched_ms)
+        if task.takes_turns and task.slot is Slot.WAITING:
+            self._turns.setdefault(task.concurrency_key, task.dispatched_ms)
+        if task.takes_turns and isinstance(event, GrantSlot):
+            self._turns[task.concurrency_key] = task.dispatched_ms
+        if may_open_slot(self._limits, before, task):
+            self._grant_slots(task)
         return task
 
-    def _slots_until_ms(self, key: ConcurrencyKey) -> int:
+    def _slots_until_ms(self, key: ConcurrencyKey, takes_turns: bool) -> int:
         """See `StoreCounts.slots_until_ms`."""
-        if (slots := self._limits.concurrency_limit(key.queue)) is None:
+        if (slots := slot_limit(self._limits, key.queue, takes_turns=takes_turns)) is None:
             return 0
         ends = sorted((next_due_ms(task) for task in self._slot_holders(key)), reverse=True)
         return ends[slots - 1] if len(ends) >= slots else 0
@@ -376,19 +386,45 @@ class MemoryTaskStore:
     def _slot_holders(self, key: ConcurrencyKey) -> list[Task]:
         return [task for task in self._tasks(key.owner) if task.concurrency_key == key and holds_slot(task)]
 
-    def _next_in_line(self, key: ConcurrencyKey, limit: int) -> list[str]:
-        """The tasks that wait longest under a concurrency key, if it has a slot free."""
-        slots, now_ms = self._limits.concurrency_limit(key.queue), self._clock()
-        free = (
-            limit if slots is None else slots - sum(next_due_ms(t) > now_ms for t in self._slot_holders(key))
-        )
-        waiting = [t for t in self._tasks(key.owner) if t.concurrency_key == key and t.slot is Slot.WAITING]
-        waiting.sort(key=_by_creation)
-        most = min(free + MOST_GRANTED, limit) if free > 0 else 0
-        return [task_hash(task.task_id) for task in waiting[:most]]
+    def _messages_ahead(self, queue: str, task_id: str = "") -> int:
+        """See `StoreCounts.messages_ahead`."""
+        newest = sorted((task.dispatched_ms, name) for name, task in self._with_message(queue))
+        passed_over, taken_ms = {task_hash(task_id), *self._suspects}, self._overtaken.get(queue, 0)
+        newest = newest[-MESSAGES_AHEAD - 1 :]
+        return sum(name not in passed_over and made_ms >= taken_ms for made_ms, name in newest)
 
-    def _grant_slots(self, key: ConcurrencyKey) -> None:
-        for name in self._next_in_line(key, MOST_GRANTED):
+    def _with_message(self, queue: str) -> list[tuple[str, Task]]:
+        tasks = [(name, record.task) for name, record in self._records.items()]
+        return [(name, task) for name, task in tasks if task.queue == queue and has_message(task)]
+
+    def _take_turns(self, key: ConcurrencyKey) -> bool:
+        return key in self._turns and self._limits.concurrency_limit(key.queue) is None
+
+    def _waiting(self, key: ConcurrencyKey) -> list[str]:
+        waiting = [t for t in self._tasks(key.owner) if t.concurrency_key == key and t.slot is Slot.WAITING]
+        return [task_hash(task.task_id) for task in sorted(waiting, key=_by_creation)]
+
+    def _next_in_line(self, key: ConcurrencyKey, takes_turns: bool, limit: int) -> list[str]:
+        """The tasks whose turn it is under a concurrency key, or, where owners take turns, under any."""
+        slots, now_ms = slot_limit(self._limits, key.queue, takes_turns=takes_turns), self._clock()
+        held = sum(next_due_ms(task) > now_ms for task in self._slot_holders(key))
+        free, waiting = limit if slots is None else slots - held, self._waiting(key)
+        if takes_turns and not (free > 0 and waiting):
+            free, waiting = self._next_turn(key.queue)
+        return waiting[: min(free + MOST_GRANTED, limit) if free > 0 else 0]
+
+    def _next_turn(self, queue: str) -> tuple[int, list[str]]:
+        """How many slots are free where owners take turns, and who waits of the owner with the fewest."""
+        if (free := MESSAGES_AHEAD - self._messages_ahead(queue)) <= 0:
+            return 0, []
+        self._turns = {k: ms for k, ms in self._turns.items() if k.queue != queue or self._waiting(k)}
+        keys = [key for key in self._turns if key.queue == queue]
+        keys.sort(key=lambda key: (len(self._slot_holders(key)), self._turns[key], key.owner))
+        return free, self._waiting(keys[0]) if keys else []
+
+    def _grant_slots(self, task: Task) -> None:
+        takes_turns = self._limits.concurrency_limit(task.queue) is None
+        for name in self._next_in_line(task.concurrency_key, takes_turns, MOST_GRANTED):
             with suppress(InvalidTransition, TaskNotFound):
                 self._apply(name, GrantSlot())
 

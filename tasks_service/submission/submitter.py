@@ -192,6 +192,7 @@ class Submitter:
             trace=trace,
             service=self._service,
             former_names=self._former_names,
+            takes_turns=self._settings.owners_take_turns,
             visible=visible,
             # As long as a task that clients see: its handle is here.
             reconnect_ms=policy.retention_ms,

@@ -200,6 +200,8 @@ def test_doctor_says_which_tools_have_no_worker(service: RunningUp, redis_url: s
 def test_doctor_warns_where_the_tasks_of_one_owner_can_take_every_worker(service: RunningUp) -> None:
     keys = {"TASKS_API_KEYS": "ann:mU3xQ9wzR7kYb2Lc,bob:Hn8vT4sJd6pGq1Wf"}
 
+    in_turn = service.run("doctor", "--json", **keys)
+    keys["TASKS_TAKE_TURNS"] = "false"
     shared = service.run("doctor", "--json", **keys)
     limited = service.run("doctor", "--json", TASKS_MAX_RUNNING_PER_OWNER="1", **keys)
 
@@ -208,8 +210,8 @@ def test_doctor_warns_where_the_tasks_of_one_owner_can_take_every_worker(service
         return json.dumps(findings)
 
     assert "2 owners share the workers" in said(shared)
-    assert "Set TASKS_MAX_RUNNING_PER_OWNER" in said(shared)
-    assert said(limited) == "[]"
+    assert "set TASKS_MAX_RUNNING_PER_OWNER" in said(shared)
+    assert said(in_turn) == said(limited) == "[]"
 
 
 def test_list_says_who_waits_for_its_turn(redis_url: str, service: RunningUp) -> None:

@@ -135,3 +135,62 @@ def test_a_slot_is_granted_though_the_process_that_freed_it_is_killed(
     assert len(list((points / TAKEN).iterdir())) == 1
     assert len(runs.read_text().splitlines()) == len(tasks)
     wait_until(lambda: counts(client.store).waiting == 0)
+
+
+# --- where owners take turns, and no number is limited ------------------------------------------------
+
+
+@pytest.fixture
+def in_turn(module_redis: RedisServer) -> Iterator[Client]:
+    """A front end that knows several owners; nothing is left of the test before."""
+    with module_redis.client() as redis:
+        redis.flushall()
+    with client_of(service, module_redis.url) as client:
+        client.take_turns = True
+        yield client
+
+
+def test_a_newcomer_has_the_next_slot_though_another_has_them_all(
+    start_worker: StartWorker, in_turn: Client, tmp_path: Path
+) -> None:
+    start_worker(concurrency=2)
+    told = [tmp_path / f"told{number}" for number in range(10)]
+    runs = str(tmp_path / "runs")
+    long = [in_turn.call_of(BUSY, "run_until", runs=runs, told=str(path)) for path in told]
+    for task in long[:2]:
+        in_turn.running(task)
+
+    short = in_turn.call_of(OTHER, "add", x=1, y=2)
+    for number in (0, 1):  # the second one, because a message of the other was on its way
+        told[number].touch()
+    assert in_turn.ended(short).task.status is TaskStatus.COMPLETED
+    wait_until(lambda: sum(in_turn.view(task).task.phase is Phase.RUNNING for task in long) == 2)
+
+    for path in told:
+        path.touch()
+    assert all_completed(in_turn, long)
+
+
+def test_a_backlog_of_one_owner_uses_all_workers_and_stands_before_nobody_else(
+    start_worker: StartWorker, in_turn: Client, measured: Callable[[str, str], None]
+) -> None:
+    queue, slots = service.tools["unresponsive"].definition.queue, 3
+    backlog = [in_turn.call_of(BUSY, "unresponsive", seconds=0.1) for _ in range(60)]
+    assert in_turn.outbox.queue_length(queue) == 1
+    start_worker(concurrency=slots)
+    wait_until(lambda: in_turn.view(backlog[slots]).task.phase is not Phase.PENDING)
+
+    short = in_turn.call_of(OTHER, "add", x=1, y=2)
+
+    assert all_completed(in_turn, [short, *backlog])
+    ran, ((claimed_ms, _),) = spans(in_turn, backlog), spans(in_turn, [short])
+    created_ms = in_turn.record(short).log[0].at_ms
+    before = sum(created_ms < begin < claimed_ms for begin, _ in ran)
+    assert before <= slots
+    assert {in_turn.record(task).task.claims for task in backlog} == {1}
+    whole_ms = max(end for _, end in ran) - min(begin for begin, _ in ran)
+    share = sum(end - begin for begin, end in ran) / (slots * whole_ms)
+    assert share > 0.6, ran
+    measured(
+        "fair", f"in turn: {before} of another began before a newcomer; {share:.0%} of {slots} slots in use"
+    )

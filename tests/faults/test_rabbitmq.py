@@ -52,6 +52,8 @@ def bench(advanced: str = "[].") -> Iterator[Bench]:
     try:
         with client_of(service, store.url, broker.url) as client:
             yield Bench(store, broker, client, start)
+        for node in nodes:
+            node.teardown()  # first: an audit reads one key after another, while nobody writes
         violations = audit(store.url)
         assert not violations, told(violations)
     finally:

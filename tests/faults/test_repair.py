@@ -55,7 +55,7 @@ Damage = Callable[[Any, "Store"], None]
 
 
 class Store:
-    """A store with one task in each phase, and one that waits for another's slot."""
+    """A store with one task in each phase, one that waits for another's slot, and one for its turn."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -74,6 +74,7 @@ class Store:
         self.cancelled = self.create(idempotency="k", request_digest="d")
         self.store.apply(ALICE, self.cancelled.task_id, Cancel())
         self.seated, self.waiting = self.create(queue="gpu"), self.create(queue="gpu")
+        _, self.in_line = (self.create(queue="shared", takes_turns=True) for _ in range(2))
 
     def complete(self) -> Task:
         task, lease_id = self.run()
@@ -187,6 +188,11 @@ DAMAGES: dict[str, Damage] = {
     ),
     "whoever waits is not called": lambda c, s: c.delete(f"{TAG}:waiting:{LANE}"),
     "whoever has a slot waits as well": lambda c, s: c.zadd(f"{TAG}:waiting:{LANE}", {name(s.seated): 7}),
+    "nobody knows whose turn it is": lambda c, s: c.delete(f"{TAG}:turns:shared"),
+    "what says whose turn it is is of a wrong type": lambda c, s: [
+        c.delete(f"{TAG}:turns:shared"),
+        c.set(f"{TAG}:turns:shared", "x"),
+    ],
     "no sweep looks where one waits": lambda c, s: c.delete(f"{TAG}:concurrency_keys"),
     "a record never ends": lambda c, s: [c.persist(key(s.running)), c.persist(key(s.running, "l"))],
     "a journal has entries beyond its end": lambda c, s: c.hset(key(s.running), "j:1", "[]"),
@@ -250,7 +256,7 @@ def test_a_quota_that_was_used_up_by_ghosts_is_free_again(damaged: Store, redis_
     with redis_server.client() as client:
         client.sadd(f"{TAG}:live:{ALICE}", *(f"00ghost{number}" for number in range(2_000)))
         assert len(list(damaged.store.repair())) == 2_000
-        assert client.scard(f"{TAG}:live:{ALICE}") == 5
+        assert client.scard(f"{TAG}:live:{ALICE}") == 7
 
 
 def test_a_record_that_cannot_be_read_is_told_and_moved_aside_only_when_asked(

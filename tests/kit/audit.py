@@ -72,6 +72,7 @@ KINDS: Mapping[str, str] = {
     "pending": r"{tag}:pending:(?P<queue>.+)",
     "slots": r"{tag}:slots:(?P<owner>[^:]+):(?P<queue>.+)",
     "waiting": r"{tag}:waiting:(?P<owner>[^:]+):(?P<queue>.+)",
+    "turns": r"{tag}:turns:(?P<queue>.+)",
     "index": r"{tag}:(?P<name>" + "|".join(INDEXES) + ")",
     "lock": r"{prefix}:lock:(?P<name>.+)",
     "swept": r"{prefix}:swept",
@@ -81,7 +82,7 @@ KINDS: Mapping[str, str] = {
 }
 """Every kind of key that a store may have."""
 
-WITHOUT_LIFETIME = frozenset({"pending", "index", "swept", "shards"})
+WITHOUT_LIFETIME = frozenset({"pending", "turns", "index", "swept", "shards"})
 """The kinds that never expire: two words about the whole store, and shard-wide indexes, whose members are
 audited one by one."""
 
@@ -205,7 +206,7 @@ def _look(client: Any, prefix: str, beside: Sequence[str]) -> _Seen:
         else:
             if not any(other.fullmatch(key) for other in others):
                 seen.unknown.append(key)
-    for kind in ("owner", "pending", "slots", "waiting", "index"):
+    for kind in ("owner", "pending", "slots", "waiting", "turns", "index"):
         for key in seen.keys[kind]:
             if client.type(key) == "zset":
                 scores = client.zscan_iter(key)
@@ -232,7 +233,7 @@ def _keys(client: Any, seen: _Seen) -> Iterator[Violation]:
         if match["task"] not in records:
             yield Violation("I10", match["task"], f"{key}: the log of no task")
     for key, members in seen.scores.items():
-        if not key.endswith(":overtaken"):
+        if not key.endswith(":overtaken") and key not in seen.keys["turns"]:
             for member in members.keys() - records:
                 yield Violation("I10", member, f"{key}: names a task that is not there")
     for owner, members in seen.live.items():
@@ -404,14 +405,21 @@ def _blocks(client: Any, seen: _Seen) -> Iterator[Violation]:
 
 
 def _slots(seen: _Seen) -> Iterator[Violation]:
-    """A task that waits is under a key that sweeps look at, and only a task that may have a slot has one."""
+    """A task that waits is under a key that sweeps look at, and only a task that may have a slot has one.
+
+    An owner whose tasks wait for a turn is among those of the queue that do.
+    """
     for key in seen.keys["waiting"].keys() - seen.waited_under:
         yield Violation("I10", "", f"{key}: no sweep looks there")
+    turns = {match["queue"]: seen.scores.get(key, {}) for key, match in seen.keys["turns"].items()}
     for name, record in seen.records.items():
         slot, phase = record.task.slot, record.task.phase
         allowed = {Slot.WAITING: (Phase.PENDING,), Slot.HELD: (Phase.PENDING, Phase.RUNNING)}
         if slot is not None and phase not in allowed[slot]:
             yield Violation("I3", name, f"{phase}, and its slot is {slot}")
+        waits_for_turn = record.task.takes_turns and slot is Slot.WAITING
+        if waits_for_turn and record.task.owner not in turns.get(record.task.queue, {}):
+            yield Violation("I10", name, f"it waits for a turn, and {record.task.owner} is nobody who does")
 
 
 def _idempotency(client: Any, seen: _Seen, latest_ms: int) -> Iterator[Violation]:

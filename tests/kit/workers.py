@@ -139,7 +139,13 @@ def worker_node(
 
 
 class Client:
-    """Records tasks for a service, and reads what became of them."""
+    """Records tasks for a service, and reads what became of them.
+
+    Attributes:
+        take_turns: Whether owners take turns, as at front ends that know several.
+    """
+
+    take_turns = False
 
     def __init__(
         self,
@@ -169,6 +175,7 @@ class Client:
                 queue=tool.definition.queue,
                 arguments=tool.check_arguments(arguments),
                 policy=tool.definition.policy,
+                takes_turns=self.take_turns,
             )
         ).task
 

@@ -20,10 +20,10 @@ import redis
 from tasks_service.domain.errors import TaskNotFound
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.rates import Counted, Rate, RateExceeded, Rates
-from tasks_service.domain.task import MINUTE, SECOND
+from tasks_service.domain.task import MINUTE, SECOND, Slot
 from tasks_service.frontend.core.poll_limits import PollLimits
 from tasks_service.settings import OTHER_RATES, Settings
-from tasks_service.store.redis import AsyncRedisTaskStore
+from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tasks_service.store.redis.layout import Layout
 from tasks_service.store.redis.rates import RateLimiter
 from tasks_service.store.redis.transaction import once
@@ -178,6 +178,19 @@ def test_a_call_over_the_rate_is_answered_with_429_in_both_revisions(redis_url: 
             assert (data["reason"], data["setting"]) == ("rateLimited", "TASKS_CALLS_PER_MINUTE")
             assert 0 < data["retryAfterMs"] <= 10_000
         assert client.get(task_id)["status"] == "working"
+
+
+@pytest.mark.parametrize(("keys", "take_turns"), [(KEYS, True), (f"eve:{EVE}", False)])
+def test_tasks_of_a_front_end_that_knows_several_owners_take_turns(
+    redis_url: str, tmp_path: Path, keys: str, take_turns: bool
+) -> None:
+    configuration = settings(redis_url, tmp_path, api_keys=keys)
+    with serving(registry(greet), configuration) as port, WireClient(port, key=EVE) as client:
+        tasks = [client.task("greet", {"name": "Eve"}) for _ in range(2)]
+    store = RedisTaskStore(redis_url)
+    slots = [store.inspect(task_id).task.slot for task_id in tasks]
+    store.close()
+    assert slots == ([Slot.HELD, Slot.WAITING] if take_turns else [None, None])
 
 
 def test_a_session_over_the_rate_is_answered_with_429(

@@ -146,8 +146,9 @@ class LockStep(RuleBasedStateMachine):
         key=st.sampled_from(["", "k"]),
         digest=KEYS,
         visible=st.booleans(),
+        queue=st.sampled_from(["q", "shared"]),
     )
-    def create(self, owner: Owner, key: str, digest: str, visible: bool) -> tuple[Owner, str]:
+    def create(self, owner: Owner, key: str, digest: str, visible: bool, queue: str) -> tuple[Owner, str]:
         event = creation(
             owner,
             POLICY,
@@ -155,6 +156,8 @@ class LockStep(RuleBasedStateMachine):
             idempotency=key,
             request_digest=digest if key else "",
             visible=visible,
+            queue=queue,
+            takes_turns=queue == "shared",
         )
         self.both("create", event)
         return owner, event.task_id

@@ -39,6 +39,7 @@ NOT_LITERAL = {
     "drain_delay",
     "calls_per_minute",
     "max_running_per_owner",
+    "take_turns",
     "handle_after_by_client",
     *(name for name in OAuthSettings.model_fields if name != "oauth_owner_binding"),
 }

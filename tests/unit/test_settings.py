@@ -195,6 +195,23 @@ def test_a_limit_of_running_tasks_is_for_every_queue_or_for_one(
     assert Settings().limits.running_per_owner == slots
 
 
+@pytest.mark.parametrize(
+    ("configured", "take_turns"),
+    [
+        ({}, False),
+        ({"api_keys": "ann:mU3xQ9wzR7kYb2Lc"}, False),
+        ({"api_keys": "ann:mU3xQ9wzR7kYb2Lc,ann:Hn8vT4sJd6pGq1Wf"}, False),
+        ({"api_keys": "ann:mU3xQ9wzR7kYb2Lc,bob:Hn8vT4sJd6pGq1Wf"}, True),
+        ({"api_keys_file": "keys"}, True),
+        ({"oauth_issuers": "https://login.example", "oauth_resource": "https://tasks.example/mcp"}, True),
+        ({"take_turns": "true"}, True),
+        ({"take_turns": "false", "api_keys_file": "keys"}, False),
+    ],
+)
+def test_owners_take_turns_where_there_may_be_several(configured: dict[str, str], take_turns: bool) -> None:
+    assert Settings(_env_file=None, **configured).owners_take_turns is take_turns
+
+
 def test_a_limit_that_lets_nobody_run_is_refused_with_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKS_MAX_RUNNING_PER_OWNER", "8,gpu:0")
 

@@ -23,16 +23,24 @@ class ServiceTasks:
     Args:
         store: Where the tasks of all services are.
         catalogue: Of the path.
+        take_turns: Whether owners take turns in queues.
     """
 
-    def __init__(self, store: AsyncClientStore, catalogue: Catalogue) -> None:
-        self._store, self._catalogue = store, catalogue
+    def __init__(self, store: AsyncClientStore, catalogue: Catalogue, *, take_turns: bool = False) -> None:
+        self._store, self._catalogue, self._take_turns = store, catalogue, take_turns
 
     async def create(self, event: Create) -> Created:
         """See `ClientStore.create`; the event names the tool as clients do."""
         service, tool, has_worker, former_names = self._catalogue.origin(event.tool)
         waits = Wait.QUEUED if has_worker else Wait.NO_WORKER
-        of_service = replace(event, service=service, former_names=former_names, tool=tool, waits=waits)
+        of_service = replace(
+            event,
+            service=service,
+            former_names=former_names,
+            tool=tool,
+            waits=waits,
+            takes_turns=self._take_turns,
+        )
         note_task("", event.tool)
         created = await self._store.create(of_service)
         note_task(created.task.task_id)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from redis.exceptions import ResponseError
 
 from ...crypto.envelope import TaskSeal
-from ...domain.decide import Applied, IdempotencyRecord, Refused, Replayed, StoreCounts, decide
+from ...domain.decide import Applied, IdempotencyRecord, Refused, Replayed, decide
 from ...domain.errors import CorruptRecord, StoreDamaged
 from ...domain.events import Create
 from ...domain.indexes import is_sent
@@ -15,7 +17,7 @@ from ...domain.task import ConcurrencyKey, Task
 from . import codec
 from .layout import OWNER_KEYS_MS, Command
 from .records import Records, Stored, state_reads
-from .slots import SlotReads
+from .slots import SlotReads, Written, opening, write
 from .transaction import Program, Reply, Write, once
 
 QUOTA_HEADROOM = 256
@@ -39,7 +41,8 @@ class Creation:
         self._live, self._blocks = shard.live(event.owner), shard.blocks(event.owner)
         self._all = shard.owner(event.owner)
         self._keyed = [shard.idempotency(event.owner, event.idempotency)] if event.idempotency else []
-        self._slots = SlotReads(shard, store.limits, ConcurrencyKey(event.owner, event.queue))
+        key = ConcurrencyKey(event.owner, event.queue)
+        self._slots = SlotReads(shard, store.limits).of(key, takes_turns=event.takes_turns)
         self._watches_quota = False
         self._named = ""
 
@@ -81,7 +84,7 @@ class Creation:
             if isinstance(reply, ResponseError):
                 raise StoreDamaged(str(command[1]), str(reply))
 
-    def judge(self, replies: list[Reply]) -> Write[Applied | Replayed] | None:
+    def judge(self, replies: list[Reply]) -> Write[Written[Applied | Replayed]] | None:
         """See `Transition.judge`."""
         stored = self._store.stored(self.task_id, replies)
         if stored.task is None and stored.fields.plain["v"]:
@@ -101,7 +104,8 @@ class Creation:
         if self._is_near_quota(owner_live, owner_blocks) and not self._watches_quota:
             self._watches_quota = True
             return None
-        counts = StoreCounts(
+        counts = replace(
+            self._slots.counts(held, self.task_id),
             owner_live=owner_live,
             owner_blocks=owner_blocks,
             stored=final + not_final,
@@ -109,7 +113,6 @@ class Creation:
             existing_task=codec.decode(self._store.envelope, existing.task_id, records[0])
             if existing
             else None,
-            slots_until_ms=self._slots.until_ms(held),
         )
         decision = decide(
             stored.task, self._event, stored.now_ms, log=stored.log, limits=limits, counts=counts
@@ -117,10 +120,12 @@ class Creation:
         if isinstance(decision, Refused):
             raise decision.error
         if isinstance(decision, Replayed) or decision.task is None:
-            return Write((), decision)
+            return Write((), Written(decision))
         if self._store.guard is not None:
             self._store.guard.check_create(self._shard, size(self._event.arguments))
-        return Write(self._writes(decision, decision.task, stored), decision)
+        commands = self._writes(decision, decision.task, stored)
+        look = opening(limits, None, decision.task)
+        return write(self._shard, limits, look, commands, decision, stored.now_ms)
 
     def _is_near_quota(self, owner_live: int, owner_blocks: int) -> bool:
         limits = self._store.limits

@@ -17,6 +17,7 @@ on a single Redis, on Sentinel and on Cluster:
     ts:{00}:pending:<queue>     ZSET  pending tasks, by when their message was made: the outbox
     ts:{00}:slots:<key>         ZSET  tasks that count among what an owner may run from a queue, by deadline
     ts:{00}:waiting:<key>       ZSET  pending tasks that wait for a slot, by creation
+    ts:{00}:turns:<queue>       ZSET  owners whose tasks wait for a turn, by when they last had one
     ts:{00}:concurrency_keys    SET   <owner>:<queue>, wherever a task waits for a slot or has waited
     ts:{00}:queues              SET   queues that a pending task was ever in
     ts:{00}:suspects            ZSET  pending tasks whose message seems lost, by when it may be sent again
@@ -115,6 +116,10 @@ class Shard:
     def waiting(self, key: ConcurrencyKey) -> str:
         """The tasks that wait for a slot of a concurrency key."""
         return f"{self.tag}:waiting:{concurrency_key_name(key)}"
+
+    def turns(self, queue: str) -> str:
+        """The owners whose tasks wait for a turn in a queue."""
+        return f"{self.tag}:turns:{queue}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +251,7 @@ def index_commands(shard: Shard, before: Task | None, after: Task | None) -> Ite
     yield from _live_commands(shard, before, after, task)
     yield from _block_commands(shard, before, after, task)
     if after is not None and after.slot is not None and (before is None or before.slot is not after.slot):
-        yield from _enter_concurrency_key(shard, after)
+        yield from _enter_concurrency_key(shard, before, after)
     if after is not None and after.phase is Phase.PENDING and (before is None or before.queue != after.queue):
         yield ("SADD", shard.index("queues"), after.queue)
     if before is not None and (after is None or awaits_worker(before) != awaits_worker(after)):
@@ -277,10 +282,14 @@ def last_ms(task: Task) -> int:
     return task.expires_ms if task.status.is_final else task.created_ms + task.policy.max_lifetime_ms
 
 
-def _enter_concurrency_key(shard: Shard, task: Task) -> Iterator[Command]:
+def _enter_concurrency_key(shard: Shard, before: Task | None, task: Task) -> Iterator[Command]:
     if task.slot is Slot.HELD:
         yield ("PEXPIRE", shard.slots(task.concurrency_key), OWNER_KEYS_MS)
+        if before is not None and before.slot is Slot.WAITING and task.takes_turns:
+            yield ("ZADD", shard.turns(task.queue), "XX", task.dispatched_ms, task.owner)
     else:
+        if task.takes_turns:
+            yield ("ZADD", shard.turns(task.queue), "NX", task.dispatched_ms, task.owner)
         yield ("PEXPIRE", shard.waiting(task.concurrency_key), OWNER_KEYS_MS)
         yield ("SADD", shard.index("concurrency_keys"), concurrency_key_name(task.concurrency_key))
 

@@ -67,7 +67,7 @@ _SORTED = ("expired", "overdue", "leases", "timers", "suspects")
 
 _SORTED_LOOK, _SET_LOOK = ("ZCARD",), ("SCARD",)
 _LOOKS: Mapping[str, tuple[str | int, ...]] = {
-    **dict.fromkeys((*_SORTED, "owner", "pending", "slots", "waiting", "overtaken"), _SORTED_LOOK),
+    **dict.fromkeys((*_SORTED, "owner", "pending", "slots", "waiting", "turns", "overtaken"), _SORTED_LOOK),
     **dict.fromkeys(("live", "blocks", "queues", "concurrency_keys"), _SET_LOOK),
     **dict.fromkeys(("beat", "dropped", "secrets"), ("HGET", "")),
     "l": ("LRANGE", 0, 0),
@@ -396,7 +396,7 @@ class _Look:
         self._sets: list[str] = []
         self._idempotency: list[str] = []
         self._blocks: list[tuple[str, str]] = []
-        self._queue = self._key = ""
+        self._queue = self._key = self._owner = ""
         self.watched: list[str] = []
         if found_in is None:
             return
@@ -428,6 +428,7 @@ class _Look:
                 self._sets.append(live)
             self._blocks = [(self._shard.blocks(task.owner), block) for block in block_names(task)]
             self._queue, self._key = task.queue, concurrency_key_name(task.concurrency_key)
+            self._owner = task.owner
         return before != self._read()
 
     def _read(self) -> tuple[int, int, int, str]:
@@ -447,6 +448,7 @@ class _Look:
             *(("SISMEMBER", key, block) for key, block in self._blocks),
             ("SISMEMBER", shard.index("queues"), self._queue),
             ("SISMEMBER", shard.index("concurrency_keys"), self._key),
+            ("ZSCORE", shard.turns(self._queue), self._owner),
             *(("GET", key) for key in self._idempotency),
         ]
 
@@ -465,7 +467,8 @@ class _Look:
         shard, name = self._shard, self._name
         scores, rest = found[: len(self._sorted)], found[len(self._sorted) :]
         members, rest = rest[: len(self._sets)], rest[len(self._sets) :]
-        counted, (knows_queue, knows_key, *leads_to) = rest[: len(self._blocks)], rest[len(self._blocks) :]
+        counted, rest = rest[: len(self._blocks)], rest[len(self._blocks) :]
+        knows_queue, knows_key, turn, *leads_to = rest
         expected = {} if task is None else sorted_index_entries(shard, task)
         for key, score in zip(self._sorted, scores, strict=True):
             has, wants = score_of(score), expected.get(key)
@@ -497,6 +500,9 @@ class _Look:
         if task is not None and task.slot is Slot.WAITING and not knows_key:
             problems.append(f"{shard.index('concurrency_keys')}: lacks its concurrency key {self._key!r}")
             yield ("SADD", shard.index("concurrency_keys"), self._key)
+        if task is not None and task.slot is Slot.WAITING and task.takes_turns and score_of(turn) is None:
+            problems.append(f"{shard.turns(task.queue)}: lacks its owner {task.owner!r}")
+            yield ("ZADD", shard.turns(task.queue), task.dispatched_ms, task.owner)
         for key, value in zip(self._idempotency, leads_to, strict=True):
             owned = task is not None and shard.idempotency(task.owner, task.idempotency) == key
             if owned and task is not None and not _leads(value) and effective(task, now_ms) is not None:

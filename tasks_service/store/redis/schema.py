@@ -203,6 +203,7 @@ TASK = Shape(
         Field("resumable_until", "resumable_until_ms", 0),
         Field("reconnect", "reconnect_ms", 0),
         SLOTS.field("slot", "slot", None),
+        Field("turns", "takes_turns", False),
         WAITS.field("waits", "waits", None),
         Field("era", "era", ""),
         CAPABILITIES.set_field("capabilities", "capabilities"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from ...domain.indexes import Due
 from ...domain.names import is_name, task_hash
@@ -14,7 +15,7 @@ from .health import run_id
 from .layout import Command, Layout, Shard, concurrency_key_name, parse_concurrency_key, score_of
 from .programs import StorePrograms
 from .servers import Servers
-from .slots import free_slot_reads, free_slots
+from .slots import Opening, forget, next_in_line
 from .transaction import Program, Reply, Write, once, transact
 
 logger = logging.getLogger(__name__)
@@ -82,21 +83,39 @@ class Sweeps(StorePrograms):
     def waiting_for_slots(self, *, limit: int) -> Program[list[str]]:
         """See `MaintenanceStore.waiting_for_slots`; empty concurrency keys are forgotten."""
         now_ms = yield from self.now_ms()
-        keys = yield from self._concurrency_keys()
-        reads: list[Command] = []
-        for shard, key in keys:
-            slots = self.limits.concurrency_limit(key.queue)
+        openings = yield from self._openings()
+        reads: list[list[Command]] = []
+        for shard, opening in openings:
+            slots = self.limits.concurrency_limit(opening.key.queue)
             most = limit if slots is None else min(slots + MOST_GRANTED, limit)
-            reads += free_slot_reads(shard, key, now_ms, most)
-        replies = (yield from once(reads, self.deadline)) if reads else []
+            reads.append(opening.reads(shard, now_ms, most))
+        commands = [command for of_key in reads for command in of_key]
+        replies = iter((yield from once(commands, self.deadline)) if commands else [])
         waiting: list[str] = []
-        for (shard, key), seen in zip(keys, zip(replies[::2], replies[1::2], strict=True), strict=True):
-            found = free_slots(self.limits, key, seen)
+        for (shard, opening), of_key in zip(openings, reads, strict=True):
+            seen = list(islice(replies, len(of_key)))
+            found = opening.free_slots(shard, self.limits, seen)
             if not found.waiting and not any(isinstance(reply, Exception) for reply in seen):
-                yield from self._forget_concurrency_key(shard, key)
-            elif found.free:
-                waiting += yield from self._existing(shard, key, found.waiting[: found.free + MOST_GRANTED])
-        return waiting[:limit]
+                yield from forget(shard, opening.key, self.deadline)
+                continue
+            line = yield from next_in_line(found, self.deadline)
+            if line.free:
+                names = line.waiting[: line.free + MOST_GRANTED]
+                waiting += yield from self._existing(shard, line.key, names)
+        return list(dict.fromkeys(waiting))[:limit]
+
+    def _openings(self) -> Program[list[tuple[Shard, Opening]]]:
+        """Where a task waits for a slot, or has waited, and whether owners take turns there."""
+        keys = yield from self._concurrency_keys()
+        reads: list[Command] = [("ZSCORE", shard.turns(key.queue), key.owner) for shard, key in keys]
+        marks = (yield from once(reads, self.deadline)) if reads else []
+        return [
+            (shard, Opening(key, takes_turns=self._take_turns(key, mark)))
+            for (shard, key), mark in zip(keys, marks, strict=True)
+        ]
+
+    def _take_turns(self, key: ConcurrencyKey, mark: Reply) -> bool:
+        return self.limits.concurrency_limit(key.queue) is None and score_of(mark) is not None
 
     def _existing(self, shard: Shard, key: ConcurrencyKey, waiting: list[str]) -> Program[list[str]]:
         """Those of them that exist; the others are removed.
@@ -122,10 +141,6 @@ class Sweeps(StorePrograms):
         return [
             pair for pair, (_, name) in zip(keys, names, strict=True) if concurrency_key_name(pair[1]) == name
         ]
-
-    def _forget_concurrency_key(self, shard: Shard, key: ConcurrencyKey) -> Program[None]:
-        """Take a concurrency key out of the index, unless a task has just begun to wait under it."""
-        yield from transact(_ForgetConcurrencyKey(shard, key), self.deadline)
 
     def overtaken_ms(self, queue: str) -> Program[int]:
         """See `MaintenanceStore.overtaken_ms`."""
@@ -256,23 +271,3 @@ class _CountDropped:
         number = self._number + (0 if before is None else before.number)
         dropped = DroppedMessages(number, self._time_of(time))
         return Write([("HSET", self._key, self._queue, codec.encode_dropped(dropped))], None)
-
-
-class _ForgetConcurrencyKey:
-    """A concurrency key that leaves the index, if no task waits under it."""
-
-    name, token = "GrantSlot", ""
-
-    def __init__(self, shard: Shard, key: ConcurrencyKey) -> None:
-        self.task_id = concurrency_key_name(key)
-        self._index, self._waiting = shard.index("concurrency_keys"), shard.waiting(key)
-
-    def watch(self) -> list[str]:
-        return [self._waiting]
-
-    def reads(self) -> list[Command]:
-        return [("EXISTS", self._waiting)]
-
-    def judge(self, replies: list[Reply]) -> Write[None]:
-        (exists,) = replies
-        return Write(() if exists else [("SREM", self._index, self.task_id)], None)

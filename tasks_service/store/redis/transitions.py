@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from ...domain.decide import Applied, Refused, Replayed, StoreCounts, decide, redispatch_backoff_ms
+from ...domain.decide import Applied, Refused, Replayed, decide, redispatch_backoff_ms
 from ...domain.errors import (
     ConcurrencyLimitReached,
     CorruptRecord,
@@ -33,9 +33,9 @@ from ...domain.events import (
     SweepEvent,
     WorkerEvent,
 )
-from ...domain.indexes import Due, awaits_worker, frees_slot, is_sent, refusal_reason
+from ...domain.indexes import Due, awaits_worker, is_sent, refusal_reason
 from ...domain.names import is_name, task_hash
-from ...domain.task import NO_TEXT, ConcurrencyKey, JsonText, Owner, Phase, Slot, Task
+from ...domain.task import NO_TEXT, JsonText, Owner, Phase, Slot, Task
 from ..clients import Created
 from ..workers import Claimed
 from . import codec
@@ -43,7 +43,7 @@ from .creation import Creation
 from .layout import Command, Shard
 from .reads import Reads
 from .records import Records, Stored, state_reads
-from .slots import FreeSlots, SlotReads, free_slot_reads, free_slots
+from .slots import FreeSlots, Opening, SlotReads, Written, next_in_line, opening, write
 from .timings import Timings
 from .transaction import Program, Reply, Write, once, transact
 
@@ -59,20 +59,14 @@ _NEEDS_NO_KEY = (Cancel, CallerLeft, CallerReturned, CancelByOperator, SweepEven
 class _Judged(NamedTuple):
     """What `decide` said, as commands; `sends` if a message goes out with them.
 
-    Where a slot may have become free, `opens` names its key, and the last of the commands ask who waits.
+    Where a task that waits may have a slot now, `opens` says where.
     """
 
     applied: Applied
     commands: list[Command]
     sends: bool
-    opens: ConcurrencyKey | None = None
-
-
-class _Written(NamedTuple, Generic[T]):
-    """What was decided and written, and how its slots stood then, where that was asked."""
-
-    outcome: T
-    free_slots: FreeSlots | None = None
+    now_ms: int
+    opens: Opening | None = None
 
 
 @dataclass(frozen=True)
@@ -93,13 +87,14 @@ class Transitions(Records):
         """See `ClientStore.create`."""
         creation = Creation(self, event)
         try:
-            decision = yield from transact(creation, self.deadline)
+            decision, free_slots = yield from transact(creation, self.deadline)
         except CorruptRecord:
             yield from creation.refuse_damaged_counts()
             raise
         if isinstance(decision, Applied) and decision.task is not None:
             if awaits_worker(decision.task):
                 self.outbox.committed(decision.task)
+            yield from self._grant_slots(free_slots)
             return Created(task=decision.task)
         task_id = decision.task_id if isinstance(decision, Replayed) else event.task_id
         view = yield from self.reads.get(event.owner, task_id, hidden=True)
@@ -171,18 +166,23 @@ class Transitions(Records):
         return judged.applied
 
     def _grant_slots(self, seen: FreeSlots | None) -> Program[None]:
-        """Grant the slots that are free to those that wait longest.
+        """Grant the slots that are free to those whose turn it is.
 
         Others do so at the same time, so a task that cannot take a slot any more leaves it to the next.
         """
         if seen is None:
             return
-        free = seen.free
-        for name in seen.waiting:
+        try:
+            line = yield from next_in_line(seen, self.timings.grant_slot)
+        except StoreUnavailable as error:
+            logger.debug("Who has the next slot is left for the sweep to find: %s", error)
+            return
+        free = line.free
+        for name in line.waiting:
             if not free:
                 return
             try:
-                grant = _Event(self, name, GrantSlot(), concurrency_key=seen.key)
+                grant = _Event(self, name, GrantSlot(), slots=line)
                 yield from self._run(grant, self.timings.grant_slot)
                 free -= 1
             except (ConcurrencyLimitReached, StoreUnavailable) as error:
@@ -195,13 +195,13 @@ class Transitions(Records):
 class _OfTask:
     """A transition of a task that exists."""
 
-    def __init__(
-        self, store: Records, task_id: str, event: Event, concurrency_key: ConcurrencyKey | None = None
-    ) -> None:
+    def __init__(self, store: Records, task_id: str, event: Event, slots: FreeSlots | None = None) -> None:
         self.task_id, self.name, self.token = task_id, type(event).__name__, event.token
         self._store = store
         self._shard = store.layout.shard_of(task_id)
-        self._slots = SlotReads(self._shard, store.limits, concurrency_key)
+        self._slots = SlotReads(self._shard, store.limits)
+        if slots is not None:
+            self._slots.of(slots.key, takes_turns=slots.turns is not None)
 
     def watch(self) -> list[str]:
         return [self._shard.task(self.task_id), *self._slots.watched()]
@@ -211,33 +211,26 @@ class _OfTask:
         if seen is None:
             raise TaskNotFound(self.task_id)
         shard, limits, now_ms = self._shard, self._store.limits, stored.now_ms
-        counts = StoreCounts(slots_until_ms=self._slots.until_ms(stored.rest))
+        counts = self._slots.counts(stored.rest, self.task_id)
         decision = decide(seen, event, now_ms, log=stored.log, limits=limits, counts=counts)
         if isinstance(decision, Refused):
             raise TaskNotFound(self.task_id) if isinstance(decision.error, TaskNotFound) else decision.error
         if isinstance(decision, Replayed):
-            return _Judged(Applied(task=decision.task), [], sends=False)
+            return _Judged(Applied(task=decision.task), [], sends=False, now_ms=now_ms)
         after = decision.task
         sends = is_sent(decision, event, now_ms)
         commands = self._store.writes(shard, seen, stored.fields, decision, now_ms, sends=sends)
         if isinstance(event, Redispatch) and after is not None:
             not_before_ms = now_ms + redispatch_backoff_ms(after.redispatches)
             commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_hash(self.task_id)))
-        if limits.concurrency_limit(seen.queue) is None or not frees_slot(seen, after):
-            return _Judged(decision, commands, sends)
-        commands += free_slot_reads(shard, seen.concurrency_key, now_ms)
-        return _Judged(decision, commands, sends, seen.concurrency_key)
+        return _Judged(decision, commands, sends, now_ms, opening(limits, seen, after))
 
-    def _write(self, judged: _Judged, outcome: T) -> Write[_Written[T]]:
-        key = judged.opens
-        if key is None:
-            removes = judged.applied.task is None
-            return Write(judged.commands, _Written(outcome), non_transactional=removes)
-
-        def outcome_from(answers: list[Reply]) -> _Written[T]:
-            return _Written(outcome, free_slots(self._store.limits, key, answers[-2:]))
-
-        return Write(judged.commands, _Written(outcome), outcome_from=outcome_from)
+    def _write(self, judged: _Judged, outcome: T) -> Write[Written[T]]:
+        if judged.applied.task is None:
+            # Such commands may run one by one, and who waits is left for a sweep to find.
+            return Write(judged.commands, Written(outcome), non_transactional=True)
+        limits, commands = self._store.limits, judged.commands
+        return write(self._shard, limits, judged.opens, commands, outcome, judged.now_ms)
 
 
 class _Event(_OfTask):
@@ -249,15 +242,15 @@ class _Event(_OfTask):
         task_id: str,
         event: Event,
         seen: Callable[[Task | None], Task | None] = lambda task: task,
-        concurrency_key: ConcurrencyKey | None = None,
+        slots: FreeSlots | None = None,
     ) -> None:
-        super().__init__(store, task_id, event, concurrency_key)
+        super().__init__(store, task_id, event, slots)
         self._event, self._seen = event, seen
 
     def reads(self) -> list[Command]:
         return [*state_reads(self._shard, self.task_id), *self._slots.commands()]
 
-    def judge(self, replies: list[Reply]) -> Write[_Written[_Judged]] | None:
+    def judge(self, replies: list[Reply]) -> Write[Written[_Judged]] | None:
         stored = self._store.stored(
             self.task_id, replies, without_keys=isinstance(self._event, _NEEDS_NO_KEY)
         )
@@ -285,7 +278,7 @@ class _Expiry(_Event):
         outliving: list[Command] = [("GET", self._outliving)] if self._outliving else []
         return [*super().reads(), *outliving]
 
-    def judge(self, replies: list[Reply]) -> Write[_Written[_Judged]] | None:
+    def judge(self, replies: list[Reply]) -> Write[Written[_Judged]] | None:
         replies, values = (replies[:-1], replies[-1:]) if self._outliving else (replies, [])
         task = self._store.stored(self.task_id, replies, without_keys=True).task
         if not self._outliving and (key := _outliving_key(self._shard, task)):
@@ -330,7 +323,7 @@ class _Claim(_OfTask):
         ]
         return whole + self._slots.commands()
 
-    def judge(self, replies: list[Reply]) -> Write[_Written[Claimed]] | None:
+    def judge(self, replies: list[Reply]) -> Write[Written[Claimed]] | None:
         time, flat, lines, *held = replies
         record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
         state = [record.get(name) for name in codec.STATE_FIELDS]
