@@ -110,7 +110,7 @@ MUTANTS: dict[str, Mutant] = {
         "if before is not None and _ends(shard, before) == _ends(shard, after):",
         "if before is None or _ends(shard, before) == _ends(shard, after):",
     ),
-    "a slot is never granted": Mutant(TRANSITIONS, "free = seen.free", "free = 0", by="concurrency limits"),
+    "a slot is never granted": Mutant(TRANSITIONS, "free = line.free", "free = 0", by="concurrency limits"),
     "a slot is granted without a message": Mutant(
         INDEXES,
         "isinstance(event, Redispatch | GrantSlot)",
@@ -127,10 +127,20 @@ MUTANTS: dict[str, Mutant] = {
         DECIDE, "attempts=tries, slot=task.slot)", "attempts=tries)", by="concurrency limits"
     ),
     "slots are not watched": Mutant(
-        SLOTS, "else [self._shard.slots(self._key)]", "else []", by="concurrency limits"
+        SLOTS, "return [self._shard.slots(self._key)]", "return []", by="concurrency limits"
     ),
     "no slot is ever seen to be taken": Mutant(
-        SLOTS, "for last in replies if last", "for last in ()", by="slots"
+        SLOTS, "if latest and not isinstance", "if () and not isinstance", by="slots"
+    ),
+    "one owner alone has one worker": Mutant(
+        DECIDE, "counts.messages_ahead < MESSAGES_AHEAD", "counts.messages_ahead < 0", by="turns"
+    ),
+    "whoever takes a message calls nobody": Mutant(
+        INDEXES, "return left_queue or _frees_slot", "return _frees_slot", by="turns"
+    ),
+    "the owner who has the most is next": Mutant(SLOTS, "return min(lines,", "return max(lines,", by="turns"),
+    "a message that seems lost is waited for": Mutant(
+        SLOTS, "{task_hash(task_id), *suspects}", "{task_hash(task_id)}", by="turns"
     ),
 }
 
@@ -140,6 +150,7 @@ CHECKS: Sequence[tuple[str, int, tuple[str, ...]]] = (
     ("linearizability", FOUND, ("-m", "tests.faults.linearizability", "4000")),
     ("behaviour", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, *BEHAVIOUR)),
     ("concurrency limits", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, "tests/store/test_slots.py")),
+    ("turns", 1, ("-m", "pytest", "-q", "-x", "-k", ONE_SERVER, "tests/store/test_turns.py")),
     ("slots", FOUND, ("-m", "tests.faults.linearizability", "4000", "1")),
     ("lock step", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_lock_step.py")),
     ("cluster", 1, ("-m", "pytest", "-q", "-x", "tests/store/test_cluster.py")),
