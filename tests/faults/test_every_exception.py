@@ -51,7 +51,7 @@ def raised_in_a_worker(server: RedisServer, pool: str, classes: Mapping[str, Mak
                 if ended != (TaskStatus.COMPLETED, True, 1, 1) or kept is None:
                     wrong.append(f"{tool}({name!r}): {ended}, {kept}"[:500])
             assert not wrong, "\n".join(wrong)
-            assert node.container.processes() == before
+            assert node.container.processes() == before, node.logs()[-3_000:]
             assert node.container.status == "running", node.logs()[-9_000:]
             shown(server, [task_hash(task.task_id) for task, _, _ in tasks])
     finally:
