@@ -81,12 +81,11 @@ class TaskService:
         with operators_mistakes():
             self.settings = settings or load_settings()
             self._celery = celery or self._own_app()
-        self._engine = Engine(self._celery, self.settings, self.former_names | {name})
+        self._engine = Engine(self._celery, self.settings, name, self.former_names)
         install(
             self._celery,
             self._engine,
             self.tools,
-            service=name,
             version=version,
             instructions=instructions or "",
             owns_app=self._owns_app,

@@ -96,18 +96,19 @@ def _runs_for(service: TaskService, redis: EmbeddedRedis, settings: Settings) ->
     Raises:
         ConfigurationError: It has those of another service.
     """
-    names = {service.name, *service.former_names}
     shared = settings.model_copy(update={"redis_url": redis.url})
     try:
         with open_store(shared) as store:
             views = [store.registry.read(name) for name in store.registry.services()]
     except StoreUnavailable:
         return False
-    running = {view.service for view in views if view.workers}
-    if running and not running & names:
+    running = [view for view in views if view.workers]
+    if running and not any(
+        service.name in view.names or view.service in service.former_names for view in running
+    ):
         raise ConfigurationError(
-            f"The service {min(running)!r} uses {settings.data_dir} already, and its worker has none of the "
-            f"tools of {service.name!r}. Set TASKS_DATA_DIR to another directory for {service.name!r}."
+            f"The service {running[0].service!r} uses {settings.data_dir} already, and its worker has none "
+            f"of the tools of {service.name!r}. Set TASKS_DATA_DIR to another directory for {service.name!r}."
         )
     return bool(running)
 

@@ -2,7 +2,7 @@
 
 `/mcp` serves the only service that has workers; or, if the front end is told so, the tools of all services
 together, each with its service's name in front. `/<service>/mcp` serves one service, for as long as its tools
-are known.
+are known; and so does the path of each name that it had before.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ class RegisteredPaths:
                 logger.warning("%s", problem)
         self._told = frozenset(problems)
         self._show(self._root, self._at_root(served))
-        by_path = {path_name(service.name): service for service in served}
-        for name in self._paths.keys() - by_path.keys():
-            logger.info("The service at /%s/mcp is gone", name)
-            self._paths.pop(name).served.drain()
-        for name, service in by_path.items():
-            if name not in self._paths:
-                logger.info("The service %r is served at /%s/mcp", service.name, name)
-                catalogue = RegisteredCatalogue(service=service.name)
-                self._paths[name] = _Path(self._keep, catalogue, service.name)
-            self._show(self._paths[name], [service])
+        by_path = {path_name(name): (name, service) for service in served for name in service.former_names}
+        by_path |= {path_name(service.name): (service.name, service) for service in served}
+        for path in self._paths.keys() - by_path.keys():
+            logger.info("The service at /%s/mcp is gone", path)
+            self._paths.pop(path).served.drain()
+        for path, (name, service) in by_path.items():
+            if path not in self._paths:
+                logger.info("The service %r is served at /%s/mcp", service.name, path)
+                self._paths[path] = _Path(self._keep, RegisteredCatalogue(service=name), name)
+            self._show(self._paths[path], [service])
 
     def find(self, path: str) -> ASGIApp | None:
         """See `Paths.find`."""

@@ -14,7 +14,8 @@ from .registry import NOT_TOLD, Delivery, RegistryView
 
 
 def conflicts(
-    services: Collection[str],
+    service: str,
+    former_names: Collection[str],
     tools: Mapping[str, ToolDefinition],
     delivery: Delivery,
     others: Iterable[RegistryView],
@@ -22,20 +23,22 @@ def conflicts(
     """Why a service cannot share the store with workers that run there now, a sentence for each.
 
     Args:
-        services: Its name, and its former ones.
+        service: Its name.
+        former_names: Names that it had before.
         tools: Its tools.
         delivery: Where its workers take messages from; `NOT_TOLD`: not looked at.
         others: What the registry knows of every service.
     """
     own = {(tool.queue, name) for name, tool in tools.items()}
     for view in others:
-        if view.service in services or not view.workers:
+        is_same = service in view.names or view.service in former_names
+        if is_same or not view.workers:
             continue
         elsewhere = {worker.delivery for worker in view.workers} - {NOT_TOLD, delivery}
         if elsewhere and delivery != NOT_TOLD:
             yield (
                 f"Workers of the service {view.service!r} use the same store and take their messages from "
-                f"{_told(sorted(elsewhere)[0])}, and those of {_name(services)} from {_told(delivery)}: what "
+                f"{_told(sorted(elsewhere)[0])}, and those of {service!r} from {_told(delivery)}: what "
                 f"either sends again would not reach the other. {_WAY_OUT}."
             )
         used = {worker.tools for worker in view.workers} & view.sets.keys()
@@ -50,10 +53,6 @@ def conflicts(
 
 
 _WAY_OUT = "Give this service a store of its own, by TASKS_KEY_PREFIX or another TASKS_REDIS_URL"
-
-
-def _name(services: Collection[str]) -> str:
-    return " or ".join(repr(service) for service in sorted(services))
 
 
 def _told(delivery: Delivery) -> str:

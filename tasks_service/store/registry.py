@@ -94,6 +94,7 @@ class WorkerAnnouncement:
         library_version: The release of this library.
         instructions: What the service's tools are good for, for the model; may be empty.
         delivery: Where it takes messages from.
+        former_names: Names that the service had before, whose tasks it runs as well.
         pool: The kind of its pool, as `celery worker --pool` has it.
         slots: How many tools it runs at a time.
         since_ms: When it started, by the store's clock; set when it is announced.
@@ -108,6 +109,7 @@ class WorkerAnnouncement:
     library_version: str = ""
     instructions: str = ""
     delivery: Delivery = NOT_TOLD
+    former_names: frozenset[str] = frozenset()
     pool: str = ""
     slots: int = 0
     since_ms: int = 0
@@ -123,12 +125,14 @@ class Remembered:
         last_ms: For the last time.
         until_ms: Until when it is remembered, if it is not announced again.
         taken_ms: For each queue of these tools, when a worker that has them and takes it last said so.
+        former_names: Names that the service had before, as the last worker with these tools said.
     """
 
     first_ms: int
     last_ms: int
     until_ms: int
     taken_ms: Mapping[str, int] = field(default_factory=dict)
+    former_names: frozenset[str] = frozenset()
 
     @classmethod
     def again(
@@ -141,6 +145,7 @@ class Remembered:
             last_ms=now_ms,
             until_ms=now_ms + LIFETIME_MS + tools.remembered_ms,
             taken_ms={**({} if before is None else before.taken_ms), **dict.fromkeys(queues, now_ms)},
+            former_names=worker.former_names,
         )
 
 
@@ -164,6 +169,20 @@ class RegistryView:
     workers: tuple[WorkerAnnouncement, ...] = ()
     sets: Mapping[str, AnnouncedTools] = field(default_factory=dict)
     remembered: Mapping[str, Remembered] = field(default_factory=dict)
+
+    @property
+    def former_names(self) -> frozenset[str]:
+        """The names that the service had before: as any of its workers says, or else the last ones said.
+
+        A worker of a release that does not say them takes no name away, and neither does a restart of all.
+        """
+        said = self.workers or self.remembered.values()
+        return frozenset[str]().union(*(one.former_names for one in said)) - {self.service}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the service, under any of which its workers run tasks."""
+        return self.former_names | {self.service}
 
 
 def forgettable(

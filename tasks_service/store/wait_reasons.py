@@ -37,7 +37,7 @@ class WaitReasons:
         return self._found[key]
 
     def _of(self, service: str, tool: str, queue: str) -> Wait:
-        views = [view for view in self._views if view.service == service] if service else self._views
+        views = [view for view in self._views if service in view.names] if service else self._views
         if not any(view.sets for view in views):
             return Wait.QUEUED
         if any(queue in queues for view in views for queues in _queues_of_those_that_have(view, tool)):

@@ -166,13 +166,21 @@ class Description:
         version: Its release.
         instructions: What its tools are good for, for the model.
         tools: Its tools.
+        former_names: Names that the service had before.
     """
 
     def __init__(
-        self, worker: Any, service: str, version: str, instructions: str, tools: ToolRegistry
+        self,
+        worker: Any,
+        service: str,
+        version: str,
+        instructions: str,
+        tools: ToolRegistry,
+        former_names: frozenset[str] = frozenset(),
     ) -> None:
         self._worker, self._service, self._version, self._tools = worker, service, version, tools
         self._instructions, self._delivery = instructions, consumed_delivery(worker.app)
+        self._former_names = former_names
         self._instance = new_token()
         self._announced_tools = AnnouncedTools.of(())
         self._queues: frozenset[str] = frozenset()
@@ -195,6 +203,7 @@ class Description:
             library_version=LIBRARY_VERSION,
             instructions=self._instructions,
             delivery=self._delivery,
+            former_names=self._former_names,
             pool=_pool(worker),
             slots=_slots(worker),
             instance=self._instance,

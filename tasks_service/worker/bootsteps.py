@@ -43,7 +43,6 @@ def install(
     engine: Engine,
     tools: ToolRegistry,
     *,
-    service: str,
     version: str,
     instructions: str,
     owns_app: bool,
@@ -54,7 +53,6 @@ def install(
         app: Ours, or a shop's.
         engine: Runs the tools.
         tools: The tools of the service.
-        service: The name under which workers announce them.
         version: The release that they announce.
         instructions: What the tools are good for, for the model.
         owns_app: Whether the app is ours.
@@ -66,7 +64,7 @@ def install(
     announcers: list[Announcer] = []
 
     def announcer(worker: Any) -> Announcer:
-        describe = Description(worker, service, version, instructions, tools)
+        describe = Description(worker, engine.service, version, instructions, tools, engine.former_names)
         announcers.append(Announcer(describe, lambda: engine.store(pool=1, deadline=ANNOUNCE_DEADLINE)))
         return announcers[-1]
 
@@ -171,7 +169,8 @@ def _refuse_unworkable_store(app: Celery, engine: Engine, tools: ToolRegistry) -
         if not errors:
             definitions = {name: tool.definition for name, tool in tools.items()}
             views = [store.registry.read(service) for service in store.registry.services()]
-            errors = list(conflicts(engine.services, definitions, consumed_delivery(app), views))
+            names = engine.service, engine.former_names
+            errors = list(conflicts(*names, definitions, consumed_delivery(app), views))
     except StoreUnavailable as error:
         logger.warning("Starting without a store: %s", error)
         return

@@ -63,13 +63,16 @@ class Engine:
     Args:
         app: The Celery app.
         settings: The settings; they say where the store is.
-        services: The names of the service, its present one and former ones.
+        service: The name of the service.
+        former_names: Names that it had before.
     """
 
-    def __init__(self, app: Celery, settings: Settings, services: frozenset[str]) -> None:
+    def __init__(
+        self, app: Celery, settings: Settings, service: str, former_names: frozenset[str] = frozenset()
+    ) -> None:
         self.app = app
         self.settings = settings
-        self.services = services
+        self.service, self.former_names = service, former_names
         if settings.envelope.key_names:
             keep_words_out_of_logs()
         self.stop = ShutdownDeadline()
@@ -102,7 +105,7 @@ class Engine:
                     AsyncLoop(),
                     ReportPublisher(kept),
                     self.settings.limits,
-                    services=self.services,
+                    services=self.former_names | {self.service},
                     hand_on=lambda misdirected: self.unregistered.put(misdirected),
                 )
             return self._executor

@@ -1,5 +1,7 @@
 """A service of which some workers are of the release before: they lack a tool, and have another one still.
 
+They do not say either what the service was called earlier.
+
 The same module is another service's, of the name that TESTS_SERVICE has.
 """
 
@@ -11,7 +13,11 @@ from tasks_service import TaskService
 
 IS_OLD = os.environ.get("TESTS_RELEASE") == "old"
 
-service = TaskService(os.environ.get("TESTS_SERVICE", "Rollout"), version="1.9" if IS_OLD else "1.10")
+service = TaskService(
+    os.environ.get("TESTS_SERVICE", "Rollout"),
+    version="1.9" if IS_OLD else "1.10",
+    former_names=[] if IS_OLD else ["Roll-out"],
+)
 app = service.celery
 app.conf.worker_soft_shutdown_timeout = 0.5
 

@@ -32,7 +32,7 @@ class EngineInThreads:
 
     def __init__(self, service: TaskService, threads: int) -> None:
         self.service = service
-        self.executor = Engine(service.celery, service.settings, frozenset({service.name})).executor
+        self.executor = Engine(service.celery, service.settings, service.name).executor
         self.store = RedisTaskStore(str(service.settings.redis_url))
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]

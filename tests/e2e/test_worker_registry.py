@@ -76,6 +76,7 @@ def test_workers_say_who_they_are_and_what_they_have(
     told = running(rollout)["new@test"]
     assert (told.version, told.pool, told.slots) == ("1.10", "solo", 1)
     assert told.queues == {"tasks", "maintenance"}
+    assert (told.former_names, running(rollout)["old1@test"].former_names) == ({"Roll-out"}, frozenset())
     tools = registered_tools(rollout.store.registry.read("Rollout"))
     assert tools["fresh"].takers == ("new@test",)
     assert tools["steady"].takers == ("new@test", "old1@test", "old2@test")

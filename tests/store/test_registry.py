@@ -114,6 +114,19 @@ def test_a_reader_sees_what_a_worker_has_announced(bench: Bench) -> None:
     assert bench.registry.services() == ["shop"]
 
 
+def test_a_renamed_service_has_its_former_names_also_while_no_worker_runs(bench: Bench) -> None:
+    worker = bench.start("celery@a", tool("draw"), former_names=frozenset({"studio", "atelier"}))
+    older = bench.start("celery@b", tool("paint"))
+    assert bench.read().workers[0].former_names == {"studio", "atelier"}
+    assert bench.read().names == {"shop", "studio", "atelier"}
+
+    bench.registry.withdraw(worker)
+    assert bench.read().names == {"shop"}, "those that run do not say so"
+
+    bench.registry.withdraw(older)
+    assert bench.read().names == {"shop", "studio", "atelier"}, "of those that ran, one has said so"
+
+
 def test_a_service_that_nobody_has_announced_is_empty(bench: Bench) -> None:
     assert bench.read().workers == ()
     assert registered_tools(bench.read()) == {}

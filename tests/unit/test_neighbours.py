@@ -37,7 +37,8 @@ def view(service: str, *tools: ToolDefinition, delivery: Delivery = REDIS, runs:
 
 def problems(*others: RegistryView, **options: Any) -> list[str]:
     values: dict[str, Any] = {
-        "services": {"Shop"},
+        "service": "Shop",
+        "former_names": (),
         "tools": {"render": tool("render"), "send": tool("send", "mail")},
         "delivery": REDIS,
     }
@@ -68,7 +69,19 @@ def test_a_tool_of_one_name_on_one_queue_is_a_conflict_with_two_ways_out() -> No
 
 
 def test_a_former_name_is_no_other_service() -> None:
-    assert problems(view("Office", tool("render")), services={"Shop", "Office"}) == []
+    assert problems(view("Office", tool("render")), former_names={"Office"}) == []
+
+
+def test_a_service_starts_beside_workers_to_whom_its_name_is_a_former_one() -> None:
+    announced = AnnouncedTools.of([tool("render")])
+    newer = WorkerAnnouncement(
+        service="Store", node="w@host", tools=announced.digest, former_names=frozenset({"Shop"})
+    )
+    renamed = RegistryView(service="Store", now_ms=0, workers=(newer,), sets={announced.digest: announced})
+
+    assert problems(renamed) == []
+    assert problems(renamed, service="Office") != []
+    assert problems(renamed, service="Office", former_names={"Shop"}) != [], "two that have one of old"
 
 
 def test_workers_that_take_messages_from_elsewhere_are_a_conflict() -> None:

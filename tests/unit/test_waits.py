@@ -37,11 +37,12 @@ class Bench:
         self.explainer = WaitExplainer(self.store, self.queues)  # type: ignore[arg-type]
 
     def start(
-        self, *tools: str, queues: str = "q", service: str = "shop", node: str = "a"
+        self, *tools: str, queues: str = "q", service: str = "shop", node: str = "a", **options: Any
     ) -> WorkerAnnouncement:
         announced = AnnouncedTools.of(ToolDefinition(name=name, input_schema={}, queue="q") for name in tools)
+        taken = frozenset(queues.split())
         worker = WorkerAnnouncement(
-            service=service, node=node, tools=announced.digest, queues=frozenset(queues.split())
+            service=service, node=node, tools=announced.digest, queues=taken, **options
         )
         return self.store.registry.announce(worker, announced)
 
@@ -81,6 +82,14 @@ def test_what_a_task_waits_for_follows_from_who_runs(
     registry = bench.store.registry
     reasons = WaitReasons([registry.read(name) for name in registry.services()])
     assert reasons.of(bench.create(service="shop")) is waits
+
+
+def test_workers_of_a_renamed_service_are_those_of_tasks_of_its_former_name(bench: Bench) -> None:
+    bench.start("noop", service="store", former_names=frozenset({"shop"}))
+    task = bench.create(tool="noop", queue="q", service="shop")
+
+    assert WaitReasons([bench.store.registry.read("store")]).of(task) is Wait.QUEUED
+    assert WaitReasons([bench.store.registry.read("store")]).of_named("office", "noop", "q") is Wait.QUEUED
 
 
 def test_a_task_without_a_service_waits_for_any_that_has_its_tool(bench: Bench) -> None:

@@ -104,7 +104,7 @@ class FixedCatalogue:
     def conflicts(self, others: Iterable[RegistryView]) -> Iterable[str]:
         """See `Catalogue.conflicts`; where workers take messages from is looked at by them."""
         definitions = {name: tool.definition for name, tool in self.tools.items()}
-        return conflicts(self._former_names | {self._service}, definitions, NOT_TOLD, others)
+        return conflicts(self._service, self._former_names, definitions, NOT_TOLD, others)
 
 
 class OfVersion(Generic[T]):

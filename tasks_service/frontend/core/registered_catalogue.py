@@ -40,7 +40,8 @@ class RegisteredCatalogue:
     """Tools that workers have announced; see `Catalogue`.
 
     Args:
-        service: The service whose tasks alone are to be seen here; None: those of all.
+        service: The service whose tasks alone are to be seen here, under whatever name it was recorded; None:
+            those of all.
         prefixed: Whether the name of its service stands in front of a tool's.
     """
 
@@ -49,6 +50,7 @@ class RegisteredCatalogue:
     def __init__(self, *, service: str | None = None, prefixed: bool = False) -> None:
         self._service, self._prefixed = service, prefixed
         self._tools: ToolSet[ServedTool] = Tools()
+        self._names: Mapping[str, str] = {}
         self._clashes: frozenset[str] = frozenset()
         self.version = 1
         self.changed = f"catalogue:{next(_paths)}"
@@ -65,6 +67,7 @@ class RegisteredCatalogue:
 
     def take(self, services: Sequence[RegisteredService]) -> bool:
         """Offer what there is now; whether that is not what was offered before."""
+        self._names = {name: service.name for service in services for name in service.names}
         tools = Tools(*self._without_clashes(services))
         if dict(tools) == dict(self._tools):
             return False
@@ -79,10 +82,10 @@ class RegisteredCatalogue:
 
     def shown(self, task: Task) -> Task | None:
         """See `Catalogue.shown`; tasks of releases that recorded no service are seen everywhere."""
-        if self._service is not None and task.service not in ("", self._service):
+        if self._service is not None and task.service not in ("", self._service, *self._names):
             return None
         if self._prefixed and task.service:
-            return replace(task, tool=_prefixed(task.service, task.tool))
+            return replace(task, tool=_prefixed(self._names.get(task.service, task.service), task.tool))
         return task
 
     def conflicts(self, others: Iterable[RegistryView]) -> Iterable[str]:
@@ -111,7 +114,7 @@ class RegisteredCatalogue:
         for service in services:
             for registered in service.tools.values():
                 announced = registered.definition
-                origin = Origin(service.name, announced.name, has_worker=registered.lost_ms is None)
+                origin = service.origin(registered)
                 name = _prefixed(service.name, announced.name) if self._prefixed else announced.name
                 before = self._tools.get(name)
                 if before is not None and (before.origin, before.announced) == (origin, announced):

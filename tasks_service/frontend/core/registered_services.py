@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Protocol
 from unicodedata import normalize
@@ -25,6 +25,7 @@ from ...store.registry import (
     WorkerAnnouncement,
     registry_name,
 )
+from .catalogue import Origin
 from .change_feed import ChangeFeed
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class RegisteredService:
         has_workers: Whether it has workers now.
         delivery: Where its workers take messages from.
         first_ms: When its tools were first announced, by the store's clock.
+        former_names: Names that it had before.
+        recorded_as: For tools whose tasks are to be recorded under a former name: that name, by the tool's.
     """
 
     name: str
@@ -70,6 +73,20 @@ class RegisteredService:
     has_workers: bool = True
     delivery: Delivery = NOT_TOLD
     first_ms: int = 0
+    former_names: frozenset[str] = frozenset()
+    recorded_as: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Its names, the former ones too."""
+        return self.former_names | {self.name}
+
+    def origin(self, tool: RegisteredTool) -> Origin:
+        """Whose a tool is: of which name its workers are that have it."""
+        name = tool.definition.name
+        recorded_as = self.recorded_as.get(name, self.name)
+        others = self.names - {recorded_as}
+        return Origin(recorded_as, name, has_worker=tool.lost_ms is None, former_names=others)
 
 
 def service_of(view: RegistryView) -> RegisteredService:
@@ -84,6 +101,7 @@ def service_of(view: RegistryView) -> RegisteredService:
         has_workers=bool(view.workers),
         delivery=NOT_TOLD if newest is None else newest.delivery,
         first_ms=min((times.first_ms for times in view.remembered.values()), default=view.now_ms),
+        former_names=view.former_names,
     )
 
 
@@ -103,6 +121,43 @@ class Refusal(Protocol):
         """
 
 
+def _renamed(services: Iterable[RegisteredService]) -> list[RegisteredService]:
+    """The services, each together with what is still known of those whose names were its own."""
+    left = {service.name: service for service in services}
+    for service in sorted(left.values(), key=lambda service: service.first_ms, reverse=True):
+        if service.name in left:
+            for name in sorted(service.former_names & left.keys()):
+                left[service.name] = _succeeding(left[service.name], left.pop(name))
+    return list(left.values())
+
+
+def _succeeding(service: RegisteredService, former: RegisteredService) -> RegisteredService:
+    """A service with the tools that it had under a former name.
+
+    Workers of the former name do not know the new one. While they take a tool's messages, its tasks are
+    recorded under the name that all its workers know.
+    """
+    tools, recorded_as = dict(former.tools), dict.fromkeys(former.tools, former.name)
+    for name, tool in service.tools.items():
+        before = former.tools.get(name)
+        if before is None or before.lost_ms is not None or before.definition.queue != tool.definition.queue:
+            tools[name] = tool
+            recorded_as.pop(name, None)
+        else:
+            tools[name] = replace(tool, lost_ms=None)
+    running = service if service.has_workers else former
+    return replace(
+        service,
+        version=running.version,
+        instructions=running.instructions,
+        tools=dict(sorted(tools.items())),
+        has_workers=running.has_workers,
+        delivery=running.delivery,
+        first_ms=min(service.first_ms, former.first_ms),
+        recorded_as={**service.recorded_as, **recorded_as},
+    )
+
+
 def served_services(
     services: Iterable[RegisteredService], refusal: Refusal
 ) -> tuple[list[RegisteredService], list[str]]:
@@ -119,7 +174,7 @@ def served_services(
     problems: list[str] = []
     paths: dict[str, str] = {}
     taken: dict[tuple[str, str], str] = {}
-    for service in sorted(services, key=lambda service: (service.first_ms, service.name)):
+    for service in sorted(_renamed(services), key=lambda service: (service.first_ms, service.name)):
         other = paths.setdefault(path_name(service.name), service.name)
         if other != service.name:
             problems.append(

@@ -308,6 +308,11 @@ SESSION_TASK = Document(
     Shape(SessionTask, [Field("task", "task_id"), Field("progress", "progress_token", None)])
 )
 
+
+def _read_name_set(stored: Any) -> frozenset[str]:
+    return frozenset(read_names(stored))
+
+
 WORKER = Document(
     Shape(
         WorkerAnnouncement,
@@ -320,6 +325,7 @@ WORKER = Document(
             Field("library", "library_version", ""),
             Field("instructions", "instructions", ""),
             Field("delivery", "delivery", NOT_TOLD, lambda stored: Delivery(*read_names(stored)[:3]), list),
+            Field("former", "former_names", frozenset(), _read_name_set, sorted),
             Field("pool", "pool", ""),
             Field("slots", "slots", 0),
             Field("since", "since_ms", 0),
@@ -363,6 +369,7 @@ REMEMBERED = Document(
             Field("last", "last_ms"),
             Field("until", "until_ms", 0),
             Field("taken", "taken_ms", {}, read_counts, dict),
+            Field("former", "former_names", frozenset(), _read_name_set, sorted),
         ],
     )
 )
