@@ -60,6 +60,12 @@ HOT = 2
 SHARED = 4
 """Successive tasks that are of one owner, and wait for each other where its slots are limited."""
 
+
+def owner_of(number: int) -> Owner:
+    """Whose the task of that number is."""
+    return Owner(f"owner{number // SHARED}")
+
+
 CUT_SHARE = 0.12
 """Share of transactions that are cut, on each side."""
 
@@ -99,7 +105,7 @@ class Wanderer:
         self._store = RedisTaskStore(url, limits=limits, deadline=0.2 if seed % 2 else 0.001)
         self._random = random.Random(seed)
         self._task_ids = task_ids
-        self._owners = {task_id: Owner(f"owner{n // SHARED}") for n, task_id in enumerate(task_ids)}
+        self._owners = {task_id: owner_of(number) for number, task_id in enumerate(task_ids)}
         self._leases: list[tuple[str, str]] = []
         self._follow: tuple[str, str] | None = None
         self.log: list[Asked] = []
@@ -244,7 +250,7 @@ def run(server: RedisServer, *, operations: int, processes: int, seed: int, slot
 
     proxy = CuttingProxy(server.port)
     proxy.judge = judge
-    task_ids = [new_task_id(Owner("any")) for _ in range(operations // OPERATIONS_PER_TASK + HOT)]
+    task_ids = [new_task_id(owner_of(number)) for number in range(operations // OPERATIONS_PER_TASK + HOT)]
     context = multiprocessing.get_context("spawn")
     began = time.monotonic()
     with context.Pool(processes) as pool:

@@ -689,7 +689,7 @@ def test_ids_are_random_and_name_the_shard_of_their_owner() -> None:
     ids = {new_task_id(Owner("someone"), 16) for _ in range(2000)}
     assert len(ids) == 2000
     assert len({task_id[:2] for task_id in ids}) == 1
-    assert {len(task_id) for task_id in ids} == {26}
+    assert {len(task_id) for task_id in ids} == {30}
 
 
 def test_an_operator_cancels_the_task_of_anybody_and_the_history_says_so(face: Face) -> None:

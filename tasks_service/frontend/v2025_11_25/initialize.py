@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from secrets import token_urlsafe
-from typing import Any, Final
+from typing import Any
 
 from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
 
+from ...domain.names import new_session_id
 from ...store.sessions import Session
 from ..core.requests import Caller
 from ..transport.jsonrpc import Request
 from ..transport.sdk_kernel import NoChannel, run_request
 from . import wire
-
-SESSION_BYTES: Final = 24
-"""Random bytes in a session's id: 192 bits."""
 
 
 async def initialize(
@@ -38,7 +35,7 @@ async def initialize(
     if "error" in message:
         return None, message
     session = Session(
-        session_id=token_urlsafe(SESSION_BYTES),
+        session_id=new_session_id(caller.owner),
         owner=caller.owner,
         service=service,
         version=connection.protocol_version,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ...domain.decide import effective
 from ...domain.errors import CorruptRecord, TaskNotFound
 from ...domain.indexes import Due
-from ...domain.names import task_hash
+from ...domain.names import is_task_of, task_hash
 from ...domain.task import NO_TEXT, JsonText, Owner, Task, TaskRecord
 from ..clients import Page, TaskView
 from . import codec
@@ -29,6 +29,7 @@ class Reads(StorePrograms):
 
     def get(self, owner: Owner, task_id: str, *, hidden: bool = False) -> Program[TaskView]:
         """See `ClientStore.get`: one round trip."""
+        yield from self.refuse_foreign(owner, task_id)
         shard = self.layout.shard_of(task_id)
         reads: list[Command] = [("TIME",), ("HMGET", shard.task(task_id), *codec.VIEW_FIELDS)]
         time, values = yield from once(reads, self.deadline)
@@ -43,6 +44,26 @@ class Reads(StorePrograms):
         if result:
             result = codec.open_field(self.envelope.of(owner, task_hash(task_id)), "result", result)
         return TaskView(task=now, result=result or None)
+
+    def refuse_foreign(self, owner: Owner, task_id: str) -> Program[None]:
+        """Refuse a task of somebody else as one that does not exist, before anything of it is read.
+
+        Who asks must not learn from the time of the answer that there is a task, or how large it is. An id
+        says whose it is; one that an earlier release has drawn does not, so the owner's index is asked, in
+        which neither a task of others nor one that does not exist can be found.
+
+        Raises:
+            TaskNotFound: It cannot be the owner's.
+        """
+        shard, is_owners = self.layout.shard_of_owner(owner), is_task_of(task_id, owner)
+        if is_owners:
+            return
+        if is_owners is False or self.layout.shard_of(task_id) is not shard:
+            raise TaskNotFound(task_id)
+        reads: list[Command] = [("ZSCORE", shard.owner(owner), task_hash(task_id))]
+        (listed,) = yield from once(reads, self.deadline)
+        if listed is None:
+            raise TaskNotFound(task_id)
 
     def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Program[Page]:
         """See `ClientStore.page`: the owner's index, then the records, in a round trip each."""

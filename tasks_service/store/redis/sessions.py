@@ -31,7 +31,7 @@ from typing import Any
 from ...crypto.envelope import Envelope
 from ...domain.errors import CorruptRecord
 from ...domain.limits import KIB, check_size, size, truncate
-from ...domain.names import task_hash
+from ...domain.names import is_session_of, task_hash
 from ...domain.rates import Counted
 from ...domain.reports import LogLevel
 from ...domain.task import DAY, HOUR, MINUTE, JsonText, Owner
@@ -129,10 +129,11 @@ class RedisSessions:
 
     async def find(self, owner: Owner, session_id: str) -> Session | None:
         """See `SessionStore.find`."""
-        if not _SESSION_ID.fullmatch(session_id):
+        if not _SESSION_ID.fullmatch(session_id) or is_session_of(session_id, owner) is False:
             return None
         (row,) = await self._do(("GETEX", self._key(session_id), "PX", SILENCE_MS))
-        if row is None:
+        # Whose it is shows before it is read, for an id that does not say: nobody learns that there is one.
+        if row is None or f'"owner":{json.dumps(owner)}' not in row:
             return None
         session = schema.SESSION.value(row)
         return session if session.owner == owner else None

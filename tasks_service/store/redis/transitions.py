@@ -107,6 +107,7 @@ class Transitions(Records):
             is_asked = task is not None and task.task_id == task_id and task.owner == owner
             return task if task is not None and is_asked and (task.visible or hidden) else None
 
+        yield from self.reads.refuse_foreign(owner, task_id)
         applied = yield from self._run(_Event(self, task_id, event, owned))
         return _standing(applied)
 
