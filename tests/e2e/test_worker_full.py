@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,4 +59,5 @@ def test_a_running_task_whose_outcome_meets_a_full_redis_completes_once_there_is
     assert ended.task.status is TaskStatus.COMPLETED
     assert runs.read_text() == "run\n", "it ran once"
     assert client.run("add", x=1, y=2).task.status is TaskStatus.COMPLETED, worker.logs()
-    assert "Traceback" not in worker.logs()
+    # kombu logs a traceback of its own if it meets the full Redis.
+    assert not re.search(r'File ".*/tasks_service/', worker.logs()), worker.logs()

@@ -195,9 +195,8 @@ def test_whoever_has_a_token_may_list_and_discover(client: Client) -> None:
 
 def test_an_api_key_beside_sign_in_is_limited_by_no_scopes(port: int, redis_url: str) -> None:
     with WireClient(port, key=KEY) as robot:
+        caller = claimed(redis_url, robot.task("whoami"))
         assert robot.call("publish").status == 200
-        task_id = robot.task("whoami")
-    caller = claimed(redis_url, task_id)
     assert caller == Identity(issuer="api-key", subject="robot")
     assert caller.has_scope("anything")
 
