@@ -9,8 +9,13 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$python; break; }; done)
 
-# How many processes run tests: two more than cores, because many tests wait.
-PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+# How many processes run tests: more than cores, because many tests wait; few of them do so at their full size.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+PROCESSES ?= $(shell expr $(CORES) \* 2 + 2)
+PROCESSES_IN_EARNEST ?= $(shell expr $(CORES) + 2)
+
+# Tests start hundreds of processes, each of which would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types imports diagram pytest test-redis faults faults-long hostile security memory upgrade-test test-matrix clients hosts browsers proxies dist up recording bench conformance conformance-server docker-test format lock clean
@@ -87,7 +92,7 @@ EARNEST := TASKS_TEST_OPERATIONS=30000 TASKS_TEST_PROCESSES=6 TASKS_TEST_RACES=1
 faults: $(STAMP) ## Every fault that we can name, in earnest (ten minutes at most)
 	$(EARNEST) pytest tests/faults tests/store/test_lock_step.py tests/e2e/test_worker_deaths.py \
 	tests/e2e/test_worker_slots.py \
-	-m "not hostile and not memory" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	-m "not hostile and not memory" --numprocesses $(PROCESSES_IN_EARNEST) --dist loadfile --no-loadscope-reorder
 
 faults-long: $(STAMP) ## Chaos at length: 20,000 tasks, 200 faults
 	TASKS_TEST_TASKS=20000 TASKS_TEST_FAULTS=200 pytest tests/faults/test_chaos.py -m faults -s
@@ -103,7 +108,7 @@ ATTACKS := TASKS_TEST_PROVIDERS=1 TASKS_TEST_BAD_MESSAGES=30000 TASKS_TEST_SCHEM
 	TASKS_TEST_TAMPERED=0 TASKS_TEST_REENCRYPTED=10000 TASKS_TEST_CANARIES=1
 
 security: $(STAMP) ## Every attack that is known, in earnest (six minutes at most)
-	$(ATTACKS) pytest tests/security --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(ATTACKS) pytest tests/security --numprocesses $(PROCESSES_IN_EARNEST) --dist loadfile --no-loadscope-reorder
 
 memory: $(STAMP) ## The memory of each kind of process over 100,000 tasks (half an hour)
 	pytest tests/faults/test_memory.py -m memory -s

@@ -15,11 +15,18 @@ from tests.kit.servers import RedisServer
 
 from .kit.chosen import choose_server, chosen_server
 
+LONGEST = "tests/upgrade/"
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let what tests start be interrupted, also where a shell has started this run to ignore that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     choose_server(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest for one file, which would keep one process busy when the others are done."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def pytest_report_header() -> str:
