@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest for one file, which would keep one process busy when the others are done."""
+    """Begin with the longest file, which would keep one process busy when the others are done."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
