@@ -154,8 +154,8 @@ LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --un
 lock: $(STAMP) ## Pin the newest versions that pyproject.toml allows, for each supported Python
 	python -m pip install --quiet uv
 	$(LOCK) requirements.lock --all-extras --group dev --group demo
-	$(LOCK) docker/front-end.lock --extra server
-	$(LOCK) docker/worker.lock --extra flower --extra encryption --group deployment
+	$(LOCK) docker/front-end.lock --extra server --extra metrics
+	$(LOCK) docker/worker.lock --extra flower --extra encryption --extra metrics --group deployment
 
 clean: ## Remove what was made, data of `make up` excepted
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output dist build .matrix

@@ -38,9 +38,17 @@ from pydantic_settings import (
 from .addresses.broker import check_broker
 from .addresses.encryption import check_encryption
 from .addresses.redis import CLUSTER_SHARDS, parse_address
-from .addresses.web import LOOPBACK_ORIGINS, UNIX_SOCKETS, parse_host, parse_origin, parse_proxy
-from .api_key_settings import ApiKeySettings
+from .addresses.web import (
+    LOOPBACK_ORIGINS,
+    UNIX_SOCKETS,
+    is_loopback_host,
+    parse_host,
+    parse_origin,
+    parse_proxy,
+)
+from .api_key_settings import KEY_CHARACTERS, ApiKeySettings
 from .crypto.envelope import Envelope, Mode, load_envelope
+from .crypto.strength import GENERATE, weakness
 from .crypto.trusted_files import check_env_file
 from .domain.errors import ConfigurationError
 from .domain.limits import GIB, KIB, MIB, OTHER_QUEUES, Limits
@@ -160,6 +168,11 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
         max_connections_per_address: How many of these one address may have, or one network of IPv6; behind a
             trusted proxy, how many open requests.
         audit_log: Where the audit log is written: `stderr`, `stdout`, or a file. Unset: nowhere.
+        metrics_port: The port at which front ends serve their metrics; workers serve theirs at the next one,
+            and beat at the one after. Unset: nothing is counted or served.
+        metrics_host: The address for that.
+        metrics_key: What whoever reads them must send as a bearer token; required unless `metrics_host` is a
+            loopback address.
         pool: Redis connections per process and server, at most; operations wait for a free one.
         sweep_interval: Seconds between two sweeps.
         store_deadline: Seconds that a front end waits for the store before it answers with an error.
@@ -219,6 +232,9 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
     max_connections: int = Field(default=4096, ge=16, le=MOST)
     max_connections_per_address: int = Field(default=1024, ge=1, le=MOST)
     audit_log: str | None = None
+    metrics_port: int | None = Field(default=None, ge=1, le=65533)
+    metrics_host: str = "127.0.0.1"
+    metrics_key: SecretStr | None = None
     pool: int = Field(default=16, ge=2, le=1000)
     sweep_interval: float = Field(default=2.0, gt=0, le=60)
     store_deadline: float = Field(default=1.8, gt=0, le=30)
@@ -347,19 +363,37 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
     def _no_log(cls, value: str | None) -> str | None:
         return value or None
 
-    @field_validator("host")
+    @field_validator("host", "metrics_host")
     @classmethod
-    def _check_host(cls, value: str) -> str:
+    def _check_host(cls, value: str, info: ValidationInfo) -> str:
         try:
             if ":" in value:
                 ipaddress.ip_address(value)
             else:
                 parse_host(value)
         except ValueError:
+            variable = f"{_PREFIX}{str(info.field_name).upper()}"
             raise ValueError(
-                f"TASKS_HOST: {value!r} is neither an address nor the name of one, as in 127.0.0.1; "
-                "a port goes into TASKS_PORT"
+                f"{variable}: {value!r} is neither an address nor the name of one, as in 127.0.0.1; "
+                f"a port goes into {variable.removesuffix('HOST')}PORT"
             ) from None
+        return value
+
+    @field_validator("metrics_key")
+    @classmethod
+    def _check_metrics_key(cls, value: SecretStr | None) -> SecretStr | None:
+        key = "" if value is None else value.get_secret_value()
+        if not key:
+            return None
+        if len(key) < KEY_CHARACTERS or not re.fullmatch(r"[!-~]+", key):
+            raise ValueError(
+                f"TASKS_METRICS_KEY: expected at least {KEY_CHARACTERS} characters of ASCII, without spaces. "
+                f"{GENERATE!r} prints a strong one"
+            )
+        if (weak := weakness(key)) is not None:
+            raise ValueError(
+                f"TASKS_METRICS_KEY could be guessed: it {weak}. {GENERATE!r} prints a strong one"
+            )
         return value
 
     @field_validator("allowed_hosts")
@@ -434,12 +468,7 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether HTTP is served to this machine only."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback_host(self.host)
 
 
 @cache

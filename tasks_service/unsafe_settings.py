@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from .addresses.encryption import is_open, is_unverified
 from .addresses.web import is_loopback_host, parse_host
 from .crypto.key_file import HashedKey, read_key_file
+from .crypto.strength import GENERATE
 from .domain.errors import ConfigurationError
+from .metrics.address import Address
 from .settings import Settings
 
 
@@ -87,6 +89,25 @@ def refuse_listeners(settings: Settings) -> None:
                 "answers there in its place is believed. Name the certificate of its CA by ssl_ca_certs, or "
                 "set TASKS_PRIVATE_NETWORK=true if nobody else can answer there"
             )
+
+
+def metrics_address(settings: Settings) -> Address | None:
+    """Where metrics are served; None: nowhere.
+
+    Raises:
+        ConfigurationError: Other machines could read them, and there is no key.
+    """
+    if settings.metrics_port is None:
+        return None
+    key = None if settings.metrics_key is None else settings.metrics_key.get_secret_value()
+    if key is None and not is_loopback_host(settings.metrics_host):
+        raise ConfigurationError(
+            f"TASKS_METRICS_HOST is {settings.metrics_host}, which other machines can reach, and "
+            "TASKS_METRICS_KEY is empty: whoever calls could read which tools there are and how much they "
+            f"are used. Set TASKS_METRICS_KEY ('{GENERATE}' prints a key) for this process and for "
+            "Prometheus, or TASKS_METRICS_HOST=127.0.0.1"
+        )
+    return Address(settings.metrics_host, settings.metrics_port, key)
 
 
 def _is_local(host: str) -> bool:

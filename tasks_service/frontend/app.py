@@ -31,12 +31,13 @@ from ..crypto.keys import DeploymentKeys, load_keys
 from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..domain.task import Owner
 from ..log_privacy import keep_words_out_of_logs
+from ..metrics.counting import Role
 from ..oauth_settings import MCP_PATH
 from ..settings import Settings
 from ..store.front_ends import FrontEndStore
 from ..store.outbox import Outbox
 from ..store.redis import AsyncRedisTaskStore
-from ..unsafe_settings import refuse_ended_keys, refuse_listeners, refuse_strangers
+from ..unsafe_settings import metrics_address, refuse_ended_keys, refuse_listeners, refuse_strangers
 from .access.address_guard import AddressGuard
 from .access.api_keys import Authenticator
 from .access.key_guesses import KeyGuesses
@@ -52,6 +53,7 @@ from .core.stopping import Stopping
 from .readiness import Readiness
 from .registered_paths import RegisteredPaths
 from .served import OnePath, Paths, Served
+from .store_gauges import StoreGauges
 from .timings import DEFAULT_TIMINGS, Timings
 from .transport.http_headers import check_repeated, headers_of
 from .transport.rejection import Rejection
@@ -143,6 +145,7 @@ def check_settings(settings: Settings) -> None:
     refuse_ended_keys(settings)
     refuse_no_redis(settings)
     refuse_listeners(settings)
+    metrics_address(settings)
 
 
 def refuse_no_redis(settings: Settings) -> None:
@@ -381,8 +384,23 @@ class FrontEnd:
         servers = paths.root.servers
         await servers.readiness.refuse_unworkable()
         await servers.services.feed.begun()
+        self._serve_metrics(stack, servers)
         self._paths, self._stops = paths, False
         return servers
+
+    def _serve_metrics(self, stack: AsyncExitStack, servers: Servers) -> None:
+        """Serve them until the stack is closed, if the settings say where.
+
+        Raises:
+            ConfigurationError: They cannot be served there.
+        """
+        if (address := metrics_address(self.settings)) is None:
+            return
+        from ..metrics.process import ProcessMetrics  # what else is served needs neither
+
+        metrics = ProcessMetrics(address, Role.FRONT_END, [StoreGauges(servers.store).read])
+        metrics.start()
+        stack.push_async_callback(asyncio.to_thread, metrics.stop)
 
     def _opened_store(self) -> AbstractAsyncContextManager[FrontEndStore]:
         return _open(self.settings, self._outbox) if self._given is None else nullcontext(self._given)

@@ -7,6 +7,7 @@ from typing import Protocol
 from ..crypto.keys import Fingerprints
 from .changes import ChangeSource
 from .clients import AsyncClientStore
+from .facts import StoreFacts
 from .findings import Finding, Memory
 from .registry import AsyncRegistryReader
 from .sessions import SessionStore
@@ -35,6 +36,13 @@ class FrontEndStore(AsyncClientStore, ChangeSource, Protocol):
         """Memory use of the fullest server, as of the last check, ping, create or answer.
 
         None if no server has a limit, or tells.
+        """
+
+    async def facts(self) -> StoreFacts:
+        """How much work there is, whoever's.
+
+        Raises:
+            StoreUnavailable: No answer in time.
         """
 
     async def check(self, secrets: Fingerprints) -> list[Finding]:

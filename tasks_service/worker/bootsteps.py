@@ -28,6 +28,7 @@ from .incoming import guard_messages, unsafe_contents
 from .maintenance.beat_tasks import register_beat_tasks
 from .maintenance.signed import sign_beats_messages
 from .maintenance.thread import SweepThread
+from .serving_metrics import WORKER_METRICS, hand_on_the_last_counts, serve_beats_metrics
 from .unregistered import unregistered_message
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def install(
     """
     guard_messages(app, engine, tools, owns_app=owns_app)
     sign_beats_messages(app, engine)
+    serve_beats_metrics(app, engine.settings)
+    hand_on_the_last_counts()
     guard_flower(engine.settings.allowed_hosts)
     forget_cancelled_timers(app)
     announcers: list[Announcer] = []
@@ -112,6 +115,7 @@ def _step(
             self.serves = _serves(worker.app, tools)
             if self.serves:
                 refuse_unworkable_setup(worker.app, engine, tools)
+                prepare_metrics(engine, tools)
 
         def start(self, worker: Any) -> None:
             if engine.settings.redis_url is not None:
@@ -119,6 +123,7 @@ def _step(
                 self.announcer = announcer(worker)
                 self.announcer.start()
             if self.serves:
+                WORKER_METRICS.start()
                 self.thread = SweepThread(engine.sweeper, interval=engine.settings.sweep_interval)
                 self.thread.start()
 
@@ -130,6 +135,7 @@ def _step(
                 self.announcer.join()
             engine.flush_child_losses()
             engine.flush_unregistered()
+            WORKER_METRICS.stop()
 
         terminate = stop
 
@@ -154,6 +160,18 @@ def refuse_unworkable_setup(app: Celery, engine: Engine, tools: ToolRegistry) ->
         _refuse_taken_names(app, tools)
         _refuse_unreadable_messages(app)
         _tell_of_unsigned_messages(engine)
+    except ConfigurationError as error:
+        refuse_to_start(error)
+
+
+def prepare_metrics(engine: Engine, tools: ToolRegistry) -> None:
+    """Begin to count, before the pool is forked.
+
+    Raises:
+        SystemExit: The metrics cannot be served where the settings say; the message says why.
+    """
+    try:
+        WORKER_METRICS.prepare(engine.settings, engine.service, tools)
     except ConfigurationError as error:
         refuse_to_start(error)
 

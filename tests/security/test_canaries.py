@@ -1,4 +1,4 @@
-"""Nothing secret is in Redis, in a log, on a page of Flower, or in the list of processes."""
+"""Nothing secret is in Redis, in a log, in metrics, on a page of Flower, or in the list of processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tasks_service.domain.names import task_hash
 from tests.e2e.roles import Flower, FrontEnd, Process, command, ready
+from tests.kit.metrics import metrics_port, scrape
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import wait_until
 from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, WireClient
@@ -26,6 +28,9 @@ KEY, SECRET, MESSAGES = (
     "CANARY-secret-4567-of-front-ends",
     "CANARY-messages-89ab-signed",
 )
+READER = "CANARY-of-prometheus-cdef"
+"""The key with which metrics are read."""
+
 ENCRYPTION = base64.b64encode(hashlib.sha256(b"a key of a test").digest()).decode()
 CANARIES = ("CANARY", ENCRYPTION, base64.b64decode(ENCRYPTION).hex())
 """What must not be found anywhere."""
@@ -43,6 +48,7 @@ class Vault(NamedTuple):
 
     redis: RedisServer
     processes: dict[str, Any]
+    metrics: dict[str, str]
     tasks: list[str]
 
 
@@ -72,6 +78,8 @@ def use(port: int) -> list[str]:
         assert opened == {"opened": [ARGUMENT, ANSWER]}
         assert client.request("prompts/get", {"name": "recall", "arguments": arguments}).error
         assert plain.request("tasks/get", {"taskId": ARGUMENT}).error
+        assert plain.call(ARGUMENT, arguments).error
+        assert plain.request(f"{ARGUMENT}/get", {}).error
     with WireClient(port, key="CANARY-of-nobody") as stranger:
         assert stranger.call("knock", arguments).status == 401
     return [*tasks, asking]
@@ -86,12 +94,18 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
         worker += ["--without-mingle", "--hostname", "worker@test", "--loglevel", "DEBUG"]
         beat = ["celery", "-A", APP, "beat", "--scheduler", "celery.beat:Scheduler", "--loglevel", "DEBUG"]
         keys = {"TASKS_API_KEYS": f"ann:{KEY}", "TASKS_SECRET": SECRET}
+        port = metrics_port()
+        measured = {"TASKS_METRICS_PORT": str(port), "TASKS_METRICS_KEY": READER}
         processes: dict[str, Any] = {
-            "web": FrontEnd(redis.url, tmp_path_factory.mktemp("web"), APP, **RECORDS, **SIGNED, **keys),
-            "worker": Process(redis.url, "worker", worker, **RECORDS, **SIGNED),
+            "web": FrontEnd(
+                redis.url, tmp_path_factory.mktemp("web"), APP, **RECORDS, **SIGNED, **keys, **measured
+            ),
+            "worker": Process(redis.url, "worker", worker, **RECORDS, **SIGNED, **measured),
         }
+        ports = {"web": port, "worker": port + 1}
         if EVERYWHERE:
-            processes["beat"] = Process(redis.url, "beat", beat, **SIGNED)
+            processes["beat"] = Process(redis.url, "beat", beat, **SIGNED, **measured)
+            ports["beat"] = port + 2
             processes["flower"] = Flower(redis.url, APP)
         for process in processes.values():
             ends.callback(process.teardown)
@@ -99,7 +113,10 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
         if EVERYWHERE:
             ready(processes["flower"], "/healthcheck")
         assert processes["worker"].ready(), processes["worker"].logs()
-        yield Vault(redis, processes, use(processes["web"].port))
+        tasks = use(processes["web"].port)
+        yield Vault(
+            redis, processes, {name: scrape(port, READER).text for name, port in ports.items()}, tasks
+        )
 
 
 def hits(text: str) -> list[str]:
@@ -120,6 +137,21 @@ def test_the_log_says_where_a_tool_failed(vault: Vault) -> None:
     assert "vault_app.py" in log
     assert "in open_vault" in log
     assert "builtins.ValueError" in log
+
+
+def test_no_metrics_have_anything_secret(vault: Vault) -> None:
+    for name, read in vault.metrics.items():
+        assert "tasks_service_info" in read, name
+        assert hits(read) == [], name
+        assert not [task for task in vault.tasks for shown in (task, task_hash(task)) if shown in read], name
+    assert 'tool="unlock"' in vault.metrics["worker"]
+
+
+def test_what_a_caller_names_is_no_label(vault: Vault) -> None:
+    """The calls of `use` name a tool, a method and a task that there are not."""
+    for name, read in vault.metrics.items():
+        assert ARGUMENT not in read, name
+    assert 'tasks_service_requests_refused_total{reason="invalid"}' in vault.metrics["web"]
 
 
 def test_nothing_that_redis_keeps_in_memory_or_in_files_has_anything_secret(vault: Vault) -> None:

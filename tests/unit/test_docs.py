@@ -31,6 +31,8 @@ NOT_LITERAL = {
     "api_keys",
     "api_keys_file",
     "audit_log",
+    "metrics_port",
+    "metrics_key",
     "allowed_hosts",
     "allowed_origins",
     "trusted_proxies",

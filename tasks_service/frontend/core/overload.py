@@ -9,20 +9,12 @@ too often.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from mcp_types.jsonrpc import INTERNAL_ERROR
 
+from ..transport.refusals import OVERLOADED, RATE_LIMITED, STOPPING
 from ..transport.responding import Answer
-
-OVERLOADED: Final = "overloaded"
-"""The `reason` in the data of the error of a front end that has too much to do."""
-
-STOPPING: Final = "stopping"
-"""And of one that stops."""
-
-RATE_LIMITED: Final = "rateLimited"
-"""And of what a caller does too often, at whichever front end."""
 
 _STATUS: Mapping[object, int] = {OVERLOADED: 503, STOPPING: 503, RATE_LIMITED: 429}
 

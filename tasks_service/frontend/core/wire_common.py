@@ -44,12 +44,15 @@ from ...domain.task import ClientCapability, Progress
 from ...domain.tools import OfferedTool, ToolDefinition, ToolSet
 from ...domain.traces import is_trace_parent
 from ...extension import IDEMPOTENCY_META, REQUEST_CANCELLED
+from ...metrics.series import REFUSED, Refused
 from ..transport.jsonrpc import EncodedList, encode
+from ..transport.refusals import OVERLOADED, RATE_LIMITED, STOPPING
 from ..transport.rejection import Rejection
-from .overload import OVERLOADED, RATE_LIMITED, STOPPING, retry_after
+from .overload import retry_after
 from .requests import (
     CallCancelled,
     CallTooLong,
+    CapabilityRequired,
     FunctionFailed,
     InvalidRequest,
     QuestionWithoutHandle,
@@ -380,6 +383,12 @@ class ListRenderer:
 def tool_error(text: str) -> dict[str, Any]:
     """A `CallToolResult` that tells a model what was wrong."""
     return {"content": [{"type": "text", "text": truncate(text, PROBLEMS_BYTES)}], "isError": True}
+
+
+def refused_call(error: InvalidArguments | CapabilityRequired) -> dict[str, Any]:
+    """A refusal of a call that a model can act on, as a result; it is counted as what it is."""
+    REFUSED.add(Refused.INVALID)
+    return tool_error(str(error))
 
 
 Method = Callable[[Any, Any], Awaitable[Any]]

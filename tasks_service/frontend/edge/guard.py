@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from mcp_types.jsonrpc import INTERNAL_ERROR
 from starlette.types import Scope
 
+from ...metrics.series import REFUSED, Refused
 from ..access.caller_address import CallerAddress, TrustedProxies, address_of
 from ..transport.rejection import Rejection
 from .limits import LINGERING, PROBES, ConnectionLimits
@@ -225,6 +226,7 @@ class ConnectionGuard:
         """A connection is being ended because of something that its client did, or did not do."""
         self.refused[reason] += 1
         if reason != NO_REQUEST:
+            REFUSED.add(Refused.CONNECTION)
             self._log.note(reason, connection.peer.address)
         self._forget(connection)
         self._ending[connection] = None

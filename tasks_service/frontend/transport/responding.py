@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
+from ...metrics.series import STREAMS
 from .jsonrpc import encode, rejection_message
 from .outgoing import (
     JSON,
@@ -26,6 +27,7 @@ from .outgoing import (
     send_whole,
     wait_for_disconnect,
 )
+from .refusals import count_rejected
 from .rejection import Rejection
 
 
@@ -90,6 +92,7 @@ async def respond(
 
 async def reject(rejection: Rejection, send: Send) -> None:
     """Answer a request that was not let in."""
+    count_rejected(rejection.status, rejection.code, rejection.data)
     body = encode(rejection_message(rejection))
     await send_whole(send, rejection.status, body, (JSON, *rejection.headers))
 
@@ -100,6 +103,13 @@ async def _stream(
     """Send what goes out, and the answer if there is one, as events; with signs of life in between."""
     if gone.done():
         return
+    with STREAMS.one_more():
+        await _stream_events(work, outgoing, gone, send, deferral)
+
+
+async def _stream_events(
+    work: Work, outgoing: Outgoing, gone: asyncio.Task[None], send: Send, deferral: float
+) -> None:
     await begin_stream(send)
     await send_part(send, outgoing.take_priming() or PING)
     while not gone.done():

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from ...audit_log import Entry, audited
 from .invalid_params import describe_problems
 from .jsonrpc import Request, error_message, result_message
+from .refusals import count_error
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ async def run_request(
             entry.outcome = "continued"
             raise
         _note_outcome(entry, message)
+        if "error" in message:
+            count_error(message["error"])
         return message
 
 

@@ -321,7 +321,7 @@ class Results:
 
     def refused_call(self, error: InvalidArguments | CapabilityRequired) -> dict[str, Any]:
         """A refusal that a model can act on, as a result."""
-        return common.tool_error(str(error))
+        return common.refused_call(error)
 
 
 def _listed(renderer: common.ListRenderer, with_support: bool, tools: ToolSet[OfferedTool]) -> EncodedList:

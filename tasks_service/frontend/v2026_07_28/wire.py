@@ -315,7 +315,7 @@ class Results:
 
     def argument_problems(self, error: InvalidArguments) -> dict[str, Any]:
         """Bad arguments as a result that the model can read and fix (docs/protocol.md)."""
-        return {"resultType": "complete", **common.tool_error(str(error))}
+        return {"resultType": "complete", **common.refused_call(error)}
 
 
 def _input_request(question: questions.RecordedQuestion) -> dict[str, Any]:

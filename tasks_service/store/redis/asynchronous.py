@@ -19,10 +19,12 @@ from ...domain.rates import NO_RATES, Counted, Rates
 from ...domain.task import Owner, Task
 from ..changes import Change, Reported
 from ..clients import Created, Page, TaskView
+from ..facts import StoreFacts
 from ..findings import Finding, Memory
 from ..outbox import NoOutbox, Outbox
 from .connection import Pools, client_findings, connect_to_master_async, connection_options
 from .drivers import AsyncDriver
+from .facts import read_facts
 from .health import examine, take_writes
 from .layout import Layout
 from .memory_guard import MemoryGuard
@@ -36,6 +38,7 @@ from .secrets import compare_secrets
 from .servers import servers_at
 from .sessions import RedisSessions
 from .subscription import Subscription
+from .sweeps import Sweeps
 from .timings import DEFAULT_TIMINGS, Timings
 from .transaction import Program
 from .transitions import Transitions
@@ -82,7 +85,7 @@ class AsyncRedisTaskStore:
         self._guard = MemoryGuard(timings.memory, deadline=deadline, each_shard=address.kind is Kind.CLUSTER)
         self._rates = RateLimiter(self._layout, rates)
         shared = (self._layout, limits, deadline, clock, envelope)
-        self._reads = Reads(*shared)
+        self._reads, self._sweeps = Reads(*shared), Sweeps(*shared)
         self._transitions = Transitions(*shared, outbox or NoOutbox(), self._guard, self._reads, timings)
         self._servers = servers_at(address, self._layout.home)
 
@@ -182,6 +185,10 @@ class AsyncRedisTaskStore:
     def memory(self) -> Memory | None:
         """See `FrontEndStore.memory`."""
         return self._guard.memory
+
+    async def facts(self) -> StoreFacts:
+        """See `FrontEndStore.facts`."""
+        return await self.run(read_facts(self._reads, self._sweeps))
 
     async def ping(self) -> None:
         """See `FrontEndStore.ping`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from redis.exceptions import ResponseError
 
@@ -14,6 +15,7 @@ from ...domain.indexes import is_sent
 from ...domain.limits import BLOCK_BYTES, size
 from ...domain.names import task_hash
 from ...domain.task import ConcurrencyKey, Task
+from ...metrics.task_events import count_event, count_replayed
 from . import codec
 from .layout import OWNER_KEYS_MS, Command
 from .records import Records, Stored, state_reads
@@ -119,13 +121,21 @@ class Creation:
         )
         if isinstance(decision, Refused):
             raise decision.error
-        if isinstance(decision, Replayed) or decision.task is None:
+        if isinstance(decision, Replayed):
+            return Write(
+                (), Written(decision), counted=partial(count_replayed, self._event, decision, stored.log)
+            )
+        if decision.task is None:
             return Write((), Written(decision))
         if self._store.guard is not None:
             self._store.guard.check_create(self._shard, size(self._event.arguments))
         commands = self._writes(decision, decision.task, stored)
         look = opening(limits, None, decision.task)
-        return write(self._shard, limits, look, commands, decision, stored.now_ms)
+        sends = is_sent(decision, self._event, stored.now_ms)
+        made: Write[Written[Applied | Replayed]] = write(
+            self._shard, limits, look, commands, decision, stored.now_ms
+        )
+        return made._replace(counted=partial(count_event, self._event, None, decision, sends=sends))
 
     def _is_near_quota(self, owner_live: int, owner_blocks: int) -> bool:
         limits = self._store.limits

@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 
 from ...addresses.redis import Node
 from ...domain.errors import Overloaded, StoreUnavailable
+from ...metrics import series
 from .connection import FAILURES, Pools, pack, reason
 from .redis_py import COMMAND_OF_CHECKOUT, is_connected
 from .refusals import refusal_of
@@ -158,11 +159,15 @@ class BlockingDriver:
                     step = program.send([])
                     continue
                 try:
-                    replies = exchange(checkout.connection_for(step), step)
+                    connection = checkout.connection_for(step)
+                    sent = time.perf_counter()
+                    replies = exchange(connection, step)
                 except FAILURES as error:
+                    series.REDIS_ERRORS.add(series.RedisError.LOST)
                     checkout.release()
                     step = program.throw(LostConnection(reason(error, self._url), refusal_of(error)))
                 else:
+                    series.ROUND_TRIPS.observe(time.perf_counter() - sent)
                     step = program.send(replies)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
@@ -237,6 +242,7 @@ class AsyncDriver:
             async with progress.timeout:
                 return await self._drive(program, progress)
         except TimeoutError:
+            series.REDIS_ERRORS.add(series.RedisError.LOST)
             self._servers.doubt()
             raise self._too_late(progress) from None
 
@@ -270,6 +276,7 @@ class AsyncDriver:
                     progress.waits_since = clock()
                     connection = await checkout.connection_for(step)
                     progress.begin(step, clock())
+                    sent = time.perf_counter()
                     replies = await exchange_async(connection, step)
                 except FAILURES as error:
                     # What fails while a connection is given up for want of time stands in for the
@@ -277,12 +284,14 @@ class AsyncDriver:
                     if progress.timeout.expired():
                         raise TimeoutError from error
                     progress.end_wait(clock())
+                    series.REDIS_ERRORS.add(series.RedisError.LOST)
                     await checkout.release()
                     lost = LostConnection(reason(error, self._url), refusal_of(error))
                     progress.failure = lost.failure
                     step = program.throw(lost)
                 else:
                     progress.is_unanswered = False
+                    series.ROUND_TRIPS.observe(time.perf_counter() - sent)
                     self._answered = clock()
                     step = program.send(replies)
         except StopIteration as end:

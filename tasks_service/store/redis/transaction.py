@@ -72,6 +72,8 @@ from ...domain.errors import (
     StoreUnavailable,
 )
 from ...failpoints import failpoint
+from ...metrics import children, series
+from ...metrics.series import RedisError
 from .backoff import full_jitter
 from .layout import Command
 from .refusals import Refusal, cause_of, refusal_of
@@ -229,12 +231,14 @@ class Write(NamedTuple, Generic[T]):
         non_transactional: They only free memory, and may run one by one and again. At its limit Redis takes
             them so, and refuses every transaction, whatever is in it.
         outcome_from: If given, what the caller gets is made by it, from what EXEC answered.
+        counted: Counts what has happened, once that is known.
     """
 
     commands: Sequence[Command]
     outcome: T
     non_transactional: bool = False
     outcome_from: Callable[[list[Reply]], T] | None = None
+    counted: Callable[[], None] | None = None
 
 
 class Transition(Protocol[T]):
@@ -291,6 +295,7 @@ def transact(transition: Transition[T], deadline: float) -> Program[T]:
                 if (write := transition.judge(replies[2:])) is None:
                     continue
                 if not write.commands:
+                    _count(write)
                     return write.outcome
                 failpoint(transition.name, "before")
                 is_unanswered = True
@@ -299,7 +304,10 @@ def transact(transition: Transition[T], deadline: float) -> Program[T]:
                     replies = yield RoundTrip(write.commands)
                 failpoint(transition.name, "after")
                 is_unanswered = False
-                if (failure := _failure(replies)) is None and replies[-1] is not None:
+                if (failure := _failure(replies)) is None and replies[-1] is None:
+                    series.CONFLICTS.add()
+                elif failure is None:
+                    _count(write)
                     answers = _answers(transition.task_id, write.commands, replies)
                     if answers is None or write.outcome_from is None:
                         return write.outcome
@@ -314,6 +322,12 @@ def transact(transition: Transition[T], deadline: float) -> Program[T]:
     raise failure.error(token=transition.token, may_have_applied=is_unanswered)
 
 
+def _count(write: Write[Any]) -> None:
+    if write.counted is not None:
+        write.counted()
+        children.flush()
+
+
 def _failure(replies: Sequence[Reply]) -> Failure | None:
     """Why these replies mean "not now"; None if they do not.
 
@@ -321,15 +335,18 @@ def _failure(replies: Sequence[Reply]) -> Failure | None:
         StoreFull, StoreForbidden: Trying on is in vain.
     """
     if _is_full(replies):
+        series.REDIS_ERRORS.add(RedisError.FULL)
         raise StoreFull
     for reply in replies:
         if is_forbidden(reply):
             logger.error("Redis: %s. Give the user what docker/users.acl has.", reply)
+            series.REDIS_ERRORS.add(RedisError.FORBIDDEN)
             raise StoreForbidden
         if isinstance(reply, Exception):
             if isinstance(reply, _MOVING) or cause_of(reply).startswith("TRYAGAIN"):
                 return Failure(f"another node has it: {reply}")
             if (refusal := refusal_of(reply)) is not None:
+                series.REDIS_ERRORS.add(RedisError.REFUSED)
                 return Failure(str(reply), refusal)
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from ...domain.decide import Applied, Refused, Replayed, decide, redispatch_backoff_ms
@@ -12,6 +13,7 @@ from ...domain.errors import (
     ConcurrencyLimitReached,
     CorruptRecord,
     InvalidTransition,
+    LeaseLost,
     StoreUnavailable,
     TaskNotFound,
     TasksServiceError,
@@ -36,6 +38,8 @@ from ...domain.events import (
 from ...domain.indexes import Due, awaits_worker, is_sent, refusal_reason
 from ...domain.names import is_name, task_hash
 from ...domain.task import NO_TEXT, JsonText, Owner, Phase, Slot, Task
+from ...metrics import series
+from ...metrics.task_events import count_event, count_replayed
 from ..clients import Created
 from ..workers import Claimed
 from . import codec
@@ -59,13 +63,14 @@ _NEEDS_NO_KEY = (Cancel, CallerLeft, CallerReturned, CancelByOperator, SweepEven
 class _Judged(NamedTuple):
     """What `decide` said, as commands; `sends` if a message goes out with them.
 
-    Where a task that waits may have a slot now, `opens` says where.
+    `counted` counts it. Where a task that waits may have a slot now, `opens` says where.
     """
 
     applied: Applied
     commands: list[Command]
     sends: bool
     now_ms: int
+    counted: Callable[[], None]
     opens: Opening | None = None
 
 
@@ -215,23 +220,28 @@ class _OfTask:
         counts = self._slots.counts(stored.rest, self.task_id)
         decision = decide(seen, event, now_ms, log=stored.log, limits=limits, counts=counts)
         if isinstance(decision, Refused):
+            if isinstance(decision.error, LeaseLost):
+                series.STALE_WRITES.add(seen.service, seen.tool)
             raise TaskNotFound(self.task_id) if isinstance(decision.error, TaskNotFound) else decision.error
         if isinstance(decision, Replayed):
-            return _Judged(Applied(task=decision.task), [], sends=False, now_ms=now_ms)
+            count = partial(count_replayed, event, decision, stored.log)
+            return _Judged(Applied(task=decision.task), [], sends=False, now_ms=now_ms, counted=count)
         after = decision.task
         sends = is_sent(decision, event, now_ms)
         commands = self._store.writes(shard, seen, stored.fields, decision, now_ms, sends=sends)
         if isinstance(event, Redispatch) and after is not None:
             not_before_ms = now_ms + redispatch_backoff_ms(after.redispatches)
             commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_hash(self.task_id)))
-        return _Judged(decision, commands, sends, now_ms, opening(limits, seen, after))
+        count = partial(count_event, event, seen, decision, sends=sends)
+        return _Judged(decision, commands, sends, now_ms, count, opening(limits, seen, after))
 
     def _write(self, judged: _Judged, outcome: T) -> Write[Written[T]]:
         if judged.applied.task is None:
             # Such commands may run one by one, and who waits is left for a sweep to find.
             return Write(judged.commands, Written(outcome), non_transactional=True)
         limits, commands = self._store.limits, judged.commands
-        return write(self._shard, limits, judged.opens, commands, outcome, judged.now_ms)
+        made = write(self._shard, limits, judged.opens, commands, outcome, judged.now_ms)
+        return made._replace(counted=judged.counted)
 
 
 class _Event(_OfTask):

@@ -7,6 +7,7 @@ import time
 
 from ...domain.errors import CorruptRecord, TaskNotFound
 from ...domain.task import SECOND
+from ...metrics.series import AUDIT_PROBLEMS, AUDITED
 from ...store.maintenance import MaintenanceStore
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ def audit_records(store: MaintenanceStore) -> int:
         found = _problems(store, name) and _problems(store, name)  # twice: tasks move meanwhile
         for problem in found:
             logger.warning("Audit: task %s: %s", name, problem)
+        AUDITED.add()
+        AUDIT_PROBLEMS.add(number=len(found))
         problems += len(found)
         if time.monotonic() > until:
             break

@@ -12,9 +12,12 @@ from celery import Celery
 from ...broker.dispatcher import Dispatcher
 from ...domain.errors import StoreFull, StoreUnavailable
 from ...failpoints import failpoint
+from ...metrics.children import flush
+from ...metrics.series import MAINTENANCE_FAILURES
 from ...store.maintenance import MaintenanceStore
 from ..own_task import OwnTask
 from . import audit, expire, reap, resend
+from .counting import count_done
 from .schedule import AUDIT, CELERY_TASKS, EXPIRE, REAP, RESEND
 
 logger = logging.getLogger(__name__)
@@ -72,8 +75,14 @@ class BeatWork:
         if not self._store.try_lock(f"beat:{kind}", for_ms=max(self._interval_ms * 4 // 5, 1)):
             return None
         failpoint("Sweep", "before")
-        done = work()
-        self._store.mark_beat(kind)
+        try:
+            done = work()
+            self._store.mark_beat(kind)
+        except Exception:
+            MAINTENANCE_FAILURES.add(kind)
+            flush()
+            raise
+        count_done(kind, done)
         failpoint("Sweep", "after")
         return done
 

@@ -11,8 +11,10 @@ from ...broker.dispatcher import Dispatcher
 from ...domain.errors import StoreFull, StoreUnavailable
 from ...domain.task import SECOND, Policy
 from ...failpoints import failpoint
+from ...metrics.series import MAINTENANCE_FAILURES, Maintenance
 from ...store.maintenance import MaintenanceStore
 from . import audit, expire, reap, resend
+from .counting import count_done
 from .schedule import AUDIT, EXPIRE, RESEND, SECONDS, left_to_workers
 from .waits import WaitExplainer
 
@@ -87,6 +89,7 @@ class Sweeper:
         swept.overdue = reap.end_overdue_phases(self._store)
         swept.called = reap.grant_free_slots(self._store)
         swept.explained = self._waits.explain()
+        count_done(Maintenance.SWEEP, swept.timers + swept.overdue + swept.leases + swept.called)
         self._stand_in_for_beat(swept)
         failpoint("Sweep", "after")
         return swept
@@ -103,16 +106,20 @@ class Sweeper:
                 return None
         except StoreFull:
             return None
-        return audit.audit_records(self._store)
+        problems = audit.audit_records(self._store)
+        count_done(AUDIT, problems)
+        return problems
 
     def _stand_in_for_beat(self, swept: Swept) -> None:
         left = left_to_workers(self._store.beat_ages_ms())
         if EXPIRE in left:
             swept.expired = expire.expire_finished_tasks(self._store)
+            count_done(EXPIRE, swept.expired)
         if RESEND in left or self._store.has_due_suspects():
             swept.redispatched = resend.resend_lost_messages(
                 self._store, self._dispatcher, interval_ms=self._interval_ms
             )
+            count_done(RESEND, swept.redispatched)
 
 
 class SweepThread:
@@ -143,6 +150,8 @@ class SweepThread:
                 if sweeper.sweep() is not None:
                     sweeper.audit()
             except StoreUnavailable as error:
+                MAINTENANCE_FAILURES.add(Maintenance.SWEEP)
                 logger.warning("The sweep is put off: %s", error)
             except Exception:
+                MAINTENANCE_FAILURES.add(Maintenance.SWEEP)
                 logger.exception("The sweep met an error and goes on")
