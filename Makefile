@@ -55,7 +55,11 @@ imports: $(STAMP) ## Which module may import which
 diagram: $(STAMP) ## The state diagram in the docs is the one of the code
 	python docs/draw_state_machine.py --check
 
-pytest: $(STAMP) ## The test suite: real Redis, real workers, real MCP clients
+# All processes read all tests. Once, one of them compiles these before the others would all do so at once.
+$(VENV)/.compiled: $(STAMP)
+	-@pytest --collect-only --quiet > $@ 2>&1
+
+pytest: $(STAMP) $(VENV)/.compiled ## The test suite: real Redis, real workers, real MCP clients
 	pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Every Redis that is promised; each as TASKS_TEST_REDIS names it (see tests/kit/chosen.py).

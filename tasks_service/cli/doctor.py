@@ -106,8 +106,10 @@ class Examination:
     def answering(self) -> tuple[AnsweringWorker, ...]:
         """The workers that answer, with the queues that they take and the Celery tasks that they have."""
         if self._answering is None:
-            inspect = self.app.control.inspect(timeout=ANSWER_SECONDS)
-            active = (inspect.active_queues() or {}) if self.workers() else {}
+            workers = sorted(self.workers())
+            # Asked by name, so that nobody waits for more answers when all of them have come.
+            inspect = self.app.control.inspect(destination=workers, timeout=ANSWER_SECONDS)
+            active = (inspect.active_queues() or {}) if workers else {}
             tasks = (inspect.registered() or {}) if active else {}
             self._answering = tuple(
                 AnsweringWorker(

@@ -51,34 +51,34 @@ def test_call_prints_the_structured_result(service: RunningUp) -> None:
 
 
 def test_call_takes_arguments_as_json(service: RunningUp) -> None:
-    done = service.run("call", "profile_csv", '{"path": "people.csv"}')
+    done = service.call("profile_csv", '{"path": "people.csv"}')
 
     assert done.returncode == 0, done.stderr
 
 
 def test_call_saves_the_result_where_it_is_told(service: RunningUp) -> None:
-    done = service.run("call", "profile_csv", "--arg", "path=people.csv", "--output", "profile.json")
+    done = service.call("profile_csv", "--arg", "path=people.csv", "--output", "profile.json")
 
     assert done.returncode == 0, done.stderr
     assert json.loads((service.directory / "profile.json").read_text())["rows"] == 3
 
 
 def test_call_saves_an_image_under_the_name_of_its_tool(service: RunningUp) -> None:
-    done = service.run("call", "render_fractal", "--arg", "width=32", "--arg", "height=32")
+    done = service.call("render_fractal", "--arg", "width=32", "--arg", "height=32")
 
     assert done.returncode == 0, done.stderr
     assert (service.directory / "render_fractal.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_tools_error_is_shown_and_gives_exit_status_1(service: RunningUp) -> None:
-    done = service.run("call", "profile_csv", "--arg", "path=missing.csv")
+    done = service.call("profile_csv", "--arg", "path=missing.csv")
 
     assert done.returncode == 1
     assert "missing.csv" in done.stderr
 
 
 def test_bad_arguments_name_the_field(service: RunningUp) -> None:
-    done = service.run("call", "profile_csv", '{"path": 3}')
+    done = service.call("profile_csv", '{"path": 3}')
 
     assert done.returncode == 1
     assert "path" in done.stderr
@@ -97,7 +97,7 @@ def test_bad_arguments_name_the_field(service: RunningUp) -> None:
 def test_a_call_that_cannot_be_made_gives_exit_status_2(
     service: RunningUp, arguments: list[str], explanation: str
 ) -> None:
-    done = service.run("call", *arguments)
+    done = service.call(*arguments)
 
     assert done.returncode == 2
     assert explanation in done.stderr
@@ -129,7 +129,7 @@ def test_cancel_ends_the_task_of_another(
 
 
 def test_list_and_inspect_show_a_task_and_its_history(service: RunningUp) -> None:
-    service.run("call", "profile_csv", "--arg", "path=people.csv")
+    service.call("profile_csv", "--arg", "path=people.csv")
     task_id = service.listed("--tool", "profile_csv", "--phase", "completed")[0]["task_id"]
 
     listed, shown = service.run("list"), service.run("inspect", task_id)

@@ -167,20 +167,20 @@ def test_what_is_asked_before_there_is_a_task_is_asked_in_the_terminal(call: Sta
 def test_questions_are_answered_by_what_was_given(
     service: RunningUp, arguments: list[str], shown: str
 ) -> None:
-    done = service.run("call", *arguments)
+    done = service.call(*arguments)
 
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
 
 
 def test_without_terminal_and_answer_the_task_waits_and_is_resumed_later(service: RunningUp) -> None:
-    waiting = service.run("call", "ask")
+    waiting = service.call("ask")
 
     assert waiting.returncode == 3
     assert "What is your name?" in waiting.stderr
     found = re.search(r"--resume (\S+)", waiting.stderr)
     assert found is not None, waiting.stderr
-    done = service.run("call", "ask", "--resume", found[1], "--answer", "question.name=Ada")
+    done = service.call("ask", "--resume", found[1], "--answer", "question.name=Ada")
     assert done.returncode == 0, done.stderr
     assert "{'name': 'Ada'}" in done.stdout
 
@@ -188,7 +188,7 @@ def test_without_terminal_and_answer_the_task_waits_and_is_resumed_later(service
 def test_without_terminal_and_answer_nothing_is_made_of_a_call_that_asks_first(service: RunningUp) -> None:
     before = len(service.tasks())
 
-    waiting = service.run("call", "test_tool_with_task")
+    waiting = service.call("test_tool_with_task")
 
     assert waiting.returncode == 3
     assert "What is your name?" in waiting.stderr
@@ -206,7 +206,7 @@ def test_without_terminal_and_answer_nothing_is_made_of_a_call_that_asks_first(s
 def test_a_given_answer_that_does_not_fit_is_not_sent_twice(
     service: RunningUp, arguments: list[str], problem: str
 ) -> None:
-    done = service.run("call", *arguments)
+    done = service.call(*arguments)
 
     assert done.returncode == 3
     assert problem in done.stderr
@@ -216,7 +216,7 @@ def test_a_given_answer_that_does_not_fit_is_not_sent_twice(
 def test_an_answer_that_is_none_gives_exit_status_2(service: RunningUp, answer: str) -> None:
     before = len(service.tasks())
 
-    done = service.run("call", "ask", "--answer", answer)
+    done = service.call("ask", "--answer", answer)
 
     assert done.returncode == 2
     assert "--answer" in done.stderr

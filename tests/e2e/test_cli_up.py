@@ -17,57 +17,68 @@ from .running_up import REPOSITORY, RunningUp
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[RunningUp]:
-    running = RunningUp(tmp_path)
-    yield running
-    if not running.ended and running.process is not None:
-        running.stop(signal.SIGTERM)
+def service(tmp_path: Path) -> RunningUp:
+    """One that is not started."""
+    return RunningUp(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
+    """One that `running` starts, with the same directory and data each time."""
+    service = RunningUp(tmp_path_factory.mktemp("up"))
+    yield service
+    if service.process is not None and not service.ended:
+        service.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def running(shared: RunningUp) -> RunningUp:
+    """One that runs: started again if the test before has ended it."""
+    if shared.process is None or shared.ended:
+        shared.log.unlink(missing_ok=True)
+        shared.start()
+    return shared
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_nothing_survives_when_up_itself_is_killed(service: RunningUp) -> None:
-    service.start()
-    assert len(service.processes()) > 5
-
-    service.stop(signal.SIGKILL)
-
-    wait_until(lambda: not service.processes(), lambda: str(service.processes()))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_sigterm_stops_everything_in_order_and_redis_last(service: RunningUp) -> None:
-    service.start()
-
-    status = service.stop(signal.SIGTERM)
-
-    said = service.text()
-    order = [said.index(f"{name} | stopped") for name in ("web   ", "beat  ", "worker", "flower")]
-    assert status == 0
-    assert order == sorted(order)
-    assert not service.processes()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_worker_that_dies_is_started_again(service: RunningUp) -> None:
-    service.start()
-    (worker, *_) = sorted(pid for pid in service.processes() if b"worker" in command_of(pid))
+def test_a_worker_that_dies_is_started_again(running: RunningUp) -> None:
+    (worker, *_) = sorted(pid for pid in running.processes() if b"worker" in command_of(pid))
 
     os.kill(worker, signal.SIGKILL)
 
-    wait_until(lambda: "starting it again" in service.text())
-    assert service.run("call", "profile_csv", "--arg", "path=people.csv").returncode == 0
+    wait_until(lambda: "starting it again" in running.text())
+    assert running.call("profile_csv", "--arg", "path=people.csv").returncode == 0
 
 
-def test_tasks_are_still_there_after_a_restart(service: RunningUp) -> None:
-    service.start()
-    service.run("call", "profile_csv", "--arg", "path=people.csv")
-    before = service.listed()
-    service.stop()
+def test_tasks_are_still_there_after_a_restart(running: RunningUp) -> None:
+    running.call("profile_csv", "--arg", "path=people.csv")
+    before = running.listed()
+    running.stop()
 
-    service.log.unlink()
-    service.start()
+    running.log.unlink()
+    running.start()
 
-    assert service.listed() == before != []
+    assert running.listed() == before != []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_sigterm_stops_everything_in_order_and_redis_last(running: RunningUp) -> None:
+    status = running.stop(signal.SIGTERM)
+
+    said = running.text()
+    order = [said.index(f"{name} | stopped") for name in ("web   ", "beat  ", "worker", "flower")]
+    assert status == 0
+    assert order == sorted(order)
+    assert not running.processes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_nothing_survives_when_up_itself_is_killed(running: RunningUp) -> None:
+    assert len(running.processes()) > 5
+
+    running.stop(signal.SIGKILL)
+
+    wait_until(lambda: not running.processes(), lambda: str(running.processes()))
 
 
 @pytest.mark.parametrize(

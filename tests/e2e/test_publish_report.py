@@ -7,13 +7,11 @@ from pathlib import Path
 
 from .running_up import RunningUp
 
-CALL = ("call", "publish_report")
-
 
 def test_a_question_outlives_the_whole_service_and_its_answer_publishes_the_report(tmp_path: Path) -> None:
     reports = tmp_path / "reports"
     service = RunningUp(tmp_path / "up", TASKS_REPORTS_DIR=str(reports)).start()
-    asked = service.run(*CALL, '{"path": "people.csv", "delay_seconds": 0.1}')
+    asked = service.call("publish_report", '{"path": "people.csv", "delay_seconds": 0.1}')
     assert asked.returncode == 3, asked.stderr
     assert "people.csv has 3 rows and 2 columns. Publish a report of it?" in asked.stderr
     (task,) = service.listed("--tool", "publish_report")
@@ -24,7 +22,7 @@ def test_a_question_outlives_the_whole_service_and_its_answer_publishes_the_repo
     service.start()
     try:
         answers = ("--answer", "approval.publish=true", "--answer", "approval.title=Our people")
-        done = service.run(*CALL, "--resume", task["task_id"], *answers)
+        done = service.call("publish_report", "--resume", task["task_id"], *answers)
         inspected = json.loads(service.run("inspect", "--json", task["task_id"]).stdout)
     finally:
         assert service.stop() == 0, service.text()

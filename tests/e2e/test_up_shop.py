@@ -38,7 +38,7 @@ def test_tools_run_and_nothing_of_the_shops_is_taken_or_scheduled(
         app.send_task("acme.plain", (21,), connection=connection)
         app.send_task("acme.reindex", ("books",), connection=connection)
 
-    called = up.run("call", "fresh", "--arg", "x=1")
+    called = up.call("fresh", "--arg", "x=1")
     assert called.returncode == 0, called.stderr + up.text()
     assert called.stdout.strip() == "2"
 

@@ -46,6 +46,7 @@ from tasks_service.worker.attempt import RunningAttempt
 from tests.kit.audit import audit, told
 from tests.kit.factories import ALICE, creation
 from tests.kit.forgetting import ForgetfulServer, check_append_only_file
+from tests.kit.waiting import PATIENCE
 
 DONE = JsonText('{"content":[]}')
 WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
@@ -266,7 +267,9 @@ def test_a_redis_that_loads_no_torn_file_starts_when_the_file_is_repaired(server
     with server.file.open("r+b") as file:
         file.truncate(size - 3)
     with pytest.raises(RuntimeError):
-        server.start()
+        server.start(seconds=1.0)
+    assert server.process is not None
+    assert server.process.wait(PATIENCE) == 1, "it has ended itself"
 
     check_append_only_file(server.file, "--fix")
     server.start()

@@ -45,15 +45,15 @@ class RedisServer:
     def client(self) -> Any:
         return redis.Redis(port=self.port, decode_responses=True)
 
-    def start(self) -> None:
+    def start(self, seconds: float = 30.0) -> None:
         """Start it (again) on the same port and directory; returns when it answers.
 
-        It tries again while the port is taken: by what has been killed a moment ago, for one.
+        It tries again for so long, while the port is taken: by what has been killed a moment ago, for one.
         """
         defaults = ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory.name]
         command = [str(find_server()), *arguments, *defaults, *self.options]
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + seconds
         with self.client() as client:
             while time.monotonic() < give_up:
                 self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
