@@ -400,7 +400,8 @@ def check_beat(examination: Examination) -> Iterator[Finding]:
     for kind in sorted(left_to_workers(ages_ms) & ages_ms.keys()):
         yield _warning(
             f"{kind} was last done for beat {ages_ms[kind] / 1000:.0f} s ago; the workers do it meanwhile.",
-            f"See the log of the worker that takes the queue {MAINTENANCE_QUEUE!r}.",
+            "If beat was started a short while ago, wait: it asks for each job one interval after its start. "
+            f"Else see the log of the worker that takes the queue {MAINTENANCE_QUEUE!r}.",
         )
 
 

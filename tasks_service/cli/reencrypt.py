@@ -33,7 +33,7 @@ def reencrypt(dry_run: bool, as_json: bool) -> None:
     if not settings.envelope.key_names:
         raise ConfigurationError(
             "There are no keys. Set TASKS_ENCRYPTION_KEYS, or TASKS_ENCRYPTION_KEYS_FILE, as the other "
-            'processes have it (docs/security.md, "Secrets at rest").'
+            'processes have it (docs/guide-operators.md, "Encrypting what is stored").'
         )
     under: Counter[str] = Counter()
     problems = 0

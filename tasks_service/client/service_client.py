@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -304,6 +305,11 @@ async def _connected(make: Callable[[], Client], url: str, until: float) -> Clie
             await client.__aenter__()
         except (httpx2.HTTPError, MCPError, ExceptionGroup) as error:
             reason = _innermost(error)
+            if untrusted := _untrusted(reason):
+                raise CannotConnect(
+                    f"The certificate of {url} is not trusted ({untrusted}). If a CA of your own signed it, "
+                    "name the file with that CA's certificate: SSL_CERT_FILE=/path/ca.pem"
+                ) from error
             if isinstance(reason, httpx2.ConnectError) and time.monotonic() < until:
                 await asyncio.sleep(LISTEN_SECONDS)
                 continue
@@ -387,6 +393,15 @@ def _outcome(task: DetailedTask) -> CallToolResult:
     if task.error is not None:
         raise TaskEnded(f"{task.error.message} (error {task.error.code})")
     raise TaskEnded(f"The task was {task.status}. {task.status_message or ''}".strip())
+
+
+def _untrusted(error: BaseException | None) -> str:
+    """Why the server's certificate is not trusted; empty if that is not what went wrong."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -236,6 +236,11 @@ class StoreUnavailable(TasksServiceError):
         self.reason, self.token, self.retry_after_ms = reason, token, retry_after_ms
         self.may_have_applied = may_have_applied
 
+    @property
+    def for_operators(self) -> str:
+        """What happened, and what an operator does about it where that is known; clients are told less."""
+        return str(self)
+
 
 class Overloaded(StoreUnavailable):
     """This process has more to ask of the store than it can; the store works, and nothing was recorded."""
@@ -284,6 +289,11 @@ class StoreRefuses(StoreUnavailable):
     ) -> None:
         super().__init__(reason, token=token, retry_after_ms=5_000, may_have_applied=may_have_applied)
         self.told, self.remedy = told, remedy
+
+    @property
+    def for_operators(self) -> str:
+        """See `StoreUnavailable.for_operators`."""
+        return f"{str(self).rstrip('.')}. {self.remedy}"
 
 
 class StoreForbidden(StoreRefuses):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..crypto.keys import Fingerprints
-from ..domain.errors import ConfigurationError, StoreRefuses, StoreUnavailable
+from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..store.findings import errors_among
 from ..store.front_ends import FrontEndStore
 from ..store.redis import refused_work
@@ -38,7 +38,7 @@ class Readiness:
             errors = errors_among(await self._store.check(self._secrets))
         except StoreUnavailable as error:
             self._checked = False
-            return f"{error}. {error.remedy}" if isinstance(error, StoreRefuses) else str(error)
+            return error.for_operators
         self._checked = not errors
         return " ".join(errors) or None
 
@@ -58,7 +58,7 @@ class Readiness:
         try:
             errors = errors_among(await self._store.check(self._secrets)) or await self._conflicts()
         except StoreUnavailable as error:
-            logger.warning("Starting without a store, not ready until it answers: %s", error)
+            logger.warning("Starting without a store, not ready until it answers: %s", error.for_operators)
             return
         if errors:
             raise ConfigurationError(" ".join(errors))

@@ -58,6 +58,7 @@ class RegisteredPaths:
         self._root = _Path(self._keep, RegisteredCatalogue(prefixed=together))
         self._paths: dict[str, _Path] = {}
         self._several = False
+        self._told_root = ""
 
     @property
     def root(self) -> Served:
@@ -71,7 +72,8 @@ class RegisteredPaths:
             if problem not in self._told:
                 logger.warning("%s", problem)
         self._told = frozenset(problems)
-        self._show(self._root, self._at_root(served))
+        self._show(self._root, at_root := self._at_root(served))
+        self._tell_root(at_root)
         by_path = {path_name(name): (name, service) for service in served for name in service.former_names}
         by_path |= {path_name(service.name): (service.name, service) for service in served}
         for path in self._paths.keys() - by_path.keys():
@@ -118,6 +120,20 @@ class RegisteredPaths:
         running = [service for service in services if service.has_workers] or services
         self._several = len(running) > 1
         return () if self._several else running
+
+    def _tell_root(self, services: Sequence[RegisteredService]) -> None:
+        """Log what is at `/mcp`, once it is something else."""
+        if self._several:
+            told = "Several services have workers: /mcp answers 404"
+        elif not services:
+            return
+        elif self._together:
+            told = "The tools of all services are served at /mcp"
+        else:
+            told = f"The service {services[0].name!r} is served at /mcp, while no other has workers"
+        if told != self._told_root:
+            logger.info("%s", told)
+        self._told_root = told
 
     def _show(self, path: _Path, services: Sequence[RegisteredService]) -> None:
         if path.show(services):

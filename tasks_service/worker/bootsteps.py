@@ -190,7 +190,7 @@ def _refuse_unworkable_store(app: Celery, engine: Engine, tools: ToolRegistry) -
             names = engine.service, engine.former_names
             errors = list(conflicts(*names, definitions, consumed_delivery(app), views))
     except StoreUnavailable as error:
-        logger.warning("Starting without a store: %s", error)
+        logger.warning("Starting without a store: %s", error.for_operators)
         return
     finally:
         store.close()

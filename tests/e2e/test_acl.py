@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from redis.exceptions import NoPermissionError
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
 
 from tasks_service import TaskService
 from tasks_service.domain.errors import StoreForbidden, TaskNotFound
@@ -219,7 +220,7 @@ def test_beat_asks_for_sweeps_that_workers_make(service: Service) -> None:
     wait_until(lambda: "tasks_service.reap_stale_tasks" in service.worker.logs(), service.beat.logs)
 
 
-EVERYBODY = (*ROLES, "default")
+EVERYBODY = (*ROLES, "health")
 PIDBOX = "ts:mq:/0.celery.pidbox"
 FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     # Of the server: nobody empties, configures, stops, freezes or watches it.
@@ -280,18 +281,18 @@ FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("DEL other:key", EVERYBODY),
     ("LPUSH other:mq:tasks value", EVERYBODY),
     ("PUBLISH other:changes 1", EVERYBODY),
-    ("SUBSCRIBE other:changes", ("web", "worker", "default")),
+    ("SUBSCRIBE other:changes", ("web", "worker", "health")),
     ("PSUBSCRIBE *", EVERYBODY),
     ("PSUBSCRIBE ts:*", EVERYBODY),
-    ("SCAN 0", ("web", "worker", "beat", "flower", "default")),
-    ("INFO", ("beat", "flower", "default")),
+    ("SCAN 0", ("web", "worker", "beat", "flower", "health")),
+    ("INFO", ("beat", "flower", "health")),
     # Tasks, sessions and the registry.
-    ("HGETALL ts:{00}:t:none", ("beat", "flower", "default")),
-    ("HSET ts:{00}:t:none status completed", ("beat", "flower", "default")),
-    ("HGETALL ts:{00}:secrets", ("beat", "flower", "default")),
+    ("HGETALL ts:{00}:t:none", ("beat", "flower", "health")),
+    ("HSET ts:{00}:t:none status completed", ("beat", "flower", "health")),
+    ("HGETALL ts:{00}:secrets", ("beat", "flower", "health")),
     ("RENAME ts:{00}:t:none ts:{00}:t:some", ("web", "worker", "beat", "flower")),
     ("SET ts:swept 1", ("web", "beat", "flower")),
-    ("GET ts:swept", ("web", "beat", "flower", "default")),
+    ("GET ts:swept", ("web", "beat", "flower", "health")),
     ("SET ts:session:{none} 1", ("worker", "beat", "flower", "operator")),
     ("GET ts:session:{none}", ("worker", "beat", "flower", "operator")),
     ("HSET ts:registry:{00}:workers:shop node any", ("web", "beat", "flower", "operator")),
@@ -315,7 +316,7 @@ FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("HDEL ts:mq:unacked x", ("web", "beat", "flower")),
     ("SADD ts:mq:_kombu.binding.tasks x", ("web",)),
     # Orders to workers: only an operator gives them.
-    (f"PUBLISH {PIDBOX} 1", ("web", "worker", "beat", "flower", "default")),
+    (f"PUBLISH {PIDBOX} 1", ("web", "worker", "beat", "flower", "health")),
     (f"PSUBSCRIBE {PIDBOX}", ("web", "flower", "operator")),
     ("PUBLISH ts:mq:/0.celeryev/worker.online 1", ("web", "beat", "flower")),
 )
@@ -338,6 +339,25 @@ def test_nobody_may_do_what_is_not_their_work(
     assert len({command for command, _ in FORBIDDEN}) >= 80
     assert tried >= 300
     measured("ACL", f"{tried} forbidden pairs of command and role: all denied")
+
+
+@pytest.mark.parametrize("login", [{}, {"username": "default"}, {"username": "default", "password": "any"}])
+def test_whoever_does_not_log_in_may_do_nothing(redis: GuardedRedis, login: dict[str, str]) -> None:
+    with Redis(port=redis.port, retry=None, **login) as nobody, pytest.raises(AuthenticationError):
+        nobody.ping()
+
+
+def test_what_was_written_in_transactions_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Redis 7.0 reads its append-only file with the rights of whoever does not log in."""
+    with closing(GuardedRedis(tmp_path)) as server:
+        with server.client("web") as web, web.pipeline(transaction=True) as transaction:
+            for name in ("one", "two"):
+                transaction.hset(f"{TASKS}:t:{name}", "status", "working")
+            transaction.execute()
+        server.kill()
+        server.start()
+        with server.client() as admin:
+            assert admin.dbsize() == 2
 
 
 @pytest.fixture
@@ -445,7 +465,7 @@ def test_rights_that_are_taken_away_at_run_time_are_no_damage_and_heal(
 def test_a_client_without_a_login_is_told_so(redis: GuardedRedis) -> None:
     done = command("doctor", TASKS_REDIS_URL=f"redis://127.0.0.1:{redis.port}/0")
     assert done.returncode == 1
-    assert "The Redis user 'default' of this operator may not run" in done.stdout
+    assert "Correct the user name and the password in TASKS_REDIS_URL." in done.stdout
 
 
 def test_the_file_does_not_name_to_an_older_redis_what_it_does_not_know(

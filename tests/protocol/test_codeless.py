@@ -282,8 +282,9 @@ def test_a_thousand_tools_are_listed_within_fifty_milliseconds(
 
 
 def test_each_of_several_services_has_a_path_and_the_common_one_says_so(
-    at: Callable[[str], WireClient], announcer: Announcer
+    at: Callable[[str], WireClient], announcer: Announcer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     announcer.start("Acme Shop", greet)
     announcer.start("Office", add, node="celery@b", queues=frozenset({"tasks"}))
     shop, office = at("/acme-shop/mcp"), at("/office/mcp")
@@ -297,11 +298,13 @@ def test_each_of_several_services_has_a_path_and_the_common_one_says_so(
     assert at("/nowhere/mcp").request("tools/list").status == 404
     discovered = shop.request("server/discover").result["_meta"]["io.modelcontextprotocol/serverInfo"]
     assert discovered["name"] == "Acme Shop"
+    assert "Several services have workers: /mcp answers 404" in caplog.text
 
 
 def test_the_common_path_serves_the_service_that_has_workers(
-    at: Callable[[str], WireClient], announcer: Announcer
+    at: Callable[[str], WireClient], announcer: Announcer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     old = announcer.start("Shop", greet)
     client = at("/mcp")
     until_listed(client, "greet")
@@ -313,6 +316,8 @@ def test_the_common_path_serves_the_service_that_has_workers(
     until_listed(client, "add")
     assert client.get(task_id)["status"] == "working", "what a renamed service left behind is still found"
     until_listed(at("/shop/mcp"), "greet")
+    for service in ("Shop", "Shop, renamed"):
+        assert caplog.text.count(f"The service '{service}' is served at /mcp, while no other has") == 1
 
 
 def test_a_task_is_not_found_at_the_path_of_another_service(

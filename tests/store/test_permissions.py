@@ -53,6 +53,22 @@ def test_all_lacks_are_told_at_once(limited: RedisTaskStore, redis_server: Redis
     assert "ACL SETUSER limited +zadd +publish ~ts:shards ~ts:registry:* ~ts:lock:* ~ts:swept," in finding.fix
 
 
+def test_a_user_of_another_role_is_told_from_one_that_lacks_something(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    with redis_server.client() as admin:
+        admin.acl_setuser(
+            "web", enabled=True, nopass=True, keys="*", channels="*", commands=["+@all", "-hset"]
+        )
+        try:
+            with closing(RedisTaskStore(redis_url.replace("//", "//web:any@"))) as store:
+                (finding,) = store.check_permissions(Role.WORKER)
+        finally:
+            admin.acl_deluser("web")
+    assert finding.what == "The Redis user 'web' of this worker may not run HSET."
+    assert finding.fix == "It is the user of another role: let TASKS_REDIS_URL log in as 'worker'."
+
+
 @pytest.mark.parametrize("role", Role)
 def test_workers_write_the_registry_and_all_others_read_it(
     limited: RedisTaskStore, redis_server: RedisServer, role: Role

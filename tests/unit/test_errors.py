@@ -16,6 +16,7 @@ from tasks_service.domain.errors import (
     LimitExceeded,
     ProtocolError,
     QuotaExceeded,
+    StoreRefuses,
     StoreUnavailable,
     TaskCancelled,
     TaskNotFound,
@@ -80,3 +81,9 @@ def test_any_other_code_is_an_authors_to_use(code: int) -> None:
 def test_the_sentence_of_an_authors_error_may_be_what_str_makes_of_anything() -> None:
     assert ProtocolError(4001, ValueError("no scene")).message == "no scene"  # type: ignore[arg-type]
     assert ProtocolError(4001, "half \ud800 a pair").message == "half ? a pair"
+
+
+def test_operators_are_told_what_to_do_about_a_store_that_refuses() -> None:
+    refused = StoreRefuses("no such user.", told="refuses the login", remedy="Correct the password.")
+    assert refused.for_operators == "The task store is unavailable: no such user. Correct the password."
+    assert StoreUnavailable("no answer").for_operators == "The task store is unavailable: no answer"

@@ -29,7 +29,9 @@ FIRST_MINUTES = ROOT / "docs/first-ten-minutes.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 WHEEL = f"tasks_service-{PROJECT['project']['version']}-py3-none-any.whl"
 CERTIFICATES = "/etc/tasks/ca.pem"
-SHELL = {"export", "for", "git", "docker/users.sh", "redis-server", "celery", "python"}
+SHELL = {
+    *("export", "for", "git", "docker/users.sh", "redis-server", "redis-cli", "openssl", "celery", "python"),
+}
 """Of what stands in shell blocks: what is not ours to judge."""
 
 

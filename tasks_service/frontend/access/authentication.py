@@ -43,6 +43,8 @@ _SIGN_IN_REQUIRED: Final = (
     "its token as 'Authorization: Bearer TOKEN'"
 )
 
+_SIGN_IN_OR_KEY_REQUIRED: Final = f"{_SIGN_IN_REQUIRED}; or send one of the service's API keys in its place"
+
 _TOO_MANY_GUESSES: Final = "Too many wrong keys came from your network; send the right one, later"
 
 _CANNOT_VERIFY: Final = (
@@ -145,7 +147,8 @@ class Authentication:
         if self._tokens is None or self._resource is None:
             return Rejection(401, INVALID_REQUEST, _KEY_REQUIRED, headers=((b"www-authenticate", CHALLENGE),))
         challenge = self._resource.sign_in(had_token=had_token)
-        return Rejection(401, INVALID_REQUEST, _SIGN_IN_REQUIRED, headers=((b"www-authenticate", challenge),))
+        told = _SIGN_IN_OR_KEY_REQUIRED if self._keys.are_configured else _SIGN_IN_REQUIRED
+        return Rejection(401, INVALID_REQUEST, told, headers=((b"www-authenticate", challenge),))
 
     def require_scopes(
         self, caller: Caller, needed: Collection[str], request_id: str | int | None = None

@@ -275,7 +275,10 @@ class RegisteredServices:
     def _missed(self, error: StoreUnavailable) -> None:
         """Note that the store did not answer; told once for each outage."""
         if not self._is_cut_off:
-            logger.warning("The registry of workers cannot be read; what was read last is served: %s", error)
+            logger.warning(
+                "The registry of workers cannot be read; what was read last is served: %s",
+                error.for_operators,
+            )
         self._is_cut_off = True
 
     async def run(self) -> None:

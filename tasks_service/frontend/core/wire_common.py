@@ -288,7 +288,7 @@ def _store_refusal(error: StoreUnavailable) -> MCPError:
             message = "The task store does not answer; try again"
     if error.may_have_applied:
         message += ". This request may have been recorded; by an idempotency key it runs once even so"
-    logger.warning("%s%s", error, f" {error.remedy}" if isinstance(error, StoreRefuses) else "")
+    logger.warning("%s", error.for_operators)
     data: dict[str, Any] = {
         "retryAfterMs": error.retry_after_ms,
         "mayHaveBeenRecorded": error.may_have_applied,

@@ -32,6 +32,12 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
 
+_USERS = {Role.FRONT_END: "web", Role.WORKER: "worker", Role.OPERATOR: "operator"}
+"""What the users of the roles are called in docker/users.acl."""
+
+_ALL_USERS = {*_USERS.values(), "beat", "flower"}
+
+
 class Need(NamedTuple):
     """A command that a role runs, and the rule that allows its keys or channels.
 
@@ -276,11 +282,14 @@ def _findings(role: Role, denied: _Denied, user: str) -> list[Finding]:
     may_not = [f"run {', '.join(commands)}"] if commands else []
     may_not += [f"use {', '.join(map(_used, rules))}"] if rules else []
     allowing = " ".join([*(f"+{name.lower()}" for name in commands), *rules])
+    fix = f"Run ACL SETUSER {user} {allowing}, and write it into the ACL file (see docker/users.acl)."
+    if user in _ALL_USERS - {_USERS[role]}:  # What it would need is what it must not have.
+        fix = f"It is the user of another role: let TASKS_REDIS_URL log in as {_USERS[role]!r}."
     return [
         Finding(
             severity=Severity.ERROR,
             what=f"The Redis user {user!r} of this {role} may not {', nor '.join(may_not)}.",
-            fix=f"Run ACL SETUSER {user} {allowing}, and write it into the ACL file (see docker/users.acl).",
+            fix=fix,
         )
     ]
 

@@ -126,8 +126,9 @@ def _lacking_keys(key: str, noted: dict[str, str], envelope: Envelope) -> Iterat
             what=f"Other processes encrypt what they store under the key {name!a}, and this one does not "
             "have it: it could read none of their tasks.",
             fix="Add the key to its TASKS_ENCRYPTION_KEYS; a new key goes to every process before it is put "
-            'first in any (docs/security.md, "Secrets at rest"). If no stored task matters any more, or '
-            f"encryption was given up and nothing is encrypted now, run: redis-cli HDEL '{key}' {RECORDS}",
+            'first in any (docs/guide-operators.md, "Encrypting what is stored"). If no stored task matters '
+            "any more, or encryption was given up and nothing is encrypted now, run: "
+            f"redis-cli HDEL '{key}' {RECORDS}",
         )
 
 
