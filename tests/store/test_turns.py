@@ -22,13 +22,17 @@ from tasks_service.domain.events import (
 from tasks_service.domain.limits import Limits
 from tasks_service.domain.task import MINUTE, Owner, Phase, Policy, Slot, Task, new_token
 from tasks_service.store.redis import RedisTaskStore
-from tests.kit.factories import ALICE, BOB, RESULT, RecordingOutbox, creation
+from tests.kit.factories import ALICE, BOB, RESULT, Clock, RecordingOutbox, creation
 from tests.kit.store_adapter import counts
 from tests.kit.stored import ids_of
 
 from .conftest import Face, FaceMaker
 
 CAROL = Owner("carol")
+
+
+OF_EACH_KIND = pytest.mark.parametrize("make_face", ["memory", "redis", "cluster-of-three"], indirect=True)
+"""For whose turn it is, which the same code decides on all faces: those on which it reads in another way."""
 
 
 @pytest.fixture
@@ -81,6 +85,7 @@ def assert_sound(face: Face) -> None:
         assert face.maintenance.index_problems(name) == []
 
 
+@OF_EACH_KIND
 @pytest.mark.parametrize("slots", [1, 3, 8])
 def test_one_owner_alone_has_all_workers(face: Face, slots: int) -> None:
     workers = Workers(face, slots)
@@ -94,6 +99,7 @@ def test_one_owner_alone_has_all_workers(face: Face, slots: int) -> None:
     assert_sound(face)
 
 
+@OF_EACH_KIND
 def test_a_newcomer_is_next_however_many_of_another_wait(face: Face) -> None:
     workers = Workers(face, 2)
     others = [workers.create(ALICE) for _ in range(50)]
@@ -104,6 +110,7 @@ def test_a_newcomer_is_next_however_many_of_another_wait(face: Face) -> None:
     assert_sound(face)
 
 
+@OF_EACH_KIND
 def test_who_has_the_fewest_running_is_next(face: Face) -> None:
     """Long tasks of one do not take all slots, one by one, from the short tasks of another."""
     workers = Workers(face, 4)
@@ -119,6 +126,7 @@ def test_who_has_the_fewest_running_is_next(face: Face) -> None:
     assert workers.owners().count(BOB) >= 1
 
 
+@OF_EACH_KIND
 def test_three_owners_with_backlogs_have_a_third_of_the_workers_each(face: Face) -> None:
     workers = Workers(face, 6)
     for owner in (ALICE, BOB, CAROL):
@@ -130,6 +138,7 @@ def test_three_owners_with_backlogs_have_a_third_of_the_workers_each(face: Face)
     assert_sound(face)
 
 
+@OF_EACH_KIND
 def test_tasks_of_one_owner_begin_in_their_order(face: Face) -> None:
     workers = Workers(face, 2)
     tasks = [workers.create(owner) for _ in range(10) for owner in (ALICE, BOB)]
@@ -171,6 +180,7 @@ def test_whoever_takes_the_last_message_out_of_a_queue_calls_the_next(face: Face
     assert_sound(face)
 
 
+@OF_EACH_KIND
 def test_a_message_that_no_worker_can_take_holds_up_nobody(face: Face) -> None:
     stuck = face.create(BOB, queue="shared", takes_turns=True)
     workers = Workers(face, 3)
@@ -189,6 +199,7 @@ def test_a_message_that_no_worker_can_take_holds_up_nobody(face: Face) -> None:
     assert workers.owners() == [ALICE] * 3
 
 
+@OF_EACH_KIND
 def test_where_the_number_is_limited_it_is_not_exceeded_though_workers_are_idle(make_face: FaceMaker) -> None:
     face = make_face(Limits(running_per_owner={"shared": 2}))
     workers = Workers(face, 8)
@@ -199,10 +210,14 @@ def test_where_the_number_is_limited_it_is_not_exceeded_though_workers_are_idle(
 
 def test_a_turn_that_nobody_called_is_found_by_a_sweep(redis_url: str) -> None:
     """The one who took the message had another configuration, as one that died would leave it."""
-    outbox = RecordingOutbox()
-    store = RedisTaskStore(redis_url, outbox=outbox)
-    first, second, third = (store.create(creation(queue="shared", takes_turns=True)).task for _ in range(3))
-    careless = RedisTaskStore(redis_url, limits=Limits(running_per_owner={"shared": 9}))
+    clock = Clock()
+    store = RedisTaskStore(redis_url, outbox=RecordingOutbox(), clock=clock)
+    tasks = []
+    for _ in range(3):
+        clock.pass_ms(1)  # those of one millisecond are in no order
+        tasks.append(store.create(creation(queue="shared", takes_turns=True)).task)
+    first, second, third = tasks
+    careless = RedisTaskStore(redis_url, limits=Limits(running_per_owner={"shared": 9}), clock=clock)
     careless.claim(first.task_id, Claim(lease_id=new_token(), worker="w", dispatched_ms=first.dispatched_ms))
     careless.close()
     assert store.inspect(second.task_id).task.slot is Slot.WAITING
