@@ -1,7 +1,8 @@
 """Rates: how often callers may do what, over all front ends. What exceeds one is refused, and not recorded.
 
 A rate is a number in a window of time, which begins with the first that is counted in it. So a caller who has
-been quiet may do all of a window's number at once.
+been quiet may do all of a window's number at once; one who was refused gets it in slices for as long as they
+do not heed that.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """An owner who calls far too often, as a process: `python -m tests.security.abuser PORT KEY PER_SECOND`.
 
-It goes on until its standard input ends, and then prints how often it was answered with which status.
+A line on its standard input lets it begin, or rest, in turns. When it has begun and is refused, and at each
+rest, it prints how often it was answered with which status since it began. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -16,28 +17,50 @@ from tests.kit.wire import WireClient
 CONNECTIONS = 4
 
 
-def main(port: str, key: str, per_second: str) -> None:
-    over, answered = threading.Event(), Counter[int]()
-    begun, pace = time.monotonic(), float(per_second) / CONNECTIONS
-    params = {"name": "greet", "arguments": {"name": "Eve"}}
+class Abuser:
+    """Calls at a pace, from several connections, until it is told to rest."""
 
-    def abuse() -> None:
-        with WireClient(int(port), key=key) as client:
+    def __init__(self, port: int, key: str, per_second: float) -> None:
+        self._port, self._key, self._pace = port, key, per_second / CONNECTIONS
+        self._answered = Counter[int]()
+        self._rest, self._refused = threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def begin(self) -> dict[int, int]:
+        self._answered.clear()
+        self._rest.clear()
+        self._refused.clear()
+        self._threads = [threading.Thread(target=self._abuse) for _ in range(CONNECTIONS)]
+        for thread in self._threads:
+            thread.start()
+        self._refused.wait()
+        return dict(self._answered)
+
+    def rest(self) -> dict[int, int]:
+        self._rest.set()
+        for thread in self._threads:
+            thread.join()
+        return dict(self._answered)
+
+    def _abuse(self) -> None:
+        params = {"name": "greet", "arguments": {"name": "Eve"}}
+        with WireClient(self._port, key=self._key) as client:
             body = json.dumps(client.message("tools/call", params)).encode()
-            headers, number = client.headers("tools/call", params), 0
-            while not over.is_set():
-                answered[client.post(body, headers).status] += 1
+            headers, number, begun = client.headers("tools/call", params), 0, time.monotonic()
+            while not self._rest.is_set():
+                status = client.post(body, headers).status
+                self._answered[status] += 1
                 number += 1
-                time.sleep(max(begun + number / pace - time.monotonic(), 0))
+                if status == 429:
+                    self._refused.set()
+                time.sleep(max(begun + number / self._pace - time.monotonic(), 0))
 
-    threads = [threading.Thread(target=abuse) for _ in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    sys.stdin.read()
-    over.set()
-    for thread in threads:
-        thread.join()
-    print(json.dumps(answered))
+
+def main(port: str, key: str, per_second: str) -> None:
+    abuser = Abuser(int(port), key, float(per_second))
+    for number, _ in enumerate(sys.stdin):
+        answered = abuser.rest() if number % 2 else abuser.begin()
+        print(json.dumps(answered), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ A create is counted in its own first round trip, before anything is written, so 
 lets more through than may be. Everything else is counted with its write or after its read, and this process
 refuses from then on what comes before the window ends; so nothing that is allowed waits for another round
 trip. Counting is never a reason to fail: where Redis does not count, nobody is refused.
+
+Whoever was refused in a window begins the next with a slice of one, which is as short as it is small. So
+callers who go on and on have the same rate as others, but not all of a window at once, time and again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ...domain.rates import Counted, Rate, RateExceeded, Rates
@@ -28,8 +32,24 @@ MOST_KNOWN = 10_000
 """Callers that this process knows to have to wait, and tasks that it knows to be there; of more, it forgets
 those that matter least."""
 
+SLICES = 10
+"""Into how many slices a window is cut for those who were refused in the last one."""
+
 LOG_SECONDS = 60.0
 """Shortest time between two lines of the log about refusals of one kind."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """What is known of a caller who has used up a window.
+
+    Attributes:
+        until: When it ends, by the clock.
+        was_refused: Whether they have come again before.
+    """
+
+    until: float
+    was_refused: bool = False
 
 
 class RateLimiter:
@@ -46,7 +66,7 @@ class RateLimiter:
 
     def __init__(self, layout: Layout, rates: Rates, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout, self._rates, self._clock = layout, rates, clock
-        self._waits: dict[tuple[Counted, str], float] = {}
+        self._waits: dict[tuple[Counted, str], _Wait] = {}
         self._found: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._told: dict[Counted, float] = {}
         self._untold: Counter[Counted] = Counter()
@@ -58,11 +78,13 @@ class RateLimiter:
         Raises:
             RateExceeded: The caller has to wait.
         """
-        if (counted, caller) not in self._waits:
+        if (wait := self._waits.get((counted, caller))) is None:
             return
         if left_ms := self._left_ms(counted, caller):
             raise self._refusal(counted, caller, left_ms)
-        del self._waits[counted, caller]
+        quiet_ms = (self._clock() - wait.until) * 1000
+        if not wait.was_refused or quiet_ms >= self._rates[counted].window_ms:
+            del self._waits[counted, caller]
 
     def beside(
         self, program: Program[T], counted: Counted, caller: str, shard: Shard, *, refuses: bool = False
@@ -119,30 +141,37 @@ class RateLimiter:
         return (owner, task_id) in self._found
 
     def _commands(self, counted: Counted, caller: str, rate: Rate, shard: Shard) -> list[Command]:
-        key = f"{shard.tag}:rate:{counted}:{caller}"
-        return [("INCRBY", key, 1), ("PEXPIRE", key, rate.window_ms, "NX"), ("PTTL", key)]
+        key, begun = f"{shard.tag}:rate:{counted}:{caller}", list[Command]()
+        if (counted, caller) in self._waits:
+            number = -(-rate.number // SLICES)
+            life_ms = rate.window_ms * number // rate.number
+            begun = [("SET", key, rate.number - number, "PX", life_ms, "NX")]
+        return [*begun, ("INCRBY", key, 1), ("PEXPIRE", key, rate.window_ms, "NX"), ("PTTL", key)]
 
     def _left_ms(self, counted: Counted, caller: str) -> int:
         """For how long a caller who is known to has to wait still; 0 if no longer."""
-        left = self._waits[counted, caller] - self._clock()
+        left = self._waits[counted, caller].until - self._clock()
         return max(round(left * 1000), 1) if left > 0 else 0
 
     def _note(self, counted: Counted, caller: str, rate: Rate, replies: list[Reply]) -> int:
         """Take note of a count; how many it is, 0 where nobody knows."""
-        actual, _, left_ms = replies
+        *_, actual, _, left_ms = replies
         if not isinstance(actual, int) or not isinstance(left_ms, int) or actual < rate.number:
             return 0
         if len(self._waits) >= MOST_KNOWN:
             self._forget()
         # From the last one that is allowed on, so that the next is refused without being counted.
-        self._waits[counted, caller] = self._clock() + min(max(left_ms, 1), rate.window_ms) / 1000
+        until = self._clock() + min(max(left_ms, 1), rate.window_ms) / 1000
+        self._waits[counted, caller] = _Wait(until)
         return actual
 
     def _forget(self) -> None:
-        for known in sorted(self._waits, key=lambda known: self._waits[known])[: MOST_KNOWN // 2]:
+        for known in sorted(self._waits, key=lambda known: self._waits[known].until)[: MOST_KNOWN // 2]:
             del self._waits[known]
 
     def _refusal(self, counted: Counted, caller: str, retry_after_ms: int) -> RateExceeded:
+        if (wait := self._waits.get((counted, caller))) is not None:
+            wait.was_refused = True
         self.refused[counted] += 1
         self._untold[counted] += 1
         now = self._clock()
