@@ -15,12 +15,12 @@ import click
 
 from ..domain.errors import ConfigurationError
 from ..local.redis_server import find_running
-from ..settings import Settings
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from ..service import TaskService
+    from ..settings import Settings
     from ..store.redis import RedisTaskStore
 
 #: Seconds that a command waits for an answer of Redis.

@@ -4,7 +4,8 @@ For each data directory one process at a time runs them: the one that started it
 first ends, for whatever reason, one of them starts Redis again on the same data.
 
 A first call waits for the worker, so nothing else comes before it or beside it: the worker itself finds out
-which queues it takes (`back-end-worker`), and this process loads the service, to start beat, only later.
+which queues it takes (`back-end-worker`), and this process is told what it needs of the settings, and loads
+the service, to start beat, only later.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +25,6 @@ from ..local.procfile import STOP_SECONDS, ProcessSpec, environment
 from ..local.redis_server import STOP_SECONDS as REDIS_STOP_SECONDS
 from ..local.redis_server import EmbeddedRedis
 from ..local.supervisor import CHECK_SECONDS, Supervisor
-from ..settings import Settings
 from .application import app_option, load_service, open_store, queues_option
 
 if TYPE_CHECKING:
@@ -40,22 +41,20 @@ ALL_STOP_SECONDS = STOP_SECONDS["worker"] + REDIS_STOP_SECONDS + 5.0
 @click.command("back-end", hidden=True)
 @app_option
 @queues_option
-def back_end(app: str, queues: tuple[str, ...]) -> None:
-    """Run Redis, worker and beat in TASKS_DATA_DIR; wait while another process does."""
-    settings = Settings()
-    if settings.redis_url is not None:
-        raise ConfigurationError("TASKS_REDIS_URL is set: run worker and beat of that deployment instead.")
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True)
+def back_end(app: str, queues: tuple[str, ...], data_dir: Path) -> None:
+    """Run Redis, worker and beat in a data directory; wait while another process does."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    redis = EmbeddedRedis(settings.data_dir)
+    redis = EmbeddedRedis(data_dir)
     try:
         while not stop.is_set():
             redis.start()
             if redis.owned:
                 _run(redis, app, queues, stop)
             else:
-                _wait_for_turn(redis, load_service(app), settings, stop)
+                _wait_for_turn(redis, load_service(app), data_dir, stop)
     finally:
         redis.stop()
 
@@ -81,22 +80,20 @@ def back_end_worker(app: str, queues: tuple[str, ...]) -> None:
     main()
 
 
-def _wait_for_turn(
-    redis: EmbeddedRedis, service: TaskService, settings: Settings, stop: threading.Event
-) -> None:
+def _wait_for_turn(redis: EmbeddedRedis, service: TaskService, data_dir: Path, stop: threading.Event) -> None:
     """Wait while another process runs the back end, with a worker for its own service alone."""
     is_ours = False
     while redis.runs and not stop.wait(WAIT_SECONDS):
-        is_ours = is_ours or _runs_for(service, redis, settings)
+        is_ours = is_ours or _runs_for(service, redis.url, data_dir)
 
 
-def _runs_for(service: TaskService, redis: EmbeddedRedis, settings: Settings) -> bool:
+def _runs_for(service: TaskService, redis_url: str, data_dir: Path) -> bool:
     """Whether the back end that another process runs has workers of a service; False while it has none.
 
     Raises:
         ConfigurationError: It has those of another service.
     """
-    shared = settings.model_copy(update={"redis_url": redis.url})
+    shared = service.settings.model_copy(update={"redis_url": redis_url})
     try:
         with open_store(shared) as store:
             views = [store.registry.read(name) for name in store.registry.services()]
@@ -107,7 +104,7 @@ def _runs_for(service: TaskService, redis: EmbeddedRedis, settings: Settings) ->
         service.name in view.names or view.service in service.former_names for view in running
     ):
         raise ConfigurationError(
-            f"The service {running[0].service!r} uses {settings.data_dir} already, and its worker has none "
+            f"The service {running[0].service!r} uses {data_dir} already, and its worker has none "
             f"of the tools of {service.name!r}. Set TASKS_DATA_DIR to another directory for {service.name!r}."
         )
     return bool(running)

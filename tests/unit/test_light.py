@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -55,8 +56,21 @@ def test_tools_are_tested_with_neither_an_extra_nor_pytest() -> None:
 
 def test_a_desktop_hosts_server_starts_redis_and_worker_before_it_imports_what_takes_long() -> None:
     """Until then it needs none of these; the time that they take is not the first call's."""
-    code = "import tasks_service.cli.stdio, tasks_service.cli.back_end"
-    ended = run_without(SERVER | {"celery", "kombu", "redis", "rich", "jsonschema", "referencing"}, code)
+    slow = SERVER | {"celery", "kombu", "redis", "rich", "jsonschema", "referencing"}
+    for absent, module in ((slow, "stdio"), (slow | {"pydantic", "pydantic_settings"}, "back_end")):
+        ended = run_without(absent, f"import tasks_service.cli.{module}")
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_a_private_redis_is_started_and_found_without_the_client_library(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from tasks_service.local.redis_server import EmbeddedRedis, find_running\n"
+        f"home = Path({str(tmp_path)!r})\n"
+        "with EmbeddedRedis(home) as redis:\n"
+        "    assert find_running(home) == redis.url\n"
+    )
+    ended = run_without(frozenset({"redis"}), code)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -405,7 +405,8 @@ def test_a_desktop_hosts_service_is_refused_in_the_data_directory_of_another_ser
     data_dir = tmp_path / "data"
     with EmbeddedRedis(data_dir) as redis:
         announce(redis.url, "Shop", "render")
-        command = [sys.executable, "-m", "tasks_service", "back-end", "--app", app_module]
+        options = ["--app", app_module, "--data-dir", str(data_dir)]
+        command = [sys.executable, "-m", "tasks_service", "back-end", *options]
         ended = subprocess.run(
             command,
             capture_output=True,
