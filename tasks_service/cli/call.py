@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Tool
 
 from ..client.service_client import CannotConnect, ServiceClient, TaskEnded, connect
+from ..domain.names import is_name
 from ..domain.tools import COMPANION_TOOLS
 from ..local.ports import http_url
 from ..settings import Settings
@@ -27,6 +28,15 @@ from .results import readable_text, save
 INTERRUPTED, UNANSWERED = 130, 3
 #: Seconds for which the service may be starting, or starting again with other code.
 STARTING_SECONDS = 5.0
+
+
+def _id_of_task(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and is_name(value):
+        raise click.BadParameter(
+            f"expected a task's id, as `call` has printed it. {value} is its short name, which tells nobody "
+            f"the id: `tasks-service inspect {value}` shows it to operators, as task_id."
+        )
+    return value
 
 
 @click.command()
@@ -47,7 +57,12 @@ STARTING_SECONDS = 5.0
     metavar="KEY=JSON|KEY.FIELD=VALUE",
     help="Answer the question KEY: all of it, or one field; true or false answers a link. May be repeated.",
 )
-@click.option("--resume", metavar="TASK_ID", help="Go on with this task of TOOL instead of a new call.")
+@click.option(
+    "--resume",
+    metavar="TASK_ID",
+    callback=_id_of_task,
+    help="Go on with this task of TOOL instead of a new call.",
+)
 def call(
     tool: str,
     arguments: str,
