@@ -19,12 +19,14 @@ import select
 import threading
 from typing import Final
 
-from .counting import Delta, begin_anew, give_back, take_all
+from .counting import Delta, begin_anew, give_back, take_changes
 from .series import BY_NAME, SERIES
 
 logger = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 64 * 1024
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class ChildCounts:
@@ -33,7 +35,7 @@ class ChildCounts:
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._parent = os.getpid()
+        self._is_child = False
         self._flushing = threading.Lock()
         self._adding = threading.Thread(target=self._add_all, name="metrics of children", daemon=True)
         os.register_at_fork(after_in_child=self._in_child)
@@ -44,21 +46,24 @@ class ChildCounts:
 
     def _in_child(self) -> None:
         """Begin at zero: what was counted until now is the parent's."""
-        self._flushing = threading.Lock()
-        begin_anew(SERIES)
+        self._is_child, self._flushing = True, threading.Lock()
+        begin_anew(SERIES, hands_on=True)
 
     def flush(self) -> None:
         """In a child: hand on what was counted since the last time. Elsewhere: nothing."""
-        if os.getpid() == self._parent:
+        if not self._is_child:
             return
         with self._flushing:
-            unwritten = take_all(SERIES)
+            unwritten = [take_changes()]
             while unwritten:
-                line, rest = _line_of(unwritten)
-                if not self._wrote(line):
-                    give_back(unwritten, BY_NAME)
+                deltas = unwritten.pop()
+                line = f"{_encode(deltas)}\n".encode()
+                if len(line) > select.PIPE_BUF and len(deltas) > 1:
+                    unwritten += [deltas[len(deltas) // 2 :], deltas[: len(deltas) // 2]]
+                elif deltas and not self._wrote(line):
+                    for some in (deltas, *unwritten):
+                        give_back(some, BY_NAME)
                     return
-                unwritten = rest
 
     def _wrote(self, line: bytes) -> bool:
         try:
@@ -76,19 +81,6 @@ class ChildCounts:
             *lines, unread = unread.split(b"\n")
             for line in lines:
                 give_back(_deltas(line), BY_NAME)
-
-
-def _line_of(deltas: list[Delta]) -> tuple[bytes, list[Delta]]:
-    """As many of them as one write takes, and the rest."""
-    taken: list[str] = []
-    size = 2
-    for delta in deltas:
-        text = json.dumps([delta.series, delta.labels, delta.numbers], separators=(",", ":"))
-        if taken and size + len(text) + 1 > select.PIPE_BUF:
-            break
-        taken.append(text)
-        size += len(text) + 1
-    return f"[{','.join(taken)}]\n".encode(), deltas[len(taken) :]
 
 
 def _deltas(line: bytes) -> list[Delta]:

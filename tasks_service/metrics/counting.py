@@ -4,7 +4,7 @@ Their labels have few values each: those that only an author or an operator can 
 queues) are limited in number, and the rest is counted under `other`. No label has a value that a caller
 chose.
 
-A process that was forked begins at zero. What it counts is handed on by `take` and added in its parent by
+A process that was forked begins at zero. What it counts is handed on by `take_changes` and added in its parent by
 `merge`.
 """
 
@@ -38,17 +38,17 @@ EVERYWHERE: Final = tuple(Role)
 
 
 class Delta(NamedTuple):
-    """What was counted since the last `take`.
+    """What was counted since the last `take_changes`.
 
     Attributes:
         series: The name of the series.
         labels: The values of its labels.
-        numbers: What is to be added: one number, or those of a histogram.
+        numbers: What is to be added: of the numbers of a series, those that are not zero, by position.
     """
 
     series: str
     labels: Labels
-    numbers: list[float]
+    numbers: Sequence[tuple[int, float]]
 
 
 class _State:
@@ -62,6 +62,7 @@ class _State:
     def begin_anew(self) -> None:
         self.known: dict[str, set[str]] = {label: set() for label in MOST}
         self.lock = threading.Lock()
+        self.changed: dict[tuple[str, Labels], list[float]] | None = None
 
 
 _state = _State()
@@ -155,23 +156,21 @@ class _Counted(Series):
         with _state.lock:
             return {labels: list(cell) for labels, cell in self._cells.items()}
 
-    def take(self) -> list[Delta]:
-        """What was counted, which is forgotten here; under the lock."""
-        taken = [Delta(self.name, labels, cell) for labels, cell in self._cells.items() if any(cell)]
-        self._cells = {}
-        return taken
-
-    def merge(self, labels: Labels, numbers: Sequence[float]) -> None:
+    def merge(self, labels: Labels, numbers: Sequence[tuple[int, float]]) -> None:
         """Add what another process has counted."""
         with _state.lock:
             cell = self._of(labels)
-            for position, number in enumerate(numbers):
+            for position, number in numbers:
                 cell[position] += number
 
     def _of(self, labels: Labels) -> list[float]:
+        """The numbers that are about to be changed; under the lock."""
         cell = self._cells.get(labels)
         if cell is None:
-            cell = self._cells.setdefault(self._key(labels), [0.0] * self.size)
+            labels = self._key(labels)
+            cell = self._cells.setdefault(labels, [0.0] * self.size)
+        if _state.changed is not None:
+            _state.changed[self.name, labels] = cell
         return cell
 
 
@@ -229,23 +228,39 @@ def turn_off() -> None:
     _state.is_on = _state.users > 0
 
 
-def take_all(series: Iterable[Series]) -> list[Delta]:
-    """Everything that was counted since the last time, which is forgotten here."""
+def take_changes() -> list[Delta]:
+    """In a process that hands on what it counts: everything since the last time, which is forgotten here."""
     with _state.lock:
-        return [delta for one in series if isinstance(one, _Counted) for delta in one.take()]
+        if not _state.changed:
+            return []
+        changed, _state.changed = _state.changed, {}
+        taken = []
+        for (name, labels), cell in changed.items():
+            numbers = [(position, number) for position, number in enumerate(cell) if number]
+            if numbers:
+                taken.append(Delta(name, labels, numbers))
+                for position, _ in numbers:
+                    cell[position] = 0.0
+        return taken
 
 
 def give_back(deltas: Iterable[Delta], by_name: Mapping[str, Series]) -> None:
     """Add what was counted elsewhere, or was taken and could not be handed on."""
     for name, labels, numbers in deltas:
         series = by_name.get(name)
-        if isinstance(series, _Counted) and len(numbers) == series.size:
+        if isinstance(series, _Counted):
             series.merge(labels, numbers)
 
 
-def begin_anew(series: Iterable[Series]) -> None:
-    """Begin again at zero, with a lock that no other thread holds: for a process that was just forked."""
+def begin_anew(series: Iterable[Series], *, hands_on: bool = False) -> None:
+    """Begin again at zero, with a lock that no other thread holds: for a process that was just forked.
+
+    Args:
+        series: All of them.
+        hands_on: Whether `take_changes` will be called; otherwise nobody notes what has changed.
+    """
     _state.begin_anew()
+    _state.changed = {} if hands_on else None
     for one in series:
         if isinstance(one, _Counted):
             one.forget()
