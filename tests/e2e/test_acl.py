@@ -18,6 +18,7 @@ from tasks_service.domain.errors import StoreForbidden, TaskNotFound
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.store.redis import RedisTaskStore, Role
+from tests.kit.metrics import metrics_port, scrape
 from tests.kit.serving import settings
 from tests.kit.sessions import SessionClient, is_request
 from tests.kit.waiting import wait_until
@@ -48,6 +49,7 @@ class Service(NamedTuple):
     worker: Process
     beat: Process
     flower: Flower
+    metrics: int
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +62,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
 @pytest.fixture(scope="module")
 def service(redis: GuardedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with ExitStack() as ends:
-        web = FrontEnd(redis.url_of("web"), tmp_path_factory.mktemp("web"), **CAPPED, **SIGNED)
+        metrics = metrics_port()
+        measured = {"TASKS_METRICS_PORT": str(metrics)}
+        web = FrontEnd(redis.url_of("web"), tmp_path_factory.mktemp("web"), **CAPPED, **SIGNED, **measured)
         worker, beat = (
-            Process(redis.url_of("worker"), "worker", WORKER, **CAPPED, **SIGNED),
-            Process(redis.url_of("beat"), "beat", BEAT, **SIGNED),
+            Process(redis.url_of("worker"), "worker", WORKER, **CAPPED, **SIGNED, **measured),
+            Process(redis.url_of("beat"), "beat", BEAT, **SIGNED, **measured),
         )
         flower = Flower(redis.url_of("flower"))
         for process in (web, worker, beat, flower):
@@ -71,7 +75,7 @@ def service(redis: GuardedRedis, tmp_path_factory: pytest.TempPathFactory) -> It
         ready(web, "/readyz")
         ready(flower, "/healthcheck")
         assert worker.ready(), worker.logs()
-        yield Service(redis, web, worker, beat, flower)
+        yield Service(redis, web, worker, beat, flower, metrics)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +106,15 @@ def test_a_task_sleeps_asks_and_completes_and_a_dead_child_is_replaced(
         completed(client, client.task("nap", {"path": str(tmp_path / "nap"), "seconds": 0.2}))
         dying = {"path": str(tmp_path / "steps"), "marker": str(tmp_path / "died")}
         completed(client, client.task("die_after_step", dying))
+
+
+def test_every_process_serves_its_metrics_with_the_rights_of_its_user(service: Service) -> None:
+    of_front_end, of_worker, of_beat = (scrape(service.metrics + role) for role in range(3))
+    assert of_front_end.value("tasks_service_store_up") == 1
+    assert set(of_front_end.by("tasks_service_live_workers", "service")) == {"Asking"}
+    assert of_front_end.value("tasks_service_tasks", phase="parked") == 0
+    assert of_worker.value("tasks_service_info", role="worker") == 1
+    assert of_beat.value("tasks_service_info", role="beat") == 1
 
 
 @pytest.mark.parametrize("user", ["web", "worker"])
