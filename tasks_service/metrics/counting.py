@@ -4,8 +4,8 @@ Their labels have few values each: those that only an author or an operator can 
 queues) are limited in number, and the rest is counted under `other`. No label has a value that a caller
 chose.
 
-A process that was forked begins at zero. What it counts is handed on by `take_changes`, and added in its parent
-by `merge`.
+A process that was forked begins at zero. It hands on what it counts (`take_changes`), and its parent adds it
+(`give_back`).
 """
 
 from __future__ import annotations
