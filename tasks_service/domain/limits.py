@@ -121,20 +121,22 @@ def to_json(what: str, value: Any, *, maximum: int, depth: int = DEFAULT_LIMITS.
     return JsonText(text)
 
 
+_CONTAINERS = (dict, list, tuple)  # a union would be made anew for each of ten thousand values
+
+
 def check_depth(what: str, value: Any, maximum: int) -> None:
     """Refuse nesting deeper than `maximum`; works without recursion.
 
     Raises:
         LimitExceeded: Nested too deeply.
     """
-    level: list[Any] = [value]
+    level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(maximum + 1):
         level = [
             child
             for node in level
-            if isinstance(node, dict | list | tuple)
-            for child in (node.values() if isinstance(node, Mapping) else node)
-            if isinstance(child, dict | list | tuple)
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, _CONTAINERS)
         ]
         if not level:
             return

@@ -298,7 +298,7 @@ def test_nobody_waits_for_long_while_any_of_them_is_answered(front_end: FrontEnd
         measured("S4", f"CPU of a hostile message: {shares[costliest] * 1000:.0f} ms ({costliest})")
         measured("S4", f"memory for all of them: {front_end.peak_mib() - before:.0f} MiB more")
         # While the loop computes, nobody else is answered; the rest of a wait is a busy machine's.
-        assert shares[costliest] < 0.1, shares
+        assert shares[costliest] < 0.05, shares
         assert front_end.peak_mib() - before < 64
 
 
