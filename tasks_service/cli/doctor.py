@@ -41,6 +41,7 @@ from .application import (
     open_store,
     redis_url_of,
 )
+from .default_user import restart_losses
 from .tool_findings import AnsweringWorker, ToolExamination, waiting_findings
 
 #: Seconds that workers have to answer, and the broker to accept a connection.
@@ -173,6 +174,7 @@ def check_redis(examination: Examination) -> Iterator[Finding]:
     """Check that Redis answers, is new enough, never evicts, persists data, and permits what we do."""
     lacks = examination.store.check_permissions(Role.OPERATOR)
     yield from lacks or examination.store.check()
+    yield from restart_losses(redis_url_of(examination.settings))
 
 
 def check_secrets(examination: Examination) -> Iterator[Finding]:

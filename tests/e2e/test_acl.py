@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from tasks_service import TaskService
+from tasks_service.cli.default_user import AFFECTED, restart_losses
 from tasks_service.domain.errors import StoreForbidden, TaskNotFound
 from tasks_service.domain.events import Cancel
 from tasks_service.domain.names import new_task_id, task_hash
@@ -371,6 +372,17 @@ def test_what_was_written_in_transactions_is_there_after_a_restart(tmp_path: Pat
         server.start()
         with server.client() as admin:
             assert admin.dbsize() == 2
+
+
+def test_a_redis_that_would_lose_transactions_at_its_next_start_is_told(tmp_path: Path) -> None:
+    with closing(GuardedRedis(tmp_path)) as server:
+        url = server.url_of("operator")
+        assert list(restart_losses(url)) == []
+        with server.client() as admin:
+            is_affected = admin.info("server")["redis_version"].startswith(AFFECTED)
+            admin.acl_setuser("default", enabled=True, nopass=True, categories=["-@all"], commands=["+ping"])
+        findings = [finding.what for finding in restart_losses(url)]
+    assert ["lose tasks when it is restarted" in what for what in findings] == [True] * is_affected
 
 
 @pytest.fixture
