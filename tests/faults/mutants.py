@@ -47,8 +47,8 @@ MUTANTS: dict[str, Mutant] = {
     "no WATCH": Mutant(TRANSACTION, '("WATCH", *transition.watch())', '("PING",)'),
     "a lost race counts as won": Mutant(
         TRANSACTION,
-        "if (failure := _failure(replies)) is None and replies[-1] is not None:",
-        "if (failure := _failure(replies)) is None:",
+        "if (failure := _failure(replies)) is None and replies[-1] is None:",
+        "if (failure := _failure(replies)) is None and False:",
     ),
     "no token lookup": Mutant(DECIDE, "        if entry.token == token:", "        if False:"),
     "only the last token is looked up": Mutant(DECIDE, "in reversed(log):", "in reversed(log[-1:]):"),
