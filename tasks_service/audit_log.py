@@ -1,9 +1,9 @@
 """The audit log: who did what to which task, when, from where, with which outcome; one JSON object a line.
 
-Everything that asks something of the service passes `audited`, which writes the line when it has ended. What
-is done to a task notes the task on the way (`note_task`). A line names tasks by their short names and owners
-by their hashes, and has nothing that a caller chose: no arguments, results, ids, keys, or names of what there
-is not.
+Everything that asks something of the service passes `audited`, which writes the line when it has ended, and
+one of the service's own log. What is done to a task notes the task on the way (`observability.context`). A
+line names tasks by their short names and owners by their hashes, and has nothing that a caller chose: no
+arguments, results, ids, keys, or names of what there is not.
 
 Lines are formatted and written by a thread of their own. Where it cannot keep up, lines are dropped, and
 counted in the log; nobody waits.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import getpass
 import json
 import logging
 import os
@@ -21,16 +20,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from .domain.errors import ConfigurationError
-from .domain.names import task_hash
+from .observability import requests
+from .observability.context import Context, Source, current, new_request_id, within
+from .observability.requests import level_of, log_request
 
 NAME: Final = "tasks_service.audit"
 """The name of the logger."""
@@ -60,57 +59,38 @@ if logger.level == logging.NOTSET:
 
 
 @dataclass(slots=True)
-class Source:
-    """Whoever asks.
-
-    Attributes:
-        owner: Its hash; empty: not known, or nobody.
-        address: The IP address; empty: none.
-        operator: Who ran a command, as the system names them.
-        lines: How many lines were written of what it asks now.
-    """
-
-    owner: str = ""
-    address: str = ""
-    operator: str = ""
-    lines: int = 0
-
-
-@dataclass(slots=True)
 class Entry:
     """A line.
 
     Attributes:
         action: What was asked: a method of the protocol, or a name of ours.
-        source: Who asked.
-        task: The short name of the task; empty: none.
-        tool: The tool; empty: none, or one that there is not.
+        context: Who asked, and about which task.
         outcome: `ok`; `failed`, by a tool; `error`, as the protocol has it; `refused`; `cancelled`, by
             whoever asked, or because they left; `continued`, elsewhere, by the same client.
         code: Of the error.
         status: Of HTTP, for what was refused before any method saw it.
         count: How often it happened.
+        begun: When it began, by the monotonic clock.
     """
 
     action: str
-    source: Source
-    task: str = ""
-    tool: str = ""
+    context: Context = field(default_factory=Context)
     outcome: str = "ok"
     code: int | None = None
     status: int | None = None
     count: int = 1
+    begun: float = field(default_factory=time.monotonic)
 
     def fields(self) -> dict[str, Any]:
         """What the line has, without what is empty."""
-        source = self.source
+        context, source = self.context, self.context.source
         listed = {
             "action": self.action,
             "owner": source.owner,
             "operator": source.operator,
             "address": source.address,
-            "task": self.task,
-            "tool": self.tool,
+            "task": context.task,
+            "tool": context.tool,
             "outcome": self.outcome,
             "code": self.code,
             "status": self.status,
@@ -119,82 +99,47 @@ class Entry:
         return {name: value for name, value in listed.items() if value not in ("", None)}
 
 
-_source: ContextVar[Source | None] = ContextVar("audit source", default=None)
-_entry: ContextVar[Entry | None] = ContextVar("audit entry", default=None)
-
-
 def is_on() -> bool:
     """Whether lines are written."""
     return bool(_opened) or logger.isEnabledFor(logging.INFO)
 
 
-@contextmanager
-def asked_by(source: Source) -> Iterator[Source]:
-    """Say who asks for what is done in the block, and in asyncio tasks that are begun in it."""
-    token = _source.set(source)
-    try:
-        yield source
-    finally:
-        _source.reset(token)
-
-
-@contextmanager
-def audited(action: str, source: Source | None = None) -> Iterator[Entry]:
+class audited:  # noqa: N801 - it is used as a function
     """Write a line about what is done in the block, when it has ended, however that is.
+
+    The service's own log has one too; see `observability.requests`. The block is given the line, and says its
+    outcome.
 
     Args:
         action: See `Entry`.
         source: Who asks; None: as `asked_by` has it.
-
-    Yields:
-        The line; the block says its outcome.
     """
-    entry = Entry(action, source or _source.get() or Source())
-    if not is_on():
-        yield entry
-        return
-    token = _entry.set(entry)
-    try:
-        yield entry
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        entry.outcome = "cancelled"
-        raise
-    except BaseException:
-        if entry.outcome == "ok":
-            entry.outcome = "error"
-        raise
-    finally:
-        _entry.reset(token)
-        entry.source.lines += 1
-        write(entry)
 
+    __slots__ = ("_block", "_entry")
 
-def note_task(task_id: str, tool: str = "") -> None:
-    """Say which task it is about; of several, the first is kept.
+    def __init__(self, action: str, source: Source | None = None) -> None:
+        outer = current()
+        request = "" if outer is None else outer.request
+        asks = source or (Source() if outer is None else outer.source)
+        self._entry = Entry(action, Context(asks, request or new_request_id()))
+        self._block = within(self._entry.context)
 
-    Args:
-        task_id: Its id, or what was asked for as one.
-        tool: The tool that it is of, if that is known to exist.
-    """
-    if (entry := _entry.get()) is not None:
-        if not entry.task and task_id:
-            entry.task = task_hash(task_id)
-        entry.tool = entry.tool or tool
+    def __enter__(self) -> Entry:
+        self._block.__enter__()
+        return self._entry
 
-
-def note_owner(owner: str) -> None:
-    """Say who asks, once that is known."""
-    if (source := _source.get()) is not None:
-        source.owner = owner
-
-
-def operator() -> Source:
-    """Whoever runs this process, as a source."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        name = str(os.geteuid())
-    return Source(operator=name)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        entry = self._entry
+        if kind is not None:
+            if issubclass(kind, asyncio.CancelledError | KeyboardInterrupt):
+                entry.outcome = "cancelled"
+            elif entry.outcome == "ok":
+                entry.outcome = "error"
+        self._block.__exit__()
+        if is_on():
+            entry.context.source.lines += 1
+            write(entry)
+        _tell(entry)
 
 
 def write(entry: Entry) -> None:
@@ -215,6 +160,21 @@ def _log(entry: Entry) -> None:
         logger.info("%s", entry.action, extra={"audit": entry.fields()})
 
 
+def _tell(entry: Entry) -> None:
+    """Write a line of the service's own log; of refusals at a bounded rate."""
+    if not requests.logger.isEnabledFor(level_of(entry.context)):
+        return
+    for due in _told_refusals.add(entry) if entry.outcome == "refused" else (entry,):
+        log_request(
+            due.action,
+            due.context,
+            outcome=due.outcome,
+            code=due.code,
+            count=due.count,
+            seconds=time.monotonic() - due.begun,
+        )
+
+
 class _Refusals:
     """Refusals that are counted, by what was refused, whom, and how."""
 
@@ -228,12 +188,12 @@ class _Refusals:
 
     def add(self, entry: Entry) -> list[Entry]:
         """Count one; what is to be written now."""
-        source, now = entry.source, time.monotonic()
+        source, now = entry.context.source, time.monotonic()
         kind: tuple[object, ...] = (entry.action, entry.code, entry.status, source.owner, source.address)
         with self._lock:
             due = self._due(now)
             if kind not in self._kinds and len(self._kinds) >= REFUSAL_KINDS:
-                kind, entry = ("others",), Entry("others", Source(), outcome="refused", status=entry.status)
+                kind, entry = ("others",), Entry("others", outcome="refused", status=entry.status)
             if kind not in self._kinds:
                 self._kinds[kind] = (now, None)
                 return [*due, entry]
@@ -255,8 +215,9 @@ class _Refusals:
         return due
 
 
-_refusals = _Refusals()
+_refusals, _told_refusals = _Refusals(), _Refusals()
 os.register_at_fork(after_in_child=_refusals.begin_anew)
+os.register_at_fork(after_in_child=_told_refusals.begin_anew)
 
 
 class AuditFormatter(logging.Formatter):
@@ -373,7 +334,7 @@ class _Writer:
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
         dropped, self._dropped = self._dropped, 0
         if dropped:
-            lost = Entry("dropped lines", Source(), outcome="error", count=dropped)
+            lost = Entry("dropped lines", outcome="error", count=dropped)
             lines.append((time.time(), lost))
         if not lines:
             return

@@ -12,16 +12,15 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from .domain.errors import ConfigurationError, CorruptRecord, StoreUnavailable
+from .observability.records import edit_records, edit_records_no_more
 
 _LOGGERS = ("tasks_service", "asyncio")
 
 _OUR_OWN = (ConfigurationError, CorruptRecord, StoreUnavailable)
 """What operators must read, and no author has written."""
 
-_factory = logging.getLogRecordFactory()
 _keeps_words_out = False
 
 
@@ -29,18 +28,14 @@ def keep_words_out_of_logs() -> None:
     """Log nothing that a tool says from now on, in this process."""
     global _keeps_words_out
     _keeps_words_out = True
-    if logging.getLogRecordFactory() is not _record:
-        global _factory
-        _factory = logging.getLogRecordFactory()
-        logging.setLogRecordFactory(_record)
+    edit_records(_without_words)
 
 
 def put_words_into_logs() -> None:
     """Undo `keep_words_out_of_logs`."""
     global _keeps_words_out
     _keeps_words_out = False
-    if logging.getLogRecordFactory() is _record:
-        logging.setLogRecordFactory(_factory)
+    edit_records_no_more(_without_words)
 
 
 def shown(error: BaseException, as_text: Callable[[BaseException], str] = repr) -> str:
@@ -58,15 +53,13 @@ def shown_text(text: str) -> str:
     return f"a message for the client, {len(text.encode())} bytes" if _keeps_words_out else text
 
 
-def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    record = _factory(*args, **kwargs)
+def _without_words(record: logging.LogRecord) -> None:
     if record.exc_info and record.name.partition(".")[0] in _LOGGERS:
         record.exc_text = _places_of(record.exc_info[1])
         record.exc_info = None
         if record.name == "asyncio":
             # It shows the task, and with it the exception.
             record.msg, record.args = "What a tool has started has ended with an exception", None
-    return record
 
 
 def _places_of(error: BaseException | None) -> str:

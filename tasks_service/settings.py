@@ -167,6 +167,8 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
             files.
         max_connections_per_address: How many of these one address may have, or one network of IPv6; behind a
             trusted proxy, how many open requests.
+        log_format: How the log is written, to stderr: `text`, or `json`, an object a line.
+        log_level: The lowest level that is logged: `debug`, `info`, `warning`, `error` or `critical`.
         audit_log: Where the audit log is written: `stderr`, `stdout`, or a file. Unset: nowhere.
         metrics_port: The port at which front ends serve their metrics; workers serve theirs at the next one,
             and beat at the one after. Unset: nothing is counted or served.
@@ -231,6 +233,8 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
     trusted_proxies: tuple[str, ...] = ()
     max_connections: int = Field(default=4096, ge=16, le=MOST)
     max_connections_per_address: int = Field(default=1024, ge=1, le=MOST)
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     audit_log: str | None = None
     metrics_port: int | None = Field(default=None, ge=1, le=65533)
     metrics_host: str = "127.0.0.1"
@@ -357,6 +361,11 @@ class Settings(ApiKeySettings, OAuthSettings, BaseSettings):
         except ConfigurationError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("audit_log")
     @classmethod

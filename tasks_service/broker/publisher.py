@@ -15,6 +15,7 @@ from ..addresses.broker import SOCKET_TIMEOUT
 from ..domain.names import task_hash
 from ..domain.task import Task
 from ..failpoints import failpoint
+from ..observability.context import of_task
 from .message import send_message
 from .signature import MessageSigner
 
@@ -70,11 +71,12 @@ class MessagePublisher:
 
     def _run(self) -> None:
         while (task := self._waiting.get()) is not None:
-            try:
-                self._publish(task)
-            except Exception as error:
-                logger.warning("Task %s could not be published: %s", task_hash(task.task_id), error)
-                self._close_connection(drop)
+            with of_task(task.task_id, task.tool):
+                try:
+                    self._publish(task)
+                except Exception as error:
+                    logger.warning("Task %s could not be published: %s", task_hash(task.task_id), error)
+                    self._close_connection(drop)
         self._close_connection(release)
 
     def _publish(self, task: Task) -> None:

@@ -15,6 +15,7 @@ import click
 
 from ..domain.errors import ConfigurationError
 from ..local.redis_server import find_running
+from ..observability.setup import log_to_stderr
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -76,6 +77,22 @@ def _names(value: str | None) -> tuple[str, ...]:
     if value is not None and not names:
         raise click.BadParameter("expected names of queues, as in tasks,maintenance")
     return names
+
+
+def settings_of(role: str = "command") -> Settings:
+    """The settings of this process, whose log is set up by them.
+
+    Args:
+        role: What the process is. A command is run by a person, whom warnings are enough for, unless
+            TASKS_LOG_LEVEL is set.
+    """
+    from ..settings import Settings  # not at the top: pydantic takes long to import
+
+    settings = Settings()
+    is_quiet = role == "command" and "log_level" not in settings.model_fields_set
+    level = "warning" if is_quiet else settings.log_level
+    log_to_stderr(format_name=settings.log_format, level=level, role=role)
+    return settings
 
 
 def printable(text: str) -> str:

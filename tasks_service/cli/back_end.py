@@ -24,7 +24,9 @@ from ..domain.errors import ConfigurationError, StoreUnavailable
 from ..local.procfile import STOP_SECONDS, ProcessSpec, environment
 from ..local.redis_server import STOP_SECONDS as REDIS_STOP_SECONDS
 from ..local.redis_server import EmbeddedRedis
-from ..local.supervisor import CHECK_SECONDS, Supervisor
+from ..local.supervisor import CHECK_SECONDS, Emit, Supervisor
+from ..observability.formats import json_line
+from ..observability.setup import log_to_stderr
 from .application import app_option, load_service, open_store, queues_option
 
 if TYPE_CHECKING:
@@ -42,8 +44,11 @@ ALL_STOP_SECONDS = STOP_SECONDS["worker"] + REDIS_STOP_SECONDS + 5.0
 @app_option
 @queues_option
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True)
-def back_end(app: str, queues: tuple[str, ...], data_dir: Path) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+def back_end(app: str, queues: tuple[str, ...], data_dir: Path, log_format: str) -> None:
     """Run Redis, worker and beat in a data directory; wait while another process does."""
+    log_to_stderr(format_name=log_format, level="warning", role="back-end")
+    emit = _emit_json if log_format == "json" else _emit
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -52,7 +57,7 @@ def back_end(app: str, queues: tuple[str, ...], data_dir: Path) -> None:
         while not stop.is_set():
             redis.start()
             if redis.owned:
-                _run(redis, app, queues, stop)
+                _run(redis, app, queues, stop, emit)
             else:
                 _wait_for_turn(redis, load_service(app), data_dir, stop)
     finally:
@@ -110,9 +115,9 @@ def _runs_for(service: TaskService, redis_url: str, data_dir: Path) -> bool:
     return bool(running)
 
 
-def _run(redis: EmbeddedRedis, app: str, queues: tuple[str, ...], stop: threading.Event) -> None:
+def _run(redis: EmbeddedRedis, app: str, queues: tuple[str, ...], stop: threading.Event, emit: Emit) -> None:
     """Run worker and beat until `stop` is set, or Redis has ended."""
-    supervisor = Supervisor([_worker(app, queues)], environment({"TASKS_REDIS_URL": redis.url}), _emit)
+    supervisor = Supervisor([_worker(app, queues)], environment({"TASKS_REDIS_URL": redis.url}), emit)
     supervisor.start()
     beat_at = time.monotonic() + BEAT_AFTER_SECONDS
     try:
@@ -140,6 +145,10 @@ def _start_beat(supervisor: Supervisor, app: str, queues: tuple[str, ...]) -> No
     for spec in listed:
         if spec.name == "beat":
             supervisor.add(spec)
+
+
+def _emit_json(name: str, line: str) -> None:
+    click.echo(json_line(name, line), err=True)
 
 
 def _emit(name: str, line: str) -> None:

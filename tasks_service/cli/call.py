@@ -19,8 +19,8 @@ from ..client.service_client import CannotConnect, ServiceClient, TaskEnded, con
 from ..domain.names import is_name
 from ..domain.tools import COMPANION_TOOLS
 from ..local.ports import http_url
-from ..settings import Settings
 from .answers import Answerer, PreparedAnswer, Unanswered, parse_answer
+from .application import settings_of
 from .progress import ProgressBar
 from .results import readable_text, save
 
@@ -106,7 +106,7 @@ def call(
 
 
 def _own_url() -> str:
-    settings = Settings()
+    settings = settings_of()
     return http_url(settings.host, settings.port, "/mcp")
 
 

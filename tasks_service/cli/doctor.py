@@ -40,6 +40,7 @@ from .application import (
     load_connected_service,
     open_store,
     redis_url_of,
+    settings_of,
 )
 from .default_user import restart_losses
 from .tool_findings import AnsweringWorker, ToolExamination, waiting_findings
@@ -136,7 +137,7 @@ Check = Callable[[Examination], Iterable[Finding]]
 @json_option
 def doctor(app: str, as_json: bool) -> None:
     """Examine Redis, broker, workers, beat, front end and Flower; exit status 1 if something is broken."""
-    settings = Settings()
+    settings = settings_of()
     report: list[tuple[str, list[Finding]]] = []
     with open_store(settings) as store:
         service = load_connected_service(app, settings)

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..audit_log import audited, note_task, open_audit_log, operator
+from ..audit_log import audited, open_audit_log
 from ..domain.decide import effective
 from ..domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
 from ..domain.events import CancelByOperator
 from ..domain.names import task_hash
 from ..domain.task import NOT_RECORDED, Identity, JsonText, Phase, Slot, Task, TaskRecord
-from ..settings import Settings
+from ..observability.context import note_action, note_task, operator
 from ..store.maintenance import MaintenanceStore
-from .application import json_option, open_store, printable
+from .application import json_option, open_store, printable, settings_of
 from .tables import age, print_table
 
 #: Times from here on, in ms, have no date.
@@ -42,7 +42,7 @@ DEFAULT_ROWS = 50
 @click.argument("task", nargs=-1)
 def list_tasks(task: tuple[str, ...], phase: str | None, tool: str | None, limit: int, as_json: bool) -> None:
     """List tasks of all owners, newest first; or only those that are named (see `inspect`)."""
-    with open_store(Settings()) as store:
+    with open_store(settings_of()) as store:
         now_ms = store.now_ms()
         tasks = [
             found
@@ -66,7 +66,7 @@ def inspect(task: str, as_json: bool) -> None:
 
     TASK is its name, as logs, errors and Flower show it, with or without the `.<claim>` behind it; or its id.
     """
-    settings = Settings()
+    settings = settings_of()
     open_audit_log(settings.audit_log)
     with open_store(settings) as store, audited("operator: inspect", operator()):
         note_task(task)
@@ -92,9 +92,10 @@ def cancel(task: str, reason: str | None) -> None:
     Its history says that an operator did so, and so does its status message, which the client reads.
     """
     order = CancelByOperator() if reason is None else CancelByOperator(reason=reason)
-    settings = Settings()
+    settings = settings_of()
     open_audit_log(settings.audit_log)
     with open_store(settings) as store, audited("operator: cancel", operator()) as entry:
+        note_action()
         note_task(task)
         try:
             store.apply_order(task, order)

@@ -10,9 +10,8 @@ from collections import Counter
 import click
 
 from ..domain.errors import ConfigurationError
-from ..settings import Settings
 from ..store.maintenance import Reencrypted
-from .application import json_option, open_store, printable
+from .application import json_option, open_store, printable, settings_of
 
 #: Exit status if something is left.
 LEFT = 1
@@ -29,7 +28,7 @@ def reencrypt(dry_run: bool, as_json: bool) -> None:
 
     Exit status 1 if anything is left.
     """
-    settings = Settings()
+    settings = settings_of()
     if not settings.envelope.key_names:
         raise ConfigurationError(
             "There are no keys. Set TASKS_ENCRYPTION_KEYS, or TASKS_ENCRYPTION_KEYS_FILE, as the other "

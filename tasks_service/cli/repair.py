@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import click
 
-from ..audit_log import audited, open_audit_log, operator
+from ..audit_log import audited, open_audit_log
+from ..observability.context import operator
 from ..settings import Settings
 from ..store.maintenance import Repair
 from ..store.redis import RedisTaskStore
@@ -20,6 +21,7 @@ from .application import (
     optional_app_option,
     printable,
     redis_url_of,
+    settings_of,
 )
 
 #: Exit status if something was found and not fixed.
@@ -45,7 +47,7 @@ def repair(dry_run: bool, quarantine: bool, app: str | None, as_json: bool) -> N
     Exit status 1 if anything is left: in a dry run, or because only a person can decide.
     """
     fixed = left = 0
-    settings = Settings()
+    settings = settings_of()
     open_audit_log(settings.audit_log)
     action = "operator: look for repairs" if dry_run else "operator: repair"
     with open_store(settings) as store, audited(action, operator()):

@@ -7,7 +7,6 @@ Redis and the worker; the front end is imported beside them.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -18,8 +17,7 @@ from ..extras import require_front_end_packages
 from ..local.child_process import ManagedProcess
 from ..local.procfile import environment
 from ..local.redis_server import address
-from ..settings import Settings
-from .application import app_option, queues_option
+from .application import app_option, queues_option, settings_of
 from .back_end import ALL_STOP_SECONDS
 
 
@@ -35,12 +33,11 @@ def stdio(app: str, queues: tuple[str, ...]) -> None:
     """
     require_front_end_packages("`tasks-service stdio`")
     source, sink = _take_standard_streams()
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    settings = Settings()
+    settings = settings_of("stdio")
     back_end = None
     if settings.redis_url is None:
         url = address(settings.data_dir)
-        back_end = _start_back_end(app, queues, settings.data_dir)
+        back_end = _start_back_end(app, queues, settings.data_dir, settings.log_format)
         os.environ["TASKS_REDIS_URL"] = url
     from .stdio_server import serve  # not at the top: the back end starts while this is imported
 
@@ -50,8 +47,8 @@ def stdio(app: str, queues: tuple[str, ...]) -> None:
     os._exit(0)
 
 
-def _start_back_end(app: str, queues: tuple[str, ...], data_dir: Path) -> ManagedProcess:
-    options = ["--app", app, "--data-dir", str(data_dir)]
+def _start_back_end(app: str, queues: tuple[str, ...], data_dir: Path, log_format: str) -> ManagedProcess:
+    options = ["--app", app, "--data-dir", str(data_dir), "--log-format", log_format]
     if queues:
         options += ["--queues", ",".join(queues)]
     return ManagedProcess(

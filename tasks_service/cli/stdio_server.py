@@ -15,6 +15,7 @@ from ..frontend.app import FrontEnd
 from ..frontend.stdio import opened
 from ..local.child_process import ManagedProcess
 from ..local.redis_server import START_SECONDS
+from ..observability.formats import PROCESS
 from ..settings import Settings
 from .application import load_service
 
@@ -35,6 +36,7 @@ def serve(app: str, source: int, sink: int, back_end: ManagedProcess | None) -> 
         ConfigurationError: There is no such service, it cannot serve, or the back end has ended by itself.
     """
     service = load_service(app)
+    PROCESS.service = service.name
     asyncio.run(_serve(service.asgi(), service.settings, source, sink, back_end))
 
 

@@ -17,8 +17,8 @@ from ..domain.errors import ConfigurationError
 from ..local.procfile import ProcessSpec, parse_procfile
 from ..local.source_watch import SourceWatch
 from ..local.stack import Stack
-from ..settings import Settings
-from .application import app_option, queues_option
+from ..observability.formats import json_line
+from .application import app_option, queues_option, settings_of
 from .own_processes import own_processes
 
 #: One colour for each process, in their order.
@@ -49,12 +49,12 @@ def up(app: str, procfile: Path | None, queues: tuple[str, ...], reload: bool) -
     maintenance only. Flower runs where it is installed (`pip install 'tasks-service[flower]'`), for this
     machine only.
     """
+    settings = settings_of("up")
     specs, sentences = _processes(app, procfile, queues)
     specs = [spec for spec in specs if spec.name != "flower" or _has_flower()]
-    emit = line_printer([spec.name for spec in specs])
+    emit = print_json_line if settings.log_format == "json" else line_printer([spec.name for spec in specs])
     for sentence in sentences:
         emit("up", sentence)
-    settings = Settings()
     stack = Stack(settings, specs, emit, reloading=reload)
     changed = SourceWatch(Path.cwd(), [settings.data_dir]).changed if reload else tuple
     stop = threading.Event()
@@ -81,6 +81,11 @@ def line_printer(names: list[str]) -> Callable[[str, str], None]:
         console.print(prefix + Text.from_ansi(line))
 
     return emit
+
+
+def print_json_line(name: str, line: str) -> None:
+    """Print what a process has written as JSON: as it is, or as the message of a line of its own."""
+    click.echo(json_line(name, line))
 
 
 def _processes(

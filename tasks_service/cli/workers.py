@@ -9,9 +9,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ..settings import Settings
 from ..store.registry import RegistryView, WorkerAnnouncement
-from .application import json_option, open_store
+from .application import json_option, open_store, settings_of
 from .tables import age, print_table
 
 
@@ -19,7 +18,7 @@ from .tables import age, print_table
 @json_option
 def workers(as_json: bool) -> None:
     """List the workers that run, with their releases, queues and tools."""
-    with open_store(Settings()) as store:
+    with open_store(settings_of()) as store:
         now_ms = store.now_ms()
         views = [store.registry.read(service) for service in store.registry.services()]
     if as_json:

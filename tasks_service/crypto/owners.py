@@ -11,7 +11,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from ..domain.task import Owner
+from ..domain.task import Identity, Owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,11 @@ LOCAL_USER = Principal(issuer="local", subject="user")
 
 API_KEY_ISSUER = "api-key"
 """The issuer of principals that an API key names."""
+
+
+def key_name(identity: Identity) -> str:
+    """The name of the API key that somebody has called with; empty if it was none."""
+    return identity.subject if identity.issuer == API_KEY_ISSUER else ""
 
 
 def owner_of(principal: Principal, secret: bytes) -> Owner:

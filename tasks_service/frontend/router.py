@@ -8,7 +8,8 @@ from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..audit_log import Entry, Source, asked_by, is_on, write
+from ..audit_log import Entry, is_on, write
+from ..observability.context import Context, new_request_id, within
 from .access.address_guard import AddressGuard
 from .access.caller_address import TrustedProxies
 from .access.cross_origin import opened_to
@@ -47,11 +48,13 @@ class EraRouter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; the audit log has at least a line about each."""
-        if not is_on():
-            await self._take(scope, receive, send)
-            return
-        with asked_by(Source(address=self._proxies.caller_address(scope).address)) as source:
-            exchange = _Exchange(scope, source, send)
+        context = Context(request=new_request_id())
+        with within(context):
+            if not is_on():
+                await self._take(scope, receive, send)
+                return
+            context.source.address = self._proxies.caller_address(scope).address
+            exchange = _Exchange(scope, context, send)
             try:
                 await self._take(scope, receive, exchange.send)
             finally:
@@ -90,10 +93,10 @@ class EraRouter:
 class _Exchange:
     """An HTTP request of which the audit log has a line, also if no method of the protocol saw it."""
 
-    def __init__(self, scope: Scope, source: Source, send: Send) -> None:
+    def __init__(self, scope: Scope, context: Context, send: Send) -> None:
         method = scope["method"]
         self._action = f"http {method if method in _METHODS else 'other'}"
-        self._source, self._send, self._status = source, send, 0
+        self._context, self._send, self._status = context, send, 0
 
     async def send(self, message: Message) -> None:
         """Pass on what is sent, and note the status."""
@@ -103,13 +106,13 @@ class _Exchange:
 
     def ended(self) -> None:
         """Write the line, unless a method has."""
-        if self._source.lines:
+        if self._context.source.lines:
             return
         status = self._status
         outcome = "ok" if status < 400 else "refused" if status < 500 or status == 503 else "error"
         if not status:
             outcome = "cancelled"
-        write(Entry(self._action, self._source, outcome=outcome, status=status or None))
+        write(Entry(self._action, self._context, outcome=outcome, status=status or None))
 
 
 _METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS"})

@@ -21,10 +21,10 @@ from typing import Any, Final
 from mcp.server.connection import Connection
 from mcp_types.jsonrpc import INVALID_REQUEST, METHOD_NOT_FOUND
 
-from ..audit_log import Source, asked_by
 from ..domain.errors import StoreUnavailable
 from ..domain.limits import Limits
 from ..domain.task import JsonText
+from ..observability.context import Source, asked_by
 from ..store.sessions import Session
 from .app import FrontEnd
 from .assembly import Servers

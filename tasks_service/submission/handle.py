@@ -12,13 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..audit_log import Source, audited, note_task
+from ..audit_log import audited
 from ..authoring.tool import ToolRegistry
 from ..domain.errors import InvalidTransition, StoreUnavailable
 from ..domain.events import Cancel
 from ..domain.names import task_hash
 from ..domain.task import Owner, Progress, TaskStatus
 from ..durable.children import Seen
+from ..observability.context import Source, note_action, note_task
 from ..store.clients import TaskView
 from .change_listener import HEAL
 from .outcome import Outcome
@@ -133,6 +134,7 @@ class TaskHandle:
             StoreUnavailable: Redis did not answer in time.
         """
         with audited("cancel", Source(owner=self._owner)) as entry:
+            note_action()
             note_task(self.task_id)
             try:
                 self._process.store.apply(self._owner, self.task_id, Cancel(reason=reason), hidden=True)

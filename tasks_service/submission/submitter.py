@@ -16,7 +16,7 @@ from typing import Any
 
 import pydantic_core
 
-from ..audit_log import Source, audited, note_task, open_audit_log
+from ..audit_log import audited, open_audit_log
 from ..authoring.tool import Tool, ToolRegistry
 from ..authoring.tool_options import check_retention, duration_ms
 from ..crypto.key_file import read_key_file
@@ -37,6 +37,7 @@ from ..domain.task import Identity, Owner, Policy, Task
 from ..domain.tools import TaskSupport
 from ..domain.traces import is_trace_parent
 from ..durable.context import RunningContext, running_context
+from ..observability.context import Source, note_action, note_task
 from ..settings import Settings
 from ..store.findings import Finding
 from ..store.redis.backoff import full_jitter
@@ -276,7 +277,8 @@ class Submitter:
         """
         event = submission.event
         with audited("submit", Source(owner=event.owner)):
-            note_task("", event.tool)
+            note_action()
+            note_task("", event.tool, event.trace)
             task = self._recorded(submission)
             note_task(task.task_id)
         return task

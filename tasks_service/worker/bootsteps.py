@@ -20,6 +20,7 @@ from ..store.redis import Role
 from ..unsafe_settings import refuse_listeners
 from .announcer import Announcer, Description
 from .celery_command import refuse_to_start
+from .celery_logging import log_like_other_processes
 from .celery_tasks import ToolTask
 from .engine import Engine
 from .flower import guard_flower
@@ -58,11 +59,12 @@ def install(
         instructions: What the tools are good for, for the model.
         owns_app: Whether the app is ours.
     """
+    adopt_flowers_log = log_like_other_processes(app, engine.settings, engine.service, owns_app=owns_app)
     guard_messages(app, engine, tools, owns_app=owns_app)
     sign_beats_messages(app, engine)
     serve_beats_metrics(app, engine.settings)
     hand_on_the_last_counts()
-    guard_flower(engine.settings.allowed_hosts)
+    guard_flower(engine.settings.allowed_hosts, adopt_flowers_log)
     forget_cancelled_timers(app)
     announcers: list[Announcer] = []
 

@@ -17,6 +17,7 @@ from ..crypto.keys import Fingerprints
 from ..domain.errors import ConfigurationError
 from ..domain.task import SECOND
 from ..log_privacy import keep_words_out_of_logs
+from ..observability.records import carry_context
 from ..settings import Settings
 from ..store.redis import RedisTaskStore
 from .dropped import DropCounter
@@ -94,6 +95,7 @@ class Engine:
         """
         with self._lock:
             if self._executor is None:
+                carry_context()
                 store = self.store()
                 interrupter = Interrupter()
                 kept = self.store(deadline=KEEPER_DEADLINE, pool=KEEPER_POOL)

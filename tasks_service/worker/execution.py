@@ -20,6 +20,7 @@ from celery.exceptions import WorkerShutdown, WorkerTerminate
 
 from ..authoring.results import gathered
 from ..authoring.tool import Tool
+from ..crypto.owners import key_name
 from ..domain.errors import (
     AttemptEnded,
     AttemptTimedOut,
@@ -36,10 +37,12 @@ from ..domain.events import Claim, CompleteWithResult, DeadlinePassed, Release, 
 from ..domain.limits import Limits
 from ..domain.names import task_hash
 from ..domain.task import JournalEntry, Task
+from ..domain.traces import trace_id
 from ..durable.clock import SYSTEM_CLOCK, Clock
 from ..durable.context import AsyncTaskContext, RunningContext, TaskContext, current_context, running_in
 from ..durable.journal import Journal
 from ..failpoints import failpoint
+from ..observability.context import Context, within
 from ..store.maintenance import MaintenanceStore
 from ..store.workers import Claimed, WorkerStore
 from .attempt import RunningAttempt
@@ -132,31 +135,45 @@ class Executor:
             SystemExit: The process must end; the task has been handed back.
         """
         self._interrupter.engage()
+        context = Context(task=task_hash(reference), tool=tool.name)
         try:
-            started = self._clock.monotonic()
-            claim = Claim(
-                lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms, services=self._services
-            )
-            claimed = self._claim(tool, reference, claim)
-            if claimed is None:
-                return None
-            attempt = RunningAttempt(
-                claimed.task,
-                lease_id=lease_id,
-                store=self._store,
-                limits=self._limits,
-                started=started,
-                caller=claimed.caller,
-                journal=self._journal(claimed.journal, ordered=not tool.is_async),
-                ask=tool.ask,
-                wake=self._keeper.wake,
-                publisher=self._publisher,
-                clock=self._clock,
-            )
-            self._attempt(tool, claimed, attempt, body or self.body_of(tool))
-            return attempt.outcome
+            with within(context):
+                return self._run(tool, reference, context, lease_id, worker, dispatched_ms, body)
         finally:
             self._interrupter.disengage()
+
+    def _run(
+        self,
+        tool: Tool,
+        reference: str,
+        context: Context,
+        lease_id: str,
+        worker: str,
+        dispatched_ms: int,
+        body: Body | None,
+    ) -> Task | None:
+        """See `run`; what is logged meanwhile carries the task and the attempt."""
+        started = self._clock.monotonic()
+        claim = Claim(lease_id=lease_id, worker=worker, dispatched_ms=dispatched_ms, services=self._services)
+        claimed = self._claim(tool, reference, claim)
+        if claimed is None:
+            return None
+        _note_attempt(context, claimed)
+        attempt = RunningAttempt(
+            claimed.task,
+            lease_id=lease_id,
+            store=self._store,
+            limits=self._limits,
+            started=started,
+            caller=claimed.caller,
+            journal=self._journal(claimed.journal, ordered=not tool.is_async),
+            ask=tool.ask,
+            wake=self._keeper.wake,
+            publisher=self._publisher,
+            clock=self._clock,
+        )
+        self._attempt(tool, claimed, attempt, body or self.body_of(tool))
+        return attempt.outcome
 
     def _claim(self, tool: Tool, reference: str, claim: Claim) -> Claimed | None:
         """Claim the task; None if the message was a duplicate or came early, or the store did not answer."""
@@ -318,6 +335,13 @@ class Executor:
             self._commit(attempt, tool, result_too_large(tool, attempt.lease_id, error))
         except (TaskNotFound, InvalidTransition) as refusal:
             logger.info("The outcome of task %s does not count: %s", name, refusal)
+
+
+def _note_attempt(context: Context, claimed: Claimed) -> None:
+    task = claimed.task
+    context.service, context.attempt, context.claim = task.service, task.attempts, task.claims
+    context.source.owner, context.source.name = task.owner, key_name(claimed.caller)
+    context.trace = trace_id(task.trace)
 
 
 async def _called(

@@ -26,18 +26,19 @@ _EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - it is what a bound address i
 """Addresses that are those of every interface, and a name of none."""
 
 
-def guard_flower(allowed: Iterable[str]) -> None:
+def guard_flower(allowed: Iterable[str], adopt: Callable[[], None]) -> None:
     """Guard the Flower that this process is about to run; nothing happens in any other process.
 
     Args:
         allowed: Host headers to accept besides the bound address and this machine's own names.
+        adopt: Called once Flower has set up its log.
     """
     command: Any = sys.modules.get("flower.command")
     if command is not None and not hasattr(command.Flower, "tasks_service_hosts"):
-        command.Flower = _guarded(command.Flower, tuple(allowed))
+        command.Flower = _guarded(command.Flower, tuple(allowed), adopt)
 
 
-def _guarded(flower: type[Any], allowed: Sequence[str]) -> type[Any]:
+def _guarded(flower: type[Any], allowed: Sequence[str], adopt: Callable[[], None]) -> type[Any]:
     from tornado.web import ErrorHandler  # not at the top: only Flower needs it
 
     class GuardedFlower(flower):  # type: ignore[misc]
@@ -47,6 +48,7 @@ def _guarded(flower: type[Any], allowed: Sequence[str]) -> type[Any]:
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
+            adopt()
             address = str(self.options.address or "").partition("%")[0]
             bound = () if address in _EVERYWHERE else (f"[{address}]" if ":" in address else address,)
             self.tasks_service_hosts = Hosts((*LOOPBACK_HOSTS, *bound, *allowed))

@@ -27,6 +27,7 @@ from ..domain.events import Renew
 from ..domain.names import task_hash
 from ..durable.clock import SYSTEM_CLOCK, Clock
 from ..failpoints import failpoint
+from ..observability.context import of_task
 from ..store.changes import Change
 from ..store.workers import WorkerStore
 from .attempt import RunningAttempt
@@ -168,9 +169,11 @@ class LeaseKeeper:
                 attempt.request_stop(WorkerStopping)
             self._interrupter.interrupt(attempt)
             if reachable and now >= lease.due:
-                reachable = self._renew(lease)
+                with of_task(attempt.task.task_id, attempt.task.tool):
+                    reachable = self._renew(lease)
             if reachable and now >= attempt.progress_due:
-                reachable = _flushed(attempt)
+                with of_task(attempt.task.task_id, attempt.task.tool):
+                    reachable = _flushed(attempt)
         if not self._by_hand and any(now - lease.attempt.started > LISTEN_AFTER for lease in leases):
             self._listen()
 

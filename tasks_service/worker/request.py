@@ -20,6 +20,7 @@ from ..domain.errors import InvalidTransition, StoreUnavailable, TaskNotFound
 from ..domain.events import FailWithError, Release, WorkerEvent
 from ..domain.task import Failure, FailureKind, new_token
 from ..failpoints import failpoint
+from ..observability.context import of_task
 from ..store.workers import WorkerStore
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,15 @@ class ChildLossReporter:
     def _run(self) -> None:
         while (waiting := self._waiting.get()) is not None:
             name, event = waiting
-            try:
-                self._store.commit(name, event)
-            except (InvalidTransition, TaskNotFound) as refusal:
-                logger.debug("Task %s needs nothing: %s", name, refusal)
-            except StoreUnavailable as error:
-                logger.warning("Task %s is left to the sweep: %s", name, error)
-            else:
-                logger.info("Task %s: %s by the worker's main process", name, type(event).__name__)
+            with of_task(name):
+                self._commit(name, event)
+
+    def _commit(self, name: str, event: WorkerEvent) -> None:
+        try:
+            self._store.commit(name, event)
+        except (InvalidTransition, TaskNotFound) as refusal:
+            logger.debug("Task %s needs nothing: %s", name, refusal)
+        except StoreUnavailable as error:
+            logger.warning("Task %s is left to the sweep: %s", name, error)
+        else:
+            logger.info("Task %s: %s by the worker's main process", name, type(event).__name__)

@@ -23,6 +23,7 @@ from ..domain.errors import CorruptRecord, InvalidTransition, StoreUnavailable, 
 from ..domain.events import ExplainWait, Redispatch
 from ..domain.names import is_name
 from ..domain.task import Wait
+from ..observability.context import of_task
 from ..store.maintenance import MaintenanceStore
 from ..store.registry import RegistryView
 from ..store.wait_reasons import WaitReasons
@@ -127,14 +128,18 @@ class UnregisteredMessages:
 
     def _run(self) -> None:
         while (dropped := self._next()) is not None:
-            try:
-                self._send_again(dropped)
-            except (InvalidTransition, TaskNotFound, CorruptRecord) as refusal:
-                logger.debug("Task %s needs no other message: %s", dropped.task, refusal)
-            except StoreUnavailable as error:
-                logger.warning("A message of task %s is left to the sweep: %s", dropped.task, error)
-            except Exception:
-                logger.exception("A message of task %s is left to the sweep", dropped.task)
+            with of_task(dropped.task):
+                self._try_to_send(dropped)
+
+    def _try_to_send(self, dropped: Misdirected) -> None:
+        try:
+            self._send_again(dropped)
+        except (InvalidTransition, TaskNotFound, CorruptRecord) as refusal:
+            logger.debug("Task %s needs no other message: %s", dropped.task, refusal)
+        except StoreUnavailable as error:
+            logger.warning("A message of task %s is left to the sweep: %s", dropped.task, error)
+        except Exception:
+            logger.exception("A message of task %s is left to the sweep", dropped.task)
 
     def _next(self) -> Misdirected | None:
         """The next message to send again, when its time has come; None at the end."""

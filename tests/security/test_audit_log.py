@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from pydantic import SecretStr
 
 from tasks_service import TaskService, audit_log
-from tasks_service.audit_log import REFUSAL_SECONDS, AuditFormatter, audited, note_task, open_audit_log
+from tasks_service.audit_log import REFUSAL_SECONDS, AuditFormatter, audited, open_audit_log
 from tasks_service.authoring.library import Library
 from tasks_service.authoring.prompt import build_prompt
 from tasks_service.authoring.resource import build_resource
@@ -28,6 +28,7 @@ from tasks_service.domain.names import task_hash
 from tasks_service.frontend.core import wire_common
 from tasks_service.frontend.v2025_11_25 import wire as earlier
 from tasks_service.frontend.v2026_07_28 import wire as later
+from tasks_service.observability.context import Context, Source, note_task
 from tests.kit.serving import SECRET, registry, serving, settings
 from tests.kit.sessions import SessionClient
 from tests.kit.waiting import wait_until
@@ -195,7 +196,7 @@ def test_refusals_of_ever_new_kinds_are_counted_together(
 ) -> None:
     for number in range(audit_log.REFUSAL_KINDS + 100):
         audit_log.write(
-            audit_log.Entry("http POST", audit_log.Source(address=str(number)), outcome="refused", status=401)
+            audit_log.Entry("http POST", Context(Source(address=str(number))), outcome="refused", status=401)
         )
 
     assert len(lines.texts) == audit_log.REFUSAL_KINDS + 1

@@ -36,6 +36,7 @@ CANARIES = ("CANARY", ENCRYPTION, base64.b64decode(ENCRYPTION).hex())
 """What must not be found anywhere."""
 
 RECORDS = {"TASKS_ENCRYPTION_KEYS": f"k:{ENCRYPTION}"}
+DEBUG = {"TASKS_LOG_LEVEL": "debug"}
 SIGNED = {"TASKS_MESSAGE_SECRET": MESSAGES}
 EVERYWHERE = bool(os.environ.get("TASKS_TEST_CANARIES"))
 """Whether beat and Flower are looked at as well."""
@@ -93,7 +94,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
         worker = ["celery", "-A", APP, "worker", "--pool", "threads", "--concurrency", "2", "--task-events"]
         worker += ["--without-mingle", "--hostname", "worker@test", "--loglevel", "DEBUG"]
         beat = ["celery", "-A", APP, "beat", "--scheduler", "celery.beat:Scheduler", "--loglevel", "DEBUG"]
-        keys = {"TASKS_API_KEYS": f"ann:{KEY}", "TASKS_SECRET": SECRET}
+        keys = {"TASKS_API_KEYS": f"ann:{KEY}", "TASKS_SECRET": SECRET, **DEBUG}
         port = metrics_port()
         measured = {"TASKS_METRICS_PORT": str(port), "TASKS_METRICS_KEY": READER}
         processes: dict[str, Any] = {

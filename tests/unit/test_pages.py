@@ -31,6 +31,7 @@ WHEEL = f"tasks_service-{PROJECT['project']['version']}-py3-none-any.whl"
 CERTIFICATES = "/etc/tasks/ca.pem"
 SHELL = {
     *("export", "for", "git", "docker/users.sh", "redis-server", "redis-cli", "openssl", "celery", "python"),
+    *("grep", "jq"),
 }
 """Of what stands in shell blocks: what is not ours to judge."""
 

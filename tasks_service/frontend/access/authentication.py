@@ -14,7 +14,8 @@ from typing import Final
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST
 from starlette.types import Scope
 
-from ...audit_log import note_owner
+from ...crypto.owners import key_name
+from ...observability.context import note_owner
 from ..core.overload import retry_after
 from ..core.requests import Caller
 from ..transport.rejection import Rejection
@@ -89,7 +90,7 @@ class Authentication:
                 many of those; 503 if it cannot be verified for now.
         """
         caller = await self._authenticate(scope, raw, headers)
-        note_owner(caller.owner)
+        note_owner(caller.owner, key_name(caller.identity))
         return caller
 
     async def _authenticate(

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
-from ...audit_log import note_task
 from ...authoring.tool import Rendered, Tool, build_tool, rendered
 from ...domain.errors import InvalidTransition, TaskNotFound
 from ...domain.events import Cancel
@@ -29,6 +28,7 @@ from ...domain.task import Owner, Task, TaskStatus
 from ...domain.tools import COMPANION_TOOLS, OfferedTool, TaskSupport, ToolDefinition, Tools, ToolSet
 from ...durable.annotations import ToolAnnotations
 from ...durable.content import ToolResult
+from ...observability.context import note_task
 from ...store.clients import AsyncClientStore, TaskView
 from ...store.registry import RegistryView
 from .answers import check_answers, record_answers

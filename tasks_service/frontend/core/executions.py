@@ -24,6 +24,7 @@ from ...domain.names import new_task_id
 from ...domain.questions import open_questions
 from ...domain.task import ClientCapability, Owner, Policy, Task, TaskStatus
 from ...domain.tools import TaskSupport, ToolDefinition
+from ...observability.context import note_action
 from ...store.clients import AsyncClientStore, TaskView
 from .answers import asked_again, check_answers, record_answers
 from .catalogue import Catalogue
@@ -131,6 +132,7 @@ class Executions:
         """
         if self._companion_tools is not None and call.tool in self._companion_tools.tools:
             return await self._call_companion(self._companion_tools, owner, call, reporting)
+        note_action(call.trace)
         tool = self._catalogue.tools.find(call.tool).definition
         if tool.support is TaskSupport.REQUIRED and not call.takes_handle:
             raise HandleRequired(tool.name)
@@ -180,6 +182,7 @@ class Executions:
             UnknownTool, CapabilityRequired, StateRefused: See `call`.
             InvalidArguments, NotJson, LimitExceeded: See `call`.
         """
+        note_action(call.trace)
         offered = self._catalogue.tools.find(call.tool)
         tool = offered.definition
         asking = Asking(tool.name, tool.ask)

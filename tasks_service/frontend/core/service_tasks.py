@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...audit_log import note_task
 from ...domain.errors import TaskNotFound
 from ...domain.events import ClientEvent, Create
 from ...domain.task import Owner, Task, Wait
+from ...observability.context import note_action, note_task
 from ...store.clients import AsyncClientStore, Created, Page, TaskView
 from .catalogue import Catalogue
 
@@ -41,7 +41,8 @@ class ServiceTasks:
             waits=waits,
             takes_turns=self._take_turns,
         )
-        note_task("", event.tool)
+        note_action()
+        note_task("", event.tool, event.trace)
         created = await self._store.create(of_service)
         note_task(created.task.task_id)
         shown = self._shown(created.task)
@@ -52,16 +53,17 @@ class ServiceTasks:
         note_task(task_id)
         view = await self._store.get(owner, task_id, hidden=hidden)
         shown = self._shown(view.task)
-        note_task("", shown.tool)
+        note_task("", shown.tool, shown.trace)
         return view if shown is view.task else replace(view, task=shown)
 
     async def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Task:
         """See `ClientStore.apply`."""
+        note_action()
         note_task(task_id)
         if self._catalogue.hides:
             await self.get(owner, task_id, hidden=hidden)  # whose it is never changes
         shown = self._shown(await self._store.apply(owner, task_id, event, hidden=hidden))
-        note_task("", shown.tool)
+        note_task("", shown.tool, shown.trace)
         return shown
 
     async def page(self, owner: Owner, *, after: str | None = None, limit: int = 50) -> Page:

@@ -22,6 +22,7 @@ from redis.exceptions import ResponseError
 
 from ...crypto.envelope import Envelope, TaskSeal
 from ...domain.decide import (
+    Applied,
     IdempotencyRecord,
     Refused,
     Replayed,
@@ -34,6 +35,7 @@ from ...domain.events import RepairRecord
 from ...domain.limits import size
 from ...domain.names import is_name, task_hash
 from ...domain.task import DAY, SECOND, LogEntry, Phase, Slot, Task, new_token
+from ...observability.transitions import log_transitions
 from ..maintenance import Repair
 from . import codec
 from .layout import (
@@ -243,7 +245,12 @@ class Repairs:
             return True
 
     def _repair(self, name: str, found_in: str | None, *, dry_run: bool) -> Program[list[Repair]]:
-        return (yield from transact(_Fix(self._records, name, found_in, dry_run=dry_run), self._deadline))
+        fix = _Fix(self._records, name, found_in, dry_run=dry_run)
+        done = yield from transact(fix, self._deadline)
+        if fix.repaired is not None and not dry_run:
+            event, before, applied = fix.repaired
+            log_transitions(event, before, applied.task, applied.log)
+        return done
 
     def _quarantine(self, shard: Shard, name: str) -> Program[None]:
         yield from transact(_Quarantine(shard, name), self._deadline)
@@ -262,6 +269,7 @@ class _Fix:
         self._shard = next(found, records.layout.shard_of(name))
         self._look = _Look(self._shard, name, found_in)
         self._done: list[Repair] = []
+        self.repaired: tuple[RepairRecord, Task, Applied] | None = None
 
     def watch(self) -> list[str]:
         return [self._shard.task(self.task_id), *self._look.watched]
@@ -321,12 +329,14 @@ class _Fix:
         seal = self._records.envelope.of(task.owner, task_hash(task.task_id))
         kept, kept_bytes = _journal(task, seal, record)
         has_result = _is_json(seal, record.get("result"))
+        self.repaired = None
         event = RepairRecord(result_present=has_result, journal_kept=kept, journal_bytes_kept=kept_bytes)
         if (what := inconsistency(task, event)) is not None:
             decision = decide(task, event, now_ms, limits=self._records.limits)
             # Refused: time has ended it meanwhile, and a sweep writes that down.
             if not isinstance(decision, Refused | Replayed) and decision.task is not None:
                 problems.append(what)
+                self.repaired = (event, task, decision)
                 commands += self._records.writes(shard, task, fields, decision, now_ms, sends=False)
                 task = decision.task
         if "result" in record and task.phase is not Phase.COMPLETED:

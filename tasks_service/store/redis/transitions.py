@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from ...crypto.owners import key_name
 from ...domain.decide import Applied, Refused, Replayed, decide, redispatch_backoff_ms
 from ...domain.errors import (
     ConcurrencyLimitReached,
@@ -40,6 +41,7 @@ from ...domain.names import is_name, task_hash
 from ...domain.task import NO_TEXT, JsonText, Owner, Phase, Slot, Task
 from ...metrics import series
 from ...metrics.task_events import count_event, count_replayed
+from ...observability.transitions import log_transitions
 from ..clients import Created
 from ..workers import Claimed
 from . import codec
@@ -63,7 +65,8 @@ _NEEDS_NO_KEY = (Cancel, CallerLeft, CallerReturned, CancelByOperator, SweepEven
 class _Judged(NamedTuple):
     """What `decide` said, as commands; `sends` if a message goes out with them.
 
-    `counted` counts it. Where a task that waits may have a slot now, `opens` says where.
+    `counted` counts it. Where a task that waits may have a slot now, `opens` says where; `before` is the task as
+    it was.
     """
 
     applied: Applied
@@ -72,6 +75,7 @@ class _Judged(NamedTuple):
     now_ms: int
     counted: Callable[[], None]
     opens: Opening | None = None
+    before: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,15 @@ class Transitions(Records):
             yield from creation.refuse_damaged_counts()
             raise
         if isinstance(decision, Applied) and decision.task is not None:
+            log_transitions(event, None, decision.task, decision.log, key_name(event.caller))
             if awaits_worker(decision.task):
                 self.outbox.committed(decision.task)
             yield from self._grant_slots(free_slots)
             return Created(task=decision.task)
         task_id = decision.task_id if isinstance(decision, Replayed) else event.task_id
         view = yield from self.reads.get(event.owner, task_id, hidden=True)
+        if isinstance(decision, Replayed) and decision.entry is not None:  # the reply to its EXEC was lost
+            log_transitions(event, None, view.task, (decision.entry,), key_name(event.caller))
         return Created(task=view.task, replayed=True)
 
     def apply(self, owner: Owner, task_id: str, event: ClientEvent, *, hidden: bool = False) -> Program[Task]:
@@ -120,7 +127,8 @@ class Transitions(Records):
 
     def claim(self, reference: str, event: Claim) -> Program[Claimed]:
         """See `WorkerStore.claim`; arguments and journal come with the same read."""
-        claimed, free_slots = yield from transact(_Claim(self, reference, event), self.deadline)
+        (claimed, judged), free_slots = yield from transact(_Claim(self, reference, event), self.deadline)
+        log_transitions(event, judged.before, claimed.task, judged.applied.log, key_name(claimed.caller))
         yield from self._grant_slots(free_slots)
         task = claimed.task
         if task.lease is None or task.lease.lease_id != event.lease_id:
@@ -166,6 +174,7 @@ class Transitions(Records):
     def _run(self, transition: _Event, deadline: float | None = None) -> Program[Applied]:
         deadline = self.deadline if deadline is None else deadline
         judged, free_slots = yield from transact(transition, deadline)
+        log_transitions(transition.event, judged.before, judged.applied.task, judged.applied.log)
         if judged.sends and judged.applied.task is not None:
             self.outbox.committed(judged.applied.task)
         yield from self._grant_slots(free_slots)
@@ -225,7 +234,10 @@ class _OfTask:
             raise TaskNotFound(self.task_id) if isinstance(decision.error, TaskNotFound) else decision.error
         if isinstance(decision, Replayed):
             count = partial(count_replayed, event, decision, stored.log)
-            return _Judged(Applied(task=decision.task), [], sends=False, now_ms=now_ms, counted=count)
+            # It was written, and the reply was lost: then the log of this process has no line of it yet.
+            entries = () if decision.entry is None else (decision.entry,)
+            applied = Applied(task=decision.task, log=entries)
+            return _Judged(applied, [], sends=False, now_ms=now_ms, counted=count)
         after = decision.task
         sends = is_sent(decision, event, now_ms)
         commands = self._store.writes(shard, seen, stored.fields, decision, now_ms, sends=sends)
@@ -233,7 +245,7 @@ class _OfTask:
             not_before_ms = now_ms + redispatch_backoff_ms(after.redispatches)
             commands.append(("ZADD", shard.index("suspects"), not_before_ms, task_hash(self.task_id)))
         count = partial(count_event, event, seen, decision, sends=sends)
-        return _Judged(decision, commands, sends, now_ms, count, opening(limits, seen, after))
+        return _Judged(decision, commands, sends, now_ms, count, opening(limits, seen, after), seen)
 
     def _write(self, judged: _Judged, outcome: T) -> Write[Written[T]]:
         if judged.applied.task is None:
@@ -256,19 +268,17 @@ class _Event(_OfTask):
         slots: FreeSlots | None = None,
     ) -> None:
         super().__init__(store, task_id, event, slots)
-        self._event, self._seen = event, seen
+        self.event, self._seen = event, seen
 
     def reads(self) -> list[Command]:
         return [*state_reads(self._shard, self.task_id), *self._slots.commands()]
 
     def judge(self, replies: list[Reply]) -> Write[Written[_Judged]] | None:
-        stored = self._store.stored(
-            self.task_id, replies, without_keys=isinstance(self._event, _NEEDS_NO_KEY)
-        )
-        if self._slots.lacks(stored.task, self._event):
+        stored = self._store.stored(self.task_id, replies, without_keys=isinstance(self.event, _NEEDS_NO_KEY))
+        if self._slots.lacks(stored.task, self.event):
             return None
-        judged = self._judge(self._event, stored, self._seen(stored.task))
-        if self._store.guard is not None and isinstance(self._event, AnswerInput) and judged.commands:
+        judged = self._judge(self.event, stored, self._seen(stored.task))
+        if self._store.guard is not None and isinstance(self.event, AnswerInput) and judged.commands:
             self._store.guard.check_answer(self._shard)
         return self._write(judged, judged)
 
@@ -334,7 +344,7 @@ class _Claim(_OfTask):
         ]
         return whole + self._slots.commands()
 
-    def judge(self, replies: list[Reply]) -> Write[Written[Claimed]] | None:
+    def judge(self, replies: list[Reply]) -> Write[Written[tuple[Claimed, _Judged]]] | None:
         time, flat, lines, *held = replies
         record: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
         state = [record.get(name) for name in codec.STATE_FIELDS]
@@ -356,7 +366,7 @@ class _Claim(_OfTask):
             journal=(*known, *judged.applied.journal),
         )
         commands = [*_overtaking(self._shard, task, self._event), *judged.commands]
-        return self._write(judged._replace(commands=commands), claimed)
+        return self._write(judged._replace(commands=commands), (claimed, judged))
 
 
 def _overtaking(shard: Shard, task: Task, event: Claim) -> list[Command]:

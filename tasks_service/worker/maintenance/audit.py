@@ -8,6 +8,7 @@ import time
 from ...domain.errors import CorruptRecord, TaskNotFound
 from ...domain.task import SECOND
 from ...metrics.series import AUDIT_PROBLEMS, AUDITED
+from ...observability.context import of_task
 from ...store.maintenance import MaintenanceStore
 
 logger = logging.getLogger(__name__)
@@ -24,8 +25,9 @@ def audit_records(store: MaintenanceStore) -> int:
     problems, until = 0, time.monotonic() + BUDGET
     for name in store.task_names():
         found = _problems(store, name) and _problems(store, name)  # twice: tasks move meanwhile
-        for problem in found:
-            logger.warning("Audit: task %s: %s", name, problem)
+        with of_task(name):
+            for problem in found:
+                logger.warning("Audit: task %s: %s", name, problem)
         AUDITED.add()
         AUDIT_PROBLEMS.add(number=len(found))
         problems += len(found)

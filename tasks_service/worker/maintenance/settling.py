@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from ...domain.errors import CorruptRecord, InvalidTransition, TaskNotFound
-from ...domain.events import DeadlinePassed, Reap, SweepEvent
+from ...domain.events import SweepEvent
 from ...domain.indexes import Due
 from ...domain.names import is_name
+from ...observability.context import of_task
 from ...store.maintenance import MaintenanceStore
 
 logger = logging.getLogger(__name__)
@@ -58,16 +59,15 @@ def settle(store: MaintenanceStore, name: str, event: SweepEvent) -> bool:
         StoreUnavailable: No answer in time.
         StoreFull: Nothing can be written.
     """
-    try:
-        store.apply_sweep(name, event)
-    except (TaskNotFound, InvalidTransition) as refusal:
-        if not is_name(name):
-            logger.warning("An index named %a, which is the name of no task; it was taken out", name)
-        logger.debug("Task %a: %s", name, refusal)
-        return False
-    except CorruptRecord as error:
-        logger.warning("Task %s is left alone: %s", name, error)
-        return False
-    if isinstance(event, Reap | DeadlinePassed):
-        logger.info("Task %s: %s", name, type(event).__name__.lower())
+    with of_task(name):
+        try:
+            store.apply_sweep(name, event)
+        except (TaskNotFound, InvalidTransition) as refusal:
+            if not is_name(name):
+                logger.warning("An index named %a, which is the name of no task; it was taken out", name)
+            logger.debug("Task %a: %s", name, refusal)
+            return False
+        except CorruptRecord as error:
+            logger.warning("Task %s is left alone: %s", name, error)
+            return False
     return True
