@@ -49,6 +49,8 @@ def test_all_that_a_tool_logs_is_found_by_its_task(redis_url: str, tmp_path: Pat
             sync = client.run("talk", secret=ARGUMENT).task
             on_loop = client.run("talk_async", secret=ARGUMENT).task
             twice = client.run("fail_once", marker=str(tmp_path / "marker")).task
+        # A line is written when what it tells has happened, which the client may have seen before.
+        wait_until(lambda: worker.logs().count('"event":"completed"') == 3, worker.logs)
         lines = lines_of(worker.logs())
     finally:
         worker.teardown()

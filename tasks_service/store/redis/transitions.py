@@ -65,8 +65,8 @@ _NEEDS_NO_KEY = (Cancel, CallerLeft, CallerReturned, CancelByOperator, SweepEven
 class _Judged(NamedTuple):
     """What `decide` said, as commands; `sends` if a message goes out with them.
 
-    `counted` counts it. Where a task that waits may have a slot now, `opens` says where; `before` is the task as
-    it was.
+    `counted` counts it. Where a task that waits may have a slot now, `opens` says where. `before` is the task
+    as it was.
     """
 
     applied: Applied
