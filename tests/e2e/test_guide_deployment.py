@@ -16,9 +16,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from redis import Redis
 
 from tests.kit.pages import ROOT, blocks
-from tests.kit.servers import free_port
+from tests.kit.servers import RedisServer, free_port
 from tests.kit.tls import Authority, TlsProxy
 from tests.kit.waiting import wait_until
 
@@ -130,6 +131,37 @@ def test_no_role_has_a_secret_that_the_page_says_it_does_not_need() -> None:
     for name, needed in cells().items():
         if "yes" in needed:
             assert [name in given[role] for role in ROLES] == [cell == "yes" for cell in needed], name
+
+
+def test_redis_takes_the_configuration_of_the_page(tmp_path: Path) -> None:
+    (block,) = blocks(PAGE, "conf")
+    told = dict(line.split(" ", 1) for line in block.text.splitlines()[1:])
+    elsewhere = {"port", "dir", "aclfile"}  # here they are the test's own
+    with closing(RedisServer()) as server, server.client() as client:
+        has_tls = client.info("server").get("server_name") != "valkey"  # that of the wheel is built without
+    tls_port, certificate = free_port(), Authority(tmp_path).issue(host="localhost")
+    here = {
+        "tls-port": str(tls_port),
+        "tls-cert-file": str(certificate),
+        "tls-key-file": str(certificate),
+        "tls-ca-cert-file": str(tmp_path / "ca.pem"),
+    }
+    options = {
+        name: here.get(name, value).strip('"') for name, value in told.items() if name not in elsewhere
+    }
+    taken = {name: value for name, value in options.items() if has_tls or not name.startswith("tls-")}
+
+    with closing(
+        RedisServer(*(word for name, value in taken.items() for word in (f"--{name}", value)))
+    ) as server:
+        with server.client() as client:
+            assert client.config_get("maxmemory-policy", "appendonly") == {
+                "maxmemory-policy": "noeviction",
+                "appendonly": "yes",
+            }
+        if has_tls:
+            with Redis("localhost", tls_port, ssl=True, ssl_ca_certs=str(tmp_path / "ca.pem")) as encrypted:
+                assert encrypted.ping()
 
 
 def test_a_caller_with_a_key_gets_a_result_and_the_operator_finds_nothing_wrong(

@@ -172,7 +172,7 @@ def proxied(name: str, directory: Path, ports: Sequence[int]) -> Iterator[int]:
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until(lambda: _listens(port) or process.poll() is not None, log.read_text)
+        wait_until(lambda: listens(port) or process.poll() is not None, log.read_text)
         assert process.poll() is None, log.read_text()
         yield port
     finally:
@@ -180,7 +180,8 @@ def proxied(name: str, directory: Path, ports: Sequence[int]) -> Iterator[int]:
         process.wait(30)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether anybody takes connections at a port of this machine."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
+import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.kit.pages import ROOT, blocks
+from tests.kit.servers import free_port
 from tests.kit.sessions import SessionClient, is_answer
+from tests.kit.tls import Authority
+from tests.kit.waiting import wait_until
 from tests.kit.wire import WITHOUT_TASKS, Reply, WireClient
 
-from .running import HOST, KEY, PROXIES, Deployment, deployed, proxied
+from .running import HOST, KEY, PROXIES, Deployment, deployed, listens, nginx, proxied
 
 pytestmark = pytest.mark.proxies
 
@@ -216,3 +222,28 @@ def test_where_all_are_overloaded_the_client_is_told_so(name: str, tmp_path: Pat
 
     assert (reply.status, reply.headers["retry-after"]) == (503, "1")
     assert reply.error["message"] == "too much to do"
+
+
+def test_nginx_speaks_tls_with_the_lines_of_the_page_of_a_deployment(tmp_path: Path) -> None:
+    (lines,) = blocks(ROOT / "docs/guide-deployment.md", "nginx")
+    authority, port = Authority(tmp_path), free_port()
+    certificate = str(authority.issue())
+    tls = lines.text.replace("listen 443", f"listen 127.0.0.1:{port}")
+    for name in ("/etc/nginx/tools.pem", "/etc/nginx/tools.key"):
+        assert name in tls
+        tls = tls.replace(name, certificate)
+    command = nginx(tmp_path, port, [free_port(), free_port()])
+    file = tmp_path / "nginx.conf"
+    plain = f"    listen 127.0.0.1:{port};\n"
+    assert plain in file.read_text()
+    file.write_text(file.read_text().replace(plain, tls))
+
+    with subprocess.Popen(command, cwd=tmp_path) as process:
+        try:
+            wait_until(lambda: listens(port), "nginx listens")
+            trusted = ssl.create_default_context(cafile=str(authority.file))
+            with closing(http.client.HTTPSConnection("127.0.0.1", port, context=trusted)) as client:
+                client.request("GET", "/mcp")
+                assert client.getresponse().status == 502, "no front end is there"
+        finally:
+            process.terminate()
