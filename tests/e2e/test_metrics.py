@@ -13,7 +13,7 @@ from tests.e2e.roles import FrontEnd, Process, ready
 from tests.kit.metrics import Scrape, metrics_port, page, scrape
 from tests.kit.servers import RedisServer
 from tests.kit.waiting import wait_until
-from tests.kit.wire import WITH_TASKS, WireClient
+from tests.kit.wire import WITH_TASKS, WITHOUT_TASKS, WireClient
 from tests.kit.workers import ProcessContainer, worker_node
 
 APP, SERVICE = "tests.kit.worker_app", "Worker tests"
@@ -165,6 +165,19 @@ def test_refusals_are_counted_by_reason(service: Service) -> None:
         assert client.post(b"{", client.headers("tools/list", {}, Host="elsewhere.example")).status == 421
     after = service.scrape().by("tasks_service_requests_refused_total", "reason")
     assert less(dict(after), dict(before)) == {"invalid": 4.0, "forbidden": 1.0}
+
+
+def test_an_error_that_a_tool_has_ended_with_is_no_refusal_whatever_its_author_says(
+    service: Service,
+) -> None:
+    before = service.scrape().by("tasks_service_requests_refused_total", "reason")
+    node = worker_node(service.redis.url, app=APP, pool="solo")
+    try:
+        with WireClient(service.web.port, capabilities=WITHOUT_TASKS) as client:
+            assert client.call("look_refused", {}).error["data"]["setting"] == "mine"
+    finally:
+        node.teardown()
+    assert service.scrape().by("tasks_service_requests_refused_total", "reason") == before
 
 
 def test_metrics_are_read_with_the_key_alone_and_at_their_own_address(service: Service) -> None:

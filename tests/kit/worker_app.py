@@ -72,6 +72,12 @@ def protest() -> str:
 
 
 @service.tool()
+def look_refused() -> str:
+    """Fail with what looks like a refusal of a front end."""
+    raise ProtocolError(-32602, "Over my own quota.", {"setting": "mine", "retryAfterMs": 1})
+
+
+@service.tool()
 def crash() -> str:
     """Fail by accident."""
     raise RuntimeError(SECRET)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from mcp.shared.exceptions import MCPError
 from mcp_types.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR
 
 from ...metrics.series import REFUSED, Refused
@@ -39,14 +40,18 @@ _BY_STATUS: Final[Mapping[int, Refused]] = {
 _INVALID: Final = frozenset({INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR})
 
 
+class TaskError(MCPError):
+    """The error that a task has ended with, whose code and data its author may have chosen: no refusal."""
+
+
 def count_rejected(status: int, code: int, data: Any) -> None:
     """Count a request that no method has seen, by its HTTP status and its error."""
     REFUSED.add(_BY_STATUS.get(status) or _reason(code, data) or Refused.INVALID)
 
 
-def count_error(error: Mapping[str, Any]) -> None:
+def count_error(code: int, data: Any) -> None:
     """Count the error of a method, if it is a refusal and not the outcome of what was asked."""
-    if (reason := _reason(error["code"], error.get("data"))) is not None:
+    if (reason := _reason(code, data)) is not None:
         REFUSED.add(reason)
 
 

@@ -21,9 +21,10 @@ from mcp_types.methods import validate_client_request
 from pydantic import ValidationError
 
 from ...audit_log import Entry, audited
+from ...metrics.series import REFUSED, Refused
 from .invalid_params import describe_problems
 from .jsonrpc import Request, error_message, result_message
-from .refusals import count_error
+from .refusals import TaskError, count_error
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +91,6 @@ async def run_request(
             entry.outcome = "continued"
             raise
         _note_outcome(entry, message)
-        if "error" in message:
-            count_error(message["error"])
         return message
 
 
@@ -128,10 +127,14 @@ async def _run(
     except passing:
         raise
     except ValidationError as error:
+        REFUSED.add(Refused.INVALID)
         problems = describe_problems(error, request.params)
         return error_message(request.id, ErrorData(code=INVALID_PARAMS, message=problems))
     except Exception as error:
-        return error_message(request.id, modern_error_data(error))
+        told = modern_error_data(error)
+        if not isinstance(error, TaskError):
+            count_error(told.code, told.data)
+        return error_message(request.id, told)
     return result_message(request.id, result)
 
 

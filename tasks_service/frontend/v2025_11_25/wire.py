@@ -39,6 +39,7 @@ from ..core.requests import (
     ToolCall,
 )
 from ..transport.jsonrpc import EncodedList
+from ..transport.refusals import TaskError
 
 VERSION: Final = "2025-11-25"
 
@@ -312,7 +313,7 @@ class Results:
             return common.tool_error(failure.message)
         data = None if failure.data is None else pydantic_core.from_json(failure.data)
         code = failure.code if failure.kind is FailureKind.AUTHOR else None
-        raise MCPError(INTERNAL_ERROR if code is None else code, failure.message, data)
+        raise TaskError(INTERNAL_ERROR if code is None else code, failure.message, data)
 
     def rendered(self, made: Rendered) -> dict[str, Any]:
         """A `CallToolResult` that the service has made itself."""

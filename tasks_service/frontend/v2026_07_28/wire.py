@@ -46,6 +46,7 @@ from ..core.requests import (
     Wanted,
 )
 from ..transport.jsonrpc import EncodedList
+from ..transport.refusals import TaskError
 from .structured_results import bare_schema, complete_result
 
 logger = logging.getLogger(__name__)
@@ -294,7 +295,7 @@ class Results:
             MCPError: The task has failed; this is its error.
         """
         if view.result is None:
-            raise MCPError.from_error_data(_error_of(view.task))
+            raise TaskError.from_error_data(_error_of(view.task))
         return complete_result(view.result, bare=view.task.tool in self._bare_schemas())
 
     def rendered(self, made: Rendered) -> dict[str, Any]:
