@@ -29,7 +29,7 @@ from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tasks_service.store.redis.layout import Layout
 from tasks_service.store.redis.rates import RateLimiter
 from tasks_service.store.redis.timings import Timings
-from tasks_service.store.redis.transaction import once
+from tasks_service.store.redis.transaction import Backoff, LostConnection, once
 from tasks_service.store.sessions import Session
 from tests.kit.factories import ALICE, BOB, creation
 from tests.kit.hand_worker import Worker
@@ -103,6 +103,18 @@ def test_all_front_ends_together_let_no_more_calls_through_than_an_owner_may_mak
         assert (error.maximum, error.actual, error.setting) == (7, 8, "TASKS_CALLS_PER_MINUTE")
         assert 0 < error.retry_after_ms <= MINUTE
         assert refused(runner.run(outcomes([stores[0].create(creation(BOB)) for _ in range(7)]))) == 0
+
+
+def test_a_call_whose_first_connection_is_lost_is_counted_all_the_same() -> None:
+    layout = Layout("ts", 1)
+    limiter = RateLimiter(layout, {Counted.CALLS: Rate(7, MINUTE)})
+    program = once([("GET", "key")], deadline=60)
+    counting = limiter.beside(program, Counted.CALLS, "ann", layout.home, refuses=True)
+    sent = next(counting)
+    assert isinstance(counting.throw(LostConnection("gone")), Backoff)
+    assert counting.send([]) == sent
+    with pytest.raises(RateExceeded):
+        counting.send([8, 0, MINUTE, None])
 
 
 def test_what_comes_in_the_last_millisecond_of_a_window_is_refused_too() -> None:

@@ -172,21 +172,22 @@ def ahead(
         program: Begins with a round trip to where they are answered.
         commands: What is asked or counted on the way.
         hear: Takes their replies before the program gets its own; what it raises ends the program there.
-            Where the connection is lost with them, they are not sent again, and nothing is heard.
+            Where the connection is lost with them, they are sent again with what the program sends next: so
+            what they count may be counted twice, and is never not counted.
     """
     try:
-        step = next(program)
-        is_first = isinstance(step, RoundTrip)
-        if isinstance(step, RoundTrip):
-            step = step._replace(commands=[*commands, *step.commands])
+        step, is_heard = next(program), False
         while True:
+            is_asked = not is_heard and isinstance(step, RoundTrip)
+            if isinstance(step, RoundTrip) and is_asked:
+                step = step._replace(commands=[*commands, *step.commands])
             try:
                 replies = yield step
             except LostConnection as error:
-                step, is_first = program.throw(error), False
+                step = program.throw(error)
                 continue
-            if is_first:
-                is_first = False
+            if is_asked:
+                is_heard = True
                 hear(replies[: len(commands)])
                 replies = replies[len(commands) :]
             step = program.send(replies)
