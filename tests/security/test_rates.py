@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -41,6 +41,8 @@ from tests.kit.wire import WireClient
 from .abuser import CONNECTIONS
 from .front_end import FrontEndProcess
 
+T = TypeVar("T")
+
 SECONDS = float(os.environ.get("TASKS_TEST_ABUSE_SECONDS", "0"))
 """How long an owner is abusive; 0: a sample."""
 
@@ -53,8 +55,8 @@ TIMES = 20
 IN_A_WINDOW = PER_MINUTE // 6
 """The same in the window of ten seconds in which they are counted."""
 
-CPU_PER_CONNECTION = 0.05
-"""Share of a core that may be spent on what comes on one connection."""
+CPU_PER_CONNECTION = 0.1
+"""Share of a core that may be spent on refusals on one connection: twice what is, for a busy machine."""
 
 ANN, EVE = "ann-has-a-long-key", "eve-has-a-long-key"
 KEYS = f"ann:{ANN},eve:{EVE}"
@@ -156,7 +158,7 @@ class Calling:
 
 
 def begins_slice(sent: list[Any]) -> bool:
-    return sent[0] == ("SET", "ts:{00}:rate:calls:ann", 45, "PX", 1_000, "NX")
+    return bool(sent[0] == ("SET", "ts:{00}:rate:calls:ann", 45, "PX", 1_000, "NX"))
 
 
 def test_who_was_refused_has_the_same_rate_in_slices_until_they_heed_it() -> None:
@@ -380,7 +382,7 @@ class AbuserProcess:
 
 def end_to_end(client: WireClient, seconds: float) -> list[float]:
     """How long each of some calls of an honest caller takes, from the call to its result, in seconds."""
-    took, begun = [], time.monotonic()
+    took, begun = list[float](), time.monotonic()
     while len(took) < 4 or time.monotonic() - begun < seconds:
         sent = time.monotonic()
         reply = client.call("greet", {"name": "Ann"})
@@ -389,6 +391,13 @@ def end_to_end(client: WireClient, seconds: float) -> list[float]:
         took.append(time.monotonic() - sent)
         time.sleep(0.12 if SECONDS else 0.05)
     return took
+
+
+def measured_share(front_end: FrontEndProcess, work: Callable[[], T]) -> tuple[T, float]:
+    """What some work returns, and which share of a core the front end has used meanwhile."""
+    spent, begun = front_end.cpu_seconds(), time.monotonic()
+    returned = work()
+    return returned, (front_end.cpu_seconds() - spent) / (time.monotonic() - begun)
 
 
 def part(times: list[float], share: float) -> float:
@@ -407,11 +416,9 @@ def test_an_abuser_is_refused_and_an_honest_caller_waits_no_longer(
     try:
         with WireClient(front_end.port, key=ANN, capabilities={}) as ann:
             end_to_end(ann, 0)
-            alone = end_to_end(ann, SECONDS)
+            alone, for_one = measured_share(front_end, lambda: end_to_end(ann, SECONDS))
             with abuser.abusing():
-                spent, begun = front_end.cpu_seconds(), time.monotonic()
-                beside = end_to_end(ann, SECONDS)
-                spent = (front_end.cpu_seconds() - spent) / (time.monotonic() - begun)
+                beside, for_both = measured_share(front_end, lambda: end_to_end(ann, SECONDS))
     finally:
         worker.close()
         front_end.close()
@@ -422,11 +429,11 @@ def test_an_abuser_is_refused_and_an_honest_caller_waits_no_longer(
         for share in (0.5, 0.99)
     )
     measured("S7", f"{answered[429] / tried:.1%} of {tried} calls refused; of an honest caller {times}")
-    measured("S7", f"the front end takes {spent:.0%} of a core for both")
+    measured("S7", f"the front end takes {for_one:.0%} of a core, {for_both:.0%} beside the abuser")
     assert set(answered) <= {200, 429}
     assert answered[200] <= abuser.allowed
     if SECONDS:
         assert answered[429] >= 0.95 * tried
         # The tail of a machine that does other things as well says nothing of the front end.
         assert part(beside, 0.5) <= max(1.5 * part(alone, 0.5), part(alone, 0.5) + 20)
-        assert spent <= CPU_PER_CONNECTION * (CONNECTIONS + 1)
+        assert for_both - for_one <= CPU_PER_CONNECTION * CONNECTIONS
