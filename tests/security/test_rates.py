@@ -74,7 +74,7 @@ def session(number: int = 0) -> Session:
 def front_ends(url: str, rates: Rates, number: int = 1) -> Iterator[tuple[asyncio.Runner, list[Any]]]:
     """The stores of some front ends, in one event loop."""
     with asyncio.Runner() as runner:
-        # What a lost connection leaves uncounted is let through; here a busy machine loses none.
+        # A call that is sent again may count twice; here a busy machine loses no connection.
         timings = Timings(connect=PATIENCE)
         stores = [
             AsyncRedisTaskStore(url, deadline=PATIENCE, rates=rates, timings=timings) for _ in range(number)
