@@ -67,9 +67,10 @@ class ProcessMetrics:
         self._stopped.set()
         with self._lock:
             server = self._server
-        if server is not None:
-            server.shutdown()
-        self._thread.join()
+        if self._thread.ident is not None:  # else it waits for a thread that never began to serve
+            if server is not None:
+                server.shutdown()
+            self._thread.join()
         if server is not None:
             server.server_close()
 

@@ -271,6 +271,13 @@ def test_a_port_that_another_process_has_is_taken_once_it_is_free() -> None:
         metrics.stop()
 
 
+def test_metrics_that_were_never_started_are_stopped_at_once_and_give_their_port_back() -> None:
+    address = Address("127.0.0.1", metrics_port())
+    ProcessMetrics(address, Role.WORKER).stop()
+    with socket.create_server((address.host, address.port + 1)):
+        pass
+
+
 def _answers(port: int) -> bool:
     try:
         return status(port) == 200
