@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx2
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, Tool
+from mcp_types import CONNECTION_CLOSED, CallToolResult, Tool
 
-from ..client.service_client import CannotConnect, ServiceClient, TaskEnded, connect
+from ..client.service_client import (
+    OUTAGE_SECONDS,
+    CannotConnect,
+    ServiceClient,
+    StillRuns,
+    TaskEnded,
+    connect,
+)
 from ..domain.names import is_name
 from ..domain.tools import COMPANION_TOOLS
 from ..local.ports import http_url
@@ -90,12 +96,15 @@ def call(
     except KeyboardInterrupt:
         click.echo("Cancelled.", err=True)
         sys.exit(INTERRUPTED)
+    except StillRuns as error:
+        click.echo(str(error), err=True)
+        sys.exit(INTERRUPTED)
     except TaskEnded:
         raise
     except MCPError as error:
+        if error.code == CONNECTION_CLOSED:
+            raise CannotConnect(f"{error}. Nobody has answered for {OUTAGE_SECONDS:g} s.") from error
         raise CannotConnect(f"The server refused the call: {error} (error {error.code})") from error
-    except httpx2.HTTPError as error:
-        raise CannotConnect(f"The connection was lost: {error}") from error
     if output is not None or not result.is_error:
         for path in save(result, tool, output):
             click.echo(f"Saved {path}", err=True)

@@ -72,9 +72,15 @@ class CannotConnect(ConfigurationError):
     """No MCP server answers at the address, or it refuses the key; the message says what to do."""
 
 
+class StillRuns(TasksServiceError):
+    """The wait for a task was given up, and nobody could be told to cancel it: it goes on."""
+
+
 class TaskEnded(TasksServiceError):
     """The task ended without a result: it failed with a JSON-RPC error, or was cancelled."""
 
+
+_EVENTS = "text/event-stream"
 
 T = TypeVar("T")
 
@@ -140,6 +146,7 @@ class ServiceClient:
         Raises:
             MCPError: The server refused.
             TaskEnded: The task failed or was cancelled, perhaps before the server named it.
+            StillRuns: The wait was cancelled, and the server did not answer who wanted to cancel the task.
         """
         answer = await self.start(tool, arguments)
         if isinstance(answer, CallToolResult):
@@ -193,7 +200,7 @@ class ServiceClient:
                 raise TaskEnded(str(error)) from error
             raise
         except asyncio.CancelledError:
-            with anyio.move_on_after(LEAVE_SECONDS, shield=True), suppress(MCPError, httpx2.HTTPError):
+            with anyio.move_on_after(LEAVE_SECONDS, shield=True), suppress(MCPError):
                 answer = await sending
                 if isinstance(answer, NewTask):
                     await self.cancel(answer.task_id)
@@ -206,9 +213,22 @@ class ServiceClient:
         try:
             return await self._poll_to_the_end(task, watch)
         except asyncio.CancelledError:
-            with anyio.move_on_after(ANSWER_SECONDS, shield=True):
-                await self.cancel(task.task_id)
+            if (reason := await self._cancelled_at_last(task.task_id)) is not None:
+                raise StillRuns(
+                    f"The task could not be cancelled ({reason}), and goes on unless it has ended: "
+                    f"{task.task_id}"
+                ) from None
             raise
+
+    async def _cancelled_at_last(self, task_id: str) -> str | None:
+        """Request the cancellation of a task that nobody will wait for; why it was not accepted, if so."""
+        with anyio.move_on_after(LEAVE_SECONDS, shield=True):
+            try:
+                await self.cancel(task_id)
+            except MCPError as error:
+                return str(error)
+            return None
+        return f"no answer for {LEAVE_SECONDS:g} s"
 
     async def get(self, task_id: str) -> DetailedTask:
         """The current state of a task.
@@ -280,7 +300,7 @@ async def connect(
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=CALL_SECONDS)
-    async with httpx2.AsyncClient(headers=headers, timeout=timeout) as http:
+    async with _SteadyClient(headers=headers, timeout=timeout) as http:
 
         def make() -> Client:
             return Client(
@@ -291,10 +311,49 @@ async def connect(
             )
 
         client = await _connected(make, url, time.monotonic() + starting_seconds)
+        http.is_connected = True
+        concealed: tuple[type[BaseException], ...] = ()
         try:
             yield ServiceClient(client, answer)
+        except StillRuns:
+            concealed = (asyncio.CancelledError,)  # with which the SDK closes after a signal
+            raise
         finally:
-            await client.__aexit__(None, None, None)
+            with suppress(*concealed):
+                await client.__aexit__(None, None, None)
+
+
+class _SteadyClient(httpx2.AsyncClient):
+    """Answers a request itself whose connection was lost: with an error that says when to send it again.
+
+    To the SDK's transport a lost connection is the end of the session, with all requests that wait in it; any
+    other front end would serve them.
+
+    Attributes:
+        is_connected: Whether a server has answered; until then, nothing is concealed.
+    """
+
+    is_connected = False
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """See `httpx2.AsyncClient.send`; a stream of events is left to its reader."""
+        try:
+            response = await super().send(request, **options)
+            if not response.headers.get("content-type", "").startswith(_EVENTS):
+                await response.aread()
+        except httpx2.TransportError as error:
+            if not self.is_connected or request.method != "POST":
+                raise
+            return httpx2.Response(503, json=_lost(error), request=request)
+        return response
+
+
+def _lost(error: httpx2.TransportError) -> dict[str, Any]:
+    """A JSON-RPC error for a request whose connection was lost."""
+    message = f"The connection was lost: {error or type(error).__name__}"
+    data = {"retryAfterMs": int(RECONNECT_SECONDS * 1000)}
+    told = {"code": mcp_types.CONNECTION_CLOSED, "message": message, "data": data}
+    return {"jsonrpc": "2.0", "id": None, "error": told}
 
 
 async def _connected(make: Callable[[], Client], url: str, until: float) -> Client:
@@ -360,25 +419,25 @@ async def send_insistently(send: Callable[[], Awaitable[T]]) -> T:
         send: Sends it; must be the same request each time, which does its work once.
 
     Raises:
-        MCPError: The server refused it for good, or still after `OUTAGE_SECONDS`.
-        httpx2.HTTPError: There was no connection for so long.
+        MCPError: The server refused it for good, or still after `OUTAGE_SECONDS`; or there was no connection
+            for so long (`CONNECTION_CLOSED`).
     """
     until = time.monotonic() + OUTAGE_SECONDS
     while True:
         try:
             return await send()
-        except (httpx2.HTTPError, MCPError) as error:
+        except MCPError as error:
             seconds = _wait_seconds(error)
             if seconds is None or time.monotonic() + seconds > until:
                 raise
         await asyncio.sleep(seconds)
 
 
-def _wait_seconds(error: httpx2.HTTPError | MCPError) -> float | None:
+def _wait_seconds(error: MCPError) -> float | None:
     """When to send a request again that got this answer; None: never."""
-    if isinstance(error, MCPError):
-        return retry_seconds(error)
-    return RECONNECT_SECONDS if isinstance(error, httpx2.TransportError) else None
+    if error.code == mcp_types.CONNECTION_CLOSED:  # by the SDK: its stream of events has broken off
+        return RECONNECT_SECONDS
+    return retry_seconds(error)
 
 
 async def _get(session: Any, task_id: str) -> DetailedTask:

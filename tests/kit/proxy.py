@@ -1,4 +1,4 @@
-"""A TCP proxy in front of Redis that cuts connections at chosen moments."""
+"""TCP proxies: one cuts connections to Redis at chosen moments, the other dies as a process does."""
 
 from __future__ import annotations
 
@@ -144,6 +144,50 @@ class CuttingProxy:
                     client.sendall(packet)
         _close(client)
         _close(server)
+
+
+class MortalProxy:
+    """Forwards to a port of this machine until it is killed; then all is closed, as with a process.
+
+    Args:
+        target: The port.
+        port: Where it listens; 0: anywhere.
+        seen: Called with what clients send; whether it is passed on.
+    """
+
+    def __init__(
+        self, target: int, port: int = 0, seen: Callable[[bytes], bool] = lambda packet: True
+    ) -> None:
+        self._target, self._seen = target, seen
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def kill(self) -> None:
+        """Close everything; nobody listens at its port afterwards."""
+        _close(self._listener)
+        for connection in self._open:
+            _close(connection)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [client, server]
+                for source, sink, seen in ((client, server, self._seen), (server, client, None)):
+                    threading.Thread(target=self._pass_on, args=(source, sink, seen), daemon=True).start()
+
+    def _pass_on(
+        self, source: socket.socket, sink: socket.socket, seen: Callable[[bytes], bool] | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while packet := source.recv(1 << 16):
+                if seen is None or seen(packet):
+                    sink.sendall(packet)
+        _close(source)
+        _close(sink)
 
 
 def _close(connection: socket.socket | None) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +20,10 @@ from mcp_types import CallToolResult
 
 from tasks_service.authoring.tool import ToolRegistry
 from tasks_service.client.messages import NewTask, TaskState, retry_seconds
-from tasks_service.client.service_client import TaskEnded, connect, send_insistently
+from tasks_service.client.service_client import StillRuns, TaskEnded, connect, send_insistently
 from tasks_service.domain.events import CancelByOperator
 from tests.kit.hand_worker import Worker
+from tests.kit.proxy import MortalProxy
 from tests.kit.servers import RedisServer
 from tests.kit.serving import serving, settings
 from tests.kit.stored import ids_of
@@ -132,3 +138,109 @@ def test_a_task_is_followed_through_an_outage_of_the_store(tools: ToolRegistry, 
 
         assert called.result(30).structured_content == "Hello, Ada!"
     redis.close()
+
+
+# --- a front end that dies ------------------------------------------------------------------------------
+
+
+class DyingFrontEnd:
+    """What a client sees of a front end that is killed as it receives a word, which it may have passed on."""
+
+    def __init__(self, port: int, word: str, *, passes_on: bool = True) -> None:
+        self._word, self._passes_on = word.encode(), passes_on
+        self.reached = threading.Event()
+        self._target, self._proxy = port, MortalProxy(port, seen=self._sees)
+        self.port = self._proxy.port
+
+    def _sees(self, packet: bytes) -> bool:
+        if self._word not in packet:
+            return True
+        self.reached.set()
+        return self._passes_on
+
+    def kill(self) -> None:
+        self._proxy.kill()
+
+    def replace(self) -> None:
+        """Let another one listen there."""
+        self._proxy = MortalProxy(self._target, self.port)
+
+
+@pytest.mark.parametrize(
+    ("moment", "passes_on"), [("tools/call", True), ("tools/call", False), ("tasks/get", False)]
+)
+def test_a_call_goes_on_through_another_front_end_when_its_own_dies_and_runs_once(
+    redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path, moment: str, passes_on: bool
+) -> None:
+    async def call(front_end: DyingFrontEnd) -> CallToolResult:
+        async with connect(f"http://127.0.0.1:{front_end.port}/mcp") as client:
+            return await client.call("late", {"name": "Ada"})
+
+    with serving(tools, settings(redis_url, tmp_path)) as port, ThreadPoolExecutor(1) as pool:
+        front_end = DyingFrontEnd(port, moment, passes_on=passes_on)
+        called = pool.submit(lambda: asyncio.run(call(front_end)))
+        assert front_end.reached.wait(30)
+        if passes_on:
+            worker.recorded()
+        front_end.kill()
+        front_end.replace()
+        worker.run(worker.recorded())
+
+        assert called.result(60).structured_content == "Hello, Ada!"
+        front_end.kill()
+    assert len(ids_of(worker.store)) == 1
+
+
+def test_who_gives_up_a_task_that_nobody_can_be_told_to_cancel_hears_that_it_goes_on(
+    redis_url: str, tools: ToolRegistry, worker: Worker, tmp_path: Path
+) -> None:
+    async def leave(port: int) -> str:
+        front_end = DyingFrontEnd(port, "tasks/get")
+        async with connect(f"http://127.0.0.1:{front_end.port}/mcp") as client:
+            call = asyncio.ensure_future(client.call("late", {"name": "Ada"}))
+            assert await asyncio.to_thread(front_end.reached.wait, 30)
+            front_end.kill()
+            call.cancel()
+            with pytest.raises(StillRuns) as told:
+                await call
+        return str(told.value)
+
+    with serving(tools, settings(redis_url, tmp_path)) as port:
+        said = asyncio.run(leave(port))
+
+    (task_id,) = worker.pending()
+    assert said.endswith(f"goes on unless it has ended: {task_id}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("moment", "signal_first"), [("tools/call", True), ("tasks/get", False)])
+def test_a_command_whose_front_end_dies_as_a_signal_ends_it_says_so_in_a_sentence(
+    redis_url: str,
+    tools: ToolRegistry,
+    tmp_path: Path,
+    number: signal.Signals,
+    moment: str,
+    signal_first: bool,
+) -> None:
+    with serving(tools, settings(redis_url, tmp_path)) as port:
+        front_end = DyingFrontEnd(port, moment)
+        url = f"http://127.0.0.1:{front_end.port}/mcp"
+        call = subprocess.Popen(
+            [sys.executable, "-m", "tasks_service", "call", "late", "--arg", "name=Ada", "--url", url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert front_end.reached.wait(120)
+        steps = [lambda: call.send_signal(number), front_end.kill]
+        for step in steps if signal_first else reversed(steps):
+            step()
+        _, errors = call.communicate(timeout=120)
+
+    assert "Traceback" not in errors
+    assert call.returncode == (130 if number is signal.SIGINT else -number), errors
+    if number is signal.SIGINT:
+        told = (
+            r"Cancelled\.|The task could not be cancelled \(.*" if signal_first else r"The task could not .*"
+        )
+        assert re.fullmatch(told, errors.strip())
