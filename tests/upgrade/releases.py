@@ -129,9 +129,11 @@ def _renamed(tree: Path) -> None:
 
 
 def _gone(tree: Path) -> None:
-    """Nobody records the trace of the creating call any more."""
+    """Nobody records the trace of the creating call any more, or reads it."""
     for file, text in ((TASK, IN_TASK), (DECIDE, IN_DECIDE), (SCHEMA, IN_SCHEMA)):
         _replace(tree, file, text, "")
+    for path in (tree / "tasks_service").rglob("*.py"):
+        path.write_text(re.sub(r"\b(self\._attempt\.task|task|shown)\.trace\b", '""', path.read_text()))
 
 
 class Process(ProcessContainer):
