@@ -176,7 +176,7 @@ def test_a_backlog_of_one_owner_uses_all_workers_and_stands_before_nobody_else(
     start_worker: StartWorker, in_turn: Client, measured: Callable[[str, str], None]
 ) -> None:
     queue, slots = service.tools["unresponsive"].definition.queue, 3
-    backlog = [in_turn.call_of(BUSY, "unresponsive", seconds=0.1) for _ in range(60)]
+    backlog = [in_turn.call_of(BUSY, "unresponsive", seconds=0.3) for _ in range(24)]
     assert in_turn.outbox.queue_length(queue) == 1
     start_worker(concurrency=slots)
     wait_until(lambda: in_turn.view(backlog[slots]).task.phase is not Phase.PENDING)
