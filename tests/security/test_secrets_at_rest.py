@@ -25,9 +25,9 @@ from tasks_service.cli.doctor import Examination, check_records
 from tasks_service.crypto.envelope import NO_ENVELOPE, EncryptionKey, Envelope, Mode
 from tasks_service.crypto.keys import Fingerprints
 from tasks_service.crypto.owners import LOCAL_USER, owner_of
-from tasks_service.domain.errors import CorruptRecord, RecordSealed
+from tasks_service.domain.errors import CorruptRecord, RecordSealed, TaskNotFound
 from tasks_service.domain.events import AnswerInput, Cancel, Claim, DeadlinePassed, Expire, Reap, Redispatch
-from tasks_service.domain.names import task_hash
+from tasks_service.domain.names import new_task_id, task_hash
 from tasks_service.domain.reports import LogLevel, LogMessage
 from tasks_service.domain.task import JsonText, Owner, Policy, Progress, Task, TaskStatus, new_token
 from tasks_service.log_privacy import put_words_into_logs
@@ -171,14 +171,21 @@ def test_a_sealed_text_opens_in_its_own_place_only(store: RedisTaskStore, client
     assert refused == len(fields) * (len(fields) - 1)
 
 
+@pytest.mark.damages
 def test_whoever_writes_another_owner_into_a_record_cannot_have_it_read(
     store: RedisTaskStore, client: Any
 ) -> None:
     task, _ = ended(store)
-    state = client.hget(record_key(task), "state")
-    client.hset(record_key(task), "state", state.replace('"owner":"alice"', '"owner":"bob"'))
-    with pytest.raises(CorruptRecord) as refusal:
+    record, stolen = client.hgetall(record_key(task)), new_task_id(BOB)
+    mine = record["state"].replace('"owner":"alice"', '"owner":"bob"')
+    client.hset(record_key(task), "state", mine)
+    with pytest.raises(TaskNotFound):  # its id says whose it is
         store.get(BOB, task.task_id)
+    record["state"] = mine.replace(task.task_id, stolen)
+    assert record["state"] != mine
+    client.hset(f"ts:{{00}}:t:{task_hash(stolen)}", mapping=record)
+    with pytest.raises(CorruptRecord) as refusal:
+        store.get(BOB, stolen)
     assert CANARY not in str(refusal.value)
 
 
