@@ -180,6 +180,7 @@ def test_refusals_are_counted_and_written_at_a_bounded_rate(
             assert client.request("tools/list").status == 401
         assert client.request("tools/list", host=CANARY.lower()).status == 421
 
+    wait_until(lambda: len(lines.texts) == 2, lambda: repr(lines.texts))
     first, other = lines.take()
     assert (first["action"], first["status"], first["outcome"]) == ("http POST", 401, "refused")
     assert other["status"] == 421
@@ -187,6 +188,7 @@ def test_refusals_are_counted_and_written_at_a_bounded_rate(
     monkeypatch.setattr(audit_log, "REFUSAL_SECONDS", 0.0)
     with WireClient(port) as client:
         client.request("tools/list")
+    wait_until(lambda: any('"status":401' in text.replace(" ", "") for text in lines.texts), "it is counted")
     counted = [line for line in lines.take() if line["status"] == 401]
     assert sum(line.get("count", 1) for line in counted) == 15
 
