@@ -188,9 +188,13 @@ def test_refusals_are_counted_and_written_at_a_bounded_rate(
     monkeypatch.setattr(audit_log, "REFUSAL_SECONDS", 0.0)
     with WireClient(port) as client:
         client.request("tools/list")
-    wait_until(lambda: any('"status":401' in text.replace(" ", "") for text in lines.texts), "it is counted")
-    counted = [line for line in lines.take() if line["status"] == 401]
-    assert sum(line.get("count", 1) for line in counted) == 15
+
+    def counted() -> int:
+        found = [json.loads(text) for text in lines.texts]
+        return sum(line.get("count", 1) for line in found if line["status"] == 401)
+
+    wait_until(lambda: counted() >= 15, lambda: repr(lines.texts))
+    assert counted() == 15
 
 
 def test_refusals_of_ever_new_kinds_are_counted_together(
