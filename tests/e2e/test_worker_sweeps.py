@@ -21,6 +21,7 @@ from tasks_service.worker.maintenance.thread import Sweeper, Swept
 from tests.kit.forgetting import ForgetfulServer
 from tests.kit.proxy import CuttingProxy, Verdict
 from tests.kit.store_adapter import counts
+from tests.kit.waiting import PATIENCE
 from tests.kit.workers import OWNER
 
 INTERVAL = 0.05
@@ -222,7 +223,7 @@ def test_a_sweep_that_has_begun_before_a_restart_reaps_nothing_after_it(
     through.now_ms = own_shard.now_ms
     task = run_out(through)
 
-    is_first = threading.Lock()
+    is_first, restarted = threading.Lock(), threading.Event()
 
     def restart(packet: bytes) -> Verdict:
         """While the sweep asks whose lease has run out; once, whoever else asks."""
@@ -230,11 +231,14 @@ def test_a_sweep_that_has_begun_before_a_restart_reaps_nothing_after_it(
             return Verdict.PASS
         server.kill()
         server.start()
+        restarted.set()
         return Verdict.CUT_BEFORE
 
     proxy.judge = restart
     through.sweep()
     assert through.phase(task) is Phase.RUNNING
+    # It may answer before the other thread has seen that it does; ended then, it would be started again.
+    assert restarted.wait(PATIENCE)
     through.outbox.close()
     through.store.close()
     proxy.close()
