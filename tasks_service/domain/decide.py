@@ -149,7 +149,7 @@ class StoreCounts:
         slots_until_ms: Until when every slot of the concurrency key is held, if none of its holders ends
             before its deadline; 0 where one is free, or where their number has no limit (`slot_limit`).
         messages_ahead: Other tasks of the queue, whoever's, that have a message that no worker has taken yet;
-            counted up to `MESSAGES_AHEAD`, and only where owners take turns.
+            counted as far as `MESSAGES_AHEAD` asks for it, and only where owners take turns.
     """
 
     owner_live: int = 0

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from urllib.request import Request, urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tasks_service.metrics.counting import begin_anew, turn_off, turn_on
+from tasks_service.metrics.series import SERIES
 from tests.kit.servers import free_port
 
 from .waiting import PATIENCE, wait_until
+
+
+@contextmanager
+def counted_from_zero() -> Iterator[None]:
+    """Let this process count what is done in the block."""
+    begin_anew(SERIES)
+    turn_on()
+    try:
+        yield
+    finally:
+        turn_off()
+        begin_anew(SERIES)
 
 
 def metrics_port() -> int:

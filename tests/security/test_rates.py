@@ -29,7 +29,7 @@ from tasks_service.store.redis import AsyncRedisTaskStore, RedisTaskStore
 from tasks_service.store.redis.layout import Layout
 from tasks_service.store.redis.rates import RateLimiter
 from tasks_service.store.redis.timings import Timings
-from tasks_service.store.redis.transaction import Backoff, LostConnection, once
+from tasks_service.store.redis.transaction import Backoff, LostConnection, RoundTrip, once
 from tasks_service.store.sessions import Session
 from tests.kit.factories import ALICE, BOB, creation
 from tests.kit.hand_worker import Worker
@@ -144,7 +144,9 @@ class Calling:
         self._limiter.check(Counted.CALLS, "ann")
         program = once([("GET", "key")], deadline=60)
         counting = self._limiter.beside(program, Counted.CALLS, "ann", self._layout.home, refuses=True)
-        sent = list(next(counting).commands)  # type: ignore[union-attr]
+        step = next(counting)
+        assert isinstance(step, RoundTrip)
+        sent = list(step.commands)
         with suppress(StopIteration):
             counting.send([None] * (len(sent) - 4) + [number, 0, left_ms, None])
         return sent
@@ -234,6 +236,7 @@ def test_every_rate_is_counted_somewhere_and_has_a_default_where_there_are_calle
     in_each_process = {Counted.POLLS}
     assert set(with_keys.rates) == set(Counted) - in_each_process == {Counted.CALLS, *OTHER_RATES}
     assert with_keys.rates[Counted.CALLS] == Rate(500, 10 * SECOND, "TASKS_CALLS_PER_MINUTE")
+    assert Settings(_env_file=None, api_keys_file="keys").rates == with_keys.rates
     assert not Settings(_env_file=None).rates
     assert not Settings(_env_file=None, api_keys=KEYS, calls_per_minute=0).rates
     assert Settings(_env_file=None, calls_per_minute=6).rates[Counted.CALLS].number == 1

@@ -20,13 +20,13 @@ from tasks_service.domain.task import JsonText, LogEntry, Owner, Policy, Task
 from tasks_service.metrics import series
 from tasks_service.metrics.address import Address
 from tasks_service.metrics.children import ChildCounts
-from tasks_service.metrics.counting import MOST, OTHER, Counter, Role, begin_anew, turn_off, turn_on
+from tasks_service.metrics.counting import MOST, OTHER, Counter, Role, turn_off, turn_on
 from tasks_service.metrics.process import ProcessMetrics
 from tasks_service.metrics.series import SERIES, LeaseLoss, Outcome
 from tasks_service.metrics.task_events import count_event, count_replayed
 from tasks_service.settings import Settings
 from tasks_service.unsafe_settings import metrics_address
-from tests.kit.metrics import metrics_port, scrape
+from tests.kit.metrics import counted_from_zero, metrics_port, scrape
 from tests.kit.waiting import wait_until
 
 KEY = "a-key-for-prometheus-7d1"
@@ -36,11 +36,8 @@ OF_TOOL = ("acme", "render")
 @pytest.fixture(autouse=True)
 def counting() -> Iterator[None]:
     """Count, from zero."""
-    begin_anew(SERIES)
-    turn_on()
-    yield
-    turn_off()
-    begin_anew(SERIES)
+    with counted_from_zero():
+        yield
 
 
 class Life:

@@ -26,20 +26,17 @@ from tasks_service.frontend.core.wire_common import refusal, stopped, version_re
 from tasks_service.frontend.transport.refusals import count_error, count_rejected
 from tasks_service.frontend.transport.rejection import Rejection
 from tasks_service.metrics import series
-from tasks_service.metrics.counting import begin_anew, turn_off, turn_on
-from tasks_service.metrics.series import SERIES, RedisError, Refused
+from tasks_service.metrics.series import RedisError, Refused
 from tasks_service.store.redis.layout import Command
 from tasks_service.store.redis.transaction import Backoff, LostConnection, Reply, RoundTrip, Write, transact
+from tests.kit.metrics import counted_from_zero
 
 
 @pytest.fixture(autouse=True)
 def counting() -> Iterator[None]:
     """Count, from zero."""
-    begin_anew(SERIES)
-    turn_on()
-    yield
-    turn_off()
-    begin_anew(SERIES)
+    with counted_from_zero():
+        yield
 
 
 def refused() -> list[str]:

@@ -46,12 +46,12 @@ class SlotReads:
     def __init__(self, shard: Shard, limits: Limits) -> None:
         self._shard, self._limits = shard, limits
         self._key: ConcurrencyKey | None = None
-        self._takes_turns = False
+        self._slots, self._takes_turns = 0, False
 
     def of(self, key: ConcurrencyKey, *, takes_turns: bool) -> SlotReads:
         """Itself; from now on it reads the slots of this key, if their number is limited."""
-        if slot_limit(self._limits, key.queue, takes_turns=takes_turns) is not None:
-            self._key, self._takes_turns = key, takes_turns
+        if (slots := slot_limit(self._limits, key.queue, takes_turns=takes_turns)) is not None:
+            self._key, self._slots, self._takes_turns = key, slots, takes_turns
         return self
 
     def lacks(self, task: Task | None, event: Event) -> bool:
@@ -71,11 +71,9 @@ class SlotReads:
         """Read the Nth-latest slot deadline, where N is the number of slots, and which messages are ahead."""
         if self._key is None:
             return []
-        key, turns = self._key, self._takes_turns
-        if (slots := slot_limit(self._limits, key.queue, takes_turns=turns)) is None:
-            return []
-        latest: Command = ("ZREVRANGE", self._shard.slots(key), slots - 1, slots - 1, "WITHSCORES")
-        return [latest, *_ahead_reads(self._shard, key.queue)] if turns else [latest]
+        last = self._slots - 1
+        latest: Command = ("ZREVRANGE", self._shard.slots(self._key), last, last, "WITHSCORES")
+        return [latest, *_ahead_reads(self._shard, self._key.queue)] if self._takes_turns else [latest]
 
     def counts(self, replies: Sequence[Reply], task_id: str) -> StoreCounts:
         """What the answers to `commands` say to a transition of this task."""
@@ -195,11 +193,10 @@ def next_in_line(seen: FreeSlots, deadline: float) -> Program[FreeSlots]:
     Where owners take turns: the owner's own first task, if it has none that runs or is about to. Otherwise,
     if workers may soon be idle, the first task of the owner who has the fewest.
     """
-    none = seen._replace(free=0)
     if seen.turns is None or (seen.free and seen.waiting):
         return seen
     if seen.ahead >= MESSAGES_AHEAD or not seen.turns:
-        return none
+        return seen._replace(free=0)
     shard, keys = seen.shard, [ConcurrencyKey(owner, seen.key.queue) for owner in seen.turns]
     reads: list[Command] = []
     for key in keys:
@@ -214,7 +211,7 @@ def next_in_line(seen: FreeSlots, deadline: float) -> Program[FreeSlots]:
             lines.append((held, seen._replace(key=key, free=free, waiting=list(waiting))))
         else:
             yield from forget(shard, key, deadline)
-    return min(lines, key=lambda line: line[0])[1] if lines else none
+    return min(lines, key=lambda line: line[0])[1] if lines else seen._replace(free=0)
 
 
 def forget(shard: Shard, key: ConcurrencyKey, deadline: float) -> Program[None]:

@@ -192,7 +192,7 @@ def ahead(
                 replies = replies[len(commands) :]
             step = program.send(replies)
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return end.value  # type: ignore[no-any-return]  # its type is not told what a generator returns
     finally:
         program.close()
 
